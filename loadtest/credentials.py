@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.urls import AROUND, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
+from loadtest.urls import BLANKS_AND_QUOTES, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
 
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
@@ -24,6 +25,8 @@ KEY_VARIABLES = {  # by API: the variables that a key is read from, the first on
 }
 BASIC_AUTH = "LOADTEST_BASIC_AUTH"  # holds the user:pass taken out of URLs, as URLs with blanks between
 FURTHER = "LOADTEST_SECRETS"  # holds names of further variables whose values are secrets, with blanks between
+TEXTS = "LOADTEST_SECRET_TEXTS"  # likewise, of variables of a body: a value is one secret, whatever words it has
+WRITTEN_OUT = "LOADTEST_BODY_"  # begins variables that hold a secret written out in a body, character by character
 _NAMING = ("OLLAMA_HOST", "OPENAI_BASE_URL")  # variables whose URL may hold user:pass
 
 SHORTEST = 6  # characters that a secret must have to be looked for in other people's text
@@ -134,7 +137,7 @@ def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = F
 
     With `blanks` it may hold some, as the value of a header may.
     """
-    key = env.get(name, "").strip(AROUND)
+    key = env.get(name, "").strip(BLANKS_AND_QUOTES)
     if not all("!" <= char <= "~" or (blanks and char == " ") for char in key):
         raise ScenarioError(
             f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again."
@@ -161,11 +164,11 @@ def keep_apart(address: Address, env: MutableMapping[str, str] = os.environ) -> 
         keep_userinfo(address.base, address.userinfo, env)
 
 
-def keep_secret(name: str, env: MutableMapping[str, str] = os.environ) -> None:
+def keep_secret(name: str, env: MutableMapping[str, str] = os.environ, *, among: str = FURTHER) -> None:
     """See to it that the value of a variable, say one that --key-env names, is kept out of sentences and files."""
-    names = env.get(FURTHER, "").split()
+    names = env.get(among, "").split()
     if name not in names:
-        env[FURTHER] = " ".join([*names, name])
+        env[among] = " ".join([*names, name])
 
 
 def keep_userinfo(base: str, userinfo: str, env: MutableMapping[str, str] = os.environ) -> None:
@@ -176,24 +179,44 @@ def keep_userinfo(base: str, userinfo: str, env: MutableMapping[str, str] = os.e
     env[BASIC_AUTH] = " ".join([kept, *others])
 
 
-VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # in a header or query that the user adds: a variable's value
+VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # in what the user adds: a variable's value
+_FILLED = re.compile(rf"\$\$\{{|{VARIABLE.pattern}")  # $${ stands for ${
+_SECRET_FIELD = re.compile(  # of a body, whose names speak of tokens and keys that are no secrets, too
+    r"(?:^|[_-])(?:api|access|auth|bearer|private|secret)[_-]?(?:key|token)s?$|secret|passw|authorization|credential"
+    r"|^(?:key|token|auth|cookie)$",
+    re.IGNORECASE,
+)
 _SECRET_NAME = re.compile(r"auth|key|token|cookie|secret|passw|credential|signature|session|^sig$", re.IGNORECASE)
 _WORDS_IN = re.compile(r"[\s;,=]+")
 _SCHEME = re.compile(r"\s*(?:[A-Za-z][\w-]{0,15}\s+)?")  # beside a variable: "Bearer ", "Basic "
 
 
-def filled(template: str, what: str, env: Mapping[str, str] = os.environ) -> str:
-    """Return a text with every ${NAME} replaced by the variable's value, as `read_key` reads it.
+def filled(template: str, what: str, env: Mapping[str, str] = os.environ, *, any_text: bool = False) -> str:
+    """Return a text with every ${NAME} replaced by the variable's value, as `read_key` reads it, and every $${ by ${.
 
-    Raises ScenarioError for a variable that is not set; the error names it and `what` needs it.
+    With `any_text` a value may hold what no header can. Raises ScenarioError for a variable that is not set; the error
+    names it and `what` needs it.
     """
 
     def value(match: re.Match[str]) -> str:
-        if (found := read_key(match[1], env, blanks=True)) is None:
+        if match[1] is None:
+            return "${"
+        found = _text_of(match[1], env) if any_text else read_key(match[1], env, blanks=True)
+        if found is None:
             raise ScenarioError(f"{what} needs the environment variable {match[1]}, which is not set or empty; set it.")
         return found
 
-    return VARIABLE.sub(value, template)
+    return _FILLED.sub(value, template)
+
+
+def _text_of(name: str, env: Mapping[str, str]) -> str | None:
+    """Return a variable's value for a body; None where there is none."""
+    text = env.get(name, "")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ScenarioError(f"{name} is not UTF-8 text, which JSON must be; set it again.") from None
+    return (text if name.startswith(WRITTEN_OUT) else text.strip(BLANKS_AND_QUOTES)) or None
 
 
 def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = os.environ) -> str:
@@ -212,9 +235,23 @@ def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = o
     return value
 
 
+def withheld_field(path: tuple[str, ...], value: str, env: MutableMapping[str, str] = os.environ) -> str:
+    """Return a text of a body, which stands at `path`, as it may be stored and shown; see `withheld`."""
+    name = next((name for name in reversed(path) if not name.isdecimal()), "")  # the places in lists are none
+    rest = VARIABLE.sub("", value)
+    written_out = rest.strip(BLANKS_AND_QUOTES) and (rest == value or not _SCHEME.fullmatch(rest))
+    if _SECRET_FIELD.search(name) and written_out:
+        variable = WRITTEN_OUT + re.sub("[^A-Za-z0-9]", "_", "_".join(path)).upper()
+        env[variable] = filled(value, f"body {'.'.join(path)}", env, any_text=True)
+        value = f"${{{variable}}}"
+    for variable in VARIABLE.findall(value):
+        keep_secret(variable, env, among=TEXTS)
+    return value
+
+
 def in_the_clear(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
     """Return a warning where credentials leave this machine unencrypted, else None."""
-    secret = headers(url, api, env, key_env=key_env) or env.get(FURTHER)
+    secret = headers(url, api, env, key_env=key_env) or env.get(FURTHER) or env.get(TEXTS)
     if url.startswith("https://") or loopback(url) or not secret:
         return None
     return f"{url} is plain http: anyone on the network path can read the key that every request carries."
@@ -261,10 +298,11 @@ def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
     found: dict[str, str] = {}
     for name in env.get(FURTHER, "").split():
-        value = env.get(name, "").strip(AROUND)
+        value = env.get(name, "").strip(BLANKS_AND_QUOTES)
         found |= dict.fromkeys([*_WORDS_IN.split(value), value], name)  # "Bearer KEY", "session=KEY; …"
+    found |= {env.get(name, "").strip(BLANKS_AND_QUOTES): name for name in env.get(TEXTS, "").split()}
     for name in {name: None for names in KEY_VARIABLES.values() for name in names}:
-        found[env.get(name, "").strip(AROUND)] = name
+        found[env.get(name, "").strip(BLANKS_AND_QUOTES)] = name
     for name in env:
         if name.startswith(KEPT_APART):
             found |= dict.fromkeys((env[name], unquote(env[name])), "key of the URL")
@@ -278,10 +316,19 @@ def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
         form: name
         for secret, name in found.items()
         if len(secret) >= shortest and secret.lower() not in PLACEHOLDERS
-        for form in (secret, quote(secret, safe=""), html.escape(secret), secret.replace("/", "\\/"))
-        if form.isascii() and form.isprintable()
+        for form in _spellings(secret)
     }
     return sorted(spelled.items(), key=lambda pair: -len(pair[0]))
+
+
+def _spellings(secret: str) -> tuple[str, ...]:
+    """Return a secret as URLs, pages and JSON spell it, too; none for what is no UTF-8 text, which cannot be sent."""
+    try:
+        in_url = quote(secret, safe="")
+    except UnicodeEncodeError:
+        return ()
+    in_json = (json.dumps(secret, ensure_ascii=ascii_alone)[1:-1] for ascii_alone in (False, True))
+    return secret, in_url, html.escape(secret), secret.replace("/", "\\/"), *in_json
 
 
 def _userinfos(env: Mapping[str, str]) -> list[tuple[str, str]]:

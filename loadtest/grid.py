@@ -133,6 +133,14 @@ class Grid:
             table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
         return table
 
+    def shown(
+        self, width: int, expendable: Sequence[str], title: str, *, styles: Mapping[str, str] | None = None
+    ) -> Table:
+        """Return it for a terminal so wide; its caption names the columns left out, the first of `expendable` first."""
+        grid, left_out = self.fitted(width, expendable)
+        caption = f"left out at {width} columns: {', '.join(left_out)}" if left_out else ""
+        return grid.console(title, caption=caption, styles=styles, within=width)
+
     def markdown(self) -> Iterator[str]:
         """Yield its lines in Markdown, the text escaped."""
         yield "| " + " | ".join(map(escaped, self.heads)) + " |"

@@ -84,8 +84,11 @@ def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
     scheme, found, _ = proxy.strip().partition("://")
     if found and scheme.lower() != "http":
-        kind = shown_scheme(scheme)
-        raise ScenarioError(f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, not one that speaks {kind}.")
+        kind = shown_scheme(scheme.lower())
+        raise ScenarioError(
+            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, not one that speaks {kind}"
+            f"{_instead(kind, proxy)}."
+        )
     try:
         address = parse_url(proxy if found else f"http://{proxy.strip()}")
     except TargetError as error:
@@ -101,6 +104,26 @@ def without_login(proxy: str) -> str:
         raise ScenarioError(f"proxy must be host and port alone, like http://proxy:{PROXY_PORT}.")
     credentials.keep_apart(address)
     return address.base
+
+
+def _instead(kind: str, proxy: str) -> str:
+    """Say what to do where a proxy speaks another protocol; nothing where that is not known."""
+    if kind.startswith("socks"):
+        return (
+            ": leave --proxy out, bring the server's port here with ssh -N -L 8000:SERVER:PORT HOST, and give "
+            "http://127.0.0.1:8000 as the URL"
+        )
+    if kind == "https":
+        try:
+            place = origin(parse_url(proxy).base)
+        except TargetError:
+            place = None
+        host, port = ("PROXY", 443) if place is None else place[1:]
+        return (
+            f": give its port for plain http; where it has none, run socat TCP-LISTEN:{PROXY_PORT},bind=127.0.0.1,fork "
+            f"OPENSSL:{host}:{port}, and give --proxy http://127.0.0.1:{PROXY_PORT}"
+        )
+    return ""
 
 
 def shown_scheme(scheme: str) -> str:

@@ -73,6 +73,12 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def rated(rate: float, noun: str = "request", form: str = "g") -> str:
+    """Return "1 request/s", "2.5 requests/s"."""
+    number = format(rate, form)
+    return f"{number} {noun if number == '1' else f'{noun}s'}/s"
+
+
 def listed(names: Sequence[object]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     words = [str(name) for name in names]

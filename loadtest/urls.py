@@ -15,7 +15,8 @@ from loadtest.errors import TargetError
 from loadtest.text import shown
 
 OLLAMA_PORT = 11434
-AROUND = " \t\r\n\"'\ufeff"  # blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
+# blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
+BLANKS_AND_QUOTES = " \t\r\n\"'\ufeff"
 
 ENDPOINT_PATHS = {  # a URL that ends in one says what is measured: API and endpoint, as scenarios name them
     "/v1/chat/completions": ("openai", "chat"),
@@ -123,7 +124,7 @@ def with_keys(url: str, env: Mapping[str, str] = os.environ) -> HttpUrl:
 def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> str:
     """Return the server that the environment names: OLLAMA_HOST, OPENAI_BASE_URL (first for api openai), else the local Ollama."""
     names = ("OPENAI_BASE_URL", "OLLAMA_HOST") if api == "openai" else ("OLLAMA_HOST", "OPENAI_BASE_URL")
-    given = (env.get(name, "").strip(AROUND) for name in names)
+    given = (env.get(name, "").strip(BLANKS_AND_QUOTES) for name in names)
     return next(filter(None, given), f"http://127.0.0.1:{OLLAMA_PORT}")
 
 
@@ -138,7 +139,7 @@ def parse_url(text: str) -> Address:
     Raises TargetError for a text that is not a server's URL, or of which a part would be dropped. The error never quotes
     userinfo or a query.
     """
-    given = text.strip(AROUND)
+    given = text.strip(BLANKS_AND_QUOTES)
     quoted = f"'{shown(without_secrets(given))}'"
     if not given:
         raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")

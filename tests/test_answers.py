@@ -148,7 +148,7 @@ def test_of_answers_without_text_lag_is_held_against_e2e(tmp_path: Path) -> None
     run.requests["schedule_lag_s"] = 1.0
     limits = {}
     for of in ("TTFT", "E2E"):
-        (reason,) = [said for said in verdict.verdict_of(run, run.levels[0])[1] if said.startswith("schedule lag")]
+        (reason,) = [said for said in verdict.judge(run, run.levels[0]).reasons if said.startswith("schedule lag")]
         assert f"1 % of median {of} or 5 ms" in reason
         limits[of] = Evidence.of(run, run.levels[0]).lag_limit
         run.requests["ttft_s"] = float("nan")

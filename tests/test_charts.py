@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 
 from loadtest.analyse import charts
@@ -264,6 +266,34 @@ def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, c
     assert len(axes.get_legend_handles_labels()[1]) <= style.MOST_LINES + 1
     if chart in (ttft.distribution, itl.tail):
         assert style.left_out(levels).startswith(f"{style.MOST_LINES} of {len(levels)} levels")
+
+
+@pytest.mark.parametrize(("users", "unnamed"), [((1, 2, 3, 4, 5, 6, 7, 8, 16), 0), (range(1, 41), None)])
+def test_each_point_of_the_tradeoff_has_its_load_beside_it_or_is_counted_as_left_out(
+    tmp_path: Path, users: Sequence[int], unnamed: int | None
+) -> None:
+    make(tmp_path / "run", Made(slots=4), users=users, each=2)  # past the slots all points lie close together
+    analysis = analyse(tmp_path / "run")
+    figure, panels = style.page(2, columns=2, share_y=False)
+    found = series_of(analysis.summary["levels"])
+    names = [draw(axes, analysis, found) for draw, axes in zip((tradeoff.ttft, tradeoff.speed), panels, strict=True)]
+    figure.draw_without_rendering()
+    for each, axes in zip(names, panels, strict=True):
+        left = each.write()
+        figure.draw_without_rendering()
+        named = [text for text in axes.texts if text.get_text().isdigit()]
+        assert len(named) + left == len(each.points)
+        assert unnamed is None or left == unnamed
+        said = [text.get_text() for text in axes.texts if not text.get_text().isdigit()]
+        assert bool(left) == any(f"{left} of {len(each.points)} points are not named" in text for text in said)
+        assert {text.get_text() for text in named} <= {str(number) for number in users}
+        boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line to its point
+        signs = [
+            Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in axes.transData.transform([at for at, *_ in each.points])
+        ]
+        for box, other in itertools.combinations(boxes, 2):
+            assert not box.overlaps(other), (box, other)
+        assert not [sign for sign in signs for text in named if sign.overlaps(Text.get_window_extent(text))]
 
 
 def test_fourteen_series_are_told_apart() -> None:

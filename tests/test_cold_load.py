@@ -223,7 +223,7 @@ def test_loads_are_described_and_void_nothing(tmp_path: Path) -> None:
     assert (cold["n"], cold["first_s"], cold["later_p50_s"]) == pytest.approx((3, 42.0, 40.5))
     assert cold["load_s"]["p50"] == pytest.approx(41.0)
     assert findings.all_findings(analysis)[0] == "Loading took 41.0 s (p50 of 3 loads): 40 GB at 976 MB/s."
-    assert verdict.verdict_of(analysis.run, analysis.run.levels[0]) == ("valid", [])
+    assert verdict.judge(analysis.run, analysis.run.levels[0]).doubts == ()
     assert cold["page_cache_reason"].startswith("no samples of the server's machine")
 
 

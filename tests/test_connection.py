@@ -148,6 +148,9 @@ def test_wrong_files_and_contradictions_are_one_sentence(loadtest: Call, certifi
         (["--insecure", "--ca-file", certificate], "give one"),
         (["--ca-file", folder / "none.pem"], "cannot read certificates"),
         (["--proxy", "socks5://h:1"], "must be an HTTP proxy"),
+        (["--proxy", "SOCKS5h://us:pw@h:1"], "with ssh -n -l 8000:server:port host, and give http://127.0.0.1:8000"),
+        (["--proxy", "https://us:pw@h:3129"], "openssl:h:3129, and give --proxy http://127.0.0.1:3128."),
+        (["--proxy", "https://h"], "openssl:h:443,"),
     ):
         for command_name in ("check", "run"):
             code, _, err = loadtest(command_name, "--url", url, *options)

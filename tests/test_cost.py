@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 import pytest
 from support import made_runs
+from support.locust_runs import SCENARIOS, starting
 from test_energy import by_watts, read
 from test_machine import add
 
-from loadtest.analyse.figures.cost import Price, Prices, add_cost
+from loadtest.analyse.figures.cost import Prices, add_cost
 from loadtest.analyse.findings.energy_findings import energy_sentences
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
+from loadtest.scenario.price import Price
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -78,6 +82,49 @@ def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times
         joules = level["energy"]["joules_per_output_token"]
         assert level["cost_by_kwh"]["per_million_output_tokens"] == pytest.approx(joules * 1e6 / 3.6e6 * 0.36)
     assert "At 0.36 a kWh, a million output tokens cost " in "\n".join(energy_sentences(summary))
+
+
+def test_a_price_of_the_run_is_kept_and_a_price_of_the_report_wins(
+    tmp_path: Path, loadtest: Call, simulated_url: str
+) -> None:
+    path, file = tmp_path / "run", tmp_path / "priced.toml"
+    file.write_text("price_per_hour = 2.5\nconcurrency = [1]\nrequests = 5\noutput_tokens = [8]\n")
+    code, _, err = loadtest("run", file, simulated_url, "--no-report", "--out", path)
+    assert code in (0, 3), err
+    assert hours_price(path) == (2.5, "")
+    assert orjson.loads((path / "run.json").read_bytes())["scenario"]["price_per_hour"] == "2.5"
+    for given, price in (([], (2.5, "")), (["--price-per-hour", "$4"], (4.0, "$")), ([], (2.5, ""))):
+        loadtest("report", path, *given)
+        assert hours_price(path) == price
+    code, _, err = loadtest("run", file, simulated_url, "--price-per-kwh", "x", "--out", tmp_path / "none")
+    assert code == 2
+    assert err.endswith("price_per_kwh is a price above 0 like 2.49, 2.49EUR or $2.49, not 'x'.\n")
+
+
+def hours_price(path: Path) -> tuple[float, str]:
+    """Return the price of an hour that a run's first level was reckoned with."""
+    cost = orjson.loads((path / "summary.json").read_bytes())["levels"][0]["cost_by_hour"]
+    return cost["price_per_hour"], cost["currency"]
+
+
+def test_under_locust_prices_are_options_and_the_end_says_what_tokens_cost(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, simulated_url: str
+) -> None:
+    with starting(tmp_path_factory) as start:
+        run = start(SCENARIOS / "chat.py", "-u", "1", "-t", "3s", "--host", simulated_url, "--price-per-hour", "2.5EUR")
+        assert run.code in (0, 3), run.said
+        assert run.facts["scenario"]["price_per_hour"] == "2.5EUR"
+    made_runs.make(tmp_path / "run", users=(1, 4))
+    facts = orjson.loads((tmp_path / "run" / "run.json").read_bytes())
+    facts["scenario"]["price_per_hour"] = "2.5EUR"
+    (tmp_path / "run" / "run.json").write_bytes(orjson.dumps(facts))
+    code = (
+        "from loadtest.users.processes.ending import verdict_reasons_and_cost as ending\n"
+        "from loadtest.run_folder import RunFolder\nfrom pathlib import Path\n"
+        "print(*ending(RunFolder.open(Path('run')))[2])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("At 2.50 EUR an hour, a million output tokens cost "), done.stderr
 
 
 def test_the_report_says_it_everywhere(tmp_path: Path, loadtest: Call) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support import recorded
+from support.received import feed
 
 from loadtest.dialects import Dialect, End, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions
 
@@ -73,7 +74,7 @@ def test_pieces_of_text_hold_no_needle() -> None:
 def test_a_recorded_stream_has_its_mark_in_its_last_line(name: str) -> None:
     found = recorded.load(name)
     made = recorded.request(found.dialect)
-    made.received.play(found.reads, found.t_eof)
+    feed(made.received, found.reads, found.t_eof)
     lines = [line for line in made.received.reads().body.split(b"\n") if line]
     ends = found.dialect.ends
     said = [ends.read(line) for line in lines]

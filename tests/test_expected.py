@@ -11,9 +11,9 @@ import pytest
 
 from loadtest.cli.expected import Expected, beforehand, enough
 from loadtest.measure.progress import Progress
-from loadtest.measure.schedule import schedule_of
 from loadtest.scenario import Scenario
 from loadtest.slo import parse_objectives
+from loadtest.workloads.schedule import schedule_of
 
 Call = Callable[..., tuple[int, str, str]]
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

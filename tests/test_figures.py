@@ -15,7 +15,7 @@ import pytest
 from support.made_runs import MS, WALL, Made, closed_loop, recorded
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.verdict.verdict import verdict_of
+from loadtest.analyse.verdict.verdict import judge
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 
@@ -186,7 +186,8 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
     records[only:] = streams()[only:]
     (row, _) = board_of(records).rows()
     run = frames.load(write(tmp_path / "run", records, []))
-    assert (row["verdict"], row["reasons"]) == verdict_of(run, run.levels[0])  # in the same words
+    judged = judge(run, run.levels[0])
+    assert (row["verdict"], row["reasons"]) == (judged.verdict, judged.reasons)  # in the same words
     assert row["verdict"] == verdict
     assert bool(row["reasons"]) == (verdict != "valid")
 
@@ -198,7 +199,8 @@ def test_no_figures_no_verdict_and_nothing_but_failures_is_void(tmp_path: Path) 
     failed = [dataclasses.replace(record, outcome=Outcome.TIMEOUT) for record in streams(2)]
     (row, _) = board_of(failed).rows()
     run = frames.load(write(tmp_path / "run", failed, []))
-    assert (row["verdict"], row["reasons"]) == verdict_of(run, run.levels[0])
+    judged = judge(run, run.levels[0])
+    assert (row["verdict"], row["reasons"]) == (judged.verdict, judged.reasons)
     assert row["verdict"] == "void"
 
 

@@ -125,6 +125,18 @@ def test_an_option_that_makes_no_sense_is_a_sentence(key: str, text: str, words:
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("texts", ["prompt", "data"])
+def test_lengths_beside_texts_of_the_class_are_refused_as_loadtest_run_refuses_them(texts: str) -> None:
+    with pytest.raises(ScenarioError) as said:
+        asked({texts: "x"}, input_tokens="128")
+    assert str(said.value) == (
+        f"the command line, laid over user class Mine, has input_tokens beside {texts}: they are lengths of made-up "
+        f"prompts, and a text has its own; leave out input_tokens or {texts}."
+    )
+    # An answer has a length whatever the prompt is, and sessions of such a class are made up.
+    assert asked({"prompt": "x", "input_tokens": 64}, output_tokens="5").output_tokens == (5,)
+
+
 def test_a_metrics_port_that_is_none_is_a_sentence() -> None:
     for port in ("65536", "-1", "nan", "x"):
         with pytest.raises(ScenarioError, match="--metrics-port must be a port from 0 to 65535"):

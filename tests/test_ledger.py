@@ -16,6 +16,7 @@ import httpx
 import orjson
 import pytest
 from support import recorded
+from support.received import feed
 from support.recorded import ANCHOR, T_SEND, framed
 
 from loadtest.dialects import OllamaChat
@@ -40,7 +41,7 @@ STOPS = (asyncio.CancelledError,)
 
 def ended() -> Request:
     made = recorded.request(CHAT)
-    made.received.play(ANSWER)
+    feed(made.received, ANSWER)
     return made
 
 

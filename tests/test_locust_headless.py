@@ -20,7 +20,7 @@ from loadtest.workloads.nonce import nonce_of
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-    from loadtest.measure.schedule import instants
+    from loadtest.workloads.schedule import instants
 
 EVERYTHING = """
 import sys

@@ -22,13 +22,13 @@ from loadtest.cli.demo import simulated_server
 from loadtest.cli.progress import live_sentence
 from loadtest.measure import release
 from loadtest.measure.progress import Tally
-from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.targets.connect import control_client
 from loadtest.targets.prepare import ReadyTarget, prepare_target
 from loadtest.wire import AsyncWire, Posts, Timerfd, now
+from loadtest.workloads.schedule import PlanShare, schedule_of
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support import recorded
+from support.received import feed
 from support.recorded import Reads, Stream
 
 from loadtest.records import Outcome, Record
@@ -260,7 +261,7 @@ def test_joined_into_one_read_only_times_change(name: str) -> None:
 def test_line_ends_of_two_bytes_change_nothing(name: str) -> None:
     stream = recorded.load(name)
     made = recorded.request(stream.dialect)
-    assert made.received.play(stream.reads, stream.t_eof) == []
+    assert feed(made.received, stream.reads, stream.t_eof) == []
     whole = made.received.reads()
     cuts = zip(whole.t, [0, *whole.ends], whole.ends, strict=False)
     bodies = [(t, whole.body[start:end].replace(b"\n", b"\r\n")) for t, start, end in cuts]

@@ -7,6 +7,7 @@ import gc
 
 import pytest
 from support import recorded
+from support.received import feed
 from support.recorded import ANCHOR, T_SEND, Reads, framed
 
 from loadtest.dialects import OllamaChat, OpenAIChat
@@ -33,7 +34,7 @@ def test_instants_count_from_the_files_anchor() -> None:
     made = recorded.request(CHAT)
     made.received.new_conn = True
     made.received.t_connect = T_SEND - 200
-    made.received.play(framed(at((5, line("a")), (7, DONE))))
+    feed(made.received, framed(at((5, line("a")), (7, DONE))))
     record = made.finish()
     start = T_SEND - ANCHOR.monotonic_ns
     assert record.t_sched == start - 1 * MS
@@ -88,7 +89,7 @@ def test_a_first_token_alone_in_its_read_is_not_coalesced() -> None:
 @pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.CONNECT_ERROR])
 def test_the_callers_outcome_wins_and_partial_tokens_are_kept(outcome: Outcome) -> None:
     made = recorded.request(CHAT)
-    made.received.play(framed(at((5, line("a")), (6, line("b")))))
+    feed(made.received, framed(at((5, line("a")), (6, line("b")))))
     made.failure = Failure(outcome, "why")
     record = made.finish()
     assert (record.outcome, record.error) == (outcome, "why")
@@ -120,7 +121,7 @@ def test_a_request_leaves_nothing_to_the_garbage_collector_however_it_ended(read
         if reads is None:
             made.failure = Failure(Outcome.CONNECT_ERROR, "refused")
         else:
-            made.received.play(framed(reads))
+            feed(made.received, framed(reads))
         made.finish()
         assert alive() == before + 1
         del made
@@ -157,7 +158,7 @@ def test_a_connection_that_ends_inside_an_answer() -> None:
     assert record.outcome is Outcome.TRUNCATED
     assert "closed the connection inside the body" in (record.error or "")
     made = recorded.request(CHAT)
-    made.received.play(reads)
+    feed(made.received, reads)
     made.received.abort("connection reset by peer", T_SEND + 9 * MS)
     record = made.finish()
     assert (record.outcome, record.error) == (Outcome.TRUNCATED, "connection reset by peer")
@@ -189,7 +190,7 @@ def test_the_servers_count_wins_then_the_tokenizers_then_chunks() -> None:
 def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_a_token_gap() -> None:
     made = recorded.request(CHAT)
     bodies = at((10, line("a")), (30, line("b") * 2), (50, line("c")), (71, line("d")), (72, DONE))
-    made.received.play(framed(bodies))
+    feed(made.received, framed(bodies))
     lags = [1 * MS, 19 * MS, 20 * MS + 1, 400 * MS, 20 * MS]
     made._reads = dataclasses.replace(made.received.reads(), lag=lags)
     record = made.finish()
@@ -203,7 +204,7 @@ def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_
 def test_of_a_late_read_with_its_stamp_all_tokens_but_the_last_are_late() -> None:
     made = recorded.request(CHAT)
     bodies = at((10, line("a")), (30, line("b")), (50, line("c") * 3), (70, line("d")), (90, line("e")), (91, DONE))
-    made.received.play(framed(bodies))
+    feed(made.received, framed(bodies))
     made.received._unstamped = 0
     late = dataclasses.replace(made.received.reads(), lag=[0, 0, 25 * MS, 0, 25 * MS, 0])
     made._reads = late
@@ -217,7 +218,7 @@ def test_of_a_late_read_with_its_stamp_all_tokens_but_the_last_are_late() -> Non
 
 def test_one_arrival_alone_has_no_gap_to_be_late_by() -> None:
     made = recorded.request(CHAT)
-    made.received.play(framed(at((10, line("a") * 3 + DONE))))
+    feed(made.received, framed(at((10, line("a") * 3 + DONE))))
     made._reads = dataclasses.replace(made.received.reads(), lag=[5 * MS])
     record = made.finish()
     assert (record.late, record.lag_us) == (0, 5000)
@@ -246,7 +247,7 @@ def test_waiting_and_decoding_are_known_while_the_answer_comes() -> None:
     reads = framed(at((1, role), (2, text[:20]), (3, text[20:]), (4, text), (5, b"data: [DONE]\n\n")))
     seen = []
     for read in reads:
-        made.received.play([read])
+        feed(made.received, [read])
         seen.append((made.waiting, made.decoding))
     assert seen == [(True, False), (True, False), (False, True), (False, True), (False, True)]
     assert made.first_seen is not None
@@ -257,7 +258,7 @@ def test_waiting_and_decoding_are_known_while_the_answer_comes() -> None:
 
 def test_an_error_page_is_never_decoding() -> None:
     made = recorded.request(CHAT)
-    made.received.play(framed(at((1, line("a"))), status="500 Internal Server Error"))
+    feed(made.received, framed(at((1, line("a"))), status="500 Internal Server Error"))
     assert not made.decoding
     assert not made.waiting
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.schedule import PlanShare, instants, schedule_of
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Scenario
 from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.schedule import PlanShare, instants, schedule_of
 from loadtest.workloads.tokens import Counter
 from loadtest.workloads.workload import Workload, check_files
 

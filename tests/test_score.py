@@ -22,7 +22,7 @@ from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif import score, textbook
 from loadtest.analyse.whatif.fit import known_slots
-from loadtest.analyse.whatif.predict_loads import describe_basis, predict_loads
+from loadtest.analyse.whatif.predict_loads import predict_loads
 from loadtest.analyse.whatif.prediction_file import (
     AS_KNOWN,
     LIMIT_SEEN,
@@ -218,26 +218,6 @@ def test_a_void_level_is_said_and_not_scored(tmp_path: Path) -> None:
     found = score_report.score(document, real)
     assert found.figures == ()
     assert found.said == ("6 streams · 100 in · 50 out: void, so not scored.",)
-
-
-def test_a_run_of_void_levels_predicts_nothing(tmp_path: Path) -> None:
-    found = analyse(measured(tmp_path / "fit", (1, 2)))
-    levels = [{**level, "verdict": "void"} for level in found.summary["levels"]]
-    with pytest.raises(PredictionError, match=r"every level of .* is void"):
-        predict_loads(found.run, found.slots, found.steps, levels, {}, concurrencies=(3,))
-
-
-def test_a_prediction_does_not_rest_on_void_levels(tmp_path: Path) -> None:
-    found = analyse(measured(tmp_path / "fit", (1, 2, 4)))
-    levels = [
-        {**level, "verdict": "void" if level["concurrency"] == 4 else "valid"} for level in found.summary["levels"]
-    ]
-    document = predict_loads(found.run, found.slots, found.steps, levels, {}, concurrencies=(3,))
-    assert [label.split(" · ")[0] for label in document.rests_on["levels"]] == ["1 stream", "2 streams"]
-    basis = describe_basis(document)
-    assert basis.startswith("Rests on 1 stream")
-    assert "4 streams · " not in basis
-    assert any(said.startswith("Void, and not used to check the model: 4 streams") for said in document.said)
 
 
 def test_a_file_reads_back_as_it_was_said(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from loadtest.analyse.summary import analyse
 from loadtest.asyncio_driver.plan import SessionPlan
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
-from loadtest.measure.schedule import PlanShare
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ModelShare, Scenario, even_weights, rotation, share_of_fewest
 from loadtest.scenario.several import models_in, urls_in
 from loadtest.targets.prepare import _say_counters
 from loadtest.urls import default_url
+from loadtest.workloads.schedule import PlanShare
 from loadtest.workloads.tokens import Counter as TokenCounter
 from loadtest.workloads.workload import Workload
 

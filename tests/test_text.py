@@ -7,6 +7,7 @@ import math
 import pytest
 
 from loadtest import text
+from loadtest.scenario import Level
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,16 @@ from loadtest import text
 )
 def test_a_number_has_three_digits_and_no_exponent(value: float | None, said: str) -> None:
     assert text.number(value) == said
+
+
+@pytest.mark.parametrize(("rate", "said"), [(1.0, "1 request/s"), (0.5, "0.5 requests/s"), (10.0, "10 requests/s")])
+def test_one_request_a_second_is_singular(rate: float, said: str) -> None:
+    assert text.rated(rate) == said
+    assert Level(index=0, concurrency=None, rate=rate, requests=1).load == said
+    assert Level(index=0, concurrency=None, rate=rate, requests=1, sessions=True).load == said.replace(
+        "request", "session"
+    )
+    assert Level(index=0, concurrency=None, rate=1.0, rate_to=8.0, requests=1).load == "1 to 8 requests/s"
 
 
 @pytest.mark.parametrize(("value", "said"), [(8.0, "8"), (12.25, "12.25"), (0.1, "0.1"), (1e12, "1,000,000,000,000")])

@@ -25,18 +25,18 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.exception import LocustError
     from locust.rpc import Message
 
-    from loadtest.measure.schedule import instants
     from loadtest.users import ModelUser, OllamaUser, OpenAIUser
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.processes import lifecycle, recording
-    from loadtest.users.processes.levels import CurrentLevel, LevelRequests, Levels
+    from loadtest.users.processes.levels import CurrentLevel, LevelRequests, ReachedLevels
     from loadtest.users.processes.run import free_path
     from loadtest.users.processes.tryout import UserTarget, try_out
     from loadtest.users.user import USER_KEYS
+    from loadtest.workloads.schedule import instants
 
 
 def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
-    levels = Levels()
+    levels = ReachedLevels()
     assert [levels.index(users) for users in (1, 4, 1, 8)] == [0, 1, 0, 2]
     levels.reached(1)
     levels.ramp()

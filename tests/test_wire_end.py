@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.received import fed
 from support.wire_client import WAITERS, ask
 from support.wire_server import CHUNKED, LAST, Peer, chunk, serving
 from test_wire_tls import certificate  # noqa: F401 - a fixture
@@ -268,11 +269,11 @@ def test_a_mark_after_a_finish_is_the_end() -> None:
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b'{"x":1,"done":true}'])
 def test_a_last_line_without_its_newline_is_read_when_the_connection_ends(last: bytes) -> None:
-    received, _ = Received.replay([(1, b"HTTP/1.1 200 OK\r\n\r\n" + TEXT), (2, last)], 9, ends=ENDS)
+    received, _ = fed([(1, b"HTTP/1.1 200 OK\r\n\r\n" + TEXT), (2, last)], 9, ends=ENDS)
     assert (received.marked, received.failure, received.t_end) == (End.MARK, None, 2)
 
 
 def test_a_replayed_answer_is_over_50_ms_after_its_mark() -> None:
     reads = [(0, CHUNKED + TEXT), (1 * MS, DONE), (70 * MS, PING)]
-    received, rest = Received.replay(reads, 99 * MS, ends=ENDS)
+    received, rest = fed(reads, 99 * MS, ends=ENDS)
     assert (received.failure, received.t_end, received.t_over, rest) == (None, 1 * MS, 51 * MS, reads[2:])

@@ -8,6 +8,7 @@ import struct
 from itertools import combinations, pairwise
 
 import pytest
+from support.received import fed
 
 from loadtest.wire import LagLog, Received, WallClock
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
@@ -119,7 +120,7 @@ def test_instants_and_counts_of_a_replayed_stream() -> None:
         (40, b"ho\r\n0"),
         (50, b"\r\n\r\n"),
     ]
-    received, rest = Received.replay(reads, t_send=5)
+    received, rest = fed(reads, t_send=5)
     assert rest == []
     assert (received.t_send, received.t_first_byte, received.t_headers, received.t_end) == (5, 10, 20, 50)
     assert (received.status, received.headers["x-y"], received.new_conn) == (200, "z", False)
@@ -132,9 +133,9 @@ def test_instants_and_counts_of_a_replayed_stream() -> None:
 def test_replay_stops_at_the_answer_s_end_and_gives_the_rest_back(cut: int | None) -> None:
     one, two = CHUNKED + b"3\r\none\r\n0\r\n\r\n", CHUNKED + b"3\r\ntwo\r\n0\r\n\r\n"
     reads = [(1, one + two)] if cut is None else [(1, one + two[:cut]), (2, two[cut:])]
-    first, rest = Received.replay(reads)
+    first, rest = fed(reads)
     assert (first.body(), first.complete, first.reusable) == (b"one", True, True)
-    second, rest = Received.replay(rest)
+    second, rest = fed(rest)
     assert (second.body(), second.complete, rest) == (b"two", True, [])
 
 
@@ -150,7 +151,7 @@ def test_replay_stops_at_the_answer_s_end_and_gives_the_rest_back(cut: int | Non
     ],
 )
 def test_the_end_of_the_connection(data: bytes, complete: bool, failure: str | None) -> None:
-    received, _ = Received.replay([(1, data)] if data else [], t_eof=9)
+    received, _ = fed([(1, data)] if data else [], t_eof=9)
     assert received.ended
     assert (received.complete, received.t_end) == (complete, 9)
     assert (failure is None and received.failure is None) or (failure or "?") in (received.failure or "")
@@ -159,7 +160,7 @@ def test_the_end_of_the_connection(data: bytes, complete: bool, failure: str | N
 
 
 def test_garbage_ends_the_answer_and_keeps_what_came_before() -> None:
-    received, _ = Received.replay([(1, CHUNKED + b"3\r\nabc\r\n"), (2, b"0zz\r\n")])
+    received, _ = fed([(1, CHUNKED + b"3\r\nabc\r\n"), (2, b"0zz\r\n")])
     assert received.ended
     assert received.malformed
     assert "not valid HTTP" in (received.failure or "")

@@ -28,11 +28,11 @@ from loadtest.cli.demo import simulated_server
 from loadtest.measure import release
 from loadtest.measure.progress import Progress, Tally
 from loadtest.measure.release import Permits
-from loadtest.measure.schedule import PlanShare
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import now
+from loadtest.workloads.schedule import PlanShare
 from loadtest.workloads.tokens import Counter as Tokens
 from loadtest.workloads.workload import Workload
 

@@ -52,7 +52,7 @@ WHY_UNKNOWN = {
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
-LENGTH_KEYS = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
+LENGTHS_IF_SET = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
 
 
 def level_summary(
@@ -62,15 +62,6 @@ def level_summary(
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
     judged = verdict.judge(run, level)
-    described: dict[str, Any] = {}
-    for name in PER_REQUEST:
-        described |= _described_figure(name, run.column(name)[good], block)
-    if run.left(index).any():
-        described |= _waits_with_left(run, index, block)
-    if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
-        described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
-    for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
-        described |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block))
     requests = run.requests[rows]
     stamps = verdict.stamps_of(run.requests[good])
     flow = rates.flow(run, level)
@@ -80,12 +71,12 @@ def level_summary(
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-        **{key: level[key] for key in LENGTH_KEYS if level.get(key)},
+        **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
         **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
-        **described,
+        **_described(run, index, good, block),
         **leavers.summed_up(run, index, found_slots),
         **_little_of(run, index, flow),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
@@ -103,7 +94,7 @@ def level_summary(
             **client_capacity.used(run, index, stamps),
         },
         "verdict": judged.verdict,
-        "reasons": [doubt.reason for _, doubt in judged.doubts],
+        "reasons": judged.reasons,
         "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in judged.doubts],
     }
     if asked:
@@ -111,8 +102,18 @@ def level_summary(
     return found
 
 
-def _described_figure(name: str, values: FloatArray, block: int) -> dict[str, Any]:
-    return _figure_or_reason(name, stats.describe_values(values, block=block))
+def _described(run: RunData, index: int, good: BoolArray, block: int) -> dict[str, Any]:
+    """Return the distribution of each figure over a level's requests or gaps, or the reason why it has none."""
+    found: dict[str, Any] = {}
+    for name in PER_REQUEST:
+        found |= _figure_or_reason(name, stats.describe_values(run.column(name)[good], block=block))
+    if run.left(index).any():
+        found |= _waits_with_left(run, index, block)
+    if found["queue_wait_s"] is not None and found["slot_wait_s"] is None:
+        found |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
+    for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
+        found |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block))
+    return found
 
 
 def _waits_with_left(run: RunData, index: int, block: int) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def write_report(
     """Write summary.json, report.md, report.html and the PNGs of each run; into `out`, or into the run folder.
 
     With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
-    it, `prices` what tokens cost. Raises RunFolderError when a folder holds no run.
+    it, `prices` (else those of run.json) what tokens cost. Raises RunFolderError when a folder holds no run.
     """
     begun: list[CurveAhead] = []
     also = (lambda *found: begun.append(CurveAhead(*found))) if charts and len(folders) == 1 else None
@@ -94,7 +94,7 @@ def write_report(
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
         score_report.add_score(one)
-        cost.add_cost(one.summary, prices)
+        cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))
         files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
         if charts:
             from loadtest.analyse.charts import draw_all
@@ -200,6 +200,4 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     ).without_unknown()
     if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
         grid = grid.only([i for i, head in enumerate(grid.heads) if "t_sched" not in head])
-    grid, left_out = grid.fitted(width, EXPENDABLE_COLUMNS)
-    caption = f"left out at {width} columns: {', '.join(left_out)}" if left_out else ""
-    return grid.console(title, caption=caption, styles=VERDICT_STYLES, within=width)
+    return grid.shown(width, EXPENDABLE_COLUMNS, title, styles=VERDICT_STYLES)

@@ -15,6 +15,7 @@ from loadtest.analyse.level_summary import level_summary
 from loadtest.analyse.run import frames, groups, samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
+from loadtest.analyse.run.rows import without_levels
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import energy, prompt_length, slots, steps, turns, waits
 from loadtest.analyse.server.model_memory.parts import MemoryComparison, compare_memory
@@ -26,6 +27,8 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.server.turns import Turns
 from loadtest.analyse.verdict import verdict
+from loadtest.errors import PredictionError
+from loadtest.metrics import VOID
 from loadtest.records import NO_FAILURES, SCHEMA
 from loadtest.slo import Objective
 from loadtest.text import UNKNOWN, seconds
@@ -79,6 +82,21 @@ def analyse(
         one.summary["hardware"] = list(machine.hardware)
     energy.add_energy(run, machine, found.summary)
     return found
+
+
+def without_void(one: Analysis) -> Analysis:
+    """Return what a run of one model shows without its void levels; raise PredictionError where none is left.
+
+    What is inferred of the server then rests on no request of a void level.
+    """
+    void = {level["index"] for level in one.summary["levels"] if level["verdict"] == VOID}
+    if not void:
+        return one
+    if len(void) == len(one.summary["levels"]):
+        raise PredictionError(
+            f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
+        )
+    return _analysed(without_levels(one.run, void), (), None)
 
 
 def _analysed(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,26 +12,23 @@ from typing import Any
 
 from loadtest import metrics
 from loadtest.asyncio_driver.counting import InStep, TurnCount
+from loadtest.asyncio_driver.making import AHEAD, RequestMaker, Stock
 from loadtest.asyncio_driver.plan import Planned, SessionPlan
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
-from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
 from loadtest.measure.request import Request
-from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.conversations.thinking import think_time
-from loadtest.workloads.job import Job
-from loadtest.workloads.source import Session
+from loadtest.workloads.schedule import PlanShare, schedule_of
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
-AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
 SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
@@ -65,12 +61,8 @@ class Driver:
         workloads = [one.workload for one in targets]
         self._scenario = workloads[0].scenario
         self._plan = SessionPlan(workloads, rotation([one.weight for one in targets]), share or PlanShare())
-        self._dialects = [one.target.dialect for one in targets]
-        self._leaving = Leaving.of(self._scenario)
-        self._textless = not any(dialect.streams for dialect in self._dialects)
-        self._counts = [workload.counter.count if workload.counter.exact else None for workload in workloads]
+        self._textless = not any(one.target.dialect.streams for one in targets)
         self._urls = [one.target.server.url for one in targets]
-        self._posts = posts
         self._wire = wire
         self._clock = records.clock
         self._on_progress = on_progress
@@ -88,7 +80,7 @@ class Driver:
             on_record=[self._recorded],
             on_broken=self.stop,
         )
-        self._next_number = self._share.worker
+        self._maker = RequestMaker(targets, posts, self._clock, self._share)
         self._streams: list[asyncio.Task[None]] = []
         self._turns: TurnCount | None = None  # of a level of conversations in a closed loop
         self._tally: Tally | None = None
@@ -162,7 +154,7 @@ class Driver:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
         plan, own, mine = self._plan, self._plan.users(users), self._plan.targets(users)
         warmups, sessions = plan.of_level(level, users)
-        ahead = {target: deque(self._take(sessions[target], max(64, 2 * mine.count(target)))) for target in sessions}
+        stocks = {target: self._stock(sessions[target], max(64, 2 * mine.count(target))) for target in sessions}
         await self._prepare(mine)
         counted = sum(plan.mine(i, users) for i in range(level.requests))
         started = now()
@@ -177,7 +169,7 @@ class Driver:
         with Alarm(self._backlog.queue) as self._alarm:
             streams = zip(own, mine, begins, strict=True)
             return started, await self._all(
-                self._stream(user, ahead[target], sessions[target], begin) for user, target, begin in streams
+                self._stream(user, stocks[target], begin) for user, target, begin in streams
             )
 
     def all_warm(self) -> None:
@@ -190,18 +182,17 @@ class Driver:
         whole = schedule_of(self._scenario, level, self._plan.workloads[0].trace)
         schedule = self._share.pick(whole)
         warmups = list(self._plan.warm_arrivals(level))
-        sessions = self._plan.arrivals(level, len(whole))
-        ahead = deque(self._take(sessions, AHEAD))
+        stock = self._stock(self._plan.arrivals(level, len(whole)), AHEAD)
         first = range(min(len(schedule), self._limit or CONNECTIONS))
         await self._prepare([self._plan.target_of(self._share.worker + i * self._share.of) for i in first])
         started = now()
         planned = len(warmups) + len(schedule)
         self._tally = Tally(level, planned, started, schedule=schedule, textless=self._textless)
         with Alarm() as self._alarm:
-            results = await self._all([self._stream(None, deque(), iter(warmups), started)])
+            results = await self._all([self._stream(None, self._stock(iter(warmups), 0), started)])
             if not self.stopped:
                 begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()
-                results += await self._all([self._release(begin, schedule, ahead, sessions)])
+                results += await self._all([self._release(begin, schedule, stock)])
         return started, results
 
     @property
@@ -221,46 +212,10 @@ class Driver:
         self._streams = [asyncio.create_task(stream) for stream in streams]
         return await asyncio.gather(*self._streams, return_exceptions=True)
 
-    def _take(self, sessions: Iterator[Planned], count: int) -> Iterator[Request]:
-        """Make the first requests of the next `count` sessions."""
-        for target, session in itertools.islice(sessions, count):
-            if (job := session.next(None)) is not None:
-                yield self._request(job, session, target)
+    def _stock(self, sessions: Iterator[Planned], count: int) -> Stock:
+        return Stock(self._maker, sessions, count, self._ledger)
 
-    def _next(self, ahead: deque[Request], sessions: Iterator[Planned]) -> Request | None:
-        """Return a request made ahead, else one made now; a quiet moment makes another, unless enough are there."""
-
-        def restock() -> None:
-            if len(ahead) < max(AHEAD, 2 * self._ledger.peak):
-                ahead.extend(self._take(sessions, 1))
-
-        self._backlog.add(restock)
-        return ahead.popleft() if ahead else next(self._take(sessions, 1), None)
-
-    def _request(self, job: Job, session: Session, target: int) -> Request:
-        """Make the request of a job, which gets its ordinal in the whole plan; t_sched is set at its release."""
-        number = self._next_number
-        self._next_number += self._share.of
-        return Request(
-            job,
-            self._dialects[target],
-            self._clock,
-            0,
-            number=number,
-            posts=self._posts[target],
-            session=session,
-            count=self._counts[target],
-            save_text=self._scenario.save_text,
-            target=target,
-            stay=STAYS if self._leaving is None else self._leaving.stay(job),
-        )
-
-    def _following(self, request: Request) -> Request | None:
-        """Make the next turn of a session, now that the answer before it is there; None where the session is over."""
-        job = request.following_job(self._wire.wall, self._wire.lag)
-        return None if job is None or request.session is None else self._request(job, request.session, request.target)
-
-    async def _stream(self, user: int | None, ahead: deque[Request], sessions: Iterator[Planned], begin: int) -> None:
+    async def _stream(self, user: int | None, stock: Stock, begin: int) -> None:
         """Be one user from `begin` on: send, wait for the whole answer, think, send again.
 
         t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
@@ -271,7 +226,7 @@ class Driver:
             await self._alarm.until(free)
         request: Request | None = None
         while not self.stopped:
-            request = request or self._next(ahead, sessions)
+            request = request or stock.take()
             if request is None or self._over():
                 return
             if self._permits is not None:
@@ -289,10 +244,10 @@ class Driver:
             await self._send(request)
             failures = failures + 1 if request.plainly_failed else 0
             over = request.received.t_over
-            request = self._following(request)
+            request = self._maker.next_turn(request, self._wire.wall, self._wire.lag)
             if turns is not None and user is not None and request is None:
                 turns.session_ended(user)
-            request = request or self._next(ahead, sessions)
+            request = request or stock.take()
             if request is None or (turns is not None and turns.over):
                 return  # nothing left to send: no pause before the end
             pause = think_time(self._scenario, request.job) + back_off(failures)
@@ -300,9 +255,7 @@ class Driver:
             if pause:
                 await self._alarm.until(free)
 
-    async def _release(
-        self, start: int, schedule: Sequence[int], ahead: deque[Request], sessions: Iterator[Planned]
-    ) -> None:
+    async def _release(self, start: int, schedule: Sequence[int], stock: Stock) -> None:
         """Begin every session of a schedule at its instant after `start`, then wait for the last answer.
 
         A request that cannot leave in time leaves late, with its instant in the record: no later one is put off.
@@ -316,7 +269,7 @@ class Driver:
                     for offset in schedule:
                         self._backlog.queue.due = start + offset
                         await alarm.until(start + offset)
-                        request = self._next(ahead, sessions)
+                        request = stock.take()
                         assert request is not None, "each instant of a schedule has a session"
                         request.t_sched = start + offset
                         tally.released += 1
@@ -338,7 +291,7 @@ class Driver:
         while request is not None:
             await self._send(request)
             over = request.received.t_over
-            request = self._following(request)
+            request = self._maker.next_turn(request, self._wire.wall, self._wire.lag)
             if request is not None:
                 pause = think_time(self._scenario, request.job)
                 request.t_sched = (over or now()) + int(pause * metrics.NS_PER_S)

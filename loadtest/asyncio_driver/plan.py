@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loadtest.measure.schedule import PlanShare
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level
 from loadtest.workloads.conversations.thinking import mean_think_time
+from loadtest.workloads.schedule import PlanShare
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
 

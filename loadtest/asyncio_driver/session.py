@@ -29,7 +29,7 @@ from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.connect import control_client
 from loadtest.targets.loaded_model import ask_to_unload, loaded_facts
-from loadtest.targets.prepare import prepare_targets
+from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.run_facts import at_end, initial_facts, level_facts
 from loadtest.targets.target import Target, located
 from loadtest.text import counted, seconds, shown
@@ -84,11 +84,7 @@ def measure(
         scenario, ready = prepare_targets(control, scenario, say)
         targets = [one.target for one in ready]
         kept = keep(ready[0].target, ready[0].workload) if keep is not None else lambda _: {}
-        loop = loop_factory().__module__.partition(".")[0]
-        facts = initial_facts(scenario, ready, driver="asyncio", loop=loop)
-        folder = RunFolder.create(path)
-        facts |= kept(path)
-        folder.write_run({**facts, "state": "running"})
+        folder, facts = _begun(path, scenario, ready, kept)
         urls = list(dict.fromkeys(target.server.url for target in targets))
         with (
             _closed_in_the_end(folder, facts, control, targets) as ended,
@@ -109,6 +105,18 @@ def measure(
             runner.run(doing)
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
     return Finished(path, ended["state"], ended.get("failure"))
+
+
+def _begun(
+    path: Path, scenario: Scenario, ready: Sequence[ReadyTarget], kept: Callable[[Path], dict[str, Any]]
+) -> tuple[RunFolder, dict[str, Any]]:
+    """Make the folder; return it, and what run.json says from the start."""
+    loop = loop_factory().__module__.partition(".")[0]
+    facts = initial_facts(scenario, ready, driver="asyncio", loop=loop)
+    folder = RunFolder.create(path)
+    facts |= kept(path)
+    folder.write_run({**facts, "state": "running"})
+    return folder, facts
 
 
 @contextmanager

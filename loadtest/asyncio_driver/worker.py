@@ -20,13 +20,13 @@ from loadtest.asyncio_driver.counting import InStep
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.measure.interruption import SIGNALS
 from loadtest.measure.progress import LevelSpan, Progress
-from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.connect import way_of
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, keeper, now
+from loadtest.workloads.schedule import PlanShare
 
 
 @dataclass(frozen=True, slots=True)

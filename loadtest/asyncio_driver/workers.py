@@ -35,9 +35,9 @@ from loadtest.asyncio_driver.worker import (
 )
 from loadtest.errors import WorkerError
 from loadtest.measure.progress import LevelSpan, Progress
-from loadtest.measure.schedule import PlanShare
 from loadtest.scenario import Level
 from loadtest.wire import now
+from loadtest.workloads.schedule import PlanShare
 
 DYING_S = 1.0  # how long a process may take to end after its socket closed
 

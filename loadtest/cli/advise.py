@@ -12,11 +12,12 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, Objective, parse_objectives
 
 if TYPE_CHECKING:
+    from loadtest.analyse.run.groups import Group
     from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.slot_advice import Advice
 
@@ -48,7 +49,6 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
       loadtest advise runs/20260101-120000-run
       loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
     """
-    from loadtest.analyse.run.groups import chart_folder
     from loadtest.analyse.summary import analyse
     from loadtest.memory.loaded import parse_memory
 
@@ -57,44 +57,59 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_memory(gpu_memory)
     analysis = analyse(run)
-    if not analysis.groups:
-        found = _advice_of(analysis, objectives, room)
-        written = _write_advice(run, analysis, found)
-        if as_json:
-            print_json(_advice_dict(written, analysis, found))
-        else:
-            _print_advice(written, analysis, found)
-        return
+    body = (
+        _advise_groups(run, analysis.groups, objectives, room, as_json=as_json)
+        if analysis.groups
+        else _advise(run, analysis, objectives, room, as_json=as_json)
+    )
+    if as_json:
+        print_json(body)
+
+
+def _advise_groups(
+    run: Path,
+    groups: Sequence[tuple[Group, Analysis]],
+    objectives: Sequence[Objective],
+    room: float | None,
+    *,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Advise on each model and server of a run, into a folder for each; return what --json prints.
+
+    Those that cannot be advised on are named on stderr; raises PredictionError where none can.
+    """
+    from loadtest.analyse.run.groups import chart_folder
+
     bodies = []
     refused = []
-    for number, (group, one) in enumerate(analysis.groups, 1):
+    for number, (group, one) in enumerate(groups, 1):
         try:
             if group.beside:
                 raise PredictionError(
                     f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
                 )
-            found = _advice_of(one, objectives, room)
+            body = _advise(run / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
+            bodies.append({"group": group.name, **body})
         except PredictionError as error:
             refused.append(f"{group.name}: {error}")
-            continue
-        folder = run / chart_folder(number, group.name)
-        folder.mkdir(exist_ok=True)
-        written = _write_advice(folder, one, found)
-        if as_json:
-            bodies.append({"group": group.name, **_advice_dict(written, one, found)})
-        else:
-            _print_advice(written, one, found)
-    if len(refused) == len(analysis.groups):
+    if not bodies:
         raise PredictionError(" ".join(refused))
     for sentence in refused:
         print(f"loadtest: {sentence}", file=sys.stderr)
-    if as_json:
-        print_json({"groups": bodies})
+    return {"groups": bodies}
 
 
-def _advice_dict(written: list[Path], analysis: Analysis, found: Advice) -> dict[str, Any]:
+def _advise(
+    folder: Path, analysis: Analysis, objectives: Sequence[Objective], room: float | None, *, as_json: bool
+) -> dict[str, Any]:
+    """Advise on one model at one server, and write the files into `folder`; print it, or return it for --json."""
     from loadtest.analyse.reports.advice_report import to_dict
 
+    found = _advice_of(analysis, objectives, room)
+    folder.mkdir(exist_ok=True)
+    written = _write_advice(folder, analysis, found)
+    if not as_json:
+        _print_advice(written, analysis, found)
     return {**to_dict(found, analysis), "files": [str(path) for path in written]}
 
 
@@ -148,9 +163,8 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
         analysis.run, found, analysis.slots, analysis.steps, analysis.summary["levels"], asked_facts(analysis.run)
     )
     if kept is not None:
-        name = (
-            OTHER_NAME if analysis.run.facts.get("prediction") else FILE_NAME
-        )  # the run keeps what was said before it
+        # prediction.json of this run is what was predicted of it before: it is not written over
+        name = OTHER_NAME if analysis.run.facts.get("prediction") else FILE_NAME
         written.append(write_whole(folder / name, kept.to_bytes()))
     return written
 
@@ -160,18 +174,14 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     from loadtest.analyse.reports.command import command
 
     console = Console()
-    for sentence in analysis.run.trouble:
-        console.print(Text(sentence, style="bold yellow"))
+    print_trouble(console, analysis.run.trouble)
     if doubt := words.void_sentence(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    grid, left_out = words.console_grid(found).fitted(console.width, words.EXPENDABLE)
-    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(grid.console(words.heading(found, analysis), caption=caption, within=console.width))
+    console.print(words.console_grid(found).shown(console.width, words.EXPENDABLE, words.heading(found, analysis)))
     for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):
         console.print(Text(note, style="dim"))
-    for path in written:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
         console.print(Text(words.promise_sentence(found, str(promised[0]), command(analysis.run))), soft_wrap=True)

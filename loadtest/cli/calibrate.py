@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +34,7 @@ from loadtest.measure.calibrate import (
     next_streams,
 )
 from loadtest.measure.capacity_file import KeptCapacity
-from loadtest.records import Record
+from loadtest.records import Record, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.text import UNKNOWN, counted
@@ -74,7 +73,7 @@ class Calibrating:
 
     def take(self, folder: Path, level: int, streams: int, *, warm: int = 0) -> None:
         """Judge a level by its run folder and the server's log, and print the outcome."""
-        served = by_nonce(_json_lines(self.truth))
+        served = by_nonce(read_lines(self.truth)[0])
         (header, rows), *_ = RunFolder.open(folder).requests()
         records = (Record.from_json(row) for row in rows if row["level"] == level)
         errors: Errors = errors_against(streams, records, header.clock, served, warm=warm)
@@ -92,12 +91,6 @@ class Calibrating:
         return dataclasses.replace(
             last, index=last.index + 1, concurrency=streams, requests=REQUESTS_A_STREAM * streams
         )
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            yield orjson.loads(line)
 
 
 def _print_now(text: str) -> None:

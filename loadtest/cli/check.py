@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import httpx
 
-from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
+from loadtest.cli.environment import named_in_environment, url_taken
 from loadtest.cli.options import make_scenario, one_url, option_of
 from loadtest.cli.results import json_option, print_json
 from loadtest.cli.trial import try_out
@@ -68,9 +68,7 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     """
     if as_json and trying:
         raise ScenarioError("--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
-    beaten = place is not None and is_from_environment("url")
-    say_what_is_taken(["url"] if beaten else [])
-    given = one_url(place, None if beaten else url)
+    given = one_url(place, url_taken(url, argument=place is not None))
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))

@@ -29,7 +29,7 @@ from loadtest.analyse.comparison.compare import (
 from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.summary import analyse
 from loadtest.cli.many import set_side_by_side
-from loadtest.cli.results import json_option, print_json, write_comparison
+from loadtest.cli.results import json_option, print_json, print_written, write_comparison
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
@@ -226,8 +226,7 @@ def _print_comparison(found: Comparison, written: list[Path], console: Console) 
     for level in _tables(found):
         console.print(level)
     console.print(Text(compare_report.method(found), style="dim"))
-    for path in written:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    print_written(console, written)
 
 
 def _tables(found: Comparison) -> Iterator[Table]:

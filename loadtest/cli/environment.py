@@ -13,8 +13,19 @@ import click
 from click.core import ParameterSource
 
 PREFIX = "LOADTEST_"
-# Names in use for other things: LOADTEST_URL_KEY_… begins the names of variables that hold keys taken out of URLs.
-RESERVED = ("STAMPS", "CALIBRATION", "BASIC_AUTH", "SECRETS", "BENCH_HERE", "URL_KEY_")
+# Names in use for other things: those that end in _ begin the names of variables that hold what was written out.
+RESERVED = (
+    "STAMPS",
+    "CALIBRATION",
+    "BASIC_AUTH",
+    "SECRETS",
+    "SECRET_TEXTS",
+    "BENCH_HERE",
+    "URL_KEY_",
+    "BODY_",
+    "HEADER_",
+    "QUERY_",
+)
 SHOWING = (
     "report",
     "no_report",
@@ -70,6 +81,16 @@ def _taken(context: click.Context, beaten: Iterable[str]) -> Iterator[str]:
 def is_from_environment(name: str) -> bool:
     """Whether the running command has this option from the environment."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT
+
+
+def url_taken(url: str | None, *, argument: bool) -> str | None:
+    """Return --url, but not the environment's where an argument names a server.
+
+    What the running command takes from the environment is named on stderr.
+    """
+    beaten = argument and is_from_environment("url")
+    say_what_is_taken(["url"] if beaten else [])
+    return None if beaten else url
 
 
 def say_what_is_taken(beaten: Iterable[str] = ()) -> None:

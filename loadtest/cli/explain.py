@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 
 if TYPE_CHECKING:
@@ -81,14 +81,12 @@ def explain(
         print_json({"requests": [each.to_dict() for each in explanations], "files": [str(path) for path in written]})
         return
     console = Console()
-    for sentence in analysis.run.trouble:
-        console.print(Text(sentence, style="bold yellow"))
+    print_trouble(console, analysis.run.trouble)
     if len(explanations) == 1:
         _show(console, explanations[0])
     else:
         _show_table(console, explanations)
-    for path in written:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    print_written(console, written)
 
 
 def _share(text: str) -> float:
@@ -165,11 +163,8 @@ def _lines(rows: list[tuple[str, str]]) -> Table:
 def _show_table(console: Console, found: list[Explanation]) -> None:
     from loadtest.analyse.reports import explain_report as words
 
-    table, left_out = words.grid(found).fitted(console.width, words.EXPENDABLE)
-    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(
-        table.console(f"The {len(found)} slowest of {found[0].level['label']}", caption=caption, within=console.width)
-    )
+    title = f"The {len(found)} slowest of {found[0].level['label']}"
+    console.print(words.grid(found).shown(console.width, words.EXPENDABLE, title))
     for reason in dict.fromkeys(each.no_replay for each in found if each.no_replay):
         who = [f"#{each.id}" for each in found if each.no_replay == reason]
         console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))

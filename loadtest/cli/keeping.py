@@ -11,7 +11,7 @@ from typing import Any
 from loadtest.asyncio_driver.session import Keep
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import EMBEDDINGS, Scenario
+from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
 from loadtest.targets.target import Target
 from loadtest.workloads.workload import Workload
 
@@ -50,6 +50,24 @@ def kept_prediction(file: Path) -> Kept:
         return {"prediction": {"sha256": file_digest(body), "made": made, "kept": kept}}
 
     return keep
+
+
+def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
+    """Return the scenario that sends the very requests of a prediction, where it is of such."""
+    from loadtest.analyse.whatif.prediction_file import read_document
+
+    plan = None if prediction is None else read_document(prediction).plan
+    if plan is None:
+        return scenario
+    for option, asked, predicted in (
+        ("--seed", scenario.seed, plan.seed),
+        ("--requests", scenario.requests, plan.requests),
+    ):
+        if asked not in (None, predicted):
+            raise ScenarioError(f"{prediction} is of the requests of {option} {predicted}; leave {option} {asked} out.")
+    if scenario.duration not in (None, OPEN_LOOP_S):  # of a rate it is the latter by itself
+        raise ScenarioError(f"{prediction} is of {plan.requests} requests a level; leave --duration out.")
+    return scenario.replace(seed=plan.seed, requests=plan.requests, duration=None)
 
 
 def probed(target: Target, workload: Workload) -> Kept:

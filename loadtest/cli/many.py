@@ -14,7 +14,7 @@ from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.report import VERDICT_STYLES
 from loadtest.analyse.summary import Analysis
-from loadtest.cli.results import print_json, write_comparison
+from loadtest.cli.results import print_json, print_written, write_comparison
 
 MOST_PAIRS = 6  # on the terminal; of more those with the first run
 # Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
@@ -64,15 +64,13 @@ def _print(many: Many, written: Sequence[Path], console: Console) -> None:
         console.print(Text(f"• {said}"))
     console.print()
     shared, _ = many_report.level_names(many)
-    grid, left_out = many_report.level_grid(many).fitted(console.width, EXPENDABLE)
-    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(grid.console(shared or "Levels", caption=caption, styles=VERDICT_STYLES, within=console.width))
+    levels = many_report.level_grid(many)
+    console.print(levels.shown(console.width, EXPENDABLE, shared or "Levels", styles=VERDICT_STYLES))
     _print_pairs(many, console)
     for said_once in many_report.explained(many):
         console.print(Text(f"• {said_once}"))
     console.print(Text(many_report.method(many), style="dim"))
-    for path in written:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    print_written(console, written)
 
 
 def _print_pairs(many: Many, console: Console) -> None:

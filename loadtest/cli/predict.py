@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.cli.options import LIST_METAVARS, LISTS_OF
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
+from loadtest.metrics import VOID
 
 if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.prediction_file import Document
 
-MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS = 1024, 1024, 10_000.0, 64
+MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_000.0, 64, 5000
 
 
 @click.command()
@@ -33,6 +34,11 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS = 1024, 1024, 10_000.0, 64
     metavar=LIST_METAVARS[int],
     help="Parallel slots to predict for.  [default: the server's own]",
 )
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1, max=MOST_REQUESTS),
+    help="Predict the very requests of a run that sends so many to each load; `loadtest run --prediction` sends these.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")
 @json_option
 def predict(
@@ -40,6 +46,7 @@ def predict(
     concurrency: tuple[int, ...] | None,
     rate: tuple[float, ...] | None,
     slots: tuple[int, ...] | None,
+    requests: int | None,
     out: Path | None,
     *,
     as_json: bool,
@@ -54,40 +61,50 @@ def predict(
     \b
     Examples:
       loadtest predict runs/20260101-120000-run --concurrency 6,8,12
-      loadtest predict runs/20260101-120000-run --rate 0.5,1 --out before.json
+      loadtest predict runs/20260101-120000-run --rate 0.5,1 --requests 200 --out before.json
       loadtest predict runs/20260101-120000-run --concurrency 8 --slots 2,4,8
     """
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
-    from loadtest.analyse.summary import analyse
+    from loadtest.analyse.summary import analyse, without_void
+    from loadtest.analyse.whatif.plan import Plan, new_seed
     from loadtest.analyse.whatif.predict_loads import predict_loads
 
-    _check("--concurrency", concurrency, 1, MOST_USERS)
-    _check("--rate", rate, 1e-4, MOST_RATE)
-    _check("--slots", slots, 1, MOST_SLOTS)
-    asked = (concurrency or (), rate or (), slots or ())
-    if not any(asked):
-        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
-    if (len(asked[0]) + len(asked[1]) or 1) * (len(asked[2]) or 1) > MOST_LOADS:
-        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
+    _check_loads(concurrency, rate, slots)
     path = _free(out)
     analysis = analyse(run)
     refuse(analysis.run, [each for each, _ in analysis.groups], "predict")
+    good = without_void(analysis)
     document = predict_loads(
-        analysis.run,
-        analysis.slots,
-        analysis.steps,
-        analysis.summary["levels"],
+        good.run,
+        good.slots,
+        good.steps,
+        good.summary["levels"],
         asked_facts(analysis.run),
-        concurrencies=asked[0],
-        rates=asked[1],
-        slots=asked[2],
+        void=[level["label"] for level in analysis.summary["levels"] if level["verdict"] == VOID],
+        concurrencies=concurrency or (),
+        rates=rate or (),
+        slots=slots or (),
+        plan=Plan(requests, new_seed()) if requests else None,
     )
     written = _write(path, document, analysis)
     if as_json:
         print_json({**orjson.loads(document.to_bytes()), "files": [str(file) for file in written]})
         return
     _show(document, analysis, written)
+
+
+def _check_loads(
+    concurrency: tuple[int, ...] | None, rate: tuple[float, ...] | None, slots: tuple[int, ...] | None
+) -> None:
+    """Raise ScenarioError where these options name no load, too many of them, or one that is out of bounds."""
+    _check("--concurrency", concurrency, 1, MOST_USERS)
+    _check("--rate", rate, 1e-4, MOST_RATE)
+    _check("--slots", slots, 1, MOST_SLOTS)
+    if not (concurrency or rate or slots):
+        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
+    if (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS:
+        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
 
 
 def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float) -> None:
@@ -125,14 +142,10 @@ def _show(document: Document, analysis: Analysis, written: list[Path]) -> None:
     from loadtest.analyse.reports import prediction_report as words
 
     console = Console()
-    for sentence in analysis.run.trouble:
-        console.print(Text(sentence, style="bold yellow"))
+    print_trouble(console, analysis.run.trouble)
     for sentence in document.said:
         console.print(Text(f"! {sentence}", style="bold yellow"))
-    table, left_out = words.grid(document).fitted(console.width, words.EXPENDABLE)
-    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(table.console(words.heading(document, analysis), caption=caption, within=console.width))
+    console.print(words.grid(document).shown(console.width, words.EXPENDABLE, words.heading(document, analysis)))
     for note in words.notes(document):
         console.print(Text(note, style="dim"))
-    for path in written:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    print_written(console, written)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
+from rich.console import Console
+from rich.text import Text
 
 from loadtest.credentials import scrubber
 from loadtest.errors import ScenarioError
@@ -112,6 +114,18 @@ def write_comparison(
     picture = draw(out / "compare.png")
     page = write_whole(out / "compare.md", markdown(picture.name).encode())
     return [page, write_whole(out / "compare.json", orjson.dumps(body, option=orjson.OPT_INDENT_2) + b"\n"), picture]
+
+
+def print_trouble(console: Console, sentences: Sequence[str]) -> None:
+    """Print what is wrong with a run folder before anything that rests on it."""
+    for sentence in sentences:
+        console.print(Text(sentence, style="bold yellow"))
+
+
+def print_written(console: Console, files: Sequence[Path]) -> None:
+    """Say which files were written, each on a line that can be copied whole."""
+    for path in files:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
 
 
 def print_json(body: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.analyse.figures.cost import Prices
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
-from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
+from loadtest.cli.environment import is_from_environment, named_in_environment, url_taken
 from loadtest.cli.expected import Expected, beforehand, enough, people
 from loadtest.cli.groups import RunCommand
-from loadtest.cli.keeping import kept_beforehand, with_question
+from loadtest.cli.keeping import as_predicted, kept_beforehand, with_question
 from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
-from loadtest.cli.prices import price_options
 from loadtest.cli.progress import LiveLine, NoLine
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
 from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
@@ -70,26 +69,46 @@ class Showing:
     quiet: bool = False  # no progress, no notes; of the results the folder alone
     as_json: bool = False
     gates: GateFiles = field(default_factory=GateFiles)
-    prices: Prices = field(default_factory=Prices)
 
     def line(self) -> LiveLine:
         return NoLine() if self.quiet else LiveLine()
+
+
+def showing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say how results come out, as `showing`."""
+
+    @functools.wraps(command)
+    def with_showing(
+        *given: Any,
+        report: bool,
+        no_report: bool,
+        quiet: bool,
+        as_json: bool,
+        gates: GateFiles,
+        **others: Any,
+    ) -> Any:
+        charts = _charts_wanted(report=report, no_report=no_report)
+        text = not (quiet or as_json)
+        showing = Showing(charts, text=text, quiet=quiet, as_json=as_json, gates=gates)
+        return command(*given, showing=showing, **others)
+
+    with_results = json_option(gate_options(with_showing))
+    with_quiet = click.option(
+        "-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr."
+    )(with_results)
+    with_no_report = click.option(
+        "--no-report",
+        is_flag=True,
+        help="Leave out report.html, report.md and the charts; `loadtest report` makes them later.",
+    )(with_quiet)
+    return click.option("--report", is_flag=True, hidden=True)(with_no_report)
 
 
 @click.command(cls=RunCommand)
 @click.argument("given", metavar="[SCENARIO.toml] [URL]", nargs=-1)
 @scenario_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-<name>]")
-@click.option("--report", is_flag=True, hidden=True)
-@click.option(
-    "--no-report",
-    is_flag=True,
-    help="Leave out report.html, report.md and the charts; `loadtest report` makes them later.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr.")
-@json_option
-@gate_options
-@price_options
+@showing_options
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option(
     "--find-max",
@@ -116,12 +135,7 @@ def run(
     given: tuple[str, ...],
     out: Path | None,
     *,
-    report: bool,
-    no_report: bool,
-    quiet: bool,
-    as_json: bool,
-    gates: GateFiles,
-    prices: Prices,
+    showing: Showing,
     monitoring: Monitoring,
     slo: str | None,
     find_max: int | None,
@@ -158,21 +172,22 @@ def run(
     Every option here can be set in the environment as well: --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over
     the environment, and that over the scenario file.
     """
-    beaten = is_from_environment("url") and file_and_url(given, None)[1] is not None
-    say_what_is_taken(["url"] if beaten else [])
-    scenario_file, values["url"] = file_and_url(given, None if beaten else values["url"])
     objectives = () if slo is None else parse_objectives(slo)
-    charts = _charts_wanted(report=report, no_report=no_report)
-    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates, prices=prices)
-    if find_max is not None:
-        _check_find_max(objectives, values)
-    scenario = make_scenario(scenario_file, values)
+    _check_find_max(find_max, objectives, values)
+    scenario = as_predicted(_scenario_asked(given, values), prediction)
     keep = with_question(kept_beforehand(scenario, prediction, probe_slots=probe_slots), slo, find_max, scenario)
     beside = monitoring.beside(scenario)
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside, keep=keep)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
     return _measure_levels(scenario, out, objectives, showing=showing, beside=beside, keep=keep)
+
+
+def _scenario_asked(given: Sequence[str], values: dict[str, Any]) -> Scenario:
+    """Return the scenario of the command's arguments and options."""
+    url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
+    scenario_file, values["url"] = file_and_url(given, url)
+    return make_scenario(scenario_file, values)
 
 
 def _charts_wanted(*, report: bool, no_report: bool) -> bool:
@@ -202,7 +217,10 @@ def _measure_levels(
     return show_ended(finished, showing, objectives=objectives)
 
 
-def _check_find_max(objectives: Sequence[Objective], values: dict[str, Any]) -> None:
+def _check_find_max(most: int | None, objectives: Sequence[Objective], values: dict[str, Any]) -> None:
+    """Raise ScenarioError where --find-max is given and makes no sense with the other options."""
+    if most is None:
+        return
     if not objectives:
         raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
     if values.get("trace") is not None:
@@ -257,7 +275,6 @@ def show_ended(
             charts=showing.charts and not failed,
             objectives=judged,
             text=showing.text,
-            prices=showing.prices,
         )
     except (LoadTestError, OSError):
         if not failed:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.results import json_option, print_json, print_trouble
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
 
@@ -43,12 +43,9 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
         print_json(found.to_dict() | {"sentence": words.sentence(found)})
         return 0 if found.figures else 2
     console = Console()
-    for sentence in analysis.run.trouble:
-        console.print(Text(sentence, style="bold yellow"))
+    print_trouble(console, analysis.run.trouble)
     if found.figures:
-        table, left_out = words.grid(found.figures).fitted(console.width, words.EXPENDABLE)
-        caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-        console.print(table.console(words.heading(found), caption=caption, within=console.width))
+        console.print(words.grid(found.figures).shown(console.width, words.EXPENDABLE, words.heading(found)))
         console.print(Text(f"• {words.sentence(found)}"))
     for note in found.said:
         console.print(Text(note, style="yellow"))

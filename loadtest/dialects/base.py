@@ -14,7 +14,7 @@ from loadtest import credentials, metrics
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
 from loadtest.scenario import SAID_KEYS, Scenario
-from loadtest.scenario.fields import filled_headers, merged
+from loadtest.scenario.fields import filled_body, filled_headers, merged
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
 
@@ -24,12 +24,10 @@ class ContentEvents:
     """The content events of one answer in columns, an entry per event; an event is a piece of text, visible or hidden."""
 
     texts: list[str] = field(default_factory=list)
-    ends: list[int] = field(
-        default_factory=list
-    )  # per event the offset just behind it in the body, which tells its read
-    hidden: set[int] = field(
-        default_factory=set
-    )  # indices of events that are not answer text: reasoning, thinking, tool calls
+    # per event the offset just behind it in the body, which tells its read
+    ends: list[int] = field(default_factory=list)
+    # indices of events that are not answer text: reasoning, thinking, tool calls
+    hidden: set[int] = field(default_factory=set)
     created: list[int | None] = field(default_factory=list)  # the server's own stamps, wall clock, ns; OpenAI has none
 
     def add(self, text: str, end: int, *, hidden: bool = False) -> None:
@@ -158,7 +156,7 @@ class Dialect(ABC):
     says: ClassVar[Mapping[str, Said]] = {}  # the options of SAID_KEYS that it has; others are refused
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)  # what every body says by `says`
-    patch: Mapping[str, Any] = field(default_factory=dict)  # laid over every body (RFC 7396)
+    patch: Mapping[str, Any] = field(default_factory=dict)  # laid over every body (RFC 7396), a template
     header: tuple[str, ...] = ()  # added to every request, as templates: see credentials.filled
     query: tuple[str, ...] = ()  # likewise
     other_path: str | None = None  # instead of `path`
@@ -221,7 +219,7 @@ class Dialect(ABC):
         return job.conversation if job.encoded is None else job.encoded.array
 
     def fields(self, output_tokens: int | None) -> dict[str, Any]:
-        """Return all that a body says beside model and prompt."""
+        """Return all that a body says beside model and prompt; of what the user adds, the templates."""
         return merged(merged(self.fixed(output_tokens), self.options), self.patch)
 
     def body(self, job: Job) -> bytes:
@@ -230,7 +228,8 @@ class Dialect(ABC):
         if head is None:
             if len(self._heads) >= MOST_LENGTHS:
                 self._heads.clear()
-            sent = {"model": self.model, **self.fields(job.output_tokens)}
+            fields = merged(merged(self.fixed(job.output_tokens), self.options), filled_body(self.patch))
+            sent = {"model": self.model, **fields}
             head = self._heads[job.output_tokens] = orjson.dumps(sent)[:-1] + b","
         return head + orjson.dumps(self.said(job))[1:]
 

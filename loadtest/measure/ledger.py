@@ -53,9 +53,8 @@ class Ledger:
         self.broken: str | None = None
         self.lost = 0  # records that could not be written
         self.peak = 0  # the most requests that were ever in flight
-        self.client: tuple[float, float] | None = (
-            None  # longest gap between polls, s, and CPU, cores, at the last sample
-        )
+        # longest gap between polls, s, and CPU, cores, at the last sample
+        self.client: tuple[float, float] | None = None
         self._wall = wall
         self._lag = lag
         self._records = records

@@ -8,9 +8,9 @@ import math
 from typing import Self
 
 from loadtest.measure.backlog import WorkQueue
-from loadtest.measure.schedule import PlanShare
 from loadtest.metrics import NS_PER_S
 from loadtest.wire import Timerfd, now
+from loadtest.workloads.schedule import PlanShare
 
 # An event loop's own timers count whole milliseconds, as coarse as the gaps at 500 requests/s. Where the kernel offers no
 # timer that a loop can wait for, the loop's timer wakes us this much early and turns of the loop fill the rest.

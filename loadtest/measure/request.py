@@ -125,9 +125,8 @@ class Request:
         self.user = user  # of its level
         self.number = job.id if number is None else number  # in the whole plan
         self.session = session if job.session is not None else None
-        self.failure: Failure | None = (
-            None  # what the driver knows of the request's end, where the answer does not say it
-        )
+        # what the driver knows of the request's end, where the answer does not say it
+        self.failure: Failure | None = None
         self.remark: str | None = None  # what the record notes besides what the answer says
         self.decoding = False  # the first content event came, the answer has not ended
         self.first_seen: int | None = None  # when we saw that event, monotonic ns: for live figures only

@@ -64,7 +64,7 @@ class _MetricsServer(socketserver.ThreadingTCPServer):
             super().handle_error(request, client_address)
 
 
-class Endpoint:
+class MetricsEndpoint:
     """Answers GET /metrics from a daemon thread, which sleeps until it is asked and ends with the process."""
 
     def __init__(self, listener: socket.socket, collect: Callable[[], Iterable[object]]) -> None:

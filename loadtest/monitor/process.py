@@ -157,9 +157,8 @@ def run_monitor(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: stop.set())
     if with_parent:
-        os.nice(
-            NICENESS
-        )  # before the threads start: on Linux each has a niceness of its own, copied from the thread that starts it
+        # before the threads start: on Linux each has a niceness of its own, copied from the thread that starts it
+        os.nice(NICENESS)
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
         _serve_metrics(metrics, folder)
@@ -182,12 +181,12 @@ def _way_arguments(keys: ConnectionKeys) -> list[str]:
 
 def _serve_metrics(listener: socket.socket, folder: Path) -> None:
     """Serve Prometheus from now until this process ends."""
-    from loadtest.monitor.endpoint import Endpoint
+    from loadtest.monitor.endpoint import MetricsEndpoint
     from loadtest.monitor.export import families
     from loadtest.monitor.tail import Tail
 
     tail = Tail(folder)
-    Endpoint(listener, lambda: families(tail.seen()))
+    MetricsEndpoint(listener, lambda: families(tail.seen()))
 
 
 def _until_alone(stop: threading.Event) -> None:

@@ -1,8 +1,8 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its grid, reading and writing · request, connection, load, prompts, data, sessions, limits: the parts that hold
-its keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
-of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
+schema: Scenario, its levels, reading and writing · parts/: request, connection, load, prompts, data, sessions, limits: they
+hold its keys, each with what its own must be together · checks: the parts put together, and what keys of several parts must
+be together · keys: what a key says of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
 several: servers and models, where there is more than one ·
 values: what a single value must be · lengths: a number or a distribution · level: one cell of the grid · files: text files
 that a user names.

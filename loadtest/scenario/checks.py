@@ -1,24 +1,49 @@
-"""What keys of several parts must be together; each mistake is one sentence that names the key and says what to do."""
+"""The parts of a scenario put together, and what keys of several parts must be together.
+
+Each mistake is one sentence that names the key and says what to do.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.parts.request import EMBEDDINGS
+from loadtest.scenario.parts.connection import ConnectionKeys
+from loadtest.scenario.parts.data import DataKeys
+from loadtest.scenario.parts.limits import LimitKeys
+from loadtest.scenario.parts.load import LoadKeys
+from loadtest.scenario.parts.prompts import PromptKeys
+from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys
+from loadtest.scenario.parts.sessions import MOST_TURNS, SessionKeys
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S
-
-if TYPE_CHECKING:
-    from loadtest.scenario.schema import Scenario
 
 MOST_GRID = 10_000  # levels of a scenario
 NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
 MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before it begins
 
 
-def check_together(scenario: Scenario) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ScenarioParts(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys):
+    """The keys of all parts, in one namespace: option, TOML key, key of run.json and attribute are one name each.
+
+    The last base comes first: a dataclass has the fields of its last base first.
+    """
+
+    def grid(self) -> tuple[Sequence[Any], ...]:
+        """Return the values that levels are made of: words, input lengths, output lengths, loads."""
+        inputs = () if self.literal or self.data is not None else self.input_tokens
+        return (
+            self.words or (None,),
+            inputs or (None,),
+            self.output_tokens or (None,),
+            self.concurrency or self.rate or (None,),
+        )
+
+
+def check_together(scenario: ScenarioParts) -> None:
     """Raise ScenarioError where keys of several parts make no sense together."""
     made_up = not (scenario.literal or scenario.trace or scenario.data)
     if scenario.data is not None and scenario.literal:
@@ -55,6 +80,35 @@ def check_together(scenario: Scenario) -> None:
         _check_rate_ends(scenario, rate)
 
 
+def check_sessions(scenario: ScenarioParts) -> None:
+    """Raise ScenarioError for conversations that cannot be held."""
+    alone = "follow_up_tokens" if scenario.turns is None and scenario.follow_up_tokens is not None else None
+    if scenario.turns is None and scenario.data is None and scenario.answers is not None:
+        alone = "answers"
+    if alone is not None:
+        raise ScenarioError(f"{alone} shapes conversations, and there are none; add turns, e.g. turns = 4.")
+    if not scenario.has_sessions:
+        if scenario.open_loop and scenario.think_time:
+            raise ScenarioError("think_time slows the streams of a closed loop; leave it out in an open loop.")
+        return
+    if isinstance(scenario.turns, int) and scenario.turns > MOST_TURNS:
+        raise ScenarioError(f"turns must be at most {MOST_TURNS}, not {scenario.turns}.")
+    if scenario.endpoint in ("generate", "completions", EMBEDDINGS):
+        raise ScenarioError(
+            f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
+            "leave out turns and answers."
+        )
+    if scenario.literal:
+        raise ScenarioError(
+            "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns."
+        )
+    for name in ("trace", "unload", "data_once", "up_to_context"):
+        if getattr(scenario, name):
+            raise ScenarioError(f"{name} is for requests by themselves, not for turns of conversations; leave out one.")
+    if scenario.data is not None and scenario.follow_up_tokens is not None:
+        raise ScenarioError("follow_up_tokens is for made-up turns, and the data has its own; leave it out.")
+
+
 def check_lengths_used(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
     """Raise ScenarioError where lengths of made-up prompts are given, and the whole scenario sends texts that have their own."""
     texts = next((name for name in ("prompt", "prompt_file", "data") if whole.get(name) is not None), None)
@@ -65,7 +119,7 @@ def check_lengths_used(given: Mapping[str, Any], whole: Mapping[str, Any], where
         )
 
 
-def _check_closed_loop_ends(scenario: Scenario) -> None:
+def _check_closed_loop_ends(scenario: ScenarioParts) -> None:
     """Raise ScenarioError for more requests than a machine can hold."""
     streams = max(scenario.concurrency, default=1)
     if streams * scenario.warmup > MOST_WARMUPS:
@@ -82,7 +136,7 @@ def _check_closed_loop_ends(scenario: Scenario) -> None:
             )
 
 
-def _check_rate_ends(scenario: Scenario, rate: float) -> None:
+def _check_rate_ends(scenario: ScenarioParts, rate: float) -> None:
     """Raise ScenarioError for a level at a rate that would not end, or that no machine could hold."""
     mean = rate if scenario.rate_to is None else (rate + scenario.rate_to) / 2
     if scenario.duration is not None and mean * scenario.duration > MOST_REQUESTS:

@@ -1,14 +1,14 @@
 """Headers, query, path and body that a user adds to every request: what they may hold, and how they are written.
 
-${NAME} in a header or a query stands for a variable of the environment. It is filled in where a request is made ready
-(`credentials.filled`), so the scenario and all that is written of it keep the template.
+${NAME} in a header, a query or a text of the body stands for a variable of the environment. It is filled in where a
+request is made ready (`credentials.filled`), so the scenario and all that is written of it keep the template.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,9 +52,8 @@ _SET_BY = {  # keys of a body that decide what is measured, and what sets them
 }
 _SET_IN_OPTIONS = {"num_predict": "--output-tokens", "num_ctx": "--num-ctx"}
 _QUERY = re.compile(r"[A-Za-z0-9\-._~!$'()*+,;:@/?%=&\[\]{}]+")
-_SAFE = (
-    "-._~!$'()*+,;:@/?%=[]"  # what a query's value may hold as it is; a variable's value is encoded where it must be
-)
+# what a query's value may hold as it is; a variable's value is encoded where it must be
+_SAFE = "-._~!$'()*+,;:@/?%=[]"
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;:@/%=]*")
 _EXAMPLE = '{"top_k": 20}'
 _DURATION = re.compile(r"-?\d+|-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
@@ -99,19 +98,44 @@ def filled_query(texts: Sequence[str]) -> str:
     )
 
 
-def templates_of(header: Sequence[str], query: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return both with their secrets moved into the environment, ${NAME} in their place; see credentials.withheld.
+def filled_body(patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is laid over bodies with the variables in its texts filled in; raise ScenarioError where one is not set."""
+
+    def fill(path: tuple[str, ...], text: str) -> str:
+        return credentials.filled(text, f"body {'.'.join(path)}", any_text=True) if "${" in text else text
+
+    filled: dict[str, Any] = _with_texts(patch, fill)
+    return filled
+
+
+def _with_texts(value: Any, change: Callable[[tuple[str, ...], str], str], path: tuple[str, ...] = ()) -> Any:
+    """Return a value of a body with every text in it changed; `change` is given where the text stands, too."""
+    if isinstance(value, str):
+        return change(path, value)
+    if isinstance(value, Mapping):
+        return {name: _with_texts(below, change, (*path, name)) for name, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_texts(below, change, (*path, str(place))) for place, below in enumerate(value)]
+    return value
+
+
+def templates_of(header: Sequence[str], query: Sequence[str], body: str | None = None) -> dict[str, Any]:
+    """Return all three with their secrets moved into the environment, ${NAME} in their place; see credentials.withheld.
 
     Raises ScenarioError for a variable that is not set.
     """
     headers = ((name, credentials.withheld(name, value, "HEADER")) for name, value in map(header_parts, header))
     pairs = ((name, credentials.withheld(name, value, "QUERY")) for name, value in query_parts(query))
-    found = {
+    found: dict[str, Any] = {
         "header": tuple(f"{name}: {value}" for name, value in headers),
         "query": tuple(f"{name}={value}" for name, value in pairs),
     }
     filled_headers(found["header"])
     filled_query(found["query"])
+    if body is not None:
+        patch = _with_texts(orjson.loads(body), credentials.withheld_field)
+        filled_body(patch)
+        found["body"] = orjson.dumps(patch).decode()
     return found
 
 
@@ -165,16 +189,16 @@ def body_text(value: Any, beside: Path | None = None) -> Any:
     try:
         read = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        file = f" (a file's name follows an @: --body @{text.strip()})" if _is_file(text) else ""
-        raise ScenarioError(f"{where} is not JSON: {error}{file}; write it like '{_EXAMPLE}'.") from None
+        raise ScenarioError(f"{where} is not JSON: {error}{_likely(text)}; write it like '{_EXAMPLE}'.") from None
     if not isinstance(read, dict):
         raise ScenarioError(f'{where} must be a JSON object like {{"top_k": 20}}, not {short_repr(read)}.')
     return orjson.dumps(read).decode()
 
 
 def check_body(text: str) -> None:
-    """Raise ScenarioError for a key that decides what is measured, naming the option that sets it."""
+    """Raise ScenarioError for a key that decides what is measured, naming the option that sets it, and for a stray ${."""
     body = orjson.loads(text)
+    _with_texts(body, _checked_text)
     for key, option in _SET_BY.items():
         if key in body:
             raise ScenarioError(f"body sets {key}, which is set by {option}; take it out of --body.")
@@ -202,8 +226,16 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_variables(what: str, value: str) -> None:
-    if "${" in VARIABLE.sub("", value):
-        raise ScenarioError(f"{what} has a ${{ that names no variable; write it like ${{MY_KEY}}.")
+    if "${" in VARIABLE.sub("", value.replace("$${", "")):
+        raise ScenarioError(
+            f"{what} has a ${{ that names no variable; write it like ${{MY_KEY}}, or $${{ for a plain ${{."
+        )
+
+
+def _checked_text(path: tuple[str, ...], text: str) -> str:
+    if "${" in text:
+        _check_variables(f"body {'.'.join(path)}", text)
+    return text
 
 
 def _hidden(text: str, after: str = ":") -> str:
@@ -217,6 +249,17 @@ def _dumped(value: Mapping[str, Any]) -> str:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         raise ScenarioError(f"body holds a value that JSON cannot hold: {short_repr(dict(value))}.") from None
+
+
+def _likely(text: str) -> str:
+    """Say what was likely meant by a body that is no JSON; nothing where it is not known."""
+    if _is_file(text):
+        return f" (a file's name follows an @: --body @{text.strip()})"
+    try:
+        orjson.loads(VARIABLE.sub("0", text))
+    except orjson.JSONDecodeError:
+        return ""
+    return " (a variable stands for a text, in quotes)"
 
 
 def _is_file(text: str) -> bool:

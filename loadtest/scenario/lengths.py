@@ -36,7 +36,7 @@ EXAMPLES = {
     "empirical": "empirical(trace.csv)",
 }
 MOST_LENGTH = int(TOKEN_COUNTS.high)
-TIMES = Range(0, 86_400)  # seconds
+PAUSES = Range(0, 86_400)  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class Quantity:
 TOKEN_LENGTHS = Quantity("length", TOKEN_COUNTS, True, ARGUMENTS, EXAMPLES)
 SPANS = Quantity(
     "time",
-    TIMES,
+    PAUSES,
     False,
     {
-        "lognormal": (("median", TIMES), ("sigma", SIGMAS)),
-        "normal": (("mean", TIMES), ("standard deviation", TIMES)),
-        "uniform": (("least", TIMES), ("most", TIMES)),
-        "exponential": (("mean", TIMES),),
+        "lognormal": (("median", PAUSES), ("sigma", SIGMAS)),
+        "normal": (("mean", PAUSES), ("standard deviation", PAUSES)),
+        "uniform": (("least", PAUSES), ("most", PAUSES)),
+        "exponential": (("mean", PAUSES),),
     },
     {
         "lognormal": "lognormal(20, 0.8)",
@@ -155,7 +155,7 @@ class Lengths:
         part = self.parts[0]
         if len(self.parts) > 1:
             part = rng.choices(self.parts, [each.share for each in self.parts])[0]
-        return min(max(part.value(rng), TIMES.low), TIMES.high)
+        return min(max(part.value(rng), PAUSES.low), PAUSES.high)
 
     @property
     def mean(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtest.text import counted
+from loadtest.text import counted, rated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,9 @@ class Level:
         if self.trace is not None:
             return f"trace {self.trace}"
         if self.concurrency is None and self.rate is not None:
-            what = "sessions/s" if self.sessions else "requests/s"
-            return f"{self.rate:g} {f'to {self.rate_to:g} ' if self.rate_to is not None else ''}{what}"
+            what = "session" if self.sessions else "request"
+            ramp = self.rate_to is not None
+            return f"{self.rate:g} to {self.rate_to:g} {what}s/s" if ramp else rated(self.rate, what)
         if self.sessions:
             return "1 person" if self.concurrency == 1 else f"{self.concurrency or 0} people"
         return counted(self.concurrency or 0, "stream")

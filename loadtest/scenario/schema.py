@@ -1,42 +1,38 @@
-"""The scenario: its parts put together, the grid they make, and how it is read from a file.
+"""The scenario: the levels that its keys make, and how it is read from a file.
 
 A scenario is a grid: every combination of concurrency (or rate, in an open loop), input length, output length and
 {words} is a level, and levels run one after another.
 
-The parts are base classes, not attributes: option, TOML key, key of run.json and attribute are one name each, so all
-parts share one namespace. What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
+What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.checks import NO_OUTPUT, check_lengths_used, check_together
+from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_lengths_used, check_sessions, check_together
 from loadtest.scenario.fields import body_text
-from loadtest.scenario.keys import ATTRIBUTE, Key, key, keys_of
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.lengths import as_lengths, as_seconds
 from loadtest.scenario.level import Level
-from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
-from loadtest.scenario.parts.data import DataKeys, check_data
-from loadtest.scenario.parts.limits import LimitKeys
-from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
-from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
-from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
-from loadtest.scenario.parts.sessions import SessionKeys, check_sessions
+from loadtest.scenario.parts.connection import check_connection
+from loadtest.scenario.parts.data import check_data
+from loadtest.scenario.parts.load import OPEN_LOOP_S, check_load
+from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, check_prompts
+from loadtest.scenario.parts.request import EMBEDDINGS, check_request
+from loadtest.scenario.price import PRICE_KEYS, check_price, price_text
 from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(
-    LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
-):  # a dataclass has the fields of its last base first
+class Scenario(ScenarioParts):
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
     name: str = key(
@@ -45,10 +41,25 @@ class Scenario(
         text=Text(200, "give the run a name, or leave it out"),
     )
     save_text: bool = key("Keep prompts and answers in the records.", default=False, locust=(ATTRIBUTE,))
+    price_per_hour: str | None = key(
+        "What the server costs an hour, e.g. 2.49EUR: the report says what a million output tokens cost at each level.",
+        None,
+        text=Text(100, "name a price like 2.49EUR, or leave it out"),
+        locust=(OPTION,),
+    )
+    price_per_kwh: str | None = key(
+        "What a kWh costs, e.g. 0.30EUR: the report says what electricity a million output tokens take, where watts were "
+        "sampled (monitors nvidia, dcgm, rapl).",
+        None,
+        text=Text(100, "name a price like 0.30EUR, or leave it out"),
+        locust=(OPTION,),
+    )
 
     def __post_init__(self) -> None:
         keys = keys_of(type(self))
         object.__setattr__(self, "body", body_text(self.body))
+        for name in PRICE_KEYS:
+            object.__setattr__(self, name, price_text(getattr(self, name)))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
             value = coerce(one.name, one.one_text(getattr(self, one.name), "the scenario"), one.hint, "the scenario")
             object.__setattr__(self, one.name, _as_drawn(one, value))
@@ -66,6 +77,8 @@ class Scenario(
         check_request(self)
         check_connection(self)
         check_sessions(self)
+        for name in PRICE_KEYS:
+            check_price(name, getattr(self, name))
         check_together(self)
 
     @classmethod
@@ -109,6 +122,7 @@ class Scenario(
             merged["body"] = body_text(merged["body"])
         if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
+        merged |= {name: price_text(merged[name]) for name in PRICE_KEYS if name in merged}
         known = {one.name: one for one in keys}
         texts = {name: known[name].one_text(value, where) for name, value in merged.items()}
         return cls(**{name: coerce(name, value, known[name].hint, where) for name, value in texts.items()})
@@ -120,16 +134,6 @@ class Scenario(
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, checked like any other."""
         return dataclasses.replace(self, **changes)
-
-    def grid(self) -> tuple[Sequence[Any], ...]:
-        """Return the values that levels are made of: words, input lengths, output lengths, loads."""
-        inputs = () if self.literal or self.data is not None else self.input_tokens
-        return (
-            self.words or (None,),
-            inputs or (None,),
-            self.output_tokens or (None,),
-            self.concurrency or self.rate or (None,),
-        )
 
     def levels(self) -> list[Level]:
         """Return the grid in the order it runs: concurrency (or rate) changes fastest."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
-from loadtest.urls import AROUND
+from loadtest.urls import BLANKS_AND_QUOTES
 
 MOST_TARGETS = 64  # combinations of a server and a model in one run
 MOST_WEIGHT = 1000
@@ -34,7 +34,7 @@ def urls_in(text: str | None) -> tuple[str | None, ...]:
     """Return the URLs that a text names; (None,) where none is given. Blanks and quotes around the text or a URL go."""
     if text is None:
         return (None,)
-    urls = (url.strip(AROUND) for url in _BETWEEN_URLS.split(text.strip(AROUND)))
+    urls = (url.strip(BLANKS_AND_QUOTES) for url in _BETWEEN_URLS.split(text.strip(BLANKS_AND_QUOTES)))
     return tuple(url for url in urls if url) or (text,)
 
 

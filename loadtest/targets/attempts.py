@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect, dialect_for
-from loadtest.dialects.answers.refusals import LENGTH_KEYS, refused_field, without
+from loadtest.dialects.answers.refusals import OTHER_LENGTH_KEY, refused_field, without
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
 from loadtest.scenario import ConnectionKeys, Key, RequestKeys, Scenario, keys_of
@@ -106,11 +106,11 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
     """Leave out or rename the fields of a refused request: one at a time, then several together."""
     dialect, scenario = refused.dialect, refused.scenario
     fields = dialect.fields(refused.record.asked)
-    order = [name for name in ("stream_options", *LENGTH_KEYS, *dialect.options, *dialect.patch) if name in fields]
+    order = [name for name in ("stream_options", *OTHER_LENGTH_KEY, *dialect.options, *dialect.patch) if name in fields]
     for name in dict.fromkeys(order):
         if change := without(dialect, name):
             yield scenario.replace(**{change.key: change.value})
-    both = [name for name in ("stream_options", *LENGTH_KEYS) if name in fields]
+    both = [name for name in ("stream_options", *OTHER_LENGTH_KEY) if name in fields]
     together = scenario
     for name in [*both, *dict.fromkeys((*dialect.options, *dialect.patch))]:
         if change := without(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name):

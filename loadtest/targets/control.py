@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -12,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-import orjson
 
 from loadtest import credentials, reach
+from loadtest.dialects.answers.lenient_json import parse_json
 from loadtest.dialects.answers.server_errors import http_sentence, shorten
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
@@ -54,7 +55,7 @@ class ControlAnswer:
 
     def json(self) -> Any:
         """Return the body as JSON; None where it is not JSON or the question was refused."""
-        return parse_json(self.body) if self.ok else None
+        return parse_json(self.body.removeprefix(codecs.BOM_UTF8)) if self.ok else None
 
     def header(self, name: str) -> str | None:
         return None if self.headers is None else self.headers.get(name)
@@ -72,7 +73,7 @@ class ControlAnswer:
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
         if kind == "text/html":
             return "a web page"
-        if parse_json(self.body) is None:
+        if parse_json(self.body.removeprefix(codecs.BOM_UTF8)) is None:
             return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
         return "JSON of another shape"
 
@@ -212,18 +213,6 @@ def _read_answer(path: str, answer: httpx.Response) -> ControlAnswer:
     return ControlAnswer(path, status, headers, bytes(body))
 
 
-def parse_json(body: bytes) -> Any:
-    """Return JSON, with lone surrogates, NaN or a BOM too, which only a lenient parser reads; None where it is not JSON."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(body.decode("utf-8-sig", errors="replace"))
-    except (ValueError, RecursionError):
-        return None
-
-
 def as_text(value: Any) -> str | None:
     """Return a text that can be written as UTF-8, an integer as its digits; None for an empty text and anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
@@ -231,9 +220,8 @@ def as_text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     if _SURROGATE.search(value):
-        value = value.encode("utf-16", "surrogatepass").decode(
-            "utf-16", "replace"
-        )  # a pair of surrogates becomes its character
+        # a pair of surrogates becomes its character
+        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value or None
 
 

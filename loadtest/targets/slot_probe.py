@@ -36,7 +36,7 @@ from loadtest.workloads.workload import Workload
 
 BURSTS = (2, 4, 8, 16)
 PROMPT_TOKENS = 8
-FEWEST_TOKENS, MOST_TOKENS = 16, 64  # of an answer
+FEWEST_TOKENS, LONGEST_ANSWER = 16, 64  # of an answer
 QUIET = 2  # times the usual time between two beginnings: so long nobody began before the first end
 FULL = (429, 503)  # statuses with which a server turns a request away
 ALONE = 3  # requests to an idle server; the quickest to begin tells what a busy machine did not spoil
@@ -143,7 +143,7 @@ class _Probing:
     async def _told(self, wire: AsyncWire, size: int, idle: float) -> BurstSeen:
         """Send a burst, and again with the longest answers where it does not tell."""
         found = BurstSeen(size, 0, None, "", tells=False)
-        for tokens in (self._tokens(size, idle), MOST_TOKENS, MOST_TOKENS):
+        for tokens in (self._tokens(size, idle), LONGEST_ANSWER, LONGEST_ANSWER):
             found = seen_in(await self._send(wire, size, tokens), idle)
             self._witnesses.append(found.said)
             if found.tells:
@@ -155,14 +155,14 @@ class _Probing:
         last = self._records[-1]
         gap = _decode_s(last) / max(len(last.chunks) - 1, 1)
         if gap <= 0:
-            return MOST_TOKENS
+            return LONGEST_ANSWER
         needed = math.ceil((QUIET + size) * idle / gap)
-        return min(max(needed, FEWEST_TOKENS), MOST_TOKENS)
+        return min(max(needed, FEWEST_TOKENS), LONGEST_ANSWER)
 
     async def _agreed(self, wire: AsyncWire, found: BurstSeen, idle: float) -> bool:
         """Repeat a burst that shows a limit; return whether another one shows the same."""
         for _ in range(REPEATS):
-            again = seen_in(await self._send(wire, found.sent, MOST_TOKENS), idle)
+            again = seen_in(await self._send(wire, found.sent, LONGEST_ANSWER), idle)
             self._witnesses.append(again.said)
             if again.limit == found.limit:
                 return True

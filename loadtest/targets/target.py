@@ -52,9 +52,9 @@ class Target:
 def located(scenario: Scenario) -> Scenario:
     """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
 
-    What is secret in the URL, the proxy's URL, headers and query goes into the environment, where child processes find it:
+    What is secret in the URL, the proxy's URL, headers, query and body goes into the environment, where child processes find it:
     call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
-    contradicts api or endpoint, or a header needs a variable that is not set.
+    contradicts api or endpoint, or a header, query or body needs a variable that is not set.
     """
     scenario = reached(scenario)
     if len(scenario.urls) > 1:
@@ -64,7 +64,7 @@ def located(scenario: Scenario) -> Scenario:
     credentials.keep_apart(address)
     api, endpoint = address.asks
     changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
-    changes |= templates_of(scenario.header, scenario.query)
+    changes |= templates_of(scenario.header, scenario.query, scenario.body)
     if api is not None and endpoint is not None:
         fits = scenario.api in ("auto", api) or endpoint in ONE_API
         if not fits or scenario.endpoint not in ("chat", endpoint):

@@ -44,7 +44,7 @@ from loadtest.workloads.source import Answered
 if TYPE_CHECKING:
     from locust import User
 
-Prompt = str | Messages | None
+GivenPrompt = str | Messages | None
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Client:
 
     def chat(
         self,
-        prompt: Prompt = None,
+        prompt: GivenPrompt = None,
         *,
         input_tokens: int | str | None = None,
         output_tokens: int | str | None = None,
@@ -126,11 +126,11 @@ class Client:
 
     completions = generate
 
-    def responses(self, prompt: Prompt = None, **how: Any) -> Answer:
+    def responses(self, prompt: GivenPrompt = None, **how: Any) -> Answer:
         """Send one request to OpenAI's /v1/responses; with the arguments of `chat`."""
         return self._send("responses", prompt, **how)
 
-    def messages(self, prompt: Prompt = None, **how: Any) -> Answer:
+    def messages(self, prompt: GivenPrompt = None, **how: Any) -> Answer:
         """Send one request to Anthropic's /v1/messages; with the arguments of `chat`."""
         return self._send("messages", prompt, **how)
 
@@ -155,7 +155,7 @@ class Client:
     def _send(
         self,
         endpoint: Endpoint,
-        prompt: Prompt | Sequence[str],
+        prompt: GivenPrompt | Sequence[str],
         input_tokens: int | str | None = None,
         output_tokens: int | str | None = None,
         name: str | None = None,

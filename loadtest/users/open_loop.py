@@ -16,7 +16,6 @@ from gevent.pool import Group
 from locust import task
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.schedule import PlanShare, instants
 from loadtest.scenario import Scenario
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
@@ -24,6 +23,7 @@ from loadtest.users.processes.levels import LevelRequests
 from loadtest.users.user import ModelUser
 from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
+from loadtest.workloads.schedule import PlanShare, instants
 
 LATE_NS = 5_000_000  # a request sent later than this after its instant counts as late
 SHARE_POLL_S = 0.01

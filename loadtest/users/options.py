@@ -208,9 +208,8 @@ def add_options(parser: Any) -> None:
             help=option.help.replace("%", "%%"),  # argparse fills in names after a %
             **({"action": "append"} if option.repeated else {}),
         )
-        action.include_in_web_ui = not (
-            option.of_process or option.repeated
-        )  # Locust's own add_argument sets it, a group's does not
+        # Locust's own add_argument sets it, a group's does not
+        action.include_in_web_ui = not (option.of_process or option.repeated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ class ModelUser(User):
     temperature: float | None
     max_tokens_key: str
     header: Sequence[str]  # "Name: value"; ${NAME} in a value is filled in from the environment
-    body: str | Mapping[str, Any] | None  # laid over every request's body; None inside takes a key out
+    body: str | Mapping[str, Any] | None  # laid over every body; ${NAME} as in a header
     query: Sequence[str]
     path: str | None
     top_p: float | None
@@ -96,6 +96,7 @@ class ModelUser(User):
         if cls.api != "auto" and said_api not in ("auto", cls.api):
             raise ScenarioError(f"{cls.__name__} speaks the {cls.api} API only; leave --api {said_api} out.")
         where = f"user class {cls.__name__}"
+        over = f"the command line, laid over {where},"
         if not isinstance(cls.host, str | None):
             raise ScenarioError(f"{where}: host must be text, not {cls.host!r}.")
         if not callable(cls.stop):
@@ -106,7 +107,7 @@ class ModelUser(User):
         asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
         try:
-            check_lengths_used(settings.keys, asked, f"--input-tokens over {where}")
+            check_lengths_used(settings.keys, asked, over)
             scenario = located(Scenario.from_dict(asked, where=where, say=_warn_once))
             if scenario.several:
                 raise ScenarioError(
@@ -115,7 +116,7 @@ class ModelUser(User):
                 )
             return scenario
         except ScenarioError as error:
-            if str(error).startswith(where):
+            if str(error).startswith((where, over)):
                 raise
             raise ScenarioError(f"{where}: {error}") from None
 

@@ -60,9 +60,8 @@ class Connection:
         self.fresh = True  # opened for the request that it carries
         self.broken = False  # it will carry no further request
         self.stale = False  # the server had closed it before this request reached it
-        self.error: httpx.TransportError | None = (
-            None  # why the request failed, where the answer's framing does not say
-        )
+        # why the request failed, where the answer's framing does not say
+        self.error: httpx.TransportError | None = None
         self._out = memoryview(b"")
         self._began, self._sent = 0, False
         self._recvmsg = sock.recvmsg

@@ -40,7 +40,6 @@ class AnswerParser:
 
     __slots__ = (
         "_at",
-        "_extra",
         "_head_size",
         "_held",
         "_left",
@@ -49,6 +48,7 @@ class AnswerParser:
         "error",
         "excess",
         "excessive",
+        "extra",
         "headers",
         "headers_done",
         "keep_alive",
@@ -63,9 +63,8 @@ class AnswerParser:
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_done = False
         self.over = False  # nothing more is parsed: complete, or an error
-        self.keep_alive = (
-            False  # what the server allows; a connection is kept only if the answer is also complete and not `excess`
-        )
+        # what the server allows; a connection is kept only if the answer is also complete and not `excess`
+        self.keep_alive = False
         self.excess = False  # bytes came after the end: the connection cannot be used again
         self.chunked = False
         self.length: int | None = None  # Content-Length, where it counts
@@ -75,7 +74,8 @@ class AnswerParser:
         self._at = _IN_HEAD
         self._held = bytearray()  # the part that came so far of the headers, or of a line between chunks
         self._left = 0  # bytes of the chunk, or of the body by its length, that are still to come
-        self._received = self._head_size = self._extra = 0
+        self._received = self._head_size = 0
+        self.extra = 0  # bytes of the read that ended the answer that lie behind its end
 
     @property
     def complete(self) -> bool:
@@ -86,11 +86,6 @@ class AnswerParser:
     def left(self) -> int | None:
         """Body bytes still to come by Content-Length; None where the answer has none."""
         return None if self.length is None else self._left
-
-    @property
-    def extra(self) -> int:
-        """How many bytes of the read that ended the answer lie behind its end."""
-        return self._extra
 
     def feed(self, data: bytes) -> bytes:
         """Return the body bytes in `data`, HTTP framing removed; bytes after the answer's end only set `excess`."""
@@ -136,7 +131,7 @@ class AnswerParser:
 
     def _after(self, data: bytes) -> None:
         """Take bytes behind the end; line ends there are untidy and do no harm."""
-        self._extra = len(data)
+        self.extra = len(data)
         self.excess = self.excess or bool(data.strip(b"\r\n"))
 
     def _plain(self, data: bytes) -> bytes:

@@ -13,9 +13,8 @@ class Reads:
     body: bytes  # the bodies of all reads, joined, without HTTP framing
     ends: Sequence[int]  # where in the body each read's bytes end
     t: Sequence[int]  # arrival, monotonic ns: the kernel's stamp, else the time of the read
-    lag: Sequence[
-        int
-    ]  # client lag, ns: max(handling − stamp, longest gap between polls since the stream's previous read)
+    # client lag, ns: max(handling − stamp, longest gap between polls since the stream's previous read)
+    lag: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.t)

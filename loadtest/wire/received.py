@@ -9,9 +9,8 @@ from __future__ import annotations
 import operator
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import compress
-from typing import Self
 
 import httpx
 
@@ -31,7 +30,7 @@ DATALESS = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that
 
 
 class Received:
-    """The instants (monotonic ns) and reads of one request, filled by a wire or by `replay`.
+    """The instants (monotonic ns) and reads of one request, filled by a wire.
 
     t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `live` is
     called with body bytes until it returns True for the first content. `ends` says which lines end an answer. `leaves` is
@@ -87,9 +86,8 @@ class Received:
         self.t_headers: int | None = None
         self.t_first_byte: int | None = None
         self.t_end: int | None = None  # the arrival of the end mark, else of the finish_reason, else of the last byte
-        self.t_over: int | None = (
-            None  # when the end was known: from then on the connection carries the next request, or it is closed
-        )
+        # when the end was known: from then on the connection carries the next request, or it is closed
+        self.t_over: int | None = None
         self.send_ns: int | None = None  # from before to after the last send(2): t_send is known this exactly
         self.early_ns = 0  # by how much the answer's first stamp lies before even the start of that send
         self.ended = False  # nothing more will come: complete, cut off, or given up
@@ -289,45 +287,6 @@ class Received:
     def body(self) -> bytes:
         """Return all body bytes that came."""
         return bytes(self._body)
-
-    @classmethod
-    def replay(
-        cls,
-        reads: Sequence[tuple[int, bytes]],
-        t_eof: int | None = None,
-        *,
-        t_send: int = 0,
-        live: Callable[[bytes], bool] | None = None,
-        ends: EndMarks | None = None,
-    ) -> tuple[Self, list[tuple[int, bytes]]]:
-        """Return what `play` makes of these (ns, bytes), and the reads left over."""
-        received = cls(live, ends)
-        received.t_send = t_send
-        return received, received.play(reads, t_eof)
-
-    def play(self, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:
-        """Feed recorded reads as a wire would, up to this answer's end, and return those of the next answer.
-
-        A read that holds the end of this answer and the beginning of the next is cut in two. At `t_eof` the connection ends.
-        """
-        for i, (t, data) in enumerate(reads):
-            if self._expired(t):
-                return list(reads[i:])
-            self.add(data, [], t)
-            if self.ended:
-                if not self._parser.excess:
-                    return list(reads[i + 1 :])
-                self._parser.excess = False
-                return [(t, data[-self._parser.extra :]), *reads[i + 1 :]]
-        if t_eof is not None and not self._expired(t_eof):
-            self.eof(t_eof)
-        return []
-
-    def _expired(self, t: int) -> bool:
-        """Whether the answer was over, without an end of its framing, before `t`."""
-        while not self.ended and self.until is not None and t >= self.until:
-            self.expire(self.until)
-        return self.ended
 
     def _decide_send(self, first: int) -> None:
         """Decide when the request was sent: never after the answer's first stamp, for send(2) may return 7 ms late."""

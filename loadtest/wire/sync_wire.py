@@ -287,9 +287,8 @@ class _SyncCall(Call):
     def _wait(self, wait: Callable[[], bool]) -> None:
         try:
             in_time = wait()
-        except (
-            BaseException
-        ):  # as KeyboardInterrupt and GreenletExit: the server must not go on working for a client that has left
+        except BaseException:
+            # as KeyboardInterrupt and GreenletExit: the server must not go on working for a client that has left
             self.fail(httpx.ReadError("stopped before the answer was over"))
             raise
         if not in_time:

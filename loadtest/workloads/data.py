@@ -65,9 +65,8 @@ class DataRows:
         """Return which row a session sends; warm-ups take the last rows, which are sent last."""
         if warmup:
             return -1 - i % len(self.file) + len(self.file)
-        worker, i = divmod(
-            i, WORKER_STRIDE
-        )  # each of Locust's workers begins at a row of its own, far from the others'
+        # each of Locust's workers begins at a row of its own, far from the others'
+        worker, i = divmod(i, WORKER_STRIDE)
         i += int(worker * GOLDEN % 1 * len(self.file))
         known = len(self.begins) - 1
         begin = self.begins[min(level.index, known)] + max(level.index - known, 0) * level.requests

@@ -131,9 +131,8 @@ def _tiktoken(ranks: Ranks) -> Counter:
     encoding = _loaded.get(ranks.encoding)
     if encoding is None:
         encoding = _loaded[ranks.encoding] = tiktoken.get_encoding(ranks.encoding)
-        registry.ENCODINGS.pop(
-            ranks.encoding, None
-        )  # tiktoken's registry would keep 40 MB for good; ours are freed with the run
+        # tiktoken's registry would keep 40 MB for good; ours are freed with the run
+        registry.ENCODINGS.pop(ranks.encoding, None)
     return Counter(f"tiktoken {ranks.encoding}", encoding)
 
 

@@ -30,9 +30,8 @@ SOURCES: list[type[Source]] = [
     Synthetic,
 ]  # the first that a scenario asks for gives its sessions
 
-FIT_SHORT = (
-    32  # tokens of ours: the server's counts of this and of a longer text give the template's overhead and the ratio
-)
+# tokens of ours: the server's counts of this and of a longer text give the template's overhead and the ratio
+FIT_SHORT = 32
 FIT_LONGEST = 2048  # a longer text would cost the server more than it tells
 FIT_ENOUGH = 512  # tokens of long texts whose counts make a mean: unlike vocabularies scatter
 

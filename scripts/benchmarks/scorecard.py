@@ -1,8 +1,8 @@
 """Predictions on real llama.cpp servers, said beforehand and scored on two runs each, beside the textbook's models.
 
 The cases are fixed: their digest is kept with every result, and docs/scorecard.md, which this makes, says how many of them
-were run. A case measures a server at few loads, predicts another (`loadtest predict`), and measures that twice with the
-same plan. What misses is in the table.
+were run. A case measures a server at few loads, predicts the very requests of another (`loadtest predict --requests`), and
+sends these twice, each time to a new server. What misses is in the table.
 """
 
 from __future__ import annotations
@@ -101,27 +101,29 @@ def measure(case: Case, folder: Path, requests: int) -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "requests": requests,
     }
+    asked, answered = LENGTHS[case.lengths]
+    say = ["--input-tokens", asked, "--output-tokens", answered, "--no-report", "--quiet"]
     with llamacpp.serving(path, slots=case.slots, context=2048) as url:
-        asked, answered = LENGTHS[case.lengths]
-        say = ["run", url, "--input-tokens", asked, "--output-tokens", answered, "--no-report", "--quiet"]
         fit = folder / "fit"
-        done = [_loadtest(*say, "--concurrency", ",".join(map(str, case.fit)), "--requests", "40", "--out", fit)]
-        load = ["--concurrency", str(case.users)]
-        if case.utilisation is not None:
-            most = max(level["requests_per_s"] or 0.0 for level in _summary(fit)["levels"])
-            load = ["--rate", f"{case.utilisation * most:.4g}"]
-        said = folder / "prediction.json"
-        done.append(_loadtest("predict", fit, *load, "--out", said))
-        if not said.exists():
-            return {**result, "failed": done[-1].strip().splitlines()[-1].removeprefix("loadtest: ")}
-        result["scores"] = []
-        for again in ("first", "second"):
+        _loadtest("run", url, *say, "--concurrency", ",".join(map(str, case.fit)), "--requests", "40", "--out", fit)
+    load = ["--concurrency", str(case.users)]
+    if case.utilisation is not None:
+        most = max(level["requests_per_s"] or 0.0 for level in _summary(fit)["levels"])
+        load = ["--rate", f"{case.utilisation * most:.4g}"]
+    said = folder / "prediction.json"
+    made = _loadtest("predict", fit, *load, "--requests", requests, "--out", said)
+    if not said.exists():
+        return {**result, "failed": made.strip().splitlines()[-1].removeprefix("loadtest: ")}
+    result["scores"] = []
+    for again in ("first", "second"):
+        # A new server each time: the same prompts again would meet a warm prefix cache.
+        with llamacpp.serving(path, slots=case.slots, context=2048) as url:
             run = folder / again
-            done.append(_loadtest(*say, *load, "--requests", str(requests), "--prediction", said, "--out", run))
-            scored = _loadtest("score", said, run, "--json")
-            body = json.loads(scored) if scored.lstrip().startswith("{") else {"figures": [], "not_scored": [scored]}
-            verdict = _summary(run)["verdict"]
-            result["scores"].append({"verdict": verdict, "figures": body["figures"], "not_scored": body["not_scored"]})
+            _loadtest("run", url, *say, *load, "--prediction", said, "--out", run)
+        scored = _loadtest("score", said, run, "--json")
+        body = json.loads(scored) if scored.lstrip().startswith("{") else {"figures": [], "not_scored": [scored]}
+        verdict = _summary(run)["verdict"]
+        result["scores"].append({"verdict": verdict, "figures": body["figures"], "not_scored": body["not_scored"]})
     return result
 
 
@@ -219,7 +221,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         f"{len(ran)} of {len(CASES)} cases were run; the list was fixed before any of them, and "
         f"its SHA-256 is `{DIGEST}`. Servers are llama.cpp's own, with random weights, on a CPU. "
         + (
-            f"Other programs shared the machine: load averages from {min(busy):.1f} to {max(busy):.1f} on {os.cpu_count()} cores. "
+            f"Load averages before the cases, the case before included: {min(busy):.1f} to {max(busy):.1f} on {os.cpu_count()} cores. "
             if busy
             else ""
         )

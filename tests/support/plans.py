@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from loadtest.measure.schedule import schedule_of
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
+from loadtest.workloads.schedule import schedule_of
 
 Run = Callable[..., Path]
 SHORT = ("--output-tokens", "5", "--seed", "7")

@@ -22,6 +22,7 @@ from loadtest.dialects import (
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.workloads.job import Job
+from support.received import feed
 
 STREAMS = Path(__file__).parent.parent / "streams"
 EOF = "!EOF"
@@ -80,7 +81,7 @@ def request(dialect: Dialect, **how: Any) -> Request:
 def replay(dialect: Dialect, reads: Reads, t_eof: int | None, **how: Any) -> tuple[Record, Reads]:
     """Return the Record of the first answer in these reads, and the reads left over."""
     made = request(dialect, **how)
-    left = made.received.play(reads, t_eof)
+    left = feed(made.received, reads, t_eof)
     return made.finish(), left
 
 

@@ -127,10 +127,10 @@ def _draw_throughput(path: Path, analysis: Analysis) -> Path:
 def _draw_tradeoff(path: Path, analysis: Analysis) -> Path:
     found = series_of(analysis.summary["levels"])
     figure, (left, right) = style.page(2, columns=2, share_y=False)
-    tradeoff.ttft(left, analysis, found)
-    tradeoff.speed(right, analysis, found)
+    names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
     subtitle = f"a point a level, with its {offered_load.axis(analysis.summary['levels']).partition(' (')[0]} beside it"
-    return style.save(figure, path, analysis, tradeoff.title(analysis), subtitle)
+    write = [each.write for each in names]
+    return style.save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
 
 
 def _draw_percentiles(path: Path, analysis: Analysis) -> Path:

@@ -16,7 +16,6 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.text import listed, seconds
 
-Level = dict[str, Any]
 CACHED, AGAIN, NEW = style.PALE, style.VERMILLION, style.BLUE
 
 
@@ -46,12 +45,12 @@ def draw_reread(path: Path, analysis: Analysis) -> Path | None:
     return style.save(figure, path, analysis, title, f"means a request, warm-up left out; cached tokens {how[source]}")
 
 
-def _with_turns(analysis: Analysis) -> list[Level]:
+def _with_turns(analysis: Analysis) -> list[dict[str, Any]]:
     levels = analysis.summary["levels"]
     return [level for level in levels if len((level.get("cache") or {}).get("turns", ())) > 1]
 
 
-def turns_title(levels: Sequence[Level]) -> str:
+def turns_title(levels: Sequence[dict[str, Any]]) -> str:
     """Say how TTFT goes from the first turn to the last, at the lowest and the highest load."""
     told = levels[:1] if len(levels) == 1 else [levels[0], levels[-1]]
     said = []
@@ -65,7 +64,7 @@ def turns_title(levels: Sequence[Level]) -> str:
     return f"Median TTFT from the first turn to the last: {listed(said)}" if said else "TTFT by turn"
 
 
-def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[Level]) -> None:
+def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, Any]]) -> None:
     """Draw TTFT p50 by turn, a line a level, and p95 where it is known."""
     colours = style.shades(analysis)
     known = [turn["ttft_p50_s"] for level in levels for turn in level["cache"]["turns"] if turn["ttft_p50_s"]]
@@ -86,7 +85,7 @@ def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[Level]) -> Non
     _turn_axis(axes)
 
 
-def reread_by_users(axes: Axes, levels: Sequence[Level]) -> None:
+def reread_by_users(axes: Axes, levels: Sequence[dict[str, Any]]) -> None:
     """Draw what the prompt of a later turn was made of at each level: cached, read again, and new."""
     x = np.arange(len(levels))
     parts = np.array([_parts(level) for level in levels]).T
@@ -106,7 +105,7 @@ def reread_by_users(axes: Axes, levels: Sequence[Level]) -> None:
     axes.set_ylabel("prompt tokens of a later turn")
 
 
-def _parts(level: Level) -> tuple[float, float, float]:
+def _parts(level: dict[str, Any]) -> tuple[float, float, float]:
     """Return cached, re-read and new tokens of a level's later turns, means a request."""
     turns = [turn for turn in level["cache"]["turns"] if turn["turn"] > 0 and turn["read_tokens"] is not None]
     requests = sum(turn["requests"] for turn in turns) or 1
@@ -119,7 +118,7 @@ def _parts(level: Level) -> tuple[float, float, float]:
     return max(whole - read, 0.0), again, max(read - again, 0.0)
 
 
-def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[Level]) -> None:
+def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, Any]]) -> None:
     """Draw the tokens of its history that each turn read again, a line a level."""
     colours = style.shades(analysis)
     for level in levels:

@@ -28,8 +28,8 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         decoding,
         waiting,
         step="post",
-        colors=(style.DECODING, style.ORANGE),
-        labels=("decoding", "waiting for the first token (queue, batch or prefill)"),
+        colors=(style.DECODING, style.WAITING),
+        labels=("decoding", "before the first token (queue, batch wait or prefill)"),
         linewidth=0,
     )
     top = float((decoding + waiting).max())

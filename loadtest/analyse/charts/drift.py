@@ -13,7 +13,7 @@ from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis
-from loadtest.text import seconds
+from loadtest.text import counted, seconds
 
 FEWEST = 12  # requests of a level whose thirds are compared …
 ROUNDS = 2  # … and in each third at least so many of each stream
@@ -79,7 +79,8 @@ def _thirds(level: dict[str, Any], sent: FloatArray) -> list[Any]:
 def title(analysis: Analysis) -> str:
     """Say in which level TTFT drifted most: each third's median lies outside the middle half of the other."""
     judged, drifting = 0, []
-    for level in believed(analysis.summary["levels"]):
+    levels = believed(analysis.summary["levels"])
+    for level in levels:
         sent, waited = _requests(analysis, level)
         if not (parts := _thirds(level, sent)):
             continue
@@ -93,6 +94,9 @@ def title(analysis: Analysis) -> str:
         return "TTFT of every request over the run: too few in each level to tell a drift"
     if not drifting:
         each = "the level" if judged == 1 else f"each of {judged} levels"
-        return f"TTFT does not drift: at the end of {each} it is as at the start"
+        few = counted(len(levels) - judged, "more has", "more have") if len(levels) > judged else ""
+        return f"TTFT does not drift: at the end of {each} it is as at the start" + (
+            few and f" ({few} too few requests to tell)"
+        )
     level, before, after = max(drifting, key=lambda found: abs(float(np.log(found[2] / found[1]))))
     return f"{level['label']}: the median TTFT goes from {seconds(before)} in the first third of the level to {seconds(after)} in the last"

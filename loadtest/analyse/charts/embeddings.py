@@ -55,16 +55,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             continue
         drawn = True
         name = offered_load.load_name(level)
-        axes.plot(
-            values * 1e3,
-            np.arange(1, len(values) + 1) / len(values),
-            drawstyle="steps-post",
-            color=colours[name],
-            marker="o" if len(values) <= 200 else "",
-            markersize=3.5,
-            linewidth=1.6,
-            label=f"{name} (n = {len(values)})",
-        )
+        style.request_shares(axes, values, colour=colours[name], name=name)
     if not drawn:
         style.empty(axes, "No request ended well, so there is no E2E to show.")
         return

@@ -20,20 +20,20 @@ from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US
 
 MOST_LANES = 40
-AROUND = 0.12  # of the time to the first token, that is shown before and after it
+MARGIN = 0.12  # of the time to the first token, that is shown before and after it
 MOST_BEFORE = 2.0  # likewise, at most, so that a cause that was over before is seen
-MOST_TOKENS = 4000  # ticks in all; more only blur
+MOST_TICKS = 4000  # ticks in all; more only blur
 
 
 def draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanation) -> Path:
     """Draw it."""
     line, run = explainer.splitter.line, analysis.run
     total = found.parts.total_s
-    low, high = found.begin_s - AROUND * total, found.begin_s + (1 + 2 * AROUND) * total
+    low, high = found.begin_s - MARGIN * total, found.begin_s + (1 + 2 * MARGIN) * total
     told = found.told
     if told is not None and told.cause is not None:
         began = float(line.send[told.cause.row])
-        low = min(low, max(began - AROUND * total, found.begin_s - MOST_BEFORE * total))
+        low = min(low, max(began - MARGIN * total, found.begin_s - MOST_BEFORE * total))
     causes = [each.row for part in found.parts.first for each in part.causes]
     main = told.cause.row if told is not None and told.cause is not None else (causes[0] if causes else None)
     rows = _lanes(line, low, high, [found.row, *([main] if main is not None else []), *causes])
@@ -118,7 +118,7 @@ def _tokens(axes: Axes, run: RunData, rows: IntArray, span: tuple[float, float],
         at.append(each - zero)
         lanes.append(np.full(len(each), lane))
     every = np.concatenate(at) if at else np.zeros(0)
-    if len(every) <= MOST_TOKENS:
+    if len(every) <= MOST_TICKS:
         axes.plot(
             every, np.concatenate(lanes) if lanes else every, "|", color=style.BLUE, markersize=4.5, markeredgewidth=0.7
         )

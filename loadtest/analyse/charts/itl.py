@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,23 +72,63 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 
 def tail_title(analysis: Analysis) -> str:
-    """Say how long the longest gaps are at the highest load."""
-    levels = [
-        level for level in findings.believed(analysis.summary["levels"]) if figure(level, "itl_s", "p99") is not None
-    ]
-    if not levels:
+    """Say how many of the gaps are long at the highest load, and how long the longest is."""
+    found = _Gaps.at_most_load(analysis)
+    if found is None:
         return "The longest gaps between tokens"
-    last = max(reversed(levels), key=offered_load.amount)
-    high, longest = figure(last, "itl_s", "p99"), figure(last, "itl_s", "max")
-    return f"{last['label']}: one gap in a hundred is longer than {seconds(high)}, the longest is {seconds(longest)}"
+    longest = f"the longest is {seconds(found.longest)}"
+    if not found.long or found.usual < SHORTEST_MS / 1e3:
+        return f"{found.where}: of {found.n} gaps between tokens {longest}, the median {seconds(found.usual)}"
+    return (
+        f"{found.where}: {percent(found.share_beyond)} of the gaps are longer than {found.beyond_in_words}, {longest}"
+    )
 
 
 def title(analysis: Analysis) -> str:
-    """Say how much longer the longest gaps are than the usual ones."""
-    levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "itl_s") is not None]
-    if not levels:
+    """Say how long the usual gap is, and how many are much longer."""
+    found = _Gaps.at_most_load(analysis)
+    if found is None:
         return "Gaps between tokens"
-    last = max(reversed(levels), key=offered_load.amount)
-    usual, high = figure(last, "itl_s", "p50"), figure(last, "itl_s", "p99")
-    at = f"{last['label']}: the median gap between tokens is {seconds(usual)}"
-    return f"{at}, one in a hundred is above {seconds(high)}" if high is not None else at
+    at = f"{found.where}: the median gap between tokens is {seconds(found.usual)}"
+    if found.usual < SHORTEST_MS / 1e3:
+        return at
+    if not found.long:
+        return f"{at}, and none is more than twice as long"
+    return f"{at}; {percent(found.long / found.n)} are more than twice as long"
+
+
+@dataclass(frozen=True, slots=True)
+class _Gaps:
+    """The gaps of one level, counted: a percentile would lie between two gaps where hardly any gap does."""
+
+    where: str
+    n: int
+    usual: float  # the median, s
+    longest: float
+    long: int  # gaps of more than twice the median
+    beyond: float  # a length that parts them from the others, round where that is possible
+    share_beyond: float  # of the gaps, which are longer
+
+    @classmethod
+    def at_most_load(cls, analysis: Analysis) -> _Gaps | None:
+        level = findings.heaviest(analysis.summary["levels"], "itl_s", "p50")
+        if level is None:
+            return None
+        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
+        n, usual = len(gaps), figure(level, "itl_s", "p50") or 0.0
+        long = n - bisect_right(gaps, 2 * usual)
+        beyond = _round_below(float(gaps[n - long])) if long else 2 * usual
+        beyond = max(2 * usual, beyond)
+        return cls(level["label"], n, usual, float(gaps[n - 1]), long, beyond, (n - bisect_right(gaps, beyond)) / n)
+
+    @property
+    def beyond_in_words(self) -> str:
+        if self.beyond > 2 * self.usual:
+            return seconds(self.beyond, exact=True)
+        return f"{seconds(self.beyond)} (twice the median)"
+
+
+def _round_below(value: float) -> float:
+    """Return the largest of 1, 2, 3 and 5 times a power of ten that is at most `value`, which is above 0."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return max(times * power for times in (1, 2, 3, 5) if times == 1 or times * power <= value)

@@ -21,7 +21,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US
 
 MOST_METRICS = 3  # metrics of the user's own that get a panel
-Panel = tuple[str, Callable[[Axes], None]]
+TitledPanel = tuple[str, Callable[[Axes], None]]
 
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
@@ -29,7 +29,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     seen = samples.read_machine(analysis.run)
     if seen.empty or not len(analysis.run.requests):
         return None
-    panels: list[Panel] = [
+    panels: list[TitledPanel] = [
         ("streams", lambda axes: depth.over_time(axes, analysis)),
         ("output tokens/s", lambda axes: tokens_panel(axes, analysis)),
         *_panels(seen),
@@ -59,8 +59,8 @@ def _subtitle(seen: Machine) -> str:
     )
 
 
-def _panels(seen: Machine) -> list[Panel]:
-    panels: list[Panel] = [
+def _panels(seen: Machine) -> list[TitledPanel]:
+    panels: list[TitledPanel] = [
         (f"cores of\n{host}", lambda axes, frame=frame: cores_panel(axes, frame))  # type: ignore[misc]
         for host, frame in seen.hosts.items()
         if "busiest" in frame

@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import believed
+from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, wait_in_words
-from loadtest.text import seconds
+from loadtest.text import listed, seconds
 
 SHOWN = (("p50", style.SKY, "o"), ("p90", style.BLUE, "s"), ("p95", style.ORANGE, "D"), ("p99", style.VERMILLION, "^"))
 
@@ -51,13 +51,12 @@ def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
 
 def title(analysis: Analysis) -> str:
     """Say how far the tail is from the median at the highest load."""
-    known = [level for level in believed(analysis.summary["levels"]) if figure(level, "ttft_s", "p95") is not None]
-    if not known:
+    last = heaviest(analysis.summary["levels"], "ttft_s", "p95")
+    if last is None:
         return "Percentiles of TTFT against load"
-    last = max(reversed(known), key=offered_load.amount)
-    told = " and ".join(
-        f"p{part} {wait_in_words(last, 'ttft_s', f'p{part}')}"
-        for part in (95, 99)
-        if figure(last, "ttft_s", f"p{part}") is not None
-    )
-    return f"{last['label']}: the median TTFT is {wait_in_words(last, 'ttft_s', 'p50')}, {told}"
+    told = [part for part in ("p50", "p95", "p99") if figure(last, "ttft_s", part) is not None]
+    said = [wait_in_words(last, "ttft_s", part) for part in told]
+    if len(set(said)) == 1:
+        return f"{last['label']}: {listed(told)} of TTFT are {'both' if len(told) == 2 else 'all'} {said[0]}"
+    tail = listed([f"{part} {value}" for part, value in zip(told[1:], said[1:], strict=True)])
+    return f"{last['label']}: the median TTFT is {said[0]}, {tail}"

@@ -40,7 +40,7 @@ def draw(
         for axes, (name, key, statistic) in zip(panels, PANELS, strict=True):
             panel(axes, analysis, found.series, found.predictions, key, statistic, objectives)
             axes.set_title(name)
-        said = [found.series.label, "bars and band: 95 %"]
+        said = [found.series.label, "dots are measured, lines are predicted; bars and band: 95 %"]
         if found.model is not None and found.model.way != SLICED_WAY:
             said.append(found.model.way)
         return style.save(figure, path, analysis, title(analysis, found), "; ".join(filter(None, said)))
@@ -126,7 +126,10 @@ def panel(
     top = max(group.concurrencies)
     inside = [each for each in line if each[0] <= top]
     beyond = [each for each in line if each[0] >= top]
-    for part, dashes, label in ((inside, "-", "predicted"), (beyond, (0, (3, 2)), "predicted, not measured")):
+    for part, dashes, label in (
+        (inside, "-", "predicted, also between the measured loads"),
+        (beyond, (0, (3, 2)), "predicted past them"),
+    ):
         if len(part) < 2:
             continue
         at = [users for users, _, _ in part]

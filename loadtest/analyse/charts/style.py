@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, percent, shown
 
@@ -41,7 +42,7 @@ REQUEST_STATES = (
     ("load_s", "load", PURPLE),
     ("prefill_s", "prefill", SKY),
 )
-WAITING = PALE  # TTFT that the server does not split
+WAITING = PALE  # before the first token, where it is not split
 DECODING = BLUE
 VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 
@@ -88,8 +89,19 @@ def page(
     return figure, axes[:panels]
 
 
-def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: str = "") -> Path:
-    """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
+def save(
+    figure: Figure,
+    path: Path,
+    analysis: Analysis,
+    title: str,
+    subtitle: str = "",
+    *,
+    at_last: Sequence[Callable[[], object]] = (),
+) -> Path:
+    """Put title, simulated mark, legend and footer around a figure and write it as PNG.
+
+    `at_last` is called when all has its place: what is written then moves nothing, and has characters that the font can draw.
+    """
     height = figure.get_figheight()
     subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
     simulated = simulated_mark(analysis.summary)
@@ -110,6 +122,10 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
     for each in figure.findobj(Text):
         each.set_text(drawable(each.get_text()))
+    if at_last:
+        figure.draw_without_rendering()
+    for write_last in at_last:
+        write_last()
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 
@@ -251,6 +267,23 @@ def level_tick(level: dict[str, Any]) -> str:
     """Name a level on an axis: the number where the axis says of what, else in words."""
     steady = not offered_load.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
     return f"{offered_load.amount(level):g}" if steady else offered_load.load_name(level)
+
+
+def request_shares(axes: Axes, values: FloatArray, *, colour: Any, name: str, left: int = 0) -> None:
+    """Draw the cumulative distribution of a level's durations, sorted, in ms; few requests show as a point each.
+
+    So many users `left` before theirs was over: it would have been longer than all of these.
+    """
+    axes.plot(
+        values * 1e3,
+        np.arange(1, len(values) + 1) / (len(values) + left),
+        drawstyle="steps-post",
+        color=colour,
+        marker="o" if len(values) <= 200 else "",
+        markersize=3.5,
+        linewidth=1.6,
+        label=f"{name} (n = {len(values)}{f', {left} left' if left else ''})",
+    )
 
 
 def share_over_log(axes: Axes) -> None:

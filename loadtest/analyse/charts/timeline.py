@@ -21,6 +21,10 @@ from loadtest.text import counted
 MOST_ROWS = 48
 LEAST_BAR = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
 
+FAILED, HUNG_UP = "failed or stopped", "the user hung up"
+FAILED_MARK: dict[str, Any] = {"marker": "x", "color": style.VERMILLION, "linestyle": "", "markeredgewidth": 2}
+HUNG_UP_MARK: dict[str, Any] = {"marker": "<", "color": style.VERMILLION, "linestyle": "", "fillstyle": "none"}
+
 
 def pick(analysis: Analysis) -> dict[str, Any] | None:
     """Return the level that shows queueing best: the smallest past the slots, else the largest."""
@@ -42,7 +46,8 @@ def _at_once(level: dict[str, Any]) -> float:
 def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     """Draw the first requests of a level, a row each in the order sent; warm-up ones pale."""
     frame = analysis.run.requests
-    rows = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])].head(MOST_ROWS)
+    sent = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])]
+    count, rows = len(sent), sent.head(MOST_ROWS)
     if not len(rows):
         style.empty(axes, "No request of this level was sent.")
         return
@@ -70,18 +75,15 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
         used.append(("decoding", style.DECODING))
         last = rows["last"].to_numpy(dtype=np.float64) - start
         _bars(axes, (y, np.nan_to_num(first), np.where(seen, last - first, 0.0)), style.DECODING, fade)
-    bad = np.asarray(~rows["outcome"].isin((Outcome.OK, Outcome.LEFT)), dtype=np.bool_)
+    bad = ~rows["outcome"].isin((Outcome.OK, Outcome.LEFT))
     handles: list[Artist] = [Patch(color=colour, label=label) for label, colour in used]
     if rows["warmup"].any():
         handles.append(Patch(color=style.PALE, alpha=0.5, label="pale: warm-up"))
-    if bad.any():
-        cross: dict[str, Any] = {"marker": "x", "color": style.VERMILLION, "linestyle": "", "markeredgewidth": 2}
-        axes.plot(end[bad], y[bad], **cross)
-        handles.append(Line2D([], [], label="failed or stopped", **cross))
-    if (gone := np.asarray(rows["left"], dtype=np.bool_)).any():
-        mark: dict[str, Any] = {"marker": "<", "color": style.VERMILLION, "linestyle": "", "fillstyle": "none"}
-        axes.plot(end[gone], y[gone], **mark)
-        handles.append(Line2D([], [], label="the user hung up", **mark))
+    for label, which, look in ((FAILED, bad, FAILED_MARK), (HUNG_UP, rows["left"], HUNG_UP_MARK)):
+        marked = np.asarray(which, dtype=np.bool_)
+        if marked.any():
+            axes.plot(end[marked], y[marked], **look)
+            handles.append(Line2D([], [], label=label, **look))
     axes.legend(handles=handles, ncols=7, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(len(rows) + 0.6, 0.4)
@@ -89,7 +91,9 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("time since the level began (s)")
-    axes.set_ylabel("requests, in the order sent")
+    axes.set_ylabel(
+        "requests, in the order sent" if len(rows) == count else f"the first {len(rows)} of {count} requests sent"
+    )
 
 
 def _bars(axes: Axes, place: tuple[Any, Any, Any], colour: str, fade: Any) -> None:

@@ -12,10 +12,10 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, mean_ttft
+from loadtest.analyse.summary import Analysis, figure, mean_ttft, wait_in_words
 from loadtest.text import seconds
 
-LEAST_PART = 0.01  # of the highest bar: a thinner part would be a line without a visible colour
+LEAST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
 MEANS, MOST_IN_PANEL = 14, 5  # figures written over the bars of one chart, and of one panel of several …
 FEW_MEANS = 9  # … and those of one chart that have room for "mean"
 TICKS, FEW_TICKS = 20, 8
@@ -75,11 +75,14 @@ def _top(level: dict[str, Any]) -> float:
 def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     x, bottom = np.arange(len(levels)), np.zeros(len(levels))
     whole = np.array([mean_ttft(level) or 0.0 for level in levels]) * factor
+    thin = np.zeros(len(levels))  # parts too thin to be seen are drawn with the next one: no slit is left
     for name, label, colour in style.REQUEST_STATES:
-        part = np.array([_part_of(level, name) for level in levels]) * factor
+        part = thin + np.array([_part_of(level, name) for level in levels]) * factor
         if (part > LEAST_PART * whole.max()).any():
             axes.bar(x, part, 0.62, bottom=bottom, color=colour, label=label)
-        bottom += part
+            bottom, thin = bottom + part, np.zeros(len(levels))
+        else:
+            thin = part
     rest = np.maximum(whole - bottom, 0.0)
     if (rest > LEAST_PART * whole.max()).any():
         label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
@@ -109,18 +112,8 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             continue
         drawn = True
         left = int((run.left(level["index"]) & np.isnan(run.column("first_token"))).sum())
-        share = np.arange(1, len(values) + 1) / (len(values) + left)  # who left would have waited longer
-        few = len(values) <= 200
-        axes.plot(
-            values * 1e3,
-            share,
-            drawstyle="steps-post",
-            color=colours[offered_load.load_name(level)],
-            marker="o" if few else "",
-            markersize=3.5,
-            linewidth=1.6,
-            label=f"{offered_load.load_name(level)} (n = {len(values)}{f', {left} left' if left else ''})",
-        )
+        name = offered_load.load_name(level)
+        style.request_shares(axes, values, colour=colours[name], name=name, left=left)
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return
@@ -132,10 +125,16 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 
 def distribution_title(analysis: Analysis) -> str:
-    """Say how far apart the best and the worst first tokens are."""
-    levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "ttft_s") is not None]
-    if not levels:
+    """Say how far apart the best and the worst first tokens are, and where half of them lie."""
+    last = findings.heaviest(analysis.summary["levels"], "ttft_s")
+    if last is None:
         return "Time to first token"
-    last = max(reversed(levels), key=offered_load.amount)
-    low, high = figure(last, "ttft_s", "p50"), figure(last, "ttft_s", "max")
-    return f"{last['label']}: half of the first tokens come within {seconds(low)}, the last after {seconds(high)}"
+    half, end = (wait_in_words(last, "ttft_s", part) for part in ("p50", "max"))
+    values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
+    if not np.isfinite(values).any():  # all users hung up
+        return f"{last['label']}: nobody waited for a first token"
+    first = seconds(float(np.nanmin(values)))
+    if first == end:
+        return f"{last['label']}: every first token comes after {end}"
+    where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
+    return f"{last['label']}: first tokens come after {first} to {end}, {where}"

@@ -38,10 +38,9 @@ _MISSING: dict[str, tuple[Any, ...]] = {
 REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
 Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
-Target = tuple[str, str]  # a model and its URL
-Part = tuple[
-    str, tuple[Analysis, ...], tuple[Analysis, ...]
-]  # the name of a model or server, and what each side has of it
+ModelAndUrl = tuple[str, str]  # a model and its URL
+# the name of a model or server, and what each side has of it
+PartOfRuns = tuple[str, tuple[Analysis, ...], tuple[Analysis, ...]]
 
 
 def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
@@ -67,7 +66,7 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
     return found
 
 
-def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[Part], list[str]]:
+def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[PartOfRuns], list[str]]:
     """Return what is compared with what: the runs, or where one holds several models or servers each of those with its like.
 
     Its like is the same model at the same URL, else the same model in the same place among those of its name: servers may
@@ -77,7 +76,7 @@ def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[Part]
     if not any(one.groups for one in runs):
         return [("", tuple(base), tuple(new))], []
     every = [dict(_by_target(one)) for one in runs]
-    found: list[Part] = []
+    found: list[PartOfRuns] = []
     for key, part in every[0].items():
         alike = [part, *(_like(key, every[0], other) for other in every[1:])]
         known = [one for one in alike if one is not None]
@@ -97,7 +96,7 @@ def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[Part]
     return found, notes
 
 
-def _by_target(one: Analysis) -> list[tuple[Target, Analysis]]:
+def _by_target(one: Analysis) -> list[tuple[ModelAndUrl, Analysis]]:
     """Return what a run holds by model and URL."""
     if one.groups:
         return [((group.model, group.url), part) for group, part in one.groups]
@@ -105,7 +104,7 @@ def _by_target(one: Analysis) -> list[tuple[Target, Analysis]]:
     return [((str(target.get("model")), str(target.get("url"))), one)]
 
 
-def _like(key: Target, first: dict[Target, Analysis], other: dict[Target, Analysis]) -> Analysis | None:
+def _like(key: ModelAndUrl, first: dict[ModelAndUrl, Analysis], other: dict[ModelAndUrl, Analysis]) -> Analysis | None:
     """Return what another run has of a model: at the same URL, else in the same place among those at other URLs."""
     if key in other:
         return other[key]

@@ -325,13 +325,13 @@ def _pair_row(row: PairChange) -> dict[str, Any]:
     }
 
 
-VERDICT_STYLES = {BETTER: "green", WORSE: "bold red", SAME: "", NOT_COMPARABLE: "dim"}
+CHANGE_STYLES = {BETTER: "green", WORSE: "bold red", SAME: "", NOT_COMPARABLE: "dim"}
 
 
 def styles(many: Many) -> dict[str, str]:
     """Return the terminal's style of each cell of `pair_grid`."""
     return {
-        change_cell(row): VERDICT_STYLES[row.change.verdict or SAME]
+        change_cell(row): CHANGE_STYLES[row.change.verdict or SAME]
         for pair in many.pairs
         for row in pair.rows
         if row.change.verdict in (BETTER, WORSE)

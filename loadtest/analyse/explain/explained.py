@@ -62,9 +62,7 @@ class LostCache:
     tokens: int
     of: int  # that it had
     before: Cause  # the request that had left them in the cache
-    since: tuple[
-        Cause, ...
-    ]  # whose prompts were read in between: those that took a slot of another's, the longest first
-    newcomers: tuple[
-        Cause, ...
-    ]  # who set that off: those with nothing of their own in the cache, or who pushed those out
+    # whose prompts were read in between: those that took a slot of another's, the longest first
+    since: tuple[Cause, ...]
+    # who began that chain: requests that found nothing of their own in the cache, or that pushed these out
+    newcomers: tuple[Cause, ...]

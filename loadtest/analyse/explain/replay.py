@@ -26,9 +26,10 @@ from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.server.turns import LONG_LOAD_S
+from loadtest.analyse.whatif.bands import ENGINE_ERROR
 from loadtest.analyse.whatif.fit import fit_models, known_slots
 from loadtest.analyse.whatif.play import CONTEXT
-from loadtest.analyse.whatif.predict import ENGINE_ERROR, SLICED_WAY, ServerModel
+from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.self_check import GIVEN_BACK
 from loadtest.errors import PredictionError
 from loadtest.metrics import NS_PER_S
@@ -39,7 +40,7 @@ from loadtest.simulate.model.virtual import cold_prompt
 from loadtest.text import seconds
 
 SEEDS = 6
-MOST_TOKENS = 20_000  # of a level that are played again, the last before the request
+MOST_REPLAYED = 20_000  # of a level that are played again, the last before the request
 OWN_BACK = 0.25  # by which the replay may miss the request itself
 LONG, MOST_WORTH = 4.0, 4.0  # times the median prompt; times its own tokens
 LEAST_MISS_S = 0.02  # closer than that is given back, whatever the share
@@ -310,7 +311,7 @@ def _gone(run: RunData, line: Timeline, row: int) -> float | None:
 def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
     """Mark the last requests that are few enough to be played, and those at the server when the first of them came."""
     spent = np.cumsum(np.minimum(tokens, 4096)[::-1])[::-1]
-    first = int(np.argmax(spent <= MOST_TOKENS)) if (spent <= MOST_TOKENS).any() else len(rows) - 1
+    first = int(np.argmax(spent <= MOST_REPLAYED)) if (spent <= MOST_REPLAYED).any() else len(rows) - 1
     return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
 
 

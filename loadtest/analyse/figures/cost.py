@@ -5,41 +5,16 @@ a million tokens = price of an hour / 3600 / tokens a second · 10⁶, or joules
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.text import UNKNOWN, number
+from loadtest.scenario.price import PRICE_KEYS, Price
 
 S_PER_HOUR = 3600
 J_PER_KWH = 3.6e6
 MILLION = 1e6
-_PRICE = re.compile(r"\s*(?P<before>[^\d\s.,+-]{0,4})\s*(?P<amount>\d+(\.\d+)?|\.\d+)\s*(?P<after>[^\d\s.,+-]{0,4})\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """An amount in a currency of the user's; the currency is only repeated."""
-
-    amount: float
-    currency: str = ""
-
-    @classmethod
-    def parse(cls, text: str, option: str) -> Price:
-        """Read "2.49", "2.49 EUR" or "$2.49"; raise ScenarioError for anything else."""
-        found = _PRICE.fullmatch(text)
-        if not found or (found["before"] and found["after"]) or not 0 < (amount := float(found["amount"])) < 1e9:
-            raise ScenarioError(f"{option} is a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
-        return cls(amount, found["before"] or found["after"])
-
-    def of(self, amount: float | None) -> str:
-        """Return another amount in the same currency."""
-        if amount is None or not math.isfinite(amount):
-            return UNKNOWN
-        digits = number(amount) if amount >= 0.995 else f"{amount:.3g}" if amount >= 1e-4 else f"{amount:.1e}"
-        return f"{digits} {self.currency}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +31,20 @@ class Prices:
             None if hour is None else Price.parse(hour, "--price-per-hour"),
             None if kwh is None else Price.parse(kwh, "--price-per-kwh"),
         )
+
+    @classmethod
+    def of_run(cls, facts: Mapping[str, Any]) -> Prices:
+        """Return the prices that run.json keeps; none where it is damaged there."""
+        scenario = facts.get("scenario") or {}
+        kept = [scenario.get(name) for name in PRICE_KEYS]
+        try:
+            return cls.asked(*(one if isinstance(one, str) else None for one in kept))
+        except ScenarioError:
+            return NO_PRICES
+
+    def before(self, other: Prices) -> Prices:
+        """Return these prices, and where there is none the other's."""
+        return Prices(self.hour or other.hour, self.kwh or other.kwh)
 
 
 NO_PRICES = Prices()

@@ -100,9 +100,8 @@ def _of_requests(
     found = stats.describe_values(everyone, block=block)
     value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
     failed = 1 - float(answered.sum()) / float(sent.sum())
-    if (
-        value is None
-    ):  # too few for this percentile; but where enough of them failed, it is a failed request's in any case
+    if value is None:
+        # Too few requests for this percentile. But where enough failed, it is a failed request's, however few there are.
         beyond = (
             failed > 1 - STATISTIC_SHARES[objective.statistic]
             if objective.at_most

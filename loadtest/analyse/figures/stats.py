@@ -22,9 +22,8 @@ from loadtest.analyse.run.event_times import Delays, EventGaps, filled
 Described = dict[str, float | int | list[float] | None]
 
 PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-ENDLESS_S = (
-    1e12  # stands for the duration of a request that never ended; a finite number, so that figures can be computed
-)
+# stands for the duration of a request that never ended; a finite number, so that figures can be computed
+ENDLESS_S = 1e12
 NEVER_S = 1e8  # a figure above it was computed from such a request
 MANY = 1 << 19  # pooled values; more of them are counted instead of sorted
 FEWEST_FOR_INTERVAL = 20  # samples that an interval needs

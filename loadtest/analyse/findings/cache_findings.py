@@ -19,8 +19,6 @@ from loadtest.text import capitalised, counted, listed, percent, seconds
 KEPT, LOST = 0.9, 0.1  # of later turns found their history cached: from the one on all do, up to the other none does
 FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
 
-Level = dict[str, Any]
-
 
 def cache_findings(analysis: Analysis) -> list[Finding]:
     """Return what conversations show of the prefix cache, at most two findings; nothing where there are none."""
@@ -47,12 +45,12 @@ def title(analysis: Analysis) -> str | None:
     return found[0].rstrip(".") if found and analysis.cache and analysis.cache.source != UNKNOWN else None
 
 
-def _later(analysis: Analysis, level: Level, use: CacheUse) -> BoolArray:
+def _later(analysis: Analysis, level: dict[str, Any], use: CacheUse) -> BoolArray:
     """Mark a level's judged later turns."""
     return np.asarray(analysis.run.good(level["index"]) & np.isfinite(use.kept), dtype=np.bool_)
 
 
-def _kept_shares(analysis: Analysis, use: CacheUse) -> list[tuple[Level, float]]:
+def _kept_shares(analysis: Analysis, use: CacheUse) -> list[tuple[dict[str, Any], float]]:
     """Return the believed levels, each with the share of its later turns that found their conversation cached."""
     levels = [level for level in analysis.summary["levels"] if level.get("verdict") != VOID]
     levels = [level for level in levels if level.get("cached_share") is not None]
@@ -60,12 +58,14 @@ def _kept_shares(analysis: Analysis, use: CacheUse) -> list[tuple[Level, float]]
     return [(level, float(use.kept[mine].mean())) for level, mine in rows if mine.sum() >= FEWEST_TURNS]
 
 
-def _people(level: Level) -> str:
+def _people(level: dict[str, Any]) -> str:
     users = level.get("concurrency")
     return counted(int(users), "person", "people") if users else offered_load.load_name(level)
 
 
-def _claim(analysis: Analysis, use: CacheUse, shown: list[tuple[Level, float]], replayed: Replay | None) -> str:
+def _claim(
+    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: Replay | None
+) -> str:
     kept = [level for level, share in shown if share >= KEPT]
     worst, share = min(shown, key=lambda one: one[1])
     slots = f"with {counted(replayed.slots, 'slot')}" if replayed is not None else ""
@@ -88,7 +88,7 @@ def _claim(analysis: Analysis, use: CacheUse, shown: list[tuple[Level, float]], 
     return capitalised(f"{slots}{', ' if slots else ''}the conversations of {people} are kept; {lost}.")
 
 
-def _cost(analysis: Analysis, use: CacheUse, worst: Level) -> str:
+def _cost(analysis: Analysis, use: CacheUse, worst: dict[str, Any]) -> str:
     """Say how long the turns that lost their history took, instead of those that found it."""
     run = analysis.run
     every = np.any([_later(analysis, level, use) for level in analysis.summary["levels"]], axis=0)
@@ -101,7 +101,9 @@ def _cost(analysis: Analysis, use: CacheUse, worst: Level) -> str:
     return ""
 
 
-def _evidence(analysis: Analysis, use: CacheUse, shown: list[tuple[Level, float]], replayed: Replay | None) -> str:
+def _evidence(
+    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: Replay | None
+) -> str:
     shares = listed([f"{percent(share)} with {_people(level)}" for level, share in shown])
     said = f"{capitalised(use.method)}. Of the later turns {shares} found at least half of their history cached."
     if replayed is not None and replayed.host_cache is not True:
@@ -116,7 +118,7 @@ def _evidence(analysis: Analysis, use: CacheUse, shown: list[tuple[Level, float]
     return said
 
 
-def _host_cache(replayed: Replay, shown: list[tuple[Level, float]]) -> Finding:
+def _host_cache(replayed: Replay, shown: list[tuple[dict[str, Any], float]]) -> Finding:
     overfull = [level for level, share in shown if share < KEPT]
     size = (
         f"{_people(min(overfull, key=offered_load.amount))} filled it"

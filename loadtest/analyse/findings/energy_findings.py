@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from loadtest.analyse.figures.cost import Price
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
 from loadtest.metrics import VOID
+from loadtest.scenario.price import Price
 from loadtest.text import capitalised, number, percent
 
 NOT_IN_IT = {

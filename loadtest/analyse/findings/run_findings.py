@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
-from loadtest.analyse.findings import cache_findings, data_findings, energy_findings, leaving_findings
+from loadtest.analyse.findings import cache_findings, data_findings, energy_findings, leaving_findings, prompt_findings
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
@@ -28,7 +28,6 @@ from loadtest.text import capitalised, counted, listed, number, percent, seconds
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_RUNS = 4  # of consecutive numbers in one sentence
-LEAST_STALL = 0.05  # of the time that a stream decodes
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
@@ -122,7 +121,8 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         for each in (
             queueing(analysis, series),
             batching(series),
-            stalling(series),
+            prompt_findings.reading_together(analysis.run, series),
+            prompt_findings.stalling(analysis.run, series),
             saturation(series),
             range_of_ttft(series),
             range_of_e2e(series),
@@ -227,20 +227,10 @@ def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [level for level in levels if level.get("verdict") != VOID]
 
 
-def stalling(series: Series) -> Finding | None:
-    """Say what share of the decode others' prompts took at the highest concurrency; None below a twentieth."""
-    levels = believed(series.levels)
-    if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
-        return None
-    level = levels[-1]
-    stall, e2e, ttft = figure(level, "stall_s"), figure(level, "e2e_s"), mean_ttft(level)
-    if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
-        return None
-    share = percent(stall / (e2e - ttft))
-    return Finding(
-        f"At {offered_load.load_name(level)}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its "
-        "decode time."
-    )
+def heaviest(levels: Iterable[dict[str, Any]], name: str, part: str = "mean") -> dict[str, Any] | None:
+    """Return the level of the highest load among those that are not void and have this figure."""
+    known = [level for level in believed(levels) if figure(level, name, part) is not None]
+    return max(reversed(known), key=offered_load.amount, default=None)
 
 
 def queueing(analysis: Analysis, series: Series) -> Finding | None:

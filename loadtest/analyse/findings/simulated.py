@@ -31,10 +31,19 @@ def simulated_badge(summary: dict[str, Any]) -> str | None:
 
 
 def simulated_warning(summary: dict[str, Any]) -> str:
-    """Say what the mark means for the figures."""
-    if simulated_badge(summary) == SOME:
-        return "the figures of what is simulated describe a model of a server, not a server."
-    return "these figures describe a model of a server, not a server."
+    """Say what the mark means for the figures, and what a speed does to them."""
+    whose = "the figures of what is simulated" if simulated_badge(summary) == SOME else "these figures"
+    return f"{whose} describe a model of a server, not a server.{_sped_up(summary)}"
+
+
+def _sped_up(summary: dict[str, Any]) -> str:
+    """Say what the speed does to times where it is not 1: of several servers only where it is the same for all that are simulated."""
+    servers = [(one.get("server") or {}).get("simulated") for one in summary.get("groups") or ()]
+    speeds = {float(said["speed"]) for said in servers or [summary["simulated"]] if said}
+    if len(speeds) != 1 or (speed := speeds.pop()) == 1:
+        return ""
+    part = {2.0: "half of", 0.5: "twice"}.get(speed) or (f"1/{speed:g} of" if speed > 1 else f"{1 / speed:.3g} times")
+    return f" At {speed:g}× speed every time of the server is {part} the profile's."
 
 
 def _profiles(summary: dict[str, Any]) -> dict[str, str | None]:

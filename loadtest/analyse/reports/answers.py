@@ -12,6 +12,7 @@ from typing import Any
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import believed
+from loadtest.analyse.findings.simulated import ALL, SOME, simulated_badge
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, figure, has_tokens, wait_in_words
@@ -25,6 +26,11 @@ IN_WORDS = {
     VALID: "These figures can be quoted: the client kept up with every level.",
     SUSPECT: "Quote these figures with their reasons for doubt.",
     VOID: "Do not quote the figures of void levels.",
+}
+# … of simulated servers, and of those of whom some are: nothing was measured of a server, however well the client kept up.
+VALID_OF_SIMULATED = {
+    ALL: "The client kept up with every level; the server was simulated, so quote these figures as a simulation.",
+    SOME: "The client kept up with every level; quote the figures of what was simulated as a simulation.",
 }
 
 
@@ -120,7 +126,10 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
         for word in (VOID, SUSPECT)
         if (count := sum(level["verdict"] == word for level in levels))
     ]
-    words = IN_WORDS[summary["verdict"]] + (f" Of {counted(len(levels), 'level')} {listed(said)}." if said else "")
+    words = IN_WORDS[summary["verdict"]]
+    if summary["verdict"] == VALID:
+        words = VALID_OF_SIMULATED.get(simulated_badge(summary) or "", words)
+    words += f" Of {counted(len(levels), 'level')} {listed(said)}." if said else ""
     if summary["verdict"] not in [level["verdict"] for level in levels]:
         words += f" The run did not end as planned, which makes it {summary['verdict']} as a whole."
     return words
@@ -144,7 +153,7 @@ def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
 
 
 def tiles(analysis: Analysis) -> list[Tile]:
-    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there; of embeddings their like."""
+    """Return the four figures: the most output, where it levels off, TTFT p95 there, and slots; of embeddings their like."""
     levels = analysis.summary["levels"]
     if levels and not has_tokens(*levels):
         return _without_tokens(levels)
@@ -163,7 +172,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
     else:
         most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), f"at {best['label']}")
         off, at = _levels_off(_series_with(levels, best))
-    return [most, off, _slots(analysis), _ttft(at, best, missing)]
+    return [most, off, _ttft(at, best, missing), _slots(analysis)]
 
 
 def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:

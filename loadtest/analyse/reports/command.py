@@ -5,13 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.slots import Slots
 from loadtest.scenario import Key, Scenario, keys_of
+from loadtest.simulate.profiles import PROFILES
 
 
 def command(run: RunData) -> str | None:
-    """Return `loadtest run` with every key that is not at its default; of Locust its locustfile; None where unknown."""
+    """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its locustfile.
+
+    None where it is unknown.
+    """
     facts = run.facts
     locust = facts.get("locust")
     if isinstance(locust, dict):
@@ -27,8 +33,31 @@ def command(run: RunData) -> str | None:
     asked = facts.get("asked") or {}
     if asked.get("find_max"):  # which chose both for its levels
         said |= {"concurrency": None, "duration": None, "requests": asked.get("requests")}
-    words = [word for key in keys_of(Scenario) for word in _words(key, said.get(key.name))]
+    streams = not (
+        said.get("rate") or said.get("trace")
+    )  # a closed loop: what it asks of a server is not left to a default
+    words = [
+        word
+        for key in keys_of(Scenario)
+        for word in _words(key, said.get(key.name), always=streams and key.name == "concurrency")
+    ]
     return shlex.join(["loadtest", "run", *words, *_question(asked)])
+
+
+def serve_command(run: RunData, slots: Slots) -> str | None:
+    """Return the `loadtest serve` that brings a run's simulated server back, as far as the run shows it.
+
+    None of a real server, or of one whose profile is in a file.
+    """
+    said, url = run.simulated, urlsplit(str((run.facts.get("target") or {}).get("url") or ""))
+    profile = PROFILES.get(str(said.get("profile"))) if said else None
+    if said is None or profile is None or url.port is None or len(run.facts.get("targets") or [url]) != 1:
+        return None
+    context = (run.facts.get("server") or {}).get("context")
+    words = ["--profile", profile.name, "--speed", f"{float(said['speed']):g}", "--port", str(url.port)]
+    words += ["--slots", str(slots.estimate)] if slots.limit else []
+    words += ["--num-ctx", str(context)] if context and context != profile.num_ctx else []
+    return shlex.join(["loadtest", "serve", *words])
 
 
 def _question(asked: dict[str, Any]) -> Iterator[str]:
@@ -39,9 +68,9 @@ def _question(asked: dict[str, Any]) -> Iterator[str]:
         yield from ("--find-max", str(asked["find_max"]))
 
 
-def _words(key: Key, value: Any) -> Iterator[str]:
+def _words(key: Key, value: Any, *, always: bool = False) -> Iterator[str]:
     plain = tuple(value) if isinstance(value, list) else value
-    if plain is None or plain in (key.default, ()):
+    if plain is None or plain == () or (plain == key.default and not always):
         return
     if isinstance(plain, bool):
         yield key.flag if plain else f"--no-{key.flag.removeprefix('--')}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadtest.analyse.figures.cost import Price
 from loadtest.analyse.server.energy import NOT_SAMPLED
 from loadtest.grid import Grid
+from loadtest.scenario.price import Price
 from loadtest.text import UNKNOWN, number
 
 FIGURES = (

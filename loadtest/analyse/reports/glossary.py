@@ -10,6 +10,7 @@ GLOSSARY = (
         "open loop",
         "Requests are sent when they are due, however many are unanswered (--rate); TTFT from t_sched counts from then.",
     ),
+    ("t_sched, t_send", "When a request was due, or its user was free to send it; and when its last byte was sent."),
     ("TTFT", "Time to first token: from sending the request until the first piece of text arrives."),
     ("ITL", "Inter-token latency: the gap between one piece of text and the next, every gap counted."),
     (
@@ -25,8 +26,20 @@ GLOSSARY = (
         "slots",
         "How many requests the server works on at once (Ollama: OLLAMA_NUM_PARALLEL; vLLM: max-num-seqs); others queue.",
     ),
-    ("slot wait", "Time in the queue while all slots are taken."),
-    ("batch wait", "Time until the batch in flight has ended, although a slot is free; it is no queueing."),
+    (
+        "queue wait",
+        "All the time before the server works on a request's prompt: slot wait and batch wait together, the model's load apart.",
+    ),
+    ("slot wait", "The part of queue wait while all slots are taken: the queue for a slot."),
+    (
+        "batch wait",
+        "The rest of queue wait: a slot is free, but the batch in flight must end first. It happens below the slots too.",
+    ),
+    (
+        "load",
+        "What the server takes to have the model ready for a request: some ms where it is loaded, seconds where it is not.",
+    ),
+    ("step", "One batch of the server that only decodes: each stream that decodes gets one token."),
     ("stall", "What a stream's decode lost while the server read other requests' prompts."),
     ("p50, p95, p99", "Half of the values, 95 % and 99 % of them are no larger; p95 takes 20 values, p99 takes 100."),
     (
@@ -34,6 +47,15 @@ GLOSSARY = (
         "Where the true figure lies, given how few requests there were: two figures whose intervals overlap may be the same.",
     ),
     ("steady window", "The part of a level in which all streams are at work; rates are over it."),
-    ("schedule lag, client lag", "How late loadtest itself sent a request, or read a token."),
+    (
+        "schedule lag, client lag",
+        "How late loadtest itself sent a request, or read a token; a token read later than the next one came is spoilt.",
+    ),
+    ("stamps", "Who noted when an answer's bytes arrived: the kernel, or loadtest itself when it read them."),
+    ("counted by", "Who counted the tokens: the server, tiktoken, or loadtest by the pieces that came (chunks)."),
+    (
+        "delivery delay",
+        "How long a token took from the server's own stamp to its arrival, more than the fastest one of the run.",
+    ),
     ("valid, suspect, void", "The client kept up; there is a reason for doubt; the figures must not be quoted."),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark, simulated_warning
-from loadtest.analyse.reports import answers, energy_report, score_report, tables
+from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.summary import Analysis
@@ -31,7 +31,7 @@ CAPTIONS = {
     "itl.png": "Distribution of the gaps between tokens",
     "itl-tail.png": "The longest gaps between tokens: how often a gap is longer than so much",
     "drift.png": "TTFT of every request over the run: does it drift?",
-    "streams.png": "Streams decoding and waiting over the run",
+    "streams.png": "Streams decoding, and before their first token, over the run",
     "machine.png": "What the machine did beside the streams: cores, GPU, memory and the server's own counts",
     "prediction.png": "What the model of this run predicts over concurrency, beside what was measured",
 }
@@ -76,7 +76,7 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
         for picture in drawn:
             lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
         for level in one.summary["levels"]:
-            lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level).markdown(), ""]
+            lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level, one.summary).markdown(), ""]
         for heading, grid in _server_tables(named, one):
             lines += [f"## {escaped(heading)}", "", *grid.markdown(), ""]
     for heading, grid in _run_tables(analysis):
@@ -133,7 +133,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
             {
                 "name": named,
                 "pictures": [_captioned(path, named) for path in drawn],
-                "levels": [(level, tables.level_table(level)) for level in one.summary["levels"]],
+                "levels": [(level, tables.level_table(level, one.summary)) for level in one.summary["levels"]],
                 "tables": list(_server_tables(named, one)),
             }
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)
@@ -157,7 +157,7 @@ def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
         *([("Prediction, scored", scored)] if scored else []),
         *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),
-        ("The run", tables.facts_table(analysis)),
+        ("The run", run_table.facts_table(analysis)),
     ]
 
 

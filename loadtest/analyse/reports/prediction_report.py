@@ -70,5 +70,10 @@ def notes(document: Document) -> Iterator[str]:
                 yield f"{where}: more than the server can do, so the queue grows for as long as the load lasts."
             if case.extrapolates:
                 yield f"{where}: {case.extrapolates}."
+    if (plan := document.plan) is not None:
+        yield (
+            f"Of the very {plan.requests} requests of seed {plan.seed} to each load: `loadtest run --prediction` with this "
+            "file sends these."
+        )
     yield describe_basis(document)
     yield "Below each figure: where 95 of 100 runs of this size should lie."

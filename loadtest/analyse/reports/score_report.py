@@ -13,6 +13,7 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.fit import known_slots
+from loadtest.analyse.whatif.plan import Plan
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
@@ -24,7 +25,7 @@ from loadtest.analyse.whatif.prediction_file import (
     file_digest,
     parse_document,
 )
-from loadtest.analyse.whatif.score import WORDS, ScoredFigure, median_error, score_case
+from loadtest.analyse.whatif.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
@@ -66,6 +67,8 @@ def score(document: Document, analysis: Analysis, before: str | None = None) -> 
         loads = [each for each in document.loads if _same_load(each, level)]
         if not loads:
             said.append(f"{level['label']}: not predicted.")
+        elif document.plan is not None and (why := _other_requests(document, document.plan, analysis, level)):
+            said.append(f"{level['label']}: not scored: {why}.")
         elif level["verdict"] == VOID:
             said.append(f"{level['label']}: void, so not scored.")
         elif why := _other_load(document, analysis, level):
@@ -128,6 +131,22 @@ def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -
     return ""
 
 
+def _other_requests(document: Document, plan: Plan, analysis: Analysis, level: Mapping[str, Any]) -> str:
+    """Say what a level sent in place of the very requests that were predicted; empty where it sent these."""
+    scenario = analysis.run.facts.get("scenario") or {}
+    sent = next(each for each in analysis.run.levels if each["index"] == level["index"]).get("requests")
+    if scenario.get("seed") != plan.seed or sent != plan.requests:
+        return (
+            f"it sent {UNKNOWN if sent is None else sent} requests of seed {scenario.get('seed')}, and the prediction is of "
+            f"{plan.requests} of seed {plan.seed}, as `loadtest run --prediction` sends them"
+        )
+    closed, rates = ([getattr(each, key) for each in document.loads] for key in ("concurrency", "rate"))
+    loads = [each for each in dict.fromkeys(rates if level["concurrency"] is None else closed) if each is not None]
+    if loads.index(level["rate"] if level["concurrency"] is None else level["concurrency"]) != level["index"]:
+        return f"its requests are drawn for level {level['index'] + 1} of a run; measure {listed(loads)} in this order"
+    return ""
+
+
 def _scored(
     document: Document, load: PredictedLoad, analysis: Analysis, level: dict[str, Any]
 ) -> tuple[list[ScoredFigure], list[str]]:
@@ -151,7 +170,7 @@ def _scored(
         notes.append(
             f"{load.label}: both cases are scored. The run shows {limit} slots; the limit seen was {document.rests_on['slots']['seen']}."
         )
-    if found and len(found) < len({each for case in load.cases for each in case.figures if each in WORDS}):
+    if found and len(found) < len({each for case in load.cases for each in case.figures if each in FIGURE_NAMES}):
         notes.append(f"{level['label']}: percentiles that take more requests than it has are not scored.")
     return found, notes
 
@@ -161,7 +180,7 @@ def grid(figures: Sequence[ScoredFigure]) -> Grid:
     models = [name for name in MODELS if any(name in each.others for each in figures)]
     rows = tuple(
         (
-            f"{each.load}: {WORDS[each.figure]}",
+            f"{each.load}: {FIGURE_NAMES[each.figure]}",
             each.case,
             _value(each.figure, each.said),
             f"{_value(each.figure, each.band[0])} to {_value(each.figure, each.band[1])}",

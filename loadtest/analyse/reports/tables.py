@@ -6,16 +6,11 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import ALL as SIMULATED
-from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
-from loadtest.analyse.reports import energy_report
-from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
 from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
-from loadtest.metrics import FORMULAS, VOID, needed
+from loadtest.metrics import FORMULAS, VOID, needed, schedule_lag_limit
 from loadtest.records import Outcome
 from loadtest.slo import judged_before
 from loadtest.text import UNKNOWN, number, percent, seconds
@@ -40,7 +35,7 @@ LEVEL_FIGURES = (
     ("server_itl_s", "server ITL", "ms"),
     ("delivery_delay_s", "delivery delay", "ms"),
 )
-STATISTIC_HEADS = ("mean", "p50", "p90", "p95", "p99", "max")
+STATISTIC_HEADS = ("mean", "p5", "p50", "p90", "p95", "p99", "max")
 
 
 def headline(level: dict[str, Any], *, tokens: bool = True) -> list[str]:
@@ -148,11 +143,14 @@ def rest_of_levels(summary: dict[str, Any]) -> Grid:
     return Grid(heads, tuple(rows))
 
 
-def level_table(level: dict[str, Any]) -> Grid:
-    """Return every figure of a level with its interval and its formula, or why it is unknown."""
+def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:
+    """Return every figure of a level with its interval and its formula, or why it is unknown; p5 is the slow side of speeds."""
+    target, server = summary.get("target") or {}, summary.get("server") or {}
+    ollama = str(target.get("dialect") or "").startswith("ollama")
+    who = "Ollama" if ollama else str(server.get("kind") or "")
     rows = []
     for key, name, unit in LEVEL_FIGURES:
-        formula = FORMULAS.get(key, "")
+        formula = _formula_of(key, who)
         described = level.get(key)
         if not described and not has_tokens(level):
             continue  # answers without text have none of it
@@ -173,24 +171,52 @@ def level_table(level: dict[str, Any]) -> Grid:
     )
 
 
+def _formula_of(key: str, who: str) -> str:
+    """Return a figure's formula; where it differs from server to server the one of `who`, or all."""
+    formula = FORMULAS.get(key, "")
+    by_server = dict(part.split(": ", 1) for part in formula.split("; ") if ": " in part)
+    return by_server.get(who, formula)
+
+
 def step_time_table(analysis: Analysis) -> Grid:
-    """Return the measured step times, a row a number of streams decoding, beside the law's."""
-    law = analysis.steps.law
+    """Return the measured step times, a row a number of streams decoding, beside those of the line through them."""
+    law, times = analysis.steps.law, analysis.steps.times
+    two = any(len(entry.kinds) > 1 for entry in times)
     rows = []
-    for entry in analysis.steps.times:
+    for entry in times:
         kinds = [f"{_in_ms(kind.centre_s)} ({percent(kind.share)})" for kind in entry.kinds]
-        said = _in_ms(law.at(entry.streams)) if law else UNKNOWN
         measured = (entry.mean_s, entry.median_s, entry.p10_s, entry.p90_s)
-        cells = [_in_ms(value) for value in measured]
-        rows.append((str(entry.streams), str(entry.n), *cells, " and ".join(kinds) if len(kinds) > 1 else "one", said))
-    heads = ("streams decoding", "steps", "mean ms", "median", "p10", "p90", "kinds of step", "the law's")
+        rows.append(
+            (
+                str(entry.streams),
+                str(entry.n),
+                *(_in_ms(value) for value in measured),
+                *([" and ".join(kinds) if len(kinds) > 1 else "one kind"] if two else []),
+                *([_in_ms(law.at(entry.streams))] if law else []),
+            )
+        )
+    heads = (
+        "streams decoding",
+        "gaps between tokens",
+        *("step, mean ms", "median", "p10", "p90"),
+        *(["two kinds of step, median ms"] if two else []),
+        *(
+            [
+                f"by the line {_in_ms(law.base_s)} + {_in_ms(law.per_stream_s)} n{'' if law.fits else ', which does not fit'}"
+            ]
+            if law
+            else []
+        ),
+    )
     return Grid(heads, tuple(rows), names=0)
 
 
 def memory_table(found: memory_parts.MemoryComparison) -> Grid:
     """Return what the model should take in memory, part by part, beside what was measured."""
     rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_parts.comparison_rows(found)]
-    return Grid(("", "estimate", "measured", "difference", "from"), tuple(rows), prose=True)
+    made_up = all(reading.simulated for reading in found.readings)
+    head = "said by the simulated server" if made_up else "measured"
+    return Grid(("", "estimate", head, "difference", "from"), tuple(rows), prose=True)
 
 
 def client_table(summary: dict[str, Any]) -> Grid:
@@ -200,12 +226,13 @@ def client_table(summary: dict[str, Any]) -> Grid:
     for level in summary["levels"]:
         said, tokens = level["client"], level["tokens"]
         achieved = tokens["achieved"]
+        waited = figure(level, "ttft_s" if has_tokens(level) else "e2e_s", "p50")
         rows.append(
             (
                 level["label"],
                 said["stamps"],
-                duration(_largest(said["lag_s"])),
-                duration(_largest(said["schedule_lag_s"])),
+                _beside(_largest(said["lag_s"]), figure(level, "itl_s", "p50")),
+                _beside(_largest(said["schedule_lag_s"]), None if waited is None else schedule_lag_limit(waited)),
                 percent(said["cpu"]) if said["cpu"] is not None else UNKNOWN,
                 *([client_capacity.capacity_cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
@@ -217,8 +244,8 @@ def client_table(summary: dict[str, Any]) -> Grid:
     heads = (
         "level",
         "stamps",
-        "client lag max",
-        "schedule lag max",
+        "client lag max (token gap)",
+        "schedule lag max (limit of p99)",
         "CPU of a core",
         *(["of what it can measure"] if calibrated else []),
         "output tokens of asked",
@@ -243,68 +270,14 @@ def objectives_table(summary: dict[str, Any]) -> Grid | None:
     return Grid(("level", "objective", "outcome", "figure"), rows, names=3, prose=True) if rows else None
 
 
-def facts_table(analysis: Analysis) -> Grid:
-    """Return what was measured, from where and how."""
-    summary, run = analysis.summary, analysis.run.facts
-    machine, server = run.get("client") or {}, summary["server"]
-    versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
-    pairs = (
-        (
-            "run",
-            f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
-        ),
-        ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
-        *([("simulated", mark)] if (mark := simulated_mark(summary)) else []),
-        *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
-        ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
-        ("context", f"{server.get('context') or 'unknown'} tokens"),
-        *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
-        ("driver", str(summary["driver"] or UNKNOWN)),
-        ("client", _client(machine)),
-        ("hardware", _hardware(summary)),
-        ("energy", energy_report.fact(summary)),
-        ("run it again", command(analysis.run) or UNKNOWN),
-        ("versions", versions or UNKNOWN),
-    )
-    return Grid(("", ""), pairs, prose=True)
-
-
-def _way(scenario: dict[str, Any]) -> str:
-    """Return by which way the server was reached, and what was not checked on it; empty for the plain way."""
-    said = []
-    if scenario.get("proxy"):
-        said.append(f"by the proxy {scenario['proxy']}: TTFT holds its share")
-    if scenario.get("insecure"):
-        said.append("with --insecure: whose certificate it was has not been checked")
-    return "; ".join(said)
-
-
-def _client(machine: dict[str, Any]) -> str:
-    parts = [
-        str(machine["host"]) if machine.get("host") else "",
-        f"CPUs: {machine.get('cpus', '?')}",
-        f"kernel {machine.get('kernel', '?')}",
-        f"Python {machine.get('python', '?')}",
-    ]
-    return ", ".join(filter(None, parts))
-
-
-def _hardware(summary: dict[str, Any]) -> str:
-    if found := summary.get("hardware"):
-        return "; ".join(found)
-    if simulated_badge(summary) == SIMULATED:
-        return "none: the server is simulated"
-    return "not recorded: loadtest run --monitor host,nvidia on the server's machine notes processors and GPUs"
-
-
-def _urls(analysis: Analysis) -> str:
-    urls = [group.url for group, _ in analysis.groups] or [analysis.summary["target"].get("url")]
-    return ", ".join(map(str, dict.fromkeys(urls)))
-
-
 def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:
     """Return what has tables and charts of its own: each model and server as (": name", its analysis), else ("", all)."""
     return [(f": {group.name}", one) for group, one in analysis.groups] or [("", analysis)]
+
+
+def _beside(value: float | None, limit: float | None) -> str:
+    """Return a lag, and in brackets what it is held against."""
+    return duration(value) if value is None or not limit else f"{seconds(value)} ({seconds(limit)})"
 
 
 def _largest(described: dict[str, Any]) -> float | None:

@@ -55,9 +55,8 @@ class Delays:
     chunks: Ragged
     server: Ragged
     usable: BoolArray  # requests of which the server stamped every chunk
-    ahead: (
-        IntArray  # per request: t_send − the first created_at, ns; chunks count from the one, created_at from the other
-    )
+    # per request: t_send − the first created_at, ns; chunks count from the one, created_at from the other
+    ahead: IntArray
     least: IntArray  # per request: the smallest arrival − created_at in its file, ns
     unit: float = S_PER_NS
 

@@ -147,6 +147,8 @@ RUN: dict[str, Any] = {
         "num_ctx": TOKEN_COUNT,
         "inputs_per_request": SMALL,
         "prompt": TEXT,
+        "price_per_hour": TEXT,
+        "price_per_kwh": TEXT,
         "prompt_file": TEXT,
         "data": TEXT,
         "data_once": FLAG,

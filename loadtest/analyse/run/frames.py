@@ -276,9 +276,8 @@ def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: flo
         if rows:
             frame = pd.DataFrame(np.array(rows, dtype=np.float64), columns=list(names)).assign(file=file)
             frame["t"] = (frame["t"] + shift(header) - start) * metrics.S_PER_NS
-            frames.append(
-                frame[frame["t"].abs() < MOST_SAMPLE_NS * metrics.S_PER_NS]
-            )  # beyond: of another boot's clock
+            # a sample further away was stamped by the clock of another boot
+            frames.append(frame[frame["t"].abs() < MOST_SAMPLE_NS * metrics.S_PER_NS])
     return pd.concat(frames) if frames else pd.DataFrame({name: np.zeros(0) for name in (*names, "file")})
 
 

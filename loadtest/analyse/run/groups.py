@@ -16,9 +16,8 @@ import numpy as np
 
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.run.event_times import Delays, EventGaps
 from loadtest.analyse.run.frames import RunData, join_levels, peak_at_once
-from loadtest.analyse.run.ragged import Ragged
+from loadtest.analyse.run.rows import only_rows
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
 
@@ -220,9 +219,7 @@ def _without_scheme(urls: Sequence[str]) -> list[str]:
 
 
 def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str) -> RunData:
-    requests = run.requests[rows].reset_index(drop=True)
-    chunks, server_chunks = _ragged_rows(run.chunks, rows), _ragged_rows(run.server_chunks, rows)
-    late = run.delivery
+    part = only_rows(run, rows)
     main = run.facts.get("target") or {}
     same = (main.get("model"), main.get("url")) == target.key
     described = main if same else {key: getattr(target, key) for key in ("url", "dialect", "model")}
@@ -233,27 +230,12 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
     levels = [
         {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
         for level in run.levels
-        if bool((requests["level"] == level["index"]).any())
+        if bool((part.requests["level"] == level["index"]).any())
     ]
     for level in levels:
         level["label"] = f"{name} · {level['label']}"
-    join_levels(requests, levels)
-    return dataclasses.replace(
-        run,
-        facts=facts,
-        levels=levels,
-        requests=requests,
-        chunks=chunks,
-        server_chunks=server_chunks,
-        itl=EventGaps(chunks),
-        server_itl=EventGaps(server_chunks),
-        delivery=Delays(chunks, server_chunks, late.usable[rows], late.ahead[rows], late.least[rows]),
-        whole=run,
-    )
-
-
-def _ragged_rows(ragged: Ragged, rows: BoolArray) -> Ragged:
-    return Ragged.flattened(ragged.flat[np.repeat(rows, ragged.counts)], ragged.counts[rows])
+    join_levels(part.requests, levels)
+    return dataclasses.replace(part, facts=facts, levels=levels, whole=run)
 
 
 def _level_of_group(run: RunData, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:

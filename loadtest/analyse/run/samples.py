@@ -18,7 +18,6 @@ from loadtest.text import counted, size
 from loadtest.urls import origin
 
 Models = list[tuple[float, list[dict[str, Any]]]]  # instants, and what was loaded then
-Origin = tuple[str, str, int]  # scheme, host and port of a URL
 SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # by which the offset of a host's clocks may change; more means that it was rebooted
 MIB = 2.0**20
@@ -110,9 +109,8 @@ def read_machine(run: RunData) -> Machine:
     files = [file for file in _files(run) if origin(str(file.facts.get("url") or "")) not in elsewhere]
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
-    gpu_files = gpu_files or [
-        file for file in files if any("DCGM_" in key for key in _metric_names(file))
-    ]  # the same GPUs again
+    # without samples of nvidia-smi, an exporter's of the same GPUs stand for them
+    gpu_files = gpu_files or [file for file in files if any("DCGM_" in key for key in _metric_names(file))]
     server = next(
         (file for file in files if file.source in SERVERS and _metric_names(file) & set(SERVER_METRICS)), None
     )
@@ -151,7 +149,7 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
     return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
 
 
-def _other_servers(run: RunData) -> set[Origin]:
+def _other_servers(run: RunData) -> set[tuple[str, str, int]]:
     """Return the origins of the measured servers that a part of a run did not go to; none of a whole run."""
     if run.whole is None:
         return set()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run import offered_load
+from loadtest.text import rated
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,9 @@ def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
             (drawn_in or asked_in, "{} in"),
             (drawn_out or asked_out, "{} out"),
             (words, "{} words"),
-            (rate, "{:g} requests/s"),
         )
         label = " · ".join(form.format(value) for value, form in parts if value is not None)
+        if rate is not None:
+            label = " · ".join(filter(None, (label, rated(rate))))
         found.append(Series(label, tuple(sorted(group, key=offered_load.amount))))
     return found

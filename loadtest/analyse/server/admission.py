@@ -31,9 +31,8 @@ class LoadPattern:
     requests: int | None  # measured requests of each level, where all levels had as many
     each: float  # median number of measured requests per user
     turnaround_s: float  # median time from a user's last token to its next request
-    together: tuple[
-        float, ...
-    ]  # per level: share of the first burst's other requests that joined its first one's batch
+    # per level: of the requests that came in one burst with the first, the share that was prefilled in its batch
+    together: tuple[float, ...]
 
 
 def load_pattern(run: RunData, slots: Slots) -> LoadPattern:

@@ -110,9 +110,8 @@ def _meter(frame: pd.DataFrame, machine: Machine) -> Meter | None:
     simulated = bool(machine.mark(source))
     if np.isfinite(energy).sum() > 1:
         known = np.isfinite(energy)
-        moved = np.concatenate(
-            ([True], np.diff(energy[known]) != 0)
-        )  # an exporter repeats a reading until its next one
+        # an exporter repeats a reading until its next one
+        moved = np.concatenate(([True], np.diff(energy[known]) != 0))
         at, total = t[known][moved], energy[known][moved]
         risen = np.diff(total) > 0  # one that falls began again
         return Meter(source, what, at[:-1][risen], at[1:][risen], np.diff(total)[risen], True, simulated)

@@ -21,9 +21,8 @@ from loadtest.analyse.server.at_work import Depth, RequestInstants, last_before
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
 
-FEWEST_LONE = (
-    3  # requests that found the server idle, for their TTFT to stand for an idle server's; else the shortest does
-)
+# with fewer requests that found the server idle, the shortest TTFT stands for that of an idle server
+FEWEST_LONE = 3
 FEWEST_FOR_LINE = 8  # of different lengths, from which on TTFT is a line in the prompt's length
 LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, likewise
 FEWEST_WAITS = 6  # requests that waited, and …

@@ -22,6 +22,7 @@ import numpy as np
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.scatter import observed_factors
 from loadtest.analyse.server.token_gaps import Decoding
 
 Interval = tuple[float, float]
@@ -45,8 +46,6 @@ MOST_FITTED = 1500  # prompts; more do not change the fit
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
-FARTHEST = 1.1  # a prompt's time as a share of what the model says, as a logarithm: a third to three times
-MOST_FACTORS = 400
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 
 
@@ -329,20 +328,8 @@ def fit_prefill(
     error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     half = t_quantile(n - 1) * error
     interval = max(slope - half, 0.0), slope + half
-    factors = _factors(off[visible])
+    factors = observed_factors(off[visible])
     return Prefill(slope, interval, fixed, n, method, jitter=jitter, n_batch=n_batch, factors=factors)
-
-
-def _factors(off: FloatArray) -> tuple[float, ...]:
-    """Return spent / model of prompts, given as logarithms; () where they are few.
-
-    What a normal distribution with their spread leaves out is the slow ones, which make p95.
-    """
-    if len(off) < FEWEST_TO_SPLIT:
-        return ()
-    kept = np.sort(np.clip(off, -FARTHEST, FARTHEST))
-    ranks = np.linspace(0, len(kept) - 1, min(MOST_FACTORS, len(kept))).round().astype(np.int64)
-    return tuple(float(value) for value in np.exp(kept[ranks]))
 
 
 def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
@@ -400,9 +387,8 @@ class _Work:
         at = at[order]
         rate = np.cumsum(np.concatenate((slope, -slope))[order])
         done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(at)))) if len(at) else at
-        return cls(
-            at, done, 0.5 * gaps.requests.edge_s
-        )  # half an edge later, so that first tokens lie inside the gap that they end
+        # read half an edge later, so that a first token lies inside the gap that it ends
+        return cls(at, done, 0.5 * gaps.requests.edge_s)
 
     def between(self, left: FloatArray, right: FloatArray) -> FloatArray:
         """Return the tokens evaluated between `left` and `right`."""

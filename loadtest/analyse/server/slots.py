@@ -176,7 +176,7 @@ def _passed_over(run: RunData, lives: RequestInstants, events: TimedEvents) -> W
     steps = _observed_steps(run, lives, events)
     counted = steps.passed if lives.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
     readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
-    return _witness("passed_over", readings, "steps that passed a waiting request over")
+    return _witness("passed_over", readings, "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,8 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     if totals[best] < max(FEWEST_READINGS, LEAST_PRESSED_SHARE * pressed):
         return None
     share = float(totals[best]) / total
-    said = f"{values[best]:.0f} in {percent(share)} of {total:.0f} {what}"
+    at_work = f"{counted(int(values[best]), 'request')} {'was' if values[best] == 1 else 'were'} at work"
+    said = f"{at_work} in {percent(share)} of the {total:.0f} {what} that another one had to wait through"
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
@@ -222,9 +223,8 @@ def _observed_steps(run: RunData, lives: RequestInstants, events: TimedEvents) -
     inside = events.inside
     right = events.at[1:][inside]
     seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
-    real = (seconds > 0.05 * lives.gap) & np.isfinite(
-        right
-    )  # tokens that came in one read have gaps near zero between them
+    # tokens that came in one read have gaps near zero between them
+    real = (seconds > 0.05 * lives.gap) & np.isfinite(right)
     seconds, right = seconds[real], right[real]
     left, middle = right - seconds, right - seconds / 2
     slack = lives.slack
@@ -312,4 +312,4 @@ def _full_batches(lives: RequestInstants, events: TimedEvents) -> Witness | None
     settled = opens - last_before(last, opens - slack) > SETTLED_S
     asked = lives.in_flight.at(opens - slack)
     readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, settled)
-    return _witness("full_batches", readings, "batches that left a request waiting")
+    return _witness("full_batches", readings, "batches")

@@ -32,7 +32,7 @@ STATE_SENTENCES = {  # by `state` in run.json; "done" needs no sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SharedSentence:
     """A sentence that several records carry; sentences that differ only in numbers count as the same."""
 
     sentence: str
@@ -43,7 +43,7 @@ class Said:
         return self.sentence if self.alike else f"for example, {self.sentence}"
 
 
-def commonest(sentences: Iterable[Any]) -> list[Said]:
+def commonest(sentences: Iterable[Any]) -> list[SharedSentence]:
     """Return the kinds of sentences, the commonest first, without full stops and shortened where they are long."""
     counts: Counter[str] = Counter()
     words: dict[str, set[str]] = {}
@@ -53,7 +53,7 @@ def commonest(sentences: Iterable[Any]) -> list[Said]:
             counts[kind] += 1
             words.setdefault(kind, set()).add(sentence)
     return [
-        Said(
+        SharedSentence(
             textwrap.shorten(min(words[kind]), LONGEST_QUOTE, placeholder=" …").rstrip("."),
             count,
             len(words[kind]) == 1,

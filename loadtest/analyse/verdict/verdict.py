@@ -30,12 +30,6 @@ RELOAD_FACTOR = 10  # a reload takes so many times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25 ms, a tiny one reloads in 280 ms
 
 
-def verdict_of(run: RunData, level: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return a level's verdict and its reasons, those for void first."""
-    judged = judge(run, level)
-    return judged.verdict, [doubt.reason for _, doubt in judged.doubts]
-
-
 @dataclass(frozen=True, slots=True)
 class JudgedLevel:
     """A level's doubts, those for void first, each with the name of the rule that raised it: a key of REMEDIES."""
@@ -46,6 +40,10 @@ class JudgedLevel:
     def verdict(self) -> str:
         """The gravest of the doubts; valid without any."""
         return self.doubts[0][1].severity if self.doubts else VALID
+
+    @property
+    def reasons(self) -> list[str]:
+        return [doubt.reason for _, doubt in self.doubts]
 
 
 def judge(run: RunData, level: dict[str, Any]) -> JudgedLevel:

@@ -19,7 +19,7 @@ from loadtest.analyse.whatif.predict import Prediction, ServerModel
 
 ARITHMETIC_FROM = 2.0  # times the most streams measured
 LEAST_GROWTH = 0.5  # of the growth carried on from the measured streams
-ERRORS = 2.0  # standard errors of the growth, for 95 of 100
+STANDARD_ERRORS = 2.0  # standard errors of the growth, for 95 of 100
 SPLIT = 0.4  # of a figure, with each doubling of streams, where slots are not the measured ones
 UNSEEN = 0.25  # likewise, where one number of streams was measured alone
 SHARE = "cached_share"
@@ -53,7 +53,7 @@ def step_range(model: ServerModel, streams: int) -> tuple[float, float]:
     growth = max(far - measured, 0.0)
     each = growth / (streams - most)
     reading = max(measured - each * most, 0.0)
-    error = ERRORS * _growth_error(model) * (streams - most)
+    error = STANDARD_ERRORS * _growth_error(model) * (streams - most)
     low = max(measured + LEAST_GROWTH * growth - error, 0.5 * measured)
     high = far + error + reading * max(streams / (ARITHMETIC_FROM * most) - 1, 0.0)
     return min(low / far, 1.0), max(min(high, measured * streams / most) / far, 1.0)

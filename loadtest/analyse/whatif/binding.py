@@ -100,7 +100,7 @@ def _nothing(facts: LoadFacts) -> Binding:
     )
 
 
-WORDS = {
+WHAT_BINDS = {
     "slots": "waiting for a slot",
     "batch": "waiting for the batch in flight",
     "load": "loading the model",
@@ -113,6 +113,10 @@ WORDS = {
 def _evidence(facts: LoadFacts, known: Mapping[str, float]) -> str:
     whole = sum(known.values())
     shares = sorted(known.items(), key=lambda item: -item[1])
-    words = WORDS if facts.slots is None else WORDS | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
+    words = (
+        WHAT_BINDS
+        if facts.slots is None
+        else WHAT_BINDS | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
+    )
     said = ", ".join(f"{words[name]} {percent(value / whole)}" for name, value in shares if value >= 0.05 * whole)
     return f"Where the time of requests beyond the limit went ({seconds(whole)} each): {said}."

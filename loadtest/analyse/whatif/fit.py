@@ -23,8 +23,6 @@ from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 
-Level = dict[str, Any]  # of summary.json
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KnownSlots:
@@ -56,7 +54,7 @@ def known_slots(run: RunData, found: Slots) -> KnownSlots:
     return KnownSlots(found, found.method)
 
 
-def levels_used(run: RunData, levels: Sequence[Level]) -> list[Level]:
+def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
     series = longest_series(run)
     if series is not None:
@@ -76,7 +74,7 @@ class Fitted:
     """The models of a run that give its levels back."""
 
     known: KnownSlots
-    used: tuple[Level, ...]  # that predictions rest on
+    used: tuple[dict[str, Any], ...]  # that predictions rest on
     models: dict[str, ServerModel]  # by case, AS_KNOWN alone where the limit is known; the first is the likeliest
     ruled_out: tuple[str, ...]  # a sentence for each case that the run itself rules out
 
@@ -89,7 +87,7 @@ def fit_models(
     run: RunData,
     found: Slots,
     steps: Steps,
-    levels: Sequence[Level],
+    levels: Sequence[dict[str, Any]],
     foretold: Mapping[int, Prediction] | None = None,
 ) -> Fitted:
     """Return a model for each case that the run leaves open.

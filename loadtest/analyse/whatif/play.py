@@ -61,14 +61,19 @@ def counted_turns(turns: list[PlayedTurn], log: TokenLog, requests: int, users: 
     return Played([one.stream for one in order[:last]], log, np.asarray(arrived[:last] >= begin, dtype=np.bool_))
 
 
-def draw_requests(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[EngineRequest]:
-    """Draw requests by (prompt, output) tokens in random order; no pair is drawn again before all have been."""
+def draw_lengths(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[tuple[int, int]]:
+    """Draw (prompt, output) tokens in random order; no pair is drawn again before all have been."""
     drawn: list[tuple[int, int]] = []
     while len(drawn) < count:
         drawn += draw.sample(lengths, len(lengths))
+    return drawn[:count]
+
+
+def cold_requests(lengths: list[tuple[int, int]]) -> list[EngineRequest]:
+    """Return requests of these (prompt, output) tokens, in order, none of whose prompts a cache holds."""
     return [
         EngineRequest(number, cold_prompt(prompt, number), output, num_ctx=CONTEXT)
-        for number, (prompt, output) in enumerate(drawn[:count])
+        for number, (prompt, output) in enumerate(lengths)
     ]
 
 

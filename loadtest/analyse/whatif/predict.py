@@ -1,25 +1,24 @@
 """What users would feel at loads and slots that were not measured: the engine of simulate/, run in virtual time.
 
 A prediction repeats the run as it was measured (its lengths, warm-up and number of requests) on an engine whose step
-times, prefill speed and admissions were read from the run. It is repeated 3 to 12 times; each time every timing is drawn
-anew within its standard error. A figure is the mean over these repetitions. Its band is the prediction interval of one
-more repetition, mean ± t · s · √(1 + 1/n), widened by the 5 % by which the engine itself was off on real servers: one
-measured run of that size should fall into it in 95 of 100 cases.
+times, prefill speed and admissions were read from the run. It is repeated 3 to 12 times, an open loop up to 24; each time
+every timing is drawn anew within its standard error, and lengths as another run would draw them. A figure is the geometric
+mean over these repetitions. Its band is the prediction interval of one more repetition, ± t · s · √(1 + 1/n) of the
+logarithm, widened by the 5 % by which the engine itself was off on real servers: one measured run of that size should
+fall into it in 95 of 100 cases.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import admission
 from loadtest.analyse.server.admission import LoadPattern
@@ -28,13 +27,16 @@ from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif import talks
+from loadtest.analyse.whatif.bands import middle, prediction_band
+from loadtest.analyse.whatif.plan import PlannedRequests
 from loadtest.analyse.whatif.play import (
     CONTEXT,
     Played,
     See,
     TokenLog,
+    cold_requests,
     counted_turns,
-    draw_requests,
+    draw_lengths,
     figures_of_play,
     queue_grows,
 )
@@ -52,7 +54,6 @@ OPEN_REQUESTS = 200
 OPEN_TIMES = 4  # as many tokens are simulated of open loops, whose waits differ far more from run to run …
 MOST_OPEN_SEEDS = 24  # … than those of closed ones
 MOST_SLOPE = 0.6  # of the last step time, for each further stream, where no growth was seen; 1: no gain from batches
-ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
 SPACING_S = 0.0001  # between the first requests of a level's users
 
 HEADLINES = {
@@ -110,6 +111,7 @@ class Load:
     requests: int  # measured ones
     warmups: int
     talks: Talks | None = None  # people in conversations, in place of `send`
+    planned: PlannedRequests | None = None  # the very requests; None: any of such lengths, at any instants
 
 
 def require_tokens(run: RunData) -> None:
@@ -135,9 +137,8 @@ class ServerModel:
     step_errors: dict[int, float]  # standard error of each step time, as a share of it
     prefill_error: float  # likewise
     in_flight: int  # the most users of a level
-    slope_known: (
-        bool  # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
-    )
+    # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
+    slope_known: bool
     guess: str | None  # what the timing for more slots than measured takes for granted
     talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
     way: str = SLICED_WAY  # how the server works by it
@@ -183,6 +184,7 @@ class ServerModel:
         prompt: int | None = None,
         output: int | None = None,
         requests: int | None = None,
+        planned: PlannedRequests | None = None,
         seeds: int | None = None,
     ) -> Prediction:
         """Predict a closed loop of `concurrency` users.
@@ -191,6 +193,7 @@ class ServerModel:
             slots: parallel slots in place of the measured ones.
             prompt: prompt tokens of every request in place of the lengths observed; likewise `output`.
             requests: how many are measured, warm-up apart; as the run did it when not given.
+            planned: the very requests, in place of any of such lengths.
             seeds: how many repetitions are simulated; as many as a quarter of a second allows when not given.
         """
         pattern, limit = self.pattern, slots or self.slots
@@ -211,6 +214,7 @@ class ServerModel:
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
             talks=self.talks,
+            planned=planned,
         )
         return self._predict(load, seeds)
 
@@ -222,13 +226,14 @@ class ServerModel:
         prompt: int | None = None,
         output: int | None = None,
         requests: int | None = None,
+        planned: PlannedRequests | None = None,
         seeds: int | None = None,
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
 
         def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            instants = list(accumulate(draw.expovariate(rate) for _ in plan))
-            return open_loop(engine, plan, instants, see=see)
+            drawn = accumulate(draw.expovariate(rate) for _ in plan)
+            return open_loop(engine, plan, list(planned.instants_s(rate) if planned else drawn), see=see)
 
         load = Load(
             send=send,
@@ -238,6 +243,7 @@ class ServerModel:
             lengths=self._lengths(prompt, output),
             requests=requests or OPEN_REQUESTS,
             warmups=0,
+            planned=planned,
         )
         return self._predict(load, seeds)
 
@@ -250,8 +256,10 @@ class ServerModel:
             plan = talks.draw(requests + round((2 if talks.warm else 1) * users * turns), users, draw)
             played = talks.play(engine, plan, users, log.see)
             return counted_turns(played, log, requests, users, warm=talks.warm)
-        plan_of = draw_requests(load.lengths, requests + load.warmups, draw)
-        streams = load.send(engine, plan_of, draw, log.see)
+        lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
+        if load.planned is not None:
+            lengths = load.planned.lengths(lengths, warmups=load.warmups)
+        streams = load.send(engine, cold_requests(lengths), draw, log.see)
         return Played(streams, log, np.arange(len(streams)) >= load.warmups)
 
     def _repeated(self, load: Load, count: int, times: int) -> list[Load]:
@@ -302,11 +310,11 @@ class ServerModel:
             slots=load.slots,
             requests=requests * len(played),
             figures={
-                name: {key: _middle([one[name][key] for one in played]) for key in found if key[-1] not in "-+"}
+                name: {key: middle([one[name][key] for one in played]) for key in found if key[-1] not in "-+"}
                 for name, found in played[0].items()
             },
             bands={
-                f"{name}.{key}": _band(
+                f"{name}.{key}": prediction_band(
                     [one[name] for one in played], key, most=1.0 if name == "cached_share" else math.inf
                 )
                 for name, keys in HEADLINES.items()
@@ -323,7 +331,7 @@ class ServerModel:
         tokens = sum(output for _, output in load.lengths) / len(load.lengths)
         at_once = min(load.concurrency or self.streams, load.slots or self.streams, self.streams)
         tokens *= 1 + 2 / at_once  # a step takes time to simulate as well, however few streams share it
-        fewest = max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
+        fewest = load.requests if load.planned else max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
         most, budget = MOST_SEEDS, TOKENS_SIMULATED
         if load.rate is not None:
             most, budget = MOST_OPEN_SEEDS, OPEN_TIMES * TOKENS_SIMULATED
@@ -364,32 +372,3 @@ class ServerModel:
         if slots != self.slots and self.slots is not None:
             return f"measured with {self.slots} slots, not with {slots}" + (f"; {self.guess}" if self.guess else "")
         return None
-
-
-def _band(repetitions: list[dict[str, float]], key: str, *, most: float = math.inf) -> Interval:
-    """Return the 95 % prediction interval of a figure: where one more repetition would show it.
-
-    With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
-    whole wait, which a few repetitions may not show. The band therefore always reaches as far as the percentiles one
-    standard error of the rank below and above.
-    """
-    values = np.array([figures[key] for figures in repetitions])
-    n = len(values)
-    widen = t_quantile(n - 1) * math.sqrt(1 + 1 / n) if n > 1 else 0.0
-    if (values > 0).all():  # times of a queue scatter by factors, and never fall below zero
-        middle = _middle(values)
-        half = math.hypot(widen * float(np.std(np.log(values), ddof=1)) if n > 1 else 0.0, ENGINE_ERROR)
-        low, high = middle * math.exp(-half), middle * math.exp(half)
-    else:
-        middle = float(np.mean(values))
-        half = math.hypot(widen * float(np.std(values, ddof=1)) if n > 1 else 0.0, ENGINE_ERROR * middle)
-        low, high = middle - half, middle + half
-    low = min(low, _middle([figures.get(f"{key}-", figures[key]) for figures in repetitions]))
-    high = max(high, _middle([figures.get(f"{key}+", figures[key]) for figures in repetitions]))
-    return max(low, 0.0), min(high, most)
-
-
-def _middle(values: Sequence[float] | FloatArray) -> float:
-    """Return the geometric mean, which errs by as many factors to either side; of values that reach zero the mean."""
-    found = np.asarray(values, dtype=np.float64)
-    return float(np.exp(np.log(found).mean())) if (found > 0).all() else float(found.mean())

@@ -15,7 +15,8 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.beyond import allowing_for_growth
-from loadtest.analyse.whatif.fit import KnownSlots, Level, fit_models, levels_used
+from loadtest.analyse.whatif.fit import KnownSlots, fit_models, levels_used
+from loadtest.analyse.whatif.plan import Plan, PlannedRequests
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
@@ -25,7 +26,7 @@ from loadtest.analyse.whatif.prediction_file import (
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
+from loadtest.analyse.whatif.textbook import FigureValues, Measured, textbook
 from loadtest.analyse.whatif.ways import NoWayError
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
@@ -37,19 +38,23 @@ def predict_loads(
     run: RunData,
     found: Slots,
     steps: Steps,
-    levels: Sequence[Level],
+    levels: Sequence[dict[str, Any]],
     facts: dict[str, Any],
     *,
+    void: Sequence[str] = (),
     concurrencies: Sequence[int] = (),
     rates: Sequence[float] = (),
     slots: Sequence[int] = (),
+    plan: Plan | None = None,
 ) -> Document:
     """Predict every load with every number of slots asked for, each with its 95 % bands.
 
     Args:
         levels: of summary.json.
         facts: what another run must share with this one to be held against the prediction.
+        void: labels of levels that the run has and that are left out here.
         slots: to predict for, in place of the server's own.
+        plan: of the run to come, whose very requests are predicted.
 
     Raises PredictionError where the run says too little, or where the model does not give back the levels it rests on.
     """
@@ -64,28 +69,30 @@ def predict_loads(
     known, models, said = fitted.known, fitted.models, list(fitted.ruled_out)
     seen = known.slots.estimate or 0
     loads = [
-        _predicted_load(models, load, used, known.limit or max(seen, 1))
+        _predicted_load(models, load, used, known.limit or max(seen, 1), planned)
         for load in grid_of(concurrencies, rates, slots)
+        for planned in (None if plan is None else _planned(run, used, plan, concurrencies, rates, load),)
     ]
     said += _unknown_cache(models)
     if known.limit is None:
         said.insert(0, _unknown_limit(seen, run))
-    if void := [level["label"] for level in used if level["verdict"] == VOID]:
-        said.append(f"Void, and not used to check the model: {listed(void)}.")
+    if void:
+        said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
-    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads))
+    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), plan=plan)
 
 
 def document_of(
     run: RunData,
     known: KnownSlots,
     steps: Steps,
-    used: Sequence[Level],
+    used: Sequence[dict[str, Any]],
     model: ServerModel,
     *,
     facts: dict[str, Any],
     said: tuple[str, ...],
     loads: tuple[PredictedLoad, ...],
+    plan: Plan | None = None,
 ) -> Document:
     """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
@@ -115,6 +122,7 @@ def document_of(
         },
         said=said,
         loads=loads,
+        plan=plan,
     )
 
 
@@ -144,13 +152,14 @@ def _unknown_limit(seen: int, run: RunData) -> str:
 def _predicted_load(
     models: dict[str, ServerModel],
     load: tuple[int | None, float | None, int | None],
-    used: Sequence[Level],
+    used: Sequence[dict[str, Any]],
     servers: int,
+    planned: PlannedRequests | None,
 ) -> PredictedLoad:
     users, rate, slots = load
     if slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
-    cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
+    cases = [Case.of(name, _predict(model, users, rate, slots, planned)) for name, model in models.items()]
     alike = len({model.talks for model in models.values()}) == 1
     if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
@@ -159,8 +168,8 @@ def _predicted_load(
 
 
 def textbook_beside(
-    used: Sequence[Level], servers: int, users: int | None, rate: float | None, slots: int | None
-) -> dict[str, Figures]:
+    used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, FigureValues]:
     """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
@@ -169,18 +178,38 @@ def textbook_beside(
     return beside
 
 
-def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
-    said = model.open(rate or 0.0, slots=slots) if users is None else model.closed(users, slots=slots)
+def _predict(
+    model: ServerModel, users: int | None, rate: float | None, slots: int | None, planned: PlannedRequests | None
+) -> Prediction:
+    requests = None if planned is None else planned.plan.requests
+    if users is None:
+        said = model.open(rate or 0.0, slots=slots, requests=requests, planned=planned)
+    else:
+        said = model.closed(users, slots=slots, requests=requests, planned=planned)
     return allowing_for_growth(model, said)
 
 
-def _measured(level: Level) -> Measured:
+def _planned(
+    run: RunData,
+    used: Sequence[dict[str, Any]],
+    plan: Plan,
+    concurrencies: Sequence[int],
+    rates: Sequence[float],
+    load: tuple[int | None, float | None, int | None],
+) -> PlannedRequests:
+    """Return the requests that a run of these concurrencies, or of these rates, sends to one of them."""
+    users, rate, _ = load
+    place = list(concurrencies).index(users) if users is not None else list(rates).index(rate or 0.0)
+    return PlannedRequests.of(run, used[0], plan, place)
+
+
+def _measured(level: dict[str, Any]) -> Measured:
     seen = self_check.as_measured(level, None)
     flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
     return Measured(level["concurrency"], flat)
 
 
-def _length(run: RunData, used: Sequence[Level], column: str) -> dict[str, float] | None:
+def _length(run: RunData, used: Sequence[dict[str, Any]], column: str) -> dict[str, float] | None:
     """Return mean, standard deviation and count of a length over the requests that a prediction rests on."""
     values = run.column(column)[np.any([run.good(level["index"]) for level in used], axis=0)]
     values = values[np.isfinite(values)]

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import slot_advice
-from loadtest.analyse.whatif.fit import Level, fit_models, known_slots
+from loadtest.analyse.whatif.fit import fit_models, known_slots
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import AS_KNOWN
 from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
@@ -75,7 +76,7 @@ class CurveAhead:
             self._begun = pool.submit(_foretell, self._model, run, self._series)
         pool.shutdown(wait=False)
 
-    def result(self, levels: Sequence[Level]) -> PredictedCurve | None:
+    def result(self, levels: Sequence[dict[str, Any]]) -> PredictedCurve | None:
         """Return the curve; None where the run holds no closed loop of two concurrencies or says too little to predict.
 
         `levels` are those of summary.json, which the model must give back.

@@ -16,12 +16,13 @@ from typing import Any
 import orjson
 
 from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.whatif.plan import Plan
 from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.textbook import Figures
+from loadtest.analyse.whatif.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
 from loadtest.records import newer
-from loadtest.text import counted
+from loadtest.text import counted, rated
 
 KIND, SCHEMA = "loadtest prediction", 1
 FILE_NAME = "prediction.json"
@@ -34,7 +35,7 @@ class Case:
 
     name: str  # AS_KNOWN, AS_ASKED, NO_LIMIT or LIMIT_SEEN
     slots: int | None  # None: no limit
-    figures: Figures  # by "name.statistic"
+    figures: FigureValues  # by "name.statistic"
     bands: dict[str, Interval]  # likewise: in 95 of 100 cases one more run lies there
     extrapolates: str | None = None
     grows: bool = False
@@ -55,14 +56,14 @@ class PredictedLoad:
     rate: float | None  # requests/s, Poisson
     slots_asked: int | None
     cases: tuple[Case, ...]
-    textbook: dict[str, Figures] = field(default_factory=dict)  # by model
+    textbook: dict[str, FigureValues] = field(default_factory=dict)  # by model
     people: bool = False  # whether its users hold conversations
 
     @property
     def label(self) -> str:
         """Say the load, e.g. "8 streams", "8 people" or "2 requests/s on 4 slots"."""
         if self.concurrency is None:
-            load = f"{self.rate:g} request{'' if self.rate == 1 else 's'}/s"
+            load = rated(self.rate or 0.0)
         else:
             load = counted(self.concurrency, *(("person", "people") if self.people else ("stream",)))
         return f"{load} with {counted(self.slots_asked, 'slot')}" if self.slots_asked else load
@@ -78,6 +79,7 @@ class Document:
     rests_on: dict[str, Any]  # levels, slots and how they are known, step times, prefill, errors
     said: tuple[str, ...]  # sentences to be read before any figure
     loads: tuple[PredictedLoad, ...]
+    plan: Plan | None = None  # of the run whose very requests are predicted; None: any run of such loads
 
     @property
     def slots(self) -> int | None:
@@ -133,6 +135,7 @@ def parse_document(body: bytes, name: str) -> Document:
             rests_on={**found["rests_on"], "slots": {"limit": None, **found["rests_on"]["slots"]}},
             said=tuple(map(str, found["said"])),
             loads=tuple(map(_load, found["loads"])),
+            plan=None if (plan := found.get("plan")) is None else Plan(int(plan["requests"]), int(plan["seed"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise PredictionError(f"{name} lacks what a prediction holds; make it anew with `loadtest predict`.") from None
@@ -163,7 +166,7 @@ def _case(found: Mapping[str, Any]) -> Case:
     )
 
 
-def _figures(found: Mapping[str, Any]) -> Figures:
+def _figures(found: Mapping[str, Any]) -> FigureValues:
     return {str(name): float(value) for name, value in found.items() if value is not None}
 
 

@@ -11,11 +11,11 @@ from loadtest import metrics
 from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.whatif.prediction_file import Case
 from loadtest.analyse.whatif.self_check import as_measured
-from loadtest.analyse.whatif.textbook import SCORED, Figures
+from loadtest.analyse.whatif.textbook import SCORED, FigureValues
 
 ALPHA = 0.05  # bands are for 95 %
 SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "mean": 0.5}
-WORDS = {
+FIGURE_NAMES = {
     "ttft_s.p50": "TTFT p50",
     "ttft_s.p95": "TTFT p95",
     "stream_tokens_per_s.p50": "tokens/s a stream",
@@ -95,7 +95,9 @@ def winkler_score(band: Interval, value: float, alpha: float = ALPHA) -> float:
     return high - low + 2 / alpha * (max(low - value, 0.0) + max(value - high, 0.0))
 
 
-def score_case(load: str, case: Case, textbook: Mapping[str, Figures], level: Mapping[str, Any]) -> list[ScoredFigure]:
+def score_case(
+    load: str, case: Case, textbook: Mapping[str, FigureValues], level: Mapping[str, Any]
+) -> list[ScoredFigure]:
     """Return the score of every figure of a case that a level of summary.json shows with enough requests."""
     seen = as_measured(level, None)
     found = []

@@ -11,7 +11,7 @@ from typing import Any
 from loadtest import metrics
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
-from loadtest.text import counted, number, seconds
+from loadtest.text import counted, number, rated, seconds
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
 FITTED = (  # figures that a model must reproduce: (words, figure, statistic, share of the percentile)
@@ -67,7 +67,7 @@ def unmatched(predict: Callable[[Mapping[str, Any]], Prediction], levels: Iterab
         predicted = predict(level)
         if predicted.grows:  # of a queue that grows each figure is a matter of how long it did
             continue
-        at = counted(int(level["concurrency"]), "stream") if level["concurrency"] else f"{level['rate']:g} requests/s"
+        at = counted(int(level["concurrency"]), "stream") if level["concurrency"] else rated(level["rate"])
         found += _misses(predicted, as_measured(level, None), f"at {at}")
     return max(found)[1] if found else None
 

@@ -29,9 +29,8 @@ NEAR_BEST_SHARE = 0.95  # of the best throughput; without objectives the fewest 
 TRUSTED_MULTIPLE = 2  # times the streams measured; a prediction beyond it is to be tried first
 AT_WORK_SHARE = 0.9  # of the users; if so many were at work at once, nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
-DEFAULT_OBJECTIVE = Objective(
-    "ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95"
-)  # what levers are ranked by
+# by which settings are ranked where the user names no objective
+DEFAULT_OBJECTIVE = Objective("ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95")
 
 
 LENGTH_KEYS = ("system_tokens", "input_tokens", "input_lengths", "output_tokens", "output_lengths", "words")
@@ -349,9 +348,10 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
     shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
     timing, usual = model.timing, float(np.mean(model.prompts))
+    # the prompt's time stays in TTFT but stalls no other stream
     elsewhere = dataclasses.replace(
         timing, prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + timing.prompt_s + usual * timing.prefill_s
-    )  # the prompt's time stays in TTFT but stalls no other stream
+    )
     changes = (
         (
             "prompts half as long",

@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.slo import Objective
-from loadtest.text import counted
+from loadtest.text import counted, rated
 
 MOST_PREDICTED_STREAMS = 128  # where even these meet the objectives, the answer is "at least"
 RATE_PRECISION = 0.03  # of the most requests/s that the server does
@@ -41,7 +41,7 @@ class SustainableLoad:
         if self.sure_concurrency < self.concurrency:
             text += f" (surely to {self.sure_concurrency})"
         if self.rate:
-            text += f", or {self.rate:.3g} requests/s"
+            text += f", or {rated(self.rate, form='.3g')}"
             text += f" (surely {self.sure_rate:.3g})" if self.sure_rate < 0.95 * self.rate else ""
         return text
 

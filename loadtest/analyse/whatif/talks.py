@@ -21,9 +21,8 @@ from loadtest.simulate.model.virtual import EngineConversation, EngineTurn, Play
 
 NO_HOST_CACHE, HOST_CACHE = "no host cache", "a host cache that is never full"
 SIZED_HOST_CACHE = "a host cache of the size seen"
-SHARED_SEEN = (
-    3  # first turns after the first, from which on what all have cached is taken for a text that all begin with
-)
+# first turns of conversations, the very first aside: of more, what they had cached counts as a text that all begin with
+SHARED_SEEN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray
 
-Figures = dict[str, float]  # by "name.statistic", as in bands of a Prediction
+FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
 
 ERLANG, USL, LINE, KNEE = "M/M/c", "USL", "straight line", "knee"
 KNEES_TRIED = 200
@@ -35,15 +35,16 @@ class Measured:
     """A level of a closed loop: its users and its figures."""
 
     users: int
-    figures: Mapping[
-        str, float
-    ]  # by "name.statistic"; also "e2e_s.mean", "ttft_s.mean" and "slot_wait_s.mean" where known
+    # by "name.statistic"; also "e2e_s.mean", "ttft_s.mean" and "slot_wait_s.mean" where known
+    figures: Mapping[str, float]
 
     def get(self, name: str) -> float:
         return self.figures.get(name, math.nan)
 
 
-def textbook(levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None) -> dict[str, Figures]:
+def textbook(
+    levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None
+) -> dict[str, FigureValues]:
     """Return what each model says of a load, by its name; a model that cannot say anything is left out.
 
     Args:
@@ -69,7 +70,7 @@ def waiting_probability(servers: int, load: float) -> float:
     return blocked / (1 - load / servers * (1 - blocked))
 
 
-def erlang_c(levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None) -> Figures:
+def erlang_c(levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None) -> FigureValues:
     """Return M/M/c: Poisson arrivals, exponential service, `servers` servers that do not slow each other down.
 
     The service time is that of the most users who had a slot each. Waiting is zero with probability 1 − C, else
@@ -115,7 +116,7 @@ def _arrivals_of(users: int, servers: int, service: float) -> float:
     return low
 
 
-def scalability_law(levels: Sequence[Measured], users: int) -> Figures:
+def scalability_law(levels: Sequence[Measured], users: int) -> FigureValues:
     """Return the universal scalability law: X(N) = γN / (1 + α(N − 1) + βN(N − 1)), all three at least zero.
 
     N. J. Gunther, Guerrilla Capacity Planning, 2007, chapter 4; fitted in the form N/X, which is linear, with relative
@@ -123,7 +124,7 @@ def scalability_law(levels: Sequence[Measured], users: int) -> Figures:
     """
     if len({level.users for level in levels}) < 3:
         return {}
-    found: Figures = {}
+    found: FigureValues = {}
     for name in ("output_tokens_per_s.mean", "requests_per_s.mean"):
         points = [(level.users, level.get(name)) for level in levels if level.get(name) > 0]
         if len(points) < 3:
@@ -152,12 +153,12 @@ def _least_squares(columns: FloatArray) -> FloatArray:
     return best
 
 
-def straight_line(levels: Sequence[Measured], users: int) -> Figures:
+def straight_line(levels: Sequence[Measured], users: int) -> FigureValues:
     """Return each figure on the straight line between the neighbouring levels; past the ends their line goes on.
 
     Linear interpolation as anybody draws it with a ruler. It needs two levels.
     """
-    found: Figures = {}
+    found: FigureValues = {}
     for name in SCORED:
         points = _points(levels, name)
         if len(points) < 2:
@@ -169,13 +170,13 @@ def straight_line(levels: Sequence[Measured], users: int) -> Figures:
     return found
 
 
-def knee(levels: Sequence[Measured], users: int) -> Figures:
+def knee(levels: Sequence[Measured], users: int) -> FigureValues:
     """Return each figure on two straight segments that meet in a knee, by least squares.
 
     R. E. Quandt, 1958 (switching regressions); V. M. R. Muggeo, 2003 (continuous ones). The knee is searched among 200
     numbers of users between the second level and the last but one. It needs four levels.
     """
-    found: Figures = {}
+    found: FigureValues = {}
     for name in SCORED:
         points = _points(levels, name)
         if len(points) < 4:

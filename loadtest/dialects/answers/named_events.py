@@ -14,9 +14,8 @@ from loadtest.dialects.answers.openai_rows import OpenAIRows
 from loadtest.dialects.base import ContentEvents
 
 NUMBER = b'"sequence_number":'
-Numbered = tuple[
-    bytes, bytes, int, bool
-]  # before and behind the next line's number, that number, whether it leads the text
+# before and behind the next line's number, that number, whether it leads the text
+Numbered = tuple[bytes, bytes, int, bool]
 NO_NUMBER: Numbered = (b"", b"", 0, False)
 
 

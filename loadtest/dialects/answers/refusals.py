@@ -12,8 +12,8 @@ from typing import Any
 from loadtest.dialects.base import Dialect
 
 FIELD_STATUSES = (400, 422)
-LENGTH_KEYS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-LENGTHS = (*LENGTH_KEYS, "max_output_tokens")
+OTHER_LENGTH_KEY = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+LENGTHS = (*OTHER_LENGTH_KEY, "max_output_tokens")
 _OPTIONS = {  # fields whose option has another name
     "seed": "sampling_seed",
     "think": "think",
@@ -64,7 +64,7 @@ def refused_field(dialect: Dialect, output_tokens: int | None, status: int | Non
 def without(dialect: Dialect, name: str) -> Refusal | None:
     """Return how a field of the body is left out or, a length's, renamed; None for a length that has one name alone."""
     if name in LENGTHS and name not in dialect.patch:
-        other = LENGTH_KEYS.get(name) if hasattr(dialect, "max_tokens_key") else None
+        other = OTHER_LENGTH_KEY.get(name) if hasattr(dialect, "max_tokens_key") else None
         return None if other is None else Refusal(name, "max_tokens_key", other)
     if name in dialect.patch or name not in dialect.options:
         kept = {key: value for key, value in dialect.patch.items() if key != name}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.lengths import TIMES
+from loadtest.scenario.lengths import PAUSES
 from loadtest.scenario.values import BURSTINESS, MOST_REQUESTS, MOST_STREAMS, RATE, SECONDS, Range, Text
 
 ARRIVALS = ("poisson", "constant", "gamma")
@@ -91,7 +91,7 @@ class LoadKeys:
         "uniform(5, 30) or exponential(20).",
         0.0,
         unit="s",
-        bounds=TIMES,
+        bounds=PAUSES,
         span=True,
         also_in="sessions",
         locust=(ATTRIBUTE, OPTION),

@@ -89,7 +89,7 @@ class RequestKeys:
     )
     body: str | None = key(
         "JSON laid over the body of every request, or @FILE with it; null takes a key out, as in "
-        "'{\"stream_options\": null}'.",
+        "'{\"stream_options\": null}'; ${NAME} in a text as in --header.",
         None,
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
         table="request",

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from loadtest.errors import ScenarioError
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.parts.request import EMBEDDINGS
 from loadtest.scenario.values import TOKEN_COUNTS, Range
-
-if TYPE_CHECKING:
-    from loadtest.scenario.schema import Scenario
 
 TABLE = "sessions"
 ANSWERS = ("server", "recorded")
@@ -53,32 +47,3 @@ class SessionKeys:
     def has_sessions(self) -> bool:
         """Whether requests are turns of conversations, made up or from the data."""
         return self.turns is not None or self.answers is not None
-
-
-def check_sessions(scenario: Scenario) -> None:
-    """Raise ScenarioError for conversations that cannot be held."""
-    alone = "follow_up_tokens" if scenario.turns is None and scenario.follow_up_tokens is not None else None
-    if scenario.turns is None and scenario.data is None and scenario.answers is not None:
-        alone = "answers"
-    if alone is not None:
-        raise ScenarioError(f"{alone} shapes conversations, and there are none; add turns, e.g. turns = 4.")
-    if not scenario.has_sessions:
-        if scenario.open_loop and scenario.think_time:
-            raise ScenarioError("think_time slows the streams of a closed loop; leave it out in an open loop.")
-        return
-    if isinstance(scenario.turns, int) and scenario.turns > MOST_TURNS:
-        raise ScenarioError(f"turns must be at most {MOST_TURNS}, not {scenario.turns}.")
-    if scenario.endpoint in ("generate", "completions", EMBEDDINGS):
-        raise ScenarioError(
-            f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
-            "leave out turns and answers."
-        )
-    if scenario.literal:
-        raise ScenarioError(
-            "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns."
-        )
-    for name in ("trace", "unload", "data_once", "up_to_context"):
-        if getattr(scenario, name):
-            raise ScenarioError(f"{name} is for requests by themselves, not for turns of conversations; leave out one.")
-    if scenario.data is not None and scenario.follow_up_tokens is not None:
-        raise ScenarioError("follow_up_tokens is for made-up turns, and the data has its own; leave it out.")

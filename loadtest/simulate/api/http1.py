@@ -35,7 +35,6 @@ class HTTPRequest:
     body: bytes
     close: bool  # the client wants the connection closed after the answer
     arrived_ns: int  # monotonic
-    arrived_wall_ns: int
     stamped: bool  # whether the instant is the kernel's, not the time of the read
 
 
@@ -91,7 +90,7 @@ class ClientConnection:
         self.closed = False
         self._unsent = bytearray()
         self._url, self._body, self._last = b"", bytearray(), False
-        self._arrived: tuple[int, int, bool] = (0, 0, False)
+        self._arrived: tuple[int, bool] = (0, False)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
@@ -112,12 +111,12 @@ class ClientConnection:
         if not data:  # as for Go's server, a client that shuts only its sending side is gone, too
             self.abort()
             return
-        self._arrived = (now, wall, False)
+        self._arrived = (now, False)
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(payload) >= _KERNEL_STAMP.size:
                 seconds, nanoseconds = _KERNEL_STAMP.unpack_from(payload)
                 stamp = seconds * 1_000_000_000 + nanoseconds
-                self._arrived = (now - (wall - stamp), stamp, True)
+                self._arrived = (now - (wall - stamp), True)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:

@@ -24,9 +24,8 @@ from loadtest.simulate.model.prompts import token_count
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import BEFORE, BESIDE, NS_PER_S, Timing, pass_sizes
 
-BURST_NS = (
-    10_000_000  # requests closer together than this are one burst; requests 15 ms apart were seen to start in order
-)
+# requests closer together than this are one burst; requests 15 ms apart were seen to start in order
+BURST_NS = 10_000_000
 STRETCH = 50  # steps that are taken in the order observed, on average
 APART_S = 1e-6  # by this much later than another, a stream misses that one's batch
 

@@ -80,16 +80,13 @@ class Timing:
     jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
     neighbours: bool = False  # a pass for each run of neighbouring slots, as llama.cpp splits its batches
     prefill_way: str = SLICED  # how prompts are evaluated: SLICED into steps, BEFORE the next step, or BESIDE the steps
-    own_clocks: bool = (
-        False  # no steps: each stream gets its next token a step time after its last; prompts go on beside
-    )
+    # no steps: each stream gets its next token a step time after its last; prompts go on beside
+    own_clocks: bool = False
     beside_s: float = 0.0  # by which a prompt takes longer for each other request at work; with own_clocks alone
-    kv_tokens: int | None = (
-        None  # tokens of prompts and answers that all requests at work may hold; None: no such limit
-    )
-    first_token_s: tuple[float, float] | None = (
-        None  # metronome, which has no engine: mean and standard deviation of TTFT
-    )
+    # tokens of prompts and answers that all requests at work may hold; None: no such limit
+    kv_tokens: int | None = None
+    # metronome, which has no engine: mean and standard deviation of TTFT
+    first_token_s: tuple[float, float] | None = None
     aligned: bool = False  # metronome: all streams send at the same instants, as an engine sends the tokens of a step
 
     def scaled(self, factor: float) -> Self:

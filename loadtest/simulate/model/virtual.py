@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from loadtest.simulate.model.prompts import Prompt, TokenRun, first_tokens, token_count
 from loadtest.simulate.model.stream import Emission, EngineProtocol, EngineRequest, Stream
@@ -26,6 +26,7 @@ class EngineTurn(NamedTuple):
 
 
 EngineConversation = Sequence[EngineTurn]
+Due = TypeVar("Due", bound=tuple[Any, ...])
 
 
 class PlayedTurn(NamedTuple):
@@ -73,21 +74,38 @@ def _play(
     again_ns: int | None,
     see: Callable[[Emission], None] | None,
 ) -> list[Stream]:
-    heapq.heapify(sends)
+    """Run a queue, its next request last: one at each instant of `sends`, and one `again_ns` after each answer's end."""
+    instants = sorted((at,) for at in sends)
     streams: list[Stream] = []
+
+    for event in _events(engine, instants, see):
+        if isinstance(event, Emission):
+            if again_ns is not None:
+                heapq.heappush(instants, (event.at + again_ns,))
+        elif queue:
+            streams.append(engine.submit(queue.pop(), event[0]))
+    return streams
+
+
+def _events(
+    engine: EngineProtocol, sends: list[Due], see: Callable[[Emission], None] | None
+) -> Iterator[Due | Emission]:
+    """Run the engine until nothing is left to do; yield each entry of the heap `sends` when it is due, and last tokens.
+
+    An entry's first item is its instant. Who takes what is yielded may add to `sends`.
+    """
     while True:
         due = engine.due()
-        if sends and queue and (due is None or sends[0] <= due):
-            now = heapq.heappop(sends)
-            streams.append(engine.submit(queue.pop(), now))
+        if sends and (due is None or sends[0][0] <= due):
+            yield heapq.heappop(sends)
         elif due is None:
-            return streams
+            return
         else:
             for emission in engine.advance(due):
                 if see is not None:
                     see(emission)
-                if emission.done and again_ns is not None:
-                    heapq.heappush(sends, emission.at + again_ns)
+                if emission.done:
+                    yield emission
 
 
 def people(
@@ -129,22 +147,16 @@ def people(
 
     for user, start in enumerate(starts_s):
         next_turn(user, None, round(start * NS_PER_S))
-    while True:
-        due = engine.due()
-        if sends and (due is None or sends[0][0] <= due):
-            now, number, talk = heapq.heappop(sends)
+    for event in _events(engine, sends, see):
+        if isinstance(event, Emission):
+            talk = running.pop(event.stream)
+            next_turn(talk.user, talk, event.at)
+        else:
+            now, number, talk = event
             stream = engine.submit(talk.request(number, num_ctx), now)
             running[stream] = talk
             played.append(PlayedTurn(stream, talk.user, talk.session, talk.turn - 1))
-        elif due is None:
-            return played
-        else:
-            for emission in engine.advance(due):
-                if see is not None:
-                    see(emission)
-                if emission.done:
-                    talk = running.pop(emission.stream)
-                    next_turn(talk.user, talk, emission.at)
+    return played
 
 
 class Talk:

@@ -29,28 +29,33 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         return
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"
-    verdict, reasons = _verdict_and_reasons(run)
+    verdict, reasons, said_of_cost = verdict_reasons_and_cost(run)
     total = board.total()
-    if (
-        not reasons and not total.requests + total.warmup + total.cancelled
-    ):  # there was no user, or no worker that could record
+    if not reasons and not total.requests + total.warmup + total.cancelled:
+        # there was no user, or no worker that could record
         verdict, reasons = VOID, ["nothing was sent"]
     if verdict is not None:
         yield f"Verdict: {verdict}"
         yield from (f"  {reason}" for reason in reasons)
+    yield from said_of_cost
     if environment.process_exit_code != MISTAKE and (failure or verdict == VOID):
         environment.process_exit_code = NOT_TO_BE_BELIEVED
 
 
-def _verdict_and_reasons(run: RunFolder) -> tuple[str | None, list[str]]:
-    """Return the run's verdict and its reasons; None where its records are on other hosts, with their workers."""
+def verdict_reasons_and_cost(run: RunFolder) -> tuple[str | None, list[str], list[str]]:
+    """Return the run's verdict (None where its records are on other hosts, with their workers), its reasons, and its cost."""
     if not any(run.path.glob("requests-*.jsonl")):
-        return None, []
+        return None, [], []
+    from loadtest.analyse.figures.cost import NO_PRICES, Prices, add_cost
+    from loadtest.analyse.findings.energy_findings import energy_sentences
     from loadtest.analyse.summary import analyse  # imports pandas, now that the test is over
 
     try:
-        summary = analyse(run.path).summary
+        one = analyse(run.path)
     except LoadTestError as error:
-        return None, [str(error)]
+        return None, [str(error)], []
+    summary, prices = one.summary, Prices.of_run(one.run.facts)
+    add_cost(summary, prices)
+    said = [] if prices == NO_PRICES else [str(each) for each in energy_sentences(summary)]
     levels = [level for level in summary["levels"] if level["verdict"] != VALID]
-    return summary["verdict"], [f"{level['label']}: {reason}" for level in levels for reason in level["reasons"]]
+    return summary["verdict"], [f"{level['label']}: {reason}" for level in levels for reason in level["reasons"]], said

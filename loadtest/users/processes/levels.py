@@ -1,7 +1,7 @@
 """Levels of a Locust run: one for each number of users that was asked for.
 
 A request belongs to the level of the user count that was asked for when it was sent. It is a warm-up while users are still
-being started or stopped, and so is each user's first request in a level. The master, or a process alone, keeps `Levels`
+being started or stopped, and so is each user's first request in a level. The master, or a process alone, keeps `ReachedLevels`
 and tells workers which level it is.
 """
 
@@ -54,7 +54,7 @@ class _SteadyPeriod:
     ended: int | None = None
 
 
-class Levels:
+class ReachedLevels:
     """Numbers the user counts of a run in the order in which they were asked for, and notes when each was reached."""
 
     def __init__(self, *, input_lengths: str | None = None, output_lengths: str | None = None) -> None:

@@ -191,14 +191,11 @@ class Recorder:
         self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
-        self._channels: dict[int, Channel] = {}
-        for one in settled.values():
-            if id(one) not in self._channels:
-                channel = Channel(one, waiter, clock=self.clock, numbers=numbers)
-                self._channels[id(one)] = self._stack.enter_context(channel)
-        self._by_class = {name: self._channels[id(one)] for name, one in settled.items()}
-        for channel in self._channels.values():
-            channel.warm_up(users)
+        different = {id(one): one for one in settled.values()}  # several classes may share a target
+        channels = {key: Channel(one, waiter, clock=self.clock, numbers=numbers) for key, one in different.items()}
+        for channel in channels.values():
+            self._stack.enter_context(channel).warm_up(users)
+        self._by_class = {name: channels[id(one)] for name, one in settled.items()}
         self._sampler = gevent.spawn(self._sample)
         gc.collect()
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms

@@ -19,14 +19,14 @@ from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
-from loadtest.scenario.fields import templates_of
+from loadtest.scenario.fields import body_text, templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.loaded_model import loaded_facts
 from loadtest.targets.run_facts import at_end, initial_facts, target_entry
 from loadtest.urls import without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
-from loadtest.users.processes.levels import LevelRequests, Levels
+from loadtest.users.processes.levels import LevelRequests, ReachedLevels
 from loadtest.users.processes.tryout import UserTarget, try_out
 from loadtest.users.user import ModelUser
 
@@ -81,7 +81,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
 
 
 def withhold_passwords(environment: Environment) -> None:
-    """Remove what is secret from hosts, proxies, headers and queries that Locust would show or send.
+    """Remove what is secret from hosts, proxies, headers, queries and bodies that Locust would show or send.
 
     This process keeps the credentials, in its environment.
     """
@@ -97,14 +97,16 @@ def withhold_passwords(environment: Environment) -> None:
                 holder.proxy = reach.without_login(proxy)
             except LoadTestError:
                 holder.proxy = without_secrets(proxy)
-        header, query = (getattr(holder, name, None) or () for name in ("header", "query"))
-        if header or query:
+        header, query, body = (getattr(holder, name, None) or () for name in ("header", "query", "body"))
+        if header or query or body:
             try:
-                templates = templates_of(_listed(header), _listed(query))
+                templates = templates_of(_listed(header), _listed(query), body_text(body) if body else None)
             except LoadTestError:
                 continue  # `prepare` will say so
             for name in ("header", "query"):
                 setattr(holder, name, list(templates[name]) or None)
+            if body:
+                holder.body = templates["body"]
 
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
@@ -117,7 +119,7 @@ class LocustRun:
     def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.settled = prepared.settled
-        self.levels = Levels(**_drawn_lengths(prepared.settled))
+        self.levels = ReachedLevels(**_drawn_lengths(prepared.settled))
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept

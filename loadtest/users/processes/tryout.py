@@ -60,7 +60,7 @@ class UserTarget:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         scenario = reached(Scenario.from_dict(row["scenario"], where="the master's message"))
-        templates_of(scenario.header, scenario.query)  # raises where this machine lacks a variable
+        templates_of(scenario.header, scenario.query, scenario.body)  # raises where this machine lacks a variable
         model = ServedModel(**row["model"])
         server = Server(**{**row["server"], "models": tuple(ServedModel(**one) for one in row["server"]["models"])})
         dialect = dialect_for(scenario, api=row["api"], model=model.name, kind=server.kind)
@@ -69,9 +69,8 @@ class UserTarget:
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
-    for note in check_files(
-        scenario.replace(duration=scenario.duration or 1.0)
-    ):  # a test ends when its users are told to
+    for note in check_files(scenario.replace(duration=scenario.duration or 1.0)):
+        # a test ends when its users are told to
         say(note)
     with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
         target, workload = prepare_target(control, scenario, say)

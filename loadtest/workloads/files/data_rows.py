@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.scenario import TOKEN_COUNTS, parse_whole, short_repr
-from loadtest.workloads.files.trace import INPUTS, TIMES
+from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS
 from loadtest.workloads.messages import is_message, text_of
 
 PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
@@ -62,9 +62,8 @@ def read_row(value: Any, column: str | None) -> Row | None:
         return _batch_row(given, row_id)
     length = _length(value)
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
-        row = _text_row(
-            _said(given[0], name), output_tokens=length, id=row_id
-        )  # turns of a user's alone, as in MT-Bench
+        # a list of texts is what a user says turn by turn, without answers, as in MT-Bench
+        row = _text_row(_said(given[0], name), output_tokens=length, id=row_id)
         return replace(row, talk=tuple(_user(text) for text in given if text.strip()), questions=True)
     if isinstance(given, list) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, value.get("system"), _extra(value))
@@ -223,7 +222,7 @@ def _without_prompt(value: Mapping[str, Any], column: str | None) -> str:
     if column is not None:
         return f"has no column {short_repr(column)}; it has {_names(value)}"
     lower = {str(name).strip().lower() for name in value}
-    if lower & {*INPUTS, "hash_ids"} and lower & set(TIMES):
+    if lower & {*INPUTS, "hash_ids"} and lower & set(INSTANT_COLUMNS):
         return (
             "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
             "with --input-tokens 'empirical(FILE)'"

@@ -36,7 +36,7 @@ from loadtest.text import percent
 MOST_BYTES = 1 << 30
 
 # What traces call their columns: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's (Request tokens), ours.
-TIMES = ("t", "time", "timestamp")
+INSTANT_COLUMNS = ("t", "time", "timestamp")
 INPUTS = ("input_tokens", "input_length", "contexttokens", "request tokens")
 OUTPUTS = ("output_tokens", "output_length", "generatedtokens", "response tokens")
 HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks of 512 tokens
@@ -117,9 +117,8 @@ class Trace:
         return notes
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # it is asked for before anything is sent and again by the workload; a pipe is read once
+# it is asked for before anything is sent and again by the workload; a pipe is read once
+@functools.lru_cache(maxsize=1)
 def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
     rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -260,22 +259,24 @@ def _column_names(path: Path, first: tuple[int, str]) -> tuple[list[str] | None,
             names = [name.strip().lower() for name in next(csv.reader([first[1]], delimiter=delimiter))]
         except csv.Error as error:
             raise ScenarioError(f"the trace {path}, line {first[0]}, is not CSV: {error}.") from None
-        if any(name in TIMES for name in names):
+        if any(name in INSTANT_COLUMNS for name in names):
             return names, delimiter
         found = max(found, names, key=len)
     if len(found) == 1:
         return None, ","
     raise ScenarioError(
-        f"the trace {path} has no column {' or '.join(TIMES)} in its first line; it has {short_repr(', '.join(found))}."
+        f"the trace {path} has no column {' or '.join(INSTANT_COLUMNS)} in its first line; it has {short_repr(', '.join(found))}."
     )
 
 
 def _row_seconds(row: dict[str, Any], where: str) -> float:
     """Return the instant of a row: seconds, milliseconds in a Mooncake trace, or a date and time."""
-    name = next((name for name in TIMES if name in row), None)
+    name = next((name for name in INSTANT_COLUMNS if name in row), None)
     given = None if name is None else row[name]
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ScenarioError(f"{where} has no instant under {', '.join(TIMES)}; it has {short_repr(', '.join(row))}.")
+        raise ScenarioError(
+            f"{where} has no instant under {', '.join(INSTANT_COLUMNS)}; it has {short_repr(', '.join(row))}."
+        )
     try:
         seconds = float(given)
     except OverflowError:

@@ -23,9 +23,9 @@ from loadtest.analyse.server.steps import Steps
 
 SAID, INFERRED, UNKNOWN = "server", "inferred", "unknown"
 KEPT_SHARE = 0.5  # of its history; a turn that had as much cached found its conversation
-LEAST_JUDGED = (
-    0.6  # of later turns; with fewer judged their share is unknown: prompts that are cached overlap fewer others
-)
+# Of later turns; with fewer judged, the share that was cached is unknown: a cached prompt is short, overlaps fewer others,
+# and is judged more often.
+LEAST_JUDGED = 0.6
 
 
 @dataclass(frozen=True, slots=True)

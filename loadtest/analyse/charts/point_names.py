@@ -1,0 +1,173 @@
+"""Names beside the points of a chart: none covers another, a point or a line, and a thin line leads to one further off."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+
+from loadtest.analyse.charts import style
+
+SIZE = 8.5  # points, of the letters
+WIDE, HIGH = 0.64, 1.15  # of a character, as a share of that
+POINT = 4.5  # half the width of a point's sign
+NEAR = 5.0  # from a point to its name
+RINGS = (NEAR, 16.0, 27.0, 40.0, 55.0)
+ANGLES = (45, 90, 15, 135, 0, 165, 180, -45, -90, -15, -135, -165)  # degrees, for a name to the right of its point
+
+At = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle; it says what it overlaps."""
+
+    left: float
+    low: float
+    right: float
+    high: float
+
+    @classmethod
+    def around(cls, middle: At, width: float, height: float) -> Box:
+        x, y = middle
+        return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+
+    def inside(self, other: Box) -> bool:
+        return (
+            self.left >= other.left and self.right <= other.right and self.low >= other.low and self.high <= other.high
+        )
+
+    def meets(self, other: Box) -> bool:
+        return self.left < other.right and other.left < self.right and self.low < other.high and other.low < self.high
+
+    def crossed(self, line: tuple[At, At]) -> bool:
+        """Whether a straight line from one point to another goes through it."""
+        (x, y), (to_x, to_y) = line
+        enters, leaves = 0.0, 1.0
+        for at, step, low, high in ((x, to_x - x, self.left, self.right), (y, to_y - y, self.low, self.high)):
+            if step == 0:
+                if not low < at < high:
+                    return False
+                continue
+            first, last = sorted(((low - at) / step, (high - at) / step))
+            enters, leaves = max(enters, first), min(leaves, last)
+        return enters < leaves
+
+
+@dataclass(slots=True)
+class Placing:
+    """Finds a place for one name after another, in units of 1/72 inch."""
+
+    room: Box
+    points: Sequence[At]
+    lines: Sequence[tuple[At, At]]
+    boxes: list[Box] = field(default_factory=list)  # of names that have their place
+    leads: list[tuple[At, At]] = field(default_factory=list)
+
+    def place(self, at: At, text: str, side: int) -> At | None:
+        """Return the middle of a name, relative to its point; None where there is no room."""
+        width, height = len(text) * SIZE * WIDE, SIZE * HIGH
+        for ring, angle in itertools.product(RINGS, ANGLES):
+            x, y = side * math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            reach = ring + abs(x) * width / 2 + abs(y) * height / 2
+            middle = (at[0] + reach * x, at[1] + reach * y)
+            box, lead = Box.around(middle, width, height), (at, (at[0] + ring * x, at[1] + ring * y))
+            if self._free(box, lead if ring > NEAR else None):
+                self.boxes.append(box)
+                self.leads += [lead] * (ring > NEAR)
+                return middle[0] - at[0], middle[1] - at[1]
+        return None
+
+    def _free(self, box: Box, lead: tuple[At, At] | None) -> bool:
+        return (
+            box.inside(self.room)
+            and not any(box.meets(Box.around(point, 2 * POINT, 2 * POINT)) for point in self.points)
+            and not any(box.meets(other) for other in self.boxes)
+            and not any(box.crossed(line) for line in (*self.lines, *self.leads))
+            and not (lead is not None and any(other.crossed(lead) for other in self.boxes))
+        )
+
+
+@dataclass(slots=True)
+class PointNames:
+    """The names of a panel's points, to be written once the panel has its place on the page."""
+
+    axes: Axes
+    side: int  # 1: to the right of points, -1: to the left
+    points: list[tuple[At, str, str]] = field(default_factory=list)  # where, name, colour
+    lines: list[list[At]] = field(default_factory=list)
+
+    def add(self, at: Sequence[At], names: Sequence[str], colour: str) -> None:
+        """Add the points of a line, in its order."""
+        self.points += [(point, name, colour) for point, name in zip(at, names, strict=True)]
+        self.lines.append(list(at))
+
+    def write(self) -> int:
+        """Write the names, and in a corner how many found no room; return that. Nothing may be moved afterwards."""
+        if not self.points:
+            return 0
+        places = self._where([at for at, _, _ in self.points])
+        lines = [pair for line in self.lines for pair in itertools.pairwise(self._where(line))]
+        edge = self._where_in_axes()
+        placing = Placing(edge, places, lines, [self._note(edge)])
+        left = 0
+        for i in _first_and_last_first(len(places)):
+            found = placing.place(places[i], self.points[i][1], self.side)
+            left += found is None
+            if found is not None:
+                self._annotate(i, found)
+        if left:
+            said = f"{left} of {len(places)} points are not named,\nfor want of room: the tables have all"
+            look: dict[str, Any] = {"fontsize": 8, "color": style.GREY, "transform": self.axes.transAxes}
+            high = self.side < 0
+            self.axes.text(0.015, 0.985 if high else 0.015, said, va="top" if high else "bottom", **look).set_in_layout(
+                False
+            )
+        return left
+
+    def _annotate(self, i: int, offset: At) -> None:
+        at, name, colour = self.points[i]
+        far = math.hypot(*offset) > NEAR + len(name) * SIZE * WIDE / 2 + SIZE * HIGH / 2
+        dark = tuple(0.7 * part for part in mpl.colors.to_rgb(colour)) if len(self.lines) > 1 else style.INK
+        self.axes.annotate(
+            name,
+            at,
+            xytext=offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=SIZE,
+            color=dark,
+            arrowprops={"arrowstyle": "-", "color": style.GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+            if far
+            else None,
+        ).set_in_layout(False)
+
+    def _where(self, at: Sequence[At]) -> list[At]:
+        """Return where points of the data are on the page."""
+        scale = 72 / self.axes.figure.dpi
+        return [(float(x) * scale, float(y) * scale) for x, y in self.axes.transData.transform(list(at))]
+
+    def _where_in_axes(self) -> Box:
+        box, scale = self.axes.get_window_extent(), 72 / self.axes.figure.dpi
+        return Box(box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
+
+    def _note(self, edge: Box) -> Box:
+        """Return the corner that is kept free to say how many have no name; nothing of it where few points are."""
+        wide, high = (150.0, 24.0) if len(self.points) > style.MOST_LINES else (0.0, 0.0)
+        if self.side < 0:
+            return Box(edge.left, edge.high - high, edge.left + wide, edge.high)
+        return Box(edge.left, edge.low, edge.left + wide, edge.low + high)
+
+
+def _first_and_last_first(count: int) -> list[int]:
+    """Return the places of a list so that those near each other come late, first and last at once."""
+    order: dict[int, None] = {}
+    for most in (2, 3, 5, 9, 17, 33, 65, 129):
+        order.update(dict.fromkeys(style.spread(count, most)))
+    return [*order, *(place for place in range(count) if place not in order)]

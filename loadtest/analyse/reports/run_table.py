@@ -1,0 +1,105 @@
+"""What was measured, from where and how: the last table of a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import ALL as SIMULATED
+from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
+from loadtest.analyse.reports import energy_report
+from loadtest.analyse.reports.command import command, serve_command
+from loadtest.analyse.reports.tables import sections
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.summary import Analysis
+from loadtest.grid import Grid
+from loadtest.metrics import S_PER_NS
+from loadtest.text import UNKNOWN, seconds
+
+
+def facts_table(analysis: Analysis) -> Grid:
+    """Return what was measured, from where and how."""
+    summary, run = analysis.summary, analysis.run.facts
+    machine, server = run.get("client") or {}, summary["server"]
+    versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
+    pairs = (
+        (
+            "run",
+            f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
+        ),
+        ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
+        *([("took", took)] if (took := _took(run)) else []),
+        *([("simulated", mark.removeprefix("simulated: "))] if (mark := simulated_mark(summary)) else []),
+        *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
+        ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
+        ("context", f"{server.get('context') or 'unknown'} tokens"),
+        *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
+        ("driver", str(summary["driver"] or UNKNOWN)),
+        *([("load", loop)] if (loop := _loop(summary["levels"])) else []),
+        ("client", _client(machine)),
+        ("hardware", _hardware(summary)),
+        ("energy", energy_report.fact(summary)),
+        *([("its server", served)] if (served := _served(analysis)) else []),
+        ("run it again", command(analysis.run) or UNKNOWN),
+        ("versions", versions or UNKNOWN),
+    )
+    return Grid(("", ""), pairs, prose=True)
+
+
+def _served(analysis: Analysis) -> str:
+    """Return how the simulated server was started that a run measured; empty of real ones."""
+    if not (said := serve_command(analysis.run, analysis.slots)):
+        return ""
+    return f"{said} (a simulated one, as far as the run shows it: in another terminal, before the run)"
+
+
+def _loop(levels: list[dict[str, Any]]) -> str:
+    """Say whether users waited for their answers before they sent again; empty where some did and some did not."""
+    due = [offered_load.is_open(level) for level in levels]
+    if due and all(due):
+        return "open loop: requests were sent when they were due, however many were unanswered"
+    return (
+        "closed loop: each stream sent its next request when its last answer had ended" if due and not any(due) else ""
+    )
+
+
+def _took(facts: dict[str, Any]) -> str:
+    """Return how long it was from the start of the first level to the end of the last one; empty where that is not known."""
+    ends = [(level.get("started_ns"), level.get("ended_ns")) for level in facts.get("levels") or []]
+    if not ends or not all(isinstance(at, int) for pair in ends for at in pair):
+        return ""
+    span = seconds((max(end for _, end in ends) - min(start for start, _ in ends)) * S_PER_NS)
+    return f"{span} from the start of the first level to the end of the last"
+
+
+def _way(scenario: dict[str, Any]) -> str:
+    """Return by which way the server was reached, and what was not checked on it; empty for the plain way."""
+    said = []
+    if scenario.get("proxy"):
+        said.append(f"by the proxy {scenario['proxy']}: TTFT holds its share")
+    if scenario.get("insecure"):
+        said.append("with --insecure: whose certificate it was has not been checked")
+    return "; ".join(said)
+
+
+def _client(machine: dict[str, Any]) -> str:
+    parts = [
+        str(machine["host"]) if machine.get("host") else "",
+        f"CPUs: {machine.get('cpus', '?')}",
+        f"kernel {machine.get('kernel', '?')}",
+        f"Python {machine.get('python', '?')}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _hardware(summary: dict[str, Any]) -> str:
+    if found := summary.get("hardware"):
+        return "; ".join(found)
+    if simulated_badge(summary) == SIMULATED:
+        return "none: the server is simulated"
+    return "not recorded: loadtest run --monitor host,nvidia on the server's machine notes processors and GPUs"
+
+
+def _urls(analysis: Analysis) -> str:
+    urls = [group.url for group, _ in analysis.groups] or [analysis.summary["target"].get("url")]
+    return ", ".join(map(str, dict.fromkeys(urls)))

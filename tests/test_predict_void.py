@@ -1,0 +1,57 @@
+"""A prediction of a run with void levels rests on none of them, and says so; of void levels alone there is none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import orjson
+from test_score import command, measured, predicted
+
+from loadtest.analyse.whatif.predict_loads import describe_basis
+from loadtest.analyse.whatif.prediction_file import read_document
+
+
+def void_from(folder: Path, copy: Path, users: int) -> Path:
+    """Copy a run folder whose levels from so many users on come to be void: their requests failed."""
+    shutil.copytree(folder, copy)
+    levels = {
+        level["index"]
+        for level in orjson.loads((copy / "run.json").read_bytes())["levels"]
+        if level["concurrency"] >= users
+    }
+    for path in copy.glob("requests-*.jsonl"):
+        rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        for row in rows:
+            if row.get("level") in levels:
+                row["outcome"] = "http_error"
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return copy
+
+
+def test_a_run_of_void_levels_predicts_nothing(tmp_path: Path) -> None:
+    run = void_from(measured(tmp_path / "fit", (1, 2)), tmp_path / "void", 1)
+    code, said = command("predict", run, "--concurrency", 3, "--out", tmp_path / "p.json")
+    assert code == 2
+    assert "every level of" in said
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path: Path) -> None:
+    whole, fewer = measured(tmp_path / "whole", (1, 2, 4, 8)), measured(tmp_path / "fewer", (1, 2, 4))
+    run = void_from(whole, tmp_path / "void", 8)
+    assert command("predict", whole, "--concurrency", 6, "--out", tmp_path / "whole.json")[0] == 0
+    code, said = command("predict", run, "--concurrency", 6, "--out", tmp_path / "p.json")
+    assert code == 0, said
+    document = read_document(tmp_path / "p.json")
+    assert [label.split(" · ")[0] for label in document.rests_on["levels"]] == ["1 stream", "2 streams", "4 streams"]
+    basis = describe_basis(document)
+    assert basis.startswith("Rests on 1 stream")
+    assert "8 streams · " not in basis
+    assert document.said[-1].startswith("Void, so the prediction does not rest on it: 8 streams · ")
+    assert "does not rest on it: 8 streams" in " ".join(said.split())
+    # Only the level of eight users shows that there are five slots, and what a step of five streams takes.
+    assert document.rests_on["slots"]["limit"] is None
+    assert max(map(int, document.rests_on["step_errors"])) == 4
+    assert max(map(int, predicted(fewer, concurrencies=(6,)).rests_on["step_errors"])) == 4
+    assert read_document(tmp_path / "whole.json").rests_on["slots"]["limit"] == 5

@@ -1,0 +1,171 @@
+"""What reports say in words: what each sentence must have seen, and what a reader would otherwise take it for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from support.made_runs import Made, make
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.charts import itl, percentiles, ttft
+from loadtest.analyse.figures import stats
+from loadtest.analyse.findings import prompt_findings
+from loadtest.analyse.findings.simulated import simulated_warning
+from loadtest.analyse.reports import run_table
+from loadtest.analyse.reports.answers import verdict_in_words
+from loadtest.analyse.reports.command import command, serve_command
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
+
+
+def summary(speed: float | None, verdict: str = "valid", **more: Any) -> dict[str, Any]:
+    simulated = speed and {"profile": "quick", "speed": speed}
+    return {"verdict": verdict, "simulated": simulated, "levels": [{"verdict": verdict}], **more}
+
+
+def group(name: str, speed: float | None) -> dict[str, Any]:
+    return {"name": name, "server": {"simulated": speed and {"profile": "quick", "speed": speed}}}
+
+
+def test_figures_of_a_simulated_server_are_quoted_as_a_simulation() -> None:
+    assert verdict_in_words(summary(None)) == "These figures can be quoted: the client kept up with every level."
+    assert verdict_in_words(summary(2.0)).endswith("the server was simulated, so quote these figures as a simulation.")
+    some = verdict_in_words(summary(2.0, groups=[group("a", 2.0), group("b", None)]))
+    assert some.endswith("quote the figures of what was simulated as a simulation.")
+    assert verdict_in_words(summary(2.0, "void")) == "Do not quote the figures of void levels. Of 1 level 1 is void."
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"),
+    [
+        (1.0, "not a server."),
+        (2.0, "At 2× speed every time of the server is half of the profile's."),
+        (20.0, "At 20× speed every time of the server is 1/20 of the profile's."),
+        (0.5, "At 0.5× speed every time of the server is twice the profile's."),
+        (0.25, "At 0.25× speed every time of the server is 4 times the profile's."),
+    ],
+)
+def test_a_speed_says_what_it_does_to_times(speed: float, said: str) -> None:
+    assert simulated_warning(summary(speed)).endswith(said)
+
+
+def test_speeds_that_differ_are_not_said_as_one() -> None:
+    several = summary(2.0, groups=[group("a", 2.0), group("b", 20.0), group("c", None)])
+    assert simulated_warning(several).endswith("not a server.")
+
+
+def level(**more: Any) -> dict[str, Any]:
+    return {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None, **more}
+
+
+def run_of(**columns: list[float]) -> RunData:
+    """Stand in for a run whose requests all ended well."""
+    known = {name: np.array(values) for name, values in columns.items()}
+    n = len(next(iter(known.values())))
+    return cast(
+        "RunData", SimpleNamespace(column=known.__getitem__, good=lambda _: np.ones(n, dtype=np.bool_), itl=None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("stalls", "said"),
+    [
+        ([0, 0, 0, 0.32, 0, 0, 0, 0.34], "25 % of the answers lose about 330 ms each to other requests' prompts"),
+        ([0, 0, 0, 0.2, 0, 0, 0, 0.5], "25 % of the answers lose 200 ms to 500 ms each"),
+        ([0.1, 0.1, 0.1, 0.32, 0, 0, 0, 0.34], "other requests' prompts interrupt a stream for 120 ms in all, 12 %"),
+        ([0.1] * 8, "other requests' prompts interrupt a stream for 100 ms in all, 10 % of its decode time."),
+    ],
+)
+def test_a_loss_that_a_few_have_is_not_said_of_all(stalls: list[float], said: str) -> None:
+    means = {"stall_s": float(np.mean(stalls)), "e2e_s": 2.0, "ttft_s": 1.0}
+    one = level(**{name: {"mean": mean} for name, mean in means.items()})
+    found = prompt_findings.stalling(run_of(stall_s=stalls), Series("", (one,)))
+    assert found is not None
+    assert found.startswith(f"At 8 streams, {said}")
+    assert ("the mean over all answers" in found) == ("of the answers lose" in said)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "title", "tail"),
+    [
+        (
+            [0.030] * 989 + [0.346] * 11,
+            "the median gap between tokens is 30.0 ms; 1.1 % are more than twice as long",
+            "1.1 % of the gaps are longer than 300 ms, the longest is 346 ms",
+        ),
+        ([0.03] * 99 + [0.061], "; 1 % are more than twice as long", "longer than 60.0 ms (twice the median)"),
+        (
+            [0.03] * 99 + [0.059],
+            "and none is more than twice as long",
+            "of 100 gaps between tokens the longest is 59.0 ms",
+        ),
+        ([0.0] * 60 + [0.3] * 40, "the median gap between tokens is 0 ms", "the longest is 300 ms, the median 0 ms"),
+    ],
+)
+def test_long_gaps_are_counted(gaps: list[float], title: str, tail: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ITL p99 between two humps is a gap that nobody saw."""
+    monkeypatch.setattr(stats, "ranked", lambda *_: np.sort(gaps))
+    one = level(itl_s={"p50": float(np.median(gaps)), "p99": 0.2})
+    analysis = cast("Analysis", SimpleNamespace(summary={"levels": [one]}, run=run_of(x=gaps)))
+    assert itl.title(analysis).endswith(title)
+    assert tail in itl.tail_title(analysis)
+
+
+def test_titles_say_one_thing_where_figures_are_the_same(tmp_path: Path) -> None:
+    make(tmp_path / "same", Made(), users=(1,), each=30)
+    same = analyse(tmp_path / "same")
+    assert percentiles.title(same).endswith(": p50 and p95 of TTFT are both 52.0 ms")
+    assert ttft.distribution_title(same).endswith(": every first token comes after 52.0 ms")
+    make(tmp_path / "apart", Made(jitter_ms=lambda i: 30 * (i % 3)), users=(1,), each=30)
+    apart = analyse(tmp_path / "apart")
+    assert "the median TTFT is 82.0 ms, p95 112 ms" in percentiles.title(apart)
+    assert ttft.distribution_title(apart).endswith(
+        "first tokens come after 52.0 ms to 112 ms, half of them within 82.0 ms"
+    )
+
+
+def test_prompts_that_are_read_together_are_said(tmp_path: Path) -> None:
+    played = play(TIMING, [Load(users=1, requests=10), Load(users=4, requests=40)], slots=4)
+    found = analyse(played.write(tmp_path / "four"))
+    said = prompt_findings.reading_together(found.run, series_of(found.summary["levels"])[0])
+    assert said is not None
+    assert re.match(
+        r"At 4 streams, prompts are read together, up to [34] at once: the median prefill is 1[67]\d ms, against", said
+    )
+    played = play(TIMING, [Load(users=1, requests=10), Load(users=4, requests=40)], slots=1)
+    found = analyse(played.write(tmp_path / "one"))
+    assert prompt_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None
+    played = play(TIMING, [Load(requests=10), Load(users=4, requests=40, prompt=(300, 300))], slots=4)
+    found = analyse(played.write(tmp_path / "longer"))  # a longer prompt takes longer alone, too
+    both = Series("", tuple(found.summary["levels"]))
+    assert prompt_findings.reading_together(found.run, both) is None
+
+
+def test_a_run_of_a_simulated_server_says_how_to_bring_it_back(tmp_path: Path) -> None:
+    server = {"kind": "ollama", "context": 4096, "simulated": {"profile": "quick", "speed": 2.0}}
+    make(tmp_path / "run", users=(1, 8), server=server, target={"url": "http://127.0.0.1:4242", "model": "made"})
+    found = analyse(tmp_path / "run")
+    said = serve_command(found.run, found.slots)
+    assert said is not None
+    assert said.startswith("loadtest serve --profile quick --speed 2 --port 4242 --slots 4")
+    facts = run_table.facts_table(found)
+    assert any(said in row[1] for row in facts.rows)
+    make(tmp_path / "real", users=(1, 8))
+    found = analyse(tmp_path / "real")
+    assert serve_command(found.run, found.slots) is None
+
+
+@pytest.mark.parametrize(("more", "said"), [({}, True), ({"rate": [2.0]}, False), ({"trace": "a.csv"}, False)])
+def test_the_streams_of_a_closed_loop_are_spelt_out(tmp_path: Path, more: dict[str, Any], said: bool) -> None:
+    scenario = {"url": "http://gpu:11434", "concurrency": [1, 2, 4, 8], **more}
+    make(tmp_path / "run", users=(1,), scenario=scenario)
+    assert ("--concurrency 1,2,4,8" in str(command(analyse(tmp_path / "run").run))) is said
