@@ -122,3 +122,15 @@ def test_no_way_is_an_answer(tmp_path: Path) -> None:
     assert prediction.title(analysis, curve) == f"No prediction: {curve.missed}"
     assert curve.missed
     assert prediction.draw(tmp_path / "prediction.png", analysis, curve).exists()
+
+
+def test_a_budget_of_tokens_is_no_number_of_slots(tmp_path: Path) -> None:
+    """Prompts of like lengths: 4 requests were at work for 94 % of the time, since a fifth mostly did not fit."""
+    timing = Timing(step=STEP, prefill_s=0.0004, jitter=0.02, kv_tokens=2000)
+    like = [Load(users=each, requests=max(12 * each, 40), prompt=(300, 500), output=(40, 60)) for each in (1, 2, 4, 12)]
+    analysis = analyse(play(timing, like, slots=None, says=None, seed=9).write(tmp_path / "run"))
+    assert not analysis.slots.limit
+    assert "a budget of" in analysis.slots.method
+    found = fitted(analysis)
+    assert "tokens of prompts and answers are held at most" in found.way
+    assert found.timing.kv_tokens == pytest.approx(2000, rel=0.05)

@@ -204,7 +204,8 @@ def _profile(fields: dict[str, Any], stem: str) -> Profile:
         (int(streams), tuple(float(value) for value in (values if isinstance(values, list) else [values])))
         for streams, values in sorted(dict(step.pop("table", {})).items(), key=lambda entry: int(entry[0]))
     )
-    law = StepLaw(**{key: float(value) for key, value in step.items()}, table=table)
+    in_order = bool(step.pop("in_order", False))
+    law = StepLaw(**{key: float(value) for key, value in step.items()}, table=table, in_order=in_order)
     if min(law.values(1)) <= 0:
         raise ValueError("a step must take longer than 0 s")
     first = timing.get("first_token_s")

@@ -26,9 +26,10 @@ from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.server.turns import LONG_LOAD_S
+from loadtest.analyse.whatif.bands import ENGINE_ERROR
 from loadtest.analyse.whatif.fit import fit_models, known_slots
 from loadtest.analyse.whatif.play import CONTEXT
-from loadtest.analyse.whatif.predict import ENGINE_ERROR, SLICED_WAY, ServerModel
+from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.self_check import GIVEN_BACK
 from loadtest.errors import PredictionError
 from loadtest.metrics import NS_PER_S

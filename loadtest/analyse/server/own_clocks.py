@@ -9,17 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.at_work import Depth, RequestInstants
-from loadtest.analyse.server.kept_out import at_work_while_waiting, unwaited_ttft
+from loadtest.analyse.server.kept_out import unwaited_ttft
 from loadtest.analyse.server.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.steps import step_table, step_times
 from loadtest.metrics import S_PER_US
 from loadtest.simulate.model.timing import BESIDE, StepLaw, Timing
 
 MOST_JITTER = 0.5  # of a prompt's time, as a share of it
-KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
 
 
 def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
@@ -58,55 +56,3 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
         handover_s=0.0,
     )
     return timing, times
-
-
-def kv_budget(run: RunData) -> int | None:
-    """Return how many tokens the requests at work may hold together; None where their number, not that, keeps others out.
-
-    While a request waits, those at work hold no more than the budget; with the one that waits they would hold more.
-    """
-    requests = RequestInstants.of(run)
-    peak = requests.peak()
-    if not peak:
-        return None
-    kept = np.isfinite(run.column("send"))
-    tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[kept]
-    begun = requests.begun if requests.told else requests.first - unwaited_ttft(run, requests, peak).seconds
-    begun = np.clip(begun, requests.arrived, requests.first)
-    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
-    begun, gone, arrived, tokens = (
-        begun[known],
-        np.maximum(requests.last, begun)[known],
-        requests.arrived[known],
-        tokens[known],
-    )
-    found = at_work_while_waiting(run, requests, peak) if not requests.told else None
-    if len(begun) < 2 * FEWEST_STEPS or (found is not None and found[0] is not None):
-        return None
-    held, full, seconds = _held_while_waiting(begun, gone, arrived, tokens)
-    if not len(held):
-        return None
-    total = float(seconds.sum())
-    tries = np.unique(np.concatenate((held, full)))
-    tries = tries[np.linspace(0, len(tries) - 1, min(len(tries), 400)).astype(np.int64)]
-    agrees = [float(seconds[(held <= each) & (full > each)].sum()) / total for each in tries]
-    best = max(agrees)
-    within = tries[np.array(agrees) >= best - 0.01]
-    return int(np.median(within)) if best >= KV_AGREES else None
-
-
-def _held_while_waiting(
-    begun: FloatArray, gone: FloatArray, arrived: FloatArray, tokens: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the tokens held in each part of time in which somebody waited, with the first who waits, and its length."""
-    times = np.unique(np.concatenate((begun, gone, arrived)))
-    middle = (times[1:] + times[:-1]) / 2
-    held, full, seconds = [], [], []
-    for at, length in zip(middle, np.diff(times), strict=True):
-        waiting = (arrived <= at) & (begun > at)
-        if waiting.any():
-            here = float(tokens[(begun <= at) & (gone > at)].sum())
-            held.append(here)
-            full.append(here + float(tokens[waiting][np.argmin(begun[waiting])]))
-            seconds.append(float(length))
-    return np.array(held), np.array(full), np.array(seconds)

@@ -22,6 +22,7 @@ import numpy as np
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.scatter import observed_factors
 from loadtest.analyse.server.token_gaps import Decoding
 
 Interval = tuple[float, float]
@@ -59,10 +60,11 @@ class Prefill:
     method: str
     jitter: float = 0.0  # standard deviation of prompts' times as a share of them
     n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
+    factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
-        found = {name: value for name, value in asdict(self).items() if name != "jitter"}
+        found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors")}
         return {**found, "ci95": list(self.ci95)}
 
 
@@ -325,7 +327,9 @@ def fit_prefill(
     error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
     error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     half = t_quantile(n - 1) * error
-    return Prefill(slope, (max(slope - half, 0.0), slope + half), fixed, n, method, jitter=jitter, n_batch=n_batch)
+    interval = max(slope - half, 0.0), slope + half
+    factors = observed_factors(off[visible])
+    return Prefill(slope, interval, fixed, n, method, jitter=jitter, n_batch=n_batch, factors=factors)
 
 
 def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:

@@ -24,6 +24,7 @@ from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.at_work import Depth, RequestInstants, calm_starts, count_within, last_before, latest_end
 from loadtest.analyse.server.kept_out import at_work_while_waiting
+from loadtest.analyse.server.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
 
@@ -121,6 +122,13 @@ def estimate_slots(run: RunData) -> Slots:
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
     if named is not None and named >= peak and others <= {named}:  # the peak is only a lower bound
+        if instead := budget_instead_of(run, requests, peak, named):
+            better = (
+                f"a budget of {instead[0]} tokens of prompts and answers explains {percent(instead[1])} of the waiting"
+            )
+            return Slots(
+                named, limit=False, method=f"{method}; but {better}, so the number is no limit", witnesses=found
+            )
         return Slots(named, limit=True, method=method, witnesses=found)
     least = min(witness.slots for witness in found if witness.slots is not None)
     return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)

@@ -44,7 +44,7 @@ class StepTimes:
     p10_s: float
     p90_s: float
     kinds: tuple[StepKind, ...]  # one; or two, the shorter first, where step times fall into two separate clusters
-    sample: tuple[float, ...]  # up to 400 step times at evenly spaced ranks, for predictions to draw from
+    sample: tuple[float, ...]  # up to 1000 step times in the order observed, for predictions to draw from
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -27,7 +27,9 @@ from loadtest.analyse.server.step_law import (
 from loadtest.analyse.server.token_gaps import Decoding
 from loadtest.simulate.model.timing import StepLaw, Timing
 
-MOST_SAMPLED = 400  # step times kept for each number of streams
+MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones
+STRETCHES = 10
+FEWEST_WAITS = 8  # of requests alone on the server, from which on a handover is drawn from them
 BLOCKS = 40  # of consecutive steps, at most, whose means give the error of the mean
 SLOPE_CARRIED_STREAMS = 64  # how many streams past the last measured number the table of step times is extended
 ASSUMED_HANDOVER_S = 0.002  # from a free slot to the batch loop, where no request had the server to itself
@@ -53,6 +55,7 @@ class Steps:
     stall_s: FloatArray  # per request: time that its decode lost to others' prompts; nan unknown
     handling_s: float  # from reading the request to queueing it for a slot
     handover_s: float  # from getting a slot to being seen by the batch loop
+    handovers: tuple[float, ...] = ()  # such times as they were observed
     neighbours: bool | None  # whether two streams take two passes unless their slots are neighbours; None: unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
 
@@ -68,13 +71,15 @@ class Steps:
             raise ValueError("no step time or no prefill speed is known")
         split = bool(self.neighbours if neighbours is None else neighbours)
         return Timing(
-            step=StepLaw(table=step_table(self.times, self.slope_s, neighbours=split)),
+            step=StepLaw(table=step_table(self.times, self.slope_s, neighbours=split), in_order=True),
             prefill_s=known.per_token_s if prefill_s is None and known else prefill_s or 0.0,
             prompt_s=known.fixed_s if prefill_s is None and known else 0.0,
             prompt_jitter=known.jitter if known else 0.0,
+            prompt_factors=known.factors if known else (),
             n_batch=known.n_batch if known else 512,
             handling_s=self.handling_s,
             handover_s=self.handover_s,
+            handovers=self.handovers,
             neighbours=split,
         )
 
@@ -117,7 +122,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
     reader = _StepTimeByStreams.of(times, slope) if times else None
     prefill, prefill_reason = prefill_of.measure_prefill(run, found, reader)
     stall, interference, interference_reason = prefill_of.stalls(run, found, reader)
-    handling, handover = _fixed_costs(run, prefill, reader)
+    handling, handover, handovers = _fixed_costs(run, prefill, reader)
     return Steps(
         times=times,
         law=law,
@@ -130,6 +135,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         stall_s=stall,
         handling_s=handling,
         handover_s=handover,
+        handovers=handovers,
         neighbours=split_by_neighbours(times),
         read_from=found.said,
     )
@@ -150,7 +156,6 @@ def step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
     """Describe the step times of so many streams, each with its instant."""
     ordered = np.sort(step_s)
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
-    ranks = np.linspace(0, len(ordered) - 1, min(MOST_SAMPLED, len(ordered))).round().astype(np.int64)
     return StepTimes(
         streams=streams,
         n=len(step_s),
@@ -160,8 +165,17 @@ def step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
         p10_s=float(low),
         p90_s=float(high),
         kinds=step_kinds(ordered),
-        sample=tuple(float(value) for value in ordered[ranks]),
+        sample=tuple(float(value) for value in _stretches(step_s[np.argsort(at, kind="stable")][::streams])),
     )
+
+
+def _stretches(in_time: FloatArray) -> FloatArray:
+    """Return at most MOST_SAMPLED of these steps: stretches of consecutive ones, evenly apart."""
+    if len(in_time) <= MOST_SAMPLED:
+        return in_time
+    each = MOST_SAMPLED // STRETCHES
+    starts = np.linspace(0, len(in_time) - each, STRETCHES).astype(np.int64)
+    return np.asarray(in_time[(starts[:, None] + np.arange(each)).ravel()])
 
 
 def _error(in_time: FloatArray, streams: int) -> float:
@@ -255,8 +269,10 @@ def step_table(
     return tuple(rows)
 
 
-def _fixed_costs(run: RunData, prefill: Prefill | None, step: _StepTimeByStreams | None) -> tuple[float, float]:
-    """Return handling and handover: the median load duration, and the median wait of requests alone on the server.
+def _fixed_costs(
+    run: RunData, prefill: Prefill | None, step: _StepTimeByStreams | None
+) -> tuple[float, float, tuple[float, ...]]:
+    """Return handling and handover: the median load duration, and the median wait of requests alone on the server, and all of these.
 
     Of a server without durations both together are the median of TTFT − prompt cost of the requests that were alone.
     """
@@ -267,15 +283,17 @@ def _fixed_costs(run: RunData, prefill: Prefill | None, step: _StepTimeByStreams
     wait = run.column("queue_wait_s")[alone]
     wait = wait[np.isfinite(wait)]
     if len(load) or len(wait):  # llama.cpp reports no load: its server loads the model before it listens
-        return float(np.median(load)) if len(load) else 0.0, float(np.median(wait)) if len(wait) else ASSUMED_HANDOVER_S
+        usual = float(np.median(wait)) if len(wait) else ASSUMED_HANDOVER_S
+        every = tuple(map(float, wait[:MOST_SAMPLED])) if len(wait) >= FEWEST_WAITS else ()
+        return float(np.median(load)) if len(load) else 0.0, usual, every
     if prefill is None or step is None or not alone.any():
-        return 0.0, ASSUMED_HANDOVER_S
+        return 0.0, ASSUMED_HANDOVER_S, ()
     tokens = prefill_of.uncached(run)[alone]
     cost = np.maximum(prefill.fixed_s + prefill.per_token_s * tokens, step(np.ones(len(tokens))))
     rest = np.nan_to_num(run.column("ttft_s")[alone] - cost)
     both = max(float(np.median(rest)), 0.0)
     handover = min(ASSUMED_HANDOVER_S, both)
-    return both - handover, handover
+    return both - handover, handover, ()
 
 
 @dataclass(frozen=True, slots=True)

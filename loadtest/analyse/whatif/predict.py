@@ -1,10 +1,11 @@
 """What users would feel at loads and slots that were not measured: the engine of simulate/, run in virtual time.
 
 A prediction repeats the run as it was measured (its lengths, warm-up and number of requests) on an engine whose step
-times, prefill speed and admissions were read from the run. It is repeated 3 to 12 times; each time every timing is drawn
-anew within its standard error. A figure is the mean over these repetitions. Its band is the prediction interval of one
-more repetition, mean ± t · s · √(1 + 1/n), widened by the 5 % by which the engine itself was off on real servers: one
-measured run of that size should fall into it in 95 of 100 cases.
+times, prefill speed and admissions were read from the run. It is repeated 3 to 12 times, an open loop up to 24; each time
+every timing is drawn anew within its standard error, and lengths as another run would draw them. A figure is the geometric
+mean over these repetitions. Its band is the prediction interval of one more repetition, ± t · s · √(1 + 1/n) of the
+logarithm, widened by the 5 % by which the engine itself was off on real servers: one measured run of that size should
+fall into it in 95 of 100 cases.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import admission
 from loadtest.analyse.server.admission import LoadPattern
@@ -27,6 +27,7 @@ from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif import talks
+from loadtest.analyse.whatif.bands import middle, prediction_band
 from loadtest.analyse.whatif.plan import PlannedRequests
 from loadtest.analyse.whatif.play import (
     CONTEXT,
@@ -50,8 +51,9 @@ TOKENS_SIMULATED = 60_000  # simulated for one prediction, over all repetitions:
 FEWEST_SEEDS, MOST_SEEDS = 3, 12
 FEWEST_REQUESTS = 20
 OPEN_REQUESTS = 200
+OPEN_TIMES = 4  # as many tokens are simulated of open loops, whose waits differ far more from run to run …
+MOST_OPEN_SEEDS = 24  # … than those of closed ones
 MOST_SLOPE = 0.6  # of the last step time, for each further stream, where no growth was seen; 1: no gain from batches
-ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
 SPACING_S = 0.0001  # between the first requests of a level's users
 
 HEADLINES = {
@@ -140,6 +142,8 @@ class ServerModel:
     guess: str | None  # what the timing for more slots than measured takes for granted
     talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
     way: str = SLICED_WAY  # how the server works by it
+    redrawn: bool = True  # whether each repetition draws lengths anew; False: those observed, in another order
+    lengths_known: bool = False  # whether `prompts` and `outputs` stand for the whole distribution that was asked for
 
     @classmethod
     def of(cls, run: RunData, slots: Slots, steps: Steps) -> ServerModel:
@@ -258,6 +262,25 @@ class ServerModel:
         streams = load.send(engine, cold_requests(lengths), draw, log.see)
         return Played(streams, log, np.arange(len(streams)) >= load.warmups)
 
+    def _repeated(self, load: Load, count: int, times: int) -> list[Load]:
+        """Return the load for each repetition, with lengths as another run would draw them.
+
+        A run of m requests has a mean length off by 1/√m of its spread; and of the n lengths that were observed, which are but
+        a sample, the mean is off by 1/√n. As few are drawn for each repetition as vary by both. Together the repetitions hold
+        every length about equally often (the balanced bootstrap of Davison, Hinkley and Schechtman, 1986), so that figures
+        rest on all lengths, and bands on how much samples differ.
+        """
+        lengths = load.lengths
+        if not self.redrawn or len(set(lengths)) == 1:
+            return [load] * times
+        each = count if self.lengths_known else max(round(count * len(lengths) / (count + len(lengths))), 1)
+        draw = random.Random("lengths")
+        dealt: list[tuple[int, int]] = []
+        while len(dealt) < each * times:
+            dealt += lengths
+        draw.shuffle(dealt)
+        return [replace(load, lengths=dealt[place * each : (place + 1) * each]) for place in range(times)]
+
     def _lengths(self, prompt: int | None, output: int | None) -> list[tuple[int, int]]:
         return [
             (of if prompt is None else max(prompt, 1), made if output is None else max(output, 1))
@@ -267,7 +290,8 @@ class ServerModel:
     def _predict(self, load: Load, seeds: int | None) -> Prediction:
         requests, affordable = self._affordable(load)
         played, growing, deepest = [], [], 0
-        for seed in range(seeds or affordable):
+        repeated = self._repeated(load, requests + load.warmups, seeds or affordable)
+        for seed, load in enumerate(repeated):  # noqa: PLR1704
             draw = random.Random(seed)
             timing = self.drawn(load.slots, draw)
             host = load.talks.engine_cache() if load.talks is not None else None
@@ -286,11 +310,11 @@ class ServerModel:
             slots=load.slots,
             requests=requests * len(played),
             figures={
-                name: {key: float(np.mean([one[name][key] for one in played])) for key in found if key[-1] not in "-+"}
+                name: {key: middle([one[name][key] for one in played]) for key in found if key[-1] not in "-+"}
                 for name, found in played[0].items()
             },
             bands={
-                f"{name}.{key}": _band(
+                f"{name}.{key}": prediction_band(
                     [one[name] for one in played], key, most=1.0 if name == "cached_share" else math.inf
                 )
                 for name, keys in HEADLINES.items()
@@ -308,9 +332,12 @@ class ServerModel:
         at_once = min(load.concurrency or self.streams, load.slots or self.streams, self.streams)
         tokens *= 1 + 2 / at_once  # a step takes time to simulate as well, however few streams share it
         fewest = load.requests if load.planned else max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
-        requests = min(load.requests, max(int(TOKENS_SIMULATED / FEWEST_SEEDS / tokens) - load.warmups, fewest))
-        seeds = int(TOKENS_SIMULATED / tokens / (requests + load.warmups))
-        return requests, max(FEWEST_SEEDS, min(MOST_SEEDS, seeds))
+        most, budget = MOST_SEEDS, TOKENS_SIMULATED
+        if load.rate is not None:
+            most, budget = MOST_OPEN_SEEDS, OPEN_TIMES * TOKENS_SIMULATED
+        requests = min(load.requests, max(int(budget / FEWEST_SEEDS / tokens) - load.warmups, fewest))
+        seeds = int(budget / tokens / (requests + load.warmups))
+        return requests, max(FEWEST_SEEDS, min(most, seeds))
 
     def drawn(self, slots: int | None, draw: random.Random) -> Timing:
         """Return the timing for so many slots, each measured part of it drawn anew within its standard error."""
@@ -345,20 +372,3 @@ class ServerModel:
         if slots != self.slots and self.slots is not None:
             return f"measured with {self.slots} slots, not with {slots}" + (f"; {self.guess}" if self.guess else "")
         return None
-
-
-def _band(repetitions: list[dict[str, float]], key: str, *, most: float = math.inf) -> Interval:
-    """Return the 95 % prediction interval of a figure: where one more repetition would show it.
-
-    With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
-    whole wait, which a few repetitions may not show. The band therefore always reaches as far as the percentiles one
-    standard error of the rank below and above.
-    """
-    values = [figures[key] for figures in repetitions]
-    n = len(values)
-    mean = float(np.mean(values))
-    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n) if n > 1 else 0.0
-    half = math.hypot(half, ENGINE_ERROR * mean)
-    low = min(mean - half, float(np.mean([figures.get(f"{key}-", figures[key]) for figures in repetitions])))
-    high = max(mean + half, float(np.mean([figures.get(f"{key}+", figures[key]) for figures in repetitions])))
-    return max(low, 0.0), min(high, most)

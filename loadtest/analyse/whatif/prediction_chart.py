@@ -24,7 +24,7 @@ from loadtest.analyse.whatif.fit import fit_models, known_slots
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import AS_KNOWN
 from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
-from loadtest.analyse.whatif.ways import NoWayError, own_level
+from loadtest.analyse.whatif.ways import NoWayError, likely_lengths, own_level
 from loadtest.errors import PredictionError
 
 
@@ -70,7 +70,7 @@ class CurveAhead:
             usual = ServerModel.of(run, known_slots(run, slots).slots, steps)
         except PredictionError:
             return
-        self._model = slot_advice.narrowed(usual, run, self._series.levels)
+        self._model = likely_lengths(usual, run, self._series.levels)
         with warnings.catch_warnings():  # a fork: a new interpreter would run a script without a main guard again
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads: NumPy's, which the fork does not use
             pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))

@@ -111,7 +111,8 @@ def with_spread_lengths(model: ServerModel) -> ServerModel:
     count = max(len(prompts), len(outputs))
     pairs = zip(*((values * -(-count // len(values)))[:count] for values in (prompts, outputs)), strict=True)
     one, other = zip(*pairs, strict=True)
-    return dataclasses.replace(model, prompts=one, outputs=other)
+    known = model.lengths_known or len(set(zip(model.prompts, model.outputs, strict=True))) == 1
+    return dataclasses.replace(model, prompts=one, outputs=other, lengths_known=known)
 
 
 def _spread_lengths(values: tuple[int, ...], draw: random.Random) -> tuple[int, ...]:

@@ -8,16 +8,18 @@ steps behind slots, is tried first and kept where it gives back the run. Where n
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import admission
-from loadtest.analyse.server.own_clocks import kv_budget, own_clocks
+from loadtest.analyse.server.own_clocks import own_clocks
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.token_budget import kv_budget
 from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif.lengths import with_asked_lengths
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
 from loadtest.analyse.whatif.slot_advice import narrowed
 from loadtest.analyse.whatif.talks import Talks
@@ -60,9 +62,8 @@ def fitted_way(
         for way, model in _ways(run, slots, steps):
             if talks is not None and way.startswith(CLOCKS_WAY):
                 continue  # no cache of prompts is known of such servers
-            mine = narrowed(
-                model if talks is None else replace(model, talks=talks), run, [level["index"] for level in used]
-            )
+            model = model if talks is None else replace(model, talks=talks)  # noqa: PLW2901
+            mine = likely_lengths(model, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}
             wrong = self_check.unmatched(functools.partial(_said, mine, run, known), used)
             if wrong is None:
@@ -77,13 +78,19 @@ def fitted_way(
     )
 
 
+def likely_lengths(model: ServerModel, run: RunData, levels: Iterable[int]) -> ServerModel:
+    """Return the model with the lengths that another run of these levels would draw from."""
+    levels = list(levels)
+    return with_asked_lengths(narrowed(model, run, levels), run, levels)
+
+
 def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], level: Mapping[str, Any]) -> Prediction:
     return known.get(level["index"]) or own_level(model, run, level)
 
 
 def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
     """Return what a model says of a level of its run, for the lengths that this level had."""
-    mine = narrowed(model, run, [level["index"]])
+    mine = replace(narrowed(model, run, [level["index"]]), redrawn=False)
     if level["concurrency"]:
         return mine.closed(int(level["concurrency"]))
     return mine.open(level["rate"], requests=int(level["requests"]))

@@ -26,6 +26,7 @@ from loadtest.simulate.model.timing import BEFORE, BESIDE, NS_PER_S, Timing, pas
 
 # requests closer together than this are one burst; requests 15 ms apart were seen to start in order
 BURST_NS = 10_000_000
+STRETCH = 50  # steps that are taken in the order observed, on average
 APART_S = 1e-6  # by this much later than another, a stream misses that one's batch
 
 _WORKING = frozenset({Stage.PREFILL, Stage.DECODE})
@@ -77,6 +78,7 @@ class Engine:
         self._alive = 0  # streams that have passed the scheduler and not ended
         self._burst, self._last_arrival = 0, -BURST_NS
         self._step_values: dict[int, tuple[float, ...]] = {}
+        self._step_places: dict[int, int] = {}  # by streams: which of the values was drawn last
         self._out: list[Emission] = []
 
     def submit(self, request: EngineRequest, now: int) -> Stream:
@@ -198,7 +200,7 @@ class Engine:
             self._tickets += 1
             self._held += _holds(stream)
             stream.slot_won = at
-            handover = timing.handover_s
+            handover = self._random.choice(timing.handovers) if timing.handovers else timing.handover_s
             if beside and timing.caught and self._random.random() < timing.caught:
                 handover = 0.0
             elif timing.apart and self._granted == at and self._random.random() < timing.apart:
@@ -258,9 +260,14 @@ class Engine:
         """Return how long a prompt takes that is evaluated beside everything else."""
         timing = self.timing
         seconds = timing.prompt_s + stream.todo * timing.prefill_s + timing.beside_s * (self._tickets - 1)
-        if timing.prompt_jitter:
-            seconds *= max(self._random.gauss(1.0, timing.prompt_jitter), 0.1)
+        seconds *= self._prompt_factor()
         return seconds if timing.own_clocks else max(seconds, self._draw(1))
+
+    def _prompt_factor(self) -> float:
+        timing = self.timing
+        if timing.prompt_factors:
+            return self._random.choice(timing.prompt_factors)
+        return max(self._random.gauss(1.0, timing.prompt_jitter), 0.1) if timing.prompt_jitter else 1.0
 
     def _jittered(self, seconds: float) -> float:
         if self.timing.jitter:
@@ -287,8 +294,7 @@ class Engine:
         if timing.prompt_s or timing.restore_s:
             new = [stream for stream, _ in prompts if stream.todo == stream.prompt_tokens - stream.cached]
             evaluated += len(new) * timing.prompt_s + sum(stream.restored for stream in new) * timing.restore_s
-        if timing.prompt_jitter:
-            evaluated *= max(self._random.gauss(1.0, timing.prompt_jitter), 0.1)
+        evaluated *= self._prompt_factor()
         return max(alone + evaluated, self._draw(len(decoding) + len(prompts)))
 
     def _step(self, slots: list[int], streams: int) -> float:
@@ -300,7 +306,15 @@ class Engine:
         values = self._step_values.get(streams)
         if values is None:
             values = self._step_values[streams] = self.timing.step.values(streams)
-        return values[0] if len(values) == 1 else self._random.choice(values)
+        if len(values) == 1:
+            return values[0]
+        if not self.timing.step.in_order:
+            return self._random.choice(values)
+        place = self._step_places.get(streams)
+        stays = place is not None and self._random.random() * STRETCH >= 1
+        place = (place + 1) % len(values) if stays and place is not None else self._random.randrange(len(values))
+        self._step_places[streams] = place
+        return values[place]
 
     def _finish_batch(self, batch: _Batch) -> None:
         for stream in batch.decoding:

@@ -16,12 +16,15 @@ class StepLaw:
     """Seconds that one pass takes to give each of B streams its next token.
 
     Either the line base_s + per_stream_s · B, or a table of (B, values), of whose observed step times each step draws one.
-    The table is there because the law of real engines is often not a line.
+    The table is there because the law of real engines is often not a line. Where its values stand in the order in which they
+    were observed (`in_order`), steps take them in that order, from a place drawn anew now and then (the stationary bootstrap
+    of Politis and Romano, 1994): slow steps come in spells, and an answer that falls into one is slow as a whole.
     """
 
     base_s: float = 0.0
     per_stream_s: float = 0.0
     table: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    in_order: bool = False
 
     def values(self, streams: int) -> tuple[float, ...]:
         """Return the step times to draw from while `streams` decode; (0.0,) without any.
@@ -64,12 +67,14 @@ class Timing:
     prefill_s: float  # per uncached prompt token
     prompt_s: float = 0.0  # added for each prompt, whatever its length, in its first batch
     prompt_jitter: float = 0.0  # standard deviation of the prompts' part of a batch, as a share of it
+    prompt_factors: tuple[float, ...] = ()  # in its place: factors of that part as they were observed
     restore_s: float = 0.0  # added for each token that comes back from the host cache
     context_s: float = 0.0  # added for each token of context that the decoding streams hold in all
     n_batch: int | None = 512  # prompt tokens in a batch; None for all that wait (Ollama before 0.4 did not interleave)
     load_s: float = 0.0  # reading the model
     handling_s: float = 0.001  # request read → queued for a slot: load_duration of a warm model
     handover_s: float = 0.002  # slot won → seen by the batch loop
+    handovers: tuple[float, ...] = ()  # in its place: such times as they were observed
     caught: float = 0.0  # chance that a stream that gets a slot while others run is in the very next batch
     apart: float = 0.0  # chance that of streams ready at the same instant one misses the idle loop's first batch
     jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
@@ -98,6 +103,7 @@ class Timing:
             load_s=self.load_s * factor,
             handling_s=self.handling_s * factor,
             handover_s=self.handover_s * factor,
+            handovers=tuple(value * factor for value in self.handovers),
             first_token_s=first,
         )
 

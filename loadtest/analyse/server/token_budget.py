@@ -1,0 +1,100 @@
+"""Whether tokens and not a number limit what a server works on at once: the prompts and answers that it may hold.
+
+While somebody waits, those at work hold no more than the budget, and with the one that waits longest they would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.at_work import RequestInstants
+from loadtest.analyse.server.kept_out import at_work_while_waiting, unwaited_ttft
+
+KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
+FEWEST_REQUESTS = 16
+LEAST_SPREAD = 0.03  # of the tokens of a request: with less, a budget is a number
+MOST_PARTS = 1500  # of time that are looked at
+MOST_REQUESTS = 20_000
+CLEARLY = 0.03  # of the time: by so much more must a budget explain than a number does
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Parts of time in which somebody waited."""
+
+    number: FloatArray  # requests at work
+    tokens: FloatArray  # that these hold in the end
+    full: FloatArray  # likewise, with the one that waits longest
+    seconds: FloatArray
+
+    def best_budget(self) -> tuple[int, float]:
+        """Return the budget that explains most of the time, and how much of it."""
+        total = float(self.seconds.sum())
+        tries = np.unique(np.concatenate((self.tokens, self.full)))
+        tries = tries[np.linspace(0, len(tries) - 1, min(len(tries), 400)).astype(np.int64)]
+        agrees = [float(self.seconds[(self.tokens <= each) & (self.full > each)].sum()) / total for each in tries]
+        best = max(agrees)
+        return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
+
+    def share_of(self, number: int) -> float:
+        """Return the share of the time in which exactly so many were at work."""
+        return float(self.seconds[self.number == number].sum()) / float(self.seconds.sum())
+
+
+def kv_budget(run: RunData) -> int | None:
+    """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None."""
+    lives = RequestInstants.of(run)
+    peak = lives.peak()
+    if not peak:
+        return None
+    found = at_work_while_waiting(run, lives, peak) if not lives.told else None
+    held = _held_while_waiting(run, lives, peak)
+    if held is None:
+        return None
+    budget, agrees = held.best_budget()
+    if found is not None and found[0] is not None and not _clearly(held, agrees, found[0]):
+        return None
+    return budget if agrees >= KV_AGREES else None
+
+
+def budget_instead_of(run: RunData, lives: RequestInstants, peak: int, number: int) -> tuple[int, float] | None:
+    """Return the budget that explains the waiting clearly better than `number` at work does, and how much; else None."""
+    held = _held_while_waiting(run, lives, peak)
+    if held is None:
+        return None
+    budget, agrees = held.best_budget()
+    return (budget, agrees) if agrees >= KV_AGREES and _clearly(held, agrees, number) else None
+
+
+def _clearly(held: _Held, agrees: float, number: int) -> bool:
+    return agrees >= held.share_of(number) + CLEARLY
+
+
+def _held_while_waiting(run: RunData, lives: RequestInstants, peak: int) -> _Held | None:
+    """Return what was held while somebody waited; None where nobody did, or requests are few or hold alike."""
+    kept = np.isfinite(run.column("send"))
+    tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[kept]
+    begun = lives.begun if lives.told else lives.first - unwaited_ttft(run, lives, peak).seconds
+    begun = np.clip(begun, lives.arrived, lives.first)
+    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(lives.last)
+    begun, last, arrived, tokens = (each[known][:MOST_REQUESTS] for each in (begun, lives.last, lives.arrived, tokens))
+    gone = np.maximum(last, begun)
+    if len(begun) < FEWEST_REQUESTS or tokens.std() < LEAST_SPREAD * tokens.mean():
+        return None
+    times = np.unique(np.concatenate((begun, gone, arrived)))
+    places = np.linspace(0, len(times) - 2, min(MOST_PARTS, len(times) - 1)).astype(np.int64)
+    rows = []
+    for at, length in zip((times[1:] + times[:-1])[places] / 2, np.diff(times)[places], strict=True):
+        waiting = (arrived <= at) & (begun > at)
+        if waiting.any():
+            working = (begun <= at) & (gone > at)
+            here = float(tokens[working].sum())
+            following = float(tokens[waiting][np.argmin(begun[waiting])])
+            rows.append((float(working.sum()), here, here + following, float(length)))
+    if not rows:
+        return None
+    return _Held(*np.array(rows).T)

@@ -1,0 +1,49 @@
+"""The middle of a figure over repetitions of a prediction, and the band in which one more would lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.server.prefill import Interval
+
+ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
+MOST_APART = 20.0
+
+
+def prediction_band(repetitions: list[dict[str, float]], key: str, *, most: float = math.inf) -> Interval:
+    """Return the 95 % prediction interval of a figure: where one more repetition would show it.
+
+    With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
+    whole wait, which a few repetitions may not show. The band therefore always reaches as far as the percentiles one
+    standard error of the rank below and above.
+    """
+    values = np.array([figures[key] for figures in repetitions])
+    n = len(values)
+    widen = t_quantile(n - 1) * math.sqrt(1 + 1 / n) if n > 1 else 0.0
+    if _by_factors(values):
+        centre = middle(values)
+        half = math.hypot(widen * float(np.std(np.log(values), ddof=1)) if n > 1 else 0.0, ENGINE_ERROR)
+        low, high = centre * math.exp(-half), centre * math.exp(half)
+    else:
+        centre = float(np.mean(values))
+        half = math.hypot(widen * float(np.std(values, ddof=1)) if n > 1 else 0.0, ENGINE_ERROR * centre)
+        low, high = centre - half, centre + half
+    low = min(low, middle([figures.get(f"{key}-", figures[key]) for figures in repetitions]))
+    high = max(high, middle([figures.get(f"{key}+", figures[key]) for figures in repetitions]))
+    return max(low, 0.0), min(high, most)
+
+
+def middle(values: Sequence[float] | FloatArray) -> float:
+    """Return the geometric mean, which errs by as many factors to either side; of values that come near zero the mean."""
+    found = np.asarray(values, dtype=np.float64)
+    return float(np.exp(np.log(found).mean())) if _by_factors(found) else float(found.mean())
+
+
+def _by_factors(values: FloatArray) -> bool:
+    """Whether values scatter by factors, as times of a queue do; those of which some are nearly zero do not."""
+    return bool((values > 0).all()) and bool(values.max() <= MOST_APART * values.min())

@@ -1,0 +1,83 @@
+"""The lengths that another run would have: drawn anew from what was asked for, and not only those that this run drew.
+
+A run of some hundred requests knows the mean of its lengths to a few percent, and near saturation a wait grows by far more
+than that. Where a distribution was asked for it is known, whatever the run drew from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.prefill import uncached
+from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.scenario.lengths import lengths_of
+
+DRAWN = 2000  # lengths to draw from
+FEWEST = 20  # requests, to see how the server counts what was asked for
+AS_ASKED = 0.95  # of the answers must have the length asked for
+MOST_OFF = 0.2  # of the spread of prompts: what the length asked for leaves open
+MOST_AT_END = 0.02  # of prompts as long as the longest: more, and the context cuts some
+
+
+def with_asked_lengths(model: ServerModel, run: RunData, levels: Iterable[int]) -> ServerModel:
+    """Return the model with lengths drawn from the distribution that these levels asked for; as it is where that is unknown."""
+    levels = list(levels)
+    if model.talks is not None:
+        return model
+    texts = {
+        (level.get("input_lengths"), level.get("output_lengths")) for level in run.levels if level["index"] in levels
+    }
+    said, made = next(iter(texts)) if len(texts) == 1 else (None, None)
+    if not (said or made) or "empirical" in f"{said}{made}":
+        return model
+    rows = np.any([run.good(level) for level in levels], axis=0)
+    columns = [uncached(run)[rows], run.column("asked_input")[rows], run.column("output_tokens")[rows]]
+    prompt, asked, output = np.stack(columns)[:, np.isfinite(columns[0]) & np.isfinite(columns[2])]
+    wanted = run.column("asked")[rows][np.isfinite(columns[0]) & np.isfinite(columns[2])]
+    if len(prompt) < FEWEST:
+        return model
+    draw = random.Random(0)
+    prompts, outputs = _prompts(said, prompt, asked, draw), _answers(made, output, wanted, draw)
+    if prompts is None or outputs is None:
+        return model
+    return dataclasses.replace(model, prompts=prompts, outputs=outputs, lengths_known=True)
+
+
+def _drawn(text: str, draw: random.Random) -> FloatArray:
+    lengths = lengths_of(text)
+    return np.array([lengths.draw(draw, draw.random(), _no_file) for _ in range(DRAWN)], dtype=np.float64)
+
+
+def _no_file(*_: object) -> tuple[int, ...]:
+    raise AssertionError("lengths of a file are not drawn here")
+
+
+def _prompts(text: str | None, seen: FloatArray, asked: FloatArray, draw: random.Random) -> tuple[int, ...] | None:
+    """Return uncached prompt tokens; None where those asked for do not say how many the server counts."""
+    if text is None:
+        return tuple(int(each) for each in draw.choices(seen.tolist(), k=DRAWN))
+    if not np.isfinite(asked).all() or asked.std() == 0:
+        return None
+    if (asked == asked.max()).mean() > MOST_AT_END and len(asked) > 1 / MOST_AT_END:
+        return None
+    slope, fixed = np.polyfit(asked, seen, 1)
+    off = seen - fixed - slope * asked
+    if off.std() > MOST_OFF * seen.std():
+        return None
+    made = fixed + slope * _drawn(text, draw) + np.array(draw.choices(off.tolist(), k=DRAWN))
+    return tuple(max(round(float(each)), 1) for each in made)
+
+
+def _answers(text: str | None, seen: FloatArray, asked: FloatArray, draw: random.Random) -> tuple[int, ...] | None:
+    """Return output tokens; None where answers do not have the length asked for."""
+    if text is None:
+        return tuple(int(each) for each in draw.choices(seen.tolist(), k=DRAWN))
+    if (seen == asked).mean() < AS_ASKED:
+        return None
+    return tuple(max(round(float(each)), 1) for each in _drawn(text, draw))
