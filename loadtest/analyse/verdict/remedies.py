@@ -14,8 +14,8 @@ class Remedy:
 
 
 LESS_LOAD = (
-    "End other programs on the machine that runs loadtest, use fewer streams or more --workers there, or run it on another machine "
-    "than the server."
+    "End other programs on the machine that runs loadtest, or run it on another machine than the server. Where the load itself is "
+    "too much for one process, use more --workers or fewer streams."
 )
 
 # By the name of the rule in verdict.RULES.
@@ -78,7 +78,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "slow_send": Remedy(
         "Requests took long to send.",
-        "Send shorter prompts or measure over a faster network; TTFT (of embeddings E2E) holds the time that sending takes.",
+        "Send shorter prompts or measure over a faster network; where prompts are short and the server is near, end what else keeps "
+        "the two machines busy. TTFT (of embeddings E2E) holds the time that sending takes.",
     ),
     "late_sends": Remedy("Requests left late.", LESS_LOAD),
     "client_lag": Remedy("The client read tokens late.", LESS_LOAD),
@@ -101,7 +102,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "coalesced": Remedy(
         "First tokens came together with later ones.",
-        "Measure without a gateway or proxy that collects tokens, or switch its buffering off.",
+        "Where a gateway or proxy stands between, switch its buffering off or measure without it. Where none does, the server or the "
+        "client was too busy to handle tokens one by one: end other programs there.",
     ),
     "client_busy": Remedy("The client's processor was busy.", LESS_LOAD),
     "beyond_capacity": Remedy("More arrived than this client measures truthfully.", LESS_LOAD),
