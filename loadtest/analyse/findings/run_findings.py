@@ -294,8 +294,13 @@ def saturation(series: Series) -> Finding | None:
     if levels and offered_load.is_open(levels[0]):
         said = knee_of.kept_up(levels)
         return Finding(said) if said else None
-    found, _ = knee_of.knee(levels)
+    found, _ = believed_knee(series)
     return Finding(found.sentence) if found else None
+
+
+def believed_knee(series: Series) -> tuple[knee_of.Knee | None, str | None]:
+    """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
+    return knee_of.knee(believed(series.levels), [level for level in series.levels if level.get("verdict") == VOID])
 
 
 def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings.run_findings import believed
+from loadtest.analyse.findings.run_findings import believed, believed_knee
 from loadtest.analyse.findings.simulated import ALL, SOME, simulated_badge
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
@@ -212,7 +212,7 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
     if offered_load.is_open(levels[0]):
         return _kept_up(levels)
     name = "Levels off at"
-    found, _ = knee_of.knee(levels)
+    found, _ = believed_knee(series)
     if found is None:
         loads = len({level["concurrency"] for level in levels})
         return Tile(
@@ -221,8 +221,14 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
             f"it takes {knee_of.FEWEST_LEVELS} loads that are not void, here {'is' if loads == 1 else 'are'} {loads}",
         ), None
     level = next(one for one in levels if one["concurrency"] == found.concurrency)
+    again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again"
+    if found.grows and found.in_between:
+        return Tile(name, "", again), None
     if found.grows:
-        return Tile(name, "", f"output still grows at {level['label']}: measure more streams"), None
+        more = f"; {again}" if found.void else ": measure more streams"
+        return Tile(name, "", f"output still grows at {level['label']}{more}"), None
+    if found.levels_off and found.in_between:
+        return Tile(name, f"≤ {counted(found.concurrency, 'stream')}", again), level
     if found.levels_off:
         low, high = found.interval or (0, 0)
         between = (
