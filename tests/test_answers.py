@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from support.made_runs import Made, grid, make, write
 
+from loadtest.analyse.charts import depth, throughput, ttft
 from loadtest.analyse.findings.run_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import frames
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
@@ -38,12 +41,29 @@ def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
     assert "4 streams" in tiles["TTFT p95 there"].note
 
 
+def slots_drawn(analysis: Analysis) -> bool:
+    """Return whether charts mark how many slots there are; they agree on it."""
+    levels, drawn = Series("", tuple(analysis.summary["levels"])), set()
+    for draw in (
+        lambda axes: ttft.ttft_parts(axes, analysis, levels),
+        lambda axes: throughput.all_streams(axes, analysis, [levels]),
+        lambda axes: depth.over_time(axes, analysis),
+    ):
+        axes = Figure().subplots()
+        draw(axes)
+        said = [text.get_text() for text in axes.texts] + list(axes.get_legend_handles_labels()[1])
+        drawn.add("4 slots" in said)
+    (agreed,) = drawn
+    return agreed
+
+
 def test_no_tile_is_of_a_void_level(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4, 8), each=30, clock_steps=1)
     assert [tile.value for tile in told(tmp_path / "run").values()] == [""] * 4
     assert {tile.note for tile in told(tmp_path / "run").values()} == {answers.ALL_VOID}
-    evidence = slots_finding(analyse(tmp_path / "run")).evidence  # "handles 4" stood below "Slots: not known"
-    assert evidence.endswith("All of that is from void levels: measure again before you rely on it.")
+    found = slots_finding(analyse(tmp_path / "run"))  # "handles 4" stood below "Slots: not known"
+    assert found == "How many requests the server handles in parallel is not known: every level is void."
+    assert found.evidence.endswith("All of that is from void levels: measure again before you rely on it.")
 
 
 def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> None:
@@ -53,6 +73,14 @@ def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> Non
     analysis.summary["levels"][-1]["verdict"] = "void"
     slots = next(tile for tile in answers.tiles(analysis) if tile.name == "Slots")
     assert (slots.value, slots.note) == ("≥ 4", "only a void level shows the limit")
+    # … beside which the finding said that the server handles 4, and charts drew a line at 4 slots
+    found = slots_finding(analysis)
+    assert found == "The server handles at least 4 requests in parallel; only a void level shows its limit."
+    assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
+    assert depth.title(analysis) == "Up to 4 streams decode at once; only a void level shows a limit"
+    assert not slots_drawn(analysis)
+    analysis.summary["levels"][-1]["verdict"] = "valid"
+    assert slots_drawn(analysis)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

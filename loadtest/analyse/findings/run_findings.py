@@ -19,6 +19,7 @@ from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
+from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.summary import Analysis, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings
@@ -164,19 +165,44 @@ def telling(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> 
     return None
 
 
+def believed_slots(analysis: Analysis) -> Slots:
+    """Return the slots as far as levels that are not void show them: a lower bound where only void ones show the limit."""
+    slots, levels = analysis.slots, analysis.summary["levels"]
+    good = believed(levels)
+    if slots.estimate is None or len(good) == len(levels):
+        return slots
+    if not good:
+        return Slots(None, limit=False, method=slots.method)
+    seen = max(int(level["peak_decoding"]) for level in good)
+    loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
+    if slots.limit and loaded and seen >= slots.estimate:
+        return slots
+    return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
+
+
+def only_void(levels: Iterable[dict[str, Any]]) -> str:
+    """Return "only a void level shows", "only void levels show": where a limit is known from."""
+    void = sum(level.get("verdict") == VOID for level in levels)
+    return "only a void level shows" if void == 1 else "only void levels show"
+
+
 def slots_finding(analysis: Analysis) -> Finding:
     """Say how many requests the server handles in parallel, and what that rests on."""
-    slots = analysis.slots
-    if slots.estimate is None:
+    slots, levels = believed_slots(analysis), analysis.summary["levels"]
+    if analysis.slots.estimate is None:
         return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
     evidence = f"{slots.method}." if slots.method else ""
-    if not believed(analysis.summary["levels"]):
+    if slots.estimate is None:
         evidence += " All of that is from void levels: measure again before you rely on it."
+        return Finding("How many requests the server handles in parallel is not known: every level is void.", evidence)
     if slots.limit:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
         return Finding(f"The server handles {what}; further requests queue.", evidence)
     least = counted(slots.estimate, "request")
-    return Finding(f"The server handles at least {least} in parallel; its limit was not seen.", evidence)
+    unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else "its limit was not seen"
+    if analysis.slots.limit:
+        evidence += " Void levels are part of that: measure them again before you rely on it."
+    return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)
 
 
 def steps_findings(analysis: Analysis) -> list[Finding]:

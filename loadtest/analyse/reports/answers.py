@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings.run_findings import believed, believed_knee
+from loadtest.analyse.findings.run_findings import believed, believed_knee, believed_slots, only_void
 from loadtest.analyse.findings.simulated import ALL, SOME, simulated_badge
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
@@ -266,21 +266,18 @@ def _kept_up(levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | N
 
 def _slots(analysis: Analysis) -> Tile:
     """Say the slots as far as levels that are not void show them."""
-    name, slots, levels = "Slots", analysis.slots, analysis.summary["levels"]
-    good = believed(levels)
-    if slots.estimate is None:
+    name, slots, levels = "Slots", believed_slots(analysis), analysis.summary["levels"]
+    if analysis.slots.estimate is None:
         return Tile(
             name, "", "no stream was seen decoding" if not analysis.groups else "each model has its own: see below"
         )
-    if not good:
-        return Tile(name, "", ALL_VOID if levels else "no request was recorded")
-    seen = max(int(level["peak_decoding"]) for level in good)
-    loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
-    if slots.limit and loaded and seen >= slots.estimate:
+    if slots.estimate is None:
+        return Tile(name, "", ALL_VOID)
+    if slots.limit:
         return Tile(name, str(slots.estimate), "requests in parallel; further ones queue")
-    least = min(seen, slots.estimate)
-    why = "its limit was not seen: measure more streams" if not slots.limit else "only a void level shows the limit"
-    return Tile(name, f"≥ {least}", why)
+    unseen = "its limit was not seen: measure more streams"
+    why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
+    return Tile(name, f"≥ {slots.estimate}", why)
 
 
 def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) -> Tile:
