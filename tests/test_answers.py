@@ -119,7 +119,7 @@ def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> 
     assert reason.wrong == "A clock jumped."
     assert len(reason.seen) == 3
     assert reason.where.endswith("are void")
-    assert reason.example.endswith("2 more levels likewise.")
+    assert reason.example.startswith(f"{reason.where}. At 1 stream · ")
 
 
 def test_two_reasons_of_one_level_are_not_two_levels() -> None:
@@ -130,7 +130,7 @@ def test_two_reasons_of_one_level_are_not_two_levels() -> None:
     )
     other = answers.Seen({"label": "4 streams", "verdict": "suspect"}, "suspect", "answers are short")
     assert answers.Reason("Lengths.", (*seen, other)).example == (
-        "2 streams is suspect: answers are short; prompts are long. 1 more level likewise."
+        "2 streams and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
     )
 
 
@@ -139,13 +139,24 @@ def test_a_level_is_never_void_and_suspect_at_once() -> None:
     seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
     reason = answers.Reason("Lengths.", seen)
     assert reason.where == "4 streams is suspect; 2 streams, void for another reason, has it too"
-    assert reason.example == "2 streams, void for another reason, also: answers are short. 1 more level likewise."
+    assert reason.example == f"{reason.where}. At 2 streams: answers are short."
+
+
+def test_no_more_levels_are_called_void_than_are() -> None:
+    """Was "2 streams is void: …. 2 more levels likewise", where one of the two was suspect."""
+    seen = tuple(
+        answers.Seen({"label": label, "verdict": verdict}, verdict, "tokens were read late")
+        for label, verdict in (("2 streams", "void"), ("4 streams", "void"), ("1 stream", "suspect"))
+    )
+    assert answers.Reason("Late.", seen).example == (
+        "2 streams and 4 streams are void; 1 stream is suspect. At 2 streams: tokens were read late."
+    )
 
 
 def test_no_finding_repeats_the_verdict(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
     page = pages.markdown(analyse(tmp_path / "run"), [])
-    assert "Of 3 levels 3 are void." in page
+    assert "All 3 levels are void." in page
     assert "levels are void" not in page.partition("## What it shows")[2].partition("## Levels")[0]
 
 

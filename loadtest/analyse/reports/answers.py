@@ -18,7 +18,7 @@ from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, figure, has_tokens, wait_in_words
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
-from loadtest.text import counted, listed, number, seconds
+from loadtest.text import capitalised, counted, listed, number, out_of, seconds
 
 MOST_NAMED = 4  # levels in one sentence
 ALL_VOID = "every level is void"
@@ -99,13 +99,12 @@ class Reason:
 
     @property
     def example(self) -> str:
-        """Return all that was seen in the first level, and how many more there are."""
+        """Return all that was seen in the first level; of several levels, name them first."""
         first = self.seen[0]
         same = [one.reason for one in self.seen if one.level is first.level and one.verdict == first.verdict]
-        more = len({id(one.level) for one in self.seen}) - 1
-        return str(Seen(first.level, first.verdict, "; ".join(same))) + (
-            f" {counted(more, 'more level', 'more levels')} likewise." if more else ""
-        )
+        if len({id(one.level) for one in self.seen}) == 1:
+            return str(Seen(first.level, first.verdict, "; ".join(same)))
+        return f"{self.where}. At {_name(first.level)}: {'; '.join(same)}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +128,15 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     levels = summary["levels"]
     if not levels:
         return "No request was recorded, so there is nothing to quote."
-    said = [
-        f"{count} {'is' if count == 1 else 'are'} {word}"
-        for word in (VOID, SUSPECT)
-        if (count := sum(level["verdict"] == word for level in levels))
-    ]
+    said: list[str] = []
+    for word in (VOID, SUSPECT):
+        if count := sum(level["verdict"] == word for level in levels):
+            of_all = (
+                f"{count} {'is' if count == 1 else 'are'}" if said else capitalised(out_of(count, len(levels), "level"))
+            )
+            said.append(f"{of_all} {word}")
     words = OF_SIMULATED.get((summary["verdict"], simulated_badge(summary) or ""), IN_WORDS[summary["verdict"]])
-    words += f" Of {counted(len(levels), 'level')} {listed(said)}." if said else ""
+    words += f" {listed(said)}." if said else ""
     if summary["verdict"] not in [level["verdict"] for level in levels]:
         words += f" The run did not end as planned, which makes it {summary['verdict']} as a whole."
     return words
