@@ -274,6 +274,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if not ttft:
         return None
     at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
+    above = void_above(series, level)
     if analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
         past = f"Past {counted(analysis.slots.estimate or 0, 'stream')} requests queue"
         inferred = (
@@ -285,16 +286,26 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if slot is None or batch is None:
         share = percent((wait or 0.0) / ttft)
         unsplit = "Whether requests wait for a slot or for a batch is not known."
-        return Finding(f"{capitalised(at)}, {share} {of} is queue wait.", unsplit) if wait is not None else None
+        return Finding(f"{capitalised(at)}, {share} {of} is queue wait{above}.", unsplit) if wait is not None else None
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
         return (
-            Finding(f"No request queues {at}: waiting is {percent((slot + batch) / ttft)} {of}.")
+            Finding(f"No request queues {at}: waiting is {percent((slot + batch) / ttft)} {of}{above}.")
             if wait is not None
             else None
         )
     if slot < 0.1 * batch or wait is None:
         return None  # batching says it
-    return Finding(f"{capitalised(at)}, {percent((slot + batch) / ttft)} {of} is waiting, nearly all of it batch wait.")
+    return Finding(
+        f"{capitalised(at)}, {percent((slot + batch) / ttft)} {of} is waiting, nearly all of it batch wait{above}."
+    )
+
+
+def void_above(series: Series, level: dict[str, Any]) -> str:
+    """Return the end of a sentence on a level that says how many higher ones are void; empty where none is."""
+    load = offered_load.amount(level)
+    void = sum(offered_load.amount(each) > load for each in series.levels if each.get("verdict") == VOID)
+    many = f"{void} levels above it are" if void > 1 else "level above it is"
+    return f"; the {many} void" if void else ""
 
 
 def batching(series: Series) -> Finding | None:
