@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from support.made_runs import Made, grid, make, write
 
+from loadtest.analyse.charts import depth, throughput, ttft
 from loadtest.analyse.findings.run_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import frames
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
@@ -38,12 +41,29 @@ def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
     assert "4 streams" in tiles["TTFT p95 there"].note
 
 
+def slots_drawn(analysis: Analysis) -> bool:
+    """Return whether charts mark how many slots there are; they agree on it."""
+    levels, drawn = Series("", tuple(analysis.summary["levels"])), set()
+    for draw in (
+        lambda axes: ttft.ttft_parts(axes, analysis, levels),
+        lambda axes: throughput.all_streams(axes, analysis, [levels]),
+        lambda axes: depth.over_time(axes, analysis),
+    ):
+        axes = Figure().subplots()
+        draw(axes)
+        said = [text.get_text() for text in axes.texts] + list(axes.get_legend_handles_labels()[1])
+        drawn.add("4 slots" in said)
+    (agreed,) = drawn
+    return agreed
+
+
 def test_no_tile_is_of_a_void_level(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4, 8), each=30, clock_steps=1)
     assert [tile.value for tile in told(tmp_path / "run").values()] == [""] * 4
     assert {tile.note for tile in told(tmp_path / "run").values()} == {answers.ALL_VOID}
-    evidence = slots_finding(analyse(tmp_path / "run")).evidence  # "handles 4" stood below "Slots: not known"
-    assert evidence.endswith("All of that is from void levels: measure again before you rely on it.")
+    found = slots_finding(analyse(tmp_path / "run"))  # "handles 4" stood below "Slots: not known"
+    assert found == "How many requests the server handles in parallel is not known: every level is void."
+    assert found.evidence.endswith("All of that is from void levels: measure again before you rely on it.")
 
 
 def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> None:
@@ -53,6 +73,14 @@ def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> Non
     analysis.summary["levels"][-1]["verdict"] = "void"
     slots = next(tile for tile in answers.tiles(analysis) if tile.name == "Slots")
     assert (slots.value, slots.note) == ("≥ 4", "only a void level shows the limit")
+    # … beside which the finding said that the server handles 4, and charts drew a line at 4 slots
+    found = slots_finding(analysis)
+    assert found == "The server handles at least 4 requests in parallel; only a void level shows its limit."
+    assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
+    assert depth.title(analysis) == "Up to 4 streams decode at once; only a void level shows a limit"
+    assert not slots_drawn(analysis)
+    analysis.summary["levels"][-1]["verdict"] = "valid"
+    assert slots_drawn(analysis)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -91,7 +119,7 @@ def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> 
     assert reason.wrong == "A clock jumped."
     assert len(reason.seen) == 3
     assert reason.where.endswith("are void")
-    assert reason.example.endswith("2 more levels likewise.")
+    assert reason.example.startswith(f"{reason.where}. At 1 stream · ")
 
 
 def test_two_reasons_of_one_level_are_not_two_levels() -> None:
@@ -102,7 +130,7 @@ def test_two_reasons_of_one_level_are_not_two_levels() -> None:
     )
     other = answers.Seen({"label": "4 streams", "verdict": "suspect"}, "suspect", "answers are short")
     assert answers.Reason("Lengths.", (*seen, other)).example == (
-        "2 streams is suspect: answers are short; prompts are long. 1 more level likewise."
+        "2 streams and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
     )
 
 
@@ -111,13 +139,24 @@ def test_a_level_is_never_void_and_suspect_at_once() -> None:
     seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
     reason = answers.Reason("Lengths.", seen)
     assert reason.where == "4 streams is suspect; 2 streams, void for another reason, has it too"
-    assert reason.example == "2 streams, void for another reason, also: answers are short. 1 more level likewise."
+    assert reason.example == f"{reason.where}. At 2 streams: answers are short."
+
+
+def test_no_more_levels_are_called_void_than_are() -> None:
+    """Was "2 streams is void: …. 2 more levels likewise", where one of the two was suspect."""
+    seen = tuple(
+        answers.Seen({"label": label, "verdict": verdict}, verdict, "tokens were read late")
+        for label, verdict in (("2 streams", "void"), ("4 streams", "void"), ("1 stream", "suspect"))
+    )
+    assert answers.Reason("Late.", seen).example == (
+        "2 streams and 4 streams are void; 1 stream is suspect. At 2 streams: tokens were read late."
+    )
 
 
 def test_no_finding_repeats_the_verdict(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
     page = pages.markdown(analyse(tmp_path / "run"), [])
-    assert "Of 3 levels 3 are void." in page
+    assert "All 3 levels are void." in page
     assert "levels are void" not in page.partition("## What it shows")[2].partition("## Levels")[0]
 
 

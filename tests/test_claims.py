@@ -80,6 +80,21 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
 
 
 @pytest.mark.parametrize(
+    ("void_at", "end"),
+    [((), "(1.00 s)."), ((16,), "; the level above it is void."), ((4, 16, 32), "; the 2 levels above it are void.")],
+)
+def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at: tuple[int, ...], end: str) -> None:
+    """Was the title "No request queues at 1 stream: waiting is 0.17 %" above bars of void levels that were all waiting."""
+    one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
+    void = [level() | {"concurrency": users, "verdict": "void"} for users in void_at]
+    every = Series("", tuple(sorted([one, *void], key=lambda each: int(each["concurrency"]))))
+    said = findings.queueing(of(LIMIT), every)
+    assert said is not None
+    assert said.startswith("No request queues at 8 streams: waiting is 3 % of the mean TTFT (1.00 s)")
+    assert said.endswith(end)
+
+
+@pytest.mark.parametrize(
     ("slots", "said"),
     [
         (LIMIT, "The server handles 4 requests in parallel; further requests queue."),

@@ -187,7 +187,7 @@ def test_the_verdict_is_the_group_s_own(tmp_path: Path) -> None:
     assert verdicts == {"made": "valid", "other": "void"}
     assert [each["verdict"] for each in one.summary["groups"]] == ["valid", "void"]
     assert one.summary["verdict"] == "void"
-    assert "Of 4 levels 2 are void." in verdict_in_words(one.summary)
+    assert "2 of 4 levels are void." in verdict_in_words(one.summary)
 
 
 def test_slots_that_models_may_share_are_no_limit(tmp_path: Path) -> None:

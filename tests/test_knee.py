@@ -11,7 +11,10 @@ from support.made_runs import Made, make, recorded
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import knee
+from loadtest.analyse.findings.run_findings import saturation
+from loadtest.analyse.reports.answers import _levels_off
 from loadtest.analyse.run import frames
+from loadtest.analyse.run.series import Series
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.05)
@@ -139,6 +142,51 @@ def test_output_that_still_grows_has_no_knee_yet() -> None:
     assert found.grows
     assert (found.concurrency, found.interval) == (4, (4, None))
     assert "still grows" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("levels", "void", "said", "tile"),
+    [
+        (  # was "still grows: measure more streams", although it may stop growing at 4
+            [level(1, 42, 1), level(2, 62.9, 1), level(8, 84.1, 1)],
+            4,
+            (
+                "Output reaches 84.1 tokens/s in all at 8 streams; whether it still grows there is not known: the level at 4 "
+                "streams is void."
+            ),
+            "Levels off at: not known: the level at 4 streams is void; measure it again",
+        ),
+        (  # was "measure more streams", although 8 were measured
+            [level(1, 25, 1), level(2, 43, 1), level(4, 62, 1)],
+            8,
+            "Output still grows with concurrency: 62.0 tokens/s in all at 4 streams; the level at 8 streams is void.",
+            "Levels off at: not known: output still grows at 4 streams; the level at 8 streams is void; measure it again",
+        ),
+        (  # was "stops growing at 4 streams", and so it may at 2
+            [level(1, 25, 1), level(4, 62, 1), level(8, 62, 1)],
+            2,
+            (
+                "Output grows no more from 4 streams on, with 62.0 tokens/s in all; it may stop growing earlier: the level at 2 "
+                "streams is void."
+            ),
+            "Levels off at: ≤ 4 streams (the level at 2 streams is void; measure it again)",
+        ),
+        (
+            [level(1, 25, 1), level(2, 62, 1), level(8, 62, 1)],
+            4,
+            "Output stops growing at 2 streams, with 62.0 tokens/s in all.",
+            "Levels off at: 2 streams (more streams bring no more output)",
+        ),
+    ],
+)
+def test_a_void_level_leaves_open_whether_output_grows(
+    levels: list[dict[str, Any]], void: int, said: str, tile: str
+) -> None:
+    every = [*(each | {"verdict": "valid"} for each in levels), level(void, 99, 1) | {"verdict": "void"}]
+    named = [each | {"label": f"{each['concurrency']} streams"} for each in every]
+    series = Series("", tuple(sorted(named, key=lambda each: int(each["concurrency"]))))
+    assert saturation(series) == said
+    assert str(_levels_off(series)[0]) == tile
 
 
 def test_one_slot_has_its_knee_at_one_stream() -> None:

@@ -100,13 +100,26 @@ def test_who_begins_only_when_another_ends_was_passed_over() -> None:
 
 
 def test_what_a_burst_shows_is_said_in_plain_words() -> None:
-    said = seen_in(burst((10, 400), (12, 402), (410, 800)), idle=0.010).said
-    assert said.startswith("2 of 3 requests began before the first one ended, the other 1 after it; none began in the ")
-    assert seen_in(burst((10, 400), (12, 402)), idle=0.010).said == "all 2 requests began before the first one ended"
+    assert seen_in(burst((10, 400), (410, 800)), idle=0.010).said == (
+        "of 2 requests sent together, 1 got its first token; the other got none until that answer ended, and so waited "
+        "390 ms or more"
+    )
+    assert seen_in(burst((10, 400), (12, 402), (410, 800), (412, 802)), idle=0.010).said == (
+        "of 4 requests sent together, 2 got their first token; the other 2 got none until the first of these answers "
+        "ended, and so waited 388 ms or more"
+    )
+    short = seen_in(burst((10, 40), (50, 90)), idle=0.030).said
+    assert short.startswith(
+        "of 2 requests sent together, 1 got its first token; the other got none until that answer ended"
+    )
+    assert short.endswith(", but answers last 30.0 ms, which is too short beside 30.0 ms that a request takes to begin")
+    both = "requests sent together got their first token before the first answer ended"
+    assert seen_in(burst((10, 400), (12, 402)), idle=0.010).said == f"both {both}"
+    assert seen_in(burst((10, 400), (12, 402), (14, 404)), idle=0.010).said == f"all 3 {both}"
     found = seen_in(burst((400, 400), (402, 402)), idle=0.010)
     assert (found.at_work, found.tells) == (0, False)
     assert found.said == (
-        "of 2 requests none is known to have begun before the first one ended: answers are too short to tell"
+        "of 2 requests sent together, none is known to have begun before the first one ended: answers are too short to tell"
     )
 
 

@@ -48,7 +48,24 @@ def test_figures_of_a_simulated_server_are_quoted_as_a_simulation() -> None:
     assert verdict_in_words(summary(2.0, "suspect")).startswith(
         "Quote these figures as a simulation, with their reasons"
     )
-    assert verdict_in_words(summary(2.0, "void")) == "Do not quote the figures of void levels. Of 1 level 1 is void."
+    assert verdict_in_words(summary(2.0, "void")) == "Do not quote the figures of void levels. The only level is void."
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (["void"], "The only level is void."),
+        (["suspect"], "The only level is suspect."),
+        (["void", "void"], "Both levels are void."),
+        (["void"] * 3, "All 3 levels are void."),
+        (["void", "valid", "valid", "valid"], "1 of 4 levels is void."),
+        (["void", "suspect", "void"], "2 of 3 levels are void and 1 is suspect."),
+    ],
+)
+def test_the_number_of_levels_is_said_as_people_say_it(verdicts: list[str], said: str) -> None:
+    levels = [{"verdict": each} for each in verdicts]
+    one = {"verdict": "void" if "void" in verdicts else "suspect", "simulated": None, "levels": levels}
+    assert verdict_in_words(one).endswith(f". {said}")
 
 
 @pytest.mark.parametrize(

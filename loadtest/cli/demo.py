@@ -23,6 +23,7 @@ from loadtest.cli.run import Showing, run_scenario, show_ended
 from loadtest.errors import TargetError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
+from loadtest.text import capitalised, out_of
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
@@ -110,8 +111,8 @@ def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
     yield f"Open {folder / 'report.html'}: every chart, every figure with its formula."
     if void:
         yield (
-            f"{void} of {len(levels)} levels are void: this machine was too busy to take the answers in time, so their "
-            "figures tell of it and not of the server. Nothing is broken, and a real run would say the same. Stop what "
+            f"{capitalised(out_of(void, len(levels), 'level'))} void: this machine was too busy to take the answers in time, so the "
+            "figures there tell of the machine, not of the server. Nothing is broken, and a real run would say the same. Stop what "
             "else is running and try again, or let tokens come more slowly:"
         )
         yield f"  {command} demo --speed {speed / 2:g}"

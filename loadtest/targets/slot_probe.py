@@ -217,11 +217,13 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
     quiet = first_end - max(early[-1], sent_by) if early else 0.0
     usual = max(idle, statistics.median(pauses) if pauses else 0.0)
     if at_work == sent:
-        return BurstSeen(sent, sent, None, f"all {counted(sent, 'request')} began before the first one ended")
+        everyone = "both requests" if sent == 2 else f"all {counted(sent, 'request')}"
+        together = f"{everyone} sent together got their first token before the first answer ended"
+        return BurstSeen(sent, sent, None, together)
     if not at_work:
-        told = f"of {sent} requests none is known to have begun before the first one ended"
+        told = f"of {sent} requests sent together, none is known to have begun before the first one ended"
         return BurstSeen(sent, 0, None, f"{told}: answers are too short to tell", tells=False)
-    said = f"{at_work} of {sent} requests began before the first one ended, the other {sent - at_work} after it"
+    said = _passed_over(sent, at_work)
     if quiet < QUIET * usual:
         return BurstSeen(
             sent,
@@ -231,7 +233,17 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
             "request takes to begin",
             tells=False,
         )
-    return BurstSeen(sent, at_work, at_work, f"{said}; none began in the {seconds(quiet)} before that end")
+    return BurstSeen(sent, at_work, at_work, f"{said}, and so waited {seconds(quiet)} or more")
+
+
+def _passed_over(sent: int, at_work: int) -> str:
+    """Say that the others of a burst began only when one of those at work had ended."""
+    one, others = at_work == 1, sent - at_work
+    return (
+        f"of {sent} requests sent together, {at_work} got {'its' if one else 'their'} first token; "
+        f"the other{f' {others}' if others > 1 else ''} got none until "
+        f"{'that answer' if one else 'the first of these answers'} ended"
+    )
 
 
 def _accept(record: Record, target: Target) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.findings.run_findings import believed_slots, only_void
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, listed
@@ -33,7 +34,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         linewidth=0,
     )
     top = float((decoding + waiting).max())
-    slots = analysis.slots
+    slots = believed_slots(analysis)
     if slots.limit and slots.estimate is not None:
         axes.axhline(
             slots.estimate, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=counted(slots.estimate, "slot")
@@ -54,12 +55,13 @@ def _open(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatAr
 
 def title(analysis: Analysis) -> str:
     """Say what the depth of the stack shows."""
-    slots = analysis.slots
+    slots, levels = analysis.slots, analysis.summary["levels"]
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
-    if slots.limit:
+    if believed_slots(analysis).limit:
         return f"Decoding never rises above {slots} streams, however many wait"
     if slots.estimate is None:
         return "No stream was seen decoding"
-    most = max(level["peak_decoding"] for level in analysis.summary["levels"])
-    return f"Up to {counted(most, 'stream')} decode at once; no limit was seen"
+    most = max(level["peak_decoding"] for level in levels)
+    limit = f"{only_void(levels)} a limit" if slots.limit else "no limit was seen"
+    return f"Up to {counted(most, 'stream')} {'decodes' if most == 1 else 'decode'} at once; {limit}"

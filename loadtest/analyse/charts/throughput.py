@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import saturation, telling
+from loadtest.analyse.findings.run_findings import believed_slots, saturation, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure
@@ -83,7 +83,7 @@ def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], po
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     levels = [level for series in all_series for level in series.levels]
     style.concurrency_axis(axes, users, offered_load.axis(levels))
-    slots = analysis.slots
+    slots = believed_slots(analysis)
     if any(map(offered_load.is_open, levels)):
         return
     if slots.limit and slots.estimate is not None and min(users) <= slots.estimate < max(users):

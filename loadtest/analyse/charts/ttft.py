@@ -62,10 +62,11 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     )
     axes.set_xlabel(offered_load.axis(levels))
     axes.set_ylabel(f"mean TTFT and its parts ({unit})")
-    if analysis.slots.limit and analysis.slots.estimate is not None and not any(map(offered_load.is_open, levels)):
-        within = sum((level["concurrency"] or 0) <= analysis.slots.estimate for level in levels)
+    slots = findings.believed_slots(analysis)
+    if slots.limit and slots.estimate is not None and not any(map(offered_load.is_open, levels)):
+        within = sum((level["concurrency"] or 0) <= slots.estimate for level in levels)
         if within < len(levels):
-            style.slots_line(axes, within - 0.5, analysis.slots.estimate)
+            style.slots_line(axes, within - 0.5, slots.estimate)
 
 
 def _top(level: dict[str, Any]) -> float:

@@ -13,7 +13,7 @@ from loadtest.analyse.figures import rates
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.text import counted, number, seconds
+from loadtest.text import counted, listed, number, seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
@@ -148,6 +148,21 @@ class Knee:
     last: int  # the highest level
     grows: bool  # the interval of the last level lies above those of all others
     stops: bool  # the intervals of all higher levels exclude 5 % more
+    void: tuple[int, ...] = ()  # concurrencies of void levels: next below `concurrency`, else above `last`
+
+    @property
+    def in_between(self) -> bool:
+        """Whether a void level lies between `concurrency` and the level before it, so that output may stop growing there."""
+        return any(users < self.concurrency for users in self.void)
+
+    @property
+    def void_said(self) -> str:
+        """Name the void levels: "the level at 4 streams is void"; empty where there is none."""
+        if not self.void:
+            return ""
+        one = len(self.void) == 1
+        noun = "stream" if self.void == (1,) else "streams"
+        return f"the level{'' if one else 's'} at {listed(self.void)} {noun} {'is' if one else 'are'} void"
 
     @property
     def sentence(self) -> str:
@@ -157,8 +172,11 @@ class Knee:
         if self.interval is None:
             return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."
         low, high = self.interval
+        if self.grows and self.in_between:
+            return f"Output reaches {most} at {streams}; whether it still grows there is not known: {self.void_said}."
         if self.grows:
-            return f"Output still grows with concurrency: {most} at {streams}."
+            beyond = f"; {self.void_said}" if self.void else ""
+            return f"Output still grows with concurrency: {most} at {streams}{beyond}."
         if high is None or self._anywhere:
             return (
                 f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
@@ -166,6 +184,10 @@ class Knee:
             )
         if not self.stops:
             return f"Output reaches {most} at {streams}; whether more streams bring more is not known: their intervals are too wide."
+        if self.in_between:
+            return (
+                f"Output grows no more from {streams} on, with {most}; it may stop growing earlier: {self.void_said}."
+            )
         if low == high:
             return f"Output stops growing at {streams}, with {most}."
         return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}."
@@ -254,10 +276,10 @@ class _LevelRate:
         return self.rate - KNEE_SHARE * best.rate >= math.hypot(*halves)
 
 
-def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
+def knee(levels: Iterable[dict[str, Any]], void: Iterable[dict[str, Any]] = ()) -> tuple[Knee | None, str | None]:
     """Return the knee of levels of summary.json that differ only in concurrency, or None and the reason.
 
-    The knee is the first level within 5 % of the best throughput. Its interval runs from the first level that may be so
+    `void` are the levels of the same series whose figures are not used: what output does there is not known. The knee is the first level within 5 % of the best throughput. Its interval runs from the first level that may be so
     near, by the levels' 95 % intervals, to the first that is for sure.
     """
     points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
@@ -279,7 +301,16 @@ def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
         last=last.users,
         grows=found is last and all(last.surely_above(p) for p in points[:-1]),
         stops=all(p.at_most(found) for p in points if p.users > found.users),
+        void=_unknown({int(level["concurrency"]) for level in void if level.get("concurrency")}, points, found.users),
     ), None
+
+
+def _unknown(void: set[int], points: list[_LevelRate], knee_at: int) -> tuple[int, ...]:
+    """Return the concurrencies of void levels next below the knee, else those above all levels that are known."""
+    known = {p.users for p in points}
+    below, last = max((users for users in known if users < knee_at), default=0), max(known)
+    between = [users for users in void - known if below < users < knee_at]
+    return tuple(sorted(between or [users for users in void if users > last]))
 
 
 def _level_rate(level: dict[str, Any]) -> _LevelRate | None:

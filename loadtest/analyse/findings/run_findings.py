@@ -19,6 +19,7 @@ from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
+from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.summary import Analysis, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings
@@ -164,19 +165,44 @@ def telling(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> 
     return None
 
 
+def believed_slots(analysis: Analysis) -> Slots:
+    """Return the slots as far as levels that are not void show them: a lower bound where only void ones show the limit."""
+    slots, levels = analysis.slots, analysis.summary["levels"]
+    good = believed(levels)
+    if slots.estimate is None or len(good) == len(levels):
+        return slots
+    if not good:
+        return Slots(None, limit=False, method=slots.method)
+    seen = max(int(level["peak_decoding"]) for level in good)
+    loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
+    if slots.limit and loaded and seen >= slots.estimate:
+        return slots
+    return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
+
+
+def only_void(levels: Iterable[dict[str, Any]]) -> str:
+    """Return "only a void level shows", "only void levels show": where a limit is known from."""
+    void = sum(level.get("verdict") == VOID for level in levels)
+    return "only a void level shows" if void == 1 else "only void levels show"
+
+
 def slots_finding(analysis: Analysis) -> Finding:
     """Say how many requests the server handles in parallel, and what that rests on."""
-    slots = analysis.slots
-    if slots.estimate is None:
+    slots, levels = believed_slots(analysis), analysis.summary["levels"]
+    if analysis.slots.estimate is None:
         return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
     evidence = f"{slots.method}." if slots.method else ""
-    if not believed(analysis.summary["levels"]):
+    if slots.estimate is None:
         evidence += " All of that is from void levels: measure again before you rely on it."
+        return Finding("How many requests the server handles in parallel is not known: every level is void.", evidence)
     if slots.limit:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
         return Finding(f"The server handles {what}; further requests queue.", evidence)
     least = counted(slots.estimate, "request")
-    return Finding(f"The server handles at least {least} in parallel; its limit was not seen.", evidence)
+    unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else "its limit was not seen"
+    if analysis.slots.limit:
+        evidence += " Void levels are part of that: measure them again before you rely on it."
+    return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)
 
 
 def steps_findings(analysis: Analysis) -> list[Finding]:
@@ -248,6 +274,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if not ttft:
         return None
     at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
+    above = void_above(series, level)
     if analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
         past = f"Past {counted(analysis.slots.estimate or 0, 'stream')} requests queue"
         inferred = (
@@ -259,16 +286,26 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if slot is None or batch is None:
         share = percent((wait or 0.0) / ttft)
         unsplit = "Whether requests wait for a slot or for a batch is not known."
-        return Finding(f"{capitalised(at)}, {share} {of} is queue wait.", unsplit) if wait is not None else None
+        return Finding(f"{capitalised(at)}, {share} {of} is queue wait{above}.", unsplit) if wait is not None else None
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
         return (
-            Finding(f"No request queues {at}: waiting is {percent((slot + batch) / ttft)} {of}.")
+            Finding(f"No request queues {at}: waiting is {percent((slot + batch) / ttft)} {of}{above}.")
             if wait is not None
             else None
         )
     if slot < 0.1 * batch or wait is None:
         return None  # batching says it
-    return Finding(f"{capitalised(at)}, {percent((slot + batch) / ttft)} {of} is waiting, nearly all of it batch wait.")
+    return Finding(
+        f"{capitalised(at)}, {percent((slot + batch) / ttft)} {of} is waiting, nearly all of it batch wait{above}."
+    )
+
+
+def void_above(series: Series, level: dict[str, Any]) -> str:
+    """Return the end of a sentence on a level that says how many higher ones are void; empty where none is."""
+    load = offered_load.amount(level)
+    void = sum(offered_load.amount(each) > load for each in series.levels if each.get("verdict") == VOID)
+    many = f"{void} levels above it are" if void > 1 else "level above it is"
+    return f"; the {many} void" if void else ""
 
 
 def batching(series: Series) -> Finding | None:
@@ -294,8 +331,13 @@ def saturation(series: Series) -> Finding | None:
     if levels and offered_load.is_open(levels[0]):
         said = knee_of.kept_up(levels)
         return Finding(said) if said else None
-    found, _ = knee_of.knee(levels)
+    found, _ = believed_knee(series)
     return Finding(found.sentence) if found else None
+
+
+def believed_knee(series: Series) -> tuple[knee_of.Knee | None, str | None]:
+    """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
+    return knee_of.knee(believed(series.levels), [level for level in series.levels if level.get("verdict") == VOID])
 
 
 def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:

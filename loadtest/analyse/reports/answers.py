@@ -11,14 +11,14 @@ from typing import Any
 
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings.run_findings import believed
+from loadtest.analyse.findings.run_findings import believed, believed_knee, believed_slots, only_void
 from loadtest.analyse.findings.simulated import ALL, SOME, simulated_badge
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, figure, has_tokens, wait_in_words
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
-from loadtest.text import counted, listed, number, seconds
+from loadtest.text import capitalised, counted, listed, number, out_of, seconds
 
 MOST_NAMED = 4  # levels in one sentence
 ALL_VOID = "every level is void"
@@ -99,13 +99,12 @@ class Reason:
 
     @property
     def example(self) -> str:
-        """Return all that was seen in the first level, and how many more there are."""
+        """Return all that was seen in the first level; of several levels, name them first."""
         first = self.seen[0]
         same = [one.reason for one in self.seen if one.level is first.level and one.verdict == first.verdict]
-        more = len({id(one.level) for one in self.seen}) - 1
-        return str(Seen(first.level, first.verdict, "; ".join(same))) + (
-            f" {counted(more, 'more level', 'more levels')} likewise." if more else ""
-        )
+        if len({id(one.level) for one in self.seen}) == 1:
+            return str(Seen(first.level, first.verdict, "; ".join(same)))
+        return f"{self.where}. At {_name(first.level)}: {'; '.join(same)}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +128,15 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     levels = summary["levels"]
     if not levels:
         return "No request was recorded, so there is nothing to quote."
-    said = [
-        f"{count} {'is' if count == 1 else 'are'} {word}"
-        for word in (VOID, SUSPECT)
-        if (count := sum(level["verdict"] == word for level in levels))
-    ]
+    said: list[str] = []
+    for word in (VOID, SUSPECT):
+        if count := sum(level["verdict"] == word for level in levels):
+            of_all = (
+                f"{count} {'is' if count == 1 else 'are'}" if said else capitalised(out_of(count, len(levels), "level"))
+            )
+            said.append(f"{of_all} {word}")
     words = OF_SIMULATED.get((summary["verdict"], simulated_badge(summary) or ""), IN_WORDS[summary["verdict"]])
-    words += f" Of {counted(len(levels), 'level')} {listed(said)}." if said else ""
+    words += f" {listed(said)}." if said else ""
     if summary["verdict"] not in [level["verdict"] for level in levels]:
         words += f" The run did not end as planned, which makes it {summary['verdict']} as a whole."
     return words
@@ -212,7 +213,7 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
     if offered_load.is_open(levels[0]):
         return _kept_up(levels)
     name = "Levels off at"
-    found, _ = knee_of.knee(levels)
+    found, _ = believed_knee(series)
     if found is None:
         loads = len({level["concurrency"] for level in levels})
         return Tile(
@@ -221,8 +222,14 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
             f"it takes {knee_of.FEWEST_LEVELS} loads that are not void, here {'is' if loads == 1 else 'are'} {loads}",
         ), None
     level = next(one for one in levels if one["concurrency"] == found.concurrency)
+    again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again"
+    if found.grows and found.in_between:
+        return Tile(name, "", again), None
     if found.grows:
-        return Tile(name, "", f"output still grows at {level['label']}: measure more streams"), None
+        more = f"; {again}" if found.void else ": measure more streams"
+        return Tile(name, "", f"output still grows at {level['label']}{more}"), None
+    if found.levels_off and found.in_between:
+        return Tile(name, f"≤ {counted(found.concurrency, 'stream')}", again), level
     if found.levels_off:
         low, high = found.interval or (0, 0)
         between = (
@@ -260,21 +267,18 @@ def _kept_up(levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | N
 
 def _slots(analysis: Analysis) -> Tile:
     """Say the slots as far as levels that are not void show them."""
-    name, slots, levels = "Slots", analysis.slots, analysis.summary["levels"]
-    good = believed(levels)
-    if slots.estimate is None:
+    name, slots, levels = "Slots", believed_slots(analysis), analysis.summary["levels"]
+    if analysis.slots.estimate is None:
         return Tile(
             name, "", "no stream was seen decoding" if not analysis.groups else "each model has its own: see below"
         )
-    if not good:
-        return Tile(name, "", ALL_VOID if levels else "no request was recorded")
-    seen = max(int(level["peak_decoding"]) for level in good)
-    loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
-    if slots.limit and loaded and seen >= slots.estimate:
+    if slots.estimate is None:
+        return Tile(name, "", ALL_VOID)
+    if slots.limit:
         return Tile(name, str(slots.estimate), "requests in parallel; further ones queue")
-    least = min(seen, slots.estimate)
-    why = "its limit was not seen: measure more streams" if not slots.limit else "only a void level shows the limit"
-    return Tile(name, f"≥ {least}", why)
+    unseen = "its limit was not seen: measure more streams"
+    why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
+    return Tile(name, f"≥ {slots.estimate}", why)
 
 
 def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) -> Tile:
