@@ -57,7 +57,7 @@ WRONG = [
     (["--metrics-port", "99999"], "--metrics-port"),
     (["--find-max", "1000000000", "--slo", "ttft_p95=2"], "1<=x<=100000"),
     (["--slo", "ttft_p95=nan"], "the limit of ttft_p95 is seconds"),
-    (["--slo", "ttft_p96=2"], "did you mean 'ttft_p9"),
+    (["--slo", "ttft_p59=2"], "did you mean 'ttft_p95'"),
     (["--slo", "ttft_p95=2", "--slo", "itl_p95=2"], "--slo is given twice; give it once, with commas between"),
     (["--url", "http://127.0.0.1:9"], "url names http://127.0.0.1:9 twice; name each server once."),
     (["--model", "a,a"], "model names a twice; give it once"),
