@@ -21,6 +21,7 @@ from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
+from loadtest.targets import token_fit
 from loadtest.targets.control import ask
 
 Call = Callable[..., tuple[int, str, str]]
@@ -110,6 +111,23 @@ def test_what_is_no_model_server_is_said(
     assert code == 2
     assert words in one_sentence(err)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_before_anything_counted_says_that_nothing_was_recorded(
+    loadtest: Call, simulated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt("SIGINT")
+
+    monkeypatch.setattr(token_fit, "first_answer", interrupt)
+    code, _, err = loadtest("run", simulated_url, "--out", tmp_path / "run")
+    assert code == 130
+    said = "loadtest: interrupted before the first request counted; nothing was recorded."
+    assert one_sentence(err) == said
+    assert "8 requests first, which do not count" in err
+    assert not (tmp_path / "run").exists()
+    code, _, err = loadtest("run", simulated_url, "--quiet", "--out", tmp_path / "run")
+    assert (code, err.strip()) == (130, said)
 
 
 def test_an_unreachable_server_is_said(loadtest: Call, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from loadtest import __version__
 from loadtest.cli.output import lasting_output
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
-from loadtest.measure.interruption import interrupting
+from loadtest.measure.interruption import NothingRecorded, interrupting
 from loadtest.urls import without_passwords
 
 # name -> (module, its one line in `loadtest --help`)
@@ -180,8 +180,10 @@ def _exit_code_of(args: list[str]) -> int:
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         _print_usage_error(error)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        print("loadtest: interrupted.", file=sys.stderr)
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        early = isinstance(error.__cause__ or error, NothingRecorded)
+        when = " before the first request counted; nothing was recorded" if early else ""
+        print(f"loadtest: interrupted{when}.", file=sys.stderr)
         return 130
     except LoadTestError as error:
         _print_mistake(str(error))

@@ -111,7 +111,7 @@ def _fitted(
     scenario, fit = workload.scenario, TokenFit()
     # Where loads are measured, nothing may be loaded before: the first load would find the file in the page cache.
     if not scenario.unload:
-        fit, target = fit_token_counts(client, target, workload)
+        fit, target = fit_token_counts(client, target, workload, say)
         if sentence := not_granted(scenario, target.model):
             say(sentence)
     else:
