@@ -21,8 +21,10 @@ from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
+from loadtest.scenario import ConnectionKeys
 from loadtest.targets import token_fit
-from loadtest.targets.control import ask
+from loadtest.targets.control import ControlClient, ask
+from loadtest.targets.not_reached import not_reached
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -132,10 +134,30 @@ def test_an_interrupt_before_anything_counted_says_that_nothing_was_recorded(
 
 
 def test_an_unreachable_server_is_said(loadtest: Call, tmp_path: Path) -> None:
-    code, _, err = loadtest("run", "--url", refused_url(), "--out", tmp_path / "run")
+    url = refused_url()
+    code, _, err = loadtest("run", "--url", url, "--out", tmp_path / "run")
     assert code == 2
-    assert "cannot reach" in one_sentence(err)
+    assert (
+        one_sentence(err)
+        == f"loadtest: cannot reach {url}: nothing listens there; start the server, or give another URL."
+    )
     assert not (tmp_path / "run").exists()
+
+
+def test_what_keeps_a_server_from_being_reached_is_said_without_a_number() -> None:
+    ollama = not_reached("http://127.0.0.1:11434", ConnectionRefusedError(111, "Connection refused"), None)
+    assert ollama == (
+        "cannot reach http://127.0.0.1:11434: nothing listens there, where Ollama is by default; start `ollama serve`, "
+        "or give the server's URL."
+    )
+    no_socket = not_reached("unix:/run/x.sock", FileNotFoundError(2, "No such file or directory"), None)
+    assert (
+        no_socket == "cannot reach unix:/run/x.sock: there is no such socket; start the server, or give another path."
+    )
+    with ControlClient(ConnectionKeys(), httpx.Timeout(5.0)) as client, pytest.raises(TargetError) as unknown:
+        ask(client, "http://no-such-host.invalid", "/api/tags")
+    assert "cannot reach http://no-such-host.invalid: " in str(unknown.value)
+    assert "Errno" not in str(unknown.value)
 
 
 def test_a_folder_with_a_run_is_not_touched(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
