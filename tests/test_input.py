@@ -183,7 +183,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
-        (["zzz"], "there is no command 'zzz'; commands are run, report,"),
+        (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),
     ],

@@ -26,8 +26,10 @@ from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerEr
 from loadtest.measure.interruption import NothingRecorded, interrupting
 from loadtest.urls import without_passwords
 
-# name -> (module, its one line in `loadtest --help`)
+# name -> (module, its one line in `loadtest --help`), in the order in which a newcomer needs them
 COMMANDS = {
+    "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: about a minute."),
+    "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "run": ("loadtest.cli.run", "Measure a server, level by level, into a run folder."),
     "report": ("loadtest.cli.report", "Make summary.json, report.md, report.html and PNG charts from run folders."),
     "plot": ("loadtest.cli.report", "Make the PNG charts alone."),
@@ -51,11 +53,9 @@ COMMANDS = {
         "Say why one request took as long as it did, and what it would have been without.",
     ),
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
-    "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),
     "calibrate": ("loadtest.cli.calibrate", "Find how many streams this machine can measure truthfully."),
     "serve": ("loadtest.cli.serve", "Run the simulated model server (Ollama and OpenAI wire)."),
-    "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: about a minute."),
 }
 
 
