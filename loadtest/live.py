@@ -247,6 +247,7 @@ class Figures:
             "left": self.left,
             "left_waiting": self.left_waiting,
             "cancelled": self.cancelled,
+            "cancelled_warmup": self.cancelled_warmup,
             "warmup": self.warmup,
             "ttft_p50": self.percentile("ttft_s", 0.50),
             "ttft_p95": self.percentile("ttft_s", 0.95),

@@ -21,7 +21,10 @@ from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
-from loadtest.targets.control import ask
+from loadtest.scenario import ConnectionKeys
+from loadtest.targets import token_fit
+from loadtest.targets.control import ControlClient, ask
+from loadtest.targets.not_reached import not_reached
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -71,7 +74,8 @@ def one_sentence(err: str) -> str:
         (["--concurrency", "0"], "concurrency must be 1 or more"),
         (["--concurrency", "one"], "not a list of whole numbers"),
         (["--concurrency", ","], "is empty"),
-        (["--requests", "2", "--concurrency", "4"], "cannot keep 4 streams busy"),
+        (["--requests", "2", "--concurrency", "4"], "cannot keep 4 streams busy; ask for 4 or more."),
+        (["--requests", "5"], "8 streams busy; ask for 8 or more, or for fewer streams with --concurrency 1,2,4."),
         (["--prompt", "x", "--prompt-file", "y"], "exclude each other"),
         (["--prompt-file", "/nowhere/x.txt"], "cannot read the prompt file"),
         (["--bogus", "1"], "No such option"),
@@ -112,11 +116,48 @@ def test_what_is_no_model_server_is_said(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreachable_server_is_said(loadtest: Call, tmp_path: Path) -> None:
-    code, _, err = loadtest("run", "--url", refused_url(), "--out", tmp_path / "run")
-    assert code == 2
-    assert "cannot reach" in one_sentence(err)
+def test_an_interrupt_before_anything_counted_says_that_nothing_was_recorded(
+    loadtest: Call, simulated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt("SIGINT")
+
+    monkeypatch.setattr(token_fit, "first_answer", interrupt)
+    code, _, err = loadtest("run", simulated_url, "--out", tmp_path / "run")
+    assert code == 130
+    said = "loadtest: interrupted before the first request counted; nothing was recorded."
+    assert one_sentence(err) == said
+    assert "8 requests first, which do not count" in err
     assert not (tmp_path / "run").exists()
+    code, _, err = loadtest("run", simulated_url, "--quiet", "--out", tmp_path / "run")
+    assert (code, err.strip()) == (130, said)
+
+
+def test_an_unreachable_server_is_said(loadtest: Call, tmp_path: Path) -> None:
+    url = refused_url()
+    code, _, err = loadtest("run", "--url", url, "--out", tmp_path / "run")
+    assert code == 2
+    assert (
+        one_sentence(err)
+        == f"loadtest: cannot reach {url}: nothing listens there; start the server, or give another URL."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_keeps_a_server_from_being_reached_is_said_without_a_number() -> None:
+    ollama = not_reached("http://127.0.0.1:11434", ConnectionRefusedError(111, "Connection refused"), None)
+    assert ollama == (
+        "cannot reach http://127.0.0.1:11434: nothing listens there, where Ollama is by default; start `ollama serve`, "
+        "or give the server's URL."
+    )
+    no_socket = not_reached("unix:/run/x.sock", FileNotFoundError(2, "No such file or directory"), None)
+    assert (
+        no_socket == "cannot reach unix:/run/x.sock: there is no such socket; start the server, or give another path."
+    )
+    with ControlClient(ConnectionKeys(), httpx.Timeout(5.0)) as client, pytest.raises(TargetError) as unknown:
+        ask(client, "http://no-such-host.invalid", "/api/tags")
+    assert "cannot reach http://no-such-host.invalid: " in str(unknown.value)
+    assert "Errno" not in str(unknown.value)
 
 
 def test_a_folder_with_a_run_is_not_touched(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

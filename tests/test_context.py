@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,26 @@ def served(monkeypatch: pytest.MonkeyPatch, context: int | None, *, cut_to: int)
     return sent
 
 
-def calibrated(scenario: Scenario) -> TokenFit:
+def calibrated(scenario: Scenario, say: Callable[[str], object] = lambda _: None) -> TokenFit:
     target = Target(SERVER, ServedModel("m"), OllamaChat("m"))
     with httpx.Client() as client:
-        return fit_token_counts(client, target, Workload(scenario, Counter("estimate")))[0]
+        return fit_token_counts(client, target, Workload(scenario, Counter("estimate")), say)[0]
+
+
+def test_what_is_sent_before_the_first_level_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    sent = served(monkeypatch, 4096, cut_to=4096)
+    calibrated(Scenario(input_tokens=(128,)), said.append)
+    assert said == ["Learning how m counts tokens: 8 requests first, which do not count."]
+    assert len(sent) == 8
+
+
+def test_requests_beyond_those_are_said_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    sent = served(monkeypatch, None, cut_to=2048)
+    calibrated(Scenario(input_tokens=(512, 2008)), said.append)
+    first = int(said[0].partition(": ")[2].split()[0])
+    assert len(sent) == first + said.count(token_fit.ONE_MORE) > first
 
 
 @pytest.mark.parametrize("said", [2048, None])

@@ -187,6 +187,18 @@ def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
     ]
 
 
+def test_a_cancelled_warm_up_is_left_out_once_as_a_warm_up() -> None:
+    def warmups(records: list[Record]) -> list[Record]:
+        return [dataclasses.replace(record, warmup=True) for record in records]
+
+    gone = failed(8, Outcome.CANCELLED)
+    assert "Left out: 2 cancelled and 12 warm-up (6 of them cancelled)." in tables.notes(
+        rows_of(streams(8) + gone[:2] + warmups(gone[2:] + streams(6)))
+    )
+    assert "Left out: 6 warm-up." in tables.notes(rows_of(streams(8) + warmups(streams(6))))
+    assert "Left out: 6 warm-up (6 of them cancelled)." in tables.notes(rows_of(streams(8) + warmups(gone[2:])))
+
+
 def test_an_empty_board_makes_a_table_too() -> None:
     assert tables.board_lines(Board().rows())[-1].startswith(live_figures.TOTAL)
 

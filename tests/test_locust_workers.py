@@ -251,7 +251,7 @@ def test_a_signal_while_a_server_is_tried_is_an_interruption(start: Start, numbe
 def test_a_signal_while_a_master_waits_for_workers_is_an_interruption(start: Start, simulated_url: str) -> None:
     port = str(free_port())
     run = start(CHAT, *USERS, "--host", simulated_url, "--master", "--expect-workers", "1", "--master-bind-port", port)
-    eventually(run, lambda: "Prompt tokens" in run.said)
+    eventually(run, lambda: "counts tokens: " in run.said)
     time.sleep(0.5)
     run.process.send_signal(signal.SIGTERM)
     assert run.code == 130, run.said

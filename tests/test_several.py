@@ -57,10 +57,26 @@ def test_of_several_models_it_is_said_whose_tokens_are_estimated() -> None:
     estimate, exact = TokenCounter("estimate: no ranks"), TokenCounter("a tokenizer", encoder=cast("Any", object()))
     said: list[str] = []
     _say_counters(targets, [estimate, exact, estimate], said.append)
-    assert said == ["Prompt tokens of a and c: estimate: no ranks; the servers' own counts correct it."]
+    assert said == [
+        (
+            "Prompt lengths of a and c are estimated, as no tokenizer could be had; the servers' own counts, where they give "
+            "them, set that right."
+        )
+    ]
     said.clear()
     _say_counters(targets[:1], [estimate], said.append)
-    assert said == ["Prompt tokens: estimate: no ranks; the server's own counts correct it."]
+    assert said == [
+        (
+            "Prompt lengths are estimated, as no tokenizer could be had; the server's own counts, where it gives them, set "
+            "that right."
+        )
+    ]
+    said.clear()
+    _say_counters(targets[:1], [estimate], said.append, corrected=False)
+    assert said == ["Prompt lengths are estimated, as no tokenizer could be had."]
+    said.clear()
+    _say_counters(targets[1:2], [exact], said.append)
+    assert said == []
 
 
 @pytest.mark.parametrize(

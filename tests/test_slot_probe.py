@@ -174,6 +174,18 @@ def test_check_says_the_slots_and_what_it_cost(loadtest: Command) -> None:
         assert "does not say how many requests it handles" in unasked
 
 
+def test_what_the_probe_has_loaded_is_not_called_unloaded(loadtest: Command) -> None:
+    with simulated_server("--slots", "3", "--speed", "20") as url:
+        before = loadtest("check", url)[1]
+        code, out, err = loadtest("check", url, "--slots")
+    assert "is not loaded" in before
+    assert "unknown until the model is loaded" in before
+    assert code == 0, err
+    assert "is not loaded" not in out
+    assert "(loaded)" in out
+    assert "unknown until" not in out
+
+
 def test_a_run_keeps_the_probe_apart_from_its_records(loadtest: Command, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with simulated_server("--slots", "3", "--speed", "5", "--warm") as url:

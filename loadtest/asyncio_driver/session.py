@@ -22,7 +22,7 @@ from loadtest.asyncio_driver.worker import Part, loop_factory, opened
 from loadtest.asyncio_driver.workers import Child, spawned, workers_told
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
-from loadtest.measure.interruption import Stoppable, Stopping
+from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
@@ -78,6 +78,7 @@ def measure(
     RunFolder.check_free(path)
     scenario = _checked(scenario, say, searching=choose is not None)
     with (
+        _nothing_recorded_without(path),
         control_client(scenario, scenario.connect_timeout, scenario.header) as control,
         spawned(scenario.workers) as children,
     ):
@@ -117,6 +118,17 @@ def _begun(
     facts |= kept(path)
     folder.write_run({**facts, "state": "running"})
     return folder, facts
+
+
+@contextmanager
+def _nothing_recorded_without(path: Path) -> Iterator[None]:
+    """Have an interrupt say that nothing was recorded where it came before the folder was made."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if path.exists():
+            raise
+        raise NothingRecorded(*error.args) from None
 
 
 @contextmanager

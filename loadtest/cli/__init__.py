@@ -23,11 +23,13 @@ from loadtest import __version__
 from loadtest.cli.output import lasting_output
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
-from loadtest.measure.interruption import interrupting
+from loadtest.measure.interruption import NothingRecorded, interrupting
 from loadtest.urls import without_passwords
 
-# name -> (module, its one line in `loadtest --help`)
+# name -> (module, its one line in `loadtest --help`), in the order in which a newcomer needs them
 COMMANDS = {
+    "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: about a minute."),
+    "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "run": ("loadtest.cli.run", "Measure a server, level by level, into a run folder."),
     "report": ("loadtest.cli.report", "Make summary.json, report.md, report.html and PNG charts from run folders."),
     "plot": ("loadtest.cli.report", "Make the PNG charts alone."),
@@ -51,11 +53,9 @@ COMMANDS = {
         "Say why one request took as long as it did, and what it would have been without.",
     ),
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
-    "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),
     "calibrate": ("loadtest.cli.calibrate", "Find how many streams this machine can measure truthfully."),
     "serve": ("loadtest.cli.serve", "Run the simulated model server (Ollama and OpenAI wire)."),
-    "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: about a minute."),
 }
 
 
@@ -180,8 +180,10 @@ def _exit_code_of(args: list[str]) -> int:
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         _print_usage_error(error)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        print("loadtest: interrupted.", file=sys.stderr)
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        early = isinstance(error.__cause__ or error, NothingRecorded)
+        when = " before the first request counted; nothing was recorded" if early else ""
+        print(f"loadtest: interrupted{when}.", file=sys.stderr)
         return 130
     except LoadTestError as error:
         _print_mistake(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
-from loadtest.targets.target import Target, located
+from loadtest.targets.target import Target, located, reread
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url
 from loadtest.workloads.tokens import load_counter
@@ -74,7 +75,9 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     asked = located(make_scenario(None, {**values, "url": given}))
     with control_client(asked, asked.connect_timeout, asked.header) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
-    probed = _probed(server, chosen, asked) if slots and server.slots is None and chosen is not None else None
+    probed = None
+    if slots and server.slots is None and chosen is not None:
+        probed, server, chosen = _probed(server, chosen, asked)
     found = probed is not None and probed.limit is not None
     warnings = [*([trouble] if trouble else []), *hazards(server, chosen, keys=asked, slots_found=found)]
     if as_json:
@@ -150,8 +153,8 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
         print(f"{name:10} {value}")
 
 
-def _probed(server: Server, model: ServedModel, scenario: Scenario) -> SlotProbe:
-    """Send bursts, as the scenario says, until the server's slots show."""
+def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[SlotProbe, Server, ServedModel]:
+    """Send bursts, as the scenario says, until the server's slots show; return server and model as they then are, too."""
     from loadtest.targets.slot_probe import probe_slots
 
     spoken = scenario.api if scenario.api != "auto" else server.native
@@ -159,7 +162,14 @@ def _probed(server: Server, model: ServedModel, scenario: Scenario) -> SlotProbe
     scenario = scenario.replace(api=spoken, model=model.name, seed=seed)
     dialect = dialect_for(scenario, api=spoken, model=model.name, kind=server.kind)
     counter = load_counter(model.name, fetch=False)
-    return probe_slots(Target(server, model, dialect), Workload(scenario, counter))
+    target = Target(server, model, dialect)
+    found = probe_slots(target, Workload(scenario, counter))
+    with (
+        contextlib.suppress(TargetError),
+        control_client(scenario, scenario.connect_timeout, scenario.header) as client,
+    ):
+        target = reread(client, target)  # the bursts have loaded the model
+    return found, target.server, target.model
 
 
 def _model_details(model: ServedModel) -> str:

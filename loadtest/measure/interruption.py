@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 
 
+class NothingRecorded(KeyboardInterrupt):
+    """A run was interrupted before its folder was made: no request had counted yet."""
+
+
 class Stoppable(Protocol):
     """What a signal stops."""
 

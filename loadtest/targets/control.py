@@ -19,6 +19,7 @@ from loadtest.dialects.answers.lenient_json import parse_json
 from loadtest.dialects.answers.server_errors import http_sentence, shorten
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
+from loadtest.targets.not_reached import not_reached
 from loadtest.text import seconds, shown
 from loadtest.urls import endpoint_url, with_keys, without_secrets
 from loadtest.wire import SyncWire, Timeouts
@@ -149,30 +150,13 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
         raise TargetError(f"cannot reach {url}: {_proxy_words(client, url) or shorten(str(error))}.") from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         proxy = None if asked.socket is not None else reach.proxy_named(keys_of_client(client))
-        raise TargetError(_not_reached(url, shorten(str(error)), str(error), proxy)) from None
+        raise TargetError(not_reached(url, error, proxy)) from None
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
         return ControlAnswer(
             path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
         )
-
-
-def _not_reached(url: str, said: str, whole: str, proxy: str | None) -> str:
-    """Return the sentence on a connection that was not made, for the reason that `said` is the short form of."""
-    if "is not valid for" in whole:
-        return f"{url} has a certificate for another name: {said}; give the URL with a name that it holds."
-    if "WRONG_VERSION_NUMBER" in whole:
-        return f"{url} speaks http, not https: give http://{url.partition('://')[2]}."
-    if "CERTIFICATE" in whole:
-        return (
-            f"{url} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
-            "with --insecure."
-        )
-    said = said or "no connection in time"
-    if proxy is not None:
-        return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
-    return f"cannot reach {url}: {said}. Is the server running, and the URL right?"
 
 
 def _proxy_words(client: httpx.Client, url: str) -> str | None:

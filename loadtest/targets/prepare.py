@@ -77,7 +77,7 @@ def _prepared(
             )
         counters.append(load_counter(target.model.name, fetch=target.server.simulated is None))
     targets = [target for target, _ in found]
-    _say_counters(targets, counters, say)
+    _say_counters(targets, counters, say, corrected=not scenario.unload)
     if scenario.up_to_context:
         scenario, targets = _all_within_context(client, scenario, targets, counters, say)
     if scenario.unload:
@@ -91,18 +91,18 @@ def _prepared(
     )
 
 
-def _say_counters(targets: Sequence[Target], counters: Sequence[Counter], say: Callable[[str], object]) -> None:
-    """Say how prompt tokens are counted before the server's own counts are known; of several models, of which."""
-    told: dict[str, list[str]] = {}
-    for target, counter in zip(targets, counters, strict=True):
-        if not counter.exact:
-            told.setdefault(counter.source, []).append(shown(target.model.name))
-    for source, models in told.items():
-        named = list(dict.fromkeys(models))
-        every = len(models) == len(targets) and len(named) == 1
-        who = "" if every else f" of {listed(named)}"
-        counts = "the server's own counts correct it" if len(targets) == 1 else "the servers' own counts correct it"
-        say(f"Prompt tokens{who}: {source}; {counts}.")
+def _say_counters(
+    targets: Sequence[Target], counters: Sequence[Counter], say: Callable[[str], object], *, corrected: bool = True
+) -> None:
+    """Say whose prompts are made by an estimate, for which reason run.json says, and whether servers' counts follow."""
+    models = [shown(target.model.name) for target, counter in zip(targets, counters, strict=True) if not counter.exact]
+    if not models:
+        return
+    named = list(dict.fromkeys(models))
+    who = "" if len(models) == len(targets) and len(named) == 1 else f" of {listed(named)}"
+    theirs = "server's own counts, where it gives" if len(targets) == 1 else "servers' own counts, where they give"
+    then = f"; the {theirs} them, set that right" if corrected else ""
+    say(f"Prompt lengths{who} are estimated, as no tokenizer could be had{then}.")
 
 
 def _fitted(
@@ -111,7 +111,7 @@ def _fitted(
     scenario, fit = workload.scenario, TokenFit()
     # Where loads are measured, nothing may be loaded before: the first load would find the file in the page cache.
     if not scenario.unload:
-        fit, target = fit_token_counts(client, target, workload)
+        fit, target = fit_token_counts(client, target, workload, say)
         if sentence := not_granted(scenario, target.model):
             say(sentence)
     else:

@@ -17,7 +17,7 @@ from loadtest.targets.connect import way_of
 from loadtest.targets.context import lengths_left_out, lengths_within
 from loadtest.targets.target import Target, reread
 from loadtest.targets.tls_port import https_instead
-from loadtest.text import shown
+from loadtest.text import counted, shown
 from loadtest.urls import endpoint_url
 from loadtest.wire import Posts, SyncWire, now
 from loadtest.workloads.job import Job
@@ -25,6 +25,7 @@ from loadtest.workloads.tokens import Counter, TokenFit, uncut
 from loadtest.workloads.workload import FIT_SHORT, Workload
 
 TRIED = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
+ONE_MORE = "One more such request, for the context may have cut the longest prompt."
 SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
 
 
@@ -60,7 +61,9 @@ def fit_to_context(
     return scenario.replace(input_tokens=fitted), target
 
 
-def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -> tuple[TokenFit, Target]:
+def fit_token_counts(
+    client: httpx.Client, target: Target, workload: Workload, say: Callable[[str], object]
+) -> tuple[TokenFit, Target]:
     """Send requests one by one, fit our token counts to the server's, and return the fit and the target once loaded.
 
     The first request loads the model and proves that it answers: raises TargetError when it does not. A later request
@@ -69,6 +72,7 @@ def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -
     points: list[tuple[int, int]] = []
     jobs = workload.fit_jobs()
     longest = max(ours for _, ours in jobs)
+    say(_announced(target, len(jobs)))
     with _stream_wire(target, workload.scenario) as (wire, posts):
 
         def measure(job: Job, ours: int) -> None:
@@ -83,14 +87,23 @@ def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -
         target = reread(client, target)
         context = target.model.context
         if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
+            say(ONE_MORE)
             measure(*workload.fit_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
         number = len(jobs) + 1
         while longest > 2 * FIT_SHORT and max((ours for ours, _ in uncut(points, context)), default=0) < longest:
             longest //= 2
             if all(ours != longest for ours, _ in points):
+                say(ONE_MORE)
                 measure(*workload.fit_job(number, longest))
                 number += 1
     return TokenFit.fit(points, context), target
+
+
+def _announced(target: Target, requests: int) -> str:
+    """Say what is sent before the first level: with a slow server it takes a while, and nothing else shows."""
+    loading = "; the first of them loads the model" if target.model.loaded is False else ""
+    sent = counted(requests, "request")
+    return f"Learning how {shown(target.model.name)} counts tokens: {sent} first, which do not count{loading}."
 
 
 @contextmanager

@@ -17,6 +17,7 @@ ARRIVALS = ("poisson", "constant", "gamma")
 OPEN_LOOP_S = 60.0  # length of a level at a rate, where neither requests nor duration is given
 STREAM_COUNTS = Range(1, MOST_STREAMS, instead="share more between several machines")
 REQUEST_COUNTS = Range(1, MOST_REQUESTS, above_zero=True, instead="run several levels, or give duration")
+USUAL_STREAMS = (1, 2, 4, 8)  # levels where none are asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class LoadKeys:
 
     concurrency: Sequence[int] = key(
         "Streams at once (closed loop), or people where they hold conversations; a list makes a level each.",
-        [1, 2, 4, 8],
+        [*USUAL_STREAMS],
         bounds=STREAM_COUNTS,
     )
     rate: Sequence[float] = key(
@@ -137,8 +138,10 @@ def check_load(load: LoadKeys) -> None:
         raise ScenarioError("requests and duration exclude each other; give one.")
     streams = max(load.concurrency, default=0)
     if load.requests is not None and load.requests < streams:
+        few = ",".join(str(each) for each in USUAL_STREAMS if each <= load.requests)
+        fewer = f", or for fewer streams with --concurrency {few}" if tuple(load.concurrency) == USUAL_STREAMS else ""
         raise ScenarioError(
-            f"requests = {load.requests} cannot keep {streams} streams busy; ask for {streams} or more."
+            f"requests = {load.requests} cannot keep {streams} streams busy; ask for {streams} or more{fewer}."
         )
     most = load.max_in_flight
     if most is not None and most < load.workers:

@@ -94,6 +94,16 @@ def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
     return [said, heads, line(table.heads), rule, *own, rule, total, *notes(rows)]
 
 
+def _left_out(total: dict[str, Any]) -> str:
+    """Say how many requests count nowhere; a warm-up that was cancelled is one of the warm-ups, as in the verdict."""
+    of_warmups = total["cancelled_warmup"]
+    warmups, others = total["warmup"] + of_warmups, total["cancelled"] - of_warmups
+    parts = [f"{others} cancelled"] if others else []
+    if warmups:
+        parts.append(f"{warmups} warm-up" + (f" ({of_warmups} of them cancelled)" if of_warmups else ""))
+    return " and ".join(parts)
+
+
 def notes(rows: BoardRows) -> Iterator[str]:
     """Yield what stands below a table: what was left out, and every reason for doubt once."""
     total = rows[-1]
@@ -105,11 +115,8 @@ def notes(rows: BoardRows) -> Iterator[str]:
             else ""
         )
         yield f"In {total['left']} of {counted(total['requests'], 'request')} users hung up{where}."
-    left_out = [
-        f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
-    ]
-    if left_out:
-        yield f"Left out: {' and '.join(left_out)}."
+    if total["cancelled"] or total["warmup"]:
+        yield f"Left out: {_left_out(total)}."
     if total["warmup"] and not total["requests"]:
         yield "Every request was a warm-up: requests count once all users have started (-u divided by -r seconds)."
     for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it

@@ -1,0 +1,51 @@
+"""Why no connection was made to a server, and what to do about it, in one sentence."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+
+from loadtest.dialects.answers.server_errors import shorten
+from loadtest.urls import OLLAMA_PORT
+
+LOCAL_OLLAMA = tuple(f"http://{host}:{OLLAMA_PORT}" for host in ("127.0.0.1", "localhost", "[::1]"))
+_ERRNO = re.compile(r"^\[(Errno|WinError) -?\d+\] ")
+
+
+def not_reached(url: str, error: Exception, proxy: str | None) -> str:
+    """Return the sentence on a connection to `url` that was not made, by a proxy where one is named."""
+    whole, said = str(error), shorten(str(error))
+    if "is not valid for" in whole:
+        return f"{url} has a certificate for another name: {said}; give the URL with a name that it holds."
+    if "WRONG_VERSION_NUMBER" in whole:
+        return f"{url} speaks http, not https: give http://{url.partition('://')[2]}."
+    if "CERTIFICATE" in whole:
+        return (
+            f"{url} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
+            "with --insecure."
+        )
+    said = _ERRNO.sub("", said) or "no connection in time"
+    if proxy is not None:
+        return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
+    return f"cannot reach {url}: {_what_to_do(url, error, said)}."
+
+
+def _what_to_do(url: str, error: Exception, said: str) -> str:
+    kinds = {type(each) for each in _causes(error)}
+    if ConnectionRefusedError in kinds:
+        if url in LOCAL_OLLAMA:
+            return "nothing listens there, where Ollama is by default; start `ollama serve`, or give the server's URL"
+        return "nothing listens there; start the server, or give another URL"
+    if FileNotFoundError in kinds:
+        return "there is no such socket; start the server, or give another path"
+    if any(isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME for each in _causes(error)):
+        return "no host of that name is known here; correct the URL"
+    return f"{said}; see whether the server runs, the URL is right and no firewall is between"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
