@@ -44,13 +44,11 @@ def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
 def slots_drawn(analysis: Analysis) -> bool:
     """Return whether charts mark how many slots there are; they agree on it."""
     levels, drawn = Series("", tuple(analysis.summary["levels"])), set()
-    for draw in (
-        lambda axes: ttft.ttft_parts(axes, analysis, levels),
-        lambda axes: throughput.all_streams(axes, analysis, [levels]),
-        lambda axes: depth.over_time(axes, analysis),
-    ):
-        axes = Figure().subplots()
-        draw(axes)
+    parts, output, over_time = (Figure().subplots() for _ in range(3))
+    ttft.ttft_parts(parts, analysis, levels)
+    throughput.all_streams(output, analysis, [levels])
+    depth.over_time(over_time, analysis)
+    for axes in (parts, output, over_time):
         said = [text.get_text() for text in axes.texts] + list(axes.get_legend_handles_labels()[1])
         drawn.add("4 slots" in said)
     (agreed,) = drawn

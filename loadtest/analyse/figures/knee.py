@@ -279,8 +279,9 @@ class _LevelRate:
 def knee(levels: Iterable[dict[str, Any]], void: Iterable[dict[str, Any]] = ()) -> tuple[Knee | None, str | None]:
     """Return the knee of levels of summary.json that differ only in concurrency, or None and the reason.
 
-    `void` are the levels of the same series whose figures are not used: what output does there is not known. The knee is the first level within 5 % of the best throughput. Its interval runs from the first level that may be so
-    near, by the levels' 95 % intervals, to the first that is for sure.
+    `void` are the levels of the same series whose figures are not used: what output does there is not known. The knee is the
+    first level within 5 % of the best throughput. Its interval runs from the first level that may be so near, by the levels'
+    95 % intervals, to the first that is for sure.
     """
     points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
