@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from support.made_runs import Made, grid, make, write
 
@@ -44,11 +46,12 @@ def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
 def slots_drawn(analysis: Analysis) -> bool:
     """Return whether charts mark how many slots there are; they agree on it."""
     levels, drawn = Series("", tuple(analysis.summary["levels"])), set()
-    for draw in (
+    draws: tuple[Callable[[Axes], None], ...] = (
         lambda axes: ttft.ttft_parts(axes, analysis, levels),
         lambda axes: throughput.all_streams(axes, analysis, [levels]),
         lambda axes: depth.over_time(axes, analysis),
-    ):
+    )
+    for draw in draws:
         axes = Figure().subplots()
         draw(axes)
         said = [text.get_text() for text in axes.texts] + list(axes.get_legend_handles_labels()[1])
