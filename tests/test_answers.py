@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from support.made_runs import Made, grid, make, write
 
@@ -44,11 +46,14 @@ def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
 def slots_drawn(analysis: Analysis) -> bool:
     """Return whether charts mark how many slots there are; they agree on it."""
     levels, drawn = Series("", tuple(analysis.summary["levels"])), set()
-    parts, output, over_time = (Figure().subplots() for _ in range(3))
-    ttft.ttft_parts(parts, analysis, levels)
-    throughput.all_streams(output, analysis, [levels])
-    depth.over_time(over_time, analysis)
-    for axes in (parts, output, over_time):
+    draws: tuple[Callable[[Axes], None], ...] = (
+        lambda axes: ttft.ttft_parts(axes, analysis, levels),
+        lambda axes: throughput.all_streams(axes, analysis, [levels]),
+        lambda axes: depth.over_time(axes, analysis),
+    )
+    for draw in draws:
+        axes = Figure().subplots()
+        draw(axes)
         said = [text.get_text() for text in axes.texts] + list(axes.get_legend_handles_labels()[1])
         drawn.add("4 slots" in said)
     (agreed,) = drawn
