@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from support.made_runs import Made, grid, make, write
 
-from loadtest.analyse.charts import depth, throughput, ttft
-from loadtest.analyse.findings.run_findings import slots_finding
+from loadtest.analyse.charts import depth, throughput, tradeoff, ttft
+from loadtest.analyse.findings.run_findings import saturation, slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import frames
@@ -84,6 +84,27 @@ def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> Non
     assert not slots_drawn(analysis)
     analysis.summary["levels"][-1]["verdict"] = "valid"
     assert slots_drawn(analysis)
+
+
+def test_the_most_is_not_called_so_without_the_void_levels_above(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
+    analysis = analyse(tmp_path / "run")
+    assert "void" not in answers.tiles(analysis)[0].note + tradeoff.title(analysis)
+    for level in analysis.summary["levels"][1:]:
+        level["verdict"] = "void"
+    assert answers.tiles(analysis)[0].note == "at 1 stream · 100 in · 20 out; the 3 levels above it are void"
+    assert tradeoff.title(analysis).endswith("; the 3 levels above it are void")
+
+
+def test_a_void_rate_is_not_passed_over() -> None:
+    """Was "the highest rate measured", although a higher one was, and is void."""
+    steady = {"index": 0, "rate": 4.0, "concurrency": None, "little": {"growing": False, "growth_per_s": 0.0}}
+    void = {"index": 1, "rate": 8.0, "concurrency": None, "little": None, "verdict": "void"}
+    tile, _ = answers._levels_off(Series("", (steady, void)))
+    assert str(tile) == "Keeps up with: 4 requests/s (the highest rate measured; the level above it is void)"
+    assert (saturation(Series("", (steady, void))) or "").endswith("; the level above it is void.")
+    tile, _ = answers._levels_off(Series("", (steady,)))
+    assert tile.note == "the highest rate measured"
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

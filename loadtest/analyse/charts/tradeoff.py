@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.point_names import PointNames
-from loadtest.analyse.findings.run_findings import believed
+from loadtest.analyse.findings.run_findings import believed, void_above
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, figure, wait_in_words
 from loadtest.metrics import VOID
 from loadtest.text import number
@@ -83,4 +83,5 @@ def title(analysis: Analysis) -> str:
     costs = [f"TTFT p95 is {wait_in_words(best, 'ttft_s', 'p95')}"] if p95 is not None else []
     costs += [f"a stream gets {number(speed)} tokens/s"] if speed is not None else []
     said = f"The most output is {number(best['output_tokens_per_s'])} tokens/s, at {offered_load.load_name(best)}"
-    return said + (f": there {' and '.join(costs)}" if costs else "")
+    series = next(each for each in series_of(analysis.summary["levels"]) if best in each.levels)
+    return said + (f": there {' and '.join(costs)}" if costs else "") + void_above(series, best)

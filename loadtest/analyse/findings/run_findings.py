@@ -330,7 +330,9 @@ def saturation(series: Series) -> Finding | None:
     levels = believed(series.levels)
     if levels and offered_load.is_open(levels[0]):
         said = knee_of.kept_up(levels)
-        return Finding(said) if said else None
+        grew = any((level["little"] or {}).get("growing") for level in levels)
+        above = "" if grew else void_above(series, levels[-1])
+        return Finding(f"{said.removesuffix('.')}{above}.") if said else None
     found, _ = believed_knee(series)
     return Finding(found.sentence) if found else None
 

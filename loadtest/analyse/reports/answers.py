@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings.run_findings import believed, believed_knee, believed_slots, only_void
+from loadtest.analyse.findings.run_findings import believed, believed_knee, believed_slots, only_void, void_above
 from loadtest.analyse.findings.simulated import ALL, SOME, simulated_badge
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
@@ -177,8 +177,10 @@ def tiles(analysis: Analysis) -> list[Tile]:
         off, at = Tile("Levels off at", "", missing), None
         most = Tile("Most output tokens/s", "", missing)
     else:
-        most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), f"at {best['label']}")
-        off, at = _levels_off(_series_with(levels, best))
+        series = _series_with(levels, best)
+        where = f"at {best['label']}{void_above(series, best)}"
+        most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), where)
+        off, at = _levels_off(series)
     return [most, off, _ttft(at, best, missing), _slots(analysis)]
 
 
@@ -211,7 +213,7 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
     """Say from which load on output grows no more, and return that level; for rates, which one is kept up with."""
     levels = believed(series.levels)
     if offered_load.is_open(levels[0]):
-        return _kept_up(levels)
+        return _kept_up(series, levels)
     name = "Levels off at"
     found, _ = believed_knee(series)
     if found is None:
@@ -236,10 +238,11 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
             f"95 % interval: {low} to {high}" if low != high else series.label or "more streams bring no more output"
         )
         return Tile(name, counted(found.concurrency, "stream"), between), level
-    return Tile(name, "", "too few requests to tell: measure longer, or more streams"), None
+    more = f", and {found.void_said}: measure longer" if found.void else ": measure longer, or more streams"
+    return Tile(name, "", f"too few requests to tell{more}"), None
 
 
-def _kept_up(levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | None]:
+def _kept_up(series: Series, levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | None]:
     name = "Keeps up with"
     rates = [
         level
@@ -260,7 +263,7 @@ def _kept_up(levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | N
     more = (
         f"not with {offered_load.load_name(rates[len(kept)])}"
         if len(kept) < len(rates)
-        else "the highest rate measured"
+        else f"the highest rate measured{void_above(series, kept[-1])}"
     )
     return Tile(name, offered_load.load_name(kept[-1]), more), kept[-1]
 
