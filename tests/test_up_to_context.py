@@ -96,6 +96,7 @@ def test_a_run_reaches_the_context_and_cuts_no_prompt(
     code, _, err = loadtest("run", "--url", small_context, "--api", api, *asked, "--up-to-context", "--out", out)
     assert code in (0, 3), err
     assert "llama3.2:1b has a context of 1024 tokens: input_tokens 4096 left out, 976 added." in err
+    assert "Learning the context of llama3.2:1b: one request first, which does not count" in err
     folder = RunFolder.open(out)
     assert folder.read_run()["scenario"]["input_tokens"] == [64, 256, 976]
     records = [record for record in folder.records() if not record.warmup]

@@ -40,6 +40,8 @@ def fit_to_context(
     """
     seed = (scenario.seed or 0) + 1  # another text than the later jobs': a cached prompt may be counted short
     job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
+    loading = "; it loads the model" if target.model.loaded is False else ""
+    say(f"Learning the context of {shown(target.model.name)}: one request first, which does not count{loading}.")
     with _stream_wire(target, scenario) as (wire, posts):
         first_answer(wire, posts, target, job)
     target = reread(client, target)
