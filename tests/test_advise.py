@@ -16,14 +16,14 @@ from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.reports import advice_report as words
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_by_slots
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif import predict, self_check
-from loadtest.analyse.whatif import slot_advice as work
-from loadtest.analyse.whatif.predict import ServerModel
-from loadtest.analyse.whatif.prediction_chart import PredictedCurve
-from loadtest.analyse.whatif.slot_advice import Advice, ClosedLoopSeries
-from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
+from loadtest.analyse.whatif.advice import slot_advice as work
+from loadtest.analyse.whatif.advice.slot_advice import Advice, ClosedLoopSeries
+from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
+from loadtest.analyse.whatif.model import predict, self_check
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import parse_objectives

@@ -12,8 +12,8 @@ from support.virtual_runs import Load
 
 from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif import slot_advice as work
-from loadtest.analyse.whatif.sustainable_load import _highest
+from loadtest.analyse.whatif.advice import slot_advice as work
+from loadtest.analyse.whatif.advice.sustainable_load import _highest
 from loadtest.errors import ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
 

@@ -9,9 +9,10 @@ from support import insight_beyond
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.server import slots, steps
-from loadtest.analyse.whatif.beyond import allowing_for_growth, step_range
-from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.timing import steps
+from loadtest.analyse.whatif.model.beyond import allowing_for_growth, step_range
+from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 

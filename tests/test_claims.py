@@ -10,9 +10,9 @@ import pytest
 from loadtest.analyse.figures import knee
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.step_law import Law
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.step_law import Law
+from loadtest.analyse.server.timing.steps import Steps
 
 LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
 

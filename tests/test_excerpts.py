@@ -15,12 +15,13 @@ from loadtest.analyse.figures import intervals, rates, stats
 from loadtest.analyse.run import event_times, excerpts, frames
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import prefill, slots, steps, token_gaps
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import prefill, steps, token_gaps
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif import slot_advice
-from loadtest.analyse.whatif.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.advice import slot_advice
+from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)

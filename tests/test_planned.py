@@ -15,9 +15,9 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif.plan import Plan, PlannedRequests
-from loadtest.analyse.whatif.predict_loads import predict_loads
-from loadtest.analyse.whatif.prediction_file import read_document
+from loadtest.analyse.whatif.model.plan import Plan, PlannedRequests
+from loadtest.analyse.whatif.promised.predict_loads import predict_loads
+from loadtest.analyse.whatif.promised.prediction_file import read_document
 from loadtest.errors import PredictionError
 from loadtest.scenario import Level
 from loadtest.simulate.model.timing import StepLaw, Timing

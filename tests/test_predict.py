@@ -16,9 +16,9 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import steps
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import steps
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import StepLaw, Timing
 

@@ -11,10 +11,11 @@ from support.virtual_runs import Load, play_talks
 
 from loadtest.analyse.charts import prediction as chart
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif import prediction_file, talks
-from loadtest.analyse.whatif.predict import ServerModel
-from loadtest.analyse.whatif.predict_loads import predict_loads
-from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Document
+from loadtest.analyse.whatif.model import talks
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.promised import prediction_file
+from loadtest.analyse.whatif.promised.predict_loads import predict_loads
+from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, Document
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing
 

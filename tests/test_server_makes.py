@@ -9,8 +9,8 @@ import pytest
 from support.foreign_server import MODEL, ForeignServer, foreign_server
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.server import slots
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.queue.slots import Slots
 
 Command = Callable[..., tuple[int, str, str]]
 

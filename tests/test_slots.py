@@ -14,7 +14,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import slots
+from loadtest.analyse.server.queue import slots
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.server.prefill import fit_prefill
+from loadtest.analyse.server.timing.prefill import fit_prefill
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.fit import fit_models
-from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.whatif.model.fit import fit_models
+from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 SPELLS = ((0.010,) * 60 + (0.016,) * 60) * 4  # each as long as two answers

@@ -15,9 +15,10 @@ from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import slots, steps, token_gaps
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import steps, token_gaps
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)

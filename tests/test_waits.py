@@ -14,8 +14,8 @@ from support.virtual_runs import Load, Played, play
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import slots, waits
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue import slots, waits
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing

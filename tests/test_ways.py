@@ -12,13 +12,13 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif import ways
-from loadtest.analyse.whatif.fit import known_slots, levels_used
-from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel
-from loadtest.analyse.whatif.predict_loads import predict_loads
-from loadtest.analyse.whatif.prediction_chart import CurveAhead
-from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case
-from loadtest.analyse.whatif.ways import NoWayError, fitted_way
+from loadtest.analyse.whatif.model import ways
+from loadtest.analyse.whatif.model.fit import known_slots, levels_used
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
+from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
+from loadtest.analyse.whatif.promised.predict_loads import predict_loads
+from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, Case
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 
 STEP = StepLaw(0.010, 0.002)

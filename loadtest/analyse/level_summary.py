@@ -12,11 +12,12 @@ from loadtest.analyse.figures import client_capacity, goodput, knee, objectives,
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import leavers, prompt_length, slots, waits
+from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue import leavers, slots, waits
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.verdict import verdict
 from loadtest.slo import Objective
 

@@ -17,14 +17,16 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.rows import without_levels
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import energy, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server import energy, prompt_length, turns
 from loadtest.analyse.server.model_memory.parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.server.prompt_cache import replay as cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.prompt_cache.replay import Replay
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue import slots, waits
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import steps
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.turns import Turns
 from loadtest.analyse.verdict import verdict
 from loadtest.errors import PredictionError

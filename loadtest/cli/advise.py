@@ -19,7 +19,7 @@ from loadtest.slo import ERRORS, Objective, parse_objectives
 if TYPE_CHECKING:
     from loadtest.analyse.run.groups import Group
     from loadtest.analyse.summary import Analysis
-    from loadtest.analyse.whatif.slot_advice import Advice
+    from loadtest.analyse.whatif.advice.slot_advice import Advice
 
 PROMISE = "prediction.json"  # ends the name of the file that holds the promise
 OTHER_NAME = f"advice-{PROMISE}"
@@ -116,10 +116,10 @@ def _advise(
 def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float | None) -> Advice:
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
-    from loadtest.analyse.whatif import slot_advice as work
-    from loadtest.analyse.whatif.fit import known_slots
-    from loadtest.analyse.whatif.predict import require_tokens
-    from loadtest.analyse.whatif.ways import NoWayError, fitted_way
+    from loadtest.analyse.whatif.advice import slot_advice as work
+    from loadtest.analyse.whatif.model.fit import known_slots
+    from loadtest.analyse.whatif.model.predict import require_tokens
+    from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 
     series = work.longest_series(analysis.run)
     if series is None:
@@ -151,8 +151,8 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.report import write_whole
     from loadtest.analyse.reports import advice_report as words
-    from loadtest.analyse.whatif.prediction_file import FILE_NAME
-    from loadtest.analyse.whatif.promise import promise
+    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME
+    from loadtest.analyse.whatif.promised.promise import promise
 
     picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
     written = [folder / "advice.md", folder / "advice.json", picture]

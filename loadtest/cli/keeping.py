@@ -36,7 +36,7 @@ def kept_beforehand(scenario: Scenario, prediction: Path | None, *, probe_slots:
 
 def kept_prediction(file: Path) -> Kept:
     """Return what copies a prediction into the run folder; it is read and checked now, before anything is sent."""
-    from loadtest.analyse.whatif.prediction_file import FILE_NAME, file_digest, parse_document
+    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME, file_digest, parse_document
 
     try:
         body = file.read_bytes()
@@ -54,7 +54,7 @@ def kept_prediction(file: Path) -> Kept:
 
 def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
     """Return the scenario that sends the very requests of a prediction, where it is of such."""
-    from loadtest.analyse.whatif.prediction_file import read_document
+    from loadtest.analyse.whatif.promised.prediction_file import read_document
 
     plan = None if prediction is None else read_document(prediction).plan
     if plan is None:

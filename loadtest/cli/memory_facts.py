@@ -205,8 +205,8 @@ def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
 
 
 def _estimate_of_run(run: RunData) -> MemoryEstimate:
-    from loadtest.analyse.server import slots
     from loadtest.analyse.server.model_memory.by_slots import plan_of_run
+    from loadtest.analyse.server.queue import slots
     from loadtest.memory.loaded import loaded_memory
 
     seen = slots.estimate_slots(run)

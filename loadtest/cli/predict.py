@@ -17,7 +17,7 @@ from loadtest.metrics import VOID
 
 if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
-    from loadtest.analyse.whatif.prediction_file import Document
+    from loadtest.analyse.whatif.promised.prediction_file import Document
 
 MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_000.0, 64, 5000
 
@@ -67,8 +67,8 @@ def predict(
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse, without_void
-    from loadtest.analyse.whatif.plan import Plan, new_seed
-    from loadtest.analyse.whatif.predict_loads import predict_loads
+    from loadtest.analyse.whatif.model.plan import Plan, new_seed
+    from loadtest.analyse.whatif.promised.predict_loads import predict_loads
 
     _check_loads(concurrency, rate, slots)
     path = _free(out)
@@ -113,7 +113,7 @@ def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float)
 
 def _free(out: Path | None) -> Path:
     """Return the file to write; raise where it is there already, for a prediction must not be written over."""
-    from loadtest.analyse.whatif.prediction_file import FILE_NAME
+    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME
 
     path = out or Path(FILE_NAME)
     path = path / FILE_NAME if path.is_dir() else path

@@ -128,7 +128,7 @@ class Finder:
         """Return what the lowest load that missed shows to be the limit; None where there is none, or for several servers."""
         from loadtest.analyse.findings.binding_facts import load_facts
         from loadtest.analyse.summary import analyse
-        from loadtest.analyse.whatif.binding import what_binds
+        from loadtest.analyse.whatif.advice.binding import what_binds
 
         load = found.beyond if found.beyond is not None else found.answer
         if load is None or self._unknown is not None or found.void is not None:

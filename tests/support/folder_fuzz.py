@@ -196,8 +196,8 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     from loadtest.analyse.charts import advice as chart
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
-    from loadtest.analyse.whatif import slot_advice as work
-    from loadtest.analyse.whatif.predict import ServerModel
+    from loadtest.analyse.whatif.advice import slot_advice as work
+    from loadtest.analyse.whatif.model.predict import ServerModel
 
     group = work.longest_series(found.run)
     if group is None:

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.server import slots, steps
-from loadtest.analyse.whatif import predict
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.timing import steps
+from loadtest.analyse.whatif.model import predict
 from loadtest.errors import LoadTestError
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.server import slots, steps
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.timing import steps
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.beyond import allowing_for_growth
-from loadtest.analyse.whatif.predict import ServerModel
-from loadtest.analyse.whatif.self_check import as_measured
+from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play

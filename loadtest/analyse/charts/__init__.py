@@ -28,7 +28,7 @@ from loadtest.analyse.charts import (
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, has_tokens
-from loadtest.analyse.whatif.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
 
 SeriesChart = Callable[[Axes, Analysis, Series], None]
 

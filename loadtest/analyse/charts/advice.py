@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.slot_advice import Advice
+from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.text import number, seconds
 
 TABLES = (  # (title, figure, statistic, colours: dark is better)

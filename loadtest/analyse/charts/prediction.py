@@ -10,13 +10,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.server.prefill import Interval, has_turns
+from loadtest.analyse.server.timing.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction
-from loadtest.analyse.whatif.prediction_chart import PredictedCurve
-from loadtest.analyse.whatif.prediction_file import NO_LIMIT, Document
-from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
-from loadtest.analyse.whatif.talks import NO_HOST_CACHE
+from loadtest.analyse.whatif.advice.slot_advice import ClosedLoopSeries
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction
+from loadtest.analyse.whatif.model.talks import NO_HOST_CACHE
+from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.promised.prediction_file import NO_LIMIT, Document
 from loadtest.slo import Objective
 from loadtest.text import counted, percent, seconds
 

@@ -17,10 +17,10 @@ from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import token_gaps
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import token_gaps
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.errors import PredictionError
 from loadtest.text import listed
 

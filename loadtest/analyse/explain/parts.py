@@ -52,9 +52,9 @@ from loadtest.analyse.explain.timeline import (
 )
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.server.token_gaps import Decoding
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.server.timing.token_gaps import Decoding
 from loadtest.analyse.server.turns import LONG_LOAD_S
 
 SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause

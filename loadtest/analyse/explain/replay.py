@@ -22,15 +22,15 @@ from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prefill import Interval
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.turns import LONG_LOAD_S
-from loadtest.analyse.whatif.bands import ENGINE_ERROR
-from loadtest.analyse.whatif.fit import fit_models, known_slots
-from loadtest.analyse.whatif.play import CONTEXT
-from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel
-from loadtest.analyse.whatif.self_check import GIVEN_BACK
+from loadtest.analyse.whatif.model.bands import ENGINE_ERROR
+from loadtest.analyse.whatif.model.fit import fit_models, known_slots
+from loadtest.analyse.whatif.model.play import CONTEXT
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
+from loadtest.analyse.whatif.model.self_check import GIVEN_BACK
 from loadtest.errors import PredictionError
 from loadtest.metrics import NS_PER_S
 from loadtest.records import Outcome

@@ -17,10 +17,10 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prefill import uncached
-from loadtest.analyse.server.step_law import well_seen
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.server.waits import NEVER_SERVED, left_slot
+from loadtest.analyse.server.queue.waits import NEVER_SERVED, left_slot
+from loadtest.analyse.server.timing.prefill import uncached
+from loadtest.analyse.server.timing.step_law import well_seen
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.records import Outcome
 
 HOLDS_UP = 0.2  # of a prompt token's time, by which a running stream must stall for it, for prompts to count as a cause

@@ -11,11 +11,11 @@ import numpy as np
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.at_work import RequestInstants
-from loadtest.analyse.server.prefill import uncached
+from loadtest.analyse.server.queue.at_work import RequestInstants
+from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.binding import LoadFacts
-from loadtest.analyse.whatif.fit import known_slots
+from loadtest.analyse.whatif.advice.binding import LoadFacts
+from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.records import Outcome
 from loadtest.slo import ERRORS, Objective, judge_objectives
 

@@ -11,7 +11,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.prefill import NEAR_S, uncached
+from loadtest.analyse.server.timing.prefill import NEAR_S, uncached
 from loadtest.analyse.summary import figure, mean_ttft
 from loadtest.metrics import VOID
 from loadtest.text import percent, seconds

@@ -19,8 +19,8 @@ from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings
 from loadtest.metrics import VOID

@@ -10,9 +10,9 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.slot_advice import Advice, Lever, gain, highest_met_load
-from loadtest.analyse.whatif.sustainable_load import SustainableLoad
+from loadtest.analyse.whatif.advice.slot_advice import Advice, Lever, gain, highest_met_load
+from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
+from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
 from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed, size
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.simulate.profiles import PROFILES
 

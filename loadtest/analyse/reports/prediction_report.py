@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
-from loadtest.analyse.server.prefill import has_turns
+from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.predict_loads import describe_basis
-from loadtest.analyse.whatif.prediction_chart import PredictedCurve
-from loadtest.analyse.whatif.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
-from loadtest.analyse.whatif.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
+from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
+from loadtest.analyse.whatif.promised.predict_loads import describe_basis
+from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.grid import Grid
 from loadtest.text import UNKNOWN, number, percent, seconds
 

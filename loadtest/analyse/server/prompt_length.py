@@ -13,7 +13,7 @@ from loadtest.analyse.run import samples
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
-from loadtest.analyse.server import prefill
+from loadtest.analyse.server.timing import prefill
 from loadtest.text import number, seconds, size
 
 FEWEST_LENGTHS = 2  # input lengths in a series

@@ -16,7 +16,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.prefill import has_turns, shares_prefix
+from loadtest.analyse.server.timing.prefill import has_turns, shares_prefix
 from loadtest.analyse.verdict import endings
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.estimate import MemoryPlan
 from loadtest.memory.loaded import kv_bytes, server_facts

@@ -13,7 +13,7 @@ from loadtest.analyse.run import samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import MemoryPlan

@@ -16,10 +16,10 @@ import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prefill import has_turns
 from loadtest.analyse.server.prompt_cache import cold_prefill
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.prefill import has_turns
+from loadtest.analyse.server.timing.steps import Steps
 
 SAID, INFERRED, UNKNOWN = "server", "inferred", "unknown"
 KEPT_SHARE = 0.5  # of its history; a turn that had as much cached found its conversation

@@ -17,11 +17,11 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import token_gaps as gaps_of
-from loadtest.analyse.server.prefill import shares_prefix
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps, step_table
-from loadtest.analyse.server.token_gaps import Decoding
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import token_gaps as gaps_of
+from loadtest.analyse.server.timing.prefill import shares_prefix
+from loadtest.analyse.server.timing.steps import Steps, step_table
+from loadtest.analyse.server.timing.token_gaps import Decoding
 from loadtest.simulate.model.timing import StepLaw
 
 FEWEST_COLD = 6

@@ -22,8 +22,8 @@ import numpy as np
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.scatter import observed_factors
-from loadtest.analyse.server.token_gaps import Decoding
+from loadtest.analyse.server.timing.scatter import observed_factors
+from loadtest.analyse.server.timing.token_gaps import Decoding
 
 Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds

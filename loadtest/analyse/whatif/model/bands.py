@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.server.timing.prefill import Interval
 
 ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
 MOST_APART = 20.0

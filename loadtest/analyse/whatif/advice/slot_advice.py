@@ -12,13 +12,13 @@ import numpy as np
 
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
-from loadtest.analyse.server.prefill import uncached
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.beyond import allowing_for_growth
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
-from loadtest.analyse.whatif.talks import only_levels
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.prefill import uncached
+from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
+from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.talks import only_levels
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective

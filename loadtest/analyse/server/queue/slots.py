@@ -22,9 +22,16 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.at_work import Depth, RequestInstants, calm_starts, count_within, last_before, latest_end
-from loadtest.analyse.server.kept_out import at_work_while_waiting
-from loadtest.analyse.server.token_budget import budget_instead_of
+from loadtest.analyse.server.queue.at_work import (
+    Depth,
+    RequestInstants,
+    calm_starts,
+    count_within,
+    last_before,
+    latest_end,
+)
+from loadtest.analyse.server.queue.kept_out import at_work_while_waiting
+from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import talks
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
-from loadtest.analyse.whatif.slot_advice import longest_series
-from loadtest.analyse.whatif.talks import Talks
-from loadtest.analyse.whatif.ways import NoWayError, fitted_way
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.advice.slot_advice import longest_series
+from loadtest.analyse.whatif.model import talks
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.talks import Talks
+from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
+from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from loadtest import metrics
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
 from loadtest.text import counted, number, rated, seconds
 

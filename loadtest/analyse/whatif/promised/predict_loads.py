@@ -11,14 +11,15 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.beyond import allowing_for_growth
-from loadtest.analyse.whatif.fit import KnownSlots, fit_models, levels_used
-from loadtest.analyse.whatif.plan import Plan, PlannedRequests
-from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
-from loadtest.analyse.whatif.prediction_file import (
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, levels_used
+from loadtest.analyse.whatif.model.plan import Plan, PlannedRequests
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
+from loadtest.analyse.whatif.model.ways import NoWayError
+from loadtest.analyse.whatif.promised.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     Case,
@@ -26,8 +27,7 @@ from loadtest.analyse.whatif.prediction_file import (
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.textbook import FigureValues, Measured, textbook
-from loadtest.analyse.whatif.ways import NoWayError
+from loadtest.analyse.whatif.promised.textbook import FigureValues, Measured, textbook
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder

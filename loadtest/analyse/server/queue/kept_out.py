@@ -18,7 +18,7 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.at_work import Depth, RequestInstants, last_before
+from loadtest.analyse.server.queue.at_work import Depth, RequestInstants, last_before
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
 

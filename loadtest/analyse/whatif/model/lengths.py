@@ -14,8 +14,8 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prefill import uncached
-from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.server.timing.prefill import uncached
+from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.scenario.lengths import lengths_of
 
 DRAWN = 2000  # lengths to draw from

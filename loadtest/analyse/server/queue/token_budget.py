@@ -11,8 +11,8 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.at_work import RequestInstants
-from loadtest.analyse.server.kept_out import at_work_while_waiting, unwaited_ttft
+from loadtest.analyse.server.queue.at_work import RequestInstants
+from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, unwaited_ttft
 
 KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
 FEWEST_REQUESTS = 16

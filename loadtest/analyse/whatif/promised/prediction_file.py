@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
-from loadtest.analyse.server.prefill import Interval
-from loadtest.analyse.whatif.plan import Plan
-from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.textbook import FigureValues
+from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.whatif.model.plan import Plan
+from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.promised.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
 from loadtest.records import newer

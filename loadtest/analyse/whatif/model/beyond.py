@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 
 ARITHMETIC_FROM = 2.0  # times the most streams measured
 LEAST_GROWTH = 0.5  # share of the measured growth that is the least to expect past the streams measured

@@ -9,10 +9,10 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import token_gaps as gaps_of
-from loadtest.analyse.server.prefill import uncached
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import token_gaps as gaps_of
+from loadtest.analyse.server.timing.prefill import uncached
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.errors import PredictionError
 
 TAKEN_UP_TOGETHER_S = 0.005  # prompts whose prefills began this close were admitted together

@@ -19,8 +19,8 @@ import numpy as np
 from loadtest.analyse.figures.rates import delivered
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.at_work import Depth, RequestInstants
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue.at_work import Depth, RequestInstants
+from loadtest.analyse.server.queue.slots import Slots
 
 FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover
 LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time: a server notices within 0.3 s

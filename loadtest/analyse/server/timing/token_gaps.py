@@ -18,7 +18,7 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.metrics import S_PER_US
 
 EDGE_SHARE = 0.25  # of the median gap, within which tokens of one batch arrive …

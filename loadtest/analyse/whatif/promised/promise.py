@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif.fit import known_slots
-from loadtest.analyse.whatif.predict_loads import document_of, textbook_beside
-from loadtest.analyse.whatif.prediction_file import AS_ASKED, Case, Document, PredictedLoad
-from loadtest.analyse.whatif.slot_advice import Advice, longest_series
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.advice.slot_advice import Advice, longest_series
+from loadtest.analyse.whatif.model.fit import known_slots
+from loadtest.analyse.whatif.promised.predict_loads import document_of, textbook_beside
+from loadtest.analyse.whatif.promised.prediction_file import AS_ASKED, Case, Document, PredictedLoad
 
 
 def promise(

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData, peak_at_once
-from loadtest.analyse.server.at_work import headers_mark_start
-from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.queue.at_work import headers_mark_start
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.records import Outcome
 
 ADMISSION_ERROR_S = 0.020  # of an admission by the server's durations: closer ones are ordered by arrival

@@ -11,11 +11,11 @@ import numpy as np
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import prefill as prefill_of
-from loadtest.analyse.server import token_gaps as gaps_of
-from loadtest.analyse.server.prefill import Prefill
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.step_law import (
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing import prefill as prefill_of
+from loadtest.analyse.server.timing import token_gaps as gaps_of
+from loadtest.analyse.server.timing.prefill import Prefill
+from loadtest.analyse.server.timing.step_law import (
     FEWEST_STEPS,
     Law,
     StepKind,
@@ -24,7 +24,7 @@ from loadtest.analyse.server.step_law import (
     growth_per_stream,
     well_seen,
 )
-from loadtest.analyse.server.token_gaps import Decoding
+from loadtest.analyse.server.timing.token_gaps import Decoding
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones

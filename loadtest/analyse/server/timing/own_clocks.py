@@ -10,10 +10,10 @@ import numpy as np
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.at_work import Depth, RequestInstants
-from loadtest.analyse.server.kept_out import unwaited_ttft
-from loadtest.analyse.server.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
-from loadtest.analyse.server.steps import step_table, step_times
+from loadtest.analyse.server.queue.at_work import Depth, RequestInstants
+from loadtest.analyse.server.queue.kept_out import unwaited_ttft
+from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
+from loadtest.analyse.server.timing.steps import step_table, step_times
 from loadtest.metrics import S_PER_US
 from loadtest.simulate.model.timing import BESIDE, StepLaw, Timing
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.slo import Objective
 from loadtest.text import counted, rated
 

@@ -13,16 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import admission
-from loadtest.analyse.server.own_clocks import own_clocks
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.server.token_budget import kv_budget
-from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.lengths import with_asked_lengths
-from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
-from loadtest.analyse.whatif.slot_advice import narrowed
-from loadtest.analyse.whatif.talks import Talks
+from loadtest.analyse.server.queue import admission
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.token_budget import kv_budget
+from loadtest.analyse.server.timing.own_clocks import own_clocks
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.advice.slot_advice import narrowed
+from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.lengths import with_asked_lengths
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
+from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE
 

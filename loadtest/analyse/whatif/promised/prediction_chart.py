@@ -17,14 +17,14 @@ from typing import Any
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import slot_advice
-from loadtest.analyse.whatif.fit import fit_models, known_slots
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.prediction_file import AS_KNOWN
-from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
-from loadtest.analyse.whatif.ways import NoWayError, likely_lengths, own_level
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.advice import slot_advice
+from loadtest.analyse.whatif.advice.slot_advice import ClosedLoopSeries
+from loadtest.analyse.whatif.model.fit import fit_models, known_slots
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.ways import NoWayError, likely_lengths, own_level
+from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN
 from loadtest.errors import PredictionError
 
 

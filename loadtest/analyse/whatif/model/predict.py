@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import admission
-from loadtest.analyse.server.admission import LoadPattern
-from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
-from loadtest.analyse.whatif import talks
-from loadtest.analyse.whatif.bands import middle, prediction_band
-from loadtest.analyse.whatif.plan import PlannedRequests
-from loadtest.analyse.whatif.play import (
+from loadtest.analyse.server.queue import admission
+from loadtest.analyse.server.queue.admission import LoadPattern
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
+from loadtest.analyse.whatif.model import talks
+from loadtest.analyse.whatif.model.bands import middle, prediction_band
+from loadtest.analyse.whatif.model.plan import PlannedRequests
+from loadtest.analyse.whatif.model.play import (
     CONTEXT,
     Played,
     See,
@@ -40,7 +40,7 @@ from loadtest.analyse.whatif.play import (
     figures_of_play,
     queue_grows,
 )
-from loadtest.analyse.whatif.talks import Talks
+from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest, Stream

@@ -1,0 +1,1 @@
+"""What steps and prompts take, from the gaps between tokens."""

@@ -1,0 +1,1 @@
+"""Predictions said beforehand and kept, and how good they were."""
