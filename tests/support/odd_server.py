@@ -195,6 +195,10 @@ class OddServer:
             writer.transport.abort()
             return False
         elif step is Then.UNLISTEN:
+            for (
+                one
+            ) in self._server.sockets:  # a child that is just forked still holds them: closing alone leaves them open
+                one.shutdown(socket.SHUT_RDWR)
             self._server.close()
             for number, idle in list(self._writers.items()):
                 if number not in self._busy:
