@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,8 +243,14 @@ def summarise(
 
 
 def _knee_of(series: Series) -> dict[str, Any]:
-    found, reason = knee.knee(series.levels)
+    """Return the knee of the levels that are not void."""
+    found, reason = knee.knee(believed(series.levels), [level for level in series.levels if level["verdict"] == VOID])
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
+
+
+def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels that are not void: those whose figures may be quoted."""
+    return [level for level in levels if level.get("verdict") != VOID]
 
 
 def has_tokens(*levels: dict[str, Any]) -> bool:

@@ -28,6 +28,7 @@ from loadtest.measure.search import DEFAULT_MOST, SearchResult
 from loadtest.metrics import VOID
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, judge_objectives, parse_objectives
+from loadtest.text import capitalised, out_of
 from loadtest.workloads.conversations.sessions import mean_turns
 from loadtest.workloads.workload import check_files, planned
 
@@ -295,7 +296,16 @@ def show_ended(
         print(f"loadtest: {finished.failure}", file=sys.stderr)
     elif finished.state == "interrupted":
         print("Interrupted: every finished request is kept.", file=sys.stderr)
+    elif showing.text and written is not None and written.verdict == VOID:
+        print(_void_last(written.summary["levels"]))
     return code
+
+
+def _void_last(levels: Sequence[dict[str, Any]]) -> str:
+    """Say at the end of a long report why the exit code is 3, and where it says what to do."""
+    void = sum(level["verdict"] == VOID for level in levels)
+    which = f"{capitalised(out_of(void, len(levels), 'level'))} void" if void else "The run is void"
+    return f"{which}: do not quote its figures. What to do is said above, under the verdict."
 
 
 def _exit_code(

@@ -44,7 +44,7 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
         return _draw_together(analysis, out)
     if not has_tokens(*analysis.summary["levels"]):
         return _draw_without_tokens(analysis, out)
-    ahead = ahead or CurveAhead(analysis.run, analysis.slots, analysis.steps)
+    ahead = ahead or prediction.curve_of(analysis)
     with mpl.rc_context(style.RC):
         return [
             *filter(

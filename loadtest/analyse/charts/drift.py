@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import counted, seconds
 
 FEWEST = 12  # requests of a level whose thirds are compared …

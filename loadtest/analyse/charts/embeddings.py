@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style, throughput
+from loadtest.analyse.charts.void_levels import level_name
 from loadtest.analyse.findings.run_findings import range_of_e2e, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
@@ -18,7 +19,7 @@ def e2e(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the median E2E with its 95 % interval, in milliseconds."""
     points: list[list[throughput.Point]] = [
         [
-            (offered_load.amount(level), value * 1e3, interval and [bound * 1e3 for bound in interval])
+            throughput.Point.of(level, value * 1e3, interval and [bound * 1e3 for bound in interval])
             for level in series.levels
             if (value := figure(level, "e2e_s", "p50")) is not None and offered_load.amount(level)
             for interval in (level["e2e_s"]["ci95_p50"],)
@@ -34,7 +35,7 @@ def input_rate(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> 
     """Draw how many input tokens a second the server takes, with the 95 % interval."""
     points: list[list[throughput.Point]] = [
         [
-            (offered_load.amount(level), level["input_tokens_per_s"], level["input_tokens_per_s_ci95"])
+            throughput.Point.of(level, level["input_tokens_per_s"], level["input_tokens_per_s_ci95"])
             for level in series.levels
             if level["input_tokens_per_s"] is not None and offered_load.amount(level)
         ]
@@ -54,8 +55,8 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         if not len(values):
             continue
         drawn = True
-        name = offered_load.load_name(level)
-        style.request_shares(axes, values, colour=colours[name], name=name)
+        colour = colours[offered_load.load_name(level)]
+        style.request_shares(axes, values, colour=colour, name=level_name(level))
     if not drawn:
         style.empty(axes, "No request ended well, so there is no E2E to show.")
         return

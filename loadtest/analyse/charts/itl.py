@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.void_levels import level_name
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run import offered_load
@@ -34,7 +35,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         drawn = True
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = offered_load.load_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
+        label = level_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
         x, y = np.maximum(np.array([gaps[rank] for rank in at]) * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
         axes.plot(x, y, color=colours[offered_load.load_name(level)], linewidth=width, label=label)
     if not drawn:
@@ -57,8 +58,8 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         # Even steps of the logarithm: the last ranks are the ones that matter.
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
         x = np.maximum(np.array([gaps[len(gaps) - count] for count in beyond]) * 1e3, SHORTEST_MS)
-        name = offered_load.load_name(level)
-        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", color=colours[name], linewidth=width, label=name)
+        colour = colours[offered_load.load_name(level)]
+        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", color=colour, linewidth=width, label=level_name(level))
     if not most:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return

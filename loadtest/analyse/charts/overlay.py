@@ -16,10 +16,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from loadtest.analyse.charts import style
 from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.many import OF_REQUESTS, Entry, Many
-from loadtest.analyse.findings.run_findings import believed, measured_on
+from loadtest.analyse.findings.run_findings import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.summary import Analysis, believed, figure
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.metrics import VOID
 from loadtest.text import capitalised

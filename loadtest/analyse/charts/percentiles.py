@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.void_levels import crosses, is_void
 from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
@@ -37,14 +38,16 @@ def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
         return
     for part, colour, marker, size, width in SHOWN:
         known = [
-            (offered_load.amount(level), value * 1e3)
+            (offered_load.amount(level), value * 1e3, is_void(level))
             for level in levels
             if (value := figure(level, name, part)) is not None and value > 0
         ]
-        if known:
+        good = [(load, value) for load, value, void in known if not void]
+        if good:
             axes.plot(
-                *zip(*known, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
+                *zip(*good, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
             )
+        crosses(axes, [(load, value) for load, value, void in known if void])
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high < 12 * low:

@@ -10,12 +10,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.findings.run_findings import believed_slots
 from loadtest.analyse.server.timing.prefill import Interval, has_turns
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.summary import Analysis, believed, without_void
 from loadtest.analyse.whatif.advice.slot_advice import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction
 from loadtest.analyse.whatif.model.talks import NO_HOST_CACHE
-from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.analyse.whatif.promised.prediction_file import NO_LIMIT, Document
 from loadtest.slo import Objective
 from loadtest.text import counted, percent, seconds
@@ -26,6 +27,15 @@ PANELS = (  # (title, figure, statistic)
     ("tokens/s a stream, median", "stream_tokens_per_s", "p50"),
     ("output tokens/s, all streams", "output_tokens_per_s", "mean"),
 )
+
+
+def curve_of(analysis: Analysis, begun: CurveAhead | None = None) -> CurveAhead:
+    """Return the predicted curve of a run, which rests on no request of a void level; `begun` serves where none is void."""
+    levels = analysis.summary["levels"]
+    if "group" not in analysis.summary and 0 < len(believed(levels)) < len(levels):
+        good = without_void(analysis)
+        return CurveAhead(good.run, good.slots, good.steps)
+    return begun or CurveAhead(analysis.run, analysis.slots, analysis.steps)
 
 
 def draw(
@@ -151,7 +161,7 @@ def panel(
     _limits(axes, objectives, key, statistic, factor)
     style.concurrency_axis(axes, _ticks(group, curve))
     axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
-    slots = analysis.slots
+    slots = believed_slots(analysis)
     if slots.limit and slots.estimate is not None:
         style.slots_line(axes, slots.estimate, slots.estimate)
 
@@ -213,7 +223,7 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
     )
     if NO_HOST_CACHE in found.case:
         text += ", if the server keeps conversations in its slots alone"
-    if NO_LIMIT in found.case and (last.concurrency or 0) > (analysis.slots.estimate or 0):
+    if NO_LIMIT in found.case and (last.concurrency or 0) > (believed_slots(analysis).estimate or 0):
         text += ", if the server has slots for as many"
     if not off:
         return text

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.void_levels import crosses, is_void
 from loadtest.analyse.findings.run_findings import believed_slots, saturation, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
@@ -14,14 +17,28 @@ from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import number
 
 APART = 0.12  # of an axis' width: figures beside points are no nearer
-Point = tuple[float, float, list[float] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A figure of one level."""
+
+    load: float
+    value: float
+    ci95: list[float] | None
+    void: bool
+
+    @classmethod
+    def of(cls, level: dict[str, Any], value: float, ci95: list[float] | None) -> Point:
+        """Place a level's figure at its load."""
+        return cls(offered_load.amount(level), value, ci95, is_void(level))
 
 
 def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the median decode speed that one user sees, with its 95 % interval."""
     points = [
         [
-            (offered_load.amount(level), value, level["stream_tokens_per_s"]["ci95_p50"])
+            Point.of(level, value, level["stream_tokens_per_s"]["ci95_p50"])
             for level in series.levels
             if (value := figure(level, "stream_tokens_per_s", "p50")) is not None and offered_load.amount(level)
         ]
@@ -36,7 +53,7 @@ def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) ->
     """Draw the output of all streams together, with its 95 % interval."""
     points = [
         [
-            (offered_load.amount(level), level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
+            Point.of(level, level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
             for level in series.levels
             if level["output_tokens_per_s"] is not None and offered_load.amount(level)
         ]
@@ -51,35 +68,28 @@ def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) ->
 
 
 def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
-    users = sorted({at for line in points for at, _, _ in line})
+    """Draw a line a series through its levels; void ones are crosses beside it, without their figures."""
+    users = sorted({point.load for line in points for point in line})
     if not users:
         style.empty(axes, "No request ended well, so there is no speed to show.")
         return
-    for i, (series, line) in enumerate(zip(all_series, points, strict=True)):
+    for i, (series, every) in enumerate(zip(all_series, points, strict=True)):
+        crosses(axes, [(point.load, point.value) for point in every if point.void])
+        line = [point for point in every if not point.void]
         if not line:
             continue
         look = style.line_look(i)
         axes.plot(
-            [at for at, _, _ in line],
-            [value for _, value, _ in line],
+            [point.load for point in line],
+            [point.value for point in line],
             **look,
             label=(series.label or "no lengths set") if len(all_series) > 1 else None,
         )
-        for at, _, interval in line:
-            if interval:
-                axes.vlines(at, interval[0], interval[1], color=look["color"], linewidth=1.4, alpha=0.6)
+        for point in line:
+            if point.ci95:
+                axes.vlines(point.load, *point.ci95, color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
-            away = 1 if line[-1][1] < line[0][1] else -1  # a figure stands on the side that the line does not take
-            written = style.apart_on_log([at for at, _, _ in line], users, APART)
-            for at, value, _ in (point for point in line if point[0] in written):
-                axes.annotate(
-                    number(value),
-                    (at, value),
-                    xytext=(5 * away, 5),
-                    textcoords="offset points",
-                    ha="left" if away > 0 else "right",
-                    fontsize=8.5,
-                )
+            _write_figures(axes, line, users)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     levels = [level for series in all_series for level in series.levels]
     style.concurrency_axis(axes, users, offered_load.axis(levels))
@@ -88,6 +98,21 @@ def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], po
         return
     if slots.limit and slots.estimate is not None and min(users) <= slots.estimate < max(users):
         style.slots_line(axes, slots.estimate, slots.estimate)
+
+
+def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) -> None:
+    away = 1 if line[-1].value < line[0].value else -1  # a figure stands on the side that the line does not take
+    written = style.apart_on_log([point.load for point in line], users, APART)
+    for point in line:
+        if point.load in written:
+            axes.annotate(
+                number(point.value),
+                (point.load, point.value),
+                xytext=(5 * away, 5),
+                textcoords="offset points",
+                ha="left" if away > 0 else "right",
+                fontsize=8.5,
+            )
 
 
 def title(analysis: Analysis) -> str:

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.point_names import PointNames
-from loadtest.analyse.findings.run_findings import believed, void_above
+from loadtest.analyse.charts.void_levels import crosses, is_void
+from loadtest.analyse.findings.run_findings import void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, figure, wait_in_words
-from loadtest.metrics import VOID
+from loadtest.analyse.summary import Analysis, believed, figure, wait_in_words
 from loadtest.text import number
 
 
@@ -44,18 +44,17 @@ def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor
         known = [level for level in series.levels if _point(level, name, part)]
         if not known:
             continue
-        points = [point for level in known if (point := _point(level, name, part))]
-        x, y = [point[0] for point in points], [point[1] * factor for point in points]
+        points = [(x, y * factor) for level in known if (found := _point(level, name, part)) for x, y in (found,)]
+        good, void = (
+            [point for level, point in zip(known, points, strict=True) if is_void(level) == wanted]
+            for wanted in (False, True)
+        )
         label = (series.label or "no lengths set") if len(all_series) > 1 else None
         look = style.line_look(i)
-        axes.plot(x, y, label=label, **look)
-        void = [(a, b) for level, a, b in zip(known, x, y, strict=True) if level["verdict"] == VOID]
-        if void:
-            axes.plot(
-                *zip(*void, strict=True), "x", color=style.VERMILLION, markersize=10, label="void level", zorder=4
-            )
-        loads = [f"{offered_load.amount(level):.4g}" for level in known]
-        names.add(list(zip(x, y, strict=True)), loads, look["color"])
+        if good:
+            axes.plot(*zip(*good, strict=True), label=label, **look)
+        crosses(axes, void)
+        names.add(points, [f"{offered_load.amount(level):.4g}" for level in known], look["color"])
     if not names.points:
         style.empty(
             axes, f"No level has {'enough requests for a TTFT p95' if part == 'p95' else 'a decode speed'} and a rate."

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.void_levels import hatch, is_void, level_name
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, telling
 from loadtest.analyse.run import offered_load
@@ -19,6 +20,7 @@ LEAST_PART = 0.01  # of the highest bar: a thinner part, a line without a visibl
 MEANS, MOST_IN_PANEL = 14, 5  # figures written over the bars of one chart, and of one panel of several …
 FEW_MEANS = 9  # … and those of one chart that have room for "mean"
 TICKS, FEW_TICKS = 20, 8
+BAR = 0.62  # of a bar's place: its width
 
 
 def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -31,6 +33,8 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     factor, unit = style.scale(max(_top(level) for level in analysis.summary["levels"]))
     _stack(axes, levels, factor)
     x = np.arange(len(levels))
+    void = [i for i, level in enumerate(levels) if is_void(level)]
+    hatch(axes, void, [(mean_ttft(levels[i]) or 0.0) * factor for i in void], BAR)
     for name, mark, size in (("p50", "_", 18), ("p95", "^", 6)):
         known = [(i, value * factor) for i, level in enumerate(levels) if (value := figure(level, "ttft_s", name))]
         if known:
@@ -45,6 +49,8 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     bare = crowded or len(levels) > FEW_MEANS
     for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
         level = levels[i]
+        if is_void(level):
+            continue
         axes.annotate(
             f"{'' if bare else 'mean '}{seconds(figure(level, 'ttft_s'))}",
             (i, _top(level) * factor),
@@ -80,14 +86,14 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     for name, label, colour in style.REQUEST_STATES:
         part = thin + np.array([_part_of(level, name) for level in levels]) * factor
         if (part > LEAST_PART * whole.max()).any():
-            axes.bar(x, part, 0.62, bottom=bottom, color=colour, label=label)
+            axes.bar(x, part, BAR, bottom=bottom, color=colour, label=label)
             bottom, thin = bottom + part, np.zeros(len(levels))
         else:
             thin = part
     rest = np.maximum(whole - bottom, 0.0)
     if (rest > LEAST_PART * whole.max()).any():
         label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
-        axes.bar(x, rest, 0.62, bottom=bottom, color=style.WAITING, label=label)
+        axes.bar(x, rest, BAR, bottom=bottom, color=style.WAITING, label=label)
 
 
 def _part_of(level: dict[str, Any], name: str) -> float:
@@ -113,8 +119,8 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             continue
         drawn = True
         left = int((run.left(level["index"]) & np.isnan(run.column("first_token"))).sum())
-        name = offered_load.load_name(level)
-        style.request_shares(axes, values, colour=colours[name], name=name, left=left)
+        colour = colours[offered_load.load_name(level)]
+        style.request_shares(axes, values, colour=colour, name=level_name(level), left=left)
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.analyse.comparison.comparable import DEFAULTS, asked_facts, value_text
+from loadtest.analyse.findings.run_findings import believed_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS
 from loadtest.text import counted, listed
@@ -168,7 +169,8 @@ def _server(one: Analysis) -> str | None:
 def _slots(one: Analysis) -> str | None:
     """Return the slots that the run showed, else those that the server says; None where neither is known."""
     said = (one.summary["server"] or {}).get("slots_said")
-    count = one.slots.estimate if one.slots.limit else said
+    seen = believed_slots(one)
+    count = seen.estimate if seen.limit else said
     return counted(int(count), "slot") if count else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,6 +212,7 @@ class Knee:
             "ci95": list(self.interval) if self.interval else None,
             "output_tokens_per_s": self.tokens_per_s,
             "grows": self.grows,
+            **({"void": list(self.void)} if self.void else {}),
         }
 
 
@@ -276,7 +277,7 @@ class _LevelRate:
         return self.rate - KNEE_SHARE * best.rate >= math.hypot(*halves)
 
 
-def knee(levels: Iterable[dict[str, Any]], void: Iterable[dict[str, Any]] = ()) -> tuple[Knee | None, str | None]:
+def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) -> tuple[Knee | None, str | None]:
     """Return the knee of levels of summary.json that differ only in concurrency, or None and the reason.
 
     `void` are the levels of the same series whose figures are not used: what output does there is not known. The knee is the
@@ -285,7 +286,11 @@ def knee(levels: Iterable[dict[str, Any]], void: Iterable[dict[str, Any]] = ()) 
     """
     points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
-        return None, f"a knee takes {FEWEST_LEVELS} levels of a closed loop with a throughput, here are {len(points)}"
+        good, be = " that are not void" if void else "", "is" if len(points) == 1 else "are"
+        return (
+            None,
+            f"a knee takes {FEWEST_LEVELS} levels of a closed loop with a throughput{good}, here {be} {len(points)}",
+        )
     best = max(points, key=lambda p: p.rate)
     found = next(p for p in points if p.rate >= KNEE_SHARE * best.rate)
     last = points[-1]

@@ -21,7 +21,7 @@ from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.summary import Analysis, figure, has_tokens, mean_ttft, wait_in_words
+from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings
 from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
@@ -207,13 +207,19 @@ def slots_finding(analysis: Analysis) -> Finding:
 
 def steps_findings(analysis: Analysis) -> list[Finding]:
     """Say what a step of the server takes, where its time is of two kinds, and what prompts cost."""
-    steps = analysis.steps
+    steps, levels = analysis.steps, analysis.summary["levels"]
+    good = believed(levels)
+    if not good:
+        return []
+    doubt = (
+        " Void levels are part of that: measure them again before you rely on it." if len(good) < len(levels) else ""
+    )
     said = []
     law = steps.law
     if law is not None and law.fits:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
         more = more if law.per_stream_s > 0 else ", however many streams decode"
-        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}."))
+        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}.{doubt}"))
     elif law is not None and steps.law_reason:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
     for entry in steps.times if law is None or law.fits else ():
@@ -223,7 +229,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     prefill = steps.prefill
     if prefill is not None and prefill.per_token_s > 0:
         speed = number(1 / prefill.per_token_s)
-        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}."))
+        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
     return said
 
 
@@ -248,11 +254,6 @@ def _ranges(values: list[int]) -> str:
     return f"{text} {'stream' if values == [1] else 'streams'}"
 
 
-def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the levels whose figures a finding may quote."""
-    return [level for level in levels if level.get("verdict") != VOID]
-
-
 def heaviest(levels: Iterable[dict[str, Any]], name: str, part: str = "mean") -> dict[str, Any] | None:
     """Return the level of the highest load among those that are not void and have this figure."""
     known = [level for level in believed(levels) if figure(level, name, part) is not None]
@@ -275,8 +276,9 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None
     at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
     above = void_above(series, level)
-    if analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
-        past = f"Past {counted(analysis.slots.estimate or 0, 'stream')} requests queue"
+    slots = believed_slots(analysis)
+    if slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
+        past = f"Past {counted(slots.estimate or 0, 'stream')} requests queue"
         inferred = (
             "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
         )

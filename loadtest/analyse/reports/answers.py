@@ -11,11 +11,11 @@ from typing import Any
 
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings.run_findings import believed, believed_knee, believed_slots, only_void, void_above
+from loadtest.analyse.findings.run_findings import believed_knee, believed_slots, only_void, void_above
 from loadtest.analyse.findings.simulated import ALL, SOME, simulated_badge
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, figure, has_tokens, wait_in_words
+from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, wait_in_words
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
 from loadtest.text import capitalised, counted, listed, number, out_of, seconds

@@ -70,7 +70,7 @@ def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
 
 def _rests_on(each: Prediction, analysis: Analysis, curve: PredictedCurve) -> str:
     """Return what a prediction takes for granted that was not measured; empty where that is nothing."""
-    past = NO_LIMIT in curve.case and (each.concurrency or 0) > (analysis.slots.estimate or 0)
+    past = NO_LIMIT in curve.case and (each.concurrency or 0) > (findings.believed_slots(analysis).estimate or 0)
     return "; ".join(filter(None, ("the server has slots for as many" if past else "", each.extrapolates)))
 
 

@@ -33,7 +33,7 @@ def facts_table(analysis: Analysis) -> Grid:
         *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
-        *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
+        *((f"slots{named}", _slots(one)) for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or UNKNOWN)),
         *([("load", loop)] if (loop := _loop(summary["levels"])) else []),
         ("client", _client(machine)),
@@ -46,9 +46,16 @@ def facts_table(analysis: Analysis) -> Grid:
     return Grid(("", ""), pairs, prose=True)
 
 
+def _slots(one: Analysis) -> str:
+    """Return the slots with what they rest on; void levels that are part of it are named."""
+    believed = findings.believed_slots(one)
+    why = filter(None, (one.slots.method, "part of that is from void levels" if believed != one.slots else ""))
+    return f"{believed} ({'; '.join(why)})"
+
+
 def _served(analysis: Analysis) -> str:
     """Return how the simulated server was started that a run measured; empty of real ones."""
-    if not (said := serve_command(analysis.run, analysis.slots)):
+    if not (said := serve_command(analysis.run, findings.believed_slots(analysis))):
         return ""
     return f"{said} (a simulated one, as far as the run shows it: in another terminal, before the run)"
 
