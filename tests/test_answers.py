@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from support.made_runs import Made, grid, make, write
 
-from loadtest.analyse.charts import depth, throughput, tradeoff, ttft
+from loadtest.analyse.charts.by_load import throughput, tradeoff, ttft
+from loadtest.analyse.charts.over_time import depth
 from loadtest.analyse.findings.run_findings import saturation, slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command

@@ -21,7 +21,9 @@ from matplotlib.transforms import Bbox
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 
 from loadtest.analyse import charts
-from loadtest.analyse.charts import depth, drift, itl, percentiles, style, throughput, timeline, tradeoff, ttft
+from loadtest.analyse.charts import itl, style
+from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record

@@ -22,7 +22,7 @@ from test_imports import ANALYSE, ORDER
 
 from loadtest import metrics
 from loadtest.cli import cli
-from loadtest.cli.options import make_scenario
+from loadtest.cli.options.scenario_options import make_scenario
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario, keys_of
 from loadtest.urls import parse_url

@@ -13,8 +13,8 @@ import click
 import pytest
 
 from loadtest.cli import cli
-from loadtest.cli.environment import PREFIX, RESERVED
-from loadtest.cli.groups import COMMON, MONITORING, RESULTS
+from loadtest.cli.options.environment import PREFIX, RESERVED
+from loadtest.cli.options.groups import COMMON, MONITORING, RESULTS
 from loadtest.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from rich.console import Console
 from support.made_runs import MS, Made, grid, make, write
 
 from loadtest.analyse import charts, report
-from loadtest.analyse.charts import depth
+from loadtest.analyse.charts.over_time import depth
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import pages

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support import made_runs
 
-from loadtest.analyse.charts import machine as chart
+from loadtest.analyse.charts.over_time import machine as chart
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.summary import analyse

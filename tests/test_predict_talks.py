@@ -9,7 +9,7 @@ import pytest
 from support import virtual_runs
 from support.virtual_runs import Load, play_talks
 
-from loadtest.analyse.charts import prediction as chart
+from loadtest.analyse.charts.by_load import prediction as chart
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import talks
 from loadtest.analyse.whatif.model.predict import ServerModel

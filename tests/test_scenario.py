@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.cli.options import make_scenario
+from loadtest.cli.options.scenario_options import make_scenario
 from loadtest.errors import ScenarioError
 from loadtest.scenario import (
     ATTRIBUTE,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cli.options import file_and_url
+from loadtest.cli.options.scenario_options import file_and_url
 from loadtest.errors import TargetError
 from loadtest.urls import base_url, default_url, endpoint_url, parse_url, with_keys, without_secrets
 

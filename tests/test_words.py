@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import itl, percentiles, ttft
+from loadtest.analyse.charts import itl
+from loadtest.analyse.charts.by_load import percentiles, ttft
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import prompt_findings
 from loadtest.analyse.findings.simulated import simulated_warning

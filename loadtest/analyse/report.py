@@ -98,7 +98,7 @@ def write_report(
         files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
         if charts:
             from loadtest.analyse.charts import draw_all
-            from loadtest.analyse.charts.prediction import curve_of
+            from loadtest.analyse.charts.by_load.prediction import curve_of
 
             several = bool(one.groups) or not has_tokens(*one.summary["levels"])  # the chart of a prediction is of one
             ahead = None if several else curve_of(one, begun[0] if begun else None)

@@ -20,7 +20,7 @@ import click
 from click.core import ParameterSource
 
 from loadtest import __version__
-from loadtest.cli.output import lasting_output
+from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
 from loadtest.measure.interruption import NothingRecorded, interrupting

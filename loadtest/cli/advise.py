@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, Objective, parse_objectives
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import httpx
 
-from loadtest.cli.environment import named_in_environment, url_taken
-from loadtest.cli.options import make_scenario, one_url, option_of
-from loadtest.cli.results import json_option, print_json
-from loadtest.cli.trial import try_server
+from loadtest.cli.check_trial import try_server
+from loadtest.cli.options.environment import named_in_environment, url_taken
+from loadtest.cli.options.scenario_options import make_scenario, one_url, option_of
+from loadtest.cli.output.results import json_option, print_json
 from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError

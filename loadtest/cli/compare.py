@@ -27,8 +27,8 @@ from loadtest.analyse.comparison.compare import (
 from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.summary import analyse
-from loadtest.cli.many import set_side_by_side
-from loadtest.cli.results import json_option, print_json, print_written, write_comparison
+from loadtest.cli.compare_many import set_side_by_side
+from loadtest.cli.output.results import json_option, print_json, print_written, write_comparison
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder

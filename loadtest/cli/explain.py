@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.cli.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 
 if TYPE_CHECKING:

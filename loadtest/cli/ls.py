@@ -11,7 +11,7 @@ from typing import Any, Literal
 import click
 import orjson
 
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.output.results import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.run_folder import RunFolder

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.cli.connection import connection_of, connection_options
-from loadtest.cli.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.memory_facts import DEFAULT_QUANTIZATION, MemoryEstimate, MemoryOptions, asked_estimates, memory_size
-from loadtest.cli.options import one_url
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.options.connection import connection_of, connection_options
+from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
+from loadtest.cli.options.scenario_options import one_url
+from loadtest.cli.output.results import json_option, print_json
 from loadtest.errors import ScenarioError
 from loadtest.grid import Grid
 from loadtest.scenario import ConnectionKeys, keys_of

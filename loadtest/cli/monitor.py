@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from loadtest.cli.connection import connection_of, way_options
-from loadtest.cli.options import NumberParam
+from loadtest.cli.options.connection import connection_of, way_options
+from loadtest.cli.options.scenario_options import NumberParam
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process

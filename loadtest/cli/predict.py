@@ -10,8 +10,8 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.options import LIST_METAVARS, LISTS_OF
-from loadtest.cli.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.options.scenario_options import LIST_METAVARS, LISTS_OF
+from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 
@@ -127,7 +127,7 @@ def _free(out: Path | None) -> Path:
 
 
 def _write(path: Path, document: Document, analysis: Analysis) -> list[Path]:
-    from loadtest.analyse.charts import prediction as chart
+    from loadtest.analyse.charts.by_load import prediction as chart
     from loadtest.analyse.report import write_whole
 
     picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)

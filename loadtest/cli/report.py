@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
-from loadtest.cli.prices import price_options
-from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
+from loadtest.cli.options.prices import price_options
+from loadtest.cli.output.results import GateFiles, gate_options, json_option, print_json, report_dict
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective, judge_objectives, parse_objectives

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
-from loadtest.cli.environment import is_from_environment, named_in_environment, url_taken
-from loadtest.cli.expected import Expected, beforehand, enough, people_sentence
-from loadtest.cli.groups import RunCommand
-from loadtest.cli.keeping import as_predicted, kept_beforehand, with_question
 from loadtest.cli.monitor import Monitoring, monitor_options
-from loadtest.cli.options import file_and_url, make_scenario, scenario_options
-from loadtest.cli.progress import LiveLine, NoLine
+from loadtest.cli.options.environment import is_from_environment, named_in_environment, url_taken
+from loadtest.cli.options.groups import RunCommand
+from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
+from loadtest.cli.output.progress import LiveLine, NoLine
+from loadtest.cli.output.results import GateFiles, gate_options, json_option, print_json, report_dict
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
-from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
-from loadtest.cli.search import Finder
+from loadtest.cli.run_expected import Expected, beforehand, enough, people_sentence
+from loadtest.cli.run_keeping import as_predicted, kept_beforehand, with_question
+from loadtest.cli.run_search import Finder
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST, SearchResult

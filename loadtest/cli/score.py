@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.results import json_option, print_json, print_trouble
+from loadtest.cli.output.results import json_option, print_json, print_trouble
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
 

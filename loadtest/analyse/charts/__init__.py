@@ -8,23 +8,9 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from loadtest.analyse.charts import (
-    cold_load,
-    conversations,
-    depth,
-    drift,
-    embeddings,
-    itl,
-    machine,
-    percentiles,
-    prediction,
-    prompt_length,
-    style,
-    throughput,
-    timeline,
-    tradeoff,
-    ttft,
-)
+from loadtest.analyse.charts import conversations, itl, prompt_length, style
+from loadtest.analyse.charts.by_load import embeddings, percentiles, prediction, throughput, tradeoff, ttft
+from loadtest.analyse.charts.over_time import cold_load, depth, drift, machine, timeline
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, has_tokens

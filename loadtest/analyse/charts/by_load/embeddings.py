@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from loadtest.analyse.charts import style, throughput
+from loadtest.analyse.charts import style
+from loadtest.analyse.charts.by_load import throughput
 from loadtest.analyse.charts.void_levels import level_name
 from loadtest.analyse.findings.run_findings import range_of_e2e, telling
 from loadtest.analyse.run import offered_load

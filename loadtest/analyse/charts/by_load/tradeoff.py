@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.point_names import PointNames
+from loadtest.analyse.charts.by_load.point_names import PointNames
 from loadtest.analyse.charts.void_levels import crosses, is_void
 from loadtest.analyse.findings.run_findings import void_above
 from loadtest.analyse.run import offered_load

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loadtest import credentials, reach
-from loadtest.cli.options import option_of
+from loadtest.cli.options.scenario_options import option_of
 from loadtest.scenario import APIS, ConnectionKeys, Scenario, keys_of
 
 _KEY_HELP = {key.name: key.declared.help for key in keys_of(Scenario)}

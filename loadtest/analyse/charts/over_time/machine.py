@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loadtest.analyse.charts import depth, style
+from loadtest.analyse.charts import style
+from loadtest.analyse.charts.over_time import depth
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.event_times import blocks

@@ -14,7 +14,7 @@ from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.report import VERDICT_STYLES
 from loadtest.analyse.summary import Analysis
-from loadtest.cli.results import print_json, print_written, write_comparison
+from loadtest.cli.output.results import print_json, print_written, write_comparison
 
 MOST_PAIRS = 6  # on the terminal; of more those with the first run
 # Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
