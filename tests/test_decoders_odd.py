@@ -170,7 +170,7 @@ ENDS = {
         f"{reason} is a failure": Case(
             V1, sse(A, finish(reason)) + DONE, ["a"], done=False, error=f"'{reason}'", hint="[DONE]"
         )
-        for reason in ("abort", "error", "cancelled", "canceled", "Cancelled")
+        for reason in ("abort", "error", "cancelled", "Cancelled", "network_error", "insufficient_system_resource")
     },
     "abort in an object (SGLang)": Case(
         V1, sse(A, finish({"type": "abort", "message": "too busy"})), ["a"], done=False, error="'abort': too busy"

@@ -13,16 +13,13 @@ DONE = (b"[DONE]", b'"[DONE]"')
 _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter", "load", "unload"))
 _BADLY = frozenset(
     (
-        "abort",
-        "aborted",
-        "error",
-        "cancelled",
-        "canceled",
-        "cancel",
-        "failed",
+        *("abort", "aborted", "cancelled", "canceled", "cancel"),
+        *("error", "failed", "network_error", "insufficient_system_resource"),  # the last two are GLM's and DeepSeek's
     )
 )
-_NONE = frozenset(("", "null", "none"))  # texts that mean "no reason yet", e.g. DashScope's
+_NONE = frozenset(
+    ("", "null", "none", "not_finished")
+)  # texts that mean "no reason yet", e.g. DashScope's and watsonx's
 
 
 def reason_name(value: Any) -> str | None:
