@@ -28,7 +28,7 @@ def crosses(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) -> None:
     """Cover bars of void levels."""
     if at:
-        look = {"facecolor": "none", "edgecolor": style.VERMILLION, "hatch": "xx", "linewidth": 0.8}
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": style.VERMILLION, "hatch": "xx", "linewidth": 0.8}
         axes.bar(at, tops, width, label=LABEL, zorder=2.5, **look)
 
 

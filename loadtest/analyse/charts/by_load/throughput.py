@@ -87,7 +87,7 @@ def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], po
         )
         for point in line:
             if point.ci95:
-                axes.vlines(point.load, *point.ci95, color=look["color"], linewidth=1.4, alpha=0.6)
+                axes.vlines(point.load, point.ci95[0], point.ci95[1], color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
             _write_figures(axes, line, users)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
