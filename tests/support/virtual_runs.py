@@ -31,6 +31,7 @@ class Load:
     prompt: tuple[int, int] = (100, 100)
     output: tuple[int, int] = (50, 50)
     rate: float | None = None  # requests/s, Poisson: an open loop
+    pace: float = 1.0  # of the server meanwhile: all of its times are so many times as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,8 @@ def play(
     ids = count()
     start = 0
     for index, load in enumerate(loads):
+        if load.pace != 1:
+            engine = Engine(timing.scaled(load.pace), slots=slots, seed=seed, loaded=4096, lifo=lifo)
         warmups = 0 if load.rate else load.users
         plan = [_request(next(ids), load, draw) for _ in range(load.requests + warmups)]
         tokens: dict[int, list[int]] = defaultdict(list)

@@ -14,6 +14,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import prefill as prefill_of
 from loadtest.analyse.server.timing import token_gaps as gaps_of
+from loadtest.analyse.server.timing.pace import pace_error
 from loadtest.analyse.server.timing.prefill import Prefill
 from loadtest.analyse.server.timing.step_law import (
     FEWEST_STEPS,
@@ -57,6 +58,7 @@ class Steps:
     handover_s: float  # from getting a slot to being seen by the batch loop
     handovers: tuple[float, ...] = ()  # such times as they were observed
     neighbours: bool | None  # whether two streams take two passes unless their slots are neighbours; None: unknown
+    pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
 
     def timing(self, *, prefill_s: float | None = None, neighbours: bool | None = None) -> Timing:
@@ -101,6 +103,7 @@ class Steps:
             "interference_reason": self.interference_reason,
             "handling_s": self.handling_s,
             "handover_s": self.handover_s,
+            **({"pace_error": self.pace_error} if self.pace_error else {}),
             **({"read_from": self.read_from} if self.read_from else {}),
         }
 
@@ -137,6 +140,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         handover_s=handover,
         handovers=handovers,
         neighbours=split_by_neighbours(times),
+        pace_error=pace_error(run, found) if times else 0.0,
         read_from=found.said,
     )
 

@@ -11,6 +11,8 @@ from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.server.timing.prefill import Interval
 
+Figures = dict[str, dict[str, float]]  # of one repetition: by name and statistic
+SHARE = "cached_share"  # how much was cached is no matter of pace
 ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
 MOST_APART = 20.0
 
@@ -36,6 +38,26 @@ def prediction_band(repetitions: list[dict[str, float]], key: str, *, most: floa
     low = min(low, middle([figures.get(f"{key}-", figures[key]) for figures in repetitions]))
     high = max(high, middle([figures.get(f"{key}+", figures[key]) for figures in repetitions]))
     return max(low, 0.0), min(high, most)
+
+
+def allowing_for_pace(
+    bands: dict[str, Interval], same: Sequence[Figures], other: Sequence[Figures]
+) -> dict[str, Interval]:
+    """Return bands that hold one more run at another pace, too.
+
+    `same` and `other` are the same repetitions at the model's pace and at another one. What a pace does is no share: near the
+    most that a server can do, a few hundredths of it are many times the wait.
+    """
+    wider = dict(bands)
+    for key, (low, high) in bands.items():
+        name, _, part = key.rpartition(".")
+        here, there = (middle([figures[name][part] for figures in each]) for each in (same, other))
+        if name == SHARE or not (here > 0 and there > 0 and high > low > 0):
+            continue
+        centre, moved = math.sqrt(low * high), math.log(there / here)
+        half = math.hypot(math.log(high / low) / 2, moved)
+        wider[key] = (low, centre * math.exp(half)) if moved > 0 else (centre * math.exp(-half), high)
+    return wider
 
 
 def middle(values: Sequence[float] | FloatArray) -> float:

@@ -27,7 +27,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif.model import talks
-from loadtest.analyse.whatif.model.bands import middle, prediction_band
+from loadtest.analyse.whatif.model.bands import Figures, allowing_for_pace, middle, prediction_band
 from loadtest.analyse.whatif.model.plan import PlannedRequests
 from loadtest.analyse.whatif.model.play import (
     CONTEXT,
@@ -54,6 +54,8 @@ OPEN_REQUESTS = 200
 OPEN_TIMES = 4  # as many tokens are simulated of open loops, whose waits differ far more from run to run …
 MOST_OPEN_SEEDS = 24  # … than those of closed ones
 MOST_SLOPE = 0.6  # of the last step time, for each further stream, where no growth was seen; 1: no gain from batches
+LEAST_PACE_ERROR = 0.005  # of the pace: less is lost in the bands' other parts
+PACE_SEEDS = 2  # repetitions played at another pace, each beside the same at this one
 SPACING_S = 0.0001  # between the first requests of a level's users
 
 HEADLINES = {
@@ -143,6 +145,7 @@ class ServerModel:
     talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
     way: str = SLICED_WAY  # how the server works by it
     redrawn: bool = True  # whether each repetition draws lengths anew; False: those observed, in another order
+    pace_error: float = 0.0  # by what share the server's pace may differ in another run, with 95 % confidence
     lengths_known: bool = False  # whether `prompts` and `outputs` stand for the whole distribution that was asked for
 
     @classmethod
@@ -172,6 +175,7 @@ class ServerModel:
             prefill_error=half / 1.96 / max(prefill.per_token_s, 1e-12),
             in_flight=max([*concurrency, 1]),
             slope_known=steps.slope_s is not None,
+            pace_error=steps.pace_error,
             guess=passes.guess,
             talks=talks.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
@@ -289,21 +293,26 @@ class ServerModel:
 
     def _predict(self, load: Load, seeds: int | None) -> Prediction:
         requests, affordable = self._affordable(load)
-        played, growing, deepest = [], [], 0
         repeated = self._repeated(load, requests + load.warmups, seeds or affordable)
-        for seed, load in enumerate(repeated):  # noqa: PLR1704
-            draw = random.Random(seed)
-            timing = self.drawn(load.slots, draw)
-            host = load.talks.engine_cache() if load.talks is not None else None
-            engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
-            one = self._play(load, engine, requests, draw)
-            streams = one.streams
-            figures, depth = figures_of_play(
-                streams, one.log, one.measured, load.concurrency, talks=load.talks is not None
+        found = [self._repetition(each, requests, seed) for seed, each in enumerate(repeated)]
+        played = [figures for figures, _, _ in found]
+        deepest = max(depth for _, depth, _ in found)
+        growing = [grows for _, _, grows in found]
+        bands = {
+            f"{name}.{key}": prediction_band(
+                [one[name] for one in played], key, most=1.0 if name == "cached_share" else math.inf
             )
-            played.append(figures)
-            deepest = max(deepest, depth)
-            growing.append(load.rate is not None and queue_grows(streams))
+            for name, keys in HEADLINES.items()
+            for key in keys
+            if name in played[0]
+        }
+        if self.pace_error >= LEAST_PACE_ERROR:
+            same = played[:PACE_SEEDS]
+            for factor in (1 + self.pace_error, 1 / (1 + self.pace_error)):
+                other = [
+                    self._repetition(each, requests, seed, factor)[0] for seed, each in enumerate(repeated[: len(same)])
+                ]
+                bands = allowing_for_pace(bands, same, other)
         return Prediction(
             concurrency=load.concurrency,
             rate=load.rate,
@@ -313,18 +322,24 @@ class ServerModel:
                 name: {key: middle([one[name][key] for one in played]) for key in found if key[-1] not in "-+"}
                 for name, found in played[0].items()
             },
-            bands={
-                f"{name}.{key}": prediction_band(
-                    [one[name] for one in played], key, most=1.0 if name == "cached_share" else math.inf
-                )
-                for name, keys in HEADLINES.items()
-                for key in keys
-                if name in played[0]
-            },
+            bands=bands,
             extrapolates=self._extrapolates(load.slots, load.concurrency, deepest),
             grows=2 * sum(growing) > len(growing),
             streams=deepest,
         )
+
+    def _repetition(self, load: Load, requests: int, seed: int, pace: float = 1.0) -> tuple[Figures, int, bool]:
+        """Play a run once, with all times `pace` times as long; return figures, the most streams, whether its queue grew."""
+        draw = random.Random(seed)
+        timing = self.drawn(load.slots, draw)
+        timing = timing if pace == 1 else timing.scaled(pace)
+        host = load.talks.engine_cache() if load.talks is not None else None
+        engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
+        one = self._play(load, engine, requests, draw)
+        figures, depth = figures_of_play(
+            one.streams, one.log, one.measured, load.concurrency, talks=load.talks is not None
+        )
+        return figures, depth, load.rate is not None and queue_grows(one.streams)
 
     def _affordable(self, load: Load) -> tuple[int, int]:
         """Return how many requests a repetition has and how many repetitions there are, within TOKENS_SIMULATED."""

@@ -90,7 +90,7 @@ def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], lev
 
 def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
     """Return what a model says of a level of its run, for the lengths that this level had."""
-    mine = replace(narrowed(model, run, [level["index"]]), redrawn=False)
+    mine = replace(narrowed(model, run, [level["index"]]), redrawn=False, pace_error=0.0)  # this run's own pace
     if level["concurrency"]:
         return mine.closed(int(level["concurrency"]))
     return mine.open(level["rate"], requests=int(level["requests"]))
@@ -112,7 +112,7 @@ def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, Serve
         if budget:
             for way, name in (("sliced", SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
                 yield name + limit, _worked(usual, prefill_way=way, kv_tokens=budget)
-    clocks = _of_own_clocks(run, slots)
+    clocks = _of_own_clocks(run, slots, steps)
     if clocks is not None:
         yield CLOCKS_WAY, clocks
         if budget:
@@ -126,7 +126,7 @@ def _worked(model: ServerModel, **how: Any) -> ServerModel:
     return replace(model, timing=replace(model.timing, **how), other_slots=replace(model.other_slots, **how))
 
 
-def _of_own_clocks(run: RunData, slots: Slots) -> ServerModel | None:
+def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | None:
     """Return the model of a server whose streams have a clock each; None where too little was seen of them."""
     found = own_clocks(run)
     if found is None:
@@ -146,5 +146,6 @@ def _of_own_clocks(run: RunData, slots: Slots) -> ServerModel | None:
         prefill_error=0.02,
         in_flight=max([*(int(level.get("concurrency") or 0) for level in run.levels), 1]),
         slope_known=len(times) > 1,
+        pace_error=steps.pace_error,
         guess=None,
     )

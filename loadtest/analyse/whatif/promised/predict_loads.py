@@ -31,7 +31,9 @@ from loadtest.analyse.whatif.promised.textbook import FigureValues, Measured, te
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
-from loadtest.text import counted, listed
+from loadtest.text import counted, listed, percent
+
+SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 
 
 def predict_loads(
@@ -224,8 +226,14 @@ def describe_basis(document: Document) -> str:
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
     way = rests.get("way", SLICED_WAY)
+    pace = rests["step_law"].get("pace_error") or 0.0
+    paces = (
+        f" Its levels went at different paces: the bands allow for {percent(pace)} more or less time."
+        if pace >= SAID_PACE
+        else ""
+    )
     return (
         f"Rests on {listed(rests['levels'])}; {limit} ({slots['how']}); step times of {listed(times)} streams"
         f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
-        f"Of the ways servers work this one gives back the run: {way}."
+        f"Of the ways servers work this one gives back the run: {way}.{paces}"
     )

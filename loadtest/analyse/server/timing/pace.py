@@ -1,0 +1,52 @@
+"""How much a server's pace differs from one level to the next, and so by how much another run's may.
+
+The same steps take longer in one minute than in another where a machine is shared, heats up or changes its clock. One run
+shows it by its levels: each was measured at a time of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.timing.token_gaps import Decoding
+
+FEWEST_STEPS = (
+    100  # of one number of streams in one level, from which on their mean counts: few are a choice of moments
+)
+LEAST_FREEDOM = 3  # of Student's t: a spread seen in two levels is a spread, and no bound
+
+
+def pace_error(run: RunData, gaps: Decoding) -> float:
+    """Return by what share the pace of another run may differ, with 95 % confidence; 0 where levels cannot be compared.
+
+    The logarithm of a step's mean is taken as a part for the number of streams and a part for the level, by least squares
+    over the numbers of streams that more than one level had. The levels' parts scatter by s; another run of k levels' kind
+    lies within t · s · √(1 + 1/k).
+    """
+    clean = gaps.clean
+    levels = np.asarray(run.requests["level"], dtype=np.int64)[gaps.row[clean]]
+    streams, step_s = gaps.streams[clean], gaps.step_s[clean]
+    cells = [
+        (int(level), int(number), math.log(float(step_s[mine].mean())), math.sqrt(float(mine.sum())))
+        for level in np.unique(levels)
+        for number in np.unique(streams[levels == level])
+        for mine in ((levels == level) & (streams == number),)
+        if mine.sum() >= FEWEST_STEPS
+    ]
+    shared = {number for number in {cell[1] for cell in cells} if sum(cell[1] == number for cell in cells) > 1}
+    cells = [cell for cell in cells if cell[1] in shared]
+    known, numbers = sorted({cell[0] for cell in cells}), sorted(shared)
+    if len(known) < 2:
+        return 0.0
+    matrix = np.zeros((len(cells), len(known) + len(numbers)))
+    values = np.zeros(len(cells))
+    for place, (level, number, value, weight) in enumerate(cells):
+        matrix[place, known.index(level)] = matrix[place, len(known) + numbers.index(number)] = weight
+        values[place] = value * weight
+    parts = np.linalg.lstsq(matrix, values, rcond=None)[0][: len(known)]
+    spread = float(parts.std(ddof=1))
+    return t_quantile(max(len(known) - 1, LEAST_FREEDOM)) * spread * math.sqrt(1 + 1 / len(known))

@@ -1,0 +1,48 @@
+"""A server whose pace differs from level to level: the run shows by how much, and bands hold a run at another pace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.whatif.model.self_check import as_measured
+from loadtest.analyse.whatif.promised.predict_loads import describe_basis, predict_loads
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+SERVER = Timing(step=StepLaw(base_s=0.02, per_stream_s=0.002), prefill_s=0.0001, jitter=0.02)
+LENGTHS = {"prompt": (60, 240), "output": (20, 60)}
+HELD = ("ttft_s.p50", "ttft_s.p95", "output_tokens_per_s.mean")
+
+
+def ran(path: Path, paces: Sequence[float], users: Sequence[int] = (1, 5, 6, 8)) -> Analysis:
+    loads = [Load(users=each, requests=120, pace=pace, **LENGTHS) for each, pace in zip(users, paces, strict=True)]
+    return analyse(play(SERVER, loads, slots=4).write(path))
+
+
+def test_a_steady_server_shows_next_to_none(tmp_path: Path) -> None:
+    assert ran(tmp_path / "run", (1, 1, 1, 1)).steps.pace_error < 0.01
+
+
+def test_levels_at_other_paces_show_by_how_much_another_run_may_differ(tmp_path: Path) -> None:
+    found = ran(tmp_path / "run", (1.001, 0.95, 1.001, 1.05))
+    # The three levels past the slots share four streams; s = 5 %, t of three degrees of freedom is 3.18: 3.18 × 5 % × √(4/3).
+    assert found.steps.pace_error == pytest.approx(0.184, rel=0.1)
+    assert found.summary["step_law"]["pace_error"] == found.steps.pace_error
+
+
+@pytest.mark.parametrize(("paces", "held"), [((1.001, 0.95, 1.001, 1.05), True), ((1, 1, 1, 1), False)])
+def test_bands_hold_a_run_at_another_pace_where_levels_showed_that_it_differs(
+    tmp_path: Path, paces: Sequence[float], *, held: bool
+) -> None:
+    found = ran(tmp_path / "run", paces)
+    document = predict_loads(found.run, found.slots, found.steps, found.summary["levels"], {}, concurrencies=[12])
+    case = document.loads[0].cases[0]
+    later = ran(tmp_path / "later", (1.12,), users=(12,))
+    seen = as_measured(later.summary["levels"][0], None)
+    inside = {key: case.bands[key][0] <= seen.figure(*key.split(".")) <= case.bands[key][1] for key in HELD}
+    assert all(inside.values()) is held, inside
+    assert ("different paces" in describe_basis(document)) is held
