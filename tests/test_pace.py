@@ -14,12 +14,14 @@ from loadtest.analyse.whatif.promised.predict_loads import describe_basis, predi
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 SERVER = Timing(step=StepLaw(base_s=0.02, per_stream_s=0.002), prefill_s=0.0001, jitter=0.02)
-LENGTHS = {"prompt": (60, 240), "output": (20, 60)}
 HELD = ("ttft_s.p50", "ttft_s.p95", "output_tokens_per_s.mean")
 
 
 def ran(path: Path, paces: Sequence[float], users: Sequence[int] = (1, 5, 6, 8)) -> Analysis:
-    loads = [Load(users=each, requests=120, pace=pace, **LENGTHS) for each, pace in zip(users, paces, strict=True)]
+    loads = [
+        Load(users=each, requests=120, prompt=(60, 240), output=(20, 60), pace=pace)
+        for each, pace in zip(users, paces, strict=True)
+    ]
     return analyse(play(SERVER, loads, slots=4).write(path))
 
 

@@ -38,6 +38,7 @@ GOALS = {  # by figure: (words, shares of error, what share of cases should lie 
 REPEATABLE = 0.10  # by which two runs of one plan may differ; beyond, a hit is a prediction inside a measured interval
 RULE = (
     f"Where two runs of one plan differ by over {REPEATABLE:.0%}, a prediction inside a measured 95 % interval counts as within. "
+    '"Two runs apart": by how much two runs of one plan, each on a new server, differ (median). '
     "Columns of names are the textbook's models: their median error on the same cases."
 )
 FOR_P95 = 200  # requests that a case of p95 has
@@ -164,8 +165,13 @@ class Scored:
         return self.said / self.value - 1
 
     @property
+    def apart(self) -> float:
+        """How far the two runs of one plan lie apart, as a share: no prediction can be nearer to both than half of that."""
+        return (max(self.measured) - min(self.measured)) / self.value
+
+    @property
     def repeats(self) -> bool:
-        return max(self.measured) - min(self.measured) <= REPEATABLE * self.value
+        return self.apart <= REPEATABLE
 
     def within(self, share: float) -> bool:
         """Whether the error is at most so much; where two runs of one plan differ by more, an interval may hold it instead."""
@@ -256,8 +262,8 @@ def _short(sentence: str) -> str:
 
 def _tables(figures: Sequence[Scored]) -> list[str]:
     """Return the table of goals and the table of every figure."""
-    heads = ("figure", "cases", "within", "inside the 95 % band", "median error", *TEXTBOOK)
-    lines = ["| " + " | ".join(heads) + " |", "|---|---:|---|---:|---:|" + "---:|" * len(TEXTBOOK)]
+    heads = ("figure", "cases", "within", "inside the 95 % band", "median error", "two runs apart", *TEXTBOOK)
+    lines = ["| " + " | ".join(heads) + " |", "|---|---:|---|---:|---:|---:|" + "---:|" * len(TEXTBOOK)]
     for name, (words, shares, goals) in GOALS.items():
         mine = [each for each in figures if each.figure == name]
         if mine:
@@ -288,6 +294,7 @@ def _summary_row(words: str, mine: Sequence[Scored], shares: Sequence[float], go
     )
     inside = sum(each.band[0] <= each.value <= each.band[1] for each in mine)
     cells = [words, str(len(mine)), within, f"{inside} of {len(mine)}", _middle([each.error for each in mine])]
+    cells.append(_middle([each.apart for each in mine]))
     cells += [_middle([error for each in mine if (error := each.other_error(model)) is not None]) for model in TEXTBOOK]
     return "| " + " | ".join(cells) + " |"
 

@@ -32,7 +32,7 @@ from loadtest.urls import is_socket
 class NumberParam(click.ParamType[Any]):
     """A number; `low` and `high` are its bounds where nobody else checks them, and nan is outside of any."""
 
-    name = "float"
+    name = "number"
     what = "a number like 0.5"
     read: Callable[[str], Any] = staticmethod(float)
 
@@ -55,7 +55,7 @@ class NumberParam(click.ParamType[Any]):
 class WholeParam(NumberParam):
     """A whole number, also written 1e3 or 16.0."""
 
-    name = "integer"
+    name = "n"
     what = "a whole number like 8"
     read = staticmethod(parse_whole)
 
@@ -141,7 +141,12 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
     if (between := declared.joined) is not None:
         return click.option(
-            key.flag, key.name, multiple=True, callback=lambda _, __, given: between.join(given) or None, help=text
+            key.flag,
+            key.name,
+            multiple=True,
+            metavar=declared.shown,
+            callback=lambda _, __, given: between.join(given) or None,
+            help=text,
         )
     if declared.repeat is not None:
         return click.option(
@@ -161,7 +166,9 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         taken = DrawnParam(read_seconds, "seconds")
     elif declared.share:
         taken = ShareParam()
-    metavar = LIST_METAVARS[kind] if key.many else None
+    metavar = LIST_METAVARS[kind] if key.many else declared.shown
+    if metavar is None and not declared.choices and declared.unit == "s" and not declared.span:
+        metavar = "SECONDS"
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 
 

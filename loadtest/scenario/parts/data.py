@@ -25,6 +25,7 @@ class DataKeys:
         text=Text(4096, "name a data file, or leave it out"),
         table=TABLE,
         locust=(ATTRIBUTE, OPTION),
+        shown="FILE",
     )
     data_column: str | None = key(
         "Column of --data that holds the prompt; default: prompt, text, question, messages, …",
@@ -32,6 +33,7 @@ class DataKeys:
         text=Text(200, "name a column, or leave it out"),
         table=TABLE,
         locust=(ATTRIBUTE, OPTION),
+        shown="NAME",
     )
     data_once: bool = key("Let each level send every row of --data once.", default=False, table=TABLE)
     system: str | None = key(
