@@ -36,18 +36,20 @@ def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
         return
+    void: list[tuple[float, float]] = []
     for part, colour, marker, size, width in SHOWN:
         known = [
             (offered_load.amount(level), value * 1e3, is_void(level))
             for level in levels
             if (value := figure(level, name, part)) is not None and value > 0
         ]
-        good = [(load, value) for load, value, void in known if not void]
+        good = [(load, value) for load, value, is_one in known if not is_one]
         if good:
             axes.plot(
                 *zip(*good, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
             )
-        crosses(axes, [(load, value) for load, value, void in known if void])
+        void += [(load, value) for load, value, is_one in known if is_one]
+    crosses(axes, void)  # at last, as its name is the legend's last
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high < 12 * low:

@@ -1,0 +1,91 @@
+"""Charts by load show what was seen of a void level, and neither draw a line through it nor write its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+from matplotlib.axes import Axes
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.charts.by_load import percentiles, prediction, throughput, tradeoff, ttft
+from loadtest.analyse.charts.void_levels import LABEL, level_name
+from loadtest.analyse.findings.run_findings import steps_findings
+from loadtest.analyse.run.series import series_of
+from loadtest.analyse.summary import Analysis, analyse, figure
+from loadtest.metrics import VOID
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+SERVER = Timing(step=StepLaw(base_s=0.02, per_stream_s=0.002), prefill_s=0.0001, jitter=0.02)
+USERS = (1, 2, 4, 8)
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Analysis:
+    """A run whose level of four users is void."""
+    one = analyse(play(SERVER, [Load(users=users, requests=40) for users in USERS], slots=4).write(tmp_path / "run"))
+    one.summary["levels"][2]["verdict"] = VOID
+    return one
+
+
+def drawn(chart: Callable[..., object], *given: Any) -> Axes:
+    with mpl.rc_context(style.RC):
+        _, (axes,) = style.page(1)
+        chart(axes, *given)
+    return axes
+
+
+def lines(axes: Axes) -> dict[str, list[list[float]]]:
+    """Return the x of all lines with more than a point or a cross, by "line" and "void"."""
+    named: dict[str, list[list[float]]] = {"line": [], "void": []}
+    for line in axes.lines:
+        x: Any = line.get_xdata()
+        if line.get_label() == LABEL or len(x) > 2:
+            named["void" if line.get_label() == LABEL else "line"].append([float(value) for value in x])
+    return named
+
+
+@pytest.mark.parametrize(
+    ("chart", "of_all"),
+    [(throughput.a_stream, True), (throughput.all_streams, True), (percentiles.ttft, False), (percentiles.e2e, False)],
+)
+def test_no_line_goes_through_a_void_level(found: Analysis, chart: Callable[..., object], *, of_all: bool) -> None:
+    series = series_of(found.summary["levels"])
+    seen = lines(drawn(chart, found, series if of_all else series[0]))
+    assert seen["line"]
+    assert all(line == [1, 2, 8] for line in seen["line"])
+    assert {load for line in seen["void"] for load in line} == {4}
+
+
+def test_the_trade_off_has_a_cross_for_it(found: Analysis) -> None:
+    (void,) = lines(drawn(tradeoff.ttft, found, series_of(found.summary["levels"])))["void"]
+    assert void == [found.summary["levels"][2]["output_tokens_per_s"]]
+
+
+def test_its_bar_is_hatched_and_has_no_figure(found: Analysis) -> None:
+    axes = drawn(ttft.ttft_parts, found, series_of(found.summary["levels"])[0])
+    (hatched,) = [bar for bar in axes.patches if bar.get_hatch()]
+    assert hatched.get_x() < 2 < hatched.get_x() + hatched.get_width()  # type: ignore[attr-defined]
+    assert sum("mean" in text.get_text() for text in axes.texts) == 3
+
+
+def test_legends_name_it(found: Analysis) -> None:
+    assert [level_name(level) for level in found.summary["levels"]][1:3] == ["2 streams", "4 streams, void"]
+
+
+def test_the_predicted_curve_rests_on_none_of_it(found: Analysis) -> None:
+    curve = prediction.curve_of(found).result(found.summary["levels"])
+    assert curve is not None
+    assert curve.series.concurrencies == (1, 2, 8)
+
+
+def test_what_steps_take_is_said_with_a_doubt_and_not_at_all_where_every_level_is_void(found: Analysis) -> None:
+    assert all("Void levels are part of that" in each.evidence for each in steps_findings(found) if each.evidence)
+    for level in found.summary["levels"]:
+        level["verdict"] = VOID
+        assert figure(level, "ttft_s") is not None
+    assert steps_findings(found) == []
