@@ -23,6 +23,7 @@ CHANGED = {
     r"levels\[\d+\]\.(output_tokens|input_tokens|requests)_per_s": "rates are over whole rounds",
     r"levels\[\d+\]\.(window|little)\.": "rates are over whole rounds",
     r"knee\[\d+\]\.output_tokens_per_s": "rates are over whole rounds",
+    r"knee\[\d+\]\.reason: ": "only levels that are not void count, and one level is, not are",
     r"levels\[\d+\]\.stall_s\.": "means of steps keep slow ones",
     r"step_law\.": "means of steps keep slow ones; a law takes three numbers of streams",
     r"levels\[\d+\]\.reasons\[\d+\]: (\d+ of \d+ requests failed|schedule lag|the client was)": "numbers are rounded by one rule",
