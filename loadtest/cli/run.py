@@ -296,7 +296,7 @@ def show_ended(
         print(f"loadtest: {finished.failure}", file=sys.stderr)
     elif finished.state == "interrupted":
         print("Interrupted: every finished request is kept.", file=sys.stderr)
-    elif showing.text and written is not None and written.verdict == VOID:
+    elif showing.text and searched is None and written is not None and written.verdict == VOID:
         print(_void_last(written.summary["levels"]))
     return code
 
