@@ -305,7 +305,7 @@ def _void_last(levels: Sequence[dict[str, Any]]) -> str:
     """Say at the end of a long report why the exit code is 3, and where it says what to do."""
     void = sum(level["verdict"] == VOID for level in levels)
     which = f"{capitalised(out_of(void, len(levels), 'level'))} void" if void else "The run is void"
-    return f"{which}: do not quote its figures. What to do is said above, under the verdict."
+    return f"{which}: do not quote void figures. What to do is said above, under the verdict."
 
 
 def _exit_code(
