@@ -41,22 +41,23 @@ def prediction_band(repetitions: list[dict[str, float]], key: str, *, most: floa
 
 
 def allowing_for_pace(
-    bands: dict[str, Interval], same: Sequence[Figures], other: Sequence[Figures]
+    bands: dict[str, Interval], same: Sequence[Figures], others: Sequence[Sequence[Figures]]
 ) -> dict[str, Interval]:
     """Return bands that hold one more run at another pace, too.
 
-    `same` and `other` are the same repetitions at the model's pace and at another one. What a pace does is no share: near the
-    most that a server can do, a few hundredths of it are many times the wait.
+    `same` and each of `others` are the same repetitions at the model's pace and at another one. What a pace does is no share:
+    near the most that a server can do, a few hundredths of it are many times the wait.
     """
     wider = dict(bands)
     for key, (low, high) in bands.items():
         name, _, part = key.rpartition(".")
-        here, there = (middle([figures[name][part] for figures in each]) for each in (same, other))
-        if name == SHARE or not (here > 0 and there > 0 and high > low > 0):
+        here, *there = (middle([figures[name][part] for figures in each]) for each in (same, *others))
+        if name == SHARE or not (min(here, *there) > 0 and high > low > 0):
             continue
-        centre, moved = math.sqrt(low * high), math.log(there / here)
-        half = math.hypot(math.log(high / low) / 2, moved)
-        wider[key] = (low, centre * math.exp(half)) if moved > 0 else (centre * math.exp(-half), high)
+        moved = [math.log(value / here) for value in there]
+        centre, half = math.sqrt(low * high), math.log(high / low) / 2
+        down, up = (math.hypot(half, far) for far in (min(*moved, 0.0), max(*moved, 0.0)))
+        wider[key] = centre * math.exp(-down), centre * math.exp(up)
     return wider
 
 

@@ -308,11 +308,11 @@ class ServerModel:
         }
         if self.pace_error >= LEAST_PACE_ERROR:
             same = played[:PACE_SEEDS]
-            for factor in (1 + self.pace_error, 1 / (1 + self.pace_error)):
-                other = [
-                    self._repetition(each, requests, seed, factor)[0] for seed, each in enumerate(repeated[: len(same)])
-                ]
-                bands = allowing_for_pace(bands, same, other)
+            others = [
+                [self._repetition(each, requests, seed, factor)[0] for seed, each in enumerate(repeated[:PACE_SEEDS])]
+                for factor in (1 + self.pace_error, 1 / (1 + self.pace_error))
+            ]
+            bands = allowing_for_pace(bands, same, others)
         return Prediction(
             concurrency=load.concurrency,
             rate=load.rate,

@@ -31,7 +31,7 @@ from loadtest.analyse.whatif.promised.textbook import FigureValues, Measured, te
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
-from loadtest.text import counted, listed, percent
+from loadtest.text import counted, listed
 
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 
@@ -228,7 +228,7 @@ def describe_basis(document: Document) -> str:
     way = rests.get("way", SLICED_WAY)
     pace = rests["step_law"].get("pace_error") or 0.0
     paces = (
-        f" Its levels went at different paces: the bands allow for {percent(pace)} more or less time."
+        f" Its levels went at different paces: the bands allow for one that is {1 + pace:.2f} times as slow or as fast."
         if pace >= SAID_PACE
         else ""
     )
