@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from support import virtual_runs
 from support.virtual_runs import Load, play_talks
 
 from loadtest.analyse.charts.by_load import prediction as chart
+from loadtest.analyse.comparison import comparable
+from loadtest.analyse.reports import prediction_report, score_report
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import talks
 from loadtest.analyse.whatif.model.predict import ServerModel
@@ -109,3 +112,22 @@ def test_single_requests_are_predicted_as_before(tmp_path: Path) -> None:
     model = ServerModel.of(found.run, found.slots, found.steps)
     assert model.talks is None
     assert "cached_share" not in model.closed(4).figures
+
+
+def test_prompts_of_one_conversation_count_once_and_the_cached_share_is_scored(
+    two_slots: Analysis, tmp_path: Path
+) -> None:
+    facts = comparable.asked_facts(two_slots.run)
+    basis = (two_slots.run, two_slots.slots, two_slots.steps, two_slots.summary["levels"], facts)
+    document = predict_loads(*basis, concurrencies=(4, 6))
+    lengths = document.run["lengths"]
+    assert lengths["prompt_tokens"]["n"] == len(two_slots.run.requests[["level", "session"]].drop_duplicates())
+    assert lengths["prompt_tokens"]["n"] < lengths["output_tokens"]["n"]
+    scored = score_report.score(document, talked(tmp_path / "held", 6, seed=5))
+    assert scored.said[0].startswith("6 people: cached share ")
+    beyond = [
+        replace(one, cases=tuple(replace(case, extrapolates="it is a guess") for case in one.cases))
+        for one in document.loads
+    ]
+    notes = list(prediction_report.notes(replace(document, loads=tuple(beyond))))
+    assert notes[0] == "4 people and 6 people: it is a guess.", "what is true of both is said once"

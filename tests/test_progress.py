@@ -57,3 +57,7 @@ def test_a_level_of_embeddings_speaks_of_no_token_from_its_beginning_on() -> Non
     line = live_sentence(progress(done=0, decoding=0, ttfts=(), tokens_per_s=0.0, textless=True))
     assert "128 in flight  E2E p50 –  0 input tokens/s" in line
     assert not [word for word in ("decoding", "waiting", "TTFT") if word in line]
+
+
+def test_people_who_end_their_conversations_after_the_last_request_asked_for_are_no_share_of_it() -> None:
+    assert "700 done" in live_sentence(progress(done=700, planned=688))

@@ -144,7 +144,7 @@ class Tally:
         elif duration is not None:
             eta = max(0.0, duration - counted)
         elif self.done:
-            eta = elapsed / self.done * (self.planned - self.done)
+            eta = max(0.0, elapsed / self.done * (self.planned - self.done))  # people end their conversations
         return Progress(
             level=self.level,
             levels=levels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -104,11 +105,11 @@ def _cost(analysis: Analysis, use: CacheUse, worst: dict[str, Any]) -> str:
 def _evidence(
     analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: Replay | None
 ) -> str:
-    shares = listed([f"{percent(share)} with {_people(level)}" for level, share in shown])
+    shares = _by_people(shown)
     said = f"{capitalised(use.method)}. Of the later turns {shares} found at least half of their history cached."
     if replayed is not None and replayed.host_cache is not True:
         alone = [(level, replayed.share_kept(_later(analysis, level, use))) for level, _ in shown]
-        told = listed([f"{percent(share)} with {_people(level)}" for level, share in alone if share is not None])
+        told = _by_people([(level, share) for level, share in alone if share is not None])
         if told:
             said += f" Slots that each keep their last conversation, replayed with these requests, keep {told}."
     if cache_replay.is_paged(analysis.run):
@@ -116,6 +117,14 @@ def _evidence(
     elif replayed is None:
         said += " How many slots the server has is not known, so nothing is said of how many conversations it can keep."
     return said
+
+
+def _by_people(shares: Sequence[tuple[dict[str, Any], float]]) -> str:
+    """List shares by the number of people; a search measures some numbers twice."""
+    found: dict[str, list[str]] = {}
+    for level, share in sorted(shares, key=lambda one: offered_load.amount(one[0])):
+        found.setdefault(_people(level), []).append(percent(share))
+    return listed([f"{listed(list(dict.fromkeys(each)))} with {people}" for people, each in found.items()])
 
 
 def _host_cache(replayed: Replay, shown: list[tuple[dict[str, Any], float]]) -> Finding:

@@ -15,7 +15,7 @@ from loadtest.analyse.whatif.promised.predict_loads import describe_basis
 from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.grid import Grid
-from loadtest.text import UNKNOWN, number, percent, seconds
+from loadtest.text import UNKNOWN, listed, number, percent, seconds
 
 SHOWN = (
     ("TTFT p50", "ttft_s.p50"),
@@ -26,6 +26,7 @@ SHOWN = (
     ("cached share", "cached_share.mean"),
 )
 HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE)
+GROWS = "more than the server can do, so the queue grows for as long as the load lasts."
 EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 
@@ -100,13 +101,16 @@ def _cell(case: Case, figure: str) -> str:
 
 def notes(document: Document) -> Iterator[str]:
     """Yield what the figures rest on, and where they go beyond it."""
+    places: dict[str, list[str]] = {}  # by what is true of them
     for load in document.loads:
         for case in load.cases:
             where = f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
             if case.grows:
-                yield f"{where}: more than the server can do, so the queue grows for as long as the load lasts."
+                places.setdefault(GROWS, []).append(where)
             if case.extrapolates:
-                yield f"{where}: {case.extrapolates}."
+                places.setdefault(f"{case.extrapolates}.", []).append(where)
+    for sentence, of in places.items():
+        yield f"{listed(of)}: {sentence}"
     if (plan := document.plan) is not None:
         yield (
             f"Of the very {plan.requests} requests of seed {plan.seed} to each load: `loadtest run --prediction` with this "

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.plan import Plan
+from loadtest.analyse.whatif.promised.predict_loads import length_of
 from loadtest.analyse.whatif.promised.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     FILE_NAME,
     LIMIT_SEEN,
     NO_LIMIT,
+    Case,
     Document,
     PredictedLoad,
     file_digest,
@@ -33,6 +33,7 @@ from loadtest.text import UNKNOWN, listed, number, percent, seconds, signed
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
 MODELS = ("M/M/c", "USL", "straight line", "knee")
+CACHED_SHARE = "cached_share.mean"
 CHANCE = 3.0  # standard errors by which mean lengths may differ
 EXPENDABLE = (*reversed(MODELS), "Winkler", "case")
 
@@ -120,12 +121,11 @@ def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -
         ("output_tokens", "answers", comparable.SAME_LENGTH_SHARE, 0),
     ):
         known = document.run["lengths"].get(column)
-        values = analysis.run.column(column)[analysis.run.good(level["index"])]
-        values = values[np.isfinite(values)]
-        if known is None or not len(values):
+        found = length_of(analysis.run, analysis.run.good(level["index"]), column)
+        if known is None or found is None:
             continue
-        mean = float(values.mean())
-        chance = CHANCE * known["deviation"] * math.sqrt(1 / len(values) + 1 / max(known["n"], 1))
+        mean = found["mean"]
+        chance = CHANCE * known["deviation"] * math.sqrt(1 / found["n"] + 1 / max(known["n"], 1))
         if abs(mean - known["mean"]) > max(share * known["mean"], least, chance):
             return f"its {name} have {mean:.0f} tokens on average, and the prediction is for {known['mean']:.0f}"
     return ""
@@ -162,6 +162,7 @@ def _scored(
         if limit is None and case.name == AS_ASKED:
             notes.append(f"{load.label}: whether the server had {case.slots} slots, as predicted for, is not known.")
         found += score_case(load.label, case, load.textbook, level)
+        notes += _cached_share(load, case, level)
         if case.grows:
             notes.append(
                 f"{load.label}: the queue was said to grow, so the figures depend on how long the level lasts."
@@ -173,6 +174,19 @@ def _scored(
     if found and len(found) < len({each for case in load.cases for each in case.figures if each in FIGURE_NAMES}):
         notes.append(f"{level['label']}: percentiles that take more requests than it has are not scored.")
     return found, notes
+
+
+def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> list[str]:
+    """Say how the predicted cached share fared: a share of nearly nothing has no error in %, so it has no row of its own."""
+    measured, said = level.get("cached_share"), case.figures.get(CACHED_SHARE)
+    if measured is None or said is None:
+        return []
+    low, high = case.bands[CACHED_SHARE]
+    inside = "inside" if low <= measured <= high else "outside"
+    band = f"{percent(low)} to {percent(high)}"
+    return [
+        f"{load.label}: cached share {percent(said)} said, {percent(measured)} measured, {inside} its band ({band})."
+    ]
 
 
 def grid(figures: Sequence[ScoredFigure]) -> Grid:

@@ -15,7 +15,7 @@ def live_sentence(at: Progress, width: int | None = None) -> str:
     Where the line is too long, the least important parts are left out first; failed, late and unsent requests and the
     ETA stay longest.
     """
-    total = f"/{at.planned}" if at.planned else ""
+    total = f"/{at.planned}" if at.planned and at.done <= at.planned else ""  # people end their conversations
     number, level = f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}]", at.level.label
     doubts = ((at.failed, "failed"), (at.left, "left"), (at.shed, "not sent (--max-in-flight)"), (at.behind, "late"))
     parts = {

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.beyond import allowing_for_growth
@@ -108,8 +110,8 @@ def document_of(
             "facts": facts,
             "simulated": run.simulated,
             "lengths": {
-                "prompt_tokens": _length(run, used, "prompt_tokens"),
-                "output_tokens": _length(run, used, "output_tokens"),
+                column: length_of(run, np.any([run.good(level["index"]) for level in used], axis=0), column)
+                for column in ("prompt_tokens", "output_tokens")
             },
         },
         rests_on={
@@ -211,13 +213,19 @@ def _measured(level: dict[str, Any]) -> Measured:
     return Measured(level["concurrency"], flat)
 
 
-def _length(run: RunData, used: Sequence[dict[str, Any]], column: str) -> dict[str, float] | None:
-    """Return mean, standard deviation and count of a length over the requests that a prediction rests on."""
-    values = run.column(column)[np.any([run.good(level["index"]) for level in used], axis=0)]
-    values = values[np.isfinite(values)]
+def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, float] | None:
+    """Return mean and standard deviation of a length over these requests, and `n`, how many of them are drawn apart.
+
+    The prompts of one conversation grow together: they count as one.
+    """
+    picked = picked & np.isfinite(run.column(column))
+    values = run.column(column)[picked]
     if not len(values):
         return None
-    return {"mean": float(values.mean()), "deviation": float(values.std()), "n": len(values)}
+    n = len(values)
+    if column == "prompt_tokens" and has_turns(run):
+        n = len(np.unique(np.stack([run.column("level")[picked], run.column("session")[picked]]), axis=1).T)
+    return {"mean": float(values.mean()), "deviation": float(values.std()), "n": n}
 
 
 def describe_basis(document: Document) -> str:
