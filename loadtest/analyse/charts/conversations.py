@@ -16,6 +16,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.text import listed, seconds
 
+FEWEST_REQUESTS = 5  # of a turn, from which on their median is part of a line
 CACHED, AGAIN, NEW = style.PALE, style.VERMILLION, style.BLUE
 
 
@@ -27,6 +28,7 @@ def draw_turns(path: Path, analysis: Analysis) -> Path | None:
     figure, (axes,) = style.page(1, height=4.8)
     ttft_by_turn(axes, analysis, levels)
     subtitle = "lines: medians; triangles: p95 (from 20 requests on)"
+    subtitle = "; ".join(filter(None, (subtitle, _few(levels))))
     left = style.left_out(_with_turns(analysis))
     return style.save(figure, path, analysis, turns_title(levels), "; ".join(filter(None, (subtitle, left))))
 
@@ -42,12 +44,28 @@ def draw_reread(path: Path, analysis: Analysis) -> Path | None:
     how = {"server": "as the server counts them", "inferred": "inferred from prefill times"}
     source = levels[0]["cache"]["source"]
     title = cache_findings.title(analysis) or "What each turn read of its conversation, and what the server had cached"
-    return style.save(figure, path, analysis, title, f"means a request, warm-up left out; cached tokens {how[source]}")
+    subtitle = f"means a request, warm-up left out; cached tokens {how[source]}"
+    return style.save(figure, path, analysis, title, "; ".join(filter(None, (subtitle, _few(levels)))))
 
 
 def _with_turns(analysis: Analysis) -> list[dict[str, Any]]:
-    levels = analysis.summary["levels"]
+    levels = sorted(analysis.summary["levels"], key=offered_load.amount)  # a search measures them in another order
     return [level for level in levels if len((level.get("cache") or {}).get("turns", ())) > 1]
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float, int]], name: str, colour: str) -> None:
+    """Draw (turn, value, requests) as a line; where few requests stand behind a point, as a hollow mark beside it."""
+    sure = [(x, y) for x, y, requests in points if requests >= FEWEST_REQUESTS]
+    few = [(x, y) for x, y, requests in points if requests < FEWEST_REQUESTS]
+    x, y = zip(*sure, strict=True) if sure else ((), ())
+    axes.plot(x, y, "o-", color=colour, markersize=4.5, linewidth=1.6, label=name)
+    if few:
+        axes.plot(*zip(*few, strict=True), "o", color=colour, markerfacecolor="white", markersize=4.5)
+
+
+def _few(levels: Sequence[dict[str, Any]]) -> str:
+    some = any(turn["requests"] < FEWEST_REQUESTS for level in levels for turn in level["cache"]["turns"])
+    return f"hollow: fewer than {FEWEST_REQUESTS} requests" if some else ""
 
 
 def turns_title(levels: Sequence[dict[str, Any]]) -> str:
@@ -55,8 +73,8 @@ def turns_title(levels: Sequence[dict[str, Any]]) -> str:
     told = levels[:1] if len(levels) == 1 else [levels[0], levels[-1]]
     said = []
     for level in told:
-        turns = [turn for turn in level["cache"]["turns"] if turn["ttft_p50_s"] is not None]
-        if turns:
+        known = [turn for turn in level["cache"]["turns"] if turn["ttft_p50_s"] is not None]
+        if turns := [turn for turn in known if turn["requests"] >= FEWEST_REQUESTS] or known:
             first, last = turns[0], turns[-1]
             said.append(
                 f"{seconds(first['ttft_p50_s'])} to {seconds(last['ttft_p50_s'])} at {offered_load.load_name(level)}"
@@ -75,8 +93,8 @@ def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, Any]
     for level in levels:
         name = offered_load.load_name(level)
         turns = [turn for turn in level["cache"]["turns"] if turn["ttft_p50_s"] is not None]
-        x, y = [turn["turn"] + 1 for turn in turns], [turn["ttft_p50_s"] * factor for turn in turns]
-        axes.plot(x, y, "o-", color=colours[name], markersize=4.5, linewidth=1.6, label=name)
+        points = [(turn["turn"] + 1, turn["ttft_p50_s"] * factor, turn["requests"]) for turn in turns]
+        _line(axes, points, name, colours[name])
         tail = [(turn["turn"] + 1, turn["ttft_p95_s"] * factor) for turn in turns if turn["ttft_p95_s"] is not None]
         if tail:
             axes.plot(*zip(*tail, strict=True), "^", color=colours[name], markersize=5)
@@ -124,16 +142,8 @@ def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, An
     for level in levels:
         turns = [turn for turn in level["cache"]["turns"] if turn["turn"] > 0 and turn["reread_tokens"] is not None]
         name = offered_load.load_name(level)
-        x = [turn["turn"] + 1 for turn in turns]
-        axes.plot(
-            x,
-            [turn["reread_tokens"] for turn in turns],
-            "o-",
-            color=colours[name],
-            markersize=4.5,
-            linewidth=1.6,
-            label=name,
-        )
+        points = [(turn["turn"] + 1, turn["reread_tokens"], turn["requests"]) for turn in turns]
+        _line(axes, points, name, colours[name])
     history = [
         (turn["turn"] + 1, turn["history_tokens"])
         for turn in levels[-1]["cache"]["turns"]

@@ -67,8 +67,13 @@ def axis(levels: Iterable[dict[str, Any]]) -> str:
         return "offered load (requests/s)"
     people = any(level_of(level).sessions for level in known)
     if kinds <= {False}:
-        return "concurrency (people)" if people else "concurrency (streams at once)"
+        return users_axis(people=people)
     return f"{'people' if people else 'streams at once'}, or requests/s"
+
+
+def users_axis(*, people: bool) -> str:
+    """Return the name of the axis of a closed loop's users."""
+    return "concurrency (people)" if people else "concurrency (streams at once)"
 
 
 def per_second(run: RunData, index: int) -> float | None:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings.run_findings import believed_slots
+from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.timing.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis, believed, without_void
 from loadtest.analyse.whatif.advice.slot_advice import ClosedLoopSeries
@@ -108,7 +109,8 @@ def _loads_panel(
     for at in every:
         if not ticks or at >= 1.3 * ticks[-1]:
             ticks.append(at)
-    style.concurrency_axis(axes, ticks, *(["requests/s"] if rates else []))
+    people = any(load.people for load in document.loads)
+    style.concurrency_axis(axes, ticks, "requests/s" if rates else offered_load.users_axis(people=people))
     axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
 
 
@@ -159,7 +161,7 @@ def panel(
         axes.plot(at, values, "o", color=style.VERMILLION, markeredgecolor="white", label="measured", zorder=4)
     axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)  # room for the slots' label
     _limits(axes, objectives, key, statistic, factor)
-    style.concurrency_axis(axes, _ticks(group, curve))
+    style.concurrency_axis(axes, _ticks(group, curve), offered_load.users_axis(people=has_turns(analysis.run)))
     axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
     slots = believed_slots(analysis)
     if slots.limit and slots.estimate is not None:
