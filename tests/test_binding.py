@@ -25,6 +25,11 @@ TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "pr
     ("facts", "name", "words"),
     [
         (LoadFacts(**TTFT, parts={"slots": 4.0, "prefill": 0.5}), "slots", "the slots are taken (utilisation 0.93)"),
+        (
+            LoadFacts(**{**TTFT, "utilisation": 0.54}, parts={"slots": 4.0}),
+            "slots",
+            "the slots are often taken (utilisation 0.54)",
+        ),
         (LoadFacts(**{**TTFT, "utilisation": 0.2}, parts={"slots": 4.0, "prefill": 2.0}), "prefill", "reading prompts"),
         (LoadFacts(**{**TTFT, "slots": 1}, parts={"slots": 4.0}), "slots", "the only slot is taken"),
         (

@@ -15,6 +15,7 @@ from loadtest.text import counted, percent, seconds
 
 BUSY = 0.6  # of the server's time: prefill that takes as much leaves no room for more, however many slots there are
 TAKEN = 0.45  # of the slots' time: below, requests wait for a slot in bursts alone, and for what those in it wait for
+NEARLY_ALWAYS = 0.8  # utilisation from which on slots are taken, and below which they are so in bursts
 READ_AGAIN = 0.5  # of the prompt tokens evaluated: from there on it is the cache that makes prefill long
 
 
@@ -78,7 +79,8 @@ def _slots(facts: LoadFacts, evidence: str) -> Binding:
         return _prompts(facts, evidence)
     used = "" if facts.utilisation is None else f" (utilisation {min(facts.utilisation, 1.0):.2f})"
     which = "the slots are" if facts.slots is None or facts.slots > 1 else "the only slot is"
-    return Binding("slots", f"{which} taken{used}", evidence)
+    often = "often " if facts.utilisation is not None and facts.utilisation < NEARLY_ALWAYS else ""
+    return Binding("slots", f"{which} {often}taken{used}", evidence)
 
 
 def _prompts(facts: LoadFacts, evidence: str) -> Binding:
