@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +19,26 @@ os.environ["LOADTEST_NO_REPORT"] = "1"  # charts take seconds; tests of them ask
 os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too, which the one below comes after
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_collections() -> None:
+    """Spare full garbage collections, which a run makes before each level, the walk through all that pytest holds."""
+    if not gc.get_freeze_count():  # at first, and after a test of Locust's users, whose recorder ends it
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tests on their own servers, whatever the shell says."""
     for name in ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OLLAMA_API_KEY", "LOADTEST_BASIC_AUTH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LOADTEST_CALIBRATION", os.devnull)
+
+
+@pytest.fixture
+def short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate a tenth of what a user gets, for tests that do not ask how near a report's predictions come."""
+    monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 6_000)
 
 
 @pytest.fixture(scope="session")

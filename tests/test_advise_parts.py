@@ -14,10 +14,17 @@ from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice import slot_advice as work
 from loadtest.analyse.whatif.advice.sustainable_load import _highest
+from loadtest.analyse.whatif.model import predict
 from loadtest.errors import ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
 
 Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate a sixth of what a user gets: these tests ask for cells and sentences, not for percents."""
+    monkeypatch.setattr(predict, "TOKENS_SIMULATED", 10_000)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import pytest
 
 from loadtest.analyse.summary import analyse
 
+pytestmark = pytest.mark.usefixtures("short_predictions")
+
 Call = Callable[..., tuple[int, str, str]]
 
 FOLDERS = Path(__file__).parent / "folders"

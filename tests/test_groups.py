@@ -23,6 +23,8 @@ from loadtest.analyse.run import frames, groups
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
 
+pytestmark = pytest.mark.usefixtures("short_predictions")
+
 HERE, THERE = "http://127.0.0.1:11434", "http://10.0.0.2:8000"
 FAST, SLOW = Made(gap_ms=10, slots=4), Made(gap_ms=40, slots=2, prefill_ms=120)
 USERS = (2, 6)  # of each model: a level has twice as many streams

@@ -16,6 +16,8 @@ from support.made_runs import Made, make
 from loadtest.cli import COMMANDS, calibrate, cli
 from loadtest.measure.calibrate import CheckedLevel, ClientLimit, Errors
 
+pytestmark = pytest.mark.usefixtures("short_predictions")
+
 ROOT = Path(__file__).parent.parent
 Call = Callable[..., tuple[int, str, str]]
 SILENT = {"plot", "monitor", "serve", "demo", "export"}  # they print no results
