@@ -89,7 +89,7 @@ TEXTS = {
     "a value in an object": Case(V1, sse(delta(content=[{"type": "text", "text": {"value": "a"}}]), STOP), ["a"]),
     "a list of strings": Case(V1, sse(delta(content=["a", "b", None]), STOP), ["ab"]),
     "an image is no text": Case(V1, sse(delta(content=[{"type": "image_url", "image_url": {"url": "x"}}]), STOP)),
-    "a number": Case(V1, sse(delta(content=5), A, STOP), ["a"], notes=["a number"]),
+    "a number": Case(V1, sse(delta(content=5), A, STOP), ["5", "a"], notes=["a number"]),
     "a delta that is a string": Case(V1, sse(choice(delta="a"), STOP), ["a"]),
     "parts in completions": Case(
         COMPLETIONS, sse(choice(text=PART), choice(text="c", finish_reason="stop")), ["ab", "c"]

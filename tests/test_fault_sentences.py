@@ -29,6 +29,20 @@ from loadtest.text import join_text, shown
         (502, b"<html><title></title><p>x", "HTTP 502 with a web page without a title"),
         (500, b"\xff\xfe", "HTTP 500 with a body that is no text (2 bytes)"),
         (500, b"{}", "{}"),
+        (
+            400,
+            b'{"statusCode":400,"error":"Bad Request","message":"body/model is missing"}',
+            "Bad Request: body/model is",
+        ),
+        (400, b'{"statusCode":400,"error":"Bad Request","message":["a","b"]}', "Bad Request: a; b"),
+        (401, b'{"error":"invalid_token","error_description":"The token expired"}', "invalid_token: The token expired"),
+        (500, b'{"error":"out of memory","message":"out of memory"}', "out of memory"),
+        (
+            502,
+            b'{"error":{"message":"Provider returned error","code":502,"metadata":{"raw":"{\\"error\\":\\"busy\\"}"}}}',
+            'Provider returned error: {"error":"busy"}',
+        ),
+        (500, b"\x1f\x8b\x08\x00", "HTTP 500, in an answer that the server compressed without saying so"),
     ],
 )
 def test_what_an_error_status_says_of_itself(status: int, body: bytes, said: str) -> None:
@@ -53,6 +67,18 @@ def test_what_an_error_status_says_of_itself(status: int, body: bytes, said: str
             {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"},
             "HTTP 429 with an empty body (says when to retry)",
         ),
+        (
+            429,
+            b"",
+            {"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            "HTTP 429 with an empty body (retry after 30 s)",
+        ),
+        (429, b"", {"Retry-After": "1.5"}, "(retry after 1.5 s)"),
+        (429, b"", {"Retry-After": "20s"}, "(retry after 20 s)"),
+        (429, b"", {"retry-after-ms": "2500"}, "(retry after 2.5 s)"),
+        (429, b"", {"Retry-After": "soon"}, "(says when to retry)"),
+        (503, b'{"error":"busy"}', {"Content-Encoding": "none"}, "busy"),
+        (503, b'{"error":"busy"}', {"Content-Encoding": "gzip"}, "busy"),
         (
             500,
             gzip.compress(b'{"error":"x"}'),

@@ -268,3 +268,26 @@ def test_an_answer_compressed_unasked_is_named() -> None:
     record, _ = recorded.replay(CHAT, [(T_SEND + 5_000_000, raw)], None, count=len)
     assert record.outcome is Outcome.STREAM_ERROR
     assert record.error == "the server compressed the answer (gzip), which it was asked not to do"
+
+
+@pytest.mark.parametrize("coding", ["none", "utf-8", "gzip"])
+def test_an_answer_that_only_says_it_is_compressed_is_read(coding: str) -> None:
+    """Servers of events say "none" so that nothing on the way compresses; a proxy unpacks and keeps the header."""
+    body = line("a") + DONE
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    record, _ = recorded.replay(CHAT, [(T_SEND + 5_000_000, head + body)], None, count=len)
+    assert (record.outcome, record.error, len(record.chunks)) == (Outcome.OK, None, 1)
+
+
+@pytest.mark.parametrize(("last", "outcome"), [(b"0\r\n\r\n", Outcome.OK), (b"", Outcome.TRUNCATED)])
+def test_text_behind_a_finish_reason_needs_an_end_of_its_own(last: bytes, outcome: Outcome) -> None:
+    rows = b"".join(
+        b'data: {"choices":[{"index":0,"delta":{"%s":"a"},"finish_reason":%s}]}\n\n' % (key, reason)
+        for key, reason in ((b"reasoning", b'"stop"'), (b"content", b"null"))
+    )
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n%b" % (len(rows), rows, last)
+    made = recorded.request(V1)
+    made.received.add(raw, [], T_SEND + 5_000_000)
+    made.received.eof(T_SEND + 6_000_000)
+    record = made.finish()
+    assert (record.outcome, len(record.chunks)) == (outcome, 2)

@@ -17,6 +17,7 @@ import pytest
 from support.wire_client import KINDS, WAITERS, ask, run
 from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, say, serving
 
+from loadtest.dialects import OpenAIChat
 from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts, WallClock, connection, parser
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
 
@@ -106,6 +107,9 @@ def dripping(first: list[bytes], drip: bytes) -> tuple[object, threading.Event]:
         ([b"HTTP/1.1 102 Processing\r\n\r\n"], b"HTTP/1.1 102 Processing\r\n\r\n", "first token limit"),
         ([CHUNKED, TOKEN], PING, "stood still for 0.3 s (idle limit)"),
         ([CHUNKED, TOKEN], chunk(b"event: ping\nid: 3\n\n"), "stood still for 0.3 s (idle limit)"),
+        ([CHUNKED, TOKEN], chunk(b'event: ping\ndata: {"type": "ping"}\n\n'), "stood still for 0.3 s (idle limit)"),
+        ([CHUNKED, TOKEN], chunk(b"data: : PROCESSING\n\n"), "stood still for 0.3 s (idle limit)"),
+        ([CHUNKED, TOKEN], chunk(b'data: {"delta":{}}\n\n'), "stood still for 0.3 s (idle limit)"),
     ],
 )
 @pytest.mark.parametrize("kind", WAITERS)
@@ -115,7 +119,7 @@ def test_only_content_is_progress(kind: str, first: list[bytes], drip: bytes, wo
         (got,) = ask(
             kind,
             httpx.Request("GET", server.url),
-            received=Received(is_text),
+            received=Received(is_text, is_empty=lambda line: b"text" not in line),
             timeouts=Timeouts(connect=5, first_token=0.2, idle=0.3, total=5),
         )
         gone.set()
@@ -160,6 +164,30 @@ def test_the_idle_limit_counts_from_the_last_content() -> None:
     received.add(chunk(b"\n: ping\n\n"), [], 600 * MS)
     received.catch_up()
     assert limits.deadline(received, 0) == (1.5e9, "idle")
+
+
+@pytest.mark.parametrize(
+    ("behind", "over_at"),
+    [
+        (b": ping\n\n", 1.25),
+        (b'data: {"type":"ping"}\n\n', 1.25),
+        (b'data: {"usage":{}}\n\n', 10.25),  # as counts may come late, so data count for a while
+        (b'data: {"text":"a"}\n\n', None),
+    ],
+)
+def test_an_answer_is_over_soon_after_its_finish_reason(behind: bytes, over_at: float | None) -> None:
+    marks = OpenAIChat("m").ends
+    received = Received(is_text, marks, is_empty=lambda line: b"text" not in line)
+    received.t_send = 0
+    received.add(CHUNKED, [], 0)
+    received.add(chunk(b'data: {"text":"a","choices":[{"finish_reason":"stop"}]}\n\n'), [], 0)
+    for quarter in range(1, 60):
+        t = quarter * 250 * MS
+        if received.expire(t - 1):
+            assert received.t_over == pytest.approx((over_at or 0) * 1e9, abs=1)
+            break
+        received.add(chunk(behind), [], t)
+    assert received.ended == (over_at is not None)
 
 
 # -- resending ------------------------------------------------------------------------------------------------------

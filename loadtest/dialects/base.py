@@ -87,6 +87,7 @@ class Ending:
     """What a stream said besides content."""
 
     done: bool = False  # done:true, finish_reason: the answer is whole
+    went_on: bool = False  # text came behind the finish_reason, and no end mark: whole only if the framing ended
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
@@ -136,6 +137,8 @@ class Decoder(Protocol):
 # How an option of the user's is said in a body: given its value and the server's kind, what is laid over the body; None
 # where this kind of server has no such option.
 Said = Callable[[Any, str], dict[str, Any] | None]
+ONE_PIECE_TOKENS = 8  # from there on an answer in one piece is no streamed one
+ONE_PIECE = "the answer came in one piece, so it was not streamed: its TTFT is the time of the whole answer"
 MOST_LENGTHS = 4096  # answer lengths whose bodies' beginnings are kept
 
 
@@ -237,6 +240,19 @@ class Dialect(ABC):
     @abstractmethod
     def decoder(self) -> Decoder:
         """Return what decodes one answer."""
+
+    def closed(self, decoder: Decoder) -> Ending:
+        """Close the decoder of one answer; one that should have been streamed and was not is doubted."""
+        ending, events = decoder.close(), decoder.events
+        sent = (ending.output_tokens or 0) - ending.unsent_tokens
+        if (
+            len(events) == 1
+            and not events.hidden
+            and sent >= ONE_PIECE_TOKENS
+            and self.patch.get("stream") is not False
+        ):
+            ending.doubts.append(ONE_PIECE)
+        return ending
 
     @property
     def posted_to(self) -> str:

@@ -128,13 +128,13 @@ class MessagesRows:
         answer.add(_texts(row, kind, odd))
         answer.note(*odd)
         if kind == "message":
-            self._take_usage(row.get("usage"))
+            self._take_usage(row.get("usage"), final=True)
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
-            self._take_usage(message.get("usage"))
+            self._take_usage(message.get("usage"), final=False)
         elif kind == "message_delta":
-            self._take_usage(row.get("usage"))
+            self._take_usage(row.get("usage"), final=True)
             if isinstance(delta := row.get("delta"), dict):
                 self._stopped(delta)
         elif kind == "message_stop":
@@ -151,16 +151,22 @@ class MessagesRows:
         if (name := reason_name(value)) is not None:
             self._answer.finish(REASONS.get(name, name), value)
 
-    def _take_usage(self, usage: Any) -> None:
-        """Take counts, each of which replaces an earlier one: message_start's of the prompt may be a guess (Ollama's is)."""
+    def _take_usage(self, usage: Any, *, final: bool) -> None:
+        """Take counts, each of which replaces an earlier one: message_start's of the prompt may be a guess (Ollama's is).
+
+        Its count of the output is always one: nothing is written yet. A prompt of no tokens at all replaces none.
+        """
         if not isinstance(usage, dict):
             return
         odd: list[str] = []
-        for name in (*_PROMPT, "output_tokens"):
-            if (count := known_number(usage.get(name), name, odd, MOST_TOKENS)) is not None:
-                self._counts[name] = count
+        names = (*_PROMPT, "output_tokens")
+        found = {name: known_number(usage.get(name), name, odd, MOST_TOKENS) for name in names}
+        is_void = not any(found[name] for name in _PROMPT) and any(self._counts.get(name) for name in _PROMPT)
+        left_out = {*(_PROMPT if is_void else ()), *(() if final else ("output_tokens",))}
+        self._counts |= {name: count for name, count in found.items() if count is not None and name not in left_out}
         server = self._answer.ending.server
-        server["usage"] = {**server.get("usage", {}), **{key: said for key, said in usage.items() if said is not None}}
+        said = {key: value for key, value in usage.items() if value is not None and key not in left_out}
+        server["usage"] = {**server.get("usage", {}), **said}
         self._answer.note(*odd)
 
     def close(self) -> None:
@@ -187,7 +193,7 @@ def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
     """Return the text in one event: a piece of a block, what a block begins with, or the blocks of a whole message."""
     if kind == "content_block_delta" and isinstance(delta := row.get("delta"), dict):
         text = delta.get("text")
-        if delta.get("type") == "text_delta" and type(text) is str:  # nearly always
+        if delta.get("type", "text_delta") == "text_delta" and type(text) is str:  # nearly always
             return text, ""
         if delta.get("type") in ("signature_delta", "citations_delta"):
             return NO_TEXTS

@@ -17,14 +17,14 @@ from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
 
-LAST = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+LAST = ("response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done")
 REASONS = {
     "completed": "stop",
     "max_output_tokens": "length",
     "incomplete": "length",
 }  # in the words of the other formats
 NO_STATUS = "the server ended the answer without a status"
-_VISIBLE = ("response.output_text.delta", "response.refusal.delta")
+_VISIBLE = ("response.output_text", "response.refusal", "response.content_part", "response.text")
 _NO_TEXT = ("response.audio.delta", "response.output_audio.delta")
 
 
@@ -76,12 +76,13 @@ class OpenAIResponses(Dialect):
 class ResponsesRows:
     """Takes the events of a response, and a whole one, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_seen", "_usage")
+    __slots__ = ("_answer", "_said", "_seen", "_usage")
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
         self._usage = Usage()
         self._seen = False
+        self._said: set[int | str] = set()  # items of the output whose text came
 
     def takes(self, row: dict[str, Any]) -> bool:
         return row.get("object") == "response" or kind_of(row).startswith("response.")
@@ -90,7 +91,7 @@ class ResponsesRows:
         answer, kind = self._answer, kind_of(row)
         self._seen = True
         before = len(answer.events.texts)
-        answer.add(_texts(row, kind))
+        self._take_text(row, kind)
         response = row.get("response") if kind else row
         if isinstance(response, dict):
             if not kind or kind in LAST:
@@ -102,7 +103,21 @@ class ResponsesRows:
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
-        return len(answer.events.texts) == before + 1 and not (ending.done or ending.error)
+        alike = kind.endswith(".delta") and len(answer.events.texts) == before + 1
+        return alike and not (ending.done or ending.error)
+
+    def _take_text(self, row: dict[str, Any], kind: str) -> None:
+        """Take the text of one event; an item that came in pieces is said once more at its end, any other only there."""
+        texts = _texts(row, kind)
+        if kind.endswith((".delta", ".done")):
+            item = row.get("item")
+            place = row.get("output_index", row.get("item_id", item.get("id") if isinstance(item, dict) else None))
+            if isinstance(place, int | str):
+                if kind.endswith(".done") and place not in self._said:
+                    texts = _whole_text(row, kind)
+                if any(texts):
+                    self._said.add(place)
+        self._answer.add(texts)
 
     def _last(self, response: dict[str, Any], kind: str) -> None:
         """Take the whole response, which ends an answer: its status, counts, and its text where no piece of it came."""
@@ -123,7 +138,7 @@ class ResponsesRows:
     def _take_usage(self, usage: Any) -> None:
         odd: list[str] = []
         doubts: list[str] = []
-        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts):
+        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts, pieces=len(self._answer.events)):
             self._answer.ending.server["usage"] = usage
         self._answer.note(*odd)
         self._answer.doubt(*doubts)
@@ -137,7 +152,7 @@ class ResponsesRows:
         for name, said in ending.server.items():
             ending.server[name] = kept(said, name, odd)
         if self._usage.output is not None:
-            output = self._usage.settle(odd, doubts)
+            output = self._usage.settle(odd, doubts, pieces=len(answer.events))
             answer.count(self._usage.prompt, output, self._usage.reasoning)
         elif self._usage.prompt:
             ending.prompt_tokens = self._usage.prompt
@@ -150,11 +165,22 @@ class ResponsesRows:
 def _texts(row: dict[str, Any], kind: str) -> Texts:
     """Return the text in one event: a piece of the answer, of reasoning or of a tool's arguments; or a tool's name."""
     if kind.endswith(".delta") and kind not in _NO_TEXT:
-        seen, hidden = in_value(row.get("delta"))
-        return (seen, hidden) if kind in _VISIBLE else ("", hidden + seen)
+        return _sides(kind, in_value(row.get("delta") or row.get("text")))
     if kind == "response.output_item.added" and isinstance(item := row.get("item"), dict) and "name" in item:
         return "", tool_text([{"function": item}])
     return NO_TEXTS
+
+
+def _sides(kind: str, texts: Texts) -> Texts:
+    """Return the text of an event as visible or hidden, by the kind of the event."""
+    return texts if kind.rpartition(".")[0] in _VISIBLE else ("", texts[1] + texts[0])
+
+
+def _whole_text(row: dict[str, Any], kind: str) -> Texts:
+    """Return the text of an event that ends an item of the output, or a part of one."""
+    if kind == "response.output_item.done":
+        return _in_output([row.get("item")])
+    return _sides(kind, in_value([row.get(key) for key in ("text", "refusal", "arguments", "part")]))
 
 
 def _in_output(output: Any) -> Texts:

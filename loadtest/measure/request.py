@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import orjson
 
+from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.refusals import advised
 from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
@@ -63,7 +64,7 @@ def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
     decoder = dialect.decoder()
     if body:
         decoder.feed(body)
-    return decoder.events, decoder.close()
+    return decoder.events, dialect.closed(decoder)
 
 
 class Request:
@@ -133,7 +134,9 @@ class Request:
         self._probe = dialect.decoder()
         self._reads: Reads | None = None
         self._content: Content | None = None
-        self.received = Received(live=self.live, ends=dialect.ends, leaves=stay.reader(dialect))
+        self.received = Received(
+            live=self.live, ends=dialect.ends, leaves=stay.reader(dialect), is_empty=self._is_empty
+        )
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
             self.order.patience = stay.patience_s
@@ -176,6 +179,12 @@ class Request:
             self.decoding = True
             self.first_seen = time.perf_counter_ns()
         return self.decoding
+
+    def _is_empty(self, line: bytes) -> bool:
+        """Whether a line of the answer is one whole row, and no text of the model's is in it."""
+        decoder = self.dialect.decoder()
+        decoder.feed(line + b"\n")
+        return row_of_line(line) is not None and not decoder.events
 
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the answer's reads, their stamps taken to our clock by the first call."""
@@ -304,12 +313,16 @@ class Request:
             said = http_sentence(received.status, reads.body, received.headers)
             return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, said))
         wrong = ending.error
-        if received.packed is not None:
+        if received.packed is not None and not (
+            ending.done and wrong is None
+        ):  # some name a coding that they do not use
             wrong = f"the server compressed the answer ({received.packed}), which it was asked not to do"
         if wrong is not None:
             return Failure(Outcome.STREAM_ERROR, wrong)
-        if ending.done:
+        if ending.done and (received.complete or not ending.went_on):
             return None
+        if ending.went_on:
+            return Failure(Outcome.TRUNCATED, "the answer went on behind its finish_reason and was cut off")
         if not received.complete and received.marked is None:
             return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
         return Failure(Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole")

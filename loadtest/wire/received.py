@@ -14,6 +14,7 @@ from itertools import compress
 
 import httpx
 
+from loadtest.dialects.answers.keepalives import is_dataless
 from loadtest.dialects.base import End, EndMarks
 from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
 from loadtest.wire.parser import AnswerParser
@@ -23,11 +24,11 @@ NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark; most often it comes within 0.2 ms
 # after a finish_reason without an end mark, an answer is over when no data event has come for so long
 FINISH_NS = 1_000_000_000
+MOST_BEHIND_NS = 10_000_000_000  # how long data events without text may follow a finish_reason
 ORDINARY_END = 7  # bytes at the end of a read: `null}]}` or `false}` with newlines, but no text
 LOOK_NS = 250_000_000  # after so long without a read, what was not looked through is looked through, as far back as
 LOOK_BACK = 1 << 16  # bytes
 UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has come
-DATALESS = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
 
 
 class Received:
@@ -35,7 +36,7 @@ class Received:
 
     t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `live` is
     called with body bytes until it returns True for the first content. `ends` says which lines end an answer. `leaves` is
-    called with body bytes until it says that the user has left.
+    called with body bytes until it says that the user has left. `is_empty` says of a line of data that it has no text.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Received:
         "_ends",
         "_handled",
         "_headers_at",
+        "_is_empty",
         "_leaves",
         "_like",
         "_live",
@@ -79,6 +81,7 @@ class Received:
         live: Callable[[bytes], bool] | None = None,
         ends: EndMarks | None = None,
         leaves: Callable[[bytes], str | None] | None = None,
+        is_empty: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.new_conn = False
         self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
@@ -98,6 +101,7 @@ class Received:
         self.hung_up: str | None = None  # why the user has left in mid-answer
         self._live = live
         self._leaves = leaves
+        self._is_empty = is_empty
         self._marks = ends or EndMarks()
         self._needles = self._marks.needles
         self._parser = AnswerParser()
@@ -229,7 +233,10 @@ class Received:
         if self.marked is End.FINISH:
             self.catch_up()
             assert self._content_at is not None
-            self.until = max(self.until, self._handled[self._content_at] + FINISH_NS)
+            content = self._handled[self._content_at]
+            if (data := self._latest(text=False)) is not None:  # counts, as a rule
+                self.until = max(self.until, min(self._handled[data] + FINISH_NS, content + MOST_BEHIND_NS))
+            self.until = max(self.until, content + FINISH_NS)
         if t >= self.until:
             self._end(None, t)
         return self.ended
@@ -252,16 +259,25 @@ class Received:
         return self.marked is not was
 
     def catch_up(self) -> None:
-        """Find the latest read that brought data; an event stream's comments and other fields are none."""
+        """Find the latest read that brought content: text, where it can be told from other data."""
+        found = self._latest(text=True)
+        self._content_at = self._content_at if found is None else found
+
+    def _latest(self, *, text: bool) -> int | None:
+        """Return the latest read, behind the latest known content, that brought data, or data that may be text.
+
+        Comments, other fields of events and signs of life are no data.
+        """
         body, end = self._body, len(self._body)
         known = -1 if self._content_at is None else self._ends[self._content_at]
         while end > known:
             start = body.rfind(b"\n", 0, end) + 1
-            line = body[start : min(end, start + 64)].strip()
-            if line and not line.startswith(DATALESS):
-                self._content_at = bisect_left(self._ends, end)
-                return
+            if not is_dataless(bytes(body[start : min(end, start + 64)])) and not (
+                text and self._is_empty is not None and self._is_empty(bytes(body[start:end]))
+            ):
+                return bisect_left(self._ends, end)
             end = start - 1
+        return None
 
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the reads that carried body bytes, and replace t_send, t_headers, t_first_byte and t_end by kernel stamps.
@@ -350,7 +366,9 @@ class Received:
         """Ask every line from `start` on whether it ends the answer."""
         for line in self._body[start:].split(b"\n"):
             said = self._marks.read(bytes(line)) if self._holds(line) else None
-            if said is not None and self.marked not in (said, End.MARK):
+            if (
+                said is not None and self.marked is not End.MARK
+            ):  # some say a finish_reason in every piece: the last one counts
                 i = bisect_left(self._ends, start + len(line))
                 self.marked, self._end_at, self._content_at = said, i, i
                 self._looked = max(self._looked, start + len(line))
@@ -359,7 +377,7 @@ class Received:
 
     def forsake(self) -> None:
         """Drop `live`: it usually refers to this object, and the driver has switched off what collects such a cycle."""
-        self._live = self._leaves = None
+        self._live = self._leaves = self._is_empty = None
 
     def _end(self, failure: str | None, t: int) -> None:
         if self._suspect and self.marked is not End.MARK:  # a last line without its newline
@@ -369,4 +387,4 @@ class Received:
         self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t
-        self.until = self._live = self._leaves = None
+        self.until = self._live = self._leaves = self._is_empty = None

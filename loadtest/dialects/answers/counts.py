@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -62,6 +63,7 @@ def short_key(key: str) -> str:
     return key if len(key) <= 80 and key.isascii() and key.isidentifier() else shorten(key, 80)
 
 
+FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
 PROMPT = ("prompt_tokens", "input_tokens")
 OUTPUT = ("completion_tokens", "output_tokens", "generated_tokens")
 
@@ -74,24 +76,43 @@ class Usage:
     output: int | None = None
     reasoning: int = 0  # of the output; known once settled
     last: dict[str, Any] = field(default_factory=dict)  # as it was sent
+    pieces: int = 0  # of the answer that had come by then
+    with_text: int = 0  # how many came with more text than the one before
+    grew: bool = False  # the output's count changed
 
-    def take(self, usage: dict[str, Any], odd: list[str], doubts: list[str]) -> bool:
-        """Take a usage and return whether it says anything: Ollama's completions carry a zero one on every chunk."""
+    def take(self, usage: dict[str, Any], odd: list[str], doubts: list[str], *, pieces: int) -> bool:
+        """Take a usage and return whether it says anything: Ollama's completions carry a zero one on every chunk.
+
+        `pieces` is how many pieces of text had come by then.
+        """
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if not (type(prompt) is type(output) is int and 0 <= prompt <= MOST_TOKENS and 0 <= output <= MOST_TOKENS):
+        if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
             prompt, output = _first_count(usage, PROMPT, odd), _first_count(usage, OUTPUT, odd)
         if not prompt and not output:
             return False
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
-            if before and now is not None and now < before:
+            if before and now is not None and now < before and (now or name == "output"):  # a prompt of none is unknown
                 doubts.append(f"the server's count of {name} tokens fell from one chunk to the next")
-        self.prompt = self.prompt if prompt is None else prompt
+        self.grew = self.grew or (self.output is not None and output is not None and output != self.output)
+        self.with_text += pieces > self.pieces
+        self.prompt = self.prompt if prompt is None or (not prompt and self.prompt) else prompt
         self.output = self.output if output is None else output
-        self.last = usage
+        self.last, self.pieces = usage, pieces
         return True
 
-    def settle(self, odd: list[str], doubts: list[str]) -> int | None:
-        """Return the output tokens, reasoning included; each contradiction between counts is a doubt."""
+    def settle(self, odd: list[str], doubts: list[str], *, pieces: int) -> int | None:
+        """Return the output tokens, reasoning included; each contradiction between counts is a doubt.
+
+        A count that is none of the whole answer, which had so many pieces, is unknown.
+        """
+        if self.output and pieces > self.pieces:
+            odd.append("the server's last count came before the end of the text: the output's tokens are unknown")
+            return None
+        if self.output and self.with_text >= FEWEST_USAGES and not self.grew and pieces > self.output <= MOST_OF_CHUNK:
+            doubts.append(
+                "the server's counts do not grow with the text: they are of single chunks, and the whole is unknown"
+            )
+            return None
         prompt, output, usage = self.prompt, self.output, self.last
         total = known_number(usage.get("total_tokens"), "total_tokens", odd, MOST_TOKENS)
         reasoning = _detail(usage, "completion_tokens_details", "output_tokens_details", "reasoning_tokens", odd) or 0
@@ -124,3 +145,24 @@ def _detail(usage: dict[str, Any], place: str, other: str, name: str, odd: list[
     if isinstance(details, dict) and name in details:
         return known_number(details[name], name, odd, MOST_TOKENS)
     return known_number(usage.get(name), name, odd, MOST_TOKENS)
+
+
+def contradiction(server: Mapping[str, int]) -> str | None:
+    """Say why an Ollama's durations cannot be true together, or are in no ns; None where they can be.
+
+    Servers that speak its API send constants, milliseconds for some of them (rkllama), or zeros.
+    """
+    total, tokens, decode = (server.get(name) for name in ("total_duration", "eval_count", "eval_duration"))
+    prefill = server.get("prompt_eval_duration")
+    parts = (server.get("load_duration"), prefill, decode)
+    if tokens and tokens > 1 and decode is not None and decode < tokens * LEAST_NS_A_TOKEN:
+        return "the server's eval_duration is too short for its tokens, so its durations are no nanoseconds: unknown"
+    if prefill and prefill < LEAST_PREFILL_NS:
+        return "the server's prompt_eval_duration is too short, so its durations are no nanoseconds: unknown"
+    if total is not None and sum(part or 0 for part in parts) > total * (1 + SLACK) + SLACK_NS:
+        return "the server's durations contradict each other, for together they are longer than the whole: unknown"
+    return None
+
+
+LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000
+SLACK, SLACK_NS = 0.05, 50_000_000

@@ -10,6 +10,8 @@ from loadtest.dialects.base import ContentEvents, Ending
 
 SILENT_TOKENS = 64  # so many may have no text: the frame of a tool call, marks of turns
 UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
+LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever its script
+TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 MOST_SENTENCES = 8  # kept of an answer's notes
 
@@ -17,7 +19,7 @@ MOST_SENTENCES = 8  # kept of an answer's notes
 class Decoded:
     """What is known of one answer so far."""
 
-    __slots__ = ("end", "ending", "events", "kind", "marked", "over", "stamped", "unstamped")
+    __slots__ = ("end", "ending", "events", "finished_at", "kind", "marked", "over", "stamped", "unstamped")
 
     def __init__(self) -> None:
         self.events = ContentEvents()
@@ -25,6 +27,7 @@ class Decoded:
         self.end = 0  # offset in the body behind the line at hand
         self.kind = b""  # the name of the event at hand, where it has one
         self.marked = False  # [DONE] was seen
+        self.finished_at: int | None = None  # how many events had come at the first finish_reason
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
@@ -49,6 +52,8 @@ class Decoded:
             self.fail(why)
             return
         ending.done = True
+        if self.finished_at is None:
+            self.finished_at = len(self.events)
         if ends.is_unknown_reason(name):
             self.doubt(
                 f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
@@ -66,7 +71,11 @@ class Decoded:
             self.doubt("the server counts no token of an answer that has text: unknown")
             output = None
         if output and len(self.events) > 2 * output:
-            self.note("the answer came in more than twice as many pieces as the server counts tokens")
+            if self._size() > LONGEST_TOKEN * output:
+                self.doubt(TOO_FEW_TOKENS)
+                output = None
+            else:
+                self.note("the answer came in more than twice as many pieces as the server counts tokens")
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
         if output and self.events:
             ending.unsent_tokens = self._unsent(output, reasoning)
@@ -81,12 +90,14 @@ class Decoded:
         if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
             self.note(UNSENT_REASONING)
             return reasoning
-        if output > SILENT_TOKENS and output > SILENT_TOKENS + sum(
-            len(text.encode(errors="replace")) for text in events.texts
-        ):
+        if output > SILENT_TOKENS and output > SILENT_TOKENS + self._size():
             self.doubt(UNSENT_TOKENS)
             return output
         return 0
+
+    def _size(self) -> int:
+        """Return how many bytes the answer's text has."""
+        return sum(len(text.encode(errors="replace")) for text in self.events.texts)
 
     def note(self, *sentences: str) -> None:
         _add_sentences(self.ending.notes, sentences)

@@ -10,13 +10,18 @@ import orjson
 from loadtest.dialects.answers import ends, repeats, server_errors
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.framing import TOO_LONG, LineSplitter
+from loadtest.dialects.answers.keepalives import is_keepalive
 from loadtest.dialects.answers.lenient_json import parse_json
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
+MOST_STRAY = 1000  # lines of an object outside of all events, in mid-answer
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+_EMPTY_FIELDS = (b"data", b"event", b"id", b"retry")
+FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
+NO_EVENT = "the answer has lines that are neither an event's nor JSON"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -45,10 +50,12 @@ class StreamDecoder:
 
     __slots__ = (
         "_answer",
+        "_events",
         "_foreign",
         "_held",
         "_lines",
         "_make_other",
+        "_odd_line",
         "_other",
         "_own",
         "_row_seen",
@@ -64,8 +71,11 @@ class StreamDecoder:
         self._make_other = other
         self._lines = LineSplitter(returns=True)
         self._held: list[bytes] = []  # data lines of an event not yet whole
-        self._stray: list[bytes] = []  # lines before the first row that are no rows
+        # lines before the first row that are no rows; later, those of an object that has many, outside of all events
+        self._stray: list[bytes] = []
         self._row_seen = False
+        self._events = False  # a row came as an event
+        self._odd_line: bytes | None = None  # the first line of an event stream that is no event's
         self._foreign: dict[str, Any] | None = None  # the first row of neither format
 
     def forget(self) -> None:
@@ -113,15 +123,19 @@ class StreamDecoder:
         answer.end += len(rest)
         if (rest or self._held) and not answer.over:
             self._rest(rest)
-        if not self._row_seen and self._stray and not answer.over:
-            self._whole(b"\n".join(self._stray))
+        if self._stray and not answer.over:
+            self._end_stray()
         if answer.kind == b"error" and not self._held:
             answer.fail(server_errors.ERROR_WITHOUT_TEXT)
         self._own.close()
         if self._other is not None:
             self._other.close()
+        if not ending.done and self._odd_line is not None:
+            answer.fail(server_errors.undecodable(self._odd_line))
         if not ending.done and ending.error is None and self._foreign is not None:
             self._say_what_it_is(self._foreign)
+        if ending.done and not (answer.marked or answer.over) and answer.finished_at is not None:
+            ending.went_on = len(answer.events) > answer.finished_at
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
         answer.doubt(*repeats.doubts(answer.events))
@@ -170,7 +184,11 @@ class StreamDecoder:
             row = parse_json(said)
             self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
         elif not line.startswith(_EVENT_FIELDS):
-            self._no_field(line)
+            bare = line.strip()
+            if bare.startswith(b"{") and not self._stray:
+                return self._object(bare)
+            if bare and bare not in _EMPTY_FIELDS:
+                self._no_field(line)
         return False
 
     def _event(self, name: bytes) -> None:
@@ -182,29 +200,65 @@ class StreamDecoder:
         row = parse_json(line)
         if isinstance(row, dict):
             return self._row(row)
-        if self._row_seen:
-            self._answer.fail(server_errors.undecodable(line))
-        else:
-            self._stray.append(line)
+        self._stray.append(line)
+        self.forget()
         return False
 
     def _no_field(self, line: bytes) -> None:
         """Take a line that is neither a field of an event nor a row."""
         if line.strip() in ends.DONE:
             self._mark()
-        elif self._row_seen:
-            if line.strip():
-                self._answer.fail(server_errors.undecodable(line))
-        elif line.startswith(b"{") and isinstance(row := parse_json(line), dict) and (self._own.takes(row)):
-            self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
-            self._stray.clear()
+        elif self._row_seen and not self._stray:
+            self._between(line)
+        elif line.startswith(b"{") and isinstance(row := parse_json(line), dict) and self._ends_stray(row):
             self._row(row)
         else:
             self._stray.append(line)
+            if self._row_seen and line.startswith((b"}", b"]")) and len(self._stray) < MOST_STRAY:
+                self._end_stray(whole=False)
+
+    def _between(self, line: bytes) -> None:
+        """Take a line in mid-answer that is neither a field of an event nor JSON: clients pass over it in an event stream."""
+        if not self._events:
+            self._answer.fail(server_errors.undecodable(line))
+        elif line.startswith(b"["):
+            self._stray.append(line)
+            self.forget()
+        else:
+            self._answer.note(NO_EVENT)
+            self._odd_line = self._odd_line or line
+
+    def _ends_stray(self, row: dict[str, Any]) -> bool:
+        """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
+        if not self._row_seen and not self._own.takes(row):
+            return False
+        if server_errors.in_row(row) is None:  # else the server itself says why it broke off
+            self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
+        self._stray.clear()
+        return True
+
+    def _end_stray(self, *, whole: bool = True) -> None:
+        """Take lines that were held as those of one object; where no more follow, what is no object is an error."""
+        body = b"\n".join(self._stray)
+        if not self._row_seen:
+            self._whole(body)
+            return
+        rows = _rows_of(parse_json(body))
+        for row in rows:
+            self._row(row)
+        if rows or whole:
+            self._stray.clear()
+        if whole and not rows:
+            self._answer.fail(server_errors.undecodable(body))
 
     def _data(self, data: bytes) -> bool:
         answer = self._answer
+        if self._stray and self._row_seen:
+            self._end_stray()
         if not self._held:
+            if data.lstrip().startswith(b"data:"):
+                data = ends.bare_data(data)
+                answer.note(FRAMED_TWICE)
             if data.strip() in ends.DONE:
                 self._mark()
                 return False
@@ -214,7 +268,15 @@ class StreamDecoder:
             except orjson.JSONDecodeError:
                 row, strict = parse_json(data), False
             if isinstance(row, dict):
+                self._events = True
                 return self._row(row) and strict
+            if rows := _rows_of(row):
+                self._events = True
+                for one in rows:
+                    self._row(one)
+                return False
+            if answer.kind in (b"", b"data") and is_keepalive(data):
+                return False
         if answer.kind not in (b"", b"error", b"data"):
             if data.strip() and answer.kind != b"done":
                 answer.note(
@@ -238,6 +300,8 @@ class StreamDecoder:
         answer.kind = b""
 
     def _mark(self) -> None:
+        if self._stray and self._row_seen:
+            self._end_stray()
         self._answer.marked = True
         self._over()
 
@@ -259,12 +323,13 @@ class StreamDecoder:
         if whole:
             rows = [parse_json(line) for line in self._held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
+                is_said = any(isinstance(row, dict) and server_errors.in_row(row) for row in rows)
                 for line, row in zip(tuple(self._held), rows, strict=True):  # a row that ends the answer empties _held
                     if self._answer.over:
                         break
                     if isinstance(row, dict):
                         self._row(row)
-                    elif line.strip():
+                    elif line.strip() and not is_said:
                         self._answer.fail(server_errors.undecodable(line))
             else:
                 self._answer.fail(server_errors.undecodable(data))
@@ -273,10 +338,9 @@ class StreamDecoder:
     def _whole(self, body: bytes) -> None:
         """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
         row = parse_json(body.strip().removeprefix(_BOM))
-        if isinstance(row, dict):
-            self._row(row)
-        elif isinstance(row, list) and row and isinstance(row[0], dict) and (said := server_errors.in_row(row[0])):
-            self._answer.fail(said)  # Gemini's [{"error": …}]
+        if rows := _rows_of(row):
+            for one in rows:  # Gemini's [{"error": …}] is one
+                self._row(one)
         elif body.lstrip().startswith(b"{"):
             self._answer.ending.hint = server_errors.MID_LINE
         else:
@@ -284,7 +348,9 @@ class StreamDecoder:
 
     def _row(self, row: dict[str, Any]) -> bool:
         answer = self._answer
-        self._row_seen = True
+        if not self._row_seen:
+            self._row_seen = True
+            self._stray.clear()
         if self._own.takes(row):
             alike = self._own.take(row)
         else:
@@ -315,3 +381,11 @@ class StreamDecoder:
             self._answer.fail(said)
         elif not self.events:
             self._answer.fail(server_errors.stranger(server_errors.compact(row).encode(errors="replace")))
+
+
+def _rows_of(value: Any) -> list[dict[str, Any]]:
+    """Return the rows in a value: an object is one, a list of objects several, anything else none."""
+    if isinstance(value, dict):
+        return [value]
+    found = value if isinstance(value, list) else []
+    return found if all(isinstance(row, dict) for row in found) else []

@@ -15,6 +15,8 @@ _BADLY = frozenset(
     (
         *("abort", "aborted", "cancelled", "canceled", "cancel"),
         *("error", "failed", "network_error", "insufficient_system_resource"),  # the last two are GLM's and DeepSeek's
+        *("timeout", "timed_out", "overloaded", "engine_overloaded"),  # TensorRT-LLM's, and gateways'
+        *("internal_error", "server_error", "engine_error", "model_error", "upstream_error"),
     )
 )
 _NONE = frozenset(
@@ -62,6 +64,14 @@ def row_of_line(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
+def bare_data(data: bytes) -> bytes:
+    """Return an event's data without further "data:" before it: some gateways frame an event twice."""
+    data = data.strip()
+    while data.startswith(b"data:"):
+        data = data[5:].strip()
+    return data
+
+
 def _field(line: bytes) -> tuple[bytes, bytes]:
     """Return an event field's name and value; a line that is JSON by itself counts as data."""
     line = line.strip(b"\r\n\xef\xbb\xbf")
@@ -70,7 +80,7 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     name, colon, data = line.partition(b":")
     if line.startswith(b"{") or (not colon and line.strip() in DONE):
         return b"data", line.strip()
-    return name, data.strip()
+    return name, bare_data(data)
 
 
 def _of_row(row: dict[str, Any]) -> End | None:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers import ends, server_errors
-from loadtest.dialects.answers.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, known_number, short_key
+from loadtest.dialects.answers.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, contradiction, known_number, short_key
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.text_shapes import in_message
 
@@ -79,6 +79,9 @@ class OllamaRows:
             ):
                 server[short_key(key)] = known
         answer.note(*odd)
+        if (why := contradiction(server)) is not None:
+            answer.doubt(why)
+            answer.ending.server = {key: said for key, said in server.items() if not key.endswith("_duration")}
         answer.count(server.get("prompt_eval_count"), server.get("eval_count"))
 
     def close(self) -> None:

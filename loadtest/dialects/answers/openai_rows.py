@@ -7,22 +7,24 @@ from typing import Any
 from loadtest.dialects.answers import ends, server_errors
 from loadtest.dialects.answers.counts import MOST_TOKENS, Usage, kept, known_number
 from loadtest.dialects.answers.decoded import Decoded
-from loadtest.dialects.answers.text_shapes import in_message, in_value
+from loadtest.dialects.answers.text_shapes import Texts, in_message, in_value, text_of_number
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = "the server said [DONE] without a finish_reason"
+MOST_INDICES = 64  # of choices that are kept
 
 
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_before", "_first", "_index", "_last", "_usage")
+    __slots__ = ("_answer", "_before", "_first", "_index", "_indices", "_last", "_usage")
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
         self._first: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
         self._index: int | str | None = None  # of the last choice
+        self._indices: set[int | str] = set()  # of all choices so far
         self._usage = Usage()
         self._before = 0  # events before the last chunk that was like none before
 
@@ -57,11 +59,6 @@ class OpenAIRows:
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
         """Take one choice; return whether it is a piece of a stream."""
         answer = self._answer
-        index = choice.get("index", position)
-        if index != self._index and isinstance(index, int | str):
-            if self._index is not None:
-                answer.doubt("the answer has more than one choice, and one was asked for: all are counted")
-            self._index = index
         odd: list[str] = []
         delta = choice.get("delta")
         piece = delta is not None
@@ -70,8 +67,11 @@ class OpenAIRows:
         if isinstance(delta, dict):
             texts = in_message(delta, odd)
         else:
-            texts = in_value(choice.get("text") if delta is None else delta)
+            texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
+        if not any(texts) and delta is not None and isinstance(text := choice.get("text"), str):
+            texts = text, ""  # a chunk of chat that says its text where completions do
+        self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         if not piece and len(answer.events) > 1 and texts[0] and texts[0] == answer.events.answer:
             answer.note("the last chunk repeats the whole answer: counted once")
         else:
@@ -79,12 +79,28 @@ class OpenAIRows:
         if odd:
             answer.note(*odd)
         self._finish(choice)
-        return piece
+        return piece and len(self._indices) < 2
+
+    def _take_index(self, index: Any, *, first: bool, has_text: bool) -> None:
+        """Take a choice's index, and doubt an answer of several choices; an index new in every chunk only counts them (TGI)."""
+        if not isinstance(index, int | str):
+            return
+        if self._index is None:
+            again = False
+        elif index == self._index:
+            again = has_text and len(self._indices) > 1
+        else:
+            again = not first or index in self._indices or self._answer.ending.done
+        if again:
+            self._answer.doubt("the answer has more than one choice, and one was asked for: all are counted")
+        self._index = index
+        if len(self._indices) < MOST_INDICES:
+            self._indices.add(index)
 
     def _finish(self, choice: dict[str, Any]) -> None:
         answer, value = self._answer, choice.get("finish_reason")
-        if error := choice.get("error"):
-            answer.fail(server_errors.error_sentence(error))
+        if (said := server_errors.in_row({"error": choice.get("error")})) is not None:
+            answer.fail(said)
         if usage := choice.get("usage"):
             self._take_usage(usage)
         if value is None or (name := ends.reason_name(value)) is None:
@@ -106,7 +122,7 @@ class OpenAIRows:
             return
         odd: list[str] = []
         doubts: list[str] = []
-        if self._usage.take(usage, odd, doubts):
+        if self._usage.take(usage, odd, doubts, pieces=len(self._answer.events)):
             self._answer.ending.server["usage"] = usage
         if odd or doubts:
             self._answer.note(*odd)
@@ -122,7 +138,7 @@ class OpenAIRows:
             if isinstance(said, dict):
                 ending.server[name] = kept(said, name, odd)
         if self._usage.output is not None:
-            output = self._usage.settle(odd, doubts)
+            output = self._usage.settle(odd, doubts, pieces=len(answer.events))
             answer.count(self._usage.prompt, output, self._usage.reasoning)
         elif not self._count_from_timings() and self._usage.prompt:
             ending.prompt_tokens = self._usage.prompt
@@ -150,3 +166,8 @@ class OpenAIRows:
         if first.get("model") and last.get("model") == "" and len(self._answer.events) == self._before:
             return ENGINE_DIED
         return server_errors.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)
+
+
+def _bare_text(value: Any, odd: list[str]) -> Texts:
+    """Return the text of completions, or of a delta that is no object."""
+    return (text_of_number(value, odd), "") if isinstance(value, int | float) else in_value(value)

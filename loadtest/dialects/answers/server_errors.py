@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -78,6 +79,8 @@ def stranger(body: bytes) -> str:
     """Say what a body is that is no model server's answer: a web page, text, or other JSON."""
     if page := _page_title(body):
         return f"the answer is {page}"
+    if body.startswith(_PACKED):
+        return "the server compressed the answer without saying so"
     begin = _DIGITS.sub("#", alike(body[:400].decode(errors="replace")))
     return f"the answer is no stream of a model server: it begins with {quoted(begin)}"
 
@@ -132,12 +135,32 @@ _GOOD_CODES = {0, 200, "0", "200", "ok", "success"}
 
 def in_row(row: dict[str, Any]) -> str | None:
     """Return what a row of an answer says is wrong: an error object, under any of its names; None where it says nothing."""
-    if error := row.get("error"):
-        return error_sentence(row if isinstance(error, bool | int | float) else error)
+    if (error := row.get("error")) and not _is_none(error):
+        return error_sentence(row if isinstance(error, bool | int | float) or row.get("choices") is None else error)
+    for name, value in row.items():
+        if name.startswith("x_") and isinstance(value, dict) and value.get("error") and not _is_none(value["error"]):
+            return error_sentence(value["error"])  # Groq's x_groq
     if row.get("object") == "error" or row.get("type") == "error":
         return error_sentence(row)
     base = row.get("base_resp")  # MiniMax
     return error_sentence(base) if isinstance(base, dict) and base.get("status_code") else None
+
+
+def _is_none(error: Any) -> bool:
+    """Whether an error is none: all of it empty, as one-api sends with every answer, or a code of success."""
+    if isinstance(error, str):
+        return error.strip().lower() in ("", "none", "null", "false")
+    if not isinstance(error, dict):
+        return False
+    said = [
+        value for key, value in error.items() if key not in _CODES and not (isinstance(value, str) and _is_none(value))
+    ]
+    words = [value for value in said if value and str(value).strip().lower() not in _GOOD_WORDS]
+    codes = [error[key] for key in _CODES if error.get(key)]
+    return not words and all(str(code).lower() in ("200", *_GOOD_WORDS) for code in codes)
+
+
+_GOOD_WORDS = ("ok", "success", "succeeded")
 
 
 def envelope(row: dict[str, Any]) -> str | None:
@@ -176,8 +199,19 @@ def _error_words(error: Any, depth: int) -> str:
         for key in ("error", "errors", *_WORDS):
             if error.get(key) and not isinstance(error[key], bool | int | float):
                 place = ".".join(map(str, error["loc"])) + ": " if isinstance(error.get("loc"), list) else ""
-                return place + _error_words(error[key], depth - 1)
+                return place + _with_more(_error_words(error[key], depth - 1), error, key, depth - 1)
     return compact(error)
+
+
+def _with_more(said: str, error: dict[str, Any], key: str, depth: int) -> str:
+    """Return a sentence with what stands beside it: frameworks say "Bad Request" and the cause under another name."""
+    metadata = error.get("metadata")
+    beside = [metadata.get("raw")] if isinstance(metadata, dict) else []  # OpenRouter's: what its provider said
+    if key == "error" and isinstance(error[key], str):
+        others = (error.get(name) for name in ("error_description", *_WORDS))
+        beside += [value for value in others if isinstance(value, str | list)]
+    more = next((words for value in beside if value and (words := _error_words(value, depth))), "")
+    return said if more in said else more if said in more else f"{said}: {more}"
 
 
 def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> str:
@@ -188,19 +222,31 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
     said = {name.lower(): value for name, value in (headers or {}).items()}
     packed = said.get("content-encoding", "").strip().lower()
     begin = f"HTTP {status}"
-    if packed not in ("", "identity", "none") and body:
+    if packed not in ("", "identity", "none") and body and not _is_text(body):
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
     elif 300 <= status < 400 and said.get("location"):
         where = shorten(_bare_location(said["location"]), 200)
         text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
     else:
         text = _body_sentence(begin, body)
-    wait = said.get("retry-after", "").strip()
-    if not wait:
-        return text
-    return (
-        f"{text} (retry after {int(wait)} s)" if wait.isdecimal() and len(wait) < 10 else f"{text} (says when to retry)"
-    )
+    return text + _when_to_retry(said)
+
+
+_SECONDS = re.compile(r"\+?(\d{1,9}(?:\.\d{1,9})?)\s*(?:s|sec|seconds)?", re.IGNORECASE)
+
+
+def _when_to_retry(said: Mapping[str, str]) -> str:
+    """Return what headers (names in small letters) say of that: seconds, Azure's milliseconds, or an instant."""
+    wait, in_ms = said.get("retry-after", "").strip(), said.get("retry-after-ms", "").strip()
+    if (found := _SECONDS.fullmatch(wait)) is not None:
+        return f" (retry after {float(found[1]):.10g} s)"
+    if not wait and in_ms.isdecimal() and len(in_ms) < 12:
+        return f" (retry after {int(in_ms) / 1000:.10g} s)"
+    try:
+        seconds = (parsedate_to_datetime(wait) - parsedate_to_datetime(said.get("date", ""))).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return " (says when to retry)" if wait else ""
+    return f" (retry after {max(seconds, 0):.10g} s)"
 
 
 def _body_sentence(begin: str, body: bytes) -> str:
@@ -212,12 +258,18 @@ def _body_sentence(begin: str, body: bytes) -> str:
     if body.startswith(_PACKED):
         return f"{begin}, in an answer that the server compressed without saying so"
     text = body[: 8 * MOST_CHARACTERS].decode(errors="replace")
-    if text.count("\ufffd") > len(text) // 8:
+    if not _is_text(body):
         return f"{begin} with a body that is no text ({len(body)} bytes)"
     return shorten(alike(text)) or f"{begin} with an empty body"
 
 
 _PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
+
+
+def _is_text(body: bytes) -> bool:
+    """Whether a body is text, judged by its beginning; a compressed one is not, whatever its headers say."""
+    text = body[: 8 * MOST_CHARACTERS].decode(errors="replace")
+    return not body.startswith(_PACKED) and text.count("\ufffd") <= len(text) // 8
 
 
 def _bare_location(location: str) -> str:

@@ -14,7 +14,18 @@ Texts = tuple[str, str]  # of one piece of an answer: visible text, and hidden t
 NO_TEXTS: Texts = ("", "")
 
 _HIDDEN_PARTS = ("think", "reason", "thought", "tool", "function", "input_json")
-_KEYS_OF_TEXT = ("text", "content", "value", "thinking", "reasoning", "thought", "summary", "refusal", "partial_json")
+_KEYS_OF_TEXT = (
+    "text",
+    "content",
+    "parts",
+    "value",
+    "thinking",
+    "reasoning",
+    "thought",
+    "summary",
+    "refusal",
+    "partial_json",
+)
 
 # Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT.
 _KEYS_WITHOUT_TEXT = frozenset(
@@ -106,6 +117,8 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     content = message.get("content")
     if type(content) is str and (len(message) == 1 or (len(message) == 2 and "role" in message)):  # nearly always
         return content, ""
+    if isinstance(content, int | float):
+        message = {**message, "content": text_of_number(content, odd)}
     seen, hidden, strange = "", [], []
     for key, value in message.items():
         if not value or key in _KEYS_WITHOUT_TEXT:
@@ -120,8 +133,6 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         elif (text := secret + open_) and not key.endswith(_ENDINGS_WITHOUT_TEXT):
             odd.append(f"the answer has text under the name {quoted(key, 40)}, taken for reasoning")
             strange.append(text)
-    if type(content) in (int, float):
-        odd.append("the content is a number, which is no text")
     if "tool_calls" in message:
         hidden.append(tool_text(message["tool_calls"]))
     if "function_call" in message:
@@ -130,7 +141,23 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         hidden = strange
     if len(hidden) > 1 or (hidden and seen):
         hidden = [text for text in dict.fromkeys(hidden) if text != seen]
+    if seen and _is_thought(message):
+        seen, hidden = "", [*hidden, seen]
     return seen, "".join(hidden)
+
+
+def _is_thought(message: dict[str, Any]) -> bool:
+    """Whether the content is marked as a thought, as Gemini's /v1 does in extra_content.google."""
+    extra = message.get("extra_content")
+    return isinstance(extra, dict) and any(
+        isinstance(said, dict) and said.get("thought") is True for said in extra.values()
+    )
+
+
+def text_of_number(value: float, odd: list[str]) -> str:
+    """Return the text of a token that Cloudflare's gateway took for JSON: "6", "true"."""
+    odd.append("a piece of text is a number: taken for its digits")
+    return compact(value)
 
 
 _ENDINGS_WITHOUT_TEXT = ("_id", "_ids", "signature", "_type", "_at", "_count", "_duration")
@@ -139,10 +166,11 @@ _ENDINGS_WITHOUT_TEXT = ("_id", "_ids", "signature", "_type", "_at", "_count", "
 def tool_text(calls: Any) -> str:
     """Return names and arguments of tool calls, whole (Ollama) or in pieces (OpenAI), as the model wrote them."""
     texts: list[str] = []
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            texts += (_plain_text(function.get(key)) for key in ("name", "arguments"))
+    for call in calls if isinstance(calls, list) else [calls]:
+        if not isinstance(call, dict):
+            continue
+        said = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
+        texts += (_plain_text(said.get(key)) for key in ("name", "arguments", "input"))
     return "".join(texts)
 
 
