@@ -9,7 +9,9 @@ import importlib
 import json
 import math
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "scripts/benchmarks"
+PEERS = Path(__file__).parent / "peers"
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
 
@@ -135,3 +138,47 @@ def test_mlperfs_client_is_found_in_a_checkout_or_missed_in_one_sentence(bench: 
     program.touch()
     assert mlperf.program_of(tmp_path) == program
     assert set(mlperf.clients(tmp_path)) == {"mlperf", "mlperf-chunks"}
+
+
+def recorded(bench: Any, client: str, folder: Path) -> Any:
+    """Read what a tool left of three requests of four tokens, the second answered with 500 (recorded, texts left out)."""
+    rig, clients = bench("rig"), bench("clients")
+    return clients.CLIENTS[client].read(clients.Run(rig.Work(3, tokens=4), "http://h", folder, {}), None, None)
+
+
+def test_the_database_of_evalscope_is_read(bench: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out/llama3.2_1b/parallel_1_number_3"
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(folder / "benchmark_data.db")) as database:
+        database.executescript((PEERS / "evalscope.sql").read_text())
+    seen = recorded(bench, "evalscope", tmp_path)
+    assert (seen.ok, seen.lost) == (2, 1)
+    assert seen.ttft.tolist() == pytest.approx([267.935888, 191.411209])
+    assert seen.gaps.tolist() == pytest.approx([27.756962, 12.005279, 36.060655, 12.208992, 27.665686, 12.084057])
+    assert seen.done_ns == pytest.approx(69932_936_378_707)
+
+
+def test_the_result_of_vllms_bench_is_read(bench: Any, tmp_path: Path) -> None:
+    shutil.copy(PEERS / "vllm.json", tmp_path / "out.json")
+    seen = recorded(bench, "vllm", tmp_path)
+    assert (seen.ok, seen.lost) == (2, 1)
+    assert seen.ttft.tolist() == pytest.approx([224.860107, 190.035492])
+    assert seen.gaps.tolist() == pytest.approx([27.342315, 16.142494, 16.480086, 22.242518, 17.413846, 22.584577])
+    assert seen.done_ns == pytest.approx(70502_540_538_533)
+
+
+def test_the_result_of_vllms_bench_in_rust_is_read_without_its_clock(bench: Any, tmp_path: Path) -> None:
+    shutil.copy(PEERS / "vllm-rust.json", tmp_path / "out.json")
+    seen = recorded(bench, "vllm-rust", tmp_path)
+    assert (seen.ok, seen.lost, seen.done_ns) == (2, 1, None)
+    assert seen.ttft.tolist() == pytest.approx([180.487498, 216.856922])
+    last = [0.082874, 0.031477]  # it counts the empty chunk at the end
+    assert seen.gaps.tolist() == pytest.approx(
+        [20.048866, 23.10458, 16.793042, last[0], 19.898542, 19.966663, 20.034353, last[1]]
+    )
+
+
+def test_the_other_load_testers_speak_only_openai(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench("peers").parse(["evalscope", "--api", "ollama"])
+    assert "speak only --api openai" in capsys.readouterr().err

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import orjson
-from rig import HERE, MODEL, PYTHON, ROOT, Array, Meter, Truth, Work, last_json
+from rig import HERE, MODEL, PYTHON, ROOT, WORDS, Array, Meter, Truth, Work, last_json
 
 from loadtest.run_folder import RunFolder
 
 VENVS = Path.home() / ".cache/loadtest-peers"
 PROMPT_BYTES = 300  # as long as the other clients' prompts
-PACKAGES = {"aiohttp": ("aiohttp", "uvloop"), "aiperf": ("aiperf",), "guidellm": ("guidellm",)}
+PACKAGES = {
+    "aiohttp": ("aiohttp", "uvloop"),
+    "aiperf": ("aiperf",),
+    "guidellm": ("guidellm",),
+    "vllm": ("vllm", "pandas"),  # it reads its prompts with pandas, which it does not ask for
+    "evalscope": ("evalscope[perf]",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +75,16 @@ def python_of(venv: str) -> Path:
         print(f"Installing {venv} into {VENVS / venv} …", flush=True)
         subprocess.run([PYTHON, "-m", "venv", VENVS / venv], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PACKAGES[venv]], check=True)
+        if subprocess.run([*pip, *PACKAGES[venv]], check=False).returncode:
+            sys.exit(f"{venv} could not be installed, pip says why above; name the other clients to go without it.")
         ready.touch()
     return python
+
+
+def program_of(name: str) -> Path:
+    """Return a program that its users have on PATH already, or that of its venv."""
+    there = shutil.which(name)
+    return Path(there) if there else python_of(name).parent / name
 
 
 def _ms(values: Iterable[float]) -> Array:
@@ -159,7 +176,7 @@ def _read_plain(run: Run, _meter: Meter, _truth: Truth) -> Seen:
 
 
 def _tokenizer(folder: Path) -> Path:
-    """Write a tokenizer of single bytes: both tools want one, and take it from a model hub unless it is a folder."""
+    """Write a tokenizer of single bytes: these tools want one, and take it from a model hub unless it is a folder."""
     where = folder / "tokenizer"
     where.mkdir(exist_ok=True)
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that stand for themselves in byte-level BPE
@@ -223,6 +240,60 @@ def _read_guidellm(run: Run, _meter: Meter, _truth: Truth) -> Seen:
     return Seen(len(whole), run.work.total - len(whole), ttft, gaps, done)
 
 
+def _prompts(run: Run, key: str) -> Path:
+    """Write a JSON object a line with a prompt each, no two of them alike."""
+    path = run.folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({key: f"[{i:012d}] {WORDS}"}) + "\n" for i in range(run.work.total)))
+    return path
+
+
+def _vllm(run: Run) -> list[object]:
+    work = run.work
+    command = [program_of("vllm"), "bench", "serve", "--backend", "openai-chat", "--endpoint", work.path]
+    where = ["--base-url", run.url, "--model", MODEL, "--tokenizer", _tokenizer(run.folder), "--disable-tqdm"]
+    data = ["--dataset-name", "custom", "--dataset-path", _prompts(run, "prompt"), "--skip-chat-template"]
+    load = ["--num-prompts", work.total, "--max-concurrency", work.streams, "--custom-output-len", work.tokens]
+    kept = ["--save-result", "--save-detailed", "--result-filename", f"{run.out}.json"]
+    return [*command, *where, *data, *load, *kept, "--ready-check-timeout-sec", 0]
+
+
+def _read_vllm(run: Run, _meter: Meter, _truth: Truth) -> Seen:
+    """Read its result; a request that failed has an error, and its instants are of the monotonic clock in seconds."""
+    said = orjson.loads(Path(f"{run.out}.json").read_bytes())
+    columns = zip(said["errors"], said["start_times"], said["ttfts"], said["itls"], strict=True)
+    whole = [row for error, *row in columns if not error]
+    gaps = np.concatenate([np.array(itls) for _, _, itls in whole]) * 1e3
+    done = max(start + ttft + sum(itls) for start, ttft, itls in whole) * 1e9
+    return Seen(len(whole), run.work.total - len(whole), _ms(ttft * 1e3 for _, ttft, _ in whole), gaps, done)
+
+
+def _read_vllm_rust(run: Run, meter: Meter, truth: Truth) -> Seen:
+    return replace(_read_vllm(run, meter, truth), done_ns=None)  # its instants are since its own start
+
+
+def _rust(run: Run) -> dict[str, str]:
+    return {**OFFLINE(run), "VLLM_USE_RUST_BENCH": "1"}
+
+
+def _evalscope(run: Run) -> list[object]:
+    work = run.work
+    command = [program_of("evalscope"), "perf", "--api", "openai", "--url", f"{run.url}{work.path}", "--model", MODEL]
+    data = ["--dataset", "openqa", "--dataset-path", _prompts(run, "question")]
+    load = ["--number", work.total, "--parallel", work.streams, "--max-tokens", work.tokens, "--stream"]
+    return [*command, *data, *load, "--no-test-connection", "--outputs-dir", run.out, "--no-timestamp"]
+
+
+def _read_evalscope(run: Run, _meter: Meter, _truth: Truth) -> Seen:
+    """Read the database that it leaves: a row a request, its gaps as JSON; instants are of the monotonic clock in seconds."""
+    asked = "SELECT first_chunk_latency, inter_token_latencies, completed_time FROM result WHERE success = 1"
+    found = sorted(run.out.rglob("benchmark_data.db"))
+    with closing(sqlite3.connect(found[0])) as database:
+        whole = database.execute(asked).fetchall()
+    gaps = np.concatenate([np.array(orjson.loads(gaps), dtype=float) for _, gaps, _ in whole]) * 1e3
+    done = max(at for *_, at in whole) * 1e9
+    return Seen(len(whole), run.work.total - len(whole), _ms(first * 1e3 for first, *_ in whole), gaps, done)
+
+
 OFFLINE: Callable[[Run], dict[str, str]] = lambda _: {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # noqa: E731
 
 CLIENTS = {
@@ -237,4 +308,7 @@ CLIENTS = {
     "locust-requests": Client("HttpUser, iter_lines", _plain_locust, _read_plain, environment=_peer("requests")),
     "aiperf": Client("AIPerf", _aiperf, _read_aiperf, slow=True),
     "guidellm": Client("GuideLLM", _guidellm, _read_guidellm, slow=True, environment=OFFLINE),
+    "vllm": Client("vllm bench serve", _vllm, _read_vllm, slow=True, environment=OFFLINE),
+    "vllm-rust": Client("vllm bench serve, in Rust", _vllm, _read_vllm_rust, slow=True, environment=_rust),
+    "evalscope": Client("evalscope perf", _evalscope, _read_evalscope, slow=True, environment=OFFLINE),
 }

@@ -5,7 +5,9 @@
 
 Server and client get a core each. Errors are the client's percentile less the truth's. CPU counts from the first request
 on the wire to the last answer taken (to the last record on disk for this project): start-up and closing tables of no
-client are in it. AIPerf and GuideLLM are gigabytes to install, so they run only when named (`all` names everything).
+client are in it. AIPerf, GuideLLM, vLLM's `bench serve` and EvalScope's `perf` are gigabytes to install, so they run only
+when named (`all` names everything); a `vllm` or `evalscope` that is on PATH is taken instead. vllm-rust is vLLM's bench with
+VLLM_USE_RUST_BENCH=1; no GPU is needed.
 --mlperf adds MLPerf's endpoints client from a checkout with its environment (`uv sync` in it): as it comes, when it notes
 the first chunk of an answer alone, and with all chunks noted. GuideLLM's ITL is one mean a request; memory is that of all
 processes of a client, shared pages counted in each.
@@ -129,8 +131,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         CLIENTS.update(mlperf.clients(asked.mlperf))
     if unknown := set(asked.clients) - set(CLIENTS) - {"all"}:
         parser.error(f"{', '.join(sorted(unknown))} is not one of all, {', '.join(CLIENTS)}")
-    if asked.api == "ollama" and (asked.mlperf or {"all", "aiperf", "guidellm"} & set(asked.clients)):
-        parser.error("AIPerf, GuideLLM and MLPerf's client speak only --api openai")
+    others = {"all"} | {name for name, client in CLIENTS.items() if client.slow}
+    if asked.api == "ollama" and (asked.mlperf or others & set(asked.clients)):
+        parser.error("AIPerf, GuideLLM, vLLM's bench, EvalScope and MLPerf's client speak only --api openai")
     return asked
 
 
