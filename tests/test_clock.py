@@ -95,17 +95,18 @@ def test_gaps_in_a_row_all_count_as_far_as_a_read_can_have_waited() -> None:
 def test_the_heartbeat_logs_a_blocked_loop_and_samples_the_wall_clock(factory: str) -> None:
     async def main() -> tuple[LagLog, WallClock, int, int, int, int]:
         log, wall = LagLog(), WallClock()
-        with Heartbeat(log, wall) as heartbeat:
-            heartbeat._next_sample = 0
-            await asyncio.sleep(0.02)
-            heartbeat.take()
-            t0 = now()
-            time.sleep(0.05)  # noqa: ASYNC251 - the loop is to be blocked
-            t1 = now()
-            during = heartbeat.take()
-            await asyncio.sleep(0.01)
-            after = heartbeat.take()
-            heartbeat.take()
+        heartbeat = Heartbeat(log, wall).start()
+        heartbeat._next_sample = 0
+        await asyncio.sleep(0.02)
+        heartbeat.take()
+        t0 = now()
+        time.sleep(0.05)  # noqa: ASYNC251 - the loop is to be blocked
+        t1 = now()
+        during = heartbeat.take()
+        await asyncio.sleep(0.01)
+        after = heartbeat.take()
+        heartbeat.take()
+        heartbeat.stop()
         return log, wall, t0, t1, during, after
 
     with asyncio.Runner(loop_factory=loop_factory(factory)) as runner:

@@ -20,8 +20,9 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
-from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
+from loadtest.analyse.comparison.differences import fisher
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError

@@ -15,16 +15,9 @@ from rich.text import Text
 
 from loadtest.analyse.comparison import compare_report
 from loadtest.analyse.comparison.comparable import ASKED
-from loadtest.analyse.comparison.compare import (
-    NOT_COMPARABLE,
-    RUN_NOISE,
-    SAME,
-    TOLERANCE,
-    TOO_FEW,
-    Change,
-    Comparison,
-)
+from loadtest.analyse.comparison.compare import NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, Change, Comparison
 from loadtest.analyse.comparison.compare import compare as compare_runs
+from loadtest.analyse.comparison.differences import RUN_NOISE
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.summary import analyse
 from loadtest.cli.compare_many import set_side_by_side

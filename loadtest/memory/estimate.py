@@ -168,7 +168,7 @@ def _largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
 def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:
     """Return the facts of a model of known shape, as a GGUF file of `quantization` or with weights of `dtype`."""
     if quantization is not None:
-        size = weights.weigh(shape, quantization).bytes
+        size = weights.weigh(shape, quantization)
         where = f"every tensor as llama.cpp quantises to {weights.recipe(quantization)}"
     else:
         kind = weights.dtype(dtype or "fp16")
@@ -224,7 +224,7 @@ def facts_of_server(
     if size := details.get("file_size"):
         where = "the model's file on the server"
     elif shape is not None and shape[0].layers == architecture.get("block_count", shape[0].layers):
-        size = weights.weigh(shape[0], shape[1]).bytes
+        size = weights.weigh(shape[0], shape[1])
         where = f"every tensor as llama.cpp quantises to {weights.recipe(shape[1])}"
     elif parameters and quantization:
         size = weights.rough(parameters, quantization)

@@ -123,72 +123,68 @@ def _layer(shape: Shape) -> Iterator[Tensor]:
     yield Tensor("ffn_down", wide, width, shape.experts)
 
 
-_L31 = {"context": 131_072, "rope_factors": True}
-_Q25 = {"vocabulary": 151_936, "context": 32_768, "tied": True}
-_Q25_LARGE = {"vocabulary": 152_064, "context": 32_768}
-_Q3 = {"vocabulary": 151_936, "context": 40_960, "head_size": 128}
-_G2 = {"vocabulary": 256_000, "context": 8192, "tied": True, "window": 4096}
-_G3 = {"vocabulary": 262_208, "context": 131_072, "tied": True, "window": 1024}
+_L31: dict[str, Any] = {"context": 131_072, "rope_factors": True}
+_Q25: dict[str, Any] = {"vocabulary": 151_936, "context": 32_768, "tied": True}
+_Q25_LARGE: dict[str, Any] = {"vocabulary": 152_064, "context": 32_768}
+_Q3: dict[str, Any] = {"vocabulary": 151_936, "context": 40_960, "head_size": 128}
+_G2: dict[str, Any] = {"vocabulary": 256_000, "context": 8192, "tied": True, "window": 4096}
+_G3: dict[str, Any] = {"vocabulary": 262_208, "context": 131_072, "tied": True, "window": 1024}
 
 
-def _shape(layout: str, layers: int, width: int, feed_forward: int, heads: int, kv_heads: int, **rest: Any) -> Shape:
-    return Shape(layout, layers, width, feed_forward, heads, kv_heads, **rest)
-
-
-_LLAMA3_70B = _shape("llama", 80, 8192, 28_672, 64, 8, vocabulary=128_256, context=8192)
+_LLAMA3_70B = Shape("llama", 80, 8192, 28_672, 64, 8, vocabulary=128_256, context=8192)
 KNOWN_SHAPES: dict[str, Shape] = {
-    "llama:7b": _shape("llama", 32, 4096, 11_008, 32, 32, vocabulary=32_000, context=2048),
-    "llama:13b": _shape("llama", 40, 5120, 13_824, 40, 40, vocabulary=32_000, context=2048),
-    "llama:30b": _shape("llama", 60, 6656, 17_920, 52, 52, vocabulary=32_000, context=2048),
-    "llama:65b": _shape("llama", 80, 8192, 22_016, 64, 64, vocabulary=32_000, context=2048),
-    "llama2:7b": _shape("llama", 32, 4096, 11_008, 32, 32, vocabulary=32_000, context=4096),
-    "llama2:13b": _shape("llama", 40, 5120, 13_824, 40, 40, vocabulary=32_000, context=4096),
-    "llama2:70b": _shape("llama", 80, 8192, 28_672, 64, 8, vocabulary=32_000, context=4096),
-    "llama3:8b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=128_256, context=8192),
+    "llama:7b": Shape("llama", 32, 4096, 11_008, 32, 32, vocabulary=32_000, context=2048),
+    "llama:13b": Shape("llama", 40, 5120, 13_824, 40, 40, vocabulary=32_000, context=2048),
+    "llama:30b": Shape("llama", 60, 6656, 17_920, 52, 52, vocabulary=32_000, context=2048),
+    "llama:65b": Shape("llama", 80, 8192, 22_016, 64, 64, vocabulary=32_000, context=2048),
+    "llama2:7b": Shape("llama", 32, 4096, 11_008, 32, 32, vocabulary=32_000, context=4096),
+    "llama2:13b": Shape("llama", 40, 5120, 13_824, 40, 40, vocabulary=32_000, context=4096),
+    "llama2:70b": Shape("llama", 80, 8192, 28_672, 64, 8, vocabulary=32_000, context=4096),
+    "llama3:8b": Shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=128_256, context=8192),
     "llama3:70b": _LLAMA3_70B,
-    "llama3.1:8b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=128_256, **_L31),
+    "llama3.1:8b": Shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=128_256, **_L31),
     "llama3.1:70b": replace(_LLAMA3_70B, context=131_072, rope_factors=True),
-    "llama3.1:405b": _shape("llama", 126, 16_384, 53_248, 128, 8, vocabulary=128_256, **_L31),
-    "llama3.2:1b": _shape("llama", 16, 2048, 8192, 32, 8, vocabulary=128_256, tied=True, **_L31),
-    "llama3.2:3b": _shape("llama", 28, 3072, 8192, 24, 8, vocabulary=128_256, tied=True, **_L31),
+    "llama3.1:405b": Shape("llama", 126, 16_384, 53_248, 128, 8, vocabulary=128_256, **_L31),
+    "llama3.2:1b": Shape("llama", 16, 2048, 8192, 32, 8, vocabulary=128_256, tied=True, **_L31),
+    "llama3.2:3b": Shape("llama", 28, 3072, 8192, 24, 8, vocabulary=128_256, tied=True, **_L31),
     "llama3.3:70b": replace(_LLAMA3_70B, context=131_072, rope_factors=True),
-    "tinyllama:1.1b": _shape("llama", 22, 2048, 5632, 32, 4, vocabulary=32_000, context=2048),
-    "mistral:7b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=32_768, context=32_768),
-    "mistral-nemo:12b": _shape("llama", 40, 5120, 14_336, 32, 8, vocabulary=131_072, context=131_072, head_size=128),
-    "mixtral:8x7b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=32_000, context=32_768, experts=8),
-    "qwen2.5:0.5b": _shape("qwen2", 24, 896, 4864, 14, 2, **_Q25),
-    "qwen2.5:1.5b": _shape("qwen2", 28, 1536, 8960, 12, 2, **_Q25),
-    "qwen2.5:3b": _shape("qwen2", 36, 2048, 11_008, 16, 2, **_Q25),
-    "qwen2.5:7b": _shape("qwen2", 28, 3584, 18_944, 28, 4, **_Q25_LARGE),
-    "qwen2.5:14b": _shape("qwen2", 48, 5120, 13_824, 40, 8, **_Q25_LARGE),
-    "qwen2.5:32b": _shape("qwen2", 64, 5120, 27_648, 40, 8, **_Q25_LARGE),
-    "qwen2.5:72b": _shape("qwen2", 80, 8192, 29_568, 64, 8, **_Q25_LARGE),
-    "qwen3:0.6b": _shape("qwen3", 28, 1024, 3072, 16, 8, tied=True, **_Q3),
-    "qwen3:1.7b": _shape("qwen3", 28, 2048, 6144, 16, 8, tied=True, **_Q3),
-    "qwen3:4b": _shape("qwen3", 36, 2560, 9728, 32, 8, tied=True, **_Q3),
-    "qwen3:8b": _shape("qwen3", 36, 4096, 12_288, 32, 8, **_Q3),
-    "qwen3:14b": _shape("qwen3", 40, 5120, 17_408, 40, 8, **_Q3),
-    "qwen3:32b": _shape("qwen3", 64, 5120, 25_600, 64, 8, **_Q3),
-    "gemma:2b": _shape("gemma", 18, 2048, 16_384, 8, 1, vocabulary=256_000, context=8192, head_size=256, tied=True),
-    "gemma:7b": _shape("gemma", 28, 3072, 24_576, 16, 16, vocabulary=256_000, context=8192, head_size=256, tied=True),
-    "gemma2:2b": _shape("gemma2", 26, 2304, 9216, 8, 4, head_size=256, **_G2),
-    "gemma2:9b": _shape("gemma2", 42, 3584, 14_336, 16, 8, head_size=256, **_G2),
-    "gemma2:27b": _shape("gemma2", 46, 4608, 36_864, 32, 16, head_size=128, **_G2),
-    "gemma3:1b": _shape(
+    "tinyllama:1.1b": Shape("llama", 22, 2048, 5632, 32, 4, vocabulary=32_000, context=2048),
+    "mistral:7b": Shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=32_768, context=32_768),
+    "mistral-nemo:12b": Shape("llama", 40, 5120, 14_336, 32, 8, vocabulary=131_072, context=131_072, head_size=128),
+    "mixtral:8x7b": Shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=32_000, context=32_768, experts=8),
+    "qwen2.5:0.5b": Shape("qwen2", 24, 896, 4864, 14, 2, **_Q25),
+    "qwen2.5:1.5b": Shape("qwen2", 28, 1536, 8960, 12, 2, **_Q25),
+    "qwen2.5:3b": Shape("qwen2", 36, 2048, 11_008, 16, 2, **_Q25),
+    "qwen2.5:7b": Shape("qwen2", 28, 3584, 18_944, 28, 4, **_Q25_LARGE),
+    "qwen2.5:14b": Shape("qwen2", 48, 5120, 13_824, 40, 8, **_Q25_LARGE),
+    "qwen2.5:32b": Shape("qwen2", 64, 5120, 27_648, 40, 8, **_Q25_LARGE),
+    "qwen2.5:72b": Shape("qwen2", 80, 8192, 29_568, 64, 8, **_Q25_LARGE),
+    "qwen3:0.6b": Shape("qwen3", 28, 1024, 3072, 16, 8, tied=True, **_Q3),
+    "qwen3:1.7b": Shape("qwen3", 28, 2048, 6144, 16, 8, tied=True, **_Q3),
+    "qwen3:4b": Shape("qwen3", 36, 2560, 9728, 32, 8, tied=True, **_Q3),
+    "qwen3:8b": Shape("qwen3", 36, 4096, 12_288, 32, 8, **_Q3),
+    "qwen3:14b": Shape("qwen3", 40, 5120, 17_408, 40, 8, **_Q3),
+    "qwen3:32b": Shape("qwen3", 64, 5120, 25_600, 64, 8, **_Q3),
+    "gemma:2b": Shape("gemma", 18, 2048, 16_384, 8, 1, vocabulary=256_000, context=8192, head_size=256, tied=True),
+    "gemma:7b": Shape("gemma", 28, 3072, 24_576, 16, 16, vocabulary=256_000, context=8192, head_size=256, tied=True),
+    "gemma2:2b": Shape("gemma2", 26, 2304, 9216, 8, 4, head_size=256, **_G2),
+    "gemma2:9b": Shape("gemma2", 42, 3584, 14_336, 16, 8, head_size=256, **_G2),
+    "gemma2:27b": Shape("gemma2", 46, 4608, 36_864, 32, 16, head_size=128, **_G2),
+    "gemma3:1b": Shape(
         "gemma3", 26, 1152, 6912, 4, 1, vocabulary=262_144, context=32_768, head_size=256, tied=True, window=512
     ),
-    "gemma3:4b": _shape("gemma3", 34, 2560, 10_240, 8, 4, head_size=256, **_G3),
-    "gemma3:12b": _shape("gemma3", 48, 3840, 15_360, 16, 8, head_size=256, **_G3),
-    "gemma3:27b": _shape("gemma3", 62, 5376, 21_504, 32, 16, head_size=128, **_G3),
-    "phi3:3.8b": _shape("phi3", 32, 3072, 8192, 32, 32, vocabulary=32_064, context=131_072),
-    "phi3:14b": _shape("phi3", 40, 5120, 17_920, 40, 10, vocabulary=32_064, context=131_072),
-    "phi4:14b": _shape("phi3", 40, 5120, 17_920, 40, 10, vocabulary=100_352, context=16_384),
-    "phi4-mini:3.8b": _shape("phi3", 32, 3072, 8192, 24, 8, vocabulary=200_064, context=131_072, tied=True),
-    "opt:125m": _shape("opt", 12, 768, 3072, 12, 12, vocabulary=50_272, context=2048, tied=True),
-    "opt:1.3b": _shape("opt", 24, 2048, 8192, 32, 32, vocabulary=50_272, context=2048, tied=True),
-    "opt:6.7b": _shape("opt", 32, 4096, 16_384, 32, 32, vocabulary=50_272, context=2048, tied=True),
-    "opt:13b": _shape("opt", 40, 5120, 20_480, 40, 40, vocabulary=50_272, context=2048, tied=True),
-    "opt:30b": _shape("opt", 48, 7168, 28_672, 56, 56, vocabulary=50_272, context=2048, tied=True),
+    "gemma3:4b": Shape("gemma3", 34, 2560, 10_240, 8, 4, head_size=256, **_G3),
+    "gemma3:12b": Shape("gemma3", 48, 3840, 15_360, 16, 8, head_size=256, **_G3),
+    "gemma3:27b": Shape("gemma3", 62, 5376, 21_504, 32, 16, head_size=128, **_G3),
+    "phi3:3.8b": Shape("phi3", 32, 3072, 8192, 32, 32, vocabulary=32_064, context=131_072),
+    "phi3:14b": Shape("phi3", 40, 5120, 17_920, 40, 10, vocabulary=32_064, context=131_072),
+    "phi4:14b": Shape("phi3", 40, 5120, 17_920, 40, 10, vocabulary=100_352, context=16_384),
+    "phi4-mini:3.8b": Shape("phi3", 32, 3072, 8192, 24, 8, vocabulary=200_064, context=131_072, tied=True),
+    "opt:125m": Shape("opt", 12, 768, 3072, 12, 12, vocabulary=50_272, context=2048, tied=True),
+    "opt:1.3b": Shape("opt", 24, 2048, 8192, 32, 32, vocabulary=50_272, context=2048, tied=True),
+    "opt:6.7b": Shape("opt", 32, 4096, 16_384, 32, 32, vocabulary=50_272, context=2048, tied=True),
+    "opt:13b": Shape("opt", 40, 5120, 20_480, 40, 40, vocabulary=50_272, context=2048, tied=True),
+    "opt:30b": Shape("opt", 48, 7168, 28_672, 56, 56, vocabulary=50_272, context=2048, tied=True),
 }
 SIGHTED = ("gemma3:4b", "gemma3:12b", "gemma3:27b")  # their vision part, about 0.4 B parameters, is not in the shape
 _QUANTIZED = re.compile(r"[-_:](q\d(?:_\w+)?|fp16|f16|bf16|f32)$", re.IGNORECASE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from loadtest.errors import ScenarioError
 from loadtest.memory.gguf import TYPES, size_of
 from loadtest.memory.shapes import Shape, Tensor, tensors_of
@@ -43,14 +41,6 @@ _KEPT_FLOAT32 = ("ffn_gate_inp", "position_embd")  # matrices that stay float32
 _FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Bytes of a model's tensors, in all and by ggml type; the header of a file (its vocabulary) adds some MB."""
-
-    bytes: int
-    by_type: dict[str, int]
-
-
 def dtype(name: str) -> str:
     """Return the dtype's name in DTYPES; raise ScenarioError for an unknown one."""
     known = _DTYPE_NAMES.get(name.lower(), name.lower())
@@ -76,19 +66,16 @@ def recipe(name: str) -> str:
     return known[name.upper()]
 
 
-def weigh(shape: Shape, quantization: str) -> Weights:
+def weigh(shape: Shape, quantization: str) -> int:
     """Return the bytes of all tensors of a GGUF file with this shape and quantisation, by llama.cpp's rules.
 
-    It holds for files made without an importance matrix and without types chosen by hand. Raises ScenarioError.
+    The header of a file (its vocabulary) adds some MB. It holds for files made without an importance matrix and without
+    types chosen by hand. Raises ScenarioError.
     """
     if shape.layout == "opt":
         raise ScenarioError("no GGUF server runs OPT models: give --dtype instead of --quantization.")
     name = recipe(quantization)
-    by_type: dict[str, int] = {}
-    for item in tensors_of(shape):
-        kind = type_of(item, shape, name)
-        by_type[kind] = by_type.get(kind, 0) + size_of(kind, item.row, item.parameters)
-    return Weights(sum(by_type.values()), by_type)
+    return sum(size_of(type_of(item, shape, name), item.row, item.parameters) for item in tensors_of(shape))
 
 
 def rough(parameters: int, quantization: str) -> int:

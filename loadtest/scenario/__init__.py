@@ -12,8 +12,6 @@ from loadtest.scenario.checks import check_lengths_used
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.lengths import (
-    Lengths,
-    Observed,
     lengths_of,
     read_length,
     read_seconds,
@@ -32,7 +30,6 @@ from loadtest.scenario.parts.request import (
     ADDED_KEYS,
     APIS,
     EMBEDDINGS,
-    ENDPOINT_NAMES,
     ONE_API,
     SAID_KEYS,
     RequestKeys,
@@ -61,7 +58,6 @@ __all__ = [
     "ATTRIBUTE",
     "BURSTINESS",
     "EMBEDDINGS",
-    "ENDPOINT_NAMES",
     "FORMER",
     "MOST_REQUESTS",
     "MOST_S",
@@ -75,12 +71,10 @@ __all__ = [
     "ConnectionKeys",
     "DataKeys",
     "Key",
-    "Lengths",
     "Level",
     "LimitKeys",
     "LoadKeys",
     "ModelShare",
-    "Observed",
     "PromptKeys",
     "Range",
     "RequestKeys",

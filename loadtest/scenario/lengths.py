@@ -145,17 +145,17 @@ class Lengths:
 
     def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
         """Return one length; see LengthPart.draw."""
-        part = self.parts[0]
-        if len(self.parts) > 1:
-            part = rng.choices(self.parts, [each.share for each in self.parts])[0]
-        return part.draw(rng, place, observed)
+        return self._one_part(rng).draw(rng, place, observed)
 
     def seconds(self, rng: random.Random) -> float:
         """Return one time, from 0 to a day."""
-        part = self.parts[0]
-        if len(self.parts) > 1:
-            part = rng.choices(self.parts, [each.share for each in self.parts])[0]
-        return min(max(part.value(rng), PAUSES.low), PAUSES.high)
+        return min(max(self._one_part(rng).value(rng), PAUSES.low), PAUSES.high)
+
+    def _one_part(self, rng: random.Random) -> LengthPart:
+        """Draw a part of a mixture by its share."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return rng.choices(self.parts, [each.share for each in self.parts])[0]
 
     @property
     def mean(self) -> float:

@@ -60,16 +60,6 @@ class Profile:
     slots: int | None = 4
     num_ctx: int = 4096
 
-    def to_json(self) -> bytes:
-        """Return the profile as a file that `load_profile` reads back."""
-        fields = dataclasses.asdict(self)
-        table = self.timing.step.table
-        if table:
-            fields["timing"]["step"] = {"table": {str(streams): list(values) for streams, values in table}}
-        else:
-            del fields["timing"]["step"]["table"]
-        return orjson.dumps(fields, option=orjson.OPT_INDENT_2) + b"\n"
-
 
 LLAMA_70B = ModelFacts(
     name="llama3.1:70b",

@@ -91,7 +91,7 @@ class SlotProbe:
         }
 
 
-def probe_slots(target: Target, workload: Workload, bursts: Sequence[int] = BURSTS) -> SlotProbe:
+def probe_slots(target: Target, workload: Workload) -> SlotProbe:
     """Find the limit of the slots; where the server says it no request is sent.
 
     Raises TargetError where the first request is not answered, ScenarioError where there are no tokens to watch.
@@ -100,7 +100,7 @@ def probe_slots(target: Target, workload: Workload, bursts: Sequence[int] = BURS
         return SlotProbe(target.server.slots, 0, f"The server says that it has {counted(target.server.slots, 'slot')}.")
     if workload.scenario.endpoint == EMBEDDINGS:
         raise ScenarioError("embeddings come without tokens to watch, so their slots cannot be probed.")
-    return asyncio.run(_Probing(target, workload).run(bursts))
+    return asyncio.run(_Probing(target, workload).run())
 
 
 class _Probing:
@@ -114,7 +114,7 @@ class _Probing:
         self._witnesses: list[str] = []
         self._begun = now()
 
-    async def run(self, bursts: Sequence[int]) -> SlotProbe:
+    async def run(self) -> SlotProbe:
         """Send single requests to an idle server, then bursts until one is passed over."""
         async with AsyncWire(**way_of(self._workload.scenario)) as wire:
             alone: list[Record] = []
@@ -123,7 +123,7 @@ class _Probing:
                 _accept(alone[-1], self._target)
             idle = min(map(_ttft, alone))
             most = 1
-            for size in bursts:
+            for size in BURSTS:
                 await wire.prepare(self._target.server.url, size)
                 found = await self._told(wire, size, idle)
                 most = max(most, found.at_work)

@@ -4,11 +4,9 @@ from loadtest.wire.address import Origin
 from loadtest.wire.async_wire import AsyncWire
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, keeper, now
 from loadtest.wire.order import HungUpError, Order, Posts, Timeouts
-from loadtest.wire.reads import Reads
 from loadtest.wire.received import Received
 from loadtest.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
 from loadtest.wire.timerfd import Timerfd
-from loadtest.wire.tls import Verify
 
 __all__ = [
     "AsyncWire",
@@ -19,12 +17,10 @@ __all__ = [
     "Order",
     "Origin",
     "Posts",
-    "Reads",
     "Received",
     "SyncWire",
     "Timeouts",
     "Timerfd",
-    "Verify",
     "Waiter",
     "WallClock",
     "keeper",

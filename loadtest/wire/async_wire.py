@@ -100,7 +100,7 @@ class AsyncWire:
         """
         self._start()
         received = order.received
-        connection = self._take(order.origin)
+        connection = self._pool.take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
@@ -115,15 +115,6 @@ class AsyncWire:
             # The server had closed this connection before it saw the request, which goes once more, over a new one.
             connection, fresh = None, True
             received.t_send = received.t_send or now()
-
-    def _take(self, origin: Origin) -> Connection | None:
-        """Return an idle connection that the server has not closed, be it in this very turn of the loop."""
-        while (connection := self._pool.take(origin)) is not None:
-            connection.receive()
-            if not connection.broken:
-                return connection
-            self._close(connection)
-        return None
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()

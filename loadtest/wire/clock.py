@@ -29,6 +29,7 @@ BEAT = 0.002  # seconds between two heartbeats
 GAP = 4_000_000  # ns; beats come 2 to 3 ms apart on an idle loop, for uvloop's timers count whole milliseconds
 SLEW = 500e-6  # the fastest drift of a wall clock that NTP disciplines
 STEP = 1_000_000  # ns; an offset that moved by more than this beyond what SLEW explains is a step
+STAMPS_WITHIN_S = 0.25  # of asking for them: later ones are not waited for
 
 
 def now() -> int:
@@ -97,17 +98,11 @@ class WallClock:
         right one: of the two results, the later one that does not exceed `at` is taken, for no stamp is later than its
         read.
         """
-        after = bisect_right(self._at, at)
-        if after in (0, len(self._at)):
-            t = wall_ns - self._offsets[max(after - 1, 0)]
-            return min(at, t)
-        since, before = self._at[after - 1], self._offsets[after - 1]
-        moved = self._offsets[after] - before
-        if after in self._stepped:
+        since, until, before, moved, stepped = self._stretch(at)
+        if stepped:
             candidates = (wall_ns - before, wall_ns - before - moved)
             return max((t for t in candidates if t <= at), default=at)
-        t = wall_ns - before - moved * (at - since) // (self._at[after] - since)
-        return min(at, t)
+        return min(at, wall_ns - before - moved * (at - since) // (until - since))
 
     def instants(self, stamps: Sequence[int], handled: Sequence[int]) -> list[int]:
         """Return when each read of a stream arrived: its kernel stamp, wall ns, on the monotonic clock.
@@ -118,10 +113,10 @@ class WallClock:
         out: list[int] = []
         i = 0
         while i < len(handled):
-            since, until, before, moved = self._stretch(handled[i])
+            since, until, before, moved, stepped = self._stretch(handled[i])
             end = bisect_left(handled, until, i)
             pairs = zip(stamps[i:end], handled[i:end], strict=True)
-            if moved is None:
+            if stepped:
                 out += [self.to_monotonic(stamp, at) if stamp else at for stamp, at in pairs]
             else:  # as in to_monotonic, without a search for each read
                 span = until - since
@@ -132,16 +127,15 @@ class WallClock:
             i = end
         return list(accumulate(out, max))
 
-    def _stretch(self, at: int) -> tuple[int, int, int, int | None]:
-        """Return the two samples around `at`, the offset at the first and how far it moved by the second; None at a step."""
+    def _stretch(self, at: int) -> tuple[int, int, int, int, bool]:
+        """Return the two samples around `at`, the offset at the first, how far it moved by the second, and whether in a step."""
         after = bisect_right(self._at, at)
         until = self._at[after] if after < len(self._at) else 1 << 62
         if after == 0:
-            return at, until, self._offsets[0], 0
+            return at, until, self._offsets[0], 0, False
         since, before = self._at[after - 1], self._offsets[after - 1]
-        if after in self._stepped:
-            return since, until, before, None
-        return since, until, before, self._offsets[after] - before if after < len(self._at) else 0
+        moved = self._offsets[after] - before if after < len(self._at) else 0
+        return since, until, before, moved, after in self._stepped
 
 
 class LagLog:
@@ -245,16 +239,10 @@ class Heartbeat:
         if gap >= GAP:
             self._log.add(t, gap)
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
 
 @contextmanager
-def keeper(patience: float = 0.25) -> Iterator[bool]:
-    """Keep the kernel's stamping switched on; give whether reads on loopback carried stamps within `patience` seconds.
+def keeper() -> Iterator[bool]:
+    """Keep the kernel's stamping switched on; give whether reads on loopback soon carried stamps.
 
     The kernel stamps only while some socket asks for it, and a new process misses stamps for its first milliseconds
     (measured: 2.9). Hence one socket that asks, held open throughout. Enter before the clock starts: it blocks.
@@ -265,12 +253,12 @@ def keeper(patience: float = 0.25) -> Iterator[bool]:
             reader = sockets.enter_context(socket.create_connection(listener.getsockname(), timeout=1))
             asked = ask_for_stamps(reader)
             writer = sockets.enter_context(listener.accept()[0])
-            stamping = asked and _stamps_arrive(reader, writer, patience)
+            stamping = asked and _stamps_arrive(reader, writer)
         yield stamping
 
 
-def _stamps_arrive(reader: socket.socket, writer: socket.socket, patience: float) -> bool:
-    deadline = time.monotonic() + patience
+def _stamps_arrive(reader: socket.socket, writer: socket.socket) -> bool:
+    deadline = time.monotonic() + STAMPS_WITHIN_S
     while time.monotonic() < deadline:
         writer.send(b"?")
         _, ancillary, _, _ = reader.recvmsg(1, ANCILLARY_SIZE)

@@ -227,8 +227,15 @@ class Pool:
         return len(self._idle.get(origin, ()))
 
     def take(self, origin: Origin) -> Connection | None:
+        """Return an idle connection that the server has not closed, be it in this very moment."""
         idle = self._idle.get(origin)
-        return idle.pop() if idle else None
+        while idle:
+            connection = idle.pop()
+            connection.receive()
+            if not connection.broken:
+                return connection
+            self._close(connection)
+        return None
 
     def park(self, connection: Connection) -> None:
         """Keep an idle connection; when the server closes it, it is dropped."""

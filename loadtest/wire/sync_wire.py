@@ -115,7 +115,7 @@ class SyncWire:
     def fetch(self, order: Order) -> None:
         """Send `order` and wait until its answer is over; raises as AsyncWire.fetch does."""
         received = order.received
-        connection = self._take(order.origin)
+        connection = self._pool.take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
@@ -135,14 +135,6 @@ class SyncWire:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _take(self, origin: Origin) -> Connection | None:
-        while (connection := self._pool.take(origin)) is not None:
-            connection.receive()  # no loop watched it: the server may have closed it since
-            if not connection.broken:
-                return connection
-            self._close(connection)
-        return None
 
     def _release(self, call: Call) -> None:
         self._pool.release(call.connection, reusable=call.received.reusable)

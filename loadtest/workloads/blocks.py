@@ -6,7 +6,6 @@ equal beginning of their prompts. Each hash gives a made-up block of its own.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,11 +15,10 @@ from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_from, seed_of
 from loadtest.workloads.source import Session, SingleRequest
-from loadtest.workloads.synthetic import made_up_document
+from loadtest.workloads.synthetic import kept_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 BLOCK_TOKENS = 512  # of a block, by the server's count
-KEPT_BLOCKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +53,8 @@ class HashedBlocks:
             length = min(block, ours)
             if length <= 0:
                 break
-            texts.append(_block(length, seed_from(self.scenario.seed, key, hash_id), self.counter))
+            texts.append(kept_document(length, seed_from(self.scenario.seed, key, hash_id), self.counter))
             ours -= length
         if ours > 0:  # more tokens than blocks: the rest is this request's own
             texts.append(made_up_document(ours, seed_from(self.scenario.seed, key, "rest", i), self.counter))
         return " ".join(texts)
-
-
-@functools.lru_cache(maxsize=KEPT_BLOCKS)
-def _block(ours: int, seed: int, counter: Counter) -> str:
-    return made_up_document(ours, seed, counter)

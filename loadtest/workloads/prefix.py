@@ -12,7 +12,7 @@ from loadtest.scenario import Level, Scenario
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_from
 from loadtest.workloads.source import Session
-from loadtest.workloads.synthetic import made_up_document
+from loadtest.workloads.synthetic import kept_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 BETWEEN = "\n\n"  # system prompt and prompt, where an endpoint takes one text
@@ -52,7 +52,7 @@ class SharedPrefix:
             rng = random.Random(seed_from("prefix", scenario.seed, level.index, i, warmup))
             which = _drawn_place(count, scenario.prefix_zipf, rng)
         ours = max(1, round(scenario.system_tokens / self.fit.ratio))
-        return made_up_prefix(ours, seed_from("system", scenario.seed, which), self.counter), scenario.system_tokens
+        return kept_document(ours, seed_from("system", scenario.seed, which), self.counter), scenario.system_tokens
 
 
 def _drawn_place(count: int, zipf: float | None, rng: random.Random) -> int:
@@ -64,12 +64,6 @@ def _drawn_place(count: int, zipf: float | None, rng: random.Random) -> int:
 @functools.lru_cache(maxsize=4)
 def _weights(count: int, zipf: float) -> Sequence[float]:
     return tuple(itertools.accumulate((k + 1) ** -zipf for k in range(count)))
-
-
-@functools.lru_cache(maxsize=1024)
-def made_up_prefix(ours: int, seed: int, counter: Counter) -> str:
-    """Return a made-up system prompt; the ones used last are kept."""
-    return made_up_document(ours, seed, counter)
 
 
 class PrefixedSession:

@@ -6,6 +6,7 @@ use them instead of reading ours, so every prompt begins with a nonce drawn from
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 from typing import Self
@@ -111,3 +112,9 @@ def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
             break
         filler += off
     return text
+
+
+@functools.lru_cache(maxsize=4096)
+def kept_document(tokens: int, seed: int, counter: Counter) -> str:
+    """Return what `made_up_document` does, for a text that many prompts share: those used last are kept."""
+    return made_up_document(tokens, seed, counter)

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from loadtest.analyse.comparison.compare import (
     FAMILY_ERROR,
-    RUN_NOISE,
     SAME,
     TOLERANCE,
     WORSE,
@@ -29,7 +28,7 @@ from loadtest.analyse.comparison.compare import (
     compare,
     judge_change,
 )
-from loadtest.analyse.comparison.differences import METRICS, Figure, Metric, figure_of
+from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, Figure, Metric, figure_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play

@@ -12,17 +12,8 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.comparison import compare_report
-from loadtest.analyse.comparison.compare import (
-    BETTER,
-    FAILED,
-    NOT_COMPARABLE,
-    SAME,
-    TOO_FEW,
-    WORSE,
-    Change,
-    Comparison,
-    Metric,
-)
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, Comparison
+from loadtest.analyse.comparison.differences import FAILED, Metric
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.verdict.verdict import worst
 

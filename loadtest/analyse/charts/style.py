@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -82,7 +81,6 @@ def page(
     across = min(panels, columns)
     down = -(-panels // across)
     figure = Figure(figsize=(WIDTH, height + (down - 1) * 2.9), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(down, across, squeeze=False, sharey=share_y)
     axes = [panel for row in grid for panel in row]
     for spare in axes[panels:]:

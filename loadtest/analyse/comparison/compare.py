@@ -304,23 +304,3 @@ def _failures_change(ours: Levels, theirs: Levels, limits: Limits, refused: str)
     worse = shares[1] > shares[0]
     past = shares[1] - shares[0] > limits.tolerance
     return dataclasses.replace(plain, verdict=WORSE if worse else BETTER, regression=past)
-
-
-__all__ = [
-    "BETTER",
-    "FAILED",
-    "NOT_COMPARABLE",
-    "RUN_NOISE",
-    "SAME",
-    "TOLERANCE",
-    "TOO_FEW",
-    "WORSE",
-    "Change",
-    "Comparison",
-    "Figure",
-    "Limits",
-    "Metric",
-    "compare",
-    "fisher",
-    "judge_change",
-]

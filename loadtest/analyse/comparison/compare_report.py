@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from loadtest.analyse.comparison.compare import BETTER, FAILED, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
+from loadtest.analyse.comparison.differences import FAILED
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.run import offered_load

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 LEAST_S = 0.001  # a cause that took less is not named
 
@@ -52,7 +52,6 @@ class Parts:
     decode_s: float
     decode: tuple[TimePart, ...]
     lost: LostCache | None = None
-    notes: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)

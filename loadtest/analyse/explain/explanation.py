@@ -329,11 +329,7 @@ def blame(parts: Parts, slots: int) -> dict[int, Cause]:
             share = 1 / slots if each.how == parts_of.SLOT else 1.0
             total[each.row] = total.get(each.row, 0.0) + each.seconds * share
             cause.setdefault(each.row, each)
-    found = {}
-    for row in sorted(total, key=lambda each: -total[each]):
-        one = cause[row]
-        found[row] = replace(one, seconds=total[row])
-    return found
+    return {row: replace(cause[row], seconds=total[row]) for row in sorted(total, key=lambda each: -total[each])}
 
 
 # -- which request --------------------------------------------------------------------------------------------------
@@ -360,8 +356,7 @@ def rows_by_length(run: RunData, levels: Iterable[int], by: str) -> IntArray:
 def at_percentile(rows: IntArray, share: float) -> int:
     """Return the row at a percentile of rows_by_length: the smallest value that so many do not exceed."""
     place = max(math.ceil(share * len(rows)) - 1, 0)
-    ordered: IntArray = rows[::-1]
-    return int(ordered[place])
+    return int(rows[::-1][place])
 
 
 def busiest(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def kept_score(analysis: Analysis) -> Score | None:
     Raises PredictionError where the file is not the one that run.json names.
     """
     kept = analysis.run.facts.get("prediction")
-    if not isinstance(kept, dict) or not kept.get("sha256"):
+    if not kept or not kept.get("sha256"):
         return None
     path = analysis.run.path / FILE_NAME
     try:

@@ -221,14 +221,14 @@ def _never_read(facts: dict[str, Any], columns: Columns) -> int:
     or a process died, nobody does.
     """
     workers = facts.get("workers")
-    died = isinstance(workers, list) and any(isinstance(one, dict) and one.get("died") for one in workers)
+    died = isinstance(workers, list) and any(one.get("died") for one in workers)  # of Locust it is their number
     if facts.get("state") != "done" or facts.get("driver") != "asyncio" or died:
         return 0
     counts = ~columns["warmup"].astype(np.bool_)
     fewer = 0
     for level in facts["levels"]:
         asked, open_loop = level.get("requests"), level.get("rate") is not None or level.get("trace") is not None
-        if isinstance(asked, int) and not open_loop and "stopped" not in level and level.get("ended_ns") is not None:
+        if asked and not open_loop and "stopped" not in level and level.get("ended_ns") is not None:
             fewer += max(asked - int((counts & (columns["level"] == level["index"])).sum()), 0)
     return fewer
 

@@ -147,20 +147,17 @@ def undistinguished_servers(run: RunData) -> str | None:
 
 
 def _targets(run: RunData) -> list[_Destination]:
-    said = run.facts.get("targets")
-    return [_read_target(one) for one in said if isinstance(one, dict)] if isinstance(said, list) else []
+    return [_read_target(one) for one in run.facts.get("targets") or []]
 
 
 def _read_target(said: dict[str, Any]) -> _Destination:
-    server = said.get("server")
     url, model, dialect = (str(said.get(name) or "") for name in ("url", "model", "dialect"))
-    return _Destination(url, model, dialect, server if isinstance(server, dict) else {}, said)
+    return _Destination(url, model, dialect, said.get("server") or {}, said)
 
 
 def _older_targets(run: RunData) -> list[_Destination]:
     """Return the further targets of an older Locust run, which describes each in a line of text."""
-    said = run.facts.get("other_targets")
-    lines = [DESCRIBED.fullmatch(str(line)) for line in said] if isinstance(said, list) else []
+    lines = [DESCRIBED.fullmatch(line) for line in run.facts.get("other_targets") or []]
     return [
         _Destination(line["url"], line["model"], line["dialect"], _server(line["server"])) for line in lines if line
     ]

@@ -100,7 +100,7 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     waiting = everyone & (run.column("load_s") > long)
     loads = list(_loads(run.requests[waiting], spans))
     # The first load of a level may be any model's; only one behind another model's work is a turn.
-    if not any(_began_before(spans, name, end) for name, end in loads):
+    if not any(_worked_between(spans, name, -np.inf, end) for name, end in loads):
         return None
     send, load = run.column("send")[waiting], run.column("load_s")[waiting]
     begin = float(np.nanmin(run.column("send")[everyone]))
@@ -150,10 +150,6 @@ def _worked_between(spans: dict[str, Spans], name: str, since: float, until: flo
     )
 
 
-def _began_before(spans: dict[str, Spans], name: str, end: float) -> bool:
-    return _worked_between(spans, name, -np.inf, end)
-
-
 def _beside(one: Spans, other: Spans) -> bool:
     """Whether two models were at work at the same time for more than stamps can be off."""
     least = min(_length(one), _length(other))
@@ -162,11 +158,11 @@ def _beside(one: Spans, other: Spans) -> bool:
 
 def _union(parts: Sequence[Spans]) -> Spans:
     """Return spans that do not overlap and cover the same time."""
-    begins, ends = (np.concatenate(side) if parts else np.zeros(0) for side in zip(*parts, strict=True))
-    order = np.argsort(begins, kind="stable")
-    begins, ends = begins[order], np.maximum.accumulate(ends[order]) if len(ends) else ends
+    begins, ends = (np.concatenate(side) for side in zip(*parts, strict=True))
     if not len(begins):
         return begins, ends
+    order = np.argsort(begins, kind="stable")
+    begins, ends = begins[order], np.maximum.accumulate(ends[order])
     fresh = np.append(True, begins[1:] > ends[:-1])
     return begins[fresh], ends[np.append(np.flatnonzero(fresh)[1:] - 1, len(ends) - 1)]
 

@@ -330,25 +330,16 @@ class Engine:
     def _token(self, stream: Stream, at: int) -> None:
         if stream.stage is Stage.ENDED:  # cancelled while the batch ran
             return
-        request = stream.request
-        stream.stage = Stage.DECODE
-        stream.tokens += 1
-        stream.last = at
-        if stream.first is None:
-            stream.first = at
-        end_token = request.natural is not None and stream.tokens > request.natural
-        done = end_token or stream.tokens >= request.limit
-        self._out.append(Emission(stream, at, text=not end_token, done=done))
-        if done:
-            self._end(stream, at, "stop" if end_token else "length")
+        token = stream.next_token(at)
+        self._out.append(token)
+        if token.done:
+            self._end(stream, at, "length" if token.text else "stop")
 
 
 def _holds(stream: Stream) -> int:
     """Return how many tokens a stream will hold in the end."""
-    answer = (
-        stream.request.limit if stream.request.natural is None else min(stream.request.natural, stream.request.limit)
-    )
-    return stream.prompt_tokens + answer
+    request = stream.request
+    return stream.prompt_tokens + (request.limit if request.natural is None else min(request.natural, request.limit))
 
 
 def _batch_prompts(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:

@@ -81,17 +81,10 @@ class Metronome:
         heapq.heappush(self._ticks, (-(-at // self._grid_ns) * self._grid_ns, self._sequence, stream))
 
     def _tick(self, stream: Stream, at: int) -> Emission:
-        request = stream.request
-        if request.load_only:
+        if stream.request.load_only:
             stream.stage, stream.ended, stream.reason = Stage.ENDED, at, "load"
             return Emission(stream, at, text=False, done=True)
-        stream.tokens += 1
-        stream.last = at
-        stream.stage = Stage.DECODE
-        if stream.first is None:
-            stream.first = at
-        end_token = request.natural is not None and stream.tokens > request.natural
-        done = end_token or stream.tokens >= request.limit
-        if done:
-            stream.stage, stream.ended, stream.reason = Stage.ENDED, at, "stop" if end_token else "length"
-        return Emission(stream, at, text=not end_token, done=done)
+        token = stream.next_token(at)
+        if token.done:
+            stream.stage, stream.ended, stream.reason = Stage.ENDED, at, "length" if token.text else "stop"
+        return token

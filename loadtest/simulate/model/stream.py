@@ -76,6 +76,14 @@ class Stream:
         """From the first token to the last: n − 1 intervals for n tokens."""
         return self.last - self.first if self.last is not None and self.first is not None else 0
 
+    def next_token(self, at: int) -> Emission:
+        """Make one more token; the caller ends the stream where that was its last."""
+        self.stage, self.last, self.tokens = Stage.DECODE, at, self.tokens + 1
+        if self.first is None:
+            self.first = at
+        ends = self.request.natural is not None and self.tokens > self.request.natural
+        return Emission(self, at, text=not ends, done=ends or self.tokens >= self.request.limit)
+
 
 class Emission(NamedTuple):
     """What one batch brings one stream: a token with text, the end, or both."""

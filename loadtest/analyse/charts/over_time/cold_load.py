@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from loadtest.analyse.charts import style
@@ -31,7 +30,6 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     watched = cold_load.sampled(analysis.run, samples.read_machine(analysis.run))
     seen = [(key, name, watched[key]) for key, name in cold_load.MEMORIES if len(watched[key].t)]
     figure = Figure(figsize=(style.WIDTH, 3.1 + 1.75 * len(seen)), dpi=style.DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     heights = [1.25 if not seen else 0.8, *[1.0] * len(seen)]
     panels = figure.subplots(1 + len(seen), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     zero = load_bars(panels[0], analysis, every)

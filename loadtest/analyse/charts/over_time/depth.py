@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings.run_findings import believed_slots, only_void
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.server.queue.at_work import Depth
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, listed
 
@@ -22,8 +22,8 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         return
     seen = np.isfinite(first) & np.isfinite(last)
     instants = np.unique(np.concatenate((send[sent], first[seen], last[seen], end[sent])))
-    decoding = _open(first[seen], last[seen], instants)
-    waiting = _open(send[sent], np.where(seen, first, end)[sent], instants)
+    decoding = Depth.of(first[seen], last[seen]).at(instants)
+    waiting = Depth.of(send[sent], np.where(seen, first, end)[sent]).at(instants)
     axes.stackplot(
         instants,
         decoding,
@@ -44,13 +44,6 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     style.level_marks(axes, analysis)
     axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
     axes.set_ylabel("streams")
-
-
-def _open(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
-    """Return how many intervals are open from each instant on."""
-    began = np.searchsorted(np.sort(starts), instants, side="right")
-    ended = np.searchsorted(np.sort(ends), instants, side="right")
-    return (began - ended).astype(np.float64)
 
 
 def title(analysis: Analysis) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -36,7 +35,6 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
         *_panels(seen),
     ]
     figure = Figure(figsize=(style.WIDTH, 2.0 + 1.75 * len(panels)), dpi=style.DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     every = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (label, panel) in zip(every, panels, strict=True):
         panel(axes)

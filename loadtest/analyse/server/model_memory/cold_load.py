@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
 from loadtest.text import seconds, size
+from loadtest.urls import loopback
 
 ENOUGH_SAMPLES = 2  # fewest samples during a load that a growth is computed from
 # Growth of the page cache as a share of the file: up to the first the file came from the cache, from the second on from disk.
@@ -97,8 +97,7 @@ def _server_host(run: RunData, seen: Machine) -> pd.DataFrame | None:
         return elsewhere[0]  # a monitor on another machine is there for the server
     here = seen.hosts.get(run.zero.host or "")
     url = str((run.facts.get("target") or {}).get("url") or "")
-    local = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
-    return here if here is not None and (local or "server_cpu" in here) else None
+    return here if here is not None and (loopback(url) or "server_cpu" in here) else None
 
 
 def file_bytes(run: RunData) -> tuple[int | None, str | None]:

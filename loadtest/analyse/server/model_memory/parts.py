@@ -19,12 +19,12 @@ from loadtest.memory import report
 from loadtest.memory.estimate import MemoryPlan
 from loadtest.memory.loaded import loaded_memory
 from loadtest.text import binary_size, counted, percent, signed
+from loadtest.urls import loopback
 
 NOTABLE_DIFFERENCE = 0.1  # of the estimate; a larger difference is reported
 EXPLAINED = 0.02  # of the measurement; another plan that comes so near may be the one that was served
 MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
 SMALLER_CACHES = ("q8_0", "q4_0")
-LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def same_machine(run: RunData, sampled: str) -> bool:
     """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
     url = str((run.facts.get("target") or {}).get("url") or "")
     client = (run.facts.get("client") or {}).get("host")
-    return sampled != client or urlsplit(url).hostname in (*LOCAL, client)
+    return sampled != client or loopback(url) or urlsplit(url).hostname == client
 
 
 def _gpu_reading(machine: Machine, used: int, plan: MemoryPlan) -> MemoryReading:

@@ -99,12 +99,12 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     keep = rows & np.isfinite(run.column("send"))
     left = np.asarray(run.requests["left"], dtype=np.bool_)[keep]
     gone = np.where(left, run.column("end")[keep], requests.gone)
-    begun = np.where(np.isfinite(requests.begun), requests.begun, requests.first)
-    at_work = np.isfinite(begun) & np.isfinite(gone)
-    if (at_work.sum()) == 0:
+    at_work = np.isfinite(requests.begun) & np.isfinite(gone)
+    if not at_work.any():
         return "no stream was seen at work"
-    begun, gone_at = begun[at_work], np.maximum(gone[at_work], begun[at_work])
-    waits_until = np.where(at_work, np.where(np.isfinite(requests.begun), requests.begun, requests.first), gone)
+    begun = requests.begun[at_work]
+    gone_at = np.maximum(gone[at_work], begun)
+    waits_until = np.where(at_work, requests.begun, gone)
     empty = _Empty.of(
         Depth.of(begun, gone_at), Depth.of(requests.arrived, np.maximum(waits_until, requests.arrived)), int(limit)
     )

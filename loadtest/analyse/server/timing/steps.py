@@ -61,24 +61,24 @@ class Steps:
     pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
 
-    def timing(self, *, prefill_s: float | None = None, neighbours: bool | None = None) -> Timing:
-        """Return the timing that the engine predicts with; an argument replaces what was measured.
+    def timing(self, *, neighbours: bool | None = None) -> Timing:
+        """Return the timing that the engine predicts with; `neighbours` replaces what was measured.
 
         For a number of streams that was measured the engine draws from its step times. Between such numbers it
         interpolates their means, and past the last one step times grow by `slope_s` a stream. Raises ValueError where no
         step time or no prefill speed is known.
         """
         known = self.prefill
-        if not self.times or (known is None and prefill_s is None):
+        if not self.times or known is None:
             raise ValueError("no step time or no prefill speed is known")
         split = bool(self.neighbours if neighbours is None else neighbours)
         return Timing(
             step=StepLaw(table=step_table(self.times, self.slope_s, neighbours=split), in_order=True),
-            prefill_s=known.per_token_s if prefill_s is None and known else prefill_s or 0.0,
-            prompt_s=known.fixed_s if prefill_s is None and known else 0.0,
-            prompt_jitter=known.jitter if known else 0.0,
-            prompt_factors=known.factors if known else (),
-            n_batch=known.n_batch if known else 512,
+            prefill_s=known.per_token_s,
+            prompt_s=known.fixed_s,
+            prompt_jitter=known.jitter,
+            prompt_factors=known.factors,
+            n_batch=known.n_batch,
             handling_s=self.handling_s,
             handover_s=self.handover_s,
             handovers=self.handovers,
