@@ -87,6 +87,8 @@ WRONG = [
     (["--prompt-file", "utf16.toml"], "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8."),
     (["--prompt-file", "binary"], "is not UTF-8 text (line"),
     (["--prompt-file", "folder"], "cannot read the prompt file folder: Is a directory."),
+    (["--prompt-file", "-"], "cannot read the prompt file -: No such file or directory; standard input is /dev/stdin."),
+    (["--trace", "packed.csv"], "the trace packed.csv is gzip, which loadtest does not read; unpack it first."),
     (["--trace", "bad.csv"], "line 2, has a length of 'nan' (column input_tokens)"),
     (["--trace", "far.txt"], "line 2, is due 1.16e+25 days after the first"),
     (["--trace", "empty"], "the trace empty is empty"),
@@ -111,6 +113,18 @@ WRONG = [
     (["--out", LONG], "File name too long; choose another --out."),
     (["--out", "/".join(["x" * 200] * 30)], "File name too long; choose another --out."),
     (["--concurency", "1"], "--concurrency"),
+    (["\u2013concurrency", "4"], "begins with a dash that is not the keyboard's; write --concurrency."),
+    (["\u2014slo=ttft_p95=2"], "begins with a dash that is not the keyboard's; write --slo=ttft_p95=2."),
+    (
+        ["--slo", "\u201cttft_p95=2\u201d"],
+        "has typographic quotes, which the shell takes for letters; write straight ones: 'ttft_p95=2'.",
+    ),
+    (["--prompt", "\u201cTell", "a", "story\u201d"], "has typographic quotes, which the shell takes for letters"),
+    (["--duration", "5m"], "'5m' is not a number of seconds like 0.5 or 90, without a unit"),
+    (
+        ["--url", "https://h/a/chat/completions", "--path", "/b"],
+        "the URL ends in /chat/completions, and --path /b was asked for",
+    ),
 ]
 RIGHT = [
     ["--concurrency", "1e1", "--requests", "16.0"],
@@ -126,6 +140,7 @@ RIGHT = [
     ["--trace", "trace.csv"],
     ["--out", "folder/new/run"],
     ["bom.toml"],
+    ["--prompt", "\u2013 \u201cso it goes\u201d \u2013"],
 ]
 
 
@@ -176,6 +191,8 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["demo", "--speed", "nan"], "nan is not a number from 0.01 to 100"),
         (["monitor", "--out", "x", "--every", "nan"], "nan is not a number from 0.05 to 86400"),
         (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
+        (["check", "http://a:1,http://b:1"], "check looks at one server; give one URL."),
+        (["check", "--url", "http://exa mple"], "'http://exa mple' holds a blank; give one URL at a time."),
         (["check", ""], "URL is empty; give it a value, or leave it out."),
         (["report"], "write `loadtest report [OPTIONS] RUN...`."),
         (["report", ""], "RUN is empty; give it a value"),

@@ -20,6 +20,7 @@ import click
 from click.core import ParameterSource
 
 from loadtest import __version__
+from loadtest.cli.options.typography import check_typography
 from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
@@ -177,6 +178,7 @@ def _exit_code_of(args: list[str]) -> int:
     """Run the command line; return its exit code."""
     try:
         _check_bytes(args)
+        check_typography(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         _print_usage_error(error)

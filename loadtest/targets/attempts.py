@@ -29,6 +29,9 @@ OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat
     "/api/v1/chat/completions",
     "/openai/v1/chat/completions",
     "/v1/openai/chat/completions",
+    "/openai/chat/completions",
+    "/compat/chat/completions",
+    "/invocations",
 )
 NOT_THERE = (404, 405, 501)
 _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the user wrote out
@@ -61,6 +64,11 @@ class Attempt:
     def works(self) -> bool:
         """Whether the answer can be measured: whole, and with text where the format has any."""
         return self.record.outcome is Outcome.OK and bool(self.record.chunks or not self.dialect.streams)
+
+    @property
+    def is_page(self) -> bool:
+        """Whether a web page came, as some servers answer any path that they do not know."""
+        return "the answer is a web page" in (self.record.error or "")
 
     @property
     def hopeless(self) -> bool:
@@ -96,7 +104,7 @@ def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
     words = last.record.error or ""
     if refusal := refused_field(last.dialect, last.record.asked, last.record.status, words):
         yield last.scenario.replace(**{refusal.key: refusal.value})
-    found = next((one for one in tried if one.record.status not in NOT_THERE), None)
+    found = next((one for one in tried if one.record.status not in NOT_THERE and not one.is_page), None)
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
     yield from _other_places(first.scenario, known)
