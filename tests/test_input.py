@@ -109,6 +109,10 @@ WRONG = [
     (["--out", "empty"], "empty is a file, not a folder; choose another --out."),
     (["--out", "empty/run"], "choose another --out."),
     (["--out", "loop"], "loop is a link that leads to no folder; choose another --out."),
+    (
+        ["--out=~/run"],
+        "~/run begins with ~, which the shell left as it is; write $HOME, or --out and a blank before it.",
+    ),
     (["--out", "loop/run"], "choose another --out."),
     (["--out", LONG], "File name too long; choose another --out."),
     (["--out", "/".join(["x" * 200] * 30)], "File name too long; choose another --out."),
@@ -134,6 +138,8 @@ RIGHT = [
     ["--stop-after-errors", "3"],
     ["--seed", "-5"],
     ["--name", "größe · 日本語 😀"],
+    ["--slo", "errors=1%", "--max-error-ratio", "5%"],
+    ["--api", "OpenAI", "--endpoint", "Chat"],
     ["--slo", "TTFT_P95=500ms,requests_per_s=1e-3"],
     ["--prompt-file", "plain.txt"],
     ["--prompt-file", "words.txt", "--words", "10,20"],
@@ -192,13 +198,23 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["monitor", "--out", "x", "--every", "nan"], "nan is not a number from 0.05 to 86400"),
         (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
         (["check", "http://a:1,http://b:1"], "check looks at one server; give one URL."),
-        (["check", "--url", "http://exa mple"], "'http://exa mple' holds a blank; give one URL at a time."),
+        (["check", "--url", "http://exa mple"], "'http://exa mple' holds a blank; give one URL at a time; see"),
         (["check", ""], "URL is empty; give it a value, or leave it out."),
         (["report"], "write `loadtest report [OPTIONS] RUN...`."),
         (["report", ""], "RUN is empty; give it a value"),
         (["compare", "A"], "name two runs, BASE and NEW, or several of each"),
         (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),
+        (
+            ["report", "nowhere"],
+            "nowhere is not a run folder: there is nothing of that name; `loadtest ls` lists the runs.",
+        ),
+        (
+            ["report", "plain.txt"],
+            "is not a run folder: it is a file; unpack it where it holds a run, and give the folder.",
+        ),
+        (["score", "folder", "folder"], "folder is a folder, not a prediction; give the prediction.json"),
+        (["explain", "folder", "--request", "x"], "'x' is not a whole number"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
         (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
@@ -212,6 +228,28 @@ def test_a_mistake_of_another_command_is_one_sentence_too(place: Path, args: lis
     assert words in said.err
     assert len(said.err.splitlines()) == 1
     assert sorted(place.rglob("*")) == before
+
+
+def test_what_stands_beside_run_folders_is_told_from_them(place: Path) -> None:
+    RunFolder.create(place / "runs/a").write_run({})
+    said = answer(["report", "runs"])
+    assert said.err == "loadtest: runs is not a run folder: it holds some; give one of them, such as runs/a.\n"
+    said = answer(["report", "runs/a/run.json"])
+    assert said.err == "loadtest: runs/a/run.json is not a run folder: it is a file of one; give the folder, runs/a.\n"
+
+
+def test_a_misspelt_variable_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADTEST_CONCURENCY", "4")
+    monkeypatch.setenv("LOADTEST_SERVICE_HOST", "10.0.0.1")
+    said = answer(["run", "--url", REFUSED])
+    assert (
+        said.err.count("LOADTEST_CONCURENCY in the environment is not used; LOADTEST_CONCURRENCY is an option's.") == 1
+    )
+    assert "SERVICE_HOST" not in said.err
+    monkeypatch.setenv("LOADTEST_WARM_CACHE", "maybe")
+    assert (
+        "LOADTEST_WARM_CACHE: 'maybe' is neither yes nor no; write 1 or 0; see" in answer(["run", "--url", REFUSED]).err
+    )
 
 
 def test_across_names_keys_that_runs_have(place: Path) -> None:
@@ -244,6 +282,8 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave out the quotes."),
         (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
         (b"a = 1\na = 2\n", "is not valid TOML"),
+        (b'slo = "ttft_p95=2"\n', "has slo, which is no key; give it on the command line, as --slo."),
+        (b"[[request]]\n", "has request, which is a table; write it once, as [request], with its keys below."),
         (
             b"[data]\nfile = 1\n",
             "has an unknown key 'file'",

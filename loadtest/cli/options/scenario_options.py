@@ -164,7 +164,9 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             callback=lambda _, __, given: given or None,
             help=text,
         )
-    taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
+    taken: Any = (
+        click.Choice(declared.choices, case_sensitive=False) if declared.choices else PARAM_TYPES.get(kind, kind)
+    )
     if key.many:
         taken = LengthsParam() if declared.length else LISTS_OF[kind]
     elif declared.length:
