@@ -117,6 +117,11 @@ WRONG = [
     (["--out", LONG], "File name too long; choose another --out."),
     (["--out", "/".join(["x" * 200] * 30)], "File name too long; choose another --out."),
     (["--concurency", "1"], "--concurrency"),
+    (
+        ["--concurrency", "1", "2", "4"],
+        "'2' is neither a scenario file nor a URL; several values of an option have commas",
+    ),
+    (["--slo", "ttft_p95=2", "errors=0"], "'errors=0' is neither a scenario file nor a URL"),
     (["\u2013concurrency", "4"], "begins with a dash that is not the keyboard's; write --concurrency."),
     (["\u2014slo=ttft_p95=2"], "begins with a dash that is not the keyboard's; write --slo=ttft_p95=2."),
     (

@@ -124,6 +124,11 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         ),
         ({}, refuse(405), "--api openai --model NAME"),
         ({}, refuse(307, Location="/v2/"), "status 307 to /v2/"),
+        (
+            {},
+            refuse(308, Location="https://x/"),
+            "Redirects are not followed: give the URL of the server that they lead to.",
+        ),
         ({}, refuse(401), "OPENAI_API_KEY"),
         ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
         ({"/api/version": {"version": "0.9.0"}, "/api/tags": refuse(403)}, None, "refuses us with status 403"),

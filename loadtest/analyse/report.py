@@ -116,9 +116,7 @@ def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
     return prediction_report.curve_grid(one, curve) if curve else None
 
 
-def plot(
-    folders: list[Path], out: Path | None = None, *, say: Callable[[str], object] = lambda _: None
-) -> list[Path]:
+def plot(folders: list[Path], out: Path | None = None, *, say: Callable[[str], object] = lambda _: None) -> list[Path]:
     """Draw the PNGs alone, into `out` or the run folder. Of several runs `out` gets those of all together, and a folder a run.
 
     `say` is told what is wrong with a folder, a sentence each.

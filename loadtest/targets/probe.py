@@ -209,6 +209,8 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
             key = " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
         elif name is not None and listing.status != 404:
             key = f" The key in {name} may be a wrong one."
+    if 300 <= listing.status < 400 and listing.header("location"):
+        key = " Redirects are not followed: give the URL of the server that they lead to."
     if keys.proxy is not None:
         key = f" The proxy {keys.proxy} may have answered in its place."
     said = version.said if own is None else f"version {own}, which many servers have"

@@ -108,6 +108,7 @@ class DrawnParam(click.ParamType[Any]):
             self.fail(sentence(error), param, ctx)
 
 
+_VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
@@ -204,6 +205,11 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
     """
     urls = [text for text in given if is_url(text)]
     files = [text for text in given if not is_url(text)]
+    if stray := next((text for text in files if _VALUES.fullmatch(text) and not Path(text).exists()), None):
+        raise ScenarioError(
+            f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
+            "blanks: --concurrency 1,2,4."
+        )
     if len(files) > 1:
         raise ScenarioError(
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one; a server's URL begins "
