@@ -36,7 +36,8 @@ def trust(keys: ConnectionKeys) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=path or None, capath=None if path else folder)
     except (OSError, ssl.SSLError) as error:
-        raise ScenarioError(f"cannot read certificates from {path}: {error}; give a PEM file.") from None
+        why = error if isinstance(error, ssl.SSLError) else error.strerror
+        raise ScenarioError(f"cannot read certificates from {path}: {why}; give a PEM file.") from None
     if keys.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])

@@ -108,6 +108,10 @@ class RunFolder:
     @classmethod
     def check_free(cls, path: Path) -> None:
         """Raise RunFolderError where `path` holds a run, is not a folder or cannot be written to; leave nothing behind."""
+        if path.parts and path.parts[0].startswith("~"):
+            raise RunFolderError(
+                f"{path} begins with ~, which the shell left as it is; write $HOME, or --out and a blank before it."
+            )
         if path.absolute() == Path(path.absolute().anchor):
             raise RunFolderError(f"{path} is the root of the file system; choose another --out.")
         try:
@@ -146,7 +150,7 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
         if not known:
-            raise RunFolderError(f"{path} is not a run folder: it has no run.json.")
+            raise RunFolderError(f"{path} is not a run folder: {_why_none(path)}.")
         return cls(path)
 
     @property
@@ -245,6 +249,18 @@ class RunFolder:
         """Return the readable lines of one source's samples file, header first; empty where there is no file."""
         path = self.path / f"samples-{source}.jsonl"
         return read_lines(path)[0] if path.is_file() else []
+
+
+def _why_none(path: Path) -> str:
+    """Say why a path is no run folder, and what to give instead where that is known."""
+    if path.is_dir():
+        inside = sorted(each.parent for each in path.glob("*/run.json"))
+        return f"it holds some; give one of them, such as {inside[0]}" if inside else "it has no run.json"
+    if not path.exists():
+        return "there is nothing of that name; `loadtest ls` lists the runs"
+    if (path.parent / "run.json").is_file():
+        return f"it is a file of one; give the folder, {path.parent}"
+    return "it is a file; unpack it where it holds a run, and give the folder"
 
 
 def _try(path: Path, nearest: Path) -> None:

@@ -360,13 +360,14 @@ def _statistic_meant(text: str) -> str | None:
 
 
 def _read_share(text: str) -> float:
+    number = text.removesuffix("%")
     try:
-        share = float(text)
+        share = float(number) / (100 if number != text else 1)
     except ValueError:
         share = math.nan
     if not 0 <= share <= 1:
         raise ScenarioError(
-            f"--slo: the limit of errors is a share from 0 to 1, e.g. 0.01 for one in a hundred, not {text[:60]!r}."
+            f"--slo: the limit of errors is a share from 0 to 1, e.g. 0.01 or 1% for one in a hundred, not {text[:60]!r}."
         )
     return share
 

@@ -28,11 +28,18 @@ ENDPOINT_PATHS = {  # a URL that ends in one says what is measured: API and endp
     "/api/chat": ("ollama", "chat"),
     "/api/generate": ("ollama", "generate"),
 }
+# A whole URL below a root that has no /v1: Cloudflare's gateway, Databricks, Vertex, Open WebUI and many others.
+OTHER_ENDINGS = {
+    "/chat/completions": ("openai", "chat"),
+    "/completions": ("openai", "completions"),
+    "/invocations": ("openai", "chat"),
+}
 # A URL that ends in one of these says only where the server is.
 CONTROL_PATHS = ("/v1/models", "/api/version", "/api/tags", "/api/ps", "/api/show", "/v1")
 UNMEASURED_PATHS = {"/v1/rerank": "/v1/chat/completions", "/api/embeddings": "/api/embed"}  # and what to give instead
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
+_FOUR_NUMBERS = re.compile(r"\d+(\.\d+){3}", re.ASCII)
 _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
 # Paths below which an API has no /v1 of its own: /paas/v4, /v1beta/openai, /openai/deployments/NAME.
 _OWN_ROOT = re.compile(r"/v\d+\w*(/openai)?$|/deployments/")
@@ -54,14 +61,19 @@ class Address:
 
     # scheme://host:port/prefix?query, where the query's keys are replaced by names; unix:/socket:/prefix for a unix socket.
     base: str
-    endpoint: str  # the path of ENDPOINT_PATHS that the URL ended in, else ""
+    endpoint: str  # the path of ENDPOINT_PATHS or of OTHER_ENDINGS that the URL ended in, else ""
     userinfo: str  # user:pass before the host, percent-encoded as given, else ""
     keys: tuple[tuple[str, str], ...] = ()  # names and values of the query's keys, percent-encoded as given
 
     @property
     def asks(self) -> tuple[str | None, str | None]:
         """The API and the endpoint that the URL names, None where it names none."""
-        return ENDPOINT_PATHS.get(self.endpoint, (None, None))
+        return {**OTHER_ENDINGS, **ENDPOINT_PATHS}.get(self.endpoint, (None, None))
+
+    @property
+    def path(self) -> str | None:
+        """The path below the base that requests go to, where the URL names one that is not its endpoint's own."""
+        return self.endpoint if self.endpoint in OTHER_ENDINGS else None
 
     @property
     def whole(self) -> str:
@@ -273,6 +285,10 @@ def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
 
 def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     """Return host and port as they stand in a URL."""
+    if parts.hostname in ("http", "https"):  # "http:/host", "http://http://host"
+        raise TargetError(
+            f"{quoted} is not a URL of a server: write http:// or https:// once, with the host behind it."
+        )
     try:
         port = parts.port
     except ValueError:
@@ -286,7 +302,7 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
         host = "127.0.0.1"
     if _is_ipv6(host):
         host = f"[{host}]"
-    elif not _HOST.fullmatch(host) or ".." in host:
+    elif not _HOST.fullmatch(host) or not _is_name(host):
         raise TargetError(f"{quoted} is not a URL: {shown(host)!r} is not a host name.")
     if port is None and bare:
         port = OLLAMA_PORT
@@ -294,7 +310,7 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
 
 
 def _path(path: str, quoted: str) -> tuple[str, str]:
-    """Return the path to which /v1 or /api is appended, and the endpoint of ENDPOINT_PATHS that stood behind it.
+    """Return the path to which /v1 or /api is appended, and the endpoint that stood behind it, as Address has it.
 
     A path below which the API has no /v1 of its own is returned whole: see endpoint_url.
     """
@@ -314,11 +330,8 @@ def _path(path: str, quoted: str) -> tuple[str, str]:
         if own and ending == known and known.startswith("/v1"):
             prefix += "/v1"
         return prefix, known if known in ENDPOINT_PATHS else ""
-    if path.endswith("/completions") and not _OWN_ROOT.search(path):
-        raise TargetError(
-            f"{quoted} has its API at another path than /v1; give the URL up to the path, and the path with --path."
-        )
-    return path, ""
+    other = next((ending for ending in OTHER_ENDINGS if path.endswith(ending)), "")
+    return path.removesuffix(other).rstrip("/"), other
 
 
 def _endings() -> Iterator[tuple[str, str]]:
@@ -328,6 +341,17 @@ def _endings() -> Iterator[tuple[str, str]]:
     for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
         if known.startswith("/v1/"):
             yield known, known.removeprefix("/v1")
+
+
+def _is_name(host: str) -> bool:
+    """Whether resolvers can be asked for a host: each of its parts has 1 to 63 characters; four numbers are an address."""
+    try:
+        host.encode("idna")
+        if _FOUR_NUMBERS.fullmatch(host):
+            ipaddress.IPv4Address(host)
+    except (UnicodeError, ValueError):
+        return False
+    return True
 
 
 def _is_ipv6(host: str) -> bool:

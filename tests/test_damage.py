@@ -340,6 +340,17 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(run: Path) -> None:
         analyse(run)
 
 
+def test_charts_of_a_damaged_folder_are_not_made_without_a_word(
+    run: Path, loadtest: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loadtest.analyse.charts.draw_all", lambda *_: [])
+    next(run.glob("requests-*.jsonl")).unlink()
+    code, out, err = loadtest("plot", run)
+    assert (code, out) == (0, "")
+    assert err.startswith(f"loadtest: {run}: ")
+    assert "records are not there" in err
+
+
 def test_other_folders_are_reported_beside_a_broken_one(run: Path, tmp_path: Path, loadtest: Call) -> None:
     make(tmp_path / "third", Made(), users=(2,))
     (tmp_path / "broken").mkdir()

@@ -17,8 +17,10 @@ from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
+from loadtest.workloads.conversations.history import History
 from loadtest.workloads.data import WORKER_STRIDE, data_file
 from loadtest.workloads.files.data_rows import Row, read_row
+from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, check_files, planned
 
@@ -77,6 +79,25 @@ def rows_of(path: Path, column: str | None = None) -> list[Row]:
         ("quoted.csv", 'Prompt;id\r\n"one; ""a""\r\nline";1\r\ntwo;2\r\n', ['one; "a"\r\nline', "two"]),
         ("mark.csv", b"\xef\xbb\xbfid\ttext\r\n7\t\xe6\xb2\xb3\r\n", ["河"]),
         ("one.csv", "text\none\n\ntwo", ["one", "two"]),
+        ("turns.jsonl", '{"question_id": 1, "turns": ["first", "then"]}', ["first"]),
+        ("bare.json", '[[{"role": "user", "content": "one"}], [{"role": "user", "content": "two"}]]', ["one", "two"]),
+        ("orca.jsonl", '{"system_prompt": "Be brief", "question": "one", "response": "1"}', ["Be brief\none"]),
+        ("system.csv", "System,prompt\nBe brief,one\n,two\n", ["Be brief\none", "two"]),
+        (
+            "anthropic.jsonl",
+            json.dumps({"custom_id": "a", "params": {"messages": [HELLO], "system": "Be kind"}}),
+            ["Be kind\nHello"],
+        ),
+        (
+            "parts.jsonl",
+            json.dumps({"messages": [{"role": "user", "content": [{"type": "text", "text": "one"}]}]}),
+            ["one"],
+        ),
+        ("notes.csv", "note,prompt,note\na,one,b\n", ["one"]),
+        ("comma.json", '[{"prompt": "one"},\n]', ["one"]),
+        ("all_quoted.csv", '"id","prompt"\n"1","one"\n', ["one"]),
+        ("nan.jsonl", '{"prompt": "NaN, one", "score": NaN, "least": -Infinity}\n', ["NaN, one"]),
+        ("human.jsonl", '{"messages": [{"role": "human", "content": "one"}]}', ["one"]),
     ],
 )
 def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str | bytes, texts: list[str]) -> None:
@@ -107,13 +128,78 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         ("wide.json", "\ufeff[]".encode("utf-16-le"), "is not UTF-8 text but UTF-16 or UTF-32"),
         ("packed.jsonl", b"\x1f\x8b\x08\x00", "is gzip, which loadtest does not read; unpack it first."),
         ("table.parquet", b"PAR1\x15\x04", "is Parquet, which loadtest does not read; convert it to JSON lines first."),
-        ("names.csv", "id,what\n1,one\n", "it has 'id, what': name the prompt's with --data-column."),
+        ("names.csv", "id,what\n1,one\n", "it has 'id, what': name the prompt's with --data-column, or write"),
+        (
+            "few.csv",
+            "id,prompt\n1\n",
+            "line 2, has 1 cell and the file's first line 2; give it as many, empty ones where",
+        ),
+        (
+            "inside.csv",
+            'id,prompt\n1,"a \\"b\\""\n',
+            "line 2, is not CSV: it has more behind a closing quote; write a quote inside",
+        ),
+        ("odd_nan.jsonl", '{"prompt": NaN, "a": \'b\'}', "line 1, column 12, is not JSON: "),
+        ("nan_prompt.jsonl", '{"prompt": NaN}', "line 1, has an empty prompt (column prompt)."),
+        (
+            "wrapped.json",
+            '{"data": [{"prompt": "one"}]}',
+            "keeps its rows under 'data'; save that list alone, as the whole file.",
+        ),
         ("cells.csv", "id,prompt\n1,one,two\n", "line 2, has 3 cells and the file's first line 2; put quotes around"),
         ("quote.csv", 'prompt,id\n"one,1\ntwo,2\n', "line 2, begins a text in quotes that never ends."),
         ("head.csv", "id,prompt\n", "has no row; give one prompt a row."),
         ("story.txt", "Tell me, please, a story.\n", "(One text for every request is given with --prompt-file.)"),
         ("azure.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,3\n", "give the file with --trace"),
         ("moon.jsonl", '{"timestamp": 0, "input_length": 9, "output_length": 1}', "give the file with --trace"),
+        (
+            "sheet.xlsx",
+            b"PK\x03\x04\x14",
+            "is a spreadsheet, which loadtest does not read; save the sheet as CSV first.",
+        ),
+        ("packed.xz", b"\xfd7zXZ\0\0", "is xz, which loadtest does not read; unpack it first."),
+        ("table.arrow", b"ARROW1\0\0", "is Arrow, which loadtest does not read; convert it to JSON lines first."),
+        ("paper.pdf", b"%PDF-1.7\n", "is PDF, which loadtest does not read; save its rows as CSV or JSON lines first."),
+        (
+            "bare.jsonl",
+            '{"prompt": "one"}'.encode("utf-16-le"),
+            "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8.",
+        ),
+        (
+            "lfs.jsonl",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
+            "is a pointer of Git LFS, not the file; fetch it with `git lfs pull`.",
+        ),
+        ("login.jsonl", "\n<!DOCTYPE html>\n<html>", "is a web page, not the data; download the file itself."),
+        (
+            "nul.jsonl",
+            b'{"prompt": "one"}\n{"prompt": "\0"}\n',
+            "line 2, holds a NUL byte; save the file as UTF-8 text.",
+        ),
+        (
+            "mac.jsonl",
+            '{"prompt": "one"}\r{"prompt": "two"}\r',
+            "; if they are its line ends, save the file anew with those of",
+        ),
+        (
+            "mac.csv",
+            "prompt\rone\rtwo\r",
+            "line 1, is not CSV: it has lone carriage returns; if they are its line ends",
+        ),
+        ("twice.csv", "prompt,Prompt\na,b\n", "line 1, names the column 'prompt' twice; rename one of them."),
+        ("excel.csv", "sep=;\nid;prompt\n1;a\n", "line 1, is a note for Excel (sep=), and hides the names"),
+        ("late.csv", "\nprompt\na\n", "line 1, is blank; let the first line name the columns."),
+        ("talk.json", '[{"role": "user", "content": "one"}]', "line 1, is one message, not a conversation; give each"),
+        (
+            "silent.jsonl",
+            '{"messages": [{"role": "user", "content": " "}]}',
+            "line 1, has an empty prompt (under messages).",
+        ),
+        (
+            "five.jsonl",
+            '{"messages": [{"role": "user", "content": 5}]}',
+            "has a number for the content of message 1 of messages",
+        ),
     ],
 )
 def test_each_bad_file_is_refused_in_one_sentence(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
@@ -124,14 +210,17 @@ def test_each_bad_file_is_refused_in_one_sentence(tmp_path: Path, name: str, con
     assert words in sentence
     assert str(path) in sentence
     assert sentence.endswith((".", ".)"))
+    assert "?." not in sentence
     assert "\n" not in sentence
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path, words in (
-        (tmp_path, "is not a regular file"),
+        (tmp_path, "is a folder; name a file in it."),
+        (Path("-"), "the data file - is standard input, which can be read only once; save it to a file first."),
         (tmp_path / "none.csv", "No such file"),
         (Path("/dev/zero"), "is not a regular file"),
+        (Path("https://x/rows.jsonl"), "is a URL; download the file first."),
     ):
         with pytest.raises(ScenarioError, match=words):
             check_files(Scenario(data=str(path)))
@@ -260,6 +349,40 @@ def test_a_batch_files_body_is_laid_over_the_request(tmp_path: Path) -> None:
     assert body["model"] == "m"
     assert body["max_tokens"] == 9
     assert body["messages"] == [HELLO]
+
+
+def test_what_stands_beside_a_prompt_and_is_not_sent_is_said(tmp_path: Path) -> None:
+    rows = write(tmp_path, "a.jsonl", '{"question": "who?", "context": "a long text"}')
+    notes = check_files(Scenario(data=str(rows), requests=1, concurrency=[1], warmup=0))
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        f"{rows}: rows hold context beside question, and question alone is sent; put both into one"
+    )
+    assert check_files(Scenario(data=str(rows), data_column="question", requests=1, concurrency=[1], warmup=0)) == []
+
+
+def test_content_parts_are_said_as_ollama_takes_them() -> None:
+    def sent(*parts: dict[str, Any]) -> Any:
+        message = {"role": "user", "content": list(parts)}
+        history = History()
+        history.add(message)
+        jobs = [
+            Job(0, 0, 0, "", None, 4, messages=(message,)),
+            Job(0, 0, 0, "", None, 4, encoded=history.encoded()),
+        ]
+        dialect = dialect_for(Scenario(api="ollama"), api="ollama", model="m")
+        alone, turn = (json.loads(dialect.body(job))["messages"] for job in jobs)
+        assert alone == turn
+        return alone[0]
+
+    text, image = (
+        {"type": "text", "text": "what is it?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}},
+    )
+    assert sent(text) == {"role": "user", "content": "what is it?"}
+    assert sent(text, image) == {"role": "user", "content": "what is it?", "images": ["QUJD"]}
+    far = {"type": "image_url", "image_url": {"url": "https://x/a.png"}}
+    assert sent(text, far)["content"] == [text, far]  # the server says what it thinks of that
 
 
 def test_a_prompt_file_of_rows_names_the_option_for_them(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ if sys.argv[1] in {READERS}:
     Figure.savefig = lambda _, path, **__: Path(path).write_bytes({PIXEL!r})
 main()
 """
-PREFIXES = {"/llm": "", "/paas/v4": "/v1", f"/openai/deployments/{MODEL}": "/v1", "/openai/v1": "/v1"}
+PREFIXES = {"/llm": "", "/paas/v4": "/v1", f"/openai/deployments/{MODEL}": "/v1", "/openai/v1": "/v1", "/compat": "/v1"}
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,8 @@ WRONG = [
     (["--prompt-file", "utf16.toml"], "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8."),
     (["--prompt-file", "binary"], "is not UTF-8 text (line"),
     (["--prompt-file", "folder"], "cannot read the prompt file folder: Is a directory."),
+    (["--prompt-file", "-"], "cannot read the prompt file -: No such file or directory; standard input is /dev/stdin."),
+    (["--trace", "packed.csv"], "the trace packed.csv is gzip, which loadtest does not read; unpack it first."),
     (["--trace", "bad.csv"], "line 2, has a length of 'nan' (column input_tokens)"),
     (["--trace", "far.txt"], "line 2, is due 1.16e+25 days after the first"),
     (["--trace", "empty"], "the trace empty is empty"),
@@ -107,10 +109,31 @@ WRONG = [
     (["--out", "empty"], "empty is a file, not a folder; choose another --out."),
     (["--out", "empty/run"], "choose another --out."),
     (["--out", "loop"], "loop is a link that leads to no folder; choose another --out."),
+    (
+        ["--out=~/run"],
+        "~/run begins with ~, which the shell left as it is; write $HOME, or --out and a blank before it.",
+    ),
     (["--out", "loop/run"], "choose another --out."),
     (["--out", LONG], "File name too long; choose another --out."),
     (["--out", "/".join(["x" * 200] * 30)], "File name too long; choose another --out."),
     (["--concurency", "1"], "--concurrency"),
+    (
+        ["--concurrency", "1", "2", "4"],
+        "'2' is neither a scenario file nor a URL; several values of an option have commas",
+    ),
+    (["--slo", "ttft_p95=2", "errors=0"], "'errors=0' is neither a scenario file nor a URL"),
+    (["\u2013concurrency", "4"], "begins with a dash that is not the keyboard's; write --concurrency."),
+    (["\u2014slo=ttft_p95=2"], "begins with a dash that is not the keyboard's; write --slo=ttft_p95=2."),
+    (
+        ["--slo", "\u201cttft_p95=2\u201d"],
+        "has typographic quotes, which the shell takes for letters; write straight ones: 'ttft_p95=2'.",
+    ),
+    (["--prompt", "\u201cTell", "a", "story\u201d"], "has typographic quotes, which the shell takes for letters"),
+    (["--duration", "5m"], "'5m' is not a number of seconds like 0.5 or 90, without a unit"),
+    (
+        ["--url", "https://h/a/chat/completions", "--path", "/b"],
+        "the URL ends in /chat/completions, and --path /b was asked for",
+    ),
 ]
 RIGHT = [
     ["--concurrency", "1e1", "--requests", "16.0"],
@@ -120,12 +143,15 @@ RIGHT = [
     ["--stop-after-errors", "3"],
     ["--seed", "-5"],
     ["--name", "größe · 日本語 😀"],
+    ["--slo", "errors=1%", "--max-error-ratio", "5%"],
+    ["--api", "OpenAI", "--endpoint", "Chat"],
     ["--slo", "TTFT_P95=500ms,requests_per_s=1e-3"],
     ["--prompt-file", "plain.txt"],
     ["--prompt-file", "words.txt", "--words", "10,20"],
     ["--trace", "trace.csv"],
     ["--out", "folder/new/run"],
     ["bom.toml"],
+    ["--prompt", "\u2013 \u201cso it goes\u201d \u2013"],
 ]
 
 
@@ -176,12 +202,24 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["demo", "--speed", "nan"], "nan is not a number from 0.01 to 100"),
         (["monitor", "--out", "x", "--every", "nan"], "nan is not a number from 0.05 to 86400"),
         (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
+        (["check", "http://a:1,http://b:1"], "check looks at one server; give one URL."),
+        (["check", "--url", "http://exa mple"], "'http://exa mple' holds a blank; give one URL at a time; see"),
         (["check", ""], "URL is empty; give it a value, or leave it out."),
         (["report"], "write `loadtest report [OPTIONS] RUN...`."),
         (["report", ""], "RUN is empty; give it a value"),
         (["compare", "A"], "name two runs, BASE and NEW, or several of each"),
         (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),
+        (
+            ["report", "nowhere"],
+            "nowhere is not a run folder: there is nothing of that name; `loadtest ls` lists the runs.",
+        ),
+        (
+            ["report", "plain.txt"],
+            "is not a run folder: it is a file; unpack it where it holds a run, and give the folder.",
+        ),
+        (["score", "folder", "folder"], "folder is a folder, not a prediction; give the prediction.json"),
+        (["explain", "folder", "--request", "x"], "'x' is not a whole number"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
         (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
@@ -195,6 +233,28 @@ def test_a_mistake_of_another_command_is_one_sentence_too(place: Path, args: lis
     assert words in said.err
     assert len(said.err.splitlines()) == 1
     assert sorted(place.rglob("*")) == before
+
+
+def test_what_stands_beside_run_folders_is_told_from_them(place: Path) -> None:
+    RunFolder.create(place / "runs/a").write_run({})
+    said = answer(["report", "runs"])
+    assert said.err == "loadtest: runs is not a run folder: it holds some; give one of them, such as runs/a.\n"
+    said = answer(["report", "runs/a/run.json"])
+    assert said.err == "loadtest: runs/a/run.json is not a run folder: it is a file of one; give the folder, runs/a.\n"
+
+
+def test_a_misspelt_variable_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADTEST_CONCURENCY", "4")
+    monkeypatch.setenv("LOADTEST_SERVICE_HOST", "10.0.0.1")
+    said = answer(["run", "--url", REFUSED])
+    assert (
+        said.err.count("LOADTEST_CONCURENCY in the environment is not used; LOADTEST_CONCURRENCY is an option's.") == 1
+    )
+    assert "SERVICE_HOST" not in said.err
+    monkeypatch.setenv("LOADTEST_WARM_CACHE", "maybe")
+    assert (
+        "LOADTEST_WARM_CACHE: 'maybe' is neither yes nor no; write 1 or 0; see" in answer(["run", "--url", REFUSED]).err
+    )
 
 
 def test_across_names_keys_that_runs_have(place: Path) -> None:
@@ -227,6 +287,8 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave out the quotes."),
         (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
         (b"a = 1\na = 2\n", "is not valid TOML"),
+        (b'slo = "ttft_p95=2"\n', "has slo, which is no key; give it on the command line, as --slo."),
+        (b"[[request]]\n", "has request, which is a table; write it once, as [request], with its keys below."),
         (
             b"[data]\nfile = 1\n",
             "has an unknown key 'file'",

@@ -124,8 +124,16 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         ),
         ({}, refuse(405), "--api openai --model NAME"),
         ({}, refuse(307, Location="/v2/"), "status 307 to /v2/"),
+        (
+            {},
+            refuse(308, Location="https://x/"),
+            "Redirects are not followed: give the URL of the server that they lead to.",
+        ),
         ({}, refuse(401), "OPENAI_API_KEY"),
         ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
+        ({"/api/version": {"version": "0.9.0"}, "/api/tags": refuse(403)}, None, "refuses us with status 403"),
+        ({"/api/version": {"version": "0.6.5"}}, None, "GET /api/version: version 0.6.5, which many servers have"),
+        ({}, refuse(503, {"error": "loading"}), "status 503 (loading)). Give the base URL"),
         ({}, (200, {"Content-Type": "text/html"}, b"<p>hi"), "a web page"),
         ({}, {"hello": 1}, "JSON of another shape"),
         ({}, (200, {"Content-Encoding": "gzip"}, b"no gzip"), "no answer that can be read"),
@@ -212,6 +220,19 @@ def test_a_whole_endpoint_is_understood_or_answered(
         assert not (tmp_path / "run").exists()
     else:
         assert code in (0, 3), err
+
+
+def test_a_whole_address_of_another_root_is_measured_as_it_is(loadtest: Call, tmp_path: Path) -> None:
+    routes = {"/compat/models": LISTED, "/compat/chat/completions": OPENAI_STREAM}
+    with made(routes) as server:
+        address = f"{server.url}/compat/chat/completions"
+        code, _, err = loadtest("run", address, *SHORT, "--out", tmp_path / "run")
+        checked, out, _ = loadtest("check", address)
+    assert code in (0, 3), err
+    assert {path for path, _ in server.posted} == {"/compat/chat/completions"}
+    assert RunFolder.open(tmp_path / "run").read_run()["target"]["model"] == "m"
+    assert checked == 0
+    assert "models     m" in out
 
 
 def test_connection_options_hold_wherever_something_connects(loadtest: Call, tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ def test_two_fields_that_are_not_named_go_together(loadtest: Call) -> None:
         ("/chat/completions", "only with --path /chat/completions"),
         ("/openai/v1/chat/completions", "only with --path /openai/v1/chat/completions"),
         ("/v1/completions", "only with --endpoint completions"),
+        ("/compat/chat/completions", "only with --path /compat/chat/completions"),
+        ("/invocations", "only with --path /invocations"),
     ],
 )
 def test_another_path_or_endpoint_is_found(loadtest: Call, path: str, words: str) -> None:
@@ -141,6 +143,15 @@ def test_another_path_or_endpoint_is_found(loadtest: Call, path: str, words: str
         code, out, _ = loadtest("check", server.url, "--try", "--model", "m")
     assert code == 0
     assert f"works      {words}" in out
+
+
+def test_a_page_that_answers_any_path_is_no_reason_to_leave_fields_out(loadtest: Call) -> None:
+    page = (200, {"Content-Type": "text/html"}, b"<!doctype html><title>Sign in</title>")
+    with judging(lambda path, _: page if path == CHATS else None, CHATS, "/api/chat/completions") as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert "works      only with --path /api/chat/completions" in out
+    assert len(server.posted) == 3
 
 
 def test_nothing_works(loadtest: Call) -> None:
@@ -154,13 +165,22 @@ def test_nothing_works(loadtest: Call) -> None:
     assert len(sent) <= 24
 
 
-@pytest.mark.parametrize("status", [401, 403, 429])
+def test_a_model_that_only_embeds_is_found(loadtest: Call) -> None:
+    found = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+    refused = refuse(400, {"error": {"message": "this model does not support chat"}})
+    with judging(lambda *_: refused, CHATS, routes={"/v1/embeddings": found}) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert "works      only with --endpoint embeddings" in out
+
+
+@pytest.mark.parametrize("status", [308, 401, 403, 429])
 def test_a_key_that_is_refused_is_not_tried_again(loadtest: Call, status: int) -> None:
     with judging(lambda *_: refuse(status, {"error": "no"}), CHATS) as server:
         code, out, _ = loadtest("check", server.url, "--try")
     assert code == 1
     assert len(server.posted) == 1
-    assert ("OPENAI_API_KEY" in out.splitlines()[-1]) == (status != 429)
+    assert ("OPENAI_API_KEY" in out.splitlines()[-1]) == (status in (401, 403))
 
 
 def test_a_server_without_a_list_of_models_is_tried_where_a_model_is_named(loadtest: Call) -> None:

@@ -74,11 +74,18 @@ def test_a_server_as_ollama_and_people_write_it(given: str, url: str) -> None:
         ("http://h:1/v1/models", "http://h:1", (None, None)),
         ("http://h:1/api/tags", "http://h:1", (None, None)),
         ("http://h:1/v1", "http://h:1", (None, None)),
+        ("https://h/chat/completions", "https://h", ("openai", "chat")),
+        ("https://h/v1/a/b/openai/chat/completions/", "https://h/v1/a/b/openai", ("openai", "chat")),
+        ("http://h:3000/api/chat/completions", "http://h:3000/api", ("openai", "chat")),
+        ("https://h/inference/completions?k=1", "https://h/inference?k=1", ("openai", "completions")),
+        ("https://h/serving-endpoints/M/invocations", "https://h/serving-endpoints/M", ("openai", "chat")),
+        ("unix:/run/x.sock:/llm/chat/completions", "unix:/run/x.sock:/llm", ("openai", "chat")),
     ],
 )
 def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tuple[str | None, str | None]) -> None:
     assert parse_url(given).base == url
     assert parse_url(given).asks == asks
+    assert parse_url(parse_url(given).whole) == parse_url(given)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,8 @@ def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tupl
         ("http://h/v1/rerank", "/v1/chat/completions"),
         ("http://h/api/embeddings", "/api/embed"),
         ("http://h/#top", "fragment"),
-        ("http://h/chat/completions", "--path"),
+        ("http://http://h:1", "once, with the host behind it"),
+        ("http:/h:1", "once, with the host behind it"),
         ("http://us:1234?pa@h", "%40"),
         ("unix:///", "names no socket"),
         ("unix:x.sock", "names no socket"),
@@ -109,6 +117,10 @@ def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tupl
         ("http://\u2100h", "not a URL"),
         ("http://h*x", "not a URL"),
         ("http://a..b", "not a URL"),
+        ("http://.", "not a host name"),
+        ("http://" + "a" * 64, "not a host name"),
+        ("http://256.1.1.1", "not a host name"),
+        ("http:h", "once, with the host behind it"),
     ],
 )
 def test_what_is_no_address_or_would_be_dropped_is_one_sentence(given: str, words: str) -> None:

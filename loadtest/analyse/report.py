@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,17 @@ def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
     return prediction_report.curve_grid(one, curve) if curve else None
 
 
-def plot(folders: list[Path], out: Path | None = None) -> list[Path]:
-    """Draw the PNGs alone, into `out` or the run folder. Of several runs `out` gets those of all together, and a folder a run."""
+def plot(folders: list[Path], out: Path | None = None, *, say: Callable[[str], object] = lambda _: None) -> list[Path]:
+    """Draw the PNGs alone, into `out` or the run folder. Of several runs `out` gets those of all together, and a folder a run.
+
+    `say` is told what is wrong with a folder, a sentence each.
+    """
     from loadtest.analyse.charts import draw_all
 
     analyses = [analyse(folder) for folder in folders]
+    for one in analyses:
+        for sentence in one.run.trouble:
+            say(f"{one.run.path}: {sentence}")
     drawn = []
     if out is not None and len(analyses) > 1:
         from loadtest.analyse.charts.overlay import draw_each

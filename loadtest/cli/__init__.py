@@ -20,6 +20,7 @@ import click
 from click.core import ParameterSource
 
 from loadtest import __version__
+from loadtest.cli.options.typography import check_typography
 from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
@@ -177,6 +178,7 @@ def _exit_code_of(args: list[str]) -> int:
     """Run the command line; return its exit code."""
     try:
         _check_bytes(args)
+        check_typography(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         _print_usage_error(error)
@@ -188,6 +190,8 @@ def _exit_code_of(args: list[str]) -> int:
     except LoadTestError as error:
         _print_mistake(str(error))
         return 3 if isinstance(error, StorageError | WorkerError) else 2
+    except (FileExistsError, NotADirectoryError) as error:
+        _print_mistake(f"cannot write into {error.filename}: it is a file, not a folder; name another folder.")
     except OSError as error:
         _print_mistake(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
     except MemoryError:
@@ -206,7 +210,7 @@ def _print_usage_error(error: click.ClickException) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return
-    sentence = _with_variable(error, error.format_message().strip())
+    sentence = _in_plain_words(_with_variable(error, error.format_message().strip()))
     path = context.command_path if context is not None else "loadtest"
     if context is not None and (isinstance(error, click.MissingParameter) or "unexpected extra" in sentence):
         usage = " ".join([path, *context.command.collect_usage_pieces(context)])
@@ -214,6 +218,15 @@ def _print_usage_error(error: click.ClickException) -> None:
     elif not sentence.endswith(("?", "?)")):
         sentence = f"{sentence.rstrip('.')}; see `{path} --help`."
     _print_mistake(sentence)
+
+
+def _in_plain_words(sentence: str) -> str:
+    """Return a sentence of click's in the words of the other ones."""
+    sentence = re.sub(r"is not a valid boolean\..*", "is neither yes nor no; write 1 or 0", sentence)
+    return re.sub(r"is not a valid (integer|float)( range)?", lambda found: f"is not a {_NUMBERS[found[1]]}", sentence)
+
+
+_NUMBERS = {"integer": "whole number", "float": "number"}
 
 
 def _with_variable(error: click.ClickException, sentence: str) -> str:

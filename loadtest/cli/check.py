@@ -19,6 +19,7 @@ from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
+from loadtest.scenario.several import urls_in
 from loadtest.targets.connect import control_client
 from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.targets.target import Target, located, reread
@@ -70,6 +71,8 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     if as_json and trying:
         raise ScenarioError("--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
     given = one_url(place, url_taken(url, argument=place is not None))
+    if given is not None and len(urls_in(given)) > 1:
+        raise ScenarioError("check looks at one server; give one URL.")
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))
@@ -102,7 +105,7 @@ def _look(
     """
     url = base_url(scenario.url or default_url(api=scenario.api))
     try:
-        server = probe(client, url, api=scenario.api)
+        server = probe(client, url, api=scenario.api, path=scenario.path)
     except TargetError as error:
         if not trying or model is None or scenario.api != "auto" or "cannot reach" in str(error):
             raise

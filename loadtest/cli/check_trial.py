@@ -9,6 +9,7 @@ from loadtest.targets.probe import ServedModel, Server
 from loadtest.targets.trial import OUTPUT_TOKENS, attempts, known_by
 from loadtest.targets.what_came import what_came
 from loadtest.text import shown
+from loadtest.urls import has_own_root
 
 PATIENCE_S = 600.0  # for a first token: the model may have to be loaded
 
@@ -25,7 +26,9 @@ def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Sc
     last: Attempt | None = None
     for number, last in enumerate(attempts(server, model, scenario.replace(**limits)), 1):
         how = changes(scenario, last.scenario)
-        where = f"POST {shown(last.dialect.posted_to)} ({last.dialect.name})"
+        path = last.dialect.posted_to
+        path = f"…{path.removeprefix('/v1')}" if has_own_root(server.url) else path
+        where = f"POST {shown(path)} ({last.dialect.name})"
         print(f"{number:2}. {' '.join(filter(None, [where, how]))}: {_outcome(last)}", flush=True)
     assert last is not None, "the first request is always sent"
     if not last.works:

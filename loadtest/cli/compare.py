@@ -27,6 +27,7 @@ from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
 
 COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 6, "interval": 14, "verdict": 14}
+EXPENDABLE, GAP = ("interval", "BASE", "NEW", "change"), 2  # left out of a narrow terminal, the first one first
 # Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
 ACROSS = (
     "dialect",
@@ -214,22 +215,31 @@ def _print_comparison(found: Comparison, written: list[Path], console: Console) 
     console.print(Text(compare_report.outcome(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
     for line in (*compare_report.run_lines(found), *found.notes):
         console.print(Text(f"• {line}"))
-    for level in _tables(found):
+    for level in _tables(found, console.width):
         console.print(level)
     console.print(Text(compare_report.method(found), style="dim"))
     print_written(console, written)
 
 
-def _tables(found: Comparison) -> Iterator[Table]:
-    """Yield a table for each level with a row for each headline figure; all have the same widths and fit 80 columns."""
+def _tables(found: Comparison, width: int) -> Iterator[Table]:
+    """Yield a table for each level with a row for each headline figure; all have the same widths and fit 80 columns.
+
+    On a narrower terminal some columns are left out.
+    """
     shared, own = compare_report.level_names(found)
+    kept = list(COLUMNS)
+    for name in EXPENDABLE:
+        if sum(COLUMNS[one] + GAP for one in kept) > width:
+            kept.remove(name)
+    shown = [list(COLUMNS).index(name) for name in kept]
     for number, level in enumerate(own):
         title = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
         rows = [row for row in found.headline if row.level == level]
         cells = tuple(_console_row(row, found) for row in rows)
         styles = {row[-1]: CHANGE_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
-        grid = Grid(tuple(COLUMNS), cells)
-        yield grid.console(title, styles=styles, widths=tuple(COLUMNS.values()), show_heads=number == 0)
+        grid = Grid(tuple(COLUMNS), cells).only(shown)
+        widths = tuple(COLUMNS[name] for name in kept)
+        yield grid.console(title, styles=styles, widths=widths, show_heads=number == 0)
 
 
 def _console_row(row: Change, found: Comparison) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from loadtest.cli.options.connection import connection_of, way_options
-from loadtest.cli.options.scenario_options import NumberParam
+from loadtest.cli.options.scenario_options import SecondsParam
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
@@ -32,7 +32,7 @@ SOURCE_HELP = (
 
 def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option of how often to sample."""
-    seconds = NumberParam(SHORTEST_EVERY_S, 86_400)
+    seconds = SecondsParam(SHORTEST_EVERY_S, 86_400)
     return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="S", help=words)
 
 
@@ -72,7 +72,7 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
 )
 @click.option("--source", "sources", multiple=True, metavar="SOURCE", help=f"{SOURCE_HELP}  [default: host]")
 @_every("--every", "Seconds between samples.")
-@click.option("--for", "seconds", type=NumberParam(0.001, MOST_S), metavar="S", help="End after so many seconds.")
+@click.option("--for", "seconds", type=SecondsParam(0.001, MOST_S), metavar="S", help="End after so many seconds.")
 @click.option(
     "--client", type=int, metavar="PID", help="Process of the load generator, whose CPU use is counted apart."
 )
@@ -196,7 +196,7 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     found = _every("--monitor-every", "Seconds between samples of --monitor.")(found)
     found = click.option(
         "--monitor-idle",
-        type=NumberParam(0, MOST_IDLE_S),
+        type=SecondsParam(0, MOST_IDLE_S),
         default=0.0,
         metavar="S",
         help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "

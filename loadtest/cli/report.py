@@ -132,7 +132,7 @@ def plot(runs: tuple[Path, ...], out: Path | None) -> None:
     """Make the PNG charts alone; with -o of several runs also those of all over each other."""
     from loadtest.analyse.report import plot as draw
 
-    for path in draw(list(runs), out):
+    for path in draw(list(runs), out, say=lambda sentence: print(f"loadtest: {sentence}", file=sys.stderr)):
         print(path)
     if len(runs) > 1 and out is None:
         print("loadtest: -o DIR also draws these runs over each other.", file=sys.stderr)

@@ -68,10 +68,33 @@ class OllamaChat(_OllamaDialect):
     path: ClassVar[str] = "/api/chat"
 
     def said(self, job: Job) -> dict[str, Any]:
-        return {"messages": self.messages(job)}
+        if job.encoded is not None and _PARTS not in job.encoded.body:
+            return {"messages": job.encoded.array}
+        return {"messages": [_with_plain_content(message) for message in job.conversation]}
 
     def decoder(self) -> OllamaDecoder:
         return OllamaDecoder(chat=True)
+
+
+def _with_plain_content(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a message as /api/chat takes it: content parts, as OpenAI has them, become a text and images.
+
+    One with another part, such as an image at a URL, stays as it is, and the server says what it thinks of that.
+    """
+    parts = message.get("content")
+    if not isinstance(parts, list):
+        return message
+    texts, images = [], []
+    for part in parts:
+        place = part.get("image_url") if isinstance(part, dict) else None
+        url = place.get("url") if isinstance(place, dict) else place
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(url, str) and url.startswith("data:") and ";base64," in url:
+            images.append(url.partition(";base64,")[2])
+        else:
+            return message
+    return {**message, "content": "".join(texts), **({"images": images} if images else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +170,5 @@ class OllamaDecoder(StreamDecoder):
                 self._hidden = events.hidden if len(events) - 1 in events.hidden else None
 
 
+_PARTS = b'"content":['  # in JSON only where a message has parts: a text's own quotes are escaped
 _CREATED_AT = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import functools
 import json
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError
+from loadtest.scenario.wrong_file import NAMED_STDIN, no_text
 
 MOST_PROMPT = 64 << 20  # bytes
 LINES_LOOKED_AT = 3  # lines of a file that are looked at to see what it is
 CHAT_KEYS = ("prompt", "messages", "conversations", "question", "instruction", "text", "input")  # of data sets
 RECORD_SUFFIXES = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".csv": "CSV", ".tsv": "CSV with tabs"}
-_OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path, what: str, *, most: int) -> str:
@@ -29,13 +28,14 @@ def read_text(path: Path, what: str, *, most: int) -> str:
         with path.open("rb") as file:
             body = file.read(most + 1)
     except OSError as error:
-        raise ScenarioError(f"cannot read the {what} {path}: {error.strerror}.") from None
+        hint = "; standard input is /dev/stdin" if path == NAMED_STDIN else ""
+        raise ScenarioError(f"cannot read the {what} {path}: {error.strerror}{hint}.") from None
     except ValueError:
         raise ScenarioError(f"cannot read the {what} {path!a}: its name holds a NUL byte.") from None
     if len(body) > most:
         raise ScenarioError(f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
-    if body.startswith(_OTHER_MARKS):
-        raise ScenarioError(f"the {what} {path} is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8.")
+    if (other := no_text(body[:512], path.suffix.lower())) is not None:
+        raise ScenarioError(f"the {what} {path} {other}.")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -16,6 +16,19 @@ from loadtest.scenario.values import encodable, short_repr
 
 FORMER = {"first_byte_timeout": "first_token_timeout"}  # former name of a key -> its name
 OPEN_LOOP_KEYS = ("rate", "rate_to", "arrivals", "burstiness", "trace", "max_in_flight")
+# Options of `loadtest run` that are about its results, and no keys of a scenario.
+ON_COMMAND_LINE = (
+    "slo",
+    "find_max",
+    "out",
+    "monitor",
+    "prediction",
+    "probe_slots",
+    "quiet",
+    "json",
+    "junit",
+    "no_report",
+)
 MOST_TOML = 4 << 20  # bytes of a scenario file
 
 
@@ -61,6 +74,10 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
                     _check_place(one, tables[one], name, where)
             found |= value
         else:
+            if name in tables.values() and name not in tables:
+                raise ScenarioError(
+                    f"{where} has {name}, which is a table; write it once, as [{name}], with its keys below."
+                )
             _check_known(name, list(tables), where)
             if placed:
                 _check_place(name, tables[name], None, where)
@@ -77,6 +94,10 @@ def _check_place(name: str, belongs: str | None, stands: str | None, where: str)
 def _check_known(name: str, known: Sequence[str], where: str) -> None:
     if name in known:
         return
+    if name.replace("-", "_") in ON_COMMAND_LINE:
+        raise ScenarioError(
+            f"{where} has {name}, which is no key; give it on the command line, as --{name.replace('_', '-')}."
+        )
     near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
     raise ScenarioError(f"{where} has an unknown key {_short_name(name)!r}{hint}")

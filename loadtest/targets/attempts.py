@@ -19,7 +19,7 @@ from loadtest.dialects import DIALECTS, Dialect, dialect_for
 from loadtest.dialects.answers.refusals import OTHER_LENGTH_KEY, refused_field, without
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
-from loadtest.scenario import ConnectionKeys, Key, RequestKeys, Scenario, keys_of
+from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
 from loadtest.text import shown
 
 MOST_ATTEMPTS = 24
@@ -29,9 +29,15 @@ OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat
     "/api/v1/chat/completions",
     "/openai/v1/chat/completions",
     "/v1/openai/chat/completions",
+    "/openai/chat/completions",
+    "/compat/chat/completions",
+    "/invocations",
 )
 NOT_THERE = (404, 405, 501)
 _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the user wrote out
+_EMBEDS = re.compile(
+    r"embed|(?:not|n't) support chat", re.IGNORECASE
+)  # what a server says of a model that does not chat
 _NO_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
@@ -63,11 +69,17 @@ class Attempt:
         return self.record.outcome is Outcome.OK and bool(self.record.chunks or not self.dialect.streams)
 
     @property
+    def is_page(self) -> bool:
+        """Whether a web page came, as some servers answer any path that they do not know."""
+        return "the answer is a web page" in (self.record.error or "")
+
+    @property
     def hopeless(self) -> bool:
-        """Whether no other request could do better: no answer at all, a key refused, no such model, too many requests."""
+        """Whether no other request could do better: no answer, a redirect, a key refused, no such model, too many requests."""
         status = self.record.status
         no_model = status in NOT_THERE and _NO_MODEL.search(self.record.error or "") is not None
-        return status is None or status in (401, 402, 403, 407, 429) or no_model
+        redirected = status is not None and 300 <= status < 400
+        return status is None or status in (401, 402, 403, 407, 429) or redirected or no_model
 
 
 def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:
@@ -96,10 +108,12 @@ def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
     words = last.record.error or ""
     if refusal := refused_field(last.dialect, last.record.asked, last.record.status, words):
         yield last.scenario.replace(**{refusal.key: refusal.value})
-    found = next((one for one in tried if one.record.status not in NOT_THERE), None)
+    found = next((one for one in tried if one.record.status not in NOT_THERE and not one.is_page), None)
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
     yield from _other_places(first.scenario, known)
+    if _EMBEDS.search(first.record.error or ""):
+        yield first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
 
 
 def _leave_outs(refused: Attempt) -> Iterator[Scenario]:

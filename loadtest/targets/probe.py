@@ -38,6 +38,8 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
+_LATER = (429, 503)  # statuses that speak of the moment, not of a key
+_COMPLETIONS = re.compile(r"(/chat)?/completions$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
@@ -81,9 +83,10 @@ class Server:
         return text
 
 
-def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
+def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None = None) -> Server:
     """Find out what answers at `url`, a URL as base_url returns it; with an `api` given, the server need not say what it is.
 
+    `path` is where requests go, if not to an endpoint's own path: models may be listed beside it.
     Raises TargetError where no connection is made, and for api "auto" where nothing says what the server is.
     """
     if has_own_root(url):  # an OpenAI API, whose models may have no list
@@ -95,7 +98,7 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
     ours = _OLLAMA_VERSION.fullmatch(said or "") is not None
     if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
         return server
-    listing = ask(client, url, "/v1/models")
+    listing = _listing(client, url, path)
     listed = listed_models(listing.json())
     if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
         return server
@@ -105,6 +108,16 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
     if api == "ollama" and server.kind == "openai":
         server = replace(server, kind="ollama", version=said, unlisted=server.unlisted or "GET /api/tags")
     return server
+
+
+def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
+    """Ask for the models: at /v1/models, and where nothing lists them there beside a `path` of another root."""
+    listing = ask(client, url, "/v1/models")
+    beside = "" if path is None else _COMPLETIONS.sub("/models", path)
+    if beside in ("", path) or listed_models(listing.json()) is not None:
+        return listing
+    other = ask(client, url, beside)
+    return listing if listed_models(other.json()) is None else other
 
 
 def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> Server:
@@ -184,22 +197,29 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
     keys = keys_of_client(client)
     if listing.refused or version.refused:
         return _refused(client, url, listing if listing.refused else version)
+    own = as_printable(as_mapping(version.json()).get("version"))
+    if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
+        return _refused(client, url, tags)
     if not (version.ok or listing.ok) and keys.proxy is None and (instead := https_instead(url)):
         return TargetError(instead)
     key = ""
-    if listing.status >= 400 and keys.proxy is None:
+    if listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
         name = credentials.variable_of(url, "openai", key_env=keys.key_env)
         if not credentials.headers(url, "openai", key_env=keys.key_env):
             key = " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
         elif name is not None and listing.status != 404:
             key = f" The key in {name} may be a wrong one."
+    if 300 <= listing.status < 400 and listing.header("location"):
+        key = " Redirects are not followed: give the URL of the server that they lead to."
     if keys.proxy is not None:
         key = f" The proxy {keys.proxy} may have answered in its place."
+    said = version.said if own is None else f"version {own}, which many servers have"
     base = url.removesuffix("/api")
     nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
     return TargetError(
-        f"{url} does not say that it is a model server (GET /api/version: {version.said}; GET /v1/models: {listing.said})."
-        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME."
+        f"{url} does not say that it is a model server (GET /api/version: {said}; GET /v1/models: {listing.said})."
+        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME, and "
+        "`loadtest check --try` with these finds out how to ask it."
     )
 
 

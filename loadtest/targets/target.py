@@ -72,7 +72,13 @@ def located(scenario: Scenario) -> Scenario:
                 f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
                 f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}."
             )
-        changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint}
+        if address.path is not None and scenario.path not in (None, address.path):
+            raise ScenarioError(
+                f"the URL ends in {address.path}, and --path {scenario.path} was asked for; give the base URL "
+                f"{address.base}, or leave out --path."
+            )
+        named = {} if address.path is None else {"path": address.path}
+        changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint, **named}
     return scenario.replace(**changes) if changes else scenario
 
 
@@ -86,9 +92,11 @@ def reached(scenario: Scenario) -> Scenario:
 def _each_located(scenario: Scenario) -> Scenario:
     """Return the scenario with each of its URLs taken apart; they must name the same API and endpoint, and no server twice."""
     found = [located(scenario.replace(url=url)) for url in scenario.urls]
-    asked = {(one.api, one.endpoint) for one in found}
+    asked = {(one.api, one.endpoint, one.path) for one in found}
     if len(asked) > 1:
-        said = " and ".join(sorted(f"--api {api} --endpoint {endpoint}" for api, endpoint in asked))
+        said = " and ".join(
+            sorted(f"--api {api} --endpoint {name}" + (f" --path {path}" if path else "") for api, name, path in asked)
+        )
         raise ScenarioError(f"the URLs ask for {said}, and a run has one of them; give base URLs, without an endpoint.")
     return found[0].replace(url=" ".join(str(one.url) for one in found))
 
@@ -101,7 +109,7 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
 def find_server(client: httpx.Client, scenario: Scenario) -> Server:
     """Probe the scenario's server; raises TargetError where nothing there is one."""
     url = base_url(default_url(api=scenario.api) if scenario.url is None else scenario.url)
-    return probe(client, url, api=scenario.api)
+    return probe(client, url, api=scenario.api, path=scenario.path)
 
 
 def find_targets(
@@ -171,7 +179,7 @@ def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Targ
 
 def reread(client: httpx.Client, target: Target) -> Target:
     """Return the target with what the server says of the model now that it is loaded: its context and its size."""
-    server = probe(client, target.server.url, api=target.dialect.api)
+    server = probe(client, target.server.url, api=target.dialect.api, path=target.dialect.other_path)
     if server.kind != target.server.kind:
         return target  # its control plane failed this time: its earlier answers stand
     model = with_details(client, server, choose_model(server, target.model.name))

@@ -105,6 +105,12 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         some = "the row" if len(file) == 1 else f"{file.own_lengths} of {rows}"
         say = "says how long its" if file.own_lengths == 1 else "say how long their"
         yield f"{path}: {some} {say} answer may be, which wins over output_tokens."
+    if file.unsent is not None:
+        beside, prompt = file.unsent
+        yield (
+            f"{path}: rows hold {beside} beside {prompt}, and {prompt} alone is sent; put both into one column, and name it "
+            "with --data-column."
+        )
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
     if scenario.has_sessions:

@@ -53,6 +53,7 @@ FILES = {
     "words.txt": b"in {words} words\r\n",
     "prompts.jsonl": b'{"prompt": "a"}\n{"prompt": "b"}\n',
     "trace.csv": b"\xef\xbb\xbft,output_tokens\r\n0,16.0\r\n1,0\r\n",
+    "packed.csv": b"\x1f\x8b\x08\0",
     "bad.csv": b"t,input_tokens\n0,nan\n",
     "far.txt": b"0\n1e30\n",
 }

@@ -366,9 +366,12 @@ def busiest(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def find_level(levels: Sequence[dict[str, Any]], asked: str) -> dict[str, Any]:
-    """Return the level that is asked for by its index or label; raise PredictionError where there is none."""
+    """Return the level asked for by its index, its label or how only its label begins; raise PredictionError for none."""
     for level in levels:
         if asked == str(level["index"]) or asked == level["label"]:
             return level
+    alike = [level for level in levels if f"{level['label']} ".startswith(f"{asked} ")]
+    if len(alike) == 1:
+        return alike[0]
     known = listed([f"{level['index']} ({level['label']})" for level in levels])
     raise PredictionError(f"the run has no level {asked!r}; it has {known}.")

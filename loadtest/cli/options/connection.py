@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loadtest import credentials, reach
-from loadtest.cli.options.scenario_options import option_of
+from loadtest.cli.options.scenario_options import SecondsParam, option_of
 from loadtest.scenario import APIS, ConnectionKeys, Scenario, keys_of
 
 _KEY_HELP = {key.name: key.declared.help for key in keys_of(Scenario)}
@@ -25,7 +25,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --api, --connect-timeout and the options of ConnectionKeys."""
     command = click.option(
         "--connect-timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=SecondsParam(low=1e-6),
         default=10.0,
         show_default=True,
         metavar="S",

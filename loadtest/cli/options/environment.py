@@ -6,6 +6,8 @@ variable, and the variable over the scenario file.
 
 from __future__ import annotations
 
+import difflib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -98,6 +100,20 @@ def say_what_is_taken(beaten: Iterable[str] = ()) -> None:
 
     `beaten` are options whose place an argument takes.
     """
-    names = list(_taken(click.get_current_context(), beaten))
+    context = click.get_current_context()
+    names = list(_taken(context, beaten))
     if names:
         print(f"loadtest: from the environment: {', '.join(names)}.", file=sys.stderr)
+    for name, meant in _misspelt(context.command):
+        print(f"loadtest: {name} in the environment is not used; {meant} is an option's.", file=sys.stderr)
+
+
+def _misspelt(command: click.Command) -> Iterator[tuple[str, str]]:
+    """Yield variables that look like one of a command's, and which they look like."""
+    if command.name != "run":
+        return  # of other commands some variables are options of `run`
+    known = [variable_of(option) for option in command.params if isinstance(option, click.Option)]
+    for name in sorted(os.environ):
+        own = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and name not in known and not own.startswith(RESERVED):
+            yield from ((name, meant) for meant in difflib.get_close_matches(name, known, n=1, cutoff=0.9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
@@ -26,7 +27,7 @@ from loadtest.scenario import (
     short_repr,
     split_outside_brackets,
 )
-from loadtest.urls import is_socket
+from loadtest.urls import is_socket, without_secrets
 
 
 class NumberParam(click.ParamType[Any]):
@@ -50,6 +51,12 @@ class NumberParam(click.ParamType[Any]):
             ends = f"from {self._low:.12g} to {self._high:.12g}" if finite else f"{self._low:.12g} or more"
             self.fail(f"{short_repr(number)} is not a number {ends}.", param, ctx)
         return number
+
+
+class SecondsParam(NumberParam):
+    """A time in seconds."""
+
+    what = "a number of seconds like 0.5 or 90, without a unit"
 
 
 class WholeParam(NumberParam):
@@ -101,6 +108,7 @@ class DrawnParam(click.ParamType[Any]):
             self.fail(sentence(error), param, ctx)
 
 
+_VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
@@ -145,7 +153,7 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             key.name,
             multiple=True,
             metavar=declared.shown,
-            callback=lambda _, __, given: between.join(given) or None,
+            callback=functools.partial(_joined, between),
             help=text,
         )
     if declared.repeat is not None:
@@ -157,7 +165,9 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             callback=lambda _, __, given: given or None,
             help=text,
         )
-    taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
+    taken: Any = (
+        click.Choice(declared.choices, case_sensitive=False) if declared.choices else PARAM_TYPES.get(kind, kind)
+    )
     if key.many:
         taken = LengthsParam() if declared.length else LISTS_OF[kind]
     elif declared.length:
@@ -166,10 +176,21 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         taken = DrawnParam(read_seconds, "seconds")
     elif declared.share:
         taken = ShareParam()
+    elif declared.unit == "s" and kind is float:
+        taken = SecondsParam()
     metavar = LIST_METAVARS[kind] if key.many else declared.shown
     if metavar is None and not declared.choices and declared.unit == "s" and not declared.span:
         metavar = "SECONDS"
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
+
+
+def _joined(between: str, _: click.Context, option: click.Parameter, given: Sequence[str]) -> str | None:
+    """Join the values of an option that was given again; where a blank joins them none may hold one."""
+    if between == " " and (odd := next((one for one in given if " " in one.strip(" \t\r\n\"'")), None)):
+        raise click.BadParameter(
+            f"{short_repr(without_secrets(odd))} holds a blank; give one URL at a time.", param=option
+        )
+    return between.join(given) or None
 
 
 def is_url(text: str) -> bool:
@@ -184,6 +205,11 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
     """
     urls = [text for text in given if is_url(text)]
     files = [text for text in given if not is_url(text)]
+    if stray := next((text for text in files if _VALUES.fullmatch(text) and not Path(text).exists()), None):
+        raise ScenarioError(
+            f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
+            "blanks: --concurrency 1,2,4."
+        )
     if len(files) > 1:
         raise ScenarioError(
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one; a server's URL begins "

@@ -43,7 +43,10 @@ class LimitKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     max_error_ratio: float = key(
-        "Share of failed requests above which a level is suspect.", 0.0, bounds=Range(0, 1, instead="5 % is 0.05")
+        "Share of failed requests above which a level is suspect.",
+        0.0,
+        bounds=Range(0, 1, instead="5 % is 0.05"),
+        share=True,
     )
     stop_after_errors: int | None = key(
         "End a level after this many requests have failed in a row, in any one of several processes.",

@@ -9,7 +9,6 @@ import codecs
 import csv
 import functools
 import re
-import stat
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,29 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
+from loadtest.scenario.wrong_file import (
+    LONE_RETURNS,
+    cells_sentence,
+    is_utf8,
+    what_csv,
+    what_else,
+    what_head,
+    what_kind,
+)
 from loadtest.text import counted
-from loadtest.workloads.files.data_rows import IDS, KNOWN, LENGTHS, Row, RowError, is_plain, plain_column, read_row
+from loadtest.workloads.files.data_rows import (
+    IDS,
+    KNOWN,
+    LENGTHS,
+    SYSTEMS,
+    Row,
+    RowError,
+    is_plain,
+    loads,
+    plain_column,
+    read_row,
+    unsent_text,
+)
 from loadtest.workloads.files.trace import DELIMITERS
 
 BLOCK = 1 << 20  # bytes that are read at once of a JSON array
@@ -31,8 +51,6 @@ MOST_ROW = 64 << 20  # bytes
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
-PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
-OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 JSON_PIECES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 
 
@@ -70,6 +88,7 @@ class DataFile:
     recorded: int = 0  # rows that end in an answer, which is not sent
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
+    unsent: tuple[str, str] | None = None  # of the first row: a long text that is not sent, and the prompt's column
 
     @classmethod
     def read(cls, path: Path, column: str | None) -> DataFile:
@@ -101,7 +120,7 @@ class DataFile:
 
     def _value(self, body: bytes) -> Any:
         if self.head is None:
-            return orjson.loads(body)
+            return loads(body)
         with _long_cells():
             cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
         return dict(zip(self.head, cells, strict=False))
@@ -120,7 +139,9 @@ class DataFile:
         pieces = self._csv_pieces(file) if self.head is not None else self._json_pieces(file)
         starts, ends, answers = self.starts, self.ends, self.answers
         keys, plain = None, None  # of a row of which nothing but one text is sent: most rows are alike
-        for piece, value in pieces:
+        for number, (piece, value) in enumerate(pieces):
+            if not number:
+                self.unsent = unsent_text(value, self.column)
             if plain is not None and value.__class__ is dict and value.keys() == keys and is_plain(value[plain]):
                 starts.append(piece.start)
                 ends.append(piece.end)
@@ -155,7 +176,9 @@ class DataFile:
             self.systems = len(self.starts)
 
     def _wrong(self, offset: int, what: str) -> ScenarioError:
-        return ScenarioError(f"the data file {self.path}, line {self._line(offset)}, {what}.")
+        return ScenarioError(
+            f"the data file {self.path}, line {self._line(offset)}, {what}{'' if what.endswith('?') else '.'}"
+        )
 
     # -- JSON ---------------------------------------------------------------------------------------------------------
 
@@ -169,9 +192,11 @@ class DataFile:
 
     def _parsed(self, piece: Piece) -> Any:
         try:
-            return orjson.loads(piece.body)
+            return loads(piece.body)
         except orjson.JSONDecodeError as error:
-            if not _is_utf8(piece.body):
+            if b"\0" in piece.body:
+                raise self._wrong(piece.start, "holds a NUL byte; save the file as UTF-8 text") from None
+            if not is_utf8(piece.body):
                 raise self._wrong(piece.start, "is not UTF-8 text; save the file as UTF-8") from None
             line = self._line(piece.start) + error.lineno - 1
             what = re.sub(r":? ?line \d+ column \d+ \(char \d+\)", "", str(error))
@@ -180,14 +205,18 @@ class DataFile:
             ) from None
 
     def _spread(self, piece: Piece) -> str:
-        """Return a hint where rows seem to be spread over several lines each."""
+        """Return a hint where rows seem to be spread over several lines each, or lines end in a way that is none."""
+        if b"\r" in (body := piece.body.strip()) and b"\n" not in body:
+            return LONE_RETURNS
         spread = piece.body.strip() in (b"{", b"[") or piece.body.rstrip().endswith((b"{", b","))
         return "; write each row on a line of its own (JSON lines), or all of them as one array" if spread else ""
 
     def _line_pieces(self, file: BinaryIO, begin: int) -> Iterator[Piece]:
         at = begin
-        for line in file:
+        for line in iter(functools.partial(file.readline, MOST_ROW + 1), b""):
             start, at = at, at + len(line)
+            if len(line) > MOST_ROW:
+                raise self._wrong(start, f"is a row of more than {MOST_ROW >> 20} MiB; is it the right file?")
             if line.strip():
                 yield Piece(start, at, line)
 
@@ -248,21 +277,14 @@ class DataFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                what = (
-                    "begins a text in quotes that never ends" if "end of data" in str(error) else f"is not CSV: {error}"
-                )
-                raise self._wrong(start, what) from None
+                raise self._wrong(start, what_csv(error)) from None
             if first:
                 first = False
                 continue
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(self.head):
-                raise self._wrong(
-                    start,
-                    f"has {len(cells)} cells and the file's first line {len(self.head)}; put quotes around texts that hold "
-                    f"{'tabs' if self.delimiter == chr(9) else repr(self.delimiter)[1:-1]} or line ends",
-                )
+                raise self._wrong(start, cells_sentence(len(cells), len(self.head), self.delimiter))
             yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
 
 
@@ -293,8 +315,8 @@ class _CsvLines:
 @functools.lru_cache(maxsize=2)
 def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ScenarioError(f"the data file {path} is not a regular file; save it to one first.")
+        if (other := what_kind(path)) is not None:
+            raise ScenarioError(f"the data file {path} {other}.")
         with path.open("rb") as file:
             data = _recognised(path, column, file)
             file.seek(0)
@@ -312,12 +334,8 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
 
 def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     """Return the file without its rows yet; raise ScenarioError for one that is neither JSON nor CSV."""
-    begin = file.read(8)
-    if packed := next((name for magic, name in PACKED.items() if begin.startswith(magic)), None):
-        what = "convert it to JSON lines" if packed == "Parquet" else "unpack it"
-        raise ScenarioError(f"the data file {path} is {packed}, which loadtest does not read; {what} first.")
-    if begin.startswith(OTHER_MARKS):
-        raise ScenarioError(f"the data file {path} is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8.")
+    if (other := what_else(file.read(512), path.suffix.lower())) is not None:
+        raise ScenarioError(f"the data file {path} {other}.")
     file.seek(0)
     file.seek(_after_mark(file))
     first = _first_byte(file)
@@ -334,15 +352,20 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
 def _with_head(data: DataFile, line: str) -> DataFile:
     """Return a CSV file with the names of its columns."""
     heads: dict[str, list[str]] = {}
+    wrong = csv.Error()
     for delimiter in DELIMITERS:
         try:
             heads[delimiter] = next(csv.reader([line], delimiter=delimiter, strict=True), [])
-        except csv.Error as error:
-            raise ScenarioError(f"the data file {data.path}, line 1, is not CSV: {error}.") from None
+        except csv.Error as error:  # "a","b" is none with semicolons
+            wrong = error
+    if not heads:
+        raise ScenarioError(f"the data file {data.path}, line 1, {what_csv(wrong)}.")
     data.delimiter = max(heads, key=lambda one: len(heads[one]))
     names = [name.strip() for name in heads[data.delimiter]]
     data.head = tuple(_column_names(names, data.column))
     wanted = [data.column] if data.column is not None else KNOWN
+    if trouble := what_head(line, data.head, (*wanted, *IDS, *LENGTHS, *SYSTEMS)):
+        raise ScenarioError(f"the data file {data.path}, line 1, {trouble}.")
     if not set(wanted) & set(data.head):
         has = short_repr(", ".join(names))
         if data.column is not None:
@@ -354,7 +377,8 @@ def _with_head(data: DataFile, line: str) -> DataFile:
                 raise ScenarioError(f"the data file {data.path}, line 1, {error}.") from None
         raise ScenarioError(
             f"the data file {data.path}, line 1, names no column prompt, text or question; it has {has}: name the prompt's "
-            "with --data-column. (One text for every request is given with --prompt-file.)"
+            "with --data-column, or write the columns' names above all rows. (One text for every request is given with "
+            "--prompt-file.)"
         )
     return data
 
@@ -363,7 +387,7 @@ def _column_names(names: Sequence[str], column: str | None) -> Iterator[str]:
     """Yield the names of columns, those that are known in lower case."""
     for name in names:
         lower = name.lower()
-        known = lower in (*KNOWN, *IDS, *LENGTHS) and name != column
+        known = lower in (*KNOWN, *IDS, *LENGTHS, *SYSTEMS) and name != column
         yield lower if known else name
 
 
@@ -381,11 +405,3 @@ def _first_byte(file: BinaryIO) -> bytes:
         if stripped := block.strip():
             return stripped[:1]
     return b""
-
-
-def _is_utf8(body: bytes) -> bool:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -5,13 +5,16 @@ Data files come from many programs: rows with a prompt, chat messages, ShareGPT 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
 from loadtest.scenario import TOKEN_COUNTS, parse_whole, short_repr
 from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS
-from loadtest.workloads.messages import is_message, text_of
+from loadtest.workloads.messages import calls_a_tool, is_message, text_of
 
 PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
 CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -20,6 +23,32 @@ LENGTHS = ("output_tokens", "max_tokens", "max_completion_tokens", "max_output_t
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
 OWN = {"model", "messages", "prompt", "input", "stream", *LENGTHS}  # keys of a batch body that are not sent as they are
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
+SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
+TURNS = "turns"  # what a user says turn by turn, in MT-Bench
+UNSENT = (
+    "context",
+    "passage",
+    "document",
+    "documents",
+    "article",
+)  # long texts that some data sets keep beside a question
+
+
+def loads(body: bytes) -> Any:
+    """Read a row's JSON; NaN and Infinity, which Python and pandas write for unknown numbers, are null.
+
+    Raises orjson.JSONDecodeError.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if b"NaN" not in body and b"Infinity" not in body:
+            raise
+        try:
+            known = orjson.dumps(json.loads(body))
+        except (ValueError, TypeError, RecursionError):
+            known = body  # something else is wrong as well
+        return orjson.loads(known)
 
 
 class RowError(Exception):
@@ -51,9 +80,17 @@ def read_row(value: Any, column: str | None) -> Row | None:
     """
     if isinstance(value, str) and column is None:
         return _text_row(_said(value, "its text"))
+    if column is None and isinstance(value, list) and value and all(map(_is_told, value)):
+        return _conversation(
+            value, "messages", None, None, None, None
+        )  # the messages alone, without an object around them
     if not isinstance(value, dict):
         raise RowError(f"is {_kind(value)}, not an object with a prompt")
     name = column if column is not None else next((one for one in KNOWN if value.get(one) not in (None, "")), None)
+    if name is None and isinstance(value.get(TURNS), list):
+        name = TURNS
+    if name is None and isinstance(value.get("params"), dict) and value["params"].get("messages"):
+        value, name = {**value, "body": value["params"]}, "body"  # a request of Anthropic's batches
     if name is None or name not in value:
         raise RowError(_without_prompt(value, column))
     row_id = next((str(value[one]) for one in IDS if isinstance(value.get(one), str | int)), None)
@@ -66,23 +103,36 @@ def read_row(value: Any, column: str | None) -> Row | None:
         row = _text_row(_said(given[0], name), output_tokens=length, id=row_id)
         return replace(row, talk=tuple(_user(text) for text in given if text.strip()), questions=True)
     if isinstance(given, list) or name in CONVERSATIONS:
-        return _conversation(given, name, length, row_id, value.get("system"), _extra(value))
+        return _conversation(given, name, length, row_id, _system_of(value), _extra(value))
     text = _said(given, name)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
     answer = next((value[one] for one in ("answer", "output", "response") if isinstance(value.get(one), str)), None)
     row = _text_row(text, output_tokens=length, id=row_id, body=_extra(value), answer=answer)
+    system = None if name in SYSTEMS else _system_of(value)
+    if system is not None:
+        messages = ({"role": "system", "content": system}, *row.talk)
+        row = replace(row, text=text_of(messages), messages=messages, talk=messages)
     return row if answer is None else replace(row, talk=(*row.talk, {"role": "assistant", "content": answer}))
 
 
 def plain_column(value: Any, column: str | None) -> str | None:
     """Return the column of a row's prompt where it is a text and nothing else of the row is sent; else None."""
-    if not isinstance(value, dict) or any(name in value for name in LENGTHS):
+    if not isinstance(value, dict) or any(name in value for name in (*LENGTHS, *SYSTEMS)):
         return None
     name = column if column is not None else next((one for one in KNOWN if one in value), None)
     if name is None or name in CONVERSATIONS or name == "instruction" or "body" in value:
         return None
     return name if is_plain(value.get(name)) else None
+
+
+def unsent_text(value: Any, column: str | None) -> tuple[str, str] | None:
+    """Return the name of a long text that stands in a row beside its prompt and is not sent, and the prompt's; else None."""
+    if column is not None or not isinstance(value, dict):
+        return None
+    name = next((one for one in KNOWN if value.get(one) not in (None, "")), None)
+    beside = next((one for one in UNSENT if value.get(one) and isinstance(value[one], str | list)), None)
+    return None if name not in PROMPTS or beside is None else (beside, name)
 
 
 def is_plain(text: Any) -> bool:
@@ -95,7 +145,8 @@ def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     length, extra = _length(body), {key: value for key, value in body.items() if key not in OWN} or None
     given = body.get("messages", body.get("input"))
     if isinstance(given, list):
-        row = _conversation(given, "body.messages", length, row_id, None, extra, recorded=False)
+        system = None if extra is None or not isinstance(extra.get("system"), str) else extra.pop("system")
+        row = _conversation(given, "body.messages", length, row_id, system, extra or None, recorded=False)
         if row is None:
             raise RowError("has no message of a user in body.messages")
         return row
@@ -103,6 +154,15 @@ def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     if text is None:
         raise RowError(f"has neither messages nor prompt in its body; it has {_names(body)}")
     return _text_row(_said(text, "body.prompt"), output_tokens=length, id=row_id, body=extra)
+
+
+def _system_of(value: Mapping[str, Any]) -> str | None:
+    """Return the system prompt that stands in a row beside its prompt; None where there is none."""
+    return next((said for name in SYSTEMS if isinstance(said := value.get(name), str) and said.strip()), None)
+
+
+def _is_told(message: Any) -> bool:
+    return is_message(message) and isinstance(message.get("role"), str)
 
 
 def _text_row(text: str, **more: Any) -> Row:
@@ -118,7 +178,7 @@ def _conversation(
     name: str,
     length: int | None,
     row_id: str | None,
-    system: Any,
+    system: str | None,
     extra: Mapping[str, Any] | None,
     *,
     recorded: bool = True,
@@ -131,7 +191,7 @@ def _conversation(
     if not isinstance(given, list):
         raise RowError(f"has {_kind(given)} under {name}, not a list of messages")
     shared = any(isinstance(turn, dict) and "from" in turn for turn in given)
-    messages = [_turn(turn) for turn in given] if shared else given
+    messages = [_turn(turn) for turn in given] if shared else [_with_usual_role(message) for message in given]
     answer, talk = None, messages
     if shared or name != "messages":
         talk = [one for one in messages if _speaks(one)]
@@ -146,9 +206,18 @@ def _conversation(
     for place, message in enumerate(messages, 1):
         if not is_message(message) or not isinstance(message.get("role"), str):
             raise RowError(f'has no "role" and "content" in message {place} of {name}: {short_repr(message)}')
-    if isinstance(system, str) and system.strip() and messages[0].get("role") != "system":
+        if not isinstance(content := message.get("content"), str | list | dict | None):
+            raise RowError(f"has {_kind(content)} for the content of message {place} of {name}, not a text")
+    if not any(map(_says_something, messages)):
+        raise RowError(f"has an empty prompt (under {name})")
+    if system is not None and messages[0].get("role") != "system":
         messages, talk = ([{"role": "system", "content": system}, *said] for said in (messages, talk))
     return Row(text_of(messages), tuple(messages), length, row_id, extra, answer, tuple(talk))
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return bool(content.strip() if isinstance(content, str) else content) or calls_a_tool(message)
 
 
 def _speaks(message: Any) -> bool:
@@ -178,6 +247,13 @@ def _turn(turn: Any) -> Any:
         return turn
     role = str(turn.get("from"))
     return {"role": ROLES.get(role, role), "content": turn.get("value")}
+
+
+def _with_usual_role(message: Any) -> Any:
+    """Return a message with ShareGPT's names of roles, which no server knows, in the words of chat APIs."""
+    role = message.get("role") if isinstance(message, dict) else None
+    known = ROLES.get(role) if isinstance(role, str) else None
+    return message if known in (None, role) else {**message, "role": known}
 
 
 def _said(text: Any, name: str) -> str:
@@ -222,15 +298,28 @@ def _without_prompt(value: Mapping[str, Any], column: str | None) -> str:
     if column is not None:
         return f"has no column {short_repr(column)}; it has {_names(value)}"
     lower = {str(name).strip().lower() for name in value}
+    if {"role", "content"} <= lower or {"from", "value"} <= lower:
+        return 'is one message, not a conversation; give each conversation as a row: {"messages": [{"role": …, "content": …}, …]}'
     if lower & {*INPUTS, "hash_ids"} and lower & set(INSTANT_COLUMNS):
         return (
             "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
             "with --input-tokens 'empirical(FILE)'"
         )
+    rows = [name for name, each in value.items() if isinstance(each, list) and each and isinstance(each[0], dict)]
+    if len(rows) == 1 and _is_row(value[rows[0]][0]):
+        return f"keeps its rows under {short_repr(rows[0])}; save that list alone, as the whole file"
     empty = [name for name in KNOWN if name in value]
     if empty:
         return f"has an empty prompt (column {empty[0]})"
     return f"has no column prompt, text, question or messages; it has {_names(value)}: name one with --data-column"
+
+
+def _is_row(value: Any) -> bool:
+    """Whether this is a row that could be sent."""
+    try:
+        return read_row(value, None) is not None
+    except RowError:
+        return False
 
 
 def _names(value: Mapping[str, Any]) -> str:

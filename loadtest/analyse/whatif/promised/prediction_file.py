@@ -109,6 +109,10 @@ def read_document(path: Path) -> Document:
     """Read prediction.json; raise PredictionError, one sentence, where it is none or was changed after it was made."""
     try:
         return parse_document(path.read_bytes(), str(path))
+    except IsADirectoryError:
+        raise PredictionError(
+            f"{path} is a folder, not a prediction; give the prediction.json that `loadtest predict` wrote (and a run behind it)."
+        ) from None
     except OSError as error:
         raise PredictionError(f"cannot read {path}: {error.strerror}.") from None
 
