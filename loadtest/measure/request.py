@@ -40,9 +40,9 @@ class Content:
     ending: Ending
 
 
-def decode(dialect: Dialect, reads: Reads | None) -> Content:
-    """Decode the body of an answer; the events do not depend on how the reads cut it."""
-    events, ending = _decoded(dialect, reads.body if reads is not None else b"")
+def decode(dialect: Dialect, reads: Reads | None, decoded: tuple[ContentEvents, Ending] | None = None) -> Content:
+    """Decode the body of an answer, unless it is `decoded`; the events do not depend on how the reads cut it."""
+    events, ending = decoded or _decoded(dialect, reads.body if reads is not None else b"")
     read_of, i = [], 0
     for end in events.ends:
         assert reads is not None
@@ -80,6 +80,7 @@ class Request:
         "_content",
         "_probe",
         "_reads",
+        "_short",
         "clock",
         "count",
         "decoding",
@@ -134,6 +135,7 @@ class Request:
         self._probe = dialect.decoder()
         self._reads: Reads | None = None
         self._content: Content | None = None
+        self._short: tuple[int, tuple[ContentEvents, Ending]] | None = None  # a short answer's size, and it decoded
         self.received = Received(
             live=self.live, ends=dialect.ends, leaves=stay.reader(dialect), is_empty=self._is_empty
         )
@@ -165,9 +167,10 @@ class Request:
         if self.first_seen is not None and received.marked is not None and received.size > SHORT:
             return False
         try:
-            ending = _decoded(self.dialect, received.body())[1]
+            self._short = received.size, _decoded(self.dialect, received.body())
         except Exception:  # noqa: BLE001 - the record will say so
             return True
+        ending = self._short[1][1]
         return ending.error is not None or not ending.done
 
     def live(self, body: bytes) -> bool:
@@ -195,7 +198,8 @@ class Request:
     def content(self, reads: Reads) -> Content:
         """Return what the body of these reads holds, decoded by the first call; nothing of an error's body."""
         if self._content is None:
-            self._content = decode(self.dialect, reads if self.received.success else None)
+            whole = self._short[1] if self._short is not None and self._short[0] == len(reads.body) else None
+            self._content = decode(self.dialect, reads if self.received.success else None, whole)
         return self._content
 
     def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
@@ -313,9 +317,8 @@ class Request:
             said = http_sentence(received.status, reads.body, received.headers)
             return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, said))
         wrong = ending.error
-        if received.packed is not None and not (
-            ending.done and wrong is None
-        ):  # some name a coding that they do not use
+        readable = ending.done and wrong is None  # some servers name a coding that they do not use
+        if received.packed is not None and not readable:
             wrong = f"the server compressed the answer ({received.packed}), which it was asked not to do"
         if wrong is not None:
             return Failure(Outcome.STREAM_ERROR, wrong)
