@@ -117,6 +117,11 @@ WRONG = [
     (["--out", LONG], "File name too long; choose another --out."),
     (["--out", "/".join(["x" * 200] * 30)], "File name too long; choose another --out."),
     (["--concurency", "1"], "--concurrency"),
+    (["--concurrency", "1", "#", "one", "user"], "'#' and what follows came as arguments, for zsh knows no comments"),
+    (
+        [" ", "--concurrency", "1"],
+        "an argument is a blank (' '); a backslash that joins lines must be the last character",
+    ),
     (
         ["--concurrency", "1", "2", "4"],
         "'2' is neither a scenario file nor a URL; several values of an option have commas",
@@ -151,6 +156,7 @@ RIGHT = [
     ["--trace", "trace.csv"],
     ["--out", "folder/new/run"],
     ["bom.toml"],
+    ["--stop", "#", "--stop", " "],
     ["--prompt", "\u2013 \u201cso it goes\u201d \u2013"],
 ]
 
