@@ -117,6 +117,11 @@ WRONG = [
     (["--out", LONG], "File name too long; choose another --out."),
     (["--out", "/".join(["x" * 200] * 30)], "File name too long; choose another --out."),
     (["--concurency", "1"], "--concurrency"),
+    (["--concurrency", "1", "#", "one", "user"], "'#' and what follows came as arguments, for zsh knows no comments"),
+    (
+        [" ", "--concurrency", "1"],
+        "an argument is a blank (' '); a backslash that joins lines must be the last character",
+    ),
     (
         ["--concurrency", "1", "2", "4"],
         "'2' is neither a scenario file nor a URL; several values of an option have commas",
@@ -151,6 +156,7 @@ RIGHT = [
     ["--trace", "trace.csv"],
     ["--out", "folder/new/run"],
     ["bom.toml"],
+    ["--stop", "#", "--stop", " "],
     ["--prompt", "\u2013 \u201cso it goes\u201d \u2013"],
 ]
 
@@ -243,6 +249,21 @@ def test_what_stands_beside_run_folders_is_told_from_them(place: Path) -> None:
     assert said.err == "loadtest: runs/a/run.json is not a run folder: it is a file of one; give the folder, runs/a.\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.yaml", "; a scenario is written in TOML, like concurrency = [1, 2]."),
+        ("a.jsonl", "; prompts are given with --data a.jsonl, recorded arrivals with --trace."),
+        ("a.py", "; run a Locust file with `locust -f a.py`."),
+    ],
+)
+def test_another_file_in_a_scenarios_place_is_answered_with_where_it_belongs(
+    place: Path, name: str, words: str
+) -> None:
+    Path(name).write_text("concurrency: 1\n")
+    assert answer(["run", name, "--url", REFUSED]).err.endswith(f"{words}\n")
+
+
 def test_a_misspelt_variable_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADTEST_CONCURENCY", "4")
     monkeypatch.setenv("LOADTEST_SERVICE_HOST", "10.0.0.1")
@@ -288,6 +309,7 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
         (b"a = 1\na = 2\n", "is not valid TOML"),
         (b'slo = "ttft_p95=2"\n', "has slo, which is no key; give it on the command line, as --slo."),
+        ("name = \u201ca\u201d\n".encode(), "it has a typographic quote (\u201c): write straight ones."),
         (b"[[request]]\n", "has request, which is a table; write it once, as [request], with its keys below."),
         (
             b"[data]\nfile = 1\n",

@@ -165,6 +165,15 @@ def test_nothing_works(loadtest: Call) -> None:
     assert len(sent) <= 24
 
 
+def test_below_a_root_of_its_own_no_request_is_sent_twice(loadtest: Call) -> None:
+    with made({}) as server:
+        code, out, _ = loadtest("check", f"{server.url}/v3", "--try", "--model", "m")
+    assert code == 1
+    assert " 1. POST …/chat/completions (openai-chat): HTTP 404" in out
+    sent = [(path, json.dumps(json.loads(body), sort_keys=True)) for path, body in server.posted]
+    assert len(set(sent)) == len(sent)
+
+
 def test_a_model_that_only_embeds_is_found(loadtest: Call) -> None:
     found = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
     refused = refuse(400, {"error": {"message": "this model does not support chat"}})

@@ -40,10 +40,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        hint = f"; run a Locust file with `locust -f {path}`" if path.suffix == ".py" else ""
-        raise ScenarioError(f"{path} is not valid TOML: {error}{hint}.") from None
+        raise ScenarioError(f"{path} is not valid TOML: {error}{_likely(path, text)}.") from None
     except (ValueError, RecursionError):  # a number of thousands of digits; brackets without end
         raise ScenarioError(f"{path} is not valid TOML: a value in it is too long or too deep.") from None
+
+
+def _likely(path: Path, text: str) -> str:
+    """Say what was likely meant by a file that is no TOML; nothing where it is not known."""
+    match path.suffix.lower():
+        case ".py":
+            return f"; run a Locust file with `locust -f {path}`"
+        case ".yaml" | ".yml" | ".json":
+            return "; a scenario is written in TOML, like concurrency = [1, 2]"
+        case ".jsonl" | ".ndjson" | ".csv" | ".tsv":
+            return f"; prompts are given with --data {path}, recorded arrivals with --trace"
+    odd = next((sign for sign in "\u201c\u201d\u201e\u2018\u2019" if sign in text), None)
+    return "" if odd is None else f"; it has a typographic quote ({odd}): write straight ones"
 
 
 def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: bool = False) -> dict[str, Any]:

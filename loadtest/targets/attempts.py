@@ -48,6 +48,7 @@ class Known:
     api: str
     kind: str
     model: str
+    own_root: bool = False  # the URL is one below which the API has no /v1
 
     def dialect(self, scenario: Scenario) -> Dialect:
         """Return the wire format of a scenario; raise ScenarioError for an option that it lacks."""
@@ -87,20 +88,21 @@ def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:
     last = tried[-1]
     if last.works or tried[0].hopeless or len(tried) >= MOST_ATTEMPTS:
         return None
-    sent = [_said(one.dialect) for one in tried]
+    sent = [_said(one.dialect, known) for one in tried]
     for scenario in _candidates(tried, known):
         try:
             dialect = known.dialect(scenario)
         except ScenarioError:
             continue
-        if _said(dialect) not in sent:
+        if _said(dialect, known) not in sent:
             return scenario
     return None
 
 
-def _said(dialect: Dialect) -> tuple[Any, ...]:
+def _said(dialect: Dialect, known: Known) -> tuple[Any, ...]:
     """Return what tells two requests apart."""
-    return dialect.posted_to, dialect.name, dialect.fields(1)
+    path = dialect.posted_to.removeprefix("/v1") if known.own_root else dialect.posted_to
+    return path, dialect.name, dialect.fields(1)
 
 
 def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:

@@ -12,6 +12,7 @@ from loadtest.targets.attempts import Attempt, Known, following
 from loadtest.targets.connect import way_of
 from loadtest.targets.probe import ServedModel, Server
 from loadtest.targets.target import Target
+from loadtest.urls import has_own_root
 from loadtest.wire import SyncWire, now
 from loadtest.workloads.job import Job
 
@@ -37,7 +38,8 @@ def attempts(server: Server, model: ServedModel, scenario: Scenario) -> Iterator
 
 def known_by(server: Server, model: ServedModel, scenario: Scenario) -> Known:
     """Return what decides the wire formats that can be tried."""
-    return Known(server.native if scenario.api == "auto" else scenario.api, server.kind, model.name)
+    api = server.native if scenario.api == "auto" else scenario.api
+    return Known(api, server.kind, model.name, has_own_root(server.url))
 
 
 def _sent(target: Target, scenario: Scenario, number: int) -> Record:

@@ -1,4 +1,4 @@
-"""Commands pasted from a page that has made dashes and quotes of its own out of those of the keyboard."""
+"""Commands pasted from a page: with dashes and quotes of its own, with comments, with line ends that the shell kept."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ _TEXTS = ("--prompt", "--system", "--stop", "--name", "--header", "--body")  # m
 
 
 def check_typography(args: Sequence[str]) -> None:
-    """Raise ScenarioError for an option that begins with a dash of another kind, and for a value in typographic quotes."""
+    """Raise ScenarioError for a dash or quotes of another kind, for a comment, and for a blank where a name should be."""
     for before, arg in zip(("", *args), args, strict=False):
         option, equals, value = arg.partition("=")
         named, said = (option, value) if equals and option.startswith("--") else (before, arg)
         if named in _TEXTS:
             continue
+        if arg == "#":
+            raise ScenarioError(
+                "'#' and what follows came as arguments, for zsh knows no comments where commands are typed; leave them out."
+            )
+        if not named.startswith("-") and arg and not arg.strip():
+            raise ScenarioError(
+                f"an argument is a blank ({arg!r}); a backslash that joins lines must be the last character of its line."
+            )
         if found := _DASHED.match(arg):
             right = ("-" if len(arg) - found.end() == 1 else "--") + arg[found.end() :]
             raise ScenarioError(f"{arg[:60]!r} begins with a dash that is not the keyboard's; write {right[:60]}.")
