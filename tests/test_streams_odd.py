@@ -131,6 +131,9 @@ COUNTED = {
     "a prompt without tokens behind the counts": Stream(V1, sse(A, B, C, finish(), COUNTS, {"choices": [], "usage": usage(3, 0)}) + DONE),
     "counts under newer names beside zeros": Stream(V1, sse(A, B, C, finish(usage=usage(0, 0, input_tokens=20, output_tokens=3))) + DONE),
     "one token for forty words": Stream(V1, sse(*WORDS, finish(usage=usage(1))) + DONE, LONG, output=None, doubts=("fewer tokens than",)),
+    "more tokens than any answer has": Stream(
+        V1, sse(A, B, C, finish(usage=usage(2**31 - 1))) + DONE, output=None, odd=("beyond all bounds",)
+    ),
     "a token for every letter": Stream(V1, sse(*map(delta, "abcabcabc"), finish(usage=usage(3))) + DONE, "abcabcabc", odd=("more than twice as many pieces",)),
     "messages: no count behind the text": Stream(MESSAGES, named(start(), *BLOCKS, stopped(), STOP), output=None),
     "messages: a prompt of none behind the text": Stream(MESSAGES, named(start(), *BLOCKS, stopped(input_tokens=0, output_tokens=3), STOP)),
@@ -172,6 +175,14 @@ TEXTS = {
     "an index that counts chunks, the last with its reason": Stream(V1, sse(with_choice(A, index=1), with_choice(B, index=2), with_choice(C, index=3, finish_reason="length"), COUNTS) + DONE),
     "two choices in turns": Stream(V1, sse(A, with_choice(B, index=1), C, with_choice(A, index=1)) + END, "abca", doubts=("more than one choice",)),
     "two choices one after the other": Stream(V1, sse(A, with_choice(B, index=1), with_choice(C, index=1), COUNTS, finish()) + DONE, doubts=("more than one choice",)),
+    "all of it once more, as a piece": Stream(
+        V1, sse(delta("The "), delta("cat "), delta("sat"), finish(usage=usage()), delta("The cat sat")) + DONE,
+        "The cat satThe cat sat", output=None, odd=("before the end of the text",), doubts=("repeats all of it",),
+    ),
+    "all of it once more, with the reason": Stream(
+        V1, sse(delta("The "), delta("cat "), delta("sat"), with_choice(delta("The cat sat"), finish_reason="stop") | {"usage": usage()}) + DONE,
+        "The cat satThe cat sat", doubts=("repeats all of it",),
+    ),
     "parts of a content object": Stream(V1, sse(delta({"parts": [{"text": "a"}, {"text": "b"}]}), C) + END),
     "messages: pieces without a type": Stream(MESSAGES, named(start(), *({**piece, "delta": {"text": piece["delta"]["text"]}} for piece in BLOCKS), stopped(output_tokens=3), STOP)),
     "responses: pieces named text": Stream(RESPONSES, named(*(response("output_text.delta", text=text) for text in "abc"), completed())),
@@ -283,3 +294,14 @@ def test_text_behind_a_finish_reason_is_known() -> None:
     assert (ending.done, ending.went_on) == (True, True)
     for body in (sse(A, B, finish(), COUNTS), sse(A, finish(), B) + DONE):
         assert not decode(V1, body.encode())[1].went_on
+
+
+@pytest.mark.parametrize(
+    ("prompt_ms", "predicted_ms", "known"), [(30.5, 9.1, True), (0.0, 0.0, False), (30.5, 0.0, False)]
+)
+def test_timings_of_nothing_are_unknown_and_doubted(prompt_ms: float, predicted_ms: float, known: bool) -> None:
+    timings = {"prompt_n": 20, "prompt_ms": prompt_ms, "predicted_n": 3, "predicted_ms": predicted_ms}
+    _, ending = decode(V1, sse(A, B, C, finish(timings=timings)).encode())
+    assert ("prompt_ms" in ending.server["timings"]) is known
+    assert ["timings are unknown" in said for said in ending.doubts] == [True] * (not known)
+    assert (ending.prompt_tokens, ending.output_tokens) == (20, 3)

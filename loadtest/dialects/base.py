@@ -75,6 +75,8 @@ class ContentEvents:
             odd = "not every piece of the answer carries an instant of the server's: its stamps are unknown"
         elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
             odd = "the server's instants go backwards: its stamps are unknown"
+        elif len(stamps) > 2 and len(set(stamps)) == 1:
+            odd = "all of the answer carries one instant of the server's: its stamps are unknown"
         elif len(stamps) > 1 and not any(stamp % NS_PER_S for stamp in stamps):  # type: ignore[operator]
             odd = "the server's instants are of whole seconds: its stamps are unknown"
         if odd is not None:
