@@ -89,7 +89,7 @@ class Ending:
     """What a stream said besides content."""
 
     done: bool = False  # done:true, finish_reason: the answer is whole
-    went_on: bool = False  # text came behind the finish_reason, and no end mark: whole only if the framing ended
+    went_on: bool = False  # text came behind the finish_reason, and no end mark: not whole if the connection broke off
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence

@@ -275,6 +275,17 @@ TEXTS = {
     "responses: the text at its end alone": Stream(
         RESPONSES, named(response("output_text.done", text="abc"), completed())
     ),
+    "responses: the text at its end alone, of no item": Stream(
+        RESPONSES, named({"type": "response.output_text.done", "text": "abc"}, completed())
+    ),
+    "responses: pieces of no item, said again at the end of one": Stream(
+        RESPONSES,
+        named(
+            *({"type": "response.output_text.delta", "delta": text} for text in "abc"),
+            {"type": "response.output_text.done", "text": "abc"},
+            completed(),
+        ),
+    ),
     "responses: the item at its end alone": Stream(
         RESPONSES, named(response("output_item.done", item={"type": "message", "content": [TEXT]}), completed())
     ),
