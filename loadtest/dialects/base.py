@@ -75,6 +75,8 @@ class ContentEvents:
             odd = "not every piece of the answer carries an instant of the server's: its stamps are unknown"
         elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
             odd = "the server's instants go backwards: its stamps are unknown"
+        elif len(stamps) > 2 and len(set(stamps)) == 1:
+            odd = "all of the answer carries one instant of the server's: its stamps are unknown"
         elif len(stamps) > 1 and not any(stamp % NS_PER_S for stamp in stamps):  # type: ignore[operator]
             odd = "the server's instants are of whole seconds: its stamps are unknown"
         if odd is not None:
@@ -87,7 +89,7 @@ class Ending:
     """What a stream said besides content."""
 
     done: bool = False  # done:true, finish_reason: the answer is whole
-    went_on: bool = False  # text came behind the finish_reason, and no end mark: whole only if the framing ended
+    went_on: bool = False  # text came behind the finish_reason, and no end mark: not whole if the connection broke off
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence

@@ -322,9 +322,9 @@ class Request:
             wrong = f"the server compressed the answer ({received.packed}), which it was asked not to do"
         if wrong is not None:
             return Failure(Outcome.STREAM_ERROR, wrong)
-        if ending.done and (received.complete or not ending.went_on):
+        if ending.done and not (ending.went_on and received.broke_off):
             return None
-        if ending.went_on:
+        if ending.done:
             return Failure(Outcome.TRUNCATED, "the answer went on behind its finish_reason and was cut off")
         if not received.complete and received.marked is None:
             return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")

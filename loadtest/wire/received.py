@@ -59,6 +59,7 @@ class Received:
         "_suspect",
         "_tail",
         "_unstamped",
+        "broke_off",
         "early_ns",
         "ended",
         "failure",
@@ -96,6 +97,7 @@ class Received:
         self.early_ns = 0  # by how much the answer's first stamp lies before even the start of that send
         self.ended = False  # nothing more will come: complete, cut off, or given up
         self.failure: str | None = None  # why the answer is incomplete, one sentence
+        self.broke_off = False  # the connection ended before the answer's framing did, be its end marked or not
         self.marked: End | None = None  # how the answer announced its end: the strongest sign so far
         self.until: int | None = None  # when the answer counts as over though its framing goes on, as after an end mark
         self.hung_up: str | None = None  # why the user has left in mid-answer
@@ -383,7 +385,7 @@ class Received:
         if self._suspect and self.marked is not End.MARK:  # a last line without its newline
             self._ask(self._line_start(len(self._body)))
         self.look()
-        self.ended = True
+        self.ended, self.broke_off = True, failure is not None
         self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t

@@ -203,3 +203,103 @@ row(
     outcome="truncated",
     text=TEXT,
 )
+
+row = rows("HTTP of gateways")
+BOTH = ("ollama-chat", "openai-chat")
+
+
+def http(name: str, head_lines: bytes, body: Any, **must: Any) -> None:
+    """Add an answer whose head is these lines and whose body `body` makes of a good one's parts."""
+    row(
+        name,
+        lambda w, n: [head_lines + b"\r\n\r\n", *body(w.whole())],
+        **{"dialects": BOTH, "outcome": "ok", "text": TEXT, "output": 3, **must},
+    )
+
+
+def chunked(parts: list[bytes], *, end: bytes = b"0\r\n\r\n") -> Script:
+    return [*(chunk(part) for part in parts), end]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+http("HTTP/1.0 and chunks", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked", chunked)
+http("chunked said twice", HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", chunked, kept=True)
+http("chunks and an empty length", HEAD + b"Transfer-Encoding: chunked\r\nContent-Length:", chunked)
+http(
+    "line feeds alone between chunks",
+    HEAD + b"Transfer-Encoding: chunked",
+    lambda parts: [*(b"%x\n%b\n" % (len(part), part) for part in parts), b"0\n\n"],
+)
+http(
+    "sizes of chunks with zeros and blanks",
+    HEAD + b"Transfer-Encoding: chunked",
+    lambda parts: [*(b"000%X \r\n%b\r\n" % (len(part), part) for part in parts), b"000\r\n\r\n"],
+)
+http(
+    "no line behind the last chunk",
+    HEAD + b"Transfer-Encoding: chunked",
+    lambda parts: [*chunked(parts, end=b"0\r\n"), Then.FIN],
+)
+http("many interim answers", b"HTTP/1.1 102 Processing\r\n\r\n" * 20 + HEAD + b"Transfer-Encoding: chunked", chunked)
+http("a folded header", HEAD + b"X-Odd: a\r\n b\r\nTransfer-Encoding:\r\n chunked", chunked)
+http("line breaks before the status", b"\r\n\r\n" + HEAD + b"Transfer-Encoding: chunked", chunked)
+http("a lower case version and no reason", b"http/1.1 200\r\nTransfer-Encoding: chunked", chunked)
+http(
+    "a length that is too short",
+    HEAD + b"Content-Length: 40",
+    lambda parts: [b"".join(parts)],
+    outcome="truncated",
+    text=("", "t0 "),
+    output=(0, 1),
+)
+http(
+    "two lengths",
+    HEAD + b"Content-Length: 5\r\nContent-Length: 6",
+    lambda parts: [b"".join(parts)],
+    outcome=("stream_error", "truncated"),
+    error="two lengths",
+    text=("", None),
+    output=(None, 0),
+)
+row(
+    "an error of TLS where HTTP is due",
+    lambda w: [b"\x15\x03\x01\x00\x02\x02\x46", Wait(0.02), Then.FIN],
+    dialects=BOTH,
+    outcome=("truncated", "stream_error"),
+    error=r"\\x15",
+)
+row(
+    "a request timeout for an idle connection",
+    lambda w, n: [*w.good(), b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", Then.FIN],
+    dialects=BOTH,
+    outcome="ok",
+    text=TEXT,
+    kept=False,
+)
+row(
+    "Retry-After as an instant",
+    lambda w: plain(
+        b"",
+        b"Date: Wed, 21 Oct 2026 07:28:00 GMT",
+        b"Retry-After: Wed, 21 Oct 2026 07:28:30 GMT",
+        status=b"503 Service Unavailable",
+    ),
+    dialects=BOTH,
+    outcome="http_error",
+    error="after 30 s",
+)
+row(
+    "an error in two names",
+    lambda w: json({"statusCode": 400, "error": "Bad Request", "message": "body/model"}, status=b"400 Bad Request"),
+    dialects=BOTH,
+    outcome="http_error",
+    error="Bad Request: body/model",
+)
+row(
+    "an error of many lines between events",
+    lambda w: streamed(*w.tokens(), b'{\n  "error": {\n    "code": 429,\n    "message": "quota is used up"\n  }\n}\n'),
+    dialects=OPENAI,
+    outcome="stream_error",
+    error="quota is used up",
+    text=TEXT,
+)

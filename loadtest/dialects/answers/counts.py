@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest.dialects.answers.server_errors import quoted, shorten
 
-MOST_TOKENS = 2**31 - 1
+MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many
 MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a duration in ns is longer than 100 days
 WIDEST, _DEEPEST = 64, 4  # entries and levels kept of what a server says
 
@@ -166,3 +166,12 @@ def contradiction(server: Mapping[str, int]) -> str | None:
 
 LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000
 SLACK, SLACK_NS = 0.05, 50_000_000
+
+
+def timing_contradiction(timings: Mapping[str, Any]) -> str | None:
+    """Say why llama.cpp's timings cannot be true: times of zero or nearly so for tokens that were read or made."""
+    for count, time in (("prompt_n", "prompt_ms"), ("predicted_n", "predicted_ms")):
+        tokens, took = timings.get(count), timings.get(time)
+        if isinstance(tokens, int) and isinstance(took, int | float) and tokens > 1 and took * 1e6 < LEAST_NS_A_TOKEN:
+            return f"the server's {time} is too short for its {count}, so its timings are unknown"
+    return None

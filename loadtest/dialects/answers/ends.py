@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from loadtest.dialects.answers.lenient_json import parse_json
@@ -66,10 +67,11 @@ def row_of_line(line: bytes) -> dict[str, Any] | None:
 
 def bare_data(data: bytes) -> bytes:
     """Return an event's data without further "data:" before it: some gateways frame an event twice."""
-    data = data.strip()
-    while data.startswith(b"data:"):
-        data = data[5:].strip()
-    return data
+    begin = _FRAMES.match(data)
+    return data[begin.end() if begin is not None else 0 :].strip()
+
+
+_FRAMES = re.compile(rb"\s*(?:data:\s*)*")
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:

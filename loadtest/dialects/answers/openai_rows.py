@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loadtest.dialects.answers import ends, server_errors
-from loadtest.dialects.answers.counts import MOST_TOKENS, Usage, kept, known_number
+from loadtest.dialects.answers.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.text_shapes import Texts, in_message, in_value, text_of_number
 
@@ -137,6 +137,9 @@ class OpenAIRows:
         for name, said in ending.server.items():
             if isinstance(said, dict):
                 ending.server[name] = kept(said, name, odd)
+        if (timings := ending.server.get("timings")) and (why := timing_contradiction(timings)) is not None:
+            doubts.append(why)
+            ending.server["timings"] = {name: said for name, said in timings.items() if name.endswith("_n")}
         if self._usage.output is not None:
             output = self._usage.settle(odd, doubts, pieces=len(answer.events))
             answer.count(self._usage.prompt, output, self._usage.reasoning)

@@ -1,4 +1,4 @@
-"""Answers whose pieces say the same text again: all text so far in each of them, or each of them twice."""
+"""Answers whose pieces say the same text again: all text so far in each of them or in the last, or each of them twice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from loadtest.dialects.base import ContentEvents
 
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
 DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, and tokens counted by pieces, are wrong"
+WHOLE = "the last piece of the answer repeats all of it: its text, and tokens counted from it, are wrong"
+FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces before the last one, and what it has; a shorter one may do that by chance
 FEWEST_GROWING = 4  # pieces; a text is short enough to do either by chance
 FEWEST_PAIRS = 4
 FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again and again
@@ -23,7 +25,9 @@ def doubts(events: ContentEvents) -> Sequence[str]:
         kinds = [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
     if any(map(_doubled, kinds)):
         return (DOUBLED,)
-    return (CUMULATIVE,) if any(map(_cumulative, kinds)) else ()
+    if any(map(_cumulative, kinds)):
+        return (CUMULATIVE,)
+    return (WHOLE,) if any(map(_whole_again, kinds)) else ()
 
 
 def _doubled(texts: Sequence[str]) -> bool:
@@ -38,3 +42,9 @@ def _cumulative(texts: Sequence[str]) -> bool:
     longer = sum(len(after) > len(before) and after.startswith(before) for before, after in pairs)
     alike = longer + sum(after == before for before, after in pairs)
     return longer >= FEWEST_GROWING - 1 and 2 * longer >= len(pairs) and alike >= BEGINS_ALIKE * len(pairs)
+
+
+def _whole_again(texts: Sequence[str]) -> bool:
+    if len(texts) <= FEWEST_BEFORE or len(texts[-1]) < FEWEST_LETTERS:
+        return False
+    return 2 * len(texts[-1]) == sum(map(len, texts)) and texts[-1] == "".join(texts[:-1])
