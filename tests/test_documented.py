@@ -30,6 +30,7 @@ from support.llamacpp import write_model
 from support.virtual_runs import Load, play
 from test_wire_tls import certificate  # noqa: F401 - a fixture
 
+from loadtest.analyse.whatif.model import predict
 from loadtest.cli.demo import simulated_server
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -58,12 +59,17 @@ LOOPS = (
     ("1,2,4,8", "1,2"),
 )
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+SIMULATED = (
+    6_000  # tokens for a prediction, a tenth of what a user gets: that commands run is asked here, not for percents
+)
 SHIM = f"""
 import sys
 from loadtest.cli import main
 if sys.argv[1] in {READERS}:
     from pathlib import Path
     from matplotlib.figure import Figure
+    from loadtest.analyse.whatif.model import predict
+    predict.TOKENS_SIMULATED = {SIMULATED}
     Figure.savefig = lambda _, path, **__: Path(path).write_bytes({PIXEL!r})
 main()
 """
@@ -227,6 +233,7 @@ def session(
     monkeypatch.setattr(
         Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(PIXEL)
     )  # charts have tests of their own
+    monkeypatch.setattr(predict, "TOKENS_SIMULATED", SIMULATED)
     for name, value in {**SHORT, "OLLAMA_HOST": servers["ollama"]}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "bin").mkdir()

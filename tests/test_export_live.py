@@ -72,7 +72,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, simulated_url: str) -> Ite
     place, port = tmp_path_factory.mktemp("scraped"), free_port()
     text = config("1s", loadtest=f"127.0.0.1:{port}")
     command = [sys.executable, "-m", "loadtest", "run", "--url", simulated_url, "--concurrency", "2,6"]
-    command += ["--duration", "5", "--input-tokens", "16", "--output-tokens", "16"]
+    command += ["--duration", "3", "--input-tokens", "16", "--output-tokens", "16"]
     command += ["--metrics-port", str(port), "--out", str(place / "run")]
     with prometheus(place / "prometheus", text) as server:
         checked = promtool("check", "config", str(place / "prometheus" / "prometheus.yml"))

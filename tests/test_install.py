@@ -128,7 +128,7 @@ def test_pip_installs_few_packages_of_bearable_size_and_the_demo_runs(built: tup
     assert len(census["names"]) <= MOST_PACKAGES, census["names"]
     assert census["bytes"] <= MOST_BYTES, census["bytes"]
     assert call(scripts / "loadtest", "--version") == f"loadtest {loadtest.__version__}\n"
-    out = call(scripts / "loadtest", "demo", "--speed", "10", "--out", "demo", cwd=tmp_path)
+    out = call(scripts / "loadtest", "demo", "--speed", "20", "--out", "demo", cwd=tmp_path)
     assert "imulated" in out
     made = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"report.html", "report.md", "summary.json", "timeline.png", "run.json"} <= made

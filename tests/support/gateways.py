@@ -96,14 +96,15 @@ def tinyproxy(folder: Path, login: str, *ports: int) -> Iterator[str]:
 
 
 def litellm_program(cache: Path) -> str:
-    """Return LiteLLM's program from a virtual environment in `cache`, made on first use (2 minutes, 750 MB)."""
+    """Return LiteLLM's program from a virtual environment in `cache`, made on first use (750 MB)."""
     program = cache / "venv" / "bin" / "litellm"
     if not (cache / "whole").exists():
         shutil.rmtree(cache / "venv", ignore_errors=True)
-        pip = [str(cache / "venv" / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        uv = [sys.executable, "-m", "uv"]
+        install = [*uv, "pip", "install", "--python", str(cache / "venv" / "bin" / "python"), PACKAGE]
         try:
-            subprocess.run([sys.executable, "-m", "venv", cache / "venv"], check=True, capture_output=True)
-            subprocess.run([*pip, PACKAGE], check=True, capture_output=True, timeout=600)
+            subprocess.run([*uv, "venv", "--python", sys.executable, cache / "venv"], check=True, capture_output=True)
+            subprocess.run(install, check=True, capture_output=True, timeout=600)
         except (subprocess.SubprocessError, OSError) as error:
             pytest.skip(f"{PACKAGE} cannot be installed here: {error}")
         (cache / "whole").touch()
