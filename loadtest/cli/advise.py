@@ -143,7 +143,6 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
         objectives=objectives,
         memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
-        fits=True,
     )
 
 
