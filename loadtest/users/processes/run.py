@@ -35,7 +35,7 @@ class Prepared:
     """A test that can begin: all its user classes were tried out without an error."""
 
     name: str
-    settled: dict[str, UserTarget]  # by the name of the user class
+    settled: dict[str, UserTarget]  # what each user class asks of whom, by the name of the class
 
 
 def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
