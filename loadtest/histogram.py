@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 
@@ -24,12 +24,6 @@ class Histogram:
         self.sum = 0.0
         self.min = math.inf
         self.max = -math.inf
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Self:
-        histogram = cls()
-        histogram.add(*values)
-        return histogram
 
     def add(self, *values: float) -> None:
         buckets, known = self._buckets, [max(value, 0.0) for value in values if math.isfinite(value)]

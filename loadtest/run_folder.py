@@ -24,6 +24,19 @@ RESERVED_BYTES = 1 << 18  # kept for run.json, which says on a full disk as well
 TRIED_BYTES = 1 << 16  # written on trial, to find a full disk before the run begins
 
 
+def utc_now() -> str:
+    """Return the time of day as files say it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def write_whole(path: Path, body: bytes) -> Path:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(body)
+    partial.replace(path)
+    return path
+
+
 class LineFile:
     """A new file of JSON lines; a line is written whole or, where the disk fails, not at all."""
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from loadtest import cli as commands
+from loadtest.cli.demo import simulated_server
 from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome
@@ -181,6 +182,12 @@ def test_check_says_what_is_there(loadtest: Call, simulated_url: str) -> None:
     assert "ollama" in out
     assert "llama3.1:70b" in out
     assert "simulated" in out
+
+
+def test_check_advises_num_ctx_where_it_is_not_given(loadtest: Call) -> None:
+    with simulated_server() as url:
+        advised = [" ".join(loadtest("check", url, *given)[1].split()) for given in ((), ("--num-ctx", "2048"))]
+    assert ["set it with --num-ctx" in out for out in advised] == [True, False]
 
 
 def test_check_knows_llama_cpp_and_its_slots(loadtest: Call, llamacpp_url: str) -> None:

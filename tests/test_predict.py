@@ -153,7 +153,8 @@ def test_a_prediction_carries_summary_names_and_bands_round_its_figures(tmp_path
 
 def test_other_slots_and_lengths_may_be_asked(tmp_path: Path) -> None:
     made = model(virtual(tmp_path / "run", LINE, [Load(users=users) for users in (1, 4, 8)], 4), 4)
-    as_is, more, shorter = made.closed(8), made.closed(8, slots=8), made.closed(8, prompt=10, output=10)
+    short = dataclasses.replace(made, prompts=(10,) * len(made.prompts), outputs=(10,) * len(made.outputs))
+    as_is, more, shorter = made.closed(8), made.closed(8, slots=8), short.closed(8)
     assert more.figure("slot_wait_s", "p50") == 0 < as_is.figure("slot_wait_s", "p50")
     assert more.figure("stream_tokens_per_s", "p50") < as_is.figure("stream_tokens_per_s", "p50")
     assert shorter.figure("ttft_s", "p50") < as_is.figure("ttft_s", "p50") / 3

@@ -24,6 +24,7 @@ from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
 from loadtest.grid import Grid
+from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
 
 FIGURE_HEADS = (
@@ -144,14 +145,6 @@ def _places(analyses: list[Analysis], out: Path | None) -> list[Path]:
     names = [one.run.path.resolve().name for one in analyses]
     # Runs of the same folder name from different places must not overwrite each other.
     return [out / (name if names.count(name) == 1 else f"{i}-{name}") for i, name in enumerate(names)]
-
-
-def write_whole(path: Path, body: bytes) -> Path:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(body)
-    partial.replace(path)
-    return path
 
 
 def console_report(report: Report, console: Console) -> None:

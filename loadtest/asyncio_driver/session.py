@@ -1,9 +1,8 @@
-"""A whole run of the asyncio driver: settle the target, measure every level, leave a complete folder."""
+"""A whole run of the asyncio driver: make the targets ready, measure every level, leave a complete folder."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import gc
 import secrets
 import sys
@@ -25,7 +24,7 @@ from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
-from loadtest.run_folder import RunFolder, default_folder
+from loadtest.run_folder import RunFolder, default_folder, utc_now
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.connect import control_client
 from loadtest.targets.loaded_model import ask_to_unload, loaded_facts
@@ -167,7 +166,7 @@ def _close(
     folder: RunFolder, facts: dict[str, Any], ended: dict[str, Any], control: httpx.Client, targets: Sequence[Target]
 ) -> None:
     """Write how the run ended, whatever signal comes meanwhile."""
-    ended["ended"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    ended["ended"] = utc_now()
     try:
         loaded = [loaded_facts(control, target) if ended["state"] == "done" else None for target in targets]
         ended |= at_end(facts["targets"], loaded)

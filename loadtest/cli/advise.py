@@ -14,6 +14,7 @@ from rich.text import Text
 
 from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
+from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
 
 if TYPE_CHECKING:
@@ -142,14 +143,12 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
         objectives=objectives,
         memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
-        fits=True,
     )
 
 
 def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:
     from loadtest.analyse.charts import advice as chart
     from loadtest.analyse.comparison.comparable import asked_facts
-    from loadtest.analyse.report import write_whole
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME
     from loadtest.analyse.whatif.promised.promise import promise

@@ -82,7 +82,10 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     if slots and server.slots is None and chosen is not None:
         probed, server, chosen = _probed(server, chosen, asked)
     found = probed is not None and probed.limit is not None
-    warnings = [*([trouble] if trouble else []), *hazards(server, chosen, keys=asked, slots_found=found)]
+    warnings = [
+        *([trouble] if trouble else []),
+        *hazards(server, chosen, num_ctx=asked.num_ctx, keys=asked, slots_found=found),
+    ]
     if as_json:
         print_json(_server_dict(server, chosen, warnings, probed))
         return 0

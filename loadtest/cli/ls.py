@@ -190,9 +190,9 @@ def _loads(one: Headline) -> str:
 
 
 def _verdict(one: Headline) -> str:
-    if one.verdict is None:
-        return NO_REPORT if one.state in (None, "done") else str(one.state)
-    return one.verdict if one.state in (None, "done") else str(one.state)
+    if one.state is None or one.state == "done":
+        return one.verdict or NO_REPORT
+    return one.state
 
 
 def _when(one: Headline, *, day_alone: bool) -> str:

@@ -134,7 +134,7 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    grid = Grid(("", "size", "from"), tuple(report.estimate_rows(plan)), prose=True)
+    grid = Grid(SIZE_HEADS, tuple(report.estimate_rows(plan)), prose=True)
     console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
     for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))

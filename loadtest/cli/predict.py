@@ -14,6 +14,7 @@ from loadtest.cli.options.scenario_options import LIST_METAVARS, LISTS_OF
 from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
+from loadtest.run_folder import write_whole
 
 if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
@@ -128,7 +129,6 @@ def _free(out: Path | None) -> Path:
 
 def _write(path: Path, document: Document, analysis: Analysis) -> list[Path]:
     from loadtest.analyse.charts.by_load import prediction as chart
-    from loadtest.analyse.report import write_whole
 
     picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
     return [write_whole(path, document.to_bytes()), picture]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from loadtest.asyncio_driver.session import Keep
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
 from loadtest.targets.target import Target
 from loadtest.workloads.workload import Workload
@@ -46,7 +45,7 @@ def kept_prediction(file: Path) -> Kept:
 
     def keep(folder: Path) -> dict[str, Any]:
         (folder / FILE_NAME).write_bytes(body)
-        kept = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        kept = utc_now()
         return {"prediction": {"sha256": file_digest(body), "made": made, "kept": kept}}
 
     return keep

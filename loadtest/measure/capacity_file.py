@@ -18,6 +18,7 @@ import orjson
 
 from loadtest import __version__
 from loadtest.errors import ScenarioError
+from loadtest.run_folder import write_whole
 
 FILE_SCHEMA = 1
 FILE = "calibration.json"
@@ -60,9 +61,10 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _software() -> dict[str, str]:
+def versions_of(*names: str) -> dict[str, str]:
+    """Return the version of loadtest and of those packages of these names that are installed."""
     found = {"loadtest": __version__}
-    for name in ("httptools", "uvloop", "gevent", "locust"):
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -106,11 +108,10 @@ def check_writable(path: Path) -> None:
 
 def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, stamps: str) -> None:
     """Put a capacity into the file; what it holds of another machine or other software is dropped."""
-    same = {"schema": FILE_SCHEMA, **machine(), "python": platform.python_version(), "versions": _software()}
+    software = {"python": platform.python_version(), "versions": versions_of("httptools", "uvloop", "gevent", "locust")}
+    same = {"schema": FILE_SCHEMA, **machine(), **software}
     before = read_file(path)
     drivers = before.get("drivers", {}) if all(before.get(name) == value for name, value in same.items()) else {}
     drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = dataclasses.asdict(capacity)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(orjson.dumps({**same, "drivers": drivers}, option=orjson.OPT_INDENT_2) + b"\n")
-    partial.replace(path)
+    write_whole(path, orjson.dumps({**same, "drivers": drivers}, option=orjson.OPT_INDENT_2) + b"\n")

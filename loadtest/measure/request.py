@@ -372,7 +372,7 @@ class Request:
 def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
     """Return the client's lag over the reads with body bytes, how many reads were late, and which events that spoilt.
 
-    A read is late when its lag exceeds the median gap between this stream's distinct received of content: by then the
+    A read is late when its lag exceeds the median gap between the instants at which content arrived: by then the
     kernel has merged segments. Merged segments carry the stamp of the last one, which is right for the last token alone;
     unless every read has a stamp (`stamped`), the last token counts as late as well. A stream that arrived at fewer than
     two instants has no gap, and so no late reads.
@@ -380,7 +380,7 @@ def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
     if not reads:
         return {}
     lags, worst = reads.lag, max(reads.lag)
-    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # received do not go back
+    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # in order: they do not go back
     gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else worst
     found = {"lag_us": worst // 1000, "lag_mean_us": sum(lags) // len(lags) // 1000}
     if worst <= gap:

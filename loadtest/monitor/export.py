@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
@@ -17,6 +16,7 @@ from prometheus_client.utils import floatToGoString
 from loadtest.live import Figures
 from loadtest.metrics import FORMULAS
 from loadtest.records import Outcome
+from loadtest.urls import userinfo_apart
 
 _R10 = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
 
@@ -86,16 +86,11 @@ def _info(seen: RunState) -> dict[str, str]:
     return {
         "run": seen.run,
         "model": str(target.get("model") or ""),
-        "url": _without_credentials(str(target.get("url") or "")),
+        "url": userinfo_apart(str(target.get("url") or ""))[0],
         "dialect": str(target.get("dialect") or ""),
         "driver": str(seen.facts.get("driver") or ""),
         "simulated": f"{said['profile']} at {float(said['speed']):g}× speed" if said else "",
     }
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _counters(seen: Mapping[str, Figures]) -> Iterator[Metric]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from loadtest import __version__
 from loadtest.measure import capacity_file
+from loadtest.run_folder import utc_now
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.targets.target import Target
@@ -32,7 +27,7 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
     return {
         "name": scenario.name,
         "driver": driver,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "started": utc_now(),
         "scenario": scenario.to_dict(),
         "target": {**ready[0].target.facts, "model": shown(ready[0].target.model.name)},
         "targets": targets,
@@ -40,11 +35,7 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
         "tokens": first["tokens"],
         "levels": [level_facts(level) for level in scenario.levels()],
         "client": _client_entry(loop),
-        "versions": {
-            "loadtest": __version__,
-            "httpx": httpx.__version__,
-            **_versions("httptools", "uvloop", "tiktoken"),
-        },
+        "versions": capacity_file.versions_of("httpx", "httptools", "uvloop", "tiktoken"),
         **({"calibration": capacity} if capacity else {}),
         "comparability": first["comparability"],
     }
@@ -92,7 +83,7 @@ def _server_entry(scenario: Scenario, target: Target, context: int | None) -> di
 def _client_entry(loop: str) -> dict[str, Any]:
     return {
         "host": platform.node(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": capacity_file.usable_cores(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "loop": loop,
@@ -143,13 +134,3 @@ def level_facts(level: Level) -> dict[str, Any]:
         **({"inputs": level.inputs} if level.inputs > 1 else {}),
         **({"turns": level.turns, "sessions": True} if level.sessions else {}),
     }
-
-
-def _versions(*names: str) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

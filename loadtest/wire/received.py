@@ -48,15 +48,15 @@ class Received:
         "_headers_at",
         "_is_empty",
         "_leaves",
-        "_like",
+        "_line_has_needle",
         "_live",
         "_looked",
         "_marks",
         "_needles",
+        "_ordinary_end",
         "_parser",
         "_sent",
         "_stamps",
-        "_suspect",
         "_tail",
         "_unstamped",
         "broke_off",
@@ -113,10 +113,10 @@ class Received:
         self._body = bytearray()
         # The last bytes of the latest read without a needle. A read that ends alike is searched only by `look`: a search takes
         # a µs, and a line that ends an answer nearly always ends in other bytes. b"" lets every read pass, () none.
-        self._like: bytes | tuple[()] = ()
+        self._ordinary_end: bytes | tuple[()] = ()
         self._looked = 0  # offset in the body from which on nothing was looked through
         self._tail = b""  # the end of a line that has no newline yet: a needle may begin in it
-        self._suspect = False  # whether that line holds a needle
+        self._line_has_needle = False  # whether that line holds a needle
         self._sent: tuple[int, int] | None = None
         self._headers_at: int | None = None
         self._end_at: int | None = None
@@ -206,7 +206,7 @@ class Received:
         body = self._parser.feed(data)
         self._body += body
         self._ends.append(len(self._body))
-        if body.endswith(self._like) and not self._parser.over:
+        if body.endswith(self._ordinary_end) and not self._parser.over:
             return False
         return self._consider(body)
 
@@ -326,18 +326,18 @@ class Received:
             self._headers_at, self.t_headers = i, t
         if body and self._live is not None and self._live(body):
             self._live, self._content_at = None, i
-        self._like = self._look(body)
+        self._ordinary_end = self._look(body)
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
         if self._leaves is not None:
-            self._like = ()  # no read may pass, for its pieces are counted
+            self._ordinary_end = ()  # no read may pass, for its pieces are counted
             if body and self.success and not self.ended and self.marked is None:
                 self.hung_up = self._leaves(body)
         return self.ended != had_ended or self.marked is not was_marked or self.hung_up is not None
 
     def _look(self, body: bytes) -> bytes | tuple[()]:
-        """Search a read for needles and ask lines with one about the answer's end; return the new _like."""
+        """Search a read for needles and ask lines with one about the answer's end; return the new _ordinary_end."""
         if not self._needles or self.marked is End.MARK:
             return b"" if self._parser.headers_done and self._live is None else ()
         region = self._tail + body
@@ -345,11 +345,11 @@ class Received:
         size = len(self._body)
         if self._looked == size - len(body):
             self._looked = size
-        if found or (self._suspect and body):
+        if found or (self._line_has_needle and body):
             start = self._line_start(size - len(body))
             if newline or size - start < UNFINISHED:
                 self._ask(start)
-        self._suspect = self._holds(region.rpartition(b"\n")[2]) if newline else found or self._suspect
+        self._line_has_needle = self._holds(region.rpartition(b"\n")[2]) if newline else found or self._line_has_needle
         ended = self._body.endswith(b"\n")
         self._tail = b"" if ended else region[-max(map(len, self._needles)) :]
         if found or not ended or len(body) <= ORDINARY_END or self._live is not None:
@@ -382,7 +382,7 @@ class Received:
         self._live = self._leaves = self._is_empty = None
 
     def _end(self, failure: str | None, t: int) -> None:
-        if self._suspect and self.marked is not End.MARK:  # a last line without its newline
+        if self._line_has_needle and self.marked is not End.MARK:  # a last line without its newline
             self._ask(self._line_start(len(self._body)))
         self.look()
         self.ended, self.broke_off = True, failure is not None

@@ -101,7 +101,7 @@ def ranks_for(model: str) -> Ranks:
     return O200K if re.match(r"(gpt-(4o|4\.[1-9]|[5-9]|oss)|chatgpt-4o|o[1-9])", name) else CL100K
 
 
-def load_counter(model: str = "", *, fetch: bool = True, timeout: float = FETCH_TIMEOUT) -> Counter:
+def load_counter(model: str = "", *, fetch: bool = True) -> Counter:
     """Return tiktoken's counter for `model` where its ranks are cached or can be fetched in time, else an estimate.
 
     The other vocabulary's cached ranks are preferred to a fetch. `fetch=False` never touches the network: for simulated
@@ -116,7 +116,7 @@ def load_counter(model: str = "", *, fetch: bool = True, timeout: float = FETCH_
             return _tiktoken(ranks)
     if not fetch:
         return Counter("estimate: tiktoken's ranks are not in its cache")
-    if reason := fetch_ranks(wanted, folder, timeout):
+    if reason := fetch_ranks(wanted, folder, FETCH_TIMEOUT):
         return Counter(f"estimate: tiktoken's ranks could not be fetched ({reason})")
     return _tiktoken(wanted)
 

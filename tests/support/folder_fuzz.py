@@ -197,6 +197,7 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
+    from loadtest.analyse.whatif.model import self_check
     from loadtest.analyse.whatif.model.predict import ServerModel
 
     group = work.longest_series(found.run)
@@ -206,8 +207,12 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     try:
         work.require_slots(found.slots, group)
         model = ServerModel.of(found.run, found.slots, found.steps)
+        model = work.narrowed(model, found.run, group.levels)
+        used = [level for level in found.summary["levels"] if level["index"] in group.levels]
+        if self_check.unmatched(lambda level: model.closed(int(level["concurrency"])), used):
+            return
         said = work.advise_slots(
-            work.narrowed(model, found.run, group.levels),
+            model,
             group,
             found.summary["levels"],
             kind=kind,

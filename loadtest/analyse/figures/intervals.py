@@ -206,11 +206,11 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
     return summed * (len(starts) / len(values))
 
 
-def mean_interval(sample: Sample, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of the mean; None with fewer than ten independent samples."""
+def mean_interval(sample: Sample) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean; None with fewer than ten independent samples."""
     if sample.effective < FEWEST_INDEPENDENT:
         return None
-    return sample.mean().around(float(sample.values.mean()), confidence)
+    return sample.mean().around(float(sample.values.mean()), 0.95)
 
 
 def percentile_interval(

@@ -18,6 +18,7 @@ from rich.text import Text
 from loadtest.credentials import scrubber
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import SearchResult
+from loadtest.run_folder import write_whole
 from loadtest.slo import Objective, judge_objectives
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ class GateFiles:
         """Write JUnit XML, and append to the step summary. `found` is what --find-max found, and its sentence."""
         if self.junit is None and self.step_summary is None:
             return
-        from loadtest.analyse.report import write_whole
         from loadtest.analyse.reports import gate_report
 
         analyses = [one for report in reports for one in report.analyses]
@@ -108,8 +108,6 @@ def write_comparison(
     out: Path, draw: Callable[[Path], Path], markdown: Callable[[str], str], body: dict[str, Any]
 ) -> list[Path]:
     """Write compare.png, compare.md (of the picture's name) and compare.json into a folder; return where they lie."""
-    from loadtest.analyse.report import write_whole
-
     out.mkdir(parents=True, exist_ok=True)
     picture = draw(out / "compare.png")
     page = write_whole(out / "compare.md", markdown(picture.name).encode())

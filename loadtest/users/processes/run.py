@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import importlib.metadata
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from loadtest import reach
 from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
-from loadtest.run_folder import RunFolder, default_folder
+from loadtest.run_folder import RunFolder, default_folder, utc_now
 from loadtest.scenario.fields import body_text, templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.loaded_model import loaded_facts
@@ -36,7 +35,7 @@ class Prepared:
     """A test that can begin: all its user classes were tried out without an error."""
 
     name: str
-    settled: dict[str, UserTarget]  # by the name of the user class
+    settled: dict[str, UserTarget]  # what each user class asks of whom, by the name of the class
 
 
 def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
@@ -65,7 +64,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
         if tagged and not user_class.tasks:  # without tasks Locust would log tracebacks for ever
             raise ScenarioError(
                 f"user class {user_class.__name__} has no task with these tags; leave it out, or change --tags and "
-                f"--exclude-tags."
+                "--exclude-tags."
             )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
@@ -151,13 +150,13 @@ class LocustRun:
                 except (httpx.HTTPError, LoadTestError):
                     loaded.append(None)
         state = "failed" if self.failure else "interrupted" if self.interrupted else "done"
-        self._ended = {"state": state, "ended": _utc(), **at_end(self.facts["targets"], loaded)}
+        self._ended = {"state": state, "ended": utc_now(), **at_end(self.facts["targets"], loaded)}
         self._write(self._ended)
 
     def abandon(self) -> None:
         """Write that the test was interrupted, without waiting for its end; do nothing where it has ended."""
         if self._ended is None:
-            self._ended = {"state": "interrupted", "ended": _utc()}
+            self._ended = {"state": "interrupted", "ended": utc_now()}
             self._write(self._ended)
 
     def _begin(self, environment: Environment) -> dict[str, Any]:
@@ -225,10 +224,6 @@ def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Pa
 
 def _locustfile_name(locustfile: str | None) -> str:
     return Path(locustfile or "locust").stem
-
-
-def _utc() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def _drawn_lengths(settled: Mapping[str, UserTarget]) -> dict[str, str | None]:

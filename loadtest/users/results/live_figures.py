@@ -68,7 +68,7 @@ class WorkerReport:
     """A worker's last report."""
 
     live: InFlight
-    client: tuple[float, float] | None  # of recording.client
+    client: tuple[float, float] | None  # see recording.client_load
     upto: int  # the last second that it sampled
     heard: float  # when, on our monotonic clock
 
@@ -158,7 +158,7 @@ class Board:
         return dict(self._figures)
 
     def clients(self) -> list[tuple[float, float]]:
-        """Return (loop gap, CPU cores) of each process with users, as in recording.client."""
+        """Return (loop gap, CPU cores) of each process with users, as recording.client_load gives them."""
         every = (self.client(), *(worker.client for worker in self._present()))
         return [one for one in every if one is not None]
 

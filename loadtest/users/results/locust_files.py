@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 from loadtest.errors import LoadTestError
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, write_whole
 from loadtest.templates import render
 from loadtest.users.results.tables import BoardRows, board_grid, notes
 
@@ -88,7 +88,5 @@ def page_with(page: str, piece: str) -> str:
 
 
 def insert_section(path: Path, piece: str) -> None:
-    """Put a piece of HTML into the page that Locust wrote, as `with_section` does; the file is replaced whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page_with(path.read_text(encoding="utf-8"), piece), encoding="utf-8")
-    partial.replace(path)
+    """Put a piece of HTML into the page that Locust wrote, as `page_with` does; the file is replaced whole or not at all."""
+    write_whole(path, page_with(path.read_text(encoding="utf-8"), piece).encode())

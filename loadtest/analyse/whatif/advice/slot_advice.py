@@ -176,21 +176,17 @@ def advise_slots(
     objectives: Sequence[Objective] = (),
     memory: MemoryBySlots | str | None = None,
     gpu_bytes: float | None = None,
-    fits: bool = False,
 ) -> Advice:
     """Predict figures for several numbers of slots at the measured concurrencies and a few others, and choose slots.
 
     Args:
-        model: the run's model, narrowed to the group's lengths.
-        levels: levels of summary.json. Raises PredictionError where the model does not reproduce them.
+        model: the run's model, narrowed to the group's lengths; it gives back the levels (see fitted_way).
+        levels: of summary.json.
         kind: the kind of server as in run.json, which decides the name of its slots' setting.
         memory: memory by slots, or why it is unknown.
         gpu_bytes: what the loaded model may take.
-        fits: whether the model is known to reproduce the levels.
     """
     known = [level for level in levels if level["index"] in group.levels]
-    if not fits and (missed := self_check.unmatched_figure(model.closed, known)):
-        raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
     as_run = model  # a run of the same command has the same lengths: what is promised is for those
     model = self_check.with_spread_lengths(model)
     loads = loads_for(group.concurrencies)

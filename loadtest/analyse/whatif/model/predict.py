@@ -185,20 +185,15 @@ class ServerModel:
         concurrency: int,
         *,
         slots: int | None = None,
-        prompt: int | None = None,
-        output: int | None = None,
         requests: int | None = None,
         planned: PlannedRequests | None = None,
-        seeds: int | None = None,
     ) -> Prediction:
         """Predict a closed loop of `concurrency` users.
 
         Args:
             slots: parallel slots in place of the measured ones.
-            prompt: prompt tokens of every request in place of the lengths observed; likewise `output`.
             requests: how many are measured, warm-up apart; as the run did it when not given.
             planned: the very requests, in place of any of such lengths.
-            seeds: how many repetitions are simulated; as many as a quarter of a second allows when not given.
         """
         pattern, limit = self.pattern, slots or self.slots
         burst = concurrency if limit is None else min(concurrency, limit)
@@ -214,24 +209,21 @@ class ServerModel:
             concurrency=concurrency,
             rate=None,
             slots=limit,
-            lengths=self._lengths(prompt, output),
+            lengths=list(zip(self.prompts, self.outputs, strict=True)),
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
             talks=self.talks,
             planned=planned,
         )
-        return self._predict(load, seeds)
+        return self._predict(load)
 
     def open(
         self,
         rate: float,
         *,
         slots: int | None = None,
-        prompt: int | None = None,
-        output: int | None = None,
         requests: int | None = None,
         planned: PlannedRequests | None = None,
-        seeds: int | None = None,
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
 
@@ -244,12 +236,12 @@ class ServerModel:
             concurrency=None,
             rate=rate,
             slots=slots or self.slots,
-            lengths=self._lengths(prompt, output),
+            lengths=list(zip(self.prompts, self.outputs, strict=True)),
             requests=requests or OPEN_REQUESTS,
             warmups=0,
             planned=planned,
         )
-        return self._predict(load, seeds)
+        return self._predict(load)
 
     def _play(self, load: Load, engine: Engine, requests: int, draw: random.Random) -> Played:
         log = TokenLog()
@@ -285,15 +277,9 @@ class ServerModel:
         draw.shuffle(dealt)
         return [replace(load, lengths=dealt[place * each : (place + 1) * each]) for place in range(times)]
 
-    def _lengths(self, prompt: int | None, output: int | None) -> list[tuple[int, int]]:
-        return [
-            (of if prompt is None else max(prompt, 1), made if output is None else max(output, 1))
-            for of, made in zip(self.prompts, self.outputs, strict=True)
-        ]
-
-    def _predict(self, load: Load, seeds: int | None) -> Prediction:
-        requests, affordable = self._affordable(load)
-        repeated = self._repeated(load, requests + load.warmups, seeds or affordable)
+    def _predict(self, load: Load) -> Prediction:
+        requests, times = self._affordable(load)
+        repeated = self._repeated(load, requests + load.warmups, times)
         found = [self._repetition(each, requests, seed) for seed, each in enumerate(repeated)]
         played = [figures for figures, _, _ in found]
         deepest = max(depth for _, depth, _ in found)

@@ -72,12 +72,6 @@ def unmatched(predict: Callable[[Mapping[str, Any]], Prediction], levels: Iterab
     return max(found)[1] if found else None
 
 
-def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return what `unmatched` does, of a model that is asked for numbers of users."""
-    closed = [level for level in levels if level["concurrency"]]
-    return unmatched(lambda level: predict(int(level["concurrency"])), closed)
-
-
 def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[float, str]]:
     """Yield (how far off, the clause) for each figure that the model does not reproduce."""
     for words, name, statistic, share in FITTED:

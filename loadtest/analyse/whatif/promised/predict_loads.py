@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from loadtest.analyse.whatif.promised.prediction_file import (
 from loadtest.analyse.whatif.promised.textbook import FigureValues, Measured, textbook
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, utc_now
 from loadtest.text import counted, listed
 
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
@@ -100,7 +99,7 @@ def document_of(
 ) -> Document:
     """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
-        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        made=utc_now(),
         loadtest=__version__,
         run={
             "name": run.name,

@@ -86,13 +86,13 @@ class ScoredFigure:
         )
 
 
-def winkler_score(band: Interval, value: float, alpha: float = ALPHA) -> float:
+def winkler_score(band: Interval, value: float) -> float:
     """Return the width of a band, and 2/α times the distance by which the value lies outside of it: less is better.
 
     R. L. Winkler, 1972; T. Gneiting and A. E. Raftery, 2007, eq. 43: no band is better on average than the true quantiles.
     """
     low, high = band
-    return high - low + 2 / alpha * (max(low - value, 0.0) + max(value - high, 0.0))
+    return high - low + 2 / ALPHA * (max(low - value, 0.0) + max(value - high, 0.0))
 
 
 def score_case(
