@@ -9,6 +9,7 @@ import pytest
 
 from loadtest.analyse.figures import knee
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings import step_findings
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.step_law import Law
@@ -79,6 +80,15 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
     assert found == said or (said is not None and (found or "").startswith(said))
 
 
+def test_one_request_that_waited_long_is_not_left_out() -> None:
+    """Was "No request queues at 8 streams: waiting is 3 % of the mean TTFT" where one had waited for most of its own."""
+    one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
+    one["queue_wait_s"] |= {"max": 0.9}
+    assert findings.queueing(of(LIMIT), Series("", (one,))) == (
+        "At 8 streams, waiting is 3 % of the mean TTFT (1.00 s), and 900 ms for one request."
+    )
+
+
 @pytest.mark.parametrize(
     ("void_at", "end"),
     [((), "(1.00 s)."), ((16,), "; the level above it is void."), ((4, 16, 32), "; the 2 levels above it are void.")],
@@ -146,11 +156,34 @@ def steps_of(*, fits: bool, reason: str | None) -> Any:
 
 
 def test_a_law_is_said_where_it_fits() -> None:
-    assert findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
+    assert step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
         "A step of the server takes 10.0 ms, and 2.00 ms more for each stream"
     )
-    said = findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
+    said = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
     assert said == ["The step time is no line."]
+
+
+def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
+    """Was "although no request waits for a slot" where one had waited for most of its TTFT."""
+    one = level(ttft_s=1.0, slot_wait_s=0.03, batch_wait_s=0.4)
+    one["slot_wait_s"] |= {"max": 0.8}
+    found = findings.batching(Series("", (one,)))
+    assert found is not None
+    assert found.startswith("At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, and 3 % slot wait: a prompt")
+
+
+@pytest.mark.parametrize(
+    ("most_s", "n", "said"),
+    [
+        (None, 40, "Prefill runs at 1000 prompt tokens/s."),
+        (0.002, 2, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
+        (0.001, 40, "Prefill runs at 1000 prompt tokens/s or faster."),  # a TTFT holds more than the prompt
+    ],
+)
+def test_the_least_speed_of_prefill_is_said_as_the_least(most_s: float | None, n: int, said: str) -> None:
+    steps = steps_of(fits=True, reason=None)
+    steps.prefill = SimpleNamespace(per_token_s=0.001, most_s=most_s, n=n, method="stated")
+    assert said in step_findings.steps_findings(of(LIMIT, steps=steps))
 
 
 @pytest.mark.parametrize(("slot", "said"), [(0.0, True), (0.1, False)])

@@ -154,3 +154,13 @@ def latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> Fl
     latest = np.maximum.accumulate(ends[order])
     index = np.searchsorted(starts[order], instants, side="right") - 1
     return np.where(index >= 0, latest[np.maximum(index, 0)], -np.inf)
+
+
+def lone(run: RunData) -> BoolArray:
+    """Mark the requests that were alone in flight from their send to their first token."""
+    send, end = run.column("send"), run.column("end")
+    sent = np.isfinite(send) & np.isfinite(end)
+    until = run.column("first_token")
+    before = np.searchsorted(np.sort(send[sent]), until, side="left")
+    over = np.searchsorted(np.sort(end[sent]), send, side="right")
+    return np.asarray(sent & (before - over == 1), dtype=np.bool_)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.scatter import observed_factors
 from loadtest.analyse.server.timing.token_gaps import Decoding
@@ -61,6 +61,7 @@ class Prefill:
     jitter: float = 0.0  # standard deviation of prompts' times as a share of them
     n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
     factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
+    most_s: float | None = None  # per token, where no more is known than that a token takes so long at most
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
@@ -246,17 +247,9 @@ def _from_idle(run: RunData, gaps: Decoding, tokens: FloatArray, step: StepTime 
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
     found = fit_prefill(evaluated[idle], spent, nothing, least, method, SLICES[0])
+    if not tells_fixed(evaluated[idle]) and found.most_s is None:
+        found = replace(found, most_s=found.per_token_s)  # what it takes besides its tokens is in it
     return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
-
-
-def lone(run: RunData) -> BoolArray:
-    """Mark the requests that were alone in flight from their send to their first token."""
-    send, end = run.column("send"), run.column("end")
-    sent = np.isfinite(send) & np.isfinite(end)
-    until = run.column("first_token")
-    before = np.searchsorted(np.sort(send[sent]), until, side="left")
-    over = np.searchsorted(np.sort(end[sent]), send, side="right")
-    return np.asarray(sent & (before - over == 1), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +285,7 @@ class _Prompts:
     def best_fixed(self) -> float:
         """Return the fixed part; 0 where prompts are few or alike, or it does not improve the fit by an F of more than 20."""
         n = len(self.tokens)
-        if n < FEWEST_TO_SPLIT or self.tokens.max() < LEAST_LENGTH_RATIO * self.tokens.min():
+        if not tells_fixed(self.tokens):
             return 0.0
         usual = float(np.median(self.spent - self.shared))
         tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
@@ -302,6 +295,11 @@ class _Prompts:
         index = int(np.argmin(losses))
         gained = self.best_slope(0.0)[1] - losses[index]
         return float(tries[index]) if gained > 20 * losses[index] / max(n - 2, 1) else 0.0
+
+
+def tells_fixed(tokens: FloatArray) -> bool:
+    """Whether prompts are many and different enough to tell what one takes besides its tokens."""
+    return len(tokens) >= FEWEST_TO_SPLIT and bool(tokens.max() >= LEAST_LENGTH_RATIO * tokens.min())
 
 
 def fit_prefill(
@@ -322,7 +320,7 @@ def fit_prefill(
     if n < FEWEST_PROMPTS:
         bound = float(np.median((least - shared) / tokens))
         method = "no prompt took longer than a token: taken as half of what that allows"
-        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch)
+        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, most_s=bound)
     weight = (slope * tokens / spent)[visible]  # the share of each time that its tokens account for
     error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
     error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
