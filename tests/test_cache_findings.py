@@ -38,7 +38,7 @@ def few_slots(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_price(few_slots: Analysis) -> None:
     [found] = cache_findings(few_slots)
-    assert found.startswith("With 2 slots and no host cache, the conversation")
+    assert found.startswith("With 2 slots and no host cache seen, the conversation")
     assert "turn of 6 people read" in found or "turns of 6 people read" in found
     assert "whole history again (prefill" in found
     assert " instead of " in found
@@ -94,7 +94,7 @@ def test_a_host_cache_that_is_too_small_is_said_to_be_filled(tmp_path: Path) -> 
 def test_where_only_too_many_people_were_measured_nothing_is_said_of_fewer(tmp_path: Path) -> None:
     [found] = cache_findings(talked(tmp_path / "run", 6))
     assert "kept" not in found
-    assert found.startswith("With 2 slots and no host cache, ")
+    assert found.startswith("With 2 slots and no host cache seen, ")
     assert " of 6 people " in found
 
 

@@ -211,6 +211,18 @@ def test_a_slot_that_changes_hands_within_a_millisecond_is_one_slot(tmp_path: Pa
     assert slots.estimate_slots(run).estimate == 2
 
 
+def test_an_answer_that_the_way_held_up_takes_no_second_slot(tmp_path: Path) -> None:
+    """Was "at least 2" of a server of one slot: the end of an answer came 3 s late, and the next answer meanwhile."""
+    played = play(Timing(step=StepLaw(0.02, 0.0), prefill_s=0.001), [Load(users=2, requests=12)], slots=1)
+    early = played.records[4]
+    tail = [chunk + 3_000_000 for chunk in early.chunks[25:]]
+    late = dataclasses.replace(early, chunks=[*early.chunks[:25], *tail], t_end=early.t_end + 3 * 10**9)
+    own = next(record for record in played.records if 0 < (record.t_send or 0) - early.t_end < 10**8)
+    records = [late if record is early else record for record in played.records if record is not own]
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, played.levels)))
+    assert (found.estimate, found.limit) == (1, True)
+
+
 def test_nothing_decoded_is_unknown(tmp_path: Path) -> None:
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", [], [])))
     assert found.estimate is None

@@ -8,6 +8,8 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
+FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
+WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
 MOST_RUNS = 4  # of consecutive numbers in one sentence
 
 
@@ -29,7 +31,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     elif law is not None and steps.law_reason:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
     for entry in steps.times if law is None or law.fits else ():
-        if len(entry.kinds) == 2:
+        if len(entry.kinds) == 2 and entry.n >= FEWEST_OF_KINDS * entry.streams:  # every stream sees each step
             kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
             said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
     prefill = steps.prefill
@@ -41,7 +43,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
             else f"Measured from {prefill.method}, handling included."
         )
         said.append(Finding(f"Prefill runs at {speed} prompt tokens/s or faster.", f"{how}{doubt}"))
-    elif prefill is not None and prefill.per_token_s > 0:
+    elif prefill is not None and 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
         speed = number(1 / prefill.per_token_s)
         said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
     return said

@@ -297,8 +297,8 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
     """Return how many requests had a prefill per token far below the usual one, and the usual one.
 
     The usual one is the larger of the median and the first request's, which the level itself cannot have cached; both among
-    prompts of about the same length, for a short prompt takes a step at least and so far more a token. Prompts that were read
-    beside others may have taken as many times as long, so a collapsed one is also clearly below what one alone takes.
+    prompts of about the same length, for a short prompt takes a step at least and so far more a token. A prompt that was read
+    beside others may have taken as long as all of them, so a collapsed one is also clearly below what their tokens took.
     """
     known = e.everyone[(e.everyone["llamacpp"] == 0) & (e.everyone["prompt_tokens"] > CACHED_TOKENS)]
     known = known[np.isfinite(known["prefill_s"]) & known["ok"]]
@@ -306,8 +306,13 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
         known[name].to_numpy(dtype=np.float64) for name in ("prefill_s", "prompt_tokens", "first_token")
     )
     a_token, begun = took / tokens, end - took
-    together = np.searchsorted(np.sort(begun), end, side="left") - np.searchsorted(np.sort(end), begun, side="right")
-    limit = a_token * np.minimum(COLLAPSED_PREFILL, CLEARLY_BELOW / np.maximum(together, 1))
+    opened, over = np.argsort(begun, kind="stable"), np.argsort(end, kind="stable")
+    upto = [np.concatenate(([0.0], np.cumsum(tokens[order]))) for order in (opened, over)]
+    beside = (
+        upto[0][np.searchsorted(begun[opened], end, side="left")]
+        - upto[1][np.searchsorted(end[over], begun, side="right")]
+    )
+    limit = np.minimum(COLLAPSED_PREFILL * a_token, CLEARLY_BELOW * took / np.maximum(beside, tokens))
     lengths = np.floor(np.log(tokens) / math.log(ALIKE_LENGTHS))
     usual, least = np.zeros(len(known)), np.zeros(len(known))
     for each in np.unique(lengths):
