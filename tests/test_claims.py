@@ -182,14 +182,16 @@ def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
 )
 def test_the_least_speed_of_prefill_is_said_as_the_least(most_s: float | None, n: int, said: str) -> None:
     steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), most_s=most_s, n=n, method="stated")
+    steps.prefill = SimpleNamespace(
+        per_token_s=0.001, ci95=(0.0009, 0.0011), most_s=most_s, n=n, method="stated", holds=True
+    )
     assert said in step_findings.steps_findings(of(LIMIT, steps=steps))
 
 
 def test_a_speed_that_is_not_known_is_not_said() -> None:
     """Was "Prefill runs at 4,994,196 prompt tokens/s" where streams have a clock each, within 0 and twice as much."""
     steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=2e-7, ci95=(0.0, 4e-7), most_s=None, n=40, method="stated")
+    steps.prefill = SimpleNamespace(per_token_s=2e-7, ci95=(0.0, 4e-7), most_s=None, n=40, method="stated", holds=True)
     assert not [said for said in step_findings.steps_findings(of(LIMIT, steps=steps)) if "Prefill" in said]
 
 

@@ -1,4 +1,7 @@
-"""Up to which rate a server keeps up: no queue grew there, and every request was answered."""
+"""Up to which rate a server kept up: no queue grew there, and every request was answered.
+
+A queue grows for a while at any rate. That the server does not keep up shows where it also answered fewer requests than came.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from loadtest.analyse.run import offered_load
 from loadtest.records import NO_FAILURES
 from loadtest.text import listed, out_of
 
+FEWER = 0.8  # of the requests that came, where the rate of answers has no interval: so few were answered surely
 MOST_UNANSWERED = 0.01  # of a level's requests; with more of them nobody knows whether the server kept up
 
 
 @dataclass(frozen=True, slots=True)
 class KeptUp:
-    """How far a server keeps up, by levels of an open loop in summary.json."""
+    """How far a server kept up, by levels of an open loop in summary.json."""
 
     kept: dict[str, Any] | None  # the highest rate at which all was answered and no queue grew, nor at a lower one
-    lost: dict[str, Any] | None  # the lowest rate at which the queue grew
-    unclear: dict[str, Any] | None  # the lowest rate between them at which not all was answered
+    lost: dict[str, Any] | None  # the lowest rate at which the queue grew, and fewer were answered than came
+    unclear: (
+        dict[str, Any] | None
+    )  # the lowest rate between them at which not all was answered, or the queue grew by chance
 
     @classmethod
     def of(cls, levels: Iterable[dict[str, Any]]) -> KeptUp | None:
@@ -32,15 +38,38 @@ class KeptUp:
         ]
         if not known:
             return None
-        lost = next((level for level in known if level["little"]["growing"]), None)
+        lost = next((level for level in known if level["little"]["growing"] and _answered_fewer(level)), None)
         below = known if lost is None else [one for one in known if _rate(one) < _rate(lost)]
-        kept = next((level for level in reversed(below) if not unanswered(level)), None)
+        kept = next((level for level in reversed(below) if not why_unclear(level)), None)
         above = [level for level in below if kept is None or _rate(level) > _rate(kept)]
         return cls(kept, lost, next(iter(above), None))
 
 
 def _rate(level: dict[str, Any]) -> float:
     return offered_load.amount(level)
+
+
+def _answered_fewer(level: dict[str, Any]) -> bool:
+    """Whether a level answered fewer requests a second than came, as far as its answers are enough to tell."""
+    came, answered, ci = (
+        level.get("offered_per_s") or _rate(level),
+        level.get("requests_per_s"),
+        level.get("requests_per_s_ci95"),
+    )
+    if answered is None:
+        return True
+    return bool((ci[1] < came) if ci else (answered <= FEWER * came))
+
+
+def why_unclear(level: dict[str, Any]) -> str:
+    """Say why a level does not show whether the server kept up; empty where it does."""
+    if said := unanswered(level):
+        return said
+    if not level["little"]["growing"]:
+        return ""
+    before, after = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
+    grew = "" if before is None or after is None else f" from {before:.1f} to {after:.1f} requests"
+    return f"the queue grew{grew}, and as many were answered as came"
 
 
 def unanswered(level: dict[str, Any]) -> str:
@@ -65,7 +94,7 @@ def unanswered(level: dict[str, Any]) -> str:
 
 
 def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
-    """Return a sentence on the rate up to which a server keeps up: the queue of no lower level grew.
+    """Return a sentence on the rate up to which a server kept up: the queue of no lower level grew.
 
     `levels` of an open loop in summary.json, by rate. None where growth is unknown for every level, or the rate itself grew.
     """
@@ -73,17 +102,20 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
     if found is None:
         return None
     kept, lost, unclear = found.kept, found.lost, found.unclear
-    doubt = "" if unclear is None else f"at {offered_load.load_name(unclear)} is not known: there {unanswered(unclear)}"
+    doubt = (
+        "" if unclear is None else f"at {offered_load.load_name(unclear)} is not known: there {why_unclear(unclear)}"
+    )
     if lost is None and kept is None:
-        return f"Whether the server keeps up {doubt}."
+        return f"Whether the server can keep up {doubt}."
     if lost is None:
         assert kept is not None
-        more = f"; whether it does {doubt}" if doubt else ""
-        return f"The server keeps up at {offered_load.load_name(kept)}: {_steady(kept)}{more}."
+        more = f"; whether it can {doubt}" if doubt else ""
+        return f"The server kept up at {offered_load.load_name(kept)}: {_steady(kept)}{more}."
     grew = lost["little"]["growth_per_s"]
     return (
-        f"The server keeps up at {offered_load.load_name(kept)}, but not" if kept else "The server does not keep up"
-    ) + f" at {offered_load.load_name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
+        (f"The server kept up at {offered_load.load_name(kept)}, but not" if kept else "The server did not keep up")
+        + f" at {offered_load.load_name(lost)}: there it answered {_answered(lost)}, and each second {grew:.2g} more waited."
+    )
 
 
 def _steady(level: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
 FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
 LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
+BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
 SLOWER = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
 KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
@@ -32,6 +33,7 @@ class Growth:
     after: float
     per_s: float  # growth of the number in flight, requests per second
     share: float  # the same as a share of the requests that came
+    requests: int  # how many those were
     slower: bool = False  # whether answers took far longer later in the level than in its first third
     filled_s: float | None = None  # how long the level filled up, where only what came afterwards was compared
 
@@ -40,7 +42,7 @@ class Growth:
         """Whether the queue was still growing when the level ended."""
         more = self.after > QUEUE_GROWTH * self.before or self.slower
         more = more and self.after - self.before > FEW_IN_FLIGHT
-        return more and self.share > LEAST_GROWTH_SHARE
+        return more and self.share > max(LEAST_GROWTH_SHARE, BY_CHANCE / math.sqrt(self.requests))
 
     @property
     def sentence(self) -> str:
@@ -159,7 +161,7 @@ def _grown(send: FloatArray, until: FloatArray, seen_by: FloatArray) -> Growth:
     before, after = float(there[:third].mean()), float(there[-third:].mean())
     apart = float(seen[-third:].mean() - seen[:third].mean())
     per_s = (after - before) / apart if apart > 0 else 0.0
-    return Growth(before, after, per_s, per_s * float(np.ptp(seen)) / len(seen))
+    return Growth(before, after, per_s, per_s * float(np.ptp(seen)) / len(seen), len(seen))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,9 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
             kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
             said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
     prefill = steps.prefill
-    if prefill is not None and prefill.most_s:
+    if prefill is None or not prefill.holds:
+        return said
+    if prefill.most_s:
         speed = number(1 / prefill.most_s)
         how = (
             f"{capitalised(prefill.method)}."
@@ -43,7 +45,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
             else f"Measured from {prefill.method}, handling included."
         )
         said.append(Finding(f"Prefill runs at {speed} prompt tokens/s or faster.", f"{how}{doubt}"))
-    elif prefill is not None and 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
+    elif 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
         speed = number(1 / prefill.per_token_s)
         said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
     return said

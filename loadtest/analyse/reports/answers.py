@@ -244,20 +244,20 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
 
 
 def _kept_up(series: Series, levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | None]:
-    name = "Keeps up with"
+    name = "Kept up with"
     found = keeping_up.KeptUp.of(levels)
     if found is None:
         return Tile(name, "", "too few requests to tell whether the queue grew"), None
     kept, lost, unclear = found.kept, found.lost, found.unclear
     if kept is None and unclear is not None:
-        return Tile(name, "", f"{keeping_up.unanswered(unclear)} at {offered_load.load_name(unclear)}"), None
+        return Tile(name, "", f"{keeping_up.why_unclear(unclear)} at {offered_load.load_name(unclear)}"), None
     if kept is None:
         assert lost is not None
         return Tile(name, "", f"the queue already grows at {offered_load.load_name(lost)}: measure lower rates"), None
     more = (
         f"not with {offered_load.load_name(lost)}"
         if lost is not None
-        else f"{keeping_up.unanswered(unclear)} at {offered_load.load_name(unclear)}"
+        else f"{keeping_up.why_unclear(unclear)} at {offered_load.load_name(unclear)}"
         if unclear is not None
         else f"the highest rate measured{void_above(series, kept)}"
     )

@@ -28,15 +28,8 @@ from loadtest.analyse.server.timing.token_gaps import Decoding
 Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
-SLICES = (
-    512,
-    1024,
-    2048,
-    4096,
-    256,
-    128,
-    None,
-)  # prompt tokens that a batch takes, the likeliest first; None: any prompt whole
+# prompt tokens that a batch takes, the likeliest first; None: any prompt whole
+SLICES = (512, 1024, 2048, 4096, 256, 128, None)
 NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
 FEWEST_PROMPTS = 3  # that give a speed
 FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
@@ -46,6 +39,7 @@ MOST_FITTED = 1500  # prompts; more do not change the fit
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
+HOLDS = 0.2  # by which it may miss those, as a logarithm
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 
 
@@ -61,6 +55,7 @@ class Prefill:
     jitter: float = 0.0  # standard deviation of prompts' times as a share of them
     n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
     factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
+    holds: bool = True  # whether it gives back the prompts that had the server to themselves
     most_s: float | None = None  # per token, where no more is known than that a token takes so long at most
 
     def to_dict(self) -> dict[str, object]:
@@ -136,7 +131,12 @@ def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -
         least = step(np.maximum(beside, 0.0) + size)
     method = f"prompts prefilled {'alone or together, no other meanwhile' if few else 'while no other was'}"
     spent = group.end[taken] - group.start[taken]
-    return fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch), None
+    found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch)
+    lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
+    if lone.sum() >= FEWEST_PROMPTS:
+        off = np.log(spent / np.maximum(found.fixed_s + found.per_token_s * evaluated, least))[lone]
+        found = replace(found, holds=bool(abs(float(np.median(off))) <= HOLDS))
+    return found, None
 
 
 class _PromptGroups(NamedTuple):
