@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from loadtest.analyse.figures import knee
@@ -173,25 +174,25 @@ def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most_s", "n", "said"),
+    ("least", "speeds", "said"),
     [
-        (None, 40, "Prefill runs at 1000 prompt tokens/s."),
-        (0.002, 2, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
-        (0.001, 40, "Prefill runs at 1000 prompt tokens/s or faster."),  # a TTFT holds more than the prompt
+        (False, [500.0] * 4, "Prefill runs at 1000 prompt tokens/s."),
+        (True, [500.0] * 4, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
+        (True, [500.0] * 2, None),
     ],
 )
-def test_the_least_speed_of_prefill_is_said_as_the_least(most_s: float | None, n: int, said: str) -> None:
+def test_the_least_speed_of_prefill_is_said_as_the_least(*, least: bool, speeds: list[float], said: str | None) -> None:
     steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(
-        per_token_s=0.001, ci95=(0.0009, 0.0011), most_s=most_s, n=n, method="stated", holds=True
-    )
-    assert said in step_findings.steps_findings(of(LIMIT, steps=steps))
+    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=least, method="stated", holds=True)
+    run = SimpleNamespace(column=lambda _: np.array(speeds))
+    found = [each for each in step_findings.steps_findings(of(LIMIT, steps=steps, run=run)) if "Prefill" in each]
+    assert found == ([said] if said else [])
 
 
 def test_a_speed_that_is_not_known_is_not_said() -> None:
     """Was "Prefill runs at 4,994,196 prompt tokens/s" where streams have a clock each, within 0 and twice as much."""
     steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=2e-7, ci95=(0.0, 4e-7), most_s=None, n=40, method="stated", holds=True)
+    steps.prefill = SimpleNamespace(per_token_s=2e-7, ci95=(0.0, 4e-7), least=False, method="stated", holds=True)
     assert not [said for said in step_findings.steps_findings(of(LIMIT, steps=steps)) if "Prefill" in said]
 
 

@@ -223,6 +223,16 @@ def test_an_answer_that_the_way_held_up_takes_no_second_slot(tmp_path: Path) -> 
     assert (found.estimate, found.limit) == (1, True)
 
 
+def test_prompts_that_are_read_beside_each_other_are_no_queue_for_one_slot(tmp_path: Path) -> None:
+    """Was "handles one request at a time" of three slots: short answers are hardly ever decoded together."""
+    timing = Timing(step=StepLaw(0.018, 0.0), prefill_s=0.003, prompt_s=0.09, own_clocks=True, jitter=0.03)
+    for levels in ((1, 2, 3), (2,)):
+        loads = [Load(users=users, requests=20 * users, prompt=(10, 2000), output=(1, 5)) for users in levels]
+        played = play(timing, loads, slots=3, seed=8084, says=None)
+        found = slots.estimate_slots(frames.load(played.write(tmp_path / str(len(levels)))))
+        assert not found.limit or found.estimate == 3, levels
+
+
 def test_nothing_decoded_is_unknown(tmp_path: Path) -> None:
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", [], [])))
     assert found.estimate is None

@@ -284,6 +284,8 @@ def batching(series: Series) -> Finding | None:
     found = None
     largest = LEAST_BATCH_WAIT
     for level in believed(series.levels):
+        if level.get("concurrency") == 1:
+            continue  # no batch of others is in flight
         ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
         if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
             found, largest = level, batch / ttft

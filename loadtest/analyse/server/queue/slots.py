@@ -30,7 +30,7 @@ from loadtest.analyse.server.queue.at_work import (
     last_before,
     latest_end,
 )
-from loadtest.analyse.server.queue.kept_out import at_work_while_waiting
+from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, reads_beside
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
@@ -122,6 +122,8 @@ def estimate_slots(run: RunData) -> Slots:
         full = _full_batches(requests, events)
     else:
         passed, full = _without_durations(passed, _kept_out(run, requests, peak), peak)
+        if passed is not None and full is None and reads_beside(run, requests, passed.slots, peak):
+            passed = None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:

@@ -56,7 +56,7 @@ class Prefill:
     n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
     factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
     holds: bool = True  # whether it gives back the prompts that had the server to themselves
-    most_s: float | None = None  # per token, where no more is known than that a token takes so long at most
+    least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
@@ -247,8 +247,8 @@ def _from_idle(run: RunData, gaps: Decoding, tokens: FloatArray, step: StepTime 
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
     found = fit_prefill(evaluated[idle], spent, nothing, least, method, SLICES[0])
-    if not tells_fixed(evaluated[idle]) and found.most_s is None:
-        found = replace(found, most_s=found.per_token_s)  # what it takes besides its tokens is in it
+    if not tells_fixed(evaluated[idle & (sizes == 1)]):
+        found = replace(found, least=True)  # what it takes besides its tokens is in it
     return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
 
 
@@ -320,7 +320,7 @@ def fit_prefill(
     if n < FEWEST_PROMPTS:
         bound = float(np.median((least - shared) / tokens))
         method = "no prompt took longer than a token: taken as half of what that allows"
-        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, most_s=bound)
+        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, least=True)
     weight = (slope * tokens / spent)[visible]  # the share of each time that its tokens account for
     error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
     error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
