@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from loadtest.analyse.figures import knee
+from loadtest.analyse.findings import leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings import step_findings
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.step_law import Law
@@ -213,3 +213,16 @@ def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said:
     assert found is None or found.startswith(
         "At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, although no request waits for a slot"
     )
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        (1, "Whether the server works on for users who hang up is not known: only one did."),  # was "stops working"
+        (3, "The server stops working for a user who hangs up: others get the slot at once."),
+    ],
+)
+def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: str) -> None:
+    left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
+    left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
+    assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said

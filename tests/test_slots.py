@@ -233,6 +233,14 @@ def test_prompts_that_are_read_beside_each_other_are_no_queue_for_one_slot(tmp_p
         assert not found.limit or found.estimate == 3, levels
 
 
+def test_answers_of_one_or_two_tokens_name_no_limit_by_their_steps(tmp_path: Path) -> None:
+    """Was "handles one request at a time" of four slots, from five steps of a level that they were enough for."""
+    timing = Timing(step=StepLaw(0.031, 0.0), prefill_s=0.003, prompt_s=0.15, own_clocks=True, jitter=0.03)
+    loads = [Load(users=users, requests=3 * users, prompt=(40, 4000), output=(1, 3)) for users in (2, 6, 12)]
+    found = slots.estimate_slots(frames.load(play(timing, loads, slots=4, says=None).write(tmp_path / "run")))
+    assert not found.limit or found.estimate == 4
+
+
 def test_nothing_decoded_is_unknown(tmp_path: Path) -> None:
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", [], [])))
     assert found.estimate is None

@@ -35,6 +35,7 @@ FEWEST_PROMPTS = 3  # that give a speed
 FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
 LEAST_LENGTH_RATIO = 2.0  # longest / shortest prompt, for the fixed part to show
 ABOVE_LEAST = 1.02  # of `least`: the cost of a prompt below it is hidden behind the step
+HIDDEN = 1.3  # of `least`: a prompt that takes less shows the step rather than its own speed
 MOST_FITTED = 1500  # prompts; more do not change the fit
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
@@ -327,7 +328,8 @@ def fit_prefill(
     half = t_quantile(n - 1) * error
     interval = max(slope - half, 0.0), slope + half
     factors = observed_factors(off[visible])
-    return Prefill(slope, interval, fixed, n, method, jitter=jitter, n_batch=n_batch, factors=factors)
+    hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
+    return Prefill(slope, interval, fixed, n, method, jitter, n_batch, factors, least=hidden)
 
 
 def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
