@@ -254,6 +254,9 @@ def test_where_no_request_waited_nothing_is_to_be_set(tmp_path: Path) -> None:
     assert "--concurrency 6,12" in choice
     assert "holds up to at least 3 streams" in limit
     assert words.title(advice).startswith("Nothing waited for a slot")
+    fewer = dataclasses.replace(advice, at_once=2)  # the third may have waited
+    assert words.title(fewer).startswith("Of 3 streams up to 2 decoded at once, so hardly anything waited for a slot")
+    assert "more slots would change little there" in words.sentences(fewer)[0]
 
 
 def test_levers_are_ranked_by_what_they_bring(advice: Advice) -> None:

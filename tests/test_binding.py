@@ -39,6 +39,31 @@ TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "pr
         ),
         (LoadFacts(**TTFT, parts={"prefill": 3.0, "slots": 0.5}, reread_share=0.1), "prefill", "(20 % of the server's"),
         (LoadFacts(**TTFT, parts={"batch": 3.0, "prefill": 0.5}), "prefill", "reading prompts takes too long"),
+        # was "reading prompts takes too long": a wait that nothing tells apart, and steps that take long by themselves
+        (LoadFacts(**TTFT, parts={"unsplit": 3.0, "prefill": 0.5}), "unknown", ""),
+        (LoadFacts(**{**TTFT, "prefill_share": 0.9}, parts={"unsplit": 3.0}), "prefill", "reading prompts"),
+        (
+            LoadFacts(
+                **{**TTFT, "prefill_share": 0.1},
+                parts={"batch": 0.3, "prefill": 0.3},
+                reading=0.02,
+                step=0.3,
+                decoding=8,
+            ),
+            "decode",
+            "a step takes too long: 8 answers share each",
+        ),
+        (
+            LoadFacts(
+                **{**TTFT, "prefill_share": 0.1},
+                parts={"batch": 0.3, "prefill": 0.3},
+                reading=0.3,
+                step=0.3,
+                decoding=8,
+            ),
+            "prefill",
+            "reading prompts",
+        ),
         (
             LoadFacts(**{**TTFT, "prefill_share": 0.9}, parts={"slots": 4.0}, reread_share=0.7),
             "cache",

@@ -38,13 +38,33 @@ def few_slots(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_price(few_slots: Analysis) -> None:
     [found] = cache_findings(few_slots)
-    assert found.startswith("With 2 slots and no host cache, the conversation")
+    assert found.startswith("With 2 slots and no host cache seen, the conversation")
     assert "turn of 6 people read" in found or "turns of 6 people read" in found
     assert "whole history again (prefill" in found
     assert " instead of " in found
     assert "server says how many prompt tokens" in found.evidence
     assert "replayed" in found.evidence
     assert found in all_findings(few_slots)
+
+
+def test_a_history_that_is_kept_but_for_its_answers_is_kept_in_part(tmp_path: Path) -> None:
+    """Was "each turn reads little more than its new text" where every turn read the answers before it again."""
+    loads = [Talks(users=1, talks=5, first=(250, 300), answer=(150, 200), turns=3)]
+    made = play_talks(TIMING, loads, slots=2, answers_kept=False)
+    [found, *_] = cache_findings(analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=LLAMA)))
+    assert "are kept in part: later turns read " in found
+
+
+def test_a_text_that_all_begin_with_is_no_whole_history_lost(tmp_path: Path) -> None:
+    """Was "read their whole history again" where a fifth of it, which all conversations share, was found each time."""
+    made = play_talks(TIMING, [Talks(users=6, talks=30, first=(250, 300), turns=3)], slots=2)
+    for record in made.records:
+        timings = (record.server or {})["timings"]
+        more = max(60 - timings["cache_n"], 0) if record.turn else 0
+        timings |= {"cache_n": timings["cache_n"] + more, "prompt_n": timings["prompt_n"] - more}
+    [found, *_] = cache_findings(analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=LLAMA)))
+    assert "more than half of" in found
+    assert "whole history" not in found
 
 
 def test_slots_alone_replayed_keep_what_the_engine_kept(few_slots: Analysis) -> None:
@@ -74,7 +94,7 @@ def test_a_host_cache_that_is_too_small_is_said_to_be_filled(tmp_path: Path) -> 
 def test_where_only_too_many_people_were_measured_nothing_is_said_of_fewer(tmp_path: Path) -> None:
     [found] = cache_findings(talked(tmp_path / "run", 6))
     assert "kept" not in found
-    assert found.startswith("With 2 slots and no host cache, ")
+    assert found.startswith("With 2 slots and no host cache seen, ")
     assert " of 6 people " in found
 
 

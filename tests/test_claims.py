@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from loadtest.analyse.figures import knee
+from loadtest.analyse.findings import leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
@@ -79,6 +81,15 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
     assert found == said or (said is not None and (found or "").startswith(said))
 
 
+def test_one_request_that_waited_long_is_not_left_out() -> None:
+    """Was "No request queues at 8 streams: waiting is 3 % of the mean TTFT" where one had waited for most of its own."""
+    one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
+    one["queue_wait_s"] |= {"max": 0.9}
+    assert findings.queueing(of(LIMIT), Series("", (one,))) == (
+        "At 8 streams, waiting is 3 % of the mean TTFT (1.00 s), and 900 ms for one request."
+    )
+
+
 @pytest.mark.parametrize(
     ("void_at", "end"),
     [((), "(1.00 s)."), ((16,), "; the level above it is void."), ((4, 16, 32), "; the 2 levels above it are void.")],
@@ -146,11 +157,52 @@ def steps_of(*, fits: bool, reason: str | None) -> Any:
 
 
 def test_a_law_is_said_where_it_fits() -> None:
-    assert findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
+    assert step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
         "A step of the server takes 10.0 ms, and 2.00 ms more for each stream"
     )
-    said = findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
+    said = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
     assert said == ["The step time is no line."]
+
+
+def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
+    """Was "although no request waits for a slot" where one had waited for most of its TTFT."""
+    one = level(ttft_s=1.0, slot_wait_s=0.03, batch_wait_s=0.4)
+    one["slot_wait_s"] |= {"max": 0.8}
+    found = findings.batching(Series("", (one,)))
+    assert found is not None
+    assert found.startswith("At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, and 3 % slot wait: a prompt")
+
+
+@pytest.mark.parametrize(
+    ("least", "speeds", "said"),
+    [
+        (False, [500.0] * 4, "Prefill runs at 1000 prompt tokens/s."),
+        (True, [500.0] * 4, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
+        (True, [500.0] * 2, None),
+    ],
+)
+def test_the_least_speed_of_prefill_is_said_as_the_least(*, least: bool, speeds: list[float], said: str | None) -> None:
+    steps = steps_of(fits=True, reason=None)
+    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=least, method="stated", holds=True)
+    run = SimpleNamespace(column=lambda _: np.array(speeds))
+    found = [each for each in step_findings.steps_findings(of(LIMIT, steps=steps, run=run)) if "Prefill" in each]
+    assert found == ([said] if said else [])
+
+
+def test_a_speed_that_is_not_known_is_not_said() -> None:
+    """Was "Prefill runs at 4,994,196 prompt tokens/s" where streams have a clock each, within 0 and twice as much."""
+    steps = steps_of(fits=True, reason=None)
+    steps.prefill = SimpleNamespace(per_token_s=2e-7, ci95=(0.0, 4e-7), least=False, method="stated", holds=True)
+    assert not [said for said in step_findings.steps_findings(of(LIMIT, steps=steps)) if "Prefill" in said]
+
+
+@pytest.mark.parametrize(("n", "said"), [(12 * 4, False), (12 * 40, True)])
+def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> None:
+    """Was said of four steps, which each of 12 streams saw as a gap."""
+    steps = steps_of(fits=True, reason=None)
+    kinds = (SimpleNamespace(centre_s=0.3, share=0.25), SimpleNamespace(centre_s=0.4, share=0.75))
+    steps.times = [SimpleNamespace(streams=12, n=n, kinds=kinds)]
+    assert any("of two kinds" in each for each in step_findings.steps_findings(of(LIMIT, steps=steps))) is said
 
 
 @pytest.mark.parametrize(("slot", "said"), [(0.0, True), (0.1, False)])
@@ -161,3 +213,16 @@ def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said:
     assert found is None or found.startswith(
         "At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, although no request waits for a slot"
     )
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        (1, "Whether the server works on for users who hang up is not known: only one did."),  # was "stops working"
+        (3, "The server stops working for a user who hangs up: others get the slot at once."),
+    ],
+)
+def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: str) -> None:
+    left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
+    left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
+    assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from support.made_runs import Made, make, recorded
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.figures import knee
+from loadtest.analyse.figures import kept_up, knee
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.reports.answers import _levels_off
 from loadtest.analyse.run import frames
@@ -77,6 +78,25 @@ def test_an_open_loop_that_the_server_keeps_up_with_does_not_grow(tmp_path: Path
     assert not found.growth.growing
 
 
+@pytest.mark.parametrize(
+    ("step", "requests", "growing"),
+    [
+        (StepLaw(0.03, 0.0), 20, None),  # too few came after the first answers
+        (StepLaw(0.03, 0.0), 60, False),
+        (StepLaw(0.02, 0.004), 60, True),  # no request waits for a slot, but more streams make every answer slower
+    ],
+)
+def test_a_level_that_only_fills_up_does_not_grow(
+    tmp_path: Path, step: StepLaw, requests: int, *, growing: bool | None
+) -> None:
+    """Was "the queue was still growing" and "does not keep up" where answers of 6 s were in flight, and none waited."""
+    load = Load(rate=2.0, requests=requests, output=(200, 200))
+    played = play(dataclasses.replace(TIMING, step=step), [load], slots=None)
+    little = knee.little(frames.load(played.write(tmp_path / "run")), 0)
+    assert little is not None
+    assert (little.growth and little.growth.growing) is growing
+
+
 def test_too_few_requests_say_nothing_of_growth() -> None:
     send = np.arange(11, dtype=np.float64)
     assert knee.growth(send, send + 100) is None
@@ -105,17 +125,50 @@ def open_level(rate: float, answered: float, growth_per_s: float) -> dict[str, A
 
 def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
     four, eight, twelve = open_level(4, 4.02, 0), open_level(8, 7.9, 0), open_level(12, 9.1, 2.9)
-    assert knee.kept_up([four, eight, twelve]) == (
-        "The server keeps up at 8 requests/s, but not at 12 requests/s: there it answers 9.1 a second, and each second 2.9 "
-        "more wait."
+    assert kept_up.kept_up([four, eight, twelve]) == (
+        "The server kept up at 8 requests/s, but not at 12 requests/s: there it answered 9.1 a second, and each second 2.9 "
+        "more waited."
     )
-    assert knee.kept_up([four, eight]) == (
-        "The server keeps up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."
+    assert kept_up.kept_up([four, eight]) == (
+        "The server kept up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."
     )
-    assert (knee.kept_up([twelve]) or "").startswith(
-        "The server does not keep up at 12 requests/s: there it answers 9.1"
+    assert (kept_up.kept_up([twelve]) or "").startswith(
+        "The server did not keep up at 12 requests/s: there it answered 9.1"
     )
-    assert knee.kept_up([four | {"little": None}, eight | {"rate_to": 9.0}]) is None
+    assert kept_up.kept_up([four | {"little": None}, eight | {"rate_to": 9.0}]) is None
+
+
+def test_a_queue_that_grew_by_chance_is_no_limit_of_the_server() -> None:
+    """Was "does not keep up at 8 requests/s: there it answers 8.4 a second", for a wave of the queue at 80 % of the load."""
+    four, eight = open_level(4, 4.02, 0), open_level(8, 8.4, 0.08) | {"requests_per_s_ci95": [6.9, 9.9]}
+    said = "at 8 requests/s is not known: there the queue grew from 3.1 to 3.4 requests, and as many were answered as came."
+    assert (kept_up.kept_up([four, eight]) or "").endswith(f"whether it can {said}")
+    assert kept_up.kept_up([eight]) == f"Whether the server can keep up {said}"
+    surely = eight | {"requests_per_s": 6.2, "requests_per_s_ci95": [5.5, 7.1]}
+    assert "but not at 8 requests/s" in (kept_up.kept_up([four, surely]) or "")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"outcomes": {"ok": 42, "http_error": 18}}, "18 of 60 requests failed"),
+        ({"outcomes": {"ok": 40, "cancelled": 20}, "shed": 20}, "20 of 60 requests were not sent (--max-in-flight)"),
+        ({"outcomes": {"ok": 59, "left": 1}, "left": {"waiting": 1}}, "1 of 60 requests was left by their users"),
+        ({"outcomes": {"ok": 30, "left": 30}, "left": {"waiting": 0}}, ""),  # of their own accord, in mid-answer
+    ],
+)
+def test_a_rate_whose_requests_were_not_all_answered_is_not_kept_up_with(more: dict[str, Any], said: str) -> None:
+    """Was "The server keeps up at 8 requests/s" where it had turned a third of them away."""
+    four, eight = open_level(4, 4.02, 0) | {"label": "4"}, open_level(8, 7.9, 0) | more | {"label": "8"}
+    sentence, alone = kept_up.kept_up([four, eight]) or "", kept_up.kept_up([eight]) or ""
+    assert sentence.startswith(f"The server kept up at {4 if said else 8} requests/s: ")
+    assert alone.startswith(
+        "Whether the server can keep up at 8 requests/s is not known" if said else "The server kept up"
+    )
+    assert said in sentence
+    assert said in alone
+    tile, _ = _levels_off(Series("", (four, eight)))
+    assert tile.value == f"{4 if said else 8} requests/s"
 
 
 def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:

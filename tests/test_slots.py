@@ -211,6 +211,36 @@ def test_a_slot_that_changes_hands_within_a_millisecond_is_one_slot(tmp_path: Pa
     assert slots.estimate_slots(run).estimate == 2
 
 
+def test_an_answer_that_the_way_held_up_takes_no_second_slot(tmp_path: Path) -> None:
+    """Was "at least 2" of a server of one slot: the end of an answer came 3 s late, and the next answer meanwhile."""
+    played = play(Timing(step=StepLaw(0.02, 0.0), prefill_s=0.001), [Load(users=2, requests=12)], slots=1)
+    early = played.records[4]
+    tail = [chunk + 3_000_000 for chunk in early.chunks[25:]]
+    late = dataclasses.replace(early, chunks=[*early.chunks[:25], *tail], t_end=early.t_end + 3 * 10**9)
+    own = next(record for record in played.records if 0 < (record.t_send or 0) - early.t_end < 10**8)
+    records = [late if record is early else record for record in played.records if record is not own]
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, played.levels)))
+    assert (found.estimate, found.limit) == (1, True)
+
+
+def test_prompts_that_are_read_beside_each_other_are_no_queue_for_one_slot(tmp_path: Path) -> None:
+    """Was "handles one request at a time" of three slots: short answers are hardly ever decoded together."""
+    timing = Timing(step=StepLaw(0.018, 0.0), prefill_s=0.003, prompt_s=0.09, own_clocks=True, jitter=0.03)
+    for levels in ((1, 2, 3), (2,)):
+        loads = [Load(users=users, requests=20 * users, prompt=(10, 2000), output=(1, 5)) for users in levels]
+        played = play(timing, loads, slots=3, seed=8084, says=None)
+        found = slots.estimate_slots(frames.load(played.write(tmp_path / str(len(levels)))))
+        assert not found.limit or found.estimate == 3, levels
+
+
+def test_answers_of_one_or_two_tokens_name_no_limit_by_their_steps(tmp_path: Path) -> None:
+    """Was "handles one request at a time" of four slots, from five steps of a level that they were enough for."""
+    timing = Timing(step=StepLaw(0.031, 0.0), prefill_s=0.003, prompt_s=0.15, own_clocks=True, jitter=0.03)
+    loads = [Load(users=users, requests=3 * users, prompt=(40, 4000), output=(1, 3)) for users in (2, 6, 12)]
+    found = slots.estimate_slots(frames.load(play(timing, loads, slots=4, says=None).write(tmp_path / "run")))
+    assert not found.limit or found.estimate == 4
+
+
 def test_nothing_decoded_is_unknown(tmp_path: Path) -> None:
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", [], [])))
     assert found.estimate is None

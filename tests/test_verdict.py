@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.judged import Spoil, failed, judged, nothing, without_answer
 from support.made_runs import CLOCK, MS, RECORDED, Made, grid, loading, recorded, write
+from support.virtual_runs import Load, play
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.summary import analyse
@@ -16,6 +17,7 @@ from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 
 def server(record: Record, **changes: Any) -> dict[str, Any]:
@@ -262,6 +264,18 @@ def test_cached_prompt_tokens_are_suspect_unless_asked_for(tmp_path: Path) -> No
     warm = Scenario(name="warm", warm_cache=True).to_dict()
     spoil: Spoil = lambda _: {"server": cached}  # noqa: E731
     assert judged(tmp_path / "warm", spoil, scenario=warm) == ("valid", [])
+
+
+def test_long_prompts_after_a_short_one_are_not_cached(tmp_path: Path) -> None:
+    """Was "prefill took less than a tenth of the usual": the first prompt, of 40 tokens, took a whole step of 60 ms."""
+    timing = Timing(step=StepLaw(0.06, 0.005), prefill_s=0.0001)
+    lengths = [40, *[3000] * 11]
+    loads = [Load(users=1, requests=1, prompt=(each, each), output=(4, 4)) for each in lengths]
+    played = play(timing, loads, slots=2)
+    records = [dataclasses.replace(record, level=0) for record in played.records if not record.warmup]
+    level = {**played.levels[0], "requests": len(records), "ended_ns": played.levels[-1]["ended_ns"]}
+    found = analyse(write(tmp_path / "run", records, [{**level, "input_tokens": None, "output_tokens": None}]))
+    assert found.summary["levels"][0]["reasons"] == []
 
 
 def test_an_allowed_share_of_errors_is_valid(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load import percentiles, prediction, throughput, tradeoff, ttft
 from loadtest.analyse.charts.void_levels import LABEL, level_name
-from loadtest.analyse.findings.run_findings import steps_findings
+from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, analyse, figure
 from loadtest.metrics import VOID

@@ -85,11 +85,13 @@ def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
             return ["Weights and buffers alone are too much: a smaller quantisation, or more GPUs."]
         return [f"With {counted(plan.slots, 'slot')} no context fits; one slot can have {bare} tokens."]
     trained = " (all that the model is trained for)" if context == plan.facts.trained else ""
-    many = f"{most}{' or more' if most == MOST_SLOTS else ''}"
+    many = (
+        f"{most} slots or more fit"
+        if most == MOST_SLOTS
+        else f"at most {counted(most, 'slot')} fit{'s' if most == 1 else ''}"
+    )
     with_context = f"{counted(plan.slots, 'slot')} can have {context} tokens each{trained}"
-    said = [
-        f"With {plan.context} tokens each, {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."
-    ]
+    said = [f"With {plan.context} tokens each, {'no slot fits' if most == 0 else many}; {with_context}."]
     if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:

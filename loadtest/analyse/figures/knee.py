@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from loadtest.analyse.figures import rates
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.text import counted, listed, number, seconds
@@ -19,7 +18,9 @@ LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
 FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
 LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
+BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
+SLOWER = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
 KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
 FEWEST_LEVELS = 3  # of different concurrency, for a knee
 
@@ -32,20 +33,28 @@ class Growth:
     after: float
     per_s: float  # growth of the number in flight, requests per second
     share: float  # the same as a share of the requests that came
+    requests: int  # how many those were
+    slower: bool = False  # whether answers took far longer later in the level than in its first third
+    filled_s: float | None = None  # how long the level filled up, where only what came afterwards was compared
 
     @property
     def growing(self) -> bool:
         """Whether the queue was still growing when the level ended."""
-        more = self.after > QUEUE_GROWTH * self.before and self.after - self.before > FEW_IN_FLIGHT
-        return more and self.share > LEAST_GROWTH_SHARE
+        more = self.after > QUEUE_GROWTH * self.before or self.slower
+        more = more and self.after - self.before > FEW_IN_FLIGHT
+        return more and self.share > max(LEAST_GROWTH_SHARE, BY_CHANCE / math.sqrt(self.requests))
 
     @property
     def sentence(self) -> str:
         """Say it with its figures."""
         return (
             f"the queue was still growing, by {self.per_s:.2g} requests a second: {self.before:.1f} in flight in the first "
-            f"third of the level, {self.after:.1f} in the last"
+            f"third of {part_looked_at(self.filled_s)}, {self.after:.1f} in the last"
         )
+
+
+def part_looked_at(filled_s: float | None) -> str:
+    return "the level" if filled_s is None else f"the level after the {seconds(filled_s)} in which it filled up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,7 @@ class Little:
             "growth_per_s": self.growth.per_s if self.growth else None,
             "in_flight_first": self.growth.before if self.growth else None,
             "in_flight_last": self.growth.after if self.growth else None,
+            **({"filled_s": self.growth.filled_s} if self.growth and self.growth.filled_s is not None else {}),
         }
 
 
@@ -115,24 +125,43 @@ def little(run: RunData, level: int, flow: rates.Flow | None = None) -> Little |
         per_second=float(shares.sum()) / window.seconds,
         sojourn_s=sojourn,
         allowed=max(LITTLE_TOLERANCE, sojourn / window.seconds),
-        growth=growth(run.column("send")[everyone], run.column("end")[everyone]),
+        growth=growth(*(run.column(name)[everyone] for name in ("send", "end", "first_token"))),
     )
 
 
-def growth(send: FloatArray, end: FloatArray) -> Growth | None:
+def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -> Growth | None:
     """Compare the number in flight early and late, by the send and end of every request of a level, seconds.
 
     It is meant for open loops; in a closed loop the number of users is the limit. None with fewer than 12 requests.
+
+    Args:
+        first: the first token of each, nan where none came. A level fills up for as long as an answer takes, on any server.
+            So where more are in flight but no more wait for a first token, only requests sent after that time tell whether
+            they pile up; and they do only where answers take longer later on.
     """
     if len(send) < FEWEST_ARRIVALS:
         return None
-    sends, ends = np.sort(send), np.sort(end)
-    in_flight = np.arange(1, len(sends) + 1) - np.searchsorted(ends, sends, side="right")
-    third = len(sends) // 3
-    before, after = float(in_flight[:third].mean()), float(in_flight[-third:].mean())
-    seconds = float(sends[-third:].mean() - sends[:third].mean())
-    per_s = (after - before) / seconds if seconds > 0 else 0.0
-    return Growth(before, after, per_s, per_s * float(np.ptp(sends)) / len(sends))
+    found = _grown(send, end, send)
+    if first is None or not found.growing or _grown(send, np.where(np.isfinite(first), first, end), send).growing:
+        return found
+    order, third = np.argsort(send, kind="stable"), len(send) // 3
+    lasting, *later_on = (float((end - send)[rows].mean()) for rows in np.split(order, (third, 2 * third)))
+    slower, later = max(later_on) > SLOWER * lasting, send[send >= send.min() + lasting]
+    if len(later) < FEWEST_ARRIVALS:
+        return found if slower else None
+    found = replace(_grown(send, end, later), filled_s=lasting, slower=slower)
+    return None if found.growing and not slower else found
+
+
+def _grown(send: FloatArray, until: FloatArray, seen_by: FloatArray) -> Growth:
+    """Compare the numbers that the first and the last third of the requests sent at `seen_by` found."""
+    seen = np.sort(seen_by)
+    sent, over = (np.searchsorted(np.sort(at), seen, side="right") for at in (send, until))
+    there, third = sent - over, len(seen) // 3
+    before, after = float(there[:third].mean()), float(there[-third:].mean())
+    apart = float(seen[-third:].mean() - seen[:third].mean())
+    per_s = (after - before) / apart if apart > 0 else 0.0
+    return Growth(before, after, per_s, per_s * float(np.ptp(seen)) / len(seen), len(seen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,41 +243,6 @@ class Knee:
             "grows": self.grows,
             **({"void": list(self.void)} if self.void else {}),
         }
-
-
-def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
-    """Return a sentence on the rate up to which a server keeps up: the queue of no lower level grew.
-
-    `levels` of an open loop in summary.json, by rate. None where growth is unknown for every level, or the rate itself grew.
-    """
-    known = [
-        level
-        for level in levels
-        if level["little"] and level["little"]["growing"] is not None and level.get("rate_to") is None
-    ]
-    if not known:
-        return None
-    lost = next((level for level in known if level["little"]["growing"]), None)
-    kept = [level for level in known if lost is None or offered_load.amount(level) < offered_load.amount(lost)]
-    if lost is None:
-        return f"The server keeps up at {offered_load.load_name(known[-1])}: {_steady(known[-1])}."
-    grew = lost["little"]["growth_per_s"]
-    return (
-        f"The server keeps up at {offered_load.load_name(kept[-1])}, but not" if kept else "The server does not keep up"
-    ) + f" at {offered_load.load_name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
-
-
-def _steady(level: dict[str, Any]) -> str:
-    """Return how many requests were in flight early and late; runs of older versions say only that there were no more."""
-    ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
-    if None in ends:
-        return "no more requests were in flight at its end than at its start"
-    return f"{ends[0]:.1f} requests in flight in the first third of the level, {ends[1]:.1f} in the last"
-
-
-def _answered(level: dict[str, Any]) -> str:
-    rate = level.get("requests_per_s")
-    return "too few to tell" if rate is None else f"{rate:.3g} a second"
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,6 +274,7 @@ def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
         said.append(
             f"{level['label']}: {count} of {level['requests']} requests ended while the level drained, with fewer streams "
             f"at work: latencies hold them (the mean decode speed is {percent(abs(shift))} "
-            f"{'higher' if shift > 0 else 'lower'} for it), rates do not. More requests a stream make that part smaller."
+            f"{'higher' if shift > 0 else 'lower'} for it), rates do not. More requests{' a stream' if level.get('concurrency') else ''} make "
+            "that part smaller."
         )
     return said

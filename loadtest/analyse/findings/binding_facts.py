@@ -46,12 +46,16 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
     refused = int(sum(any(word in str(said).lower() for word in CONTEXT_WORDS) for said in errors))
     waits = missed is not None and missed.figure in WAITING_FIGURES
     common["reread_share"] = _reread_share(analysis, _beyond(run, rows, missed) if missed and waits else rows)
+    if missed is not None and waits:
+        common["step"] = max((entry.mean_s for entry in analysis.steps.times), default=None)
+        reading = _reading(analysis)[_beyond(run, rows, missed)]
+        common["reading"] = float(np.nanmean(reading)) if np.isfinite(reading).any() else None
     if missed is None and not (len(errors) and not objectives_hold(judged)):
         return LoadFacts(figure="", **common)
     if missed is None or missed.figure == ERRORS or 2 * len(errors) >= rows.sum():
         said = str(errors.mode().iloc[0])[:100] if len(errors) else None
         return LoadFacts(figure=ERRORS, context_refusals=refused, failure=said, **common)
-    return LoadFacts(figure=missed.figure, parts=_parts(run, rows, missed), **common)
+    return LoadFacts(figure=missed.figure, parts=_parts(analysis, rows, missed), **common)
 
 
 def objectives_hold(judged: Sequence[Any]) -> bool:
@@ -76,21 +80,36 @@ def _left_waiting(run: RunData) -> BoolArray:
     return left & ~np.isfinite(run.column("first_token"))
 
 
-def _parts(run: RunData, rows: BoolArray, missed: Objective) -> dict[str, float]:
-    """Return what the time of the requests beyond the limit went into, mean seconds."""
+def _reading(analysis: Analysis) -> FloatArray:
+    """Return how long each request's prompt takes to read by the run's speed, seconds; nan where that is unknown."""
+    prefill = analysis.steps.prefill
+    if prefill is None:
+        return np.full(len(analysis.run.requests), np.nan)
+    return np.asarray(prefill.fixed_s + prefill.per_token_s * uncached(analysis.run), dtype=np.float64)
+
+
+def _parts(analysis: Analysis, rows: BoolArray, missed: Objective) -> dict[str, float]:
+    """Return what the time of the requests beyond the limit went into, mean seconds.
+
+    Where the server does not say how long a request waited, what its prompt does not take by the run's speed was a wait, but
+    for a slot, for other prompts or for a step is not known.
+    """
+    run = analysis.run
     left, beyond = _left_waiting(run), _beyond(run, rows, missed)
     waited = np.where(left, run.column("end") - run.column("send"), 0.0)
     ttft, slot = run.column("ttft_s"), np.nan_to_num(run.column("slot_wait_s"))
     load = np.nan_to_num(run.column("load_s"))
-    batch = np.nan_to_num(run.column("batch_wait_s"))
+    batch, unsplit = np.nan_to_num(run.column("batch_wait_s")), np.zeros(len(slot))
     if not np.isfinite(run.column("slot_wait_s")[beyond]).any():
-        slot, batch = batch, np.nan_to_num(run.column("unsplit_wait_s"))
-    prefill = np.maximum(ttft - slot - batch - load, 0.0)
+        told = run.column("unsplit_wait_s")
+        unsplit = np.where(np.isfinite(told), told, np.maximum(ttft - load - np.nan_to_num(_reading(analysis)), 0.0))
+    prefill = np.maximum(ttft - slot - batch - unsplit - load, 0.0)
     stall = np.nan_to_num(run.column("stall_s"))
     decode = np.maximum(run.column("e2e_s") - ttft - stall, 0.0)
     found: dict[str, FloatArray] = {"slots": np.where(left, waited, slot)}
     found |= {
-        name: np.where(left, 0.0, each) for name, each in (("batch", batch), ("load", load), ("prefill", prefill))
+        name: np.where(left, 0.0, each)
+        for name, each in (("batch", batch), ("unsplit", unsplit), ("load", load), ("prefill", prefill))
     }
     if missed.figure not in WAITING_FIGURES:
         whole = missed.figure.startswith("e2e")

@@ -11,13 +11,14 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.server.prompt_cache import replay as cache_replay
-from loadtest.analyse.server.prompt_cache.cache import UNKNOWN, CacheUse
+from loadtest.analyse.server.prompt_cache.cache import INFERRED, UNKNOWN, CacheUse
 from loadtest.analyse.server.prompt_cache.replay import Replay
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, percent, seconds
 
 KEPT, LOST = 0.9, 0.1  # of later turns found their history cached: from the one on all do, up to the other none does
+NOTHING, LITTLE = 0.1, 0.05  # of the history: up to so much cached is none of it, up to so much read again is little
 FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
 
 
@@ -71,22 +72,48 @@ def _claim(
     worst, share = min(shown, key=lambda one: one[1])
     slots = f"with {counted(replayed.slots, 'slot')}" if replayed is not None else ""
     if replayed is not None and replayed.host_cache is False:
-        slots += " and no host cache"
+        slots += " and no host cache seen"
     if share >= KEPT:
         people = _people(max(kept, key=offered_load.amount))
         most = "" if len(shown) == 1 else "up to "
-        return capitalised(
-            f"{slots}{', ' if slots else ''}the conversations of {most}{people} are kept: each turn reads little more than "
-            "its new text."
-        )
+        told = f"{slots}{', ' if slots else ''}the conversations of {most}{people} are kept"
+        return capitalised(f"{told}{_read_again(analysis, use, kept)}.")
     cost, who = _cost(analysis, use, worst), _people(worst)
-    some = f"{percent(1 - share)} of the later turns of {who} read their whole history again{cost}"
-    lost = f"nearly every later turn of {who} reads its whole history again{cost}" if share <= LOST else some
+    their, its = ("their whole history", "its whole history")
+    if not _all_lost(analysis, use, worst):
+        their, its = ("more than half of their history", "more than half of its history")
+    many = percent(1 - share) if use.source != INFERRED else "most" if share < 0.5 else "some"  # times tell no share
+    some = f"{many} of the later turns of {who} read {their} again{cost}"
+    lost = f"nearly every later turn of {who} reads {its} again{cost}" if share <= LOST else some
     before = [level for level in kept if offered_load.amount(level) < offered_load.amount(worst)]
     if not before:
         return capitalised(f"{slots}{', ' if slots else ''}{lost}.")
     people = _people(max(before, key=offered_load.amount))
-    return capitalised(f"{slots}{', ' if slots else ''}the conversations of {people} are kept; {lost}.")
+    part = " in part" if _read_again(analysis, use, before).startswith(" in part") else ""
+    return capitalised(f"{slots}{', ' if slots else ''}the conversations of {people} are kept{part}; {lost}.")
+
+
+def _read_again(analysis: Analysis, use: CacheUse, kept: list[dict[str, Any]]) -> str:
+    """Say how much of what was kept turns read again all the same, such as answers that come back as other tokens.
+
+    Of what is inferred from times nothing: a few tokens more are hidden behind a step.
+    """
+    if use.source == INFERRED:
+        return ""
+    rows = np.any([_later(analysis, level, use) for level in kept], axis=0)
+    new, again, history = analysis.run.column("prompt_tokens") - use.history, use.reread, use.history
+    little = (again <= np.maximum(LITTLE * history, new / 2))[rows]
+    if little.mean() >= KEPT:
+        return ": each turn reads little more than its new text"
+    return (
+        f" in part: later turns read {percent(float(again[rows].sum() / history[rows].sum()))} of their history again"
+    )
+
+
+def _all_lost(analysis: Analysis, use: CacheUse, level: dict[str, Any]) -> bool:
+    """Whether the turns that did not find their conversation found hardly anything of it."""
+    lost = _later(analysis, level, use) & (use.kept == 0)
+    return bool((use.cached[lost] <= NOTHING * use.history[lost]).mean() >= KEPT)
 
 
 def _cost(analysis: Analysis, use: CacheUse, worst: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.frames import RunData
-from loadtest.metrics import VOID
+from loadtest.metrics import VOID, enough_for
 from loadtest.text import counted, listed, number
 
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
@@ -56,12 +56,11 @@ def length_sentences(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str
             got = run.requests[column][asked_for].dropna()
             if not len(got):
                 continue
-            middle, high = (float(np.percentile(got, q)) for q in (50, 95))
+            middle, high, most = (float(np.percentile(got, q)) for q in (50, 95, 100))
+            top = f"p95 {number(high)}" if enough_for(0.95, len(got)) else f"{number(most)} at most"
             shared = next((level["system_tokens"] for level in levels if level.get("system_tokens")), None)
             more = f", {shared} of them shared" if shared and key == "input_lengths" else ""
-            found.append(
-                f"{what}: {asked} asked; median {number(middle)}, p95 {number(high)} tokens as the server counts{more}."
-            )
+            found.append(f"{what}: {asked} asked; median {number(middle)}, {top} tokens as the server counts{more}.")
     return found
 
 

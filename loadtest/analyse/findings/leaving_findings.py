@@ -11,6 +11,7 @@ from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_S = 0.001  # less than this is no time
+FEWEST_LEFT = 3  # users who hung up, from which on it is said that the server stops working for them
 LEAST_SHARE = 0.01  # of the slots' time: less is not worth a sentence
 
 
@@ -58,6 +59,9 @@ def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:
     level = max(seen or levels, key=lambda one: int(one["left"]["users"]))
     left = level["left"]
     each = seconds(left["worked_on_each_s"])
+    if not seen and left["users"] < FEWEST_LEFT:
+        who = "one did" if left["users"] == 1 else f"{left['users']} did"
+        return Finding(f"Whether the server works on for users who hang up is not known: only {who}.")
     how = (
         f"While requests waited, slots stood without a visible stream for {each} a user who left ({left['users']}), beyond a "
         f"usual handover ({seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended)."

@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
+from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
-from loadtest.analyse.findings import cache_findings, data_findings, energy_findings, leaving_findings, prompt_findings
+from loadtest.analyse.findings import (
+    cache_findings,
+    data_findings,
+    energy_findings,
+    leaving_findings,
+    prompt_findings,
+    step_findings,
+)
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
@@ -20,7 +28,6 @@ from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings
 from loadtest.metrics import VOID
@@ -28,7 +35,9 @@ from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
-MOST_RUNS = 4  # of consecutive numbers in one sentence
+LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
+NEARLY_ALL = 0.8  # of a wait
+SHORT_S = 0.005  # nobody calls that queueing
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
@@ -115,7 +124,11 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         found.append("No request was recorded.")
     elif has_tokens(*summary["levels"]):
         found.append(slots_finding(analysis))
-    found += [*cache_findings.cache_findings(analysis), *steps_findings(analysis), *longer_prompts(analysis)]
+    found += [
+        *cache_findings.cache_findings(analysis),
+        *step_findings.steps_findings(analysis),
+        *longer_prompts(analysis),
+    ]
     every = series_of(summary["levels"])
     for series in every if len(every) <= MOST_TOLD else [every[0], every[-1]]:  # the tables have the rest
         who = series.label if len(every) > 1 else ""
@@ -131,13 +144,13 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
             if each:
                 found.append(each.about(who))
     found += leaving_findings.leaving_findings(summary["levels"])
-    found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(summary["levels"])[:MOST_TOLD]]
+    found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(believed(summary["levels"]))[:MOST_TOLD]]
     return [each if isinstance(each, Finding) else Finding(each) for each in found]
 
 
 def loads(analysis: Analysis) -> list[str]:
     """Say what cold loads took, a level at a time; nothing where none was asked for."""
-    levels = [level for level in analysis.summary["levels"] if level.get("cold_load")]
+    levels = [level for level in believed(analysis.summary["levels"]) if level.get("cold_load")]
     mark = " (simulated)" if analysis.run.simulated else ""
     return [
         f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
@@ -148,7 +161,7 @@ def loads(analysis: Analysis) -> list[str]:
 
 def longer_prompts(analysis: Analysis) -> list[str]:
     """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
-    every = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
+    every = prompt_length.prompt_length_series(analysis.run, believed(analysis.summary["levels"]))
     return [
         f"{line.label}: {sentence}" if len(every) > 1 else sentence
         for line in every[:MOST_TOLD]
@@ -205,55 +218,6 @@ def slots_finding(analysis: Analysis) -> Finding:
     return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)
 
 
-def steps_findings(analysis: Analysis) -> list[Finding]:
-    """Say what a step of the server takes, where its time is of two kinds, and what prompts cost."""
-    steps, levels = analysis.steps, analysis.summary["levels"]
-    good = believed(levels)
-    if not good:
-        return []
-    doubt = (
-        " Void levels are part of that: measure them again before you rely on it." if len(good) < len(levels) else ""
-    )
-    said = []
-    law = steps.law
-    if law is not None and law.fits:
-        more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
-        more = more if law.per_stream_s > 0 else ", however many streams decode"
-        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}.{doubt}"))
-    elif law is not None and steps.law_reason:
-        said.append(Finding(f"{capitalised(steps.law_reason)}."))
-    for entry in steps.times if law is None or law.fits else ():
-        if len(entry.kinds) == 2:
-            kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
-            said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
-    prefill = steps.prefill
-    if prefill is not None and prefill.per_token_s > 0:
-        speed = number(1 / prefill.per_token_s)
-        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
-    return said
-
-
-def _seen_at(steps: Steps) -> str:
-    """Say at how many streams steps were seen, and how far the line is from them where that can be told."""
-    law, numbers = steps.law, [entry.streams for entry in steps.times]
-    off = f"; the line is off by at most {percent(max(law.residual, 0.001))}" if law and len(numbers) > 2 else ""
-    return f"Steps were seen at {_ranges(numbers)}{off}"
-
-
-def _ranges(values: list[int]) -> str:
-    """Return "1-4 and 8 streams"; of many with gaps between them "14 numbers from 1 to 32 streams"."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
-    if len(runs) > MOST_RUNS:
-        return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
-    text = listed([run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs])
-    return f"{text} {'stream' if values == [1] else 'streams'}"
-
-
 def heaviest(levels: Iterable[dict[str, Any]], name: str, part: str = "mean") -> dict[str, Any] | None:
     """Return the level of the highest load among those that are not void and have this figure."""
     known = [level for level in believed(levels) if figure(level, name, part) is not None]
@@ -289,17 +253,22 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         share = percent((wait or 0.0) / ttft)
         unsplit = "Whether requests wait for a slot or for a batch is not known."
         return Finding(f"{capitalised(at)}, {share} {of} is queue wait{above}.", unsplit) if wait is not None else None
+    if wait is None:
+        return None
+    share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
-        return (
-            Finding(f"No request queues {at}: waiting is {percent((slot + batch) / ttft)} {of}{above}.")
-            if wait is not None
-            else None
-        )
-    if slot < 0.1 * batch or wait is None:
+        longest = figure(level, "queue_wait_s", "max") or 0.0
+        if longest <= max(LONG_WAIT * ttft, SHORT_S):
+            return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")
+        return Finding(f"{capitalised(at)}, waiting is {share} {of}, and {seconds(longest)} for one request{above}.")
+    if slot < 0.1 * batch:
         return None  # batching says it
-    return Finding(
-        f"{capitalised(at)}, {percent((slot + batch) / ttft)} {of} is waiting, nearly all of it batch wait{above}."
+    mostly = (
+        "nearly all of it batch wait"
+        if batch >= NEARLY_ALL * (slot + batch)
+        else f"{percent(batch / (slot + batch))} of that batch wait"
     )
+    return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
 
 
 def void_above(series: Series, level: dict[str, Any]) -> str:
@@ -315,14 +284,20 @@ def batching(series: Series) -> Finding | None:
     found = None
     largest = LEAST_BATCH_WAIT
     for level in believed(series.levels):
+        if level.get("concurrency") == 1:
+            continue  # no batch of others is in flight
         ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
         if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
             found, largest = level, batch / ttft
     if found is None:
         return None
+    slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
+    longest = figure(found, "slot_wait_s", "max") or 0.0
+    few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
+    beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"
     return Finding(
         f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
-        "although no request waits for a slot: a prompt starts only when the batch in flight has ended.",
+        f"{beside}: a prompt starts only when the batch in flight has ended.",
         f"Batch wait is up to {seconds(figure(found, 'batch_wait_s', 'max'))}.",
     )
 
@@ -331,7 +306,7 @@ def saturation(series: Series) -> Finding | None:
     """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
     levels = believed(series.levels)
     if levels and offered_load.is_open(levels[0]):
-        said = knee_of.kept_up(levels)
+        said = keeping_up.kept_up(levels)
         grew = any((level["little"] or {}).get("growing") for level in levels)
         above = "" if grew else void_above(series, levels[-1])
         return Finding(f"{said.removesuffix('.')}{above}.") if said else None

@@ -22,6 +22,7 @@ PREDICTED = (
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TOLD_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
+SEEN_BETTER = 0.02  # by which a figure has to differ for a sentence on it
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
 TABLE_FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
@@ -41,9 +42,7 @@ def title(advice: Advice) -> str:
     """Return the choice in a line, for a picture."""
     slots, now, load = advice.trial, advice.now, advice.load
     if now is None:
-        return (
-            f"Nothing waited for a slot with {counted(load, 'stream')} at once: more slots would change nothing there"
-        )
+        return "{}: more slots would change {} there".format(*_nobody(advice))
     if slots is None:
         return f"No number of slots fits {size(advice.gpu_bytes)}"
     at, before = f"at {counted(load, 'stream')}", advice.as_now(load)
@@ -81,10 +80,8 @@ def _choice(advice: Advice) -> str:
     slots, now, load = advice.trial, advice.now, advice.load
     at = f"at {counted(load, 'stream')}"
     if now is None:
-        return (
-            f"Nothing waited for a slot with {counted(load, 'stream')} at once ({_figures_text(advice.as_now(load))}), so more slots "
-            f"would change nothing there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
-        )
+        who, change = _nobody(advice)
+        return f"{who} ({_figures_text(advice.as_now(load))}), so more slots would change {change} there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
     if slots is None:
         assert isinstance(advice.memory, MemoryBySlots)
         least = advice.memory.at(advice.slots[0])
@@ -99,6 +96,14 @@ def _choice(advice: Advice) -> str:
             return text + ", and more slots would stay empty." if load <= now else text + "."
         return f"{text}; with {other} {_figures_text(advice.cells[other, load])} are predicted{_extrapolated_note(advice, other)}."
     return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.promised[load])}.{_with_varied_lengths(advice)}"
+
+
+def _nobody(advice: Advice) -> tuple[str, str]:
+    """Say that nothing waited where all decoded at once, else that hardly anything did; and what more slots change."""
+    many, most = counted(advice.load, "stream"), advice.at_once
+    if most is None or most >= advice.load:
+        return f"Nothing waited for a slot with {many} at once", "nothing"
+    return f"Of {many} up to {most} decoded at once, so hardly anything waited for a slot", "little"
 
 
 def _with_varied_lengths(advice: Advice) -> str:
@@ -129,16 +134,19 @@ def _room(advice: Advice) -> str:
     low, high = (advice.cells[each, advice.load] for each in (few, many))
     if low.figures == high.figures:
         return f"With {counted(advice.load, 'stream')} at once slots make no difference."
+    wait, speed = ("queue_wait_s", "p50"), ("stream_tokens_per_s", "p50")
+    shorter = high.figure(*wait) < (1 - SEEN_BETTER) * low.figure(*wait)
+    slower = high.figure(*speed) < (1 - SEEN_BETTER) * low.figure(*speed)
+    what = "More slots shorten the queue and slow each stream: at" if shorter and slower else "At"
     return (
-        f"More slots shorten the queue and slow each stream: at {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
+        f"{what} {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
         f"{_speed_text(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
         f"{_extrapolated_note(advice, many)}."
     )
 
 
 def _levers_sentence(advice: Advice) -> str:
-    first, *others = advice.levers
-    words = advice.ranked_by.words
+    (first, *others), words = advice.levers, advice.ranked_by.words
     slots = f"{counted(advice.now, 'slot')} as now" if advice.now else "no limit of slots"
     at = f"at {counted(advice.load, 'stream')} and {slots}"
     text = f"Among other changes, {first.name} would improve {words} most {at} ({_better(first.gain)} by the model)"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import believed_knee, believed_slots, only_void, void_above
@@ -243,29 +244,24 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
 
 
 def _kept_up(series: Series, levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | None]:
-    name = "Keeps up with"
-    rates = [
-        level
-        for level in levels
-        if level["little"] and level["little"]["growing"] is not None and not level.get("rate_to")
-    ]
-    kept = []
-    for level in rates:
-        if level["little"]["growing"]:
-            break
-        kept.append(level)
-    if not rates:
+    name = "Kept up with"
+    found = keeping_up.KeptUp.of(levels)
+    if found is None:
         return Tile(name, "", "too few requests to tell whether the queue grew"), None
-    if not kept:
-        return Tile(
-            name, "", f"the queue already grows at {offered_load.load_name(rates[0])}: measure lower rates"
-        ), None
+    kept, lost, unclear = found.kept, found.lost, found.unclear
+    if kept is None and unclear is not None:
+        return Tile(name, "", f"{keeping_up.why_unclear(unclear)} at {offered_load.load_name(unclear)}"), None
+    if kept is None:
+        assert lost is not None
+        return Tile(name, "", f"the queue already grows at {offered_load.load_name(lost)}: measure lower rates"), None
     more = (
-        f"not with {offered_load.load_name(rates[len(kept)])}"
-        if len(kept) < len(rates)
-        else f"the highest rate measured{void_above(series, kept[-1])}"
+        f"not with {offered_load.load_name(lost)}"
+        if lost is not None
+        else f"{keeping_up.why_unclear(unclear)} at {offered_load.load_name(unclear)}"
+        if unclear is not None
+        else f"the highest rate measured{void_above(series, kept)}"
     )
-    return Tile(name, offered_load.load_name(kept[-1]), more), kept[-1]
+    return Tile(name, offered_load.load_name(kept), more), kept
 
 
 def _slots(analysis: Analysis) -> Tile:

@@ -13,6 +13,7 @@ from loadtest.analyse.run import samples
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
+from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.timing import prefill
 from loadtest.text import number, seconds, size
 
@@ -85,7 +86,7 @@ def prefill_speed(run: RunData) -> FloatArray:
     tokens, seconds = prefill.uncached(run), run.column("prefill_s")
     if not (seconds > 0).any():
         seconds = run.column("ttft_s")
-    usable = prefill.lone(run) & (tokens > 0) & (seconds > 0)
+    usable = at_work.lone(run) & (tokens > 0) & (seconds > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(usable, tokens / seconds, np.nan), dtype=np.float64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from loadtest.text import counted, percent, seconds
 CACHED_TOKENS = 32  # up to so many cached tokens are the chat template, which comes before the nonce in each prompt
 CACHED_SHARE = 0.25  # of a prompt; with more of it cached the request counts as a cache hit
 COLLAPSED_PREFILL = 0.1  # of the usual prefill time per token; a shorter one counts as a cache hit
+CLEARLY_BELOW = 0.5  # of the time of a prompt that has the server to itself
+ALIKE_LENGTHS = 1.5  # longest / shortest of prompts whose times a token are compared
 HIT_SHARE = 0.01  # of the requests; with more cache hits the level is suspect
 RELOAD_FACTOR = 10  # a reload takes so many times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25 ms, a tiny one reloads in 280 ms
@@ -217,7 +220,8 @@ def client_cpu(run: RunData, level: int) -> float | None:
 
 def _growing(e: Evidence) -> Iterator[Doubt]:
     if (offered_load.is_open(e.level) or e.level.get("rate")) and e.level.get("rate_to") is None:
-        found = growth(e.everyone["send"].dropna().to_numpy(), e.everyone["end"].to_numpy())
+        sent = e.everyone[e.everyone["send"].notna()]
+        found = growth(*(sent[name].to_numpy(dtype=np.float64) for name in ("send", "end", "first_token")))
         if found is not None and found.growing:
             yield Doubt(SUSPECT, found.sentence)
 
@@ -292,15 +296,30 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
 def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
     """Return how many requests had a prefill per token far below the usual one, and the usual one.
 
-    The usual one is the larger of the level's median and its first request's, which the level itself cannot have cached.
+    The usual one is the larger of the median and the first request's, which the level itself cannot have cached; both among
+    prompts of about the same length, for a short prompt takes a step at least and so far more a token. A prompt that was read
+    beside others may have taken as long as all of them, so a collapsed one is also clearly below what their tokens took.
     """
     known = e.everyone[(e.everyone["llamacpp"] == 0) & (e.everyone["prompt_tokens"] > CACHED_TOKENS)]
     known = known[np.isfinite(known["prefill_s"]) & known["ok"]]
-    if not len(known):
-        return 0, 0.0
-    a_token = known["prefill_s"] / known["prompt_tokens"]
-    usual = max(float(a_token.median()), float(a_token.iloc[0]))
-    return int((a_token[~known["warmup"]] < COLLAPSED_PREFILL * usual).sum()), usual
+    took, tokens, end = (
+        known[name].to_numpy(dtype=np.float64) for name in ("prefill_s", "prompt_tokens", "first_token")
+    )
+    a_token, begun = took / tokens, end - took
+    opened, over = np.argsort(begun, kind="stable"), np.argsort(end, kind="stable")
+    upto = [np.concatenate(([0.0], np.cumsum(tokens[order]))) for order in (opened, over)]
+    beside = (
+        upto[0][np.searchsorted(begun[opened], end, side="left")]
+        - upto[1][np.searchsorted(end[over], begun, side="right")]
+    )
+    limit = np.minimum(COLLAPSED_PREFILL * a_token, CLEARLY_BELOW * took / np.maximum(beside, tokens))
+    lengths = np.floor(np.log(tokens) / math.log(ALIKE_LENGTHS))
+    usual, least = np.zeros(len(known)), np.zeros(len(known))
+    for each in np.unique(lengths):
+        mine = lengths == each
+        usual[mine], least[mine] = (max(float(np.median(one[mine])), float(one[mine][0])) for one in (a_token, limit))
+    collapsed = (a_token < least) & ~known["warmup"].to_numpy(dtype=np.bool_)
+    return int(collapsed.sum()), float(np.median(usual[collapsed])) if collapsed.any() else 0.0
 
 
 RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (

@@ -13,6 +13,7 @@ TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
 HEADERS_ERROR_S = 0.020  # largest median difference of llama.cpp's headers from its timings (or one token gap)
 TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count as one that reports them
+HELD_UP_S, HELD_UP_GAPS = 0.25, 5  # by which a last token is late, at least, to have been held up on the way
 LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
 
 
@@ -39,6 +40,17 @@ def token_gap(run: RunData) -> float:
     return float(np.median(spent)) if len(spent) else 2 * TIE_S
 
 
+def _last(run: RunData, gap: float) -> FloatArray:
+    """Return when the last token of each request was made: earlier than it came, where the way held it up for long.
+
+    By the server's own duration a stream was over then; its slot was another one's while its tokens were on the way.
+    """
+    last = run.column("last")
+    made = run.column("first_token") + run.column("decode_s")
+    held_up = last - made > max(HELD_UP_S, HELD_UP_GAPS * gap)
+    return np.where(held_up, made, last)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestInstants:
     """The instants of every request that was sent, seconds; nan where one is unknown or never came."""
@@ -61,7 +73,7 @@ class RequestInstants:
             started = run.column("headers")
         started = np.clip(started, arrived, first)
         gap = token_gap(run)
-        last = np.maximum(run.column("last") - min(TIE_S, gap / 2), first + 1e-9)
+        last = np.maximum(_last(run, gap) - min(TIE_S, gap / 2), first + 1e-9)
         gone = np.where(np.isfinite(last), last, end)
         keep = np.isfinite(send) & (rows if rows is not None else True)
         seen = keep & np.isfinite(first)
@@ -154,3 +166,13 @@ def latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> Fl
     latest = np.maximum.accumulate(ends[order])
     index = np.searchsorted(starts[order], instants, side="right") - 1
     return np.where(index >= 0, latest[np.maximum(index, 0)], -np.inf)
+
+
+def lone(run: RunData) -> BoolArray:
+    """Mark the requests that were alone in flight from their send to their first token."""
+    send, end = run.column("send"), run.column("end")
+    sent = np.isfinite(send) & np.isfinite(end)
+    until = run.column("first_token")
+    before = np.searchsorted(np.sort(send[sent]), until, side="left")
+    over = np.searchsorted(np.sort(end[sent]), send, side="right")
+    return np.asarray(sent & (before - over == 1), dtype=np.bool_)

@@ -33,6 +33,8 @@ LEAST_SHARE = 0.8  # of the time with more than S in flight, in which exactly S 
 MOST_ABOVE = 0.05  # of the time with more than S in flight, in which more than S were at work
 LEAST_BUSY, MOST_BUSY = 0.75, 1.25  # with prompts, one at a time: then requests may have waited for a prefill, and …
 NEAR_FIRST = 0.3  # of a prefill: work that begins so soon after another's first token did
+EXPLAINED = 0.8  # of the variance of TTFT, by the prompts' lengths alone
+LEAST_READ = 0.5  # of the time that a prompt takes to read, between its slot's being free and its first token
 SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much
 MOST_UNSETTLED = 0.9  # of that time may be left out, because a request at work had just ended
 
@@ -54,6 +56,11 @@ def unwaited_ttft(run: RunData, requests: RequestInstants, peak: int) -> Unwaite
     idle, scatter, line = _idle_ttft(run, requests)
     longer, beside = _longer_beside_others(requests, idle, peak)
     return UnwaitedTtft(idle + longer, longer, scatter, *line, beside)
+
+
+def uncached_tokens(run: RunData) -> FloatArray:
+    """Return the prompt tokens of each request less those that the server says it had cached."""
+    return np.asarray(run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")), dtype=np.float64)
 
 
 def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> tuple[int | None, str] | None:
@@ -81,6 +88,34 @@ def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) ->
     return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
 
 
+def reads_beside(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
+    """Return whether prompts were read while all of so many slots are taken to have been held: then there are more.
+
+    A prompt cannot be read sooner than its slot is free. Where first tokens come sooner after that than their prompts take
+    to read on an idle server, they were read before. Only what prompts take for their length counts, for a request that
+    waits is at the server already. Where the prompt's length alone explains a TTFT, nothing was waited for either.
+    """
+    if slots is None:
+        return False
+    kept = np.isfinite(run.column("send"))
+    tokens = uncached_tokens(run)[kept]
+    own = unwaited_ttft(run, requests, peak).per_token_s * tokens
+    known = np.isfinite(requests.first) & np.isfinite(requests.last) & np.isfinite(own)
+    arrived, first, own, tokens = requests.arrived[known], requests.first[known], own[known], tokens[known]
+    order = np.argsort(first, kind="stable")[slots:]
+    free = np.sort(requests.last[known])[: len(order)]
+    late = free > arrived[order]
+    if late.sum() < FEWEST_WAITS:
+        return False
+    long = tokens[order][late]
+    if long.max() >= LEAST_LENGTH_RATIO * long.min():
+        explained = np.corrcoef(long, (first - arrived)[order][late])[0, 1]
+        if explained > 0 and explained**2 > EXPLAINED:
+            return True
+    slow = late & (own[order] > SCATTER_S)
+    return bool(slow.sum() >= FEWEST_WAITS and np.median(((first[order] - free) / own[order])[slow]) < LEAST_READ)
+
+
 def _reading(
     requests: RequestInstants, seen: BoolArray, begun: FloatArray, scatter: float, peak: int
 ) -> tuple[float, float, int] | None:
@@ -100,7 +135,7 @@ def _reading(
 def _idle_ttft(run: RunData, requests: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
     """Return each request's TTFT on an idle server, by how much such a TTFT scatters, and its parts: fixed, a token."""
     kept = np.isfinite(run.column("send"))
-    tokens = (run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")))[kept]
+    tokens = uncached_tokens(run)[kept]
     ttft = requests.first - requests.arrived
     known = np.isfinite(ttft)
     if not known.any():

@@ -30,7 +30,7 @@ from loadtest.analyse.server.queue.at_work import (
     last_before,
     latest_end,
 )
-from loadtest.analyse.server.queue.kept_out import at_work_while_waiting
+from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, reads_beside
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
@@ -40,6 +40,7 @@ FEWEST_READINGS = 3.0  # that must name one number of slots
 LEAST_PRESSED_SHARE = 0.03  # of the steps with more requests in flight than that number, which must name it
 LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
 LONGEST_PLAIN_STEP = 1.4  # times the usual step with nobody waiting: a longer one evaluates prompt tokens
+FEWEST_TOKENS = 4  # of the median answer, for the steps alone to name a limit where the server reports no durations
 SMALLEST_SLICE = 32  # prompt tokens that a step evaluates at least, where prompts are cut into slices
 
 
@@ -122,6 +123,12 @@ def estimate_slots(run: RunData) -> Slots:
         full = _full_batches(requests, events)
     else:
         passed, full = _without_durations(passed, _kept_out(run, requests, peak), peak)
+        if (
+            passed is not None
+            and full is None
+            and (_answers_are_short(run) or reads_beside(run, requests, passed.slots, peak))
+        ):
+            passed = None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
@@ -139,6 +146,12 @@ def estimate_slots(run: RunData) -> Slots:
         return Slots(named, limit=True, method=method, witnesses=found)
     least = min(witness.slots for witness in found if witness.slots is not None)
     return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
+
+
+def _answers_are_short(run: RunData) -> bool:
+    """Whether streams decode for so few steps that hardly any do so together, however many are worked on."""
+    counts = run.chunks.counts[run.chunks.counts > 0]
+    return float(np.median(counts)) < FEWEST_TOKENS
 
 
 def _kept_out(run: RunData, requests: RequestInstants, peak: int) -> Witness | None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.scatter import observed_factors
 from loadtest.analyse.server.timing.token_gaps import Decoding
@@ -28,24 +28,19 @@ from loadtest.analyse.server.timing.token_gaps import Decoding
 Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
-SLICES = (
-    512,
-    1024,
-    2048,
-    4096,
-    256,
-    128,
-    None,
-)  # prompt tokens that a batch takes, the likeliest first; None: any prompt whole
+# prompt tokens that a batch takes, the likeliest first; None: any prompt whole
+SLICES = (512, 1024, 2048, 4096, 256, 128, None)
 NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
 FEWEST_PROMPTS = 3  # that give a speed
 FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
 LEAST_LENGTH_RATIO = 2.0  # longest / shortest prompt, for the fixed part to show
 ABOVE_LEAST = 1.02  # of `least`: the cost of a prompt below it is hidden behind the step
+HIDDEN = 1.3  # of `least`: a prompt that takes less shows the step rather than its own speed
 MOST_FITTED = 1500  # prompts; more do not change the fit
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
+HOLDS = 0.2  # by which it may miss those, as a logarithm
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 
 
@@ -61,6 +56,8 @@ class Prefill:
     jitter: float = 0.0  # standard deviation of prompts' times as a share of them
     n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
     factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
+    holds: bool = True  # whether it gives back the prompts that had the server to themselves
+    least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
@@ -135,7 +132,12 @@ def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -
         least = step(np.maximum(beside, 0.0) + size)
     method = f"prompts prefilled {'alone or together, no other meanwhile' if few else 'while no other was'}"
     spent = group.end[taken] - group.start[taken]
-    return fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch), None
+    found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch)
+    lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
+    if lone.sum() >= FEWEST_PROMPTS:
+        off = np.log(spent / np.maximum(found.fixed_s + found.per_token_s * evaluated, least))[lone]
+        found = replace(found, holds=bool(abs(float(np.median(off))) <= HOLDS))
+    return found, None
 
 
 class _PromptGroups(NamedTuple):
@@ -246,17 +248,9 @@ def _from_idle(run: RunData, gaps: Decoding, tokens: FloatArray, step: StepTime 
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
     found = fit_prefill(evaluated[idle], spent, nothing, least, method, SLICES[0])
+    if not tells_fixed(evaluated[idle & (sizes == 1)]):
+        found = replace(found, least=True)  # what it takes besides its tokens is in it
     return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
-
-
-def lone(run: RunData) -> BoolArray:
-    """Mark the requests that were alone in flight from their send to their first token."""
-    send, end = run.column("send"), run.column("end")
-    sent = np.isfinite(send) & np.isfinite(end)
-    until = run.column("first_token")
-    before = np.searchsorted(np.sort(send[sent]), until, side="left")
-    over = np.searchsorted(np.sort(end[sent]), send, side="right")
-    return np.asarray(sent & (before - over == 1), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +286,7 @@ class _Prompts:
     def best_fixed(self) -> float:
         """Return the fixed part; 0 where prompts are few or alike, or it does not improve the fit by an F of more than 20."""
         n = len(self.tokens)
-        if n < FEWEST_TO_SPLIT or self.tokens.max() < LEAST_LENGTH_RATIO * self.tokens.min():
+        if not tells_fixed(self.tokens):
             return 0.0
         usual = float(np.median(self.spent - self.shared))
         tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
@@ -302,6 +296,11 @@ class _Prompts:
         index = int(np.argmin(losses))
         gained = self.best_slope(0.0)[1] - losses[index]
         return float(tries[index]) if gained > 20 * losses[index] / max(n - 2, 1) else 0.0
+
+
+def tells_fixed(tokens: FloatArray) -> bool:
+    """Whether prompts are many and different enough to tell what one takes besides its tokens."""
+    return len(tokens) >= FEWEST_TO_SPLIT and bool(tokens.max() >= LEAST_LENGTH_RATIO * tokens.min())
 
 
 def fit_prefill(
@@ -322,14 +321,15 @@ def fit_prefill(
     if n < FEWEST_PROMPTS:
         bound = float(np.median((least - shared) / tokens))
         method = "no prompt took longer than a token: taken as half of what that allows"
-        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch)
+        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, least=True)
     weight = (slope * tokens / spent)[visible]  # the share of each time that its tokens account for
     error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
     error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     half = t_quantile(n - 1) * error
     interval = max(slope - half, 0.0), slope + half
     factors = observed_factors(off[visible])
-    return Prefill(slope, interval, fixed, n, method, jitter=jitter, n_batch=n_batch, factors=factors)
+    hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
+    return Prefill(slope, interval, fixed, n, method, jitter, n_batch, factors, least=hidden)
 
 
 def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:

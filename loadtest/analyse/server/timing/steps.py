@@ -11,6 +11,7 @@ import numpy as np
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import prefill as prefill_of
 from loadtest.analyse.server.timing import token_gaps as gaps_of
@@ -281,7 +282,7 @@ def _fixed_costs(
     Of a server without durations both together are the median of TTFT − prompt cost of the requests that were alone.
     """
     good = np.asarray(run.requests["ok"], dtype=np.bool_)
-    alone = prefill_of.lone(run) & good
+    alone = at_work.lone(run) & good
     load = run.column("load_s")[good]
     load = load[np.isfinite(load)]
     wait = run.column("queue_wait_s")[alone]

@@ -16,6 +16,9 @@ from loadtest.text import counted, percent, seconds
 BUSY = 0.6  # of the server's time: prefill that takes as much leaves no room for more, however many slots there are
 TAKEN = 0.45  # of the slots' time: below, requests wait for a slot in bursts alone, and for what those in it wait for
 NEARLY_ALWAYS = 0.8  # utilisation from which on slots are taken, and below which they are so in bursts
+# of the server's time, and of a request's: where reading takes less of both, it is steps that take long
+LITTLE_READING = 0.3
+FEW_STEPS = 4  # that a first token waits for, where it is steps alone
 READ_AGAIN = 0.5  # of the prompt tokens evaluated: from there on it is the cache that makes prefill long
 
 
@@ -29,6 +32,8 @@ class LoadFacts:
     utilisation: float | None = None  # of the slots, over the level's window
     prefill_share: float | None = None  # of the server's time that evaluating prompts takes
     reread_share: float | None = None  # of the prompt tokens evaluated: history that a cache did not keep
+    reading: float | None = None  # mean seconds that those requests' own prompts take to read, by the run's speed
+    step: float | None = None  # mean seconds of the server's longest steps
     thinks: float | None = None  # share of the users' time
     context_refusals: int = 0  # requests that did not fit the context
     requests: int = 0
@@ -68,10 +73,24 @@ def what_binds(facts: LoadFacts) -> Binding:
             return _slots(facts, evidence)
         case "load":
             return Binding("memory", "the model does not stay loaded: requests wait for it to be loaded", evidence)
+        case "unsplit" if facts.prefill_share is None or facts.prefill_share < BUSY:
+            return Binding("unknown", "", evidence)
+        case "batch" | "prefill" if _only_steps(facts, known):
+            many = f": {facts.decoding} answers share each" if facts.decoding > 1 else ""
+            return Binding("decode", f"a step takes too long{many}", evidence)
         case "decode":
             many = f"{facts.decoding} answers share each step" if facts.decoding > 1 else "a step takes too long"
             return Binding("decode", f"decoding takes too long: {many}", evidence)
     return _prompts(facts, evidence)
+
+
+def _only_steps(facts: LoadFacts, known: Mapping[str, float]) -> bool:
+    """Whether first tokens wait for steps of the server alone: next to none of the time goes to prompts, their own or others'."""
+    waited = known.get("batch", 0.0) + known.get("prefill", 0.0)
+    if facts.prefill_share is None or facts.reading is None or facts.step is None:
+        return False
+    few = facts.prefill_share < LITTLE_READING and facts.reading < LITTLE_READING * waited
+    return few and waited < FEW_STEPS * facts.step
 
 
 def _slots(facts: LoadFacts, evidence: str) -> Binding:
@@ -105,6 +124,7 @@ def _nothing(facts: LoadFacts) -> Binding:
 WHAT_BINDS = {
     "slots": "waiting for a slot",
     "batch": "waiting for the batch in flight",
+    "unsplit": "waiting, for what is not known",
     "load": "loading the model",
     "prefill": "reading the prompt",
     "stall": "standing still for others' prompts",

@@ -78,6 +78,7 @@ class Advice:
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
     equal_answers: bool = False  # whether all answers of the run had one length; cells then rest on varied ones
     void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
+    at_once: int | None = None  # the most streams that decoded at once; None: unknown
 
     @property
     def load(self) -> int:
@@ -206,6 +207,7 @@ def advise_slots(
         predicted_now=model.closed(group.concurrencies[-1]),
         equal_answers=len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
+        at_once=max((int(level["peak_decoding"]) for level in known if level.get("peak_decoding")), default=None),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
     return dataclasses.replace(

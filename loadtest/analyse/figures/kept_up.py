@@ -1,0 +1,131 @@
+"""Up to which rate a server kept up: no queue grew there, and every request was answered.
+
+A queue grows for a while at any rate. That the server does not keep up shows where it also answered fewer requests than came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.analyse.figures.knee import part_looked_at
+from loadtest.analyse.run import offered_load
+from loadtest.records import NO_FAILURES
+from loadtest.text import listed, out_of
+
+FEWER = 0.8  # of the requests that came, where the rate of answers has no interval: so few were answered surely
+MOST_UNANSWERED = 0.01  # of a level's requests; with more of them nobody knows whether the server kept up
+
+
+@dataclass(frozen=True, slots=True)
+class KeptUp:
+    """How far a server kept up, by levels of an open loop in summary.json."""
+
+    kept: dict[str, Any] | None  # the highest rate at which all was answered and no queue grew, nor at a lower one
+    lost: dict[str, Any] | None  # the lowest rate at which the queue grew, and fewer were answered than came
+    unclear: (
+        dict[str, Any] | None
+    )  # the lowest rate between them at which not all was answered, or the queue grew by chance
+
+    @classmethod
+    def of(cls, levels: Iterable[dict[str, Any]]) -> KeptUp | None:
+        """Read levels in ascending order of their rate; None where growth is unknown for every one, or the rate itself grew."""
+        known = [
+            level
+            for level in levels
+            if level["little"] and level["little"]["growing"] is not None and level.get("rate_to") is None
+        ]
+        if not known:
+            return None
+        lost = next((level for level in known if level["little"]["growing"] and _answered_fewer(level)), None)
+        below = known if lost is None else [one for one in known if _rate(one) < _rate(lost)]
+        kept = next((level for level in reversed(below) if not why_unclear(level)), None)
+        above = [level for level in below if kept is None or _rate(level) > _rate(kept)]
+        return cls(kept, lost, next(iter(above), None))
+
+
+def _rate(level: dict[str, Any]) -> float:
+    return offered_load.amount(level)
+
+
+def _answered_fewer(level: dict[str, Any]) -> bool:
+    """Whether a level answered fewer requests a second than came, as far as its answers are enough to tell."""
+    came, answered, ci = (
+        level.get("offered_per_s") or _rate(level),
+        level.get("requests_per_s"),
+        level.get("requests_per_s_ci95"),
+    )
+    if answered is None:
+        return True
+    return bool((ci[1] < came) if ci else (answered <= FEWER * came))
+
+
+def why_unclear(level: dict[str, Any]) -> str:
+    """Say why a level does not show whether the server kept up; empty where it does."""
+    if said := unanswered(level):
+        return said
+    if not level["little"]["growing"]:
+        return ""
+    before, after = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
+    grew = "" if before is None or after is None else f" from {before:.1f} to {after:.1f} requests"
+    return f"the queue grew{grew}, and as many were answered as came"
+
+
+def unanswered(level: dict[str, Any]) -> str:
+    """Say which requests of a level spared the server work that was meant for it; empty where those are hardly any."""
+    outcomes: dict[str, int] = level.get("outcomes") or {}
+    shed = int(level.get("shed") or 0)
+    left = int((level.get("left") or {}).get("waiting") or 0)
+    bad = sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
+    if shed + left + bad <= MOST_UNANSWERED * max(sum(outcomes.values()), 1):
+        return ""
+    whole = sum(outcomes.values())
+    said = [
+        f"{out_of(count, whole, 'request').removesuffix(' is').removesuffix(' are')} {what if count > 1 else what.replace('were', 'was')}"
+        for count, what in (
+            (bad, "failed"),
+            (shed, "were not sent (--max-in-flight)"),
+            (left, "were left by their users"),
+        )
+        if count
+    ]
+    return listed(said)
+
+
+def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
+    """Return a sentence on the rate up to which a server kept up: the queue of no lower level grew.
+
+    `levels` of an open loop in summary.json, by rate. None where growth is unknown for every level, or the rate itself grew.
+    """
+    found = KeptUp.of(levels)
+    if found is None:
+        return None
+    kept, lost, unclear = found.kept, found.lost, found.unclear
+    doubt = (
+        "" if unclear is None else f"at {offered_load.load_name(unclear)} is not known: there {why_unclear(unclear)}"
+    )
+    if lost is None and kept is None:
+        return f"Whether the server can keep up {doubt}."
+    if lost is None:
+        assert kept is not None
+        more = f"; whether it can {doubt}" if doubt else ""
+        return f"The server kept up at {offered_load.load_name(kept)}: {_steady(kept)}{more}."
+    grew = lost["little"]["growth_per_s"]
+    return (
+        (f"The server kept up at {offered_load.load_name(kept)}, but not" if kept else "The server did not keep up")
+        + f" at {offered_load.load_name(lost)}: there it answered {_answered(lost)}, and each second {grew:.2g} more waited."
+    )
+
+
+def _steady(level: dict[str, Any]) -> str:
+    """Return how many requests were in flight early and late; runs of older versions say only that there were no more."""
+    ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
+    if None in ends:
+        return "no more requests were in flight at its end than at its start"
+    return f"{ends[0]:.1f} requests in flight in the first third of {part_looked_at(level['little'].get('filled_s'))}, {ends[1]:.1f} in the last"
+
+
+def _answered(level: dict[str, Any]) -> str:
+    rate = level.get("requests_per_s")
+    return "too few to tell" if rate is None else f"{rate:.3g} a second"

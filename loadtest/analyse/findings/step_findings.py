@@ -1,0 +1,76 @@
+"""What a step of the server takes and how fast it reads prompts, in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.server.timing.prefill import FEWEST_PROMPTS
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.summary import Analysis, believed
+from loadtest.text import capitalised, counted, listed, number, percent, seconds
+
+FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
+WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
+MOST_RUNS = 4  # of consecutive numbers in one sentence
+
+
+def steps_findings(analysis: Analysis) -> list[Finding]:
+    """Say what a step of the server takes, where its time is of two kinds, and what prompts cost."""
+    steps, levels = analysis.steps, analysis.summary["levels"]
+    good = believed(levels)
+    if not good:
+        return []
+    doubt = (
+        " Void levels are part of that: measure them again before you rely on it." if len(good) < len(levels) else ""
+    )
+    said = []
+    law = steps.law
+    if law is not None and law.fits:
+        more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
+        more = more if law.per_stream_s > 0 else ", however many streams decode"
+        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}.{doubt}"))
+    elif law is not None and steps.law_reason:
+        said.append(Finding(f"{capitalised(steps.law_reason)}."))
+    for entry in steps.times if law is None or law.fits else ():
+        if len(entry.kinds) == 2 and entry.n >= FEWEST_OF_KINDS * entry.streams:  # every stream sees each step
+            kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
+            said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
+    prefill = steps.prefill
+    if prefill is None or not prefill.holds:
+        return said
+    if prefill.least:
+        speeds = analysis.run.column("prefill_tokens_per_s")
+        speeds = speeds[np.isfinite(speeds)]
+        if len(speeds) >= FEWEST_PROMPTS:
+            how = "Measured from prompts that had the server to themselves; what it takes besides reading is in it."
+            said.append(
+                Finding(
+                    f"Prefill runs at {number(float(np.median(speeds)))} prompt tokens/s or faster.", f"{how}{doubt}"
+                )
+            )
+    elif 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
+        speed = number(1 / prefill.per_token_s)
+        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
+    return said
+
+
+def _seen_at(steps: Steps) -> str:
+    """Say at how many streams steps were seen, and how far the line is from them where that can be told."""
+    law, numbers = steps.law, [entry.streams for entry in steps.times]
+    off = f"; the line is off by at most {percent(max(law.residual, 0.001))}" if law and len(numbers) > 2 else ""
+    return f"Steps were seen at {_ranges(numbers)}{off}"
+
+
+def _ranges(values: list[int]) -> str:
+    """Return "1-4 and 8 streams"; of many with gaps between them "14 numbers from 1 to 32 streams"."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    if len(runs) > MOST_RUNS:
+        return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
+    text = listed([run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs])
+    return f"{text} {'stream' if values == [1] else 'streams'}"
