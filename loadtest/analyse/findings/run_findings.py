@@ -150,7 +150,8 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 
 def loads(analysis: Analysis) -> list[str]:
     """Say what cold loads took, a level at a time; nothing where none was asked for."""
-    levels = [level for level in believed(analysis.summary["levels"]) if level.get("cold_load")]
+    cold = [level for level in analysis.summary["levels"] if level.get("cold_load")]
+    levels = [level for level in cold if level["verdict"] != VOID or not level["cold_load"]["n"]]
     mark = " (simulated)" if analysis.run.simulated else ""
     return [
         f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
