@@ -113,9 +113,8 @@ class ResponsesRows:
             item = row.get("item")
             place = row.get("output_index", row.get("item_id", item.get("id") if isinstance(item, dict) else None))
             if not isinstance(place, int | str):
-                place = (
-                    0 if kind.endswith(".delta") or not self._answer.events else None
-                )  # there is one item, as a rule
+                # there is one item, as a rule
+                place = 0 if kind.endswith(".delta") or not self._answer.events else None
             if place is not None:
                 if kind.endswith(".done") and place not in self._said:
                     texts = _whole_text(row, kind)

@@ -35,9 +35,8 @@ OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat
 )
 NOT_THERE = (404, 405, 501)
 _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the user wrote out
-_EMBEDS = re.compile(
-    r"embed|(?:not|n't) support chat", re.IGNORECASE
-)  # what a server says of a model that does not chat
+# what a server says of a model that does not chat
+_EMBEDS = re.compile(r"embed|(?:not|n't) support chat", re.IGNORECASE)
 _NO_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 

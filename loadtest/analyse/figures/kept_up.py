@@ -24,9 +24,8 @@ class KeptUp:
 
     kept: dict[str, Any] | None  # the highest rate at which all was answered and no queue grew, nor at a lower one
     lost: dict[str, Any] | None  # the lowest rate at which the queue grew, and fewer were answered than came
-    unclear: (
-        dict[str, Any] | None
-    )  # the lowest rate between them at which not all was answered, or the queue grew by chance
+    # the lowest rate between them at which not all was answered, or the queue grew by chance
+    unclear: dict[str, Any] | None
 
     @classmethod
     def of(cls, levels: Iterable[dict[str, Any]]) -> KeptUp | None:
@@ -51,11 +50,8 @@ def _rate(level: dict[str, Any]) -> float:
 
 def _answered_fewer(level: dict[str, Any]) -> bool:
     """Whether a level answered fewer requests a second than came, as far as its answers are enough to tell."""
-    came, answered, ci = (
-        level.get("offered_per_s") or _rate(level),
-        level.get("requests_per_s"),
-        level.get("requests_per_s_ci95"),
-    )
+    came, answered = level.get("offered_per_s") or _rate(level), level.get("requests_per_s")
+    ci = level.get("requests_per_s_ci95")
     if answered is None:
         return True
     return bool((ci[1] < came) if ci else (answered <= FEWER * came))

@@ -17,10 +17,8 @@ from loadtest.metrics import VOID
 from loadtest.text import percent, seconds
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
-MOST_HIT, LITTLE = (
-    0.6,
-    0.1,
-)  # share of the answers that a few are at most; share of their loss that the others lose at most
+MOST_HIT = 0.6  # share of the answers that a few are at most
+LITTLE = 0.1  # share of their loss that the others lose at most
 ALIKE = 0.2  # share by which losses lie round their median, to be one figure
 LEAST_SHARED, LEAST_SLOWER = 0.5, 1.25  # share of the prompts that are read together; times as long as a prompt alone
 SAME_LENGTH = 0.1  # share by which prompts that are compared differ in length

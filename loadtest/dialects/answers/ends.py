@@ -20,9 +20,8 @@ _BADLY = frozenset(
         *("internal_error", "server_error", "engine_error", "model_error", "upstream_error"),
     )
 )
-_NONE = frozenset(
-    ("", "null", "none", "not_finished")
-)  # texts that mean "no reason yet", e.g. DashScope's and watsonx's
+# texts that mean "no reason yet", e.g. DashScope's and watsonx's
+_NONE = frozenset(("", "null", "none", "not_finished"))
 
 
 def reason_name(value: Any) -> str | None:

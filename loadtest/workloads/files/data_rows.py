@@ -25,13 +25,8 @@ OWN = {"model", "messages", "prompt", "input", "stream", *LENGTHS}  # keys of a 
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
 SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
 TURNS = "turns"  # what a user says turn by turn, in MT-Bench
-UNSENT = (
-    "context",
-    "passage",
-    "document",
-    "documents",
-    "article",
-)  # long texts that some data sets keep beside a question
+# long texts that some data sets keep beside a question
+UNSENT = ("context", "passage", "document", "documents", "article")
 
 
 def loads(body: bytes) -> Any:
@@ -81,9 +76,8 @@ def read_row(value: Any, column: str | None) -> Row | None:
     if isinstance(value, str) and column is None:
         return _text_row(_said(value, "its text"))
     if column is None and isinstance(value, list) and value and all(map(_is_told, value)):
-        return _conversation(
-            value, "messages", None, None, None, None
-        )  # the messages alone, without an object around them
+        # the messages alone, without an object around them
+        return _conversation(value, "messages", None, None, None, None)
     if not isinstance(value, dict):
         raise RowError(f"is {_kind(value)}, not an object with a prompt")
     name = column if column is not None else next((one for one in KNOWN if value.get(one) not in (None, "")), None)
