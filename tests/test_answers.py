@@ -102,7 +102,7 @@ def test_a_void_rate_is_not_passed_over() -> None:
     steady = {"index": 0, "rate": 4.0, "concurrency": None, "little": {"growing": False, "growth_per_s": 0.0}}
     void = {"index": 1, "rate": 8.0, "concurrency": None, "little": None, "verdict": "void"}
     tile, _ = answers._levels_off(Series("", (steady, void)))
-    assert str(tile) == "Keeps up with: 4 requests/s (the highest rate measured; the level above it is void)"
+    assert str(tile) == "Kept up with: 4 requests/s (the highest rate measured; the level above it is void)"
     assert (saturation(Series("", (steady, void))) or "").endswith("; the level above it is void.")
     tile, _ = answers._levels_off(Series("", (steady,)))
     assert tile.note == "the highest rate measured"
