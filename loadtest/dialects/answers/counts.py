@@ -63,6 +63,8 @@ def short_key(key: str) -> str:
     return key if len(key) <= 80 and key.isascii() and key.isidentifier() else shorten(key, 80)
 
 
+LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000  # no server decodes a token or reads a prompt faster
+SLACK, SLACK_NS = 0.05, 50_000_000  # by which parts, rounded and measured apart, may exceed the whole
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
 PROMPT = ("prompt_tokens", "input_tokens")
 OUTPUT = ("completion_tokens", "output_tokens", "generated_tokens")
@@ -162,10 +164,6 @@ def contradiction(server: Mapping[str, int]) -> str | None:
     if total is not None and sum(part or 0 for part in parts) > total * (1 + SLACK) + SLACK_NS:
         return "the server's durations contradict each other, for together they are longer than the whole: unknown"
     return None
-
-
-LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000
-SLACK, SLACK_NS = 0.05, 50_000_000
 
 
 def timing_contradiction(timings: Mapping[str, Any]) -> str | None:

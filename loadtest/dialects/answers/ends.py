@@ -20,6 +20,7 @@ _BADLY = frozenset(
         *("internal_error", "server_error", "engine_error", "model_error", "upstream_error"),
     )
 )
+_FRAMES = re.compile(rb"\s*(?:data:\s*)*")
 # texts that mean "no reason yet", e.g. DashScope's and watsonx's
 _NONE = frozenset(("", "null", "none", "not_finished"))
 
@@ -68,9 +69,6 @@ def bare_data(data: bytes) -> bytes:
     """Return an event's data without further "data:" before it: some gateways frame an event twice."""
     begin = _FRAMES.match(data)
     return data[begin.end() if begin is not None else 0 :].strip()
-
-
-_FRAMES = re.compile(rb"\s*(?:data:\s*)*")
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:

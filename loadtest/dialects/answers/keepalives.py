@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_DATALESS = (b"", b"event", b"id", b"retry")  # fields of an event that hold no data; a comment has no name
 _WORD = rb"(?:ping|pong|keep[-_ ]?alive|heart[-_ ]?beat)"
 _INSTANT = rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z-]*"
 _DATA = re.compile(
@@ -29,6 +30,3 @@ def is_dataless(line: bytes) -> bool:
     """Whether a line of an answer brings nothing of it: a comment, another field of an event, a sign of life."""
     name, colon, data = line.strip().partition(b":")
     return not line.strip() or name in _DATALESS or (colon == b":" and name == b"data" and is_keepalive(data))
-
-
-_DATALESS = (b"", b"event", b"id", b"retry")
