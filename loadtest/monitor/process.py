@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 
 from loadtest import credentials, reach
 from loadtest.errors import RunFolderError, ScenarioError
-from loadtest.monitor.pages import PLAIN
 from loadtest.monitor.sampler import SampledSource, watch_all
+from loadtest.monitor.scraped_page import PLAIN
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
 
