@@ -26,7 +26,6 @@ def api_version() -> dict[str, Any]:
 
 
 def api_tags(profile: Profile) -> dict[str, Any]:
-    """Return /api/tags: the models on disk."""
     model = profile.model
     entry = {
         "name": full_name(model.name),
@@ -109,7 +108,6 @@ def metrics_page(
 
 
 def api_show(profile: Profile) -> dict[str, Any]:
-    """Return /api/show: architecture, sizes and tensors."""
     model = profile.model
     blob = f"/usr/share/ollama/.ollama/models/blobs/sha256-{hashlib.sha256(model.name.encode()).hexdigest()}"
     return {
@@ -147,7 +145,6 @@ def api_show(profile: Profile) -> dict[str, Any]:
 
 
 def v1_models(profile: Profile) -> dict[str, Any]:
-    """Return /v1/models."""
     created = _MODIFIED_NS // 1_000_000_000
     entry = {"id": full_name(profile.model.name), "object": "model", "created": created, "owned_by": "library"}
     return {"object": "list", "data": [entry]}

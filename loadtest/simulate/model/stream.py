@@ -28,8 +28,6 @@ class EngineRequest:
 
 
 class Stage(Enum):
-    """Where a stream is on its way."""
-
     PENDING = auto()  # at the scheduler: the model is loading, or has to be loaded again
     HANDLING = auto()
     QUEUED = auto()  # waits for a slot
