@@ -127,8 +127,6 @@ class LengthPart:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """A distribution of lengths."""
-
     parts: tuple[LengthPart, ...]
 
     @property

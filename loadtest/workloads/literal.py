@@ -31,6 +31,5 @@ class LiteralText:
         return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
 
     def prompt(self, level: Level, seed: int) -> str:
-        """Return the text of the job with this seed."""
         text = self.text if level.words is None else self.text.replace("{words}", str(level.words))
         return behind_nonce(text, self.scenario, seed)

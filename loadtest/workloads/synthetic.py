@@ -39,7 +39,6 @@ class Synthetic:
         return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
 
     def prompt(self, level: Level, seed: int) -> str:
-        """Return the text of the job with this seed."""
         nonce = "" if self.scenario.warm_cache else f"{nonce_of(seed)} "
         return made_up(self.fit.ours(level.input_tokens or 1), level.output_tokens, seed, self.counter, nonce=nonce)
 

@@ -121,8 +121,6 @@ def mean_turns(scenario: Scenario) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ConversationSource:
-    """The source of conversations."""
-
     scenario: Scenario
     counter: Counter
     fit: TokenFit
@@ -147,7 +145,6 @@ class ConversationSource:
         return Conversation(self.talk(level, i, warmup=warmup), setting)
 
     def talk(self, level: Level, i: int, *, warmup: bool) -> MadeUpTalk:
-        """Return the script of session i of a level."""
         seed = seed_of(self.scenario, level, i, warmup=warmup)
         lengths, turns = self._lengths, self._turns(seed)
         return MadeUpTalk(self.scenario, self.counter, self.fit, lengths, level, i, warmup, seed, turns)
