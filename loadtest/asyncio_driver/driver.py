@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.counting import InStep, TurnCount
-from loadtest.asyncio_driver.making import AHEAD, RequestMaker, Stock
 from loadtest.asyncio_driver.plan import Planned, SessionPlan
+from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
+from loadtest.asyncio_driver.turn_count import InStep, TurnCount
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
 from loadtest.measure.ledger import Ledger

@@ -175,7 +175,6 @@ def main(args: list[str] | None = None) -> Any:
 
 
 def _exit_code_of(args: list[str]) -> int:
-    """Run the command line; return its exit code."""
     try:
         _check_bytes(args)
         check_typography(args)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loadtest.asyncio_driver.session import Keep
+from loadtest.asyncio_driver.run import Keep
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario

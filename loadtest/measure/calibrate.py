@@ -158,7 +158,6 @@ class CheckedLevel:
 
     @property
     def sentence(self) -> str:
-        """Say what was seen, with figures."""
         e = self.errors
         if e.ttft_p50_s is None or e.itl_p50_s is None:
             return f"{counted(e.streams, 'stream')}: no request could be compared"

@@ -54,8 +54,6 @@ class NumberParam(click.ParamType[Any]):
 
 
 class SecondsParam(NumberParam):
-    """A time in seconds."""
-
     what = "a number of seconds like 0.5 or 90, without a unit"
 
 
@@ -138,7 +136,6 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option of a scenario's key."""
     declared, kind, default = key.declared, key.kind, key.default
     text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
     if key.listed:
