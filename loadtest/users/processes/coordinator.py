@@ -20,7 +20,7 @@ from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
-from loadtest.users.processes.ending import MISTAKE
+from loadtest.users.processes.exit_code import MISTAKE
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
 from loadtest.users.processes.run import LocustRun, Prepared, free_path, prepare
 from loadtest.users.results import export
@@ -129,7 +129,7 @@ class Coordinator:
         if prepared is None:
             return
         if runner is not None and not isinstance(runner, MasterRunner):
-            opened = any(one.open_loop for one in prepared.settled.values())
+            opened = any(one.open_loop for one in prepared.user_targets.values())
             room_for(None if opened else runner.target_user_count)
         run = self._run = self._last = LocustRun(environment, prepared, path)
         if path is not None:
@@ -143,18 +143,18 @@ class Coordinator:
             self._tell(runner)
         else:
             recording.open_recorder(
-                settled=run.settled,
+                user_targets=run.user_targets,
                 folder=run.folder,
                 worker=0,
                 users=self._announced,
                 source="driver",
-                standing=self._standing,
+                current_level=self._current_level,
                 on_broken=lambda why: self._end_early(why, failed=True),
                 on_hopeless=lambda why: self._end_early(why, failed=False),
             )
         if runner is None:
             run.levels.reached(1)
-            recording.schedule_from(time.time_ns(), 0, 1)
+            recording.current_test.share = time.time_ns(), 0, 1
             atexit.register(self._end_single)
         else:
             self._follower = gevent.spawn(self._follow)
@@ -227,7 +227,7 @@ class Coordinator:
     def _refuse(self, sentence: str, code: int = 2) -> None:
         """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
         logger.error(sentence)
-        recording.note_refusal(sentence)
+        recording.current_test.refusal = sentence
         runner = self._runner
         if runner is None:
             raise SystemExit(code)
@@ -236,8 +236,7 @@ class Coordinator:
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it
 
-    def _standing(self) -> CurrentLevel:
-        """Return the current level, for users of this process."""
+    def _current_level(self) -> CurrentLevel:
         runner, run = self._runner, self._run
         if run is None or runner is None:
             return CurrentLevel(0, steady=runner is None)
@@ -272,7 +271,7 @@ class Coordinator:
         start = time.time_ns() + OPEN_LOOP_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
-                recording.schedule_from(start, 0, 1)
+                recording.current_test.share = start, 0, 1
             return
         self._tell(runner)
         for client in runner.clients.all:
@@ -319,7 +318,7 @@ class Coordinator:
         return {
             "id": run.clock.wall_ns,
             "folder": str(run.folder.path) if run.folder is not None else None,
-            "settled": {name: one.to_json() for name, one in run.settled.items()},
+            "user_targets": {name: one.to_json() for name, one in run.user_targets.items()},
             "level": run.levels.index(runner.target_user_count),
             "users": -(-runner.target_user_count // max(runner.worker_count, 1)),
         }

@@ -33,7 +33,6 @@ class HubReaders:
         self._watchers: dict[int, Any] = {}
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
-        """Have the hub call `callback` whenever `fd` is readable."""
         watcher = self._watchers[fd] = self._loop.io(fd, READ)
         watcher.start(callback)
 

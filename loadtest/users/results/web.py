@@ -37,9 +37,9 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
 class LatestRun:
     """Where the web UI finds the latest run: its run.json, its folder, and why a later test was refused."""
 
-    facts: Callable[[], dict[str, Any]] = recording.run_facts
-    folder: Callable[[], RunFolder | None] = recording.run_folder
-    refusal: Callable[[], str | None] = recording.refusal
+    facts: Callable[[], dict[str, Any]] = lambda: recording.current_test.facts
+    folder: Callable[[], RunFolder | None] = lambda: recording.current_test.folder
+    refusal: Callable[[], str | None] = lambda: recording.current_test.refusal
 
 
 def listen_to(events: Events) -> None:
