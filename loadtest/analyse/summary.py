@@ -181,7 +181,12 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
         "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
         "target": _same_for_all(targets),
         "server": _same_for_all(servers),
-        **{key: value for name in ("slots", "step_law", "memory") for key, value in _unpooled(name)},
+        "slots": None,
+        "slots_reason": SEVERAL,
+        "step_law": None,
+        "step_law_reason": SEVERAL,
+        "memory": None,
+        "memory_reason": SEVERAL,
         "knee": [],
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),
@@ -194,10 +199,6 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
         ],
         "levels": levels,
     }
-
-
-def _unpooled(name: str) -> list[tuple[str, str | None]]:
-    return [(name, None), (f"{name}_reason", SEVERAL)]
 
 
 def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 from asyncio_throttle.throttler import Throttler
 
-from loadtest.asyncio_driver.driver import Following
+from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import Part, loop_factory, opened
-from loadtest.asyncio_driver.workers import Child, spawned, workers_told
+from loadtest.asyncio_driver.workers import Child, Workers, spawned, workers_told
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
@@ -180,7 +180,7 @@ def _close(
 
 
 async def _chosen(
-    folder: RunFolder, facts: dict[str, Any], driver: _Driving, choose: Choose, spans: Sequence[LevelSpan]
+    folder: RunFolder, facts: dict[str, Any], driver: Driver | Workers, choose: Choose, spans: Sequence[LevelSpan]
 ) -> Level | None:
     """Ask for the next level; run.json names the levels so far, since the folder is read meanwhile."""
     levels = [_span_facts(span) for span in spans]
@@ -208,21 +208,6 @@ async def _unload(control: httpx.Client, target: Target) -> None:
             )
 
 
-class _Driving(Protocol):
-    """Driver, or Workers that drive together."""
-
-    stopped: bool
-
-    @property
-    def failure(self) -> str | None: ...
-
-    def stop(self) -> None: ...
-
-    async def run(self, following: Following | None = None) -> list[LevelSpan]: ...
-
-    def facts(self) -> dict[str, Any]: ...
-
-
 async def _drive(
     part: Part,
     children: Sequence[Child],
@@ -240,7 +225,7 @@ async def _drive(
     `facts` is what run.json says from the start; what it says of the end is put into `ended`.
     """
     folder = RunFolder(part.folder)
-    opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=before_each)
+    opening: AbstractAsyncContextManager[Driver | Workers] = opened(part, on_progress, before_each=before_each)
     if children:
         opening = workers_told(part, children, say=say, on_progress=on_progress)
     async with opening as driver:

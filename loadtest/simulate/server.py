@@ -40,7 +40,7 @@ from loadtest.simulate.faults import Fault
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import of_pieces
-from loadtest.simulate.model.stream import EngineProtocol, EngineRequest, Stream
+from loadtest.simulate.model.stream import EngineRequest, Stream
 from loadtest.simulate.profiles import Profile, load_profile
 from loadtest.simulate.truth import TruthLog
 
@@ -95,7 +95,7 @@ class ServerOptions:
         )
 
 
-def make_engine(profile: Profile, options: ServerOptions) -> EngineProtocol:
+def make_engine(profile: Profile, options: ServerOptions) -> Engine | Metronome:
     """Return the engine, or the metronome where the profile asks for one."""
     if profile.timing.first_token_s is not None:
         return Metronome(profile.timing, seed=options.seed)

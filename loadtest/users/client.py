@@ -30,10 +30,10 @@ from loadtest.users.arguments import (
     checked_texts,
 )
 from loadtest.users.channel import Channel, Endpoint, RequestKind
-from loadtest.users.events import event_context, request_type, response_time
+from loadtest.users.events import event_context, response_time
 from loadtest.users.processes import recording
+from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.session import UserSession
-from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
 from loadtest.workloads.conversations.thinking import think_time
 from loadtest.workloads.source import Answered
@@ -298,7 +298,7 @@ class Client:
         """Fire the one event of a request; what its listeners raise to steer the user waits for the user's next call."""
         try:
             self._user.environment.events.request.fire(
-                request_type=request_type(record.dialect),
+                request_type=record.dialect.partition("-")[2].upper(),
                 name=answer.name,
                 response_time=response_time(record),
                 response_length=record.bytes,

@@ -18,9 +18,9 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
+from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.processes.levels import LevelRequests
 from loadtest.users.user import ModelUser
-from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare, instants
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
-from loadtest.workloads.inputs import with_inputs
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import behind_nonce, seed_of
-from loadtest.workloads.source import Session, SingleRequest
+from loadtest.workloads.source import Session, SingleRequest, with_inputs
 from loadtest.workloads.tokens import Counter, TokenFit
 
 

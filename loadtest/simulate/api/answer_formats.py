@@ -118,7 +118,7 @@ class OpenAIFormat:
         second = wall_ns // 1_000_000_000
         events = [self._event("", stream.reason, second)]
         if self._request.usage:
-            events.append(self._usage_event(stream, second))
+            events.append(self._frame([], second, streamed=True) | {"usage": _usage(stream)})
         return b"".join(b"data: %s\n\n" % orjson.dumps(event) for event in events) + b"data: [DONE]\n\n"
 
     def whole(self, text: str, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
@@ -142,9 +142,6 @@ class OpenAIFormat:
         if self._request.usage:  # a zero usage on every chunk but the last
             event["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         return event
-
-    def _usage_event(self, stream: Stream, second: int) -> dict[str, Any]:
-        return self._frame([], second, streamed=True) | {"usage": _usage(stream)}
 
     def _frame(self, choices: list[dict[str, Any]], second: int, *, streamed: bool) -> dict[str, Any]:
         if self._chat:

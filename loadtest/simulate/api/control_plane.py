@@ -62,11 +62,6 @@ def loaded_size(profile: Profile, num_ctx: int) -> int:
     return profile.model.size + num_ctx * (profile.slots or 1) * profile.model.kv_bytes_per_token
 
 
-def _watts(streams: int) -> int:
-    """Return what a simulated GPU draws: 60 W idle, from 190 W up to 300 W at work. Nobody measured these."""
-    return min(180 + 10 * streams, 300) if streams else 60
-
-
 def metrics_page(
     profile: Profile, *, num_ctx: int | None, loading: tuple[int, float] | None = None, streams: Iterable[Stream]
 ) -> str:
@@ -84,10 +79,11 @@ def metrics_page(
         used = loaded_size(profile, num_ctx) if num_ctx is not None else 0.0
         if loading is not None:
             used = profile.model.size * loading[1]
+        watts = min(180 + 10 * len(working), 300) if working else 60  # nobody measured these
         gauges = (
             ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", round(used / 2**20)),
             ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", 100 if working else 0),
-            ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", _watts(len(working))),
+            ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", watts),
         )
         for name, text, value in gauges:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name}{labels} {value}"]

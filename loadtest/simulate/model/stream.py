@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from loadtest.simulate.model.prompts import AnswerTokens, Prompt
 
@@ -90,23 +90,3 @@ class Emission(NamedTuple):
     at: int  # when it was due, ns
     text: bool
     done: bool
-
-
-class EngineProtocol(Protocol):
-    """What the live server and the virtual runs drive: an Engine or a Metronome."""
-
-    def submit(self, request: EngineRequest, now: int) -> Stream: ...
-
-    def cancel(self, stream: Stream, now: int) -> None: ...
-
-    def due(self) -> int | None: ...
-
-    def advance(self, now: int) -> list[Emission]: ...
-
-    def pending(self) -> int: ...
-
-    def loaded_ctx(self) -> int | None: ...
-
-    def loading(self, now: int) -> tuple[int, float] | None: ...
-
-    def unload(self) -> None: ...

@@ -177,12 +177,9 @@ class ConversationSource:
         context = self._lengths.context
         if context is None or self.rows is not None:
             return 0.0
+        shared = 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
         talks = (self.talk(level, i, warmup=False) for i in range(TRIED))
-        return sum(talk.tokens(self._shared_tokens) > context for talk in talks) / TRIED
-
-    @property
-    def _shared_tokens(self) -> int:
-        return 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
+        return sum(talk.tokens(shared) > context for talk in talks) / TRIED
 
     def early_notes(self) -> Iterator[str]:
         """Yield a sentence for each kind of conversation of which some end early."""

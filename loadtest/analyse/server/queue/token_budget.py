@@ -40,9 +40,10 @@ class _Held:
         best = max(agrees)
         return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
 
-    def share_of(self, number: int) -> float:
-        """Return the share of the time in which exactly so many were at work."""
-        return float(self.seconds[self.number == number].sum()) / float(self.seconds.sum())
+    def clearly_better(self, agrees: float, number: int) -> bool:
+        """Whether a budget that agrees with this share of the time explains it better than that `number` were at work."""
+        share = float(self.seconds[self.number == number].sum()) / float(self.seconds.sum())
+        return agrees >= share + CLEARLY
 
 
 def kv_budget(run: RunData) -> int | None:
@@ -56,7 +57,7 @@ def kv_budget(run: RunData) -> int | None:
     if held is None:
         return None
     budget, agrees = held.best_budget()
-    if found is not None and found[0] is not None and not _clearly(held, agrees, found[0]):
+    if found is not None and found[0] is not None and not held.clearly_better(agrees, found[0]):
         return None
     return budget if agrees >= KV_AGREES else None
 
@@ -67,11 +68,7 @@ def budget_instead_of(run: RunData, requests: RequestInstants, peak: int, number
     if held is None:
         return None
     budget, agrees = held.best_budget()
-    return (budget, agrees) if agrees >= KV_AGREES and _clearly(held, agrees, number) else None
-
-
-def _clearly(held: _Held, agrees: float, number: int) -> bool:
-    return agrees >= held.share_of(number) + CLEARLY
+    return (budget, agrees) if agrees >= KV_AGREES and held.clearly_better(agrees, number) else None
 
 
 def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _Held | None:
