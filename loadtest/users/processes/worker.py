@@ -14,7 +14,7 @@ from locust.rpc import Message
 from locust.runners import WorkerRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from loadtest.errors import LoadTestError, RunFolderError, TargetError
+from loadtest.errors import LoadTestError, RunFolderError, TargetError, os_error_as
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import ENDED, LEVEL, RUN, TROUBLE
@@ -36,10 +36,7 @@ class LocustWorker:
         self._environment = environment
         self._runner = runner
         self._told: dict[str, Any] | None = None
-        self._level: tuple[int, CurrentLevel] = (
-            0,
-            CurrentLevel(0, steady=False),
-        )  # run and level in the master's last message
+        self._level = 0, CurrentLevel(0, steady=False)  # run and level in the master's last message
         self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
     def listen(self) -> None:
@@ -151,10 +148,8 @@ def _records_folder(told: str | None) -> RunFolder | None:
     except OSError:
         path = Path("runs") / path.name
         logger.warning("the master's run folder cannot be made here: records go to %s, copy them to it", path)
-        try:
+        with os_error_as(RunFolderError, f"cannot make {path}"):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot make {path}: {error.strerror}.") from None
     folder = RunFolder(path)
     recording.note_run(folder, {})
     return folder
