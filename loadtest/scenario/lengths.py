@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, short_repr
+from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
 
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
@@ -190,12 +190,8 @@ def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
     kept: list[int | str] = []
     for value in values:
         if isinstance(value, str):
-            try:
-                whole = float(value).is_integer()
-            except ValueError:
-                pass
-            else:
-                quoted = f"{short_repr(value)}; leave out the quotes" if whole else value
+            if reads_as_number(value):
+                quoted = f"{short_repr(value)}; leave out the quotes" if float(value).is_integer() else value
                 raise ScenarioError(f"{key} must be a whole number, not {quoted}.")
             try:
                 value = lengths_of(value).text  # noqa: PLW2901
@@ -222,11 +218,7 @@ def as_seconds(key: str, value: float | str) -> float | str:
     """Return the value of a key as it is kept; raise ScenarioError, naming the key."""
     if not isinstance(value, str):
         return value
-    try:
-        float(value)
-    except ValueError:
-        pass
-    else:
+    if reads_as_number(value):
         raise ScenarioError(f"{key} must be a number of seconds, not {short_repr(value)}; leave out the quotes.")
     try:
         return times_of(value).text

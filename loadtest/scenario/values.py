@@ -111,12 +111,12 @@ def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
             return value
     names = " or ".join("nothing" if option is type(None) else _KIND_WORDS[option] for option in options)
     quotes = ""
-    if isinstance(value, str) and (int in options or float in options) and _reads_as_number(value):
+    if isinstance(value, str) and (int in options or float in options) and reads_as_number(value):
         quotes = "; leave out the quotes"
     raise ScenarioError(f"{where}: {key} must be {names}, not {short_repr(value)}{quotes}.")
 
 
-def _reads_as_number(text: str) -> bool:
+def reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
