@@ -185,6 +185,14 @@ def read_length(text: str) -> int | str:
         return lengths_of(text).text
 
 
+def distribution_text(key: str, value: str, read: Callable[[str], Lengths] | None = None) -> str:
+    """Return a distribution as it is kept, of lengths unless `read` says otherwise; raise ScenarioError, naming the key."""
+    try:
+        return (read or lengths_of)(value).text
+    except ScenarioError as error:
+        raise ScenarioError(f"{key}: {sentence(error)}") from None
+
+
 def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
     """Return the values of a key as they are kept; raise ScenarioError, naming the key."""
     kept: list[int | str] = []
@@ -193,10 +201,7 @@ def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
             if reads_as_number(value):
                 quoted = f"{short_repr(value)}; leave out the quotes" if float(value).is_integer() else value
                 raise ScenarioError(f"{key} must be a whole number, not {quoted}.")
-            try:
-                value = lengths_of(value).text  # noqa: PLW2901
-            except ScenarioError as error:
-                raise ScenarioError(f"{key}: {sentence(error)}") from None
+            value = distribution_text(key, value)  # noqa: PLW2901
         kept.append(value)
     return tuple(kept)
 
@@ -220,10 +225,7 @@ def as_seconds(key: str, value: float | str) -> float | str:
         return value
     if reads_as_number(value):
         raise ScenarioError(f"{key} must be a number of seconds, not {short_repr(value)}; leave out the quotes.")
-    try:
-        return times_of(value).text
-    except ScenarioError as error:
-        raise ScenarioError(f"{key}: {sentence(error)}") from None
+    return distribution_text(key, value, times_of)
 
 
 @functools.lru_cache(maxsize=64)

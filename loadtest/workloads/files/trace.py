@@ -182,11 +182,8 @@ def looks_like_trace(path: Path) -> bool:
             first = file.read(LOOKED_AT).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
     except (OSError, ValueError):
         return False
-    try:
-        row = json.loads(first)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
+    row = _json_object(first)
+    if row is None:
         row = {name.strip().strip('"'): None for name in re.split("[,;\t]", first)}
     names = {str(name).strip().lower() for name in row}
     return bool(names & set(INPUTS)) and not names & set(PROMPT_NAMES)
@@ -221,13 +218,18 @@ def _all(
     return lengths or None
 
 
+def _json_object(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
 def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in rows:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
+        row = _json_object(line)
+        if row is None:
             raise ScenarioError(f"the trace {path}, line {number}, is not a JSON object.")
         yield number, {str(key).strip().lower(): value for key, value in row.items()}
 

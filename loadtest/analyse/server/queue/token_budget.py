@@ -53,22 +53,20 @@ def kv_budget(run: RunData) -> int | None:
     if not peak:
         return None
     found = at_work_while_waiting(run, requests, peak) if not requests.told else None
+    budget = budget_instead_of(run, requests, peak, found[0] if found is not None else None)
+    return budget[0] if budget is not None else None
+
+
+def budget_instead_of(
+    run: RunData, requests: RequestInstants, peak: int, number: int | None
+) -> tuple[int, float] | None:
+    """Return the budget that explains the waiting clearly better than `number` at work does, if any, and how much."""
     held = _held_while_waiting(run, requests, peak)
     if held is None:
         return None
     budget, agrees = held.best_budget()
-    if found is not None and found[0] is not None and not held.clearly_better(agrees, found[0]):
-        return None
-    return budget if agrees >= KV_AGREES else None
-
-
-def budget_instead_of(run: RunData, requests: RequestInstants, peak: int, number: int) -> tuple[int, float] | None:
-    """Return the budget that explains the waiting clearly better than `number` at work does, and how much; else None."""
-    held = _held_while_waiting(run, requests, peak)
-    if held is None:
-        return None
-    budget, agrees = held.best_budget()
-    return (budget, agrees) if agrees >= KV_AGREES and held.clearly_better(agrees, number) else None
+    better = number is None or held.clearly_better(agrees, number)
+    return (budget, agrees) if agrees >= KV_AGREES and better else None
 
 
 def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _Held | None:
