@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import Prompt, TokenRun, first_tokens, token_count
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
@@ -40,7 +41,7 @@ class PlayedTurn(NamedTuple):
 
 
 def closed_loop(
-    engine: Engine,
+    engine: Engine | Metronome,
     plan: Sequence[EngineRequest],
     *,
     starts_s: Sequence[float],
@@ -58,7 +59,7 @@ def closed_loop(
 
 
 def open_loop(
-    engine: Engine,
+    engine: Engine | Metronome,
     plan: Sequence[EngineRequest],
     arrivals_s: Sequence[float],
     *,
@@ -69,7 +70,7 @@ def open_loop(
 
 
 def _play(
-    engine: Engine,
+    engine: Engine | Metronome,
     sends: list[int],
     queue: list[EngineRequest],
     again_ns: int | None,
@@ -88,7 +89,9 @@ def _play(
     return streams
 
 
-def _events(engine: Engine, sends: list[Due], see: Callable[[Emission], None] | None) -> Iterator[Due | Emission]:
+def _events(
+    engine: Engine | Metronome, sends: list[Due], see: Callable[[Emission], None] | None
+) -> Iterator[Due | Emission]:
     """Run the engine until nothing is left to do; yield each entry of the heap `sends` when it is due, and last tokens.
 
     An entry's first item is its instant. Who takes what is yielded may add to `sends`.
@@ -108,7 +111,7 @@ def _events(engine: Engine, sends: list[Due], see: Callable[[Emission], None] | 
 
 
 def people(
-    engine: Engine,
+    engine: Engine | Metronome,
     conversations: Iterable[EngineConversation],
     *,
     starts_s: Sequence[float],
