@@ -251,11 +251,6 @@ class RunFolder:
                     seen.add(record.id)
                     yield record
 
-    def samples(self, source: str) -> list[dict[str, Any]]:
-        """Return the readable lines of one source's samples file, header first; empty where there is no file."""
-        path = self.path / f"samples-{source}.jsonl"
-        return read_lines(path)[0] if path.is_file() else []
-
 
 def _why_none(path: Path) -> str:
     """Say why a path is no run folder, and what to give instead where that is known."""
