@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
+from loadtest.text import encodable
 from loadtest.urls import BLANKS_AND_QUOTES, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
 
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
@@ -212,10 +213,8 @@ def filled(template: str, what: str, env: Mapping[str, str] = os.environ, *, any
 def _text_of(name: str, env: Mapping[str, str]) -> str | None:
     """Return a variable's value for a body; None where there is none."""
     text = env.get(name, "")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ScenarioError(f"{name} is not UTF-8 text, which JSON must be; set it again.") from None
+    if not encodable(text):
+        raise ScenarioError(f"{name} is not UTF-8 text, which JSON must be; set it again.")
     return (text if name.startswith(WRITTEN_OUT) else text.strip(BLANKS_AND_QUOTES)) or None
 
 

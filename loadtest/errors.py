@@ -9,6 +9,9 @@ LoadTestError
 └── PredictionError   a run does not show enough to predict from                      exit code 2
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LoadTestError(Exception):
     """Base of every error meant for the user: one sentence, printed without a traceback."""
@@ -36,3 +39,12 @@ class WorkerError(LoadTestError):
 
 class PredictionError(LoadTestError):
     """A run does not show enough to predict from, or a prediction cannot be scored; the sentence says what to do."""
+
+
+@contextmanager
+def os_error_as(kind: type[LoadTestError], sentence: str, hint: str = "") -> Iterator[None]:
+    """Raise an OSError of the block as an error for the user: `sentence`, the system's reason, then `hint`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{sentence}: {error.strerror}{hint}.") from None

@@ -118,5 +118,4 @@ class Histogram:
 
 
 def _middle(index: int) -> float:
-    """Return the middle of a Histogram's bucket."""
     return math.ldexp((index & 127) + 128.5, (index >> 7) - 8)

@@ -143,7 +143,7 @@ def _measured(
 ) -> Run:
     """Measure on this thread, and read what that left."""
     from loadtest.analyse.summary import analyse
-    from loadtest.asyncio_driver.session import measure
+    from loadtest.asyncio_driver.run import measure
     from loadtest.workloads.workload import check_files
 
     for note in check_files(scenario):

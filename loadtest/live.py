@@ -209,7 +209,8 @@ class Figures:
         """Yield the reasons to doubt these figures, by the limits and in the words of a report: did the client keep up?"""
         if not self.measured:
             if self.requests:
-                yield Doubt(VOID, f"no request ended well ({self._outcomes()})")
+                ends = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if count)
+                yield Doubt(VOID, f"no request ended well ({ends})")
             return
         waited_for = "TTFT" if self.histograms["ttft_s"].count else "E2E"  # of embeddings
         limit = metrics.schedule_lag_limit(self.histograms[f"{waited_for.lower()}_s"].percentile(0.5) or 0.0)
@@ -228,9 +229,6 @@ class Figures:
             held_back=self.held_back,
             held_back_s=self.held_back_s,
         )
-
-    def _outcomes(self) -> str:
-        return ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if count)
 
     def row(self, name: str, in_flight: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Return the figures as one flat row of plain values: seconds and tokens a second, None where unknown.

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import orjson
 
-from loadtest.errors import RunFolderError
+from loadtest.errors import RunFolderError, os_error_as
 
 SCHEMA = 1
 MOST_STARTS = 16  # places on a damaged line at which an object is looked for
@@ -215,9 +215,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     A last line without a newline is still being written or was cut off by a kill; it is left out and not counted. Raises
     RunFolderError where the file cannot be opened.
     """
-    try:
+    with os_error_as(RunFolderError, f"cannot read {path}"):
         body = path.read_bytes()
-    except OSError as error:
-        raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
     found = [read_line(line) for line in body.split(b"\n")[:-1]]
     return [row for row, _ in found if row is not None], sum(damaged for _, damaged in found)

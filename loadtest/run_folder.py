@@ -17,7 +17,7 @@ from typing import IO, Any, Self
 import orjson
 
 from loadtest.credentials import scrubber
-from loadtest.errors import RunFolderError, StorageError
+from loadtest.errors import RunFolderError, StorageError, os_error_as
 from loadtest.records import SCHEMA, Clock, FileHeader, Record, newer, read_lines
 
 RESERVED_BYTES = 1 << 18  # kept for run.json, which says on a full disk as well how the run ended
@@ -148,20 +148,16 @@ class RunFolder:
     def create(cls, path: Path) -> Self:
         """Create the folder and its parents; raise RunFolderError where that fails or it already holds a run."""
         cls.check_free(path)
-        try:
+        with os_error_as(RunFolderError, f"cannot write to {path}", "; choose another --out"):
             path.mkdir(parents=True, exist_ok=True)
             (path / "run.json.partial").write_bytes(b"")
-        except OSError as error:
-            raise RunFolderError(f"cannot write to {path}: {error.strerror}; choose another --out.") from None
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open a folder with run.json or requests files; raise RunFolderError where it has neither."""
-        try:
+        with os_error_as(RunFolderError, f"cannot read {path}"):
             known = (path / "run.json").is_file() or any(path.glob("requests-*.jsonl"))
-        except OSError as error:
-            raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
         if not known:
             raise RunFolderError(f"{path} is not a run folder: {_why_none(path)}.")
         return cls(path)
@@ -210,11 +206,8 @@ class RunFolder:
         """Return the SHA-256 of what was measured: run.json and every requests file, by name; raise RunFolderError."""
         found = hashlib.sha256()
         for path in sorted([*self.path.glob("run.json"), *self.path.glob("requests-*.jsonl")]):
-            try:
-                with path.open("rb") as file:
-                    found.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-            except OSError as error:
-                raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
+            with os_error_as(RunFolderError, f"cannot read {path}"), path.open("rb") as file:
+                found.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return found.hexdigest()
 
     def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
@@ -257,11 +250,6 @@ class RunFolder:
                 if not again:
                     seen.add(record.id)
                     yield record
-
-    def samples(self, source: str) -> list[dict[str, Any]]:
-        """Return the readable lines of one source's samples file, header first; empty where there is no file."""
-        path = self.path / f"samples-{source}.jsonl"
-        return read_lines(path)[0] if path.is_file() else []
 
 
 def _why_none(path: Path) -> str:

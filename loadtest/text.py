@@ -110,17 +110,22 @@ def shown(text: str) -> str:
     return "".join(char if char.isprintable() or _is_blank(char) else _escape(char) for char in text)
 
 
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: bytes of a command line that are not UTF-8 arrive as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def join_text(texts: Iterable[str]) -> str:
     """Join pieces of text; surrogates that meet become the character they stand for, lone ones U+FFFD.
 
     JSON may cut a character beyond U+FFFF in two halves, each in a piece of its own; a half alone cannot be encoded.
     """
     text = "".join(texts)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return text if encodable(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _is_blank(char: str) -> bool:

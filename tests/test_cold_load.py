@@ -23,7 +23,7 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
-from loadtest.asyncio_driver import session
+from loadtest.asyncio_driver import run as asyncio_run
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome
@@ -158,7 +158,7 @@ class Stubborn(BaseHTTPRequestHandler):
 
 
 def test_a_model_that_stays_is_one_sentence(loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "UNLOAD_S", 0.2)
+    monkeypatch.setattr(asyncio_run, "UNLOAD_S", 0.2)
     handler = type("Handler", (Stubborn,), {"sent": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

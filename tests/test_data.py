@@ -19,7 +19,7 @@ from loadtest.scenario import Scenario
 from loadtest.wire import Posts
 from loadtest.workloads.conversations.history import History
 from loadtest.workloads.data import WORKER_STRIDE, data_file
-from loadtest.workloads.files.data_rows import Row, read_row
+from loadtest.workloads.files.data_row import Row, read_row
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, check_files, planned

@@ -14,7 +14,7 @@ import pytest
 from support.made_runs import Made, make
 
 from loadtest.analyse import report
-from loadtest.asyncio_driver.session import Finished
+from loadtest.asyncio_driver.run import Finished
 from loadtest.cli import demo, run
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from support.prometheus_server import INSTALLED, Prometheus, Samples, config, ge
 import loadtest
 from loadtest.analyse.run import frames
 from loadtest.analyse.summary import analyse
-from loadtest.asyncio_driver.session import measure
+from loadtest.asyncio_driver.run import measure
 from loadtest.monitor.export import HISTOGRAM_METRICS
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario

@@ -16,7 +16,7 @@ import pytest
 from support import odd_answers
 from support.odd_server import OddServer, Request, Script, Wait, odd_server
 
-from loadtest.asyncio_driver.session import measure
+from loadtest.asyncio_driver.run import measure
 from loadtest.dialects import DIALECTS, ContentEvents, Decoder, Dialect, End, Ending, EndMarks, said_by_server
 from loadtest.metrics import ServerSaid
 from loadtest.records import Outcome, Record
@@ -187,12 +187,12 @@ def by_locust(url: str, ask: Callable[[Any], object]) -> list[Record]:
     found: list[Record] = []
     recording.record_listeners.append(lambda _, record: found.append(record))
     recording.open_recorder(
-        settled={"ToyUser": settled},
+        user_targets={"ToyUser": settled},
         folder=None,
         worker=0,
         users=1,
         source="x",
-        standing=lambda: CurrentLevel(0, steady=True),
+        current_level=lambda: CurrentLevel(0, steady=True),
     )
     ask(ToyUser(environment))
     recording.close_recorder()

@@ -150,7 +150,7 @@ def test_the_library_loads_nothing_heavy_before_it_is_used(code: str) -> None:
 
 
 def test_measuring_loads_neither_pandas_nor_matplotlib_nor_gevent() -> None:
-    assert not loaded_by("import loadtest.asyncio_driver.session") & {"pandas", "matplotlib", "gevent", "locust"}
+    assert not loaded_by("import loadtest.asyncio_driver.run") & {"pandas", "matplotlib", "gevent", "locust"}
 
 
 def test_public_names_are_sorted_and_exist() -> None:

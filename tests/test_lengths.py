@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.cli.options.scenario_options import LengthsParam
+from loadtest.cli.options.scenario_options import read_lengths
 from loadtest.errors import ScenarioError
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
@@ -31,7 +31,7 @@ def drawn(context: int | None = None, count: int = MANY, **keys: Any) -> list[tu
 
 
 def test_commas_in_brackets_part_no_lengths() -> None:
-    read = LengthsParam().convert("128,lognormal(800,0.6), 200@70%+normal(4000,10)@30%,1e3", None, None)
+    read = read_lengths("128,lognormal(800,0.6), 200@70%+normal(4000,10)@30%,1e3")
     assert read == (128, "lognormal(800, 0.6)", "200@70%+normal(4000, 10)@30%", 1000)
     levels = Scenario(input_tokens=read, concurrency=[1]).levels()
     assert [level.input_tokens for level in levels] == [128, None, None, 1000]

@@ -15,7 +15,7 @@ from support.locust_runs import SCENARIOS, Run, Start, starting
 
 from loadtest.analyse.run import frames
 from loadtest.cli.demo import simulated_server
-from loadtest.records import Outcome, Record
+from loadtest.records import Outcome, Record, read_lines
 from loadtest.workloads.nonce import nonce_of
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -183,7 +183,7 @@ def test_a_run_says_who_measured_what(runs: dict[str, Run]) -> None:
     (level,) = facts["levels"]
     assert (level["concurrency"], level["input_tokens"], level["output_tokens"]) == (6, 128, 16)
     assert 0 <= level["started_ns"] < level["ended_ns"]
-    samples = runs["chat"].folder.samples("driver")
+    samples, _ = read_lines(runs["chat"].folder.path / "samples-driver.jsonl")
     assert {row["in_flight"] for row in samples[1:]} == {6}
 
 

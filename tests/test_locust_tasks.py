@@ -49,12 +49,12 @@ def user(settled: UserTarget) -> Iterator[Mine]:
     runner = environment.create_local_runner()
     runner.state = STATE_RUNNING
     recording.open_recorder(
-        settled={"Mine": settled},
+        user_targets={"Mine": settled},
         folder=None,
         worker=0,
         users=2,
         source="x",
-        standing=lambda: CurrentLevel(0, steady=True),
+        current_level=lambda: CurrentLevel(0, steady=True),
     )
     try:
         yield Mine(environment)
@@ -249,12 +249,12 @@ def test_failures_in_a_row_are_those_of_one_server_in_one_level(
     strict = dataclasses.replace(settled, scenario=settled.scenario.replace(stop_after_errors=3))
     lax = dataclasses.replace(settled, index=1)
     recorder = recording.open_recorder(
-        settled={"Mine": strict, "Lax": lax},
+        user_targets={"Mine": strict, "Lax": lax},
         folder=None,
         worker=0,
         users=1,
         source="x",
-        standing=lambda: CurrentLevel(0, steady=True),
+        current_level=lambda: CurrentLevel(0, steady=True),
         on_hopeless=said.append,
     )
     try:
@@ -327,12 +327,12 @@ def test_a_class_of_embeddings(simulated_url: str) -> None:
     )
     environment = Environment(user_classes=[Embeds])
     recording.open_recorder(
-        settled={"Embeds": found},
+        user_targets={"Embeds": found},
         folder=None,
         worker=0,
         users=2,
         source="x",
-        standing=lambda: CurrentLevel(0, steady=True),
+        current_level=lambda: CurrentLevel(0, steady=True),
     )
     try:
         mine = Embeds(environment).client

@@ -19,7 +19,7 @@ from support.exporter import Exporter, eventually, opened
 
 from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.monitor import process
-from loadtest.monitor.host import Family, Host, listening_pid
+from loadtest.monitor.host import Host, ProcessTree, listening_pid
 from loadtest.monitor.process import SourceSpec, child_monitor, parse_sources
 from loadtest.monitor.prometheus import Prometheus
 from loadtest.monitor.sampler import Watch, writer_for
@@ -114,18 +114,18 @@ def test_a_familys_use_counts_its_children_and_ends_with_it() -> None:
     burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(1, flush=True)\nimport sys; sys.stdin.read()"
     wait = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
     with subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        family = Family(parent.pid)
-        family.use()
+        tree = ProcessTree(parent.pid)
+        tree.use()
         assert parent.stdout is not None
         began = time.perf_counter()
         parent.stdout.readline()  # the grandchild has burned its 0.3 s
-        family._listed = -1e9
-        family.use()
-        assert len(family._members) == 2
-        assert sum(family._used.values()) >= 0.3
+        tree._listed = -1e9
+        tree.use()
+        assert len(tree._members) == 2
+        assert sum(tree._used.values()) >= 0.3
         assert time.perf_counter() > began
         parent.communicate()
-    assert family.use() is None
+    assert tree.use() is None
 
 
 # -- gaps -----------------------------------------------------------------------------------------------------------

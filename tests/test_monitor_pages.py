@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support.exporter import Exporter, eventually, opened
 
-from loadtest.monitor import pages, prometheus
+from loadtest.monitor import prometheus, scraped_page
 from loadtest.monitor.host import Host, listening_pid
 from loadtest.monitor.ollama import Ollama
 from loadtest.monitor.prometheus import Prometheus
@@ -125,7 +125,7 @@ def test_an_answer_is_whole_or_a_sentence(answer: str, pages_read: str) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        page = pages.Page(f"http://127.0.0.1:{server.getsockname()[1]}/m")
+        page = scraped_page.ScrapedPage(f"http://127.0.0.1:{server.getsockname()[1]}/m")
         for _ in range(2):  # the second time on another connection, for this server keeps none
             if pages_read.startswith("a "):
                 assert page.read().decode() == pages_read
@@ -154,7 +154,7 @@ def test_rubbish_is_a_sentence(exporter: Exporter, status: int, body: bytes, say
 
 
 def test_a_page_that_does_not_come_is_a_sentence(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PAGE_LIMIT_S", 0.1)
+    monkeypatch.setattr(scraped_page, "PAGE_LIMIT_S", 0.1)
     exporter.hang.clear()
     with pytest.raises(SourceError, match=r"did not answer within 100 ms\.$"), opened(Ollama(exporter.url)):
         pass
@@ -163,7 +163,7 @@ def test_a_page_that_does_not_come_is_a_sentence(exporter: Exporter, monkeypatch
 
 def test_a_page_is_read_over_one_connection_and_a_closed_one_is_opened_again(exporter: Exporter) -> None:
     exporter.body = b"x" * 100_000
-    page = pages.Page(exporter.url)
+    page = scraped_page.ScrapedPage(exporter.url)
     assert [page.read() for _ in range(3)] == [exporter.body] * 3
     assert (exporter.requests, exporter.connections) == (3, 1)
     assert page._connection is not None
@@ -175,7 +175,7 @@ def test_a_page_is_read_over_one_connection_and_a_closed_one_is_opened_again(exp
 
 def test_a_password_in_a_url_is_sent_and_not_said(exporter: Exporter) -> None:
     exporter.status = 401
-    page = pages.Page(exporter.url.replace("http://", "http://me:s%40cret@"))
+    page = scraped_page.ScrapedPage(exporter.url.replace("http://", "http://me:s%40cret@"))
     with pytest.raises(SourceError) as said:
         page.read()
     assert str(said.value) == f"{exporter.url} answers 401: it has no such page."

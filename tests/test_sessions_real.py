@@ -11,7 +11,7 @@ import httpx
 import pytest
 from support import llamacpp
 
-from loadtest.asyncio_driver.session import measure
+from loadtest.asyncio_driver.run import measure
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario

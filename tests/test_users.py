@@ -145,7 +145,7 @@ def test_a_class_that_makes_no_sense_is_named() -> None:
 
 def test_a_user_outside_a_test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     # A test of Locust that ran before in this process would have left word that it is over.
-    monkeypatch.setattr(recording, "_process", recording._CurrentTest())
+    monkeypatch.setattr(recording, "current_test", recording.CurrentTest())
 
     class Lonely(ModelUser):
         pass
@@ -182,7 +182,12 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
     )
     one = try_out(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
     recording.open_recorder(
-        settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: CurrentLevel(0, steady=True)
+        user_targets={"Mine": one},
+        folder=None,
+        worker=0,
+        users=2,
+        source="x",
+        current_level=lambda: CurrentLevel(0, steady=True),
     )
     try:
         client = Mine(environment).client

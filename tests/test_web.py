@@ -122,7 +122,7 @@ def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     from loadtest.users.processes import recording
     from loadtest.users.processes.coordinator import Coordinator
 
-    monkeypatch.setattr(recording, "_process", recording._CurrentTest())
+    monkeypatch.setattr(recording, "current_test", recording.CurrentTest())
     environment = web_ui_of(board_of()).environment
     environment.host = "http://127.0.0.1:1"
     user: Any = type("One", (ModelUser,), {})
@@ -131,11 +131,11 @@ def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     assert runner is not None
     Coordinator(environment, runner).listen()
     gevent.spawn(runner.start, 1, 1).join()
-    refused = recording.refusal()
+    refused = recording.current_test.refusal
     assert refused is not None
     assert "http://127.0.0.1:1" in refused
     recording.note_run(None, {})
-    assert recording.refusal() is None
+    assert recording.current_test.refusal is None
 
 
 @pytest.mark.parametrize("query", ["", "?download=1&theme=dark"])

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
 from loadtest.analyse.run import offered_load
@@ -65,6 +64,7 @@ def level_summary(
     judged = verdict.judge(run, level)
     requests = run.requests[rows]
     stamps = verdict.stamps_of(run.requests[good])
+    commonest = run.requests["wait_source"][good].mode()
     flow = rates.flow(run, level)
     throughput = rates.summed_up(run, flow, good)
     found: dict[str, Any] = {
@@ -81,7 +81,7 @@ def level_summary(
         **leavers.summed_up(run, index, found_slots),
         **_little_of(run, index, flow),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
-        "wait_source": _commonest_source(run.requests["wait_source"][good]),
+        "wait_source": str(commonest.iloc[0]) if len(commonest) else waits.UNKNOWN,
         **throughput,
         **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
         "tokens": _token_totals(run, rows, good),
@@ -165,11 +165,6 @@ def _little_of(run: RunData, index: int, flow: rates.Flow | None) -> dict[str, A
     if found is None:
         return {"little": None, "little_reason": "no request ended in the steady window"}
     return {"little": found.to_dict()}
-
-
-def _commonest_source(sources: pd.Series) -> str:
-    """Return where most of a level's waits were learnt: "server", "inferred" or "unknown"."""
-    return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
 
 
 def _token_totals(run: RunData, rows: BoolArray, good: BoolArray) -> dict[str, Any]:

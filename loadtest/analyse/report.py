@@ -38,7 +38,13 @@ FIGURE_HEADS = (
     "output tokens/s",
 )
 HEADS_WITHOUT_TOKENS = (
-    *("ok / failed", "E2E p50", "E2E p95", "E2E p99", "p95 from t_sched", "requests/s", "input tokens/s"),
+    "ok / failed",
+    "E2E p50",
+    "E2E p95",
+    "E2E p99",
+    "p95 from t_sched",
+    "requests/s",
+    "input tokens/s",
 )
 # Columns of the terminal's table that a narrow one loses, the first one first; level and verdict are never among them.
 EXPENDABLE_COLUMNS = (

@@ -15,9 +15,10 @@ from loadtest.analyse.level_summary import level_summary
 from loadtest.analyse.run import frames, groups, samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
-from loadtest.analyse.run.rows import without_levels
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import energy, prompt_length, turns
+from loadtest.analyse.run.subset import without_levels
+from loadtest.analyse.server import alternating_models, energy, prompt_length
+from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.server.prompt_cache import replay as cache_replay
@@ -27,7 +28,6 @@ from loadtest.analyse.server.queue import slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.server.turns import Turns
 from loadtest.analyse.verdict import verdict
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
@@ -58,7 +58,7 @@ class Analysis:
     summary: dict[str, Any]  # summary.json
     memory: MemoryComparison | None  # None where the run does not hold enough for an estimate, or nothing was measured
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
-    turns: tuple[Turns, ...] = ()  # what levels lost where models of one server were loaded in turn
+    turns: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
     replayed: Replay | None = None  # of conversations, what slots alone would have kept of them
 
@@ -76,7 +76,7 @@ def analyse(
     run.trouble.extend(said for said in machine.trouble if said not in run.trouble)
     parts = groups.groups_of(run)
     if parts:
-        lost = turns.mark_turns(run, parts)
+        lost = alternating_models.mark_loads(run, parts)
         found = _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts], lost)
     else:
         found = _analysed(run, asked, also)
@@ -138,7 +138,9 @@ def _analysed(
     )
 
 
-def _analysed_together(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> Analysis:
+def _analysed_together(
+    run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[AlternatingModels]
+) -> Analysis:
     """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
     for name in INFERRED:
         known = np.empty(len(run.requests), dtype=object)
@@ -163,7 +165,7 @@ def _analysed_together(run: RunData, parts: Sequence[tuple[Group, Analysis]], lo
     return Analysis(run, Slots(None, limit=False, method=SEVERAL), nothing, summary, None, tuple(parts), tuple(lost))
 
 
-def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> dict[str, Any]:
+def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[AlternatingModels]) -> dict[str, Any]:
     """Return summary.json of a run of several models or servers: its levels are rows by group and level."""
     own = ("slots", "step_law", "step_law_reason", "knee", "lengths", "memory", "memory_reason", "verdict", "levels")
     summaries = [one.summary for _, one in parts]
@@ -179,7 +181,12 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
         "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
         "target": _same_for_all(targets),
         "server": _same_for_all(servers),
-        **{key: value for name in ("slots", "step_law", "memory") for key, value in _unpooled(name)},
+        "slots": None,
+        "slots_reason": SEVERAL,
+        "step_law": None,
+        "step_law_reason": SEVERAL,
+        "memory": None,
+        "memory_reason": SEVERAL,
         "knee": [],
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),
@@ -194,12 +201,7 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
     }
 
 
-def _unpooled(name: str) -> list[tuple[str, str | None]]:
-    return [(name, None), (f"{name}_reason", SEVERAL)]
-
-
 def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is the same for all groups."""
     return {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts[1:])}
 
 

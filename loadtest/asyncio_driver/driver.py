@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.counting import InStep, TurnCount
-from loadtest.asyncio_driver.making import AHEAD, RequestMaker, Stock
 from loadtest.asyncio_driver.plan import Planned, SessionPlan
+from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
+from loadtest.asyncio_driver.turn_count import InStep, TurnCount
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
 from loadtest.measure.ledger import Ledger
@@ -187,12 +187,12 @@ class Driver:
         await self._prepare([self._plan.target_of(self._share.worker + i * self._share.of) for i in first])
         started = now()
         planned = len(warmups) + len(schedule)
-        self._tally = Tally(level, planned, started, schedule=schedule, textless=self._textless)
+        tally = self._tally = Tally(level, planned, started, schedule=schedule, textless=self._textless)
         with Alarm() as self._alarm:
             results = await self._all([self._stream(None, self._stock(iter(warmups), 0), started)])
             if not self.stopped:
                 begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()
-                results += await self._all([self._release(begin, schedule, stock)])
+                results += await self._all([self._release(tally, begin, schedule, stock)])
         return started, results
 
     @property
@@ -255,13 +255,12 @@ class Driver:
             if pause:
                 await self._alarm.until(free)
 
-    async def _release(self, start: int, schedule: Sequence[int], stock: Stock) -> None:
+    async def _release(self, tally: Tally, start: int, schedule: Sequence[int], stock: Stock) -> None:
         """Begin every session of a schedule at its instant after `start`, then wait for the last answer.
 
         A request that cannot leave in time leaves late, with its instant in the record: no later one is put off.
         """
-        assert self._tally is not None
-        tally, limit = self._tally, self._limit
+        limit = self._limit
         tally.counted_from = start
         try:
             with Alarm() as alarm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from loadtest.metrics import NS_PER_S
@@ -29,7 +29,6 @@ class SessionPlan:
     share: PlanShare
 
     def target_of(self, j: int) -> int:
-        """Return the target of user or arrival j."""
         return self.turns[j % len(self.turns)]
 
     def targets(self, users: int) -> list[int]:
@@ -55,30 +54,30 @@ class SessionPlan:
         scenario = self.workloads[0].scenario
         if scenario.has_sessions:
             expected = round(self.workloads[0].turns_mean * len(mine) * scenario.warmup)
-            return expected, {target: self.held(level, users, target) for target in dict.fromkeys(mine)}
-        warmups = {target: list(self.warmups(level, users, target)) for target in dict.fromkeys(mine)}
+            # Without end: the first conversations are the warm-up, and turns are counted by the driver.
+            return expected, {
+                target: self.of_users(level, users, target, itertools.count()) for target in dict.fromkeys(mine)
+            }
+        numbers = range(users * scenario.warmup)
+        warmups = {
+            target: list(self.of_users(level, users, target, numbers, warmup=True)) for target in dict.fromkeys(mine)
+        }
         return sum(map(len, warmups.values())), {
             target: itertools.chain(first, self.counted(level, users, target)) for target, first in warmups.items()
         }
 
-    def warmups(self, level: Level, users: int, target: int) -> Iterator[Planned]:
-        """Yield the warm-up sessions of this process's users of a target."""
-        for i in range(users * self.workloads[target].scenario.warmup):
-            if self.mine(i, users) and self.target_of(i % users) == target:
-                yield target, self.workloads[target].session(level, i, warmup=True)
-
     def counted(self, level: Level, users: int, target: int) -> Iterator[Planned]:
         """Yield the counted sessions of this process's users of a target; without end where time ends the level."""
         by_time = self.workloads[target].scenario.duration is not None
-        for i in itertools.count() if by_time else range(level.requests):
-            if self.mine(i, users) and self.target_of(i % users) == target:
-                yield target, self.workloads[target].session(level, i)
+        return self.of_users(level, users, target, itertools.count() if by_time else range(level.requests))
 
-    def held(self, level: Level, users: int, target: int) -> Iterator[Planned]:
-        """Yield the conversations of this process's users of a target, without end; the first ones are their warm-up."""
-        for i in itertools.count():
+    def of_users(
+        self, level: Level, users: int, target: int, numbers: Iterable[int], *, warmup: bool = False
+    ) -> Iterator[Planned]:
+        """Yield the sessions of these numbers that this process's users send to a target."""
+        for i in numbers:
             if self.mine(i, users) and self.target_of(i % users) == target:
-                yield target, self.workloads[target].session(level, i)
+                yield target, self.workloads[target].session(level, i, warmup=warmup)
 
     def warm_arrivals(self, level: Level) -> Iterator[Planned]:
         """Yield the warm-up sessions before a schedule, each with its target: as many for each."""

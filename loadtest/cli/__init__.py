@@ -25,6 +25,7 @@ from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
 from loadtest.measure.interruption import NothingRecorded, interrupting
+from loadtest.text import encodable
 from loadtest.urls import without_passwords
 
 # name -> (module, its one line in `loadtest --help`), in the order in which a newcomer needs them
@@ -140,13 +141,10 @@ def _check_bytes(args: Sequence[str]) -> None:
     for before, arg in zip(("", *args), args, strict=False):
         option, equals, _ = arg.partition("=")
         named = option if arg.startswith("--") and equals else before if before.startswith("-") else "an argument"
-        try:
-            named.encode(), arg.encode()
-        except UnicodeEncodeError:
-            shown = ascii(arg[:60])
+        if not encodable(named + arg):
             raise ScenarioError(
-                f"{ascii(named)[1:-1]} is not UTF-8 text ({shown}); write it in UTF-8, or rename the file."
-            ) from None
+                f"{ascii(named)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file."
+            )
         if "\0" in arg:
             raise ScenarioError(f"{named} holds a NUL byte; take it out.")
 
@@ -175,7 +173,6 @@ def main(args: list[str] | None = None) -> Any:
 
 
 def _exit_code_of(args: list[str]) -> int:
-    """Run the command line; return its exit code."""
     try:
         _check_bytes(args)
         check_typography(args)

@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.asyncio_driver.session import measure
+from loadtest.asyncio_driver.run import measure
 from loadtest.cli.demo import simulated_server
 from loadtest.cli.output.results import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, TargetError

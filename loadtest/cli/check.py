@@ -1,4 +1,4 @@
-"""`loadtest check`."""
+"""`loadtest check`: what server answers at a URL, and what could spoil a measurement of it."""
 
 from __future__ import annotations
 

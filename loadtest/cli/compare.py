@@ -1,4 +1,4 @@
-"""`loadtest compare`."""
+"""`loadtest compare`: two sides, or by compare_many.py several runs side by side."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def compare(
         return set_side_by_side(
             every, out or runs[-1], tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
         )
-    base, new = _base_and_new(runs, against)
+    base, new = (runs, against) if against else (runs[:1], runs[1:])
+    _distinct((*base, *new))
     keys = _across_keys(across, *base, *new)
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
@@ -179,13 +180,6 @@ def _across_keys(across: str, *runs: Path) -> frozenset[str]:
         hint = f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(sorted(known))}."
         raise ScenarioError(f"--across: runs have no key {key[:60]!r}{hint}")
     return keys
-
-
-def _base_and_new(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Return the runs of BASE and of NEW."""
-    base, new = (runs, against) if against else (runs[:1], runs[1:])
-    _distinct((*base, *new))
-    return base, new
 
 
 def _distinct(runs: Sequence[Path]) -> Sequence[Path]:

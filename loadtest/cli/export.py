@@ -12,7 +12,7 @@ import click
 import orjson
 
 from loadtest.credentials import scrubber
-from loadtest.errors import LoadTestError, ScenarioError, StorageError
+from loadtest.errors import LoadTestError, ScenarioError, StorageError, os_error_as
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,8 @@ def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> 
         print(f"loadtest: {sentence}", file=sys.stderr)
     folder = run if out is None else out
     if not to_stdout:
-        _make_folder(folder)
+        with os_error_as(ScenarioError, f"cannot make {folder}", "; choose another --out"):
+            folder.mkdir(parents=True, exist_ok=True)
     for name in what:
         pieces = _pieces(getattr(read, name), kind)
         if to_stdout:
@@ -94,13 +95,6 @@ def _require_pyarrow() -> None:
             "Parquet needs pyarrow, which is not installed: `pip install pyarrow` (the extra llm-loadtest[parquet]), or take "
             "--format csv."
         ) from None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScenarioError(f"cannot make {folder}: {error.strerror}; choose another --out.") from None
 
 
 def _write(path: Path, pieces: Iterator[bytes]) -> Path:

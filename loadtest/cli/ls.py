@@ -12,7 +12,7 @@ import click
 import orjson
 
 from loadtest.cli.output.results import json_option, print_json
-from loadtest.errors import RunFolderError, ScenarioError
+from loadtest.errors import RunFolderError, ScenarioError, os_error_as
 from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import UNKNOWN, number, shown
@@ -97,13 +97,9 @@ def ls(folder: Path | None, *, as_json: bool) -> None:
 
 def _run_folders(place: Path) -> Iterator[Path]:
     """Yield the run folders in `place`, or `place` itself where it is one."""
-    try:
+    with os_error_as(ScenarioError, f"cannot read {place}"):
         inside = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-        for path in [place] if _is_run(place) else inside:
-            if _is_run(path):
-                yield path
-    except OSError as error:
-        raise ScenarioError(f"cannot read {place}: {error.strerror}.") from None
+        yield from filter(_is_run, [place] if _is_run(place) else inside)
 
 
 def _is_run(path: Path) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from loadtest.cli.memory_facts import DEFAULT_QUANTIZATION, MemoryEstimate, MemoryOptions, asked_estimates, memory_size
 from loadtest.cli.options.connection import connection_of, connection_options
@@ -15,12 +17,9 @@ from loadtest.cli.options.scenario_options import one_url
 from loadtest.cli.output.results import json_option, print_json
 from loadtest.errors import ScenarioError
 from loadtest.grid import Grid
+from loadtest.memory import report, weights
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.text import shown
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 SIZE_HEADS = ("", "size", "from")
 
@@ -75,10 +74,6 @@ def memory(**options: Any) -> None:
       loadtest memory --parameters 7e9 --table
       loadtest memory --model llama3.1:8b --training adamw
     """
-    from rich.console import Console
-
-    from loadtest.memory import report
-
     say_what_is_taken()
     options["url"] = one_url(options.pop("place"), options["url"])
     asked = MemoryOptions(connection=connection_of(options), **options)
@@ -128,10 +123,6 @@ def _one_source(asked: MemoryOptions) -> None:
 
 
 def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
-    from rich.text import Text
-
-    from loadtest.memory import report
-
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
     grid = Grid(SIZE_HEADS, tuple(report.estimate_rows(plan)), prose=True)
@@ -144,10 +135,6 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
 
 def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
     """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
-    from rich.text import Text
-
-    from loadtest.memory import report, weights
-
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
     if parameters is None:
         raise ScenarioError(f"the number of parameters of {name} is unknown: give --parameters N.")

@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from loadtest.errors import LoadTestError, ScenarioError, TargetError
+from loadtest.memory import gguf, shapes, weights
+from loadtest.memory.estimate import (
+    CACHE_DTYPES,
+    DEFAULT_CONTEXT,
+    Facts,
+    MemoryPlan,
+    cache_of,
+    facts_of_gguf,
+    facts_of_shape,
+)
+from loadtest.memory.loaded import LoadedMemory, loaded_memory, parse_memory, server_facts
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 
 if TYPE_CHECKING:
     from loadtest.analyse.run.frames import RunData
-    from loadtest.memory.estimate import Facts, MemoryPlan
-    from loadtest.memory.loaded import LoadedMemory
 
 DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
 
@@ -64,8 +73,6 @@ class MemoryEstimate:
 
 def asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
     """Return the estimate asked for; of a run of several models or servers one for each."""
-    from loadtest.memory.estimate import CACHE_DTYPES, MemoryPlan
-
     cache = asked.cache_dtype.lower()
     if cache not in CACHE_DTYPES:
         raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
@@ -104,12 +111,10 @@ def _with_options(asked: MemoryOptions, found: MemoryEstimate) -> MemoryEstimate
 
 
 def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
-    from loadtest.memory import estimate, gguf, shapes
-
     if asked.gguf:
         header = gguf.read_gguf(asked.gguf)
         short = f"{asked.gguf.name} lacks {header.missing:,} bytes of its tensors: the download is not complete."
-        return estimate.facts_of_gguf(asked.gguf.name, header), (short,) if header.missing else ()
+        return facts_of_gguf(asked.gguf.name, header), (short,) if header.missing else ()
     if asked.config:
         return _of_config(asked, asked.config), ()
     if asked.model:
@@ -117,17 +122,13 @@ def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
         quantization = asked.quantization or tagged
         if quantization is None and asked.dtype is None and not (asked.table or asked.training):
             quantization = None if shape.layout == "opt" else DEFAULT_QUANTIZATION
-        facts = estimate.facts_of_shape(
-            name, shape, quantization=None if asked.dtype else quantization, dtype=asked.dtype
-        )
+        facts = facts_of_shape(name, shape, quantization=None if asked.dtype else quantization, dtype=asked.dtype)
         seen = "Its vision part, about 0.4 B parameters more, is not counted."
         return facts, (seen,) if name in shapes.SIGHTED else ()
     return _of_flags(asked, {}), ()
 
 
 def _of_config(asked: MemoryOptions, path: Path) -> Facts:
-    from loadtest.memory import estimate, shapes
-
     try:
         config = orjson.loads(path.read_bytes())
     except OSError as error:
@@ -149,13 +150,11 @@ def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     if shape is None or asked.parameters is not None:
         return _of_flags(asked, config)
     name = path.resolve().parent.name or path.name
-    return estimate.facts_of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
+    return facts_of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
 
 
 def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
     """Return the facts given by --parameters and other options, and by a config.json where an option is not given."""
-    from loadtest.memory import estimate, weights
-
     assert asked.parameters is not None
     parameters = int(asked.parameters)
     heads = config.get("num_attention_heads")
@@ -175,12 +174,12 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
         kind = weights.dtype(asked.dtype or "fp16")
         size = weights.by_dtype(parameters, kind)
         where = f"{parameters:,} parameters × {weights.bytes_each(kind)} ({kind})"
-    return estimate.Facts(
+    return Facts(
         name=f"{parameters / 1e9:.3g} B parameters",
         weights=size,
         weights_from=where,
         parameters=parameters,
-        cache=estimate.cache_of(architecture),
+        cache=cache_of(architecture),
         trained=config.get("max_position_embeddings"),
     )
 
@@ -207,7 +206,6 @@ def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
 def _estimate_of_run(run: RunData) -> MemoryEstimate:
     from loadtest.analyse.server.model_memory.by_slots import plan_of_run
     from loadtest.analyse.server.queue import slots
-    from loadtest.memory.loaded import loaded_memory
 
     seen = slots.estimate_slots(run)
     plan = plan_of_run(run, seen)
@@ -222,8 +220,6 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
 
 def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
-    from loadtest.memory.estimate import DEFAULT_CONTEXT, MemoryPlan
-    from loadtest.memory.loaded import LoadedMemory, server_facts
     from loadtest.targets.connect import control_client
     from loadtest.targets.probe import choose_model, probe, with_details
     from loadtest.urls import parse_url
@@ -245,6 +241,4 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
 
 
 def memory_size(text: str | None, option: str) -> float | None:
-    from loadtest.memory.loaded import parse_memory
-
     return None if text is None else parse_memory(text, option)

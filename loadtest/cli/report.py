@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
-from loadtest.cli.options.prices import price_options
 from loadtest.cli.output.results import GateFiles, gate_options, json_option, print_json, report_dict
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
+from loadtest.scenario import Scenario, keys_of
+from loadtest.scenario.price import PRICE_KEYS
 from loadtest.slo import Objective, judge_objectives, parse_objectives
 
 if TYPE_CHECKING:
@@ -60,11 +61,19 @@ def any_records_lost(reports: Sequence[Report]) -> bool:
     return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
 
 
+def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the scenario's prices: they win over those that run.json keeps."""
+    for key in reversed([key for key in keys_of(Scenario) if key.name in PRICE_KEYS]):
+        text = f"{key.declared.help}  [default: as the run was told]"
+        command = click.option(key.flag, metavar="PRICE", help=text)(command)
+    return command
+
+
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option("--published", is_flag=True, help="Also compare the runs with the published A100 tables (published.md).")
-@price_options
+@_price_options
 @gate_options
 @json_option
 def report(
@@ -72,7 +81,8 @@ def report(
     slo: str | None,
     *,
     published: bool,
-    prices: Prices,
+    price_per_hour: str | None,
+    price_per_kwh: str | None,
     gates: GateFiles,
     as_json: bool,
 ) -> int:
@@ -85,6 +95,7 @@ def report(
     Exit codes: 0 done · 1 an objective is missed or not judged · 2 a folder could not be reported
                 3 a level is void, or records are missing
     """
+    prices = Prices.asked(price_per_hour, price_per_kwh)
     objectives = () if slo is None else parse_objectives(slo)
     written: list[Report] = []
     for folder in runs:

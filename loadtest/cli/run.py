@@ -1,4 +1,4 @@
-"""`loadtest run`."""
+"""`loadtest run`: options, the levels or the search, what is shown at the end, and the exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
+from loadtest.asyncio_driver.run import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options.environment import is_from_environment, named_in_environment, url_taken
 from loadtest.cli.options.groups import RunCommand
@@ -185,7 +185,6 @@ def run(
 
 
 def _scenario_asked(given: Sequence[str], values: dict[str, Any]) -> Scenario:
-    """Return the scenario of the command's arguments and options."""
     url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
     scenario_file, values["url"] = file_and_url(given, url)
     return make_scenario(scenario_file, values)

@@ -89,7 +89,6 @@ class Expected:
         self._said = scenario.open_loop or scenario.duration is not None
 
     def __call__(self, at: Progress) -> None:
-        """Look at the progress of the first level."""
         first = self._levels[0]
         if self._said or at.level.index or not first.concurrency or at.done < max(first.concurrency, 2):
             return

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loadtest.asyncio_driver.session import Keep
-from loadtest.errors import PredictionError, ScenarioError
+from loadtest.asyncio_driver.run import Keep
+from loadtest.errors import PredictionError, ScenarioError, os_error_as
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
 from loadtest.targets.target import Target
@@ -37,10 +37,8 @@ def kept_prediction(file: Path) -> Kept:
     """Return what copies a prediction into the run folder; it is read and checked now, before anything is sent."""
     from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME, file_digest, parse_document
 
-    try:
+    with os_error_as(PredictionError, f"cannot read {file}"):
         body = file.read_bytes()
-    except OSError as error:
-        raise PredictionError(f"cannot read {file}: {error.strerror}.") from None
     made = parse_document(body, str(file)).made
 
     def keep(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,11 @@ class Finder:
     def __init__(
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
-        least = max(SEARCH_FEWEST, *(_requests_needed(each) for each in objectives), scenario.requests or 0)
+        needed = [
+            each.requests if each.figure == ERRORS else math.ceil(PAST_PERCENTILE / each.tail - 1e-9)
+            for each in objectives
+        ]
+        least = max(SEARCH_FEWEST, *needed, scenario.requests or 0)
         least *= share_of_fewest(len(scenario.urls), scenario.models)
         each, start = scenario.requests_per_stream, 1
         self._loads = Loads("people" if scenario.has_sessions else "streams")
@@ -149,8 +153,3 @@ def _worst(load: int, level: Level, judged: Sequence[TriedLevel], labels: Sequen
     saw = "; ".join(f"{label}: {one.saw}" for label, one in zip(labels, judged, strict=True))
     void = missed is None and any(one.void for one in judged)
     return TriedLevel(load, level.requests, met, saw, void, leans)
-
-
-def _requests_needed(objective: Objective) -> int:
-    """Return how many requests a level should have for the objective to be clear at the first measurement."""
-    return objective.requests if objective.figure == ERRORS else math.ceil(PAST_PERCENTILE / objective.tail - 1e-9)

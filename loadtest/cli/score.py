@@ -1,4 +1,4 @@
-"""`loadtest score`."""
+"""`loadtest score`: a prediction held against a run that was measured afterwards."""
 
 from __future__ import annotations
 

@@ -65,11 +65,10 @@ class Errors:
     @property
     def true(self) -> bool:
         """Whether every figure is within the limits of metrics.TRUE_WITHIN_S and TRUE_WITHIN_SHARE."""
-        if self.lost or None in (self.gap_s, self.ttft_p50_s, self.ttft_p99_s, self.itl_p50_s, self.itl_p99_s):
+        in_time = self.ttft_p50_s, self.ttft_p99_s, self.itl_p99_s
+        if self.lost or self.gap_s is None or self.itl_p50_s is None or None in in_time:
             return False
-        assert self.gap_s is not None
-        assert self.itl_p50_s is not None
-        worst = max(each or 0.0 for each in (self.ttft_p50_s, self.ttft_p99_s, self.itl_p99_s))
+        worst = max(each or 0.0 for each in in_time)
         return worst <= metrics.TRUE_WITHIN_S and self.itl_p50_s <= metrics.TRUE_WITHIN_SHARE * self.gap_s
 
 
@@ -158,7 +157,6 @@ class CheckedLevel:
 
     @property
     def sentence(self) -> str:
-        """Say what was seen, with figures."""
         e = self.errors
         if e.ttft_p50_s is None or e.itl_p50_s is None:
             return f"{counted(e.streams, 'stream')}: no request could be compared"

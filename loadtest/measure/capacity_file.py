@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from loadtest import __version__
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, os_error_as
 from loadtest.run_folder import write_whole
 
 FILE_SCHEMA = 1
@@ -44,7 +44,6 @@ def file_path() -> Path:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -96,10 +95,8 @@ def check_writable(path: Path) -> None:
     """Raise ScenarioError where the file's folder cannot be made, or the file could not be written into it."""
     if path.is_dir():
         raise ScenarioError(f"{path} is a folder; name a file with --out.")
-    try:
+    with os_error_as(ScenarioError, f"cannot make {path.parent}", "; choose another --out"):
         there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
-    except OSError as error:
-        raise ScenarioError(f"cannot make {path.parent}: {error.strerror}; choose another --out.") from None
     if not there.is_dir():
         raise ScenarioError(f"cannot make {path.parent}: {there} is a file; choose another --out.")
     if not os.access(there, os.W_OK | os.X_OK):

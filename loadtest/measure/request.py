@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -70,10 +69,10 @@ def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
 class Request:
     """One attempt at a job, from its bytes to its Record.
 
-    The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `waiting` and `decoding`
-    say how far it is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens
-    there. `count` counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts`
-    nothing can be sent. `stay` says when the user hangs up. `session` gives the next job, where the job is one turn of several.
+    The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `decoding` says how far it
+    is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens there. `count`
+    counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts` nothing can be
+    sent. `stay` says when the user hangs up. `session` gives the next job, where the job is one turn of several.
     """
 
     __slots__ = (
@@ -86,7 +85,6 @@ class Request:
         "decoding",
         "dialect",
         "failure",
-        "first_seen",
         "job",
         "number",
         "order",
@@ -131,8 +129,7 @@ class Request:
         self.failure: Failure | None = None
         self.remark: str | None = None  # what the record notes besides what the answer says
         self.decoding = False  # the first content event came, the answer has not ended
-        self.first_seen: int | None = None  # when we saw that event, monotonic ns: for live figures only
-        self._probe = dialect.decoder()
+        self._probe = dialect.decoder()  # reads the answer as far as its first content event
         self._reads: Reads | None = None
         self._content: Content | None = None
         self._short: tuple[int, tuple[ContentEvents, Ending]] | None = None  # a short answer's size, and it decoded
@@ -142,11 +139,6 @@ class Request:
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
             self.order.patience = stay.patience_s
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the request was sent and no content has come yet."""
-        return self.first_seen is None and self.received.t_send is not None and not self.received.ended
 
     @property
     def left(self) -> bool:
@@ -164,7 +156,7 @@ class Request:
             return True
         if not self.dialect.streams and received.size > SHORT:
             return not received.complete
-        if self.first_seen is not None and received.marked is not None and received.size > SHORT:
+        if self._probe.events and received.marked is not None and received.size > SHORT:
             return False
         try:
             self._short = received.size, _decoded(self.dialect, received.body())
@@ -180,7 +172,6 @@ class Request:
         self._probe.feed(body)
         if self._probe.events:
             self.decoding = True
-            self.first_seen = time.perf_counter_ns()
         return self.decoding
 
     def _is_empty(self, line: bytes) -> bool:
@@ -347,20 +338,19 @@ class Request:
 
     def _tokens(self, content: Content) -> dict[str, Any]:
         """Return the counts and their source: the server's, else a tokenizer's, else chunks (which are not tokens)."""
-        ending, count = content.ending, self.count
+        ending, count, prompt = content.ending, self.count, content.ending.prompt_tokens
         if ending.output_tokens is not None:
-            source, output, prompt = "server", ending.output_tokens, ending.prompt_tokens
+            source, output = "server", ending.output_tokens
         elif not self.received.success:
             return {}
         elif not self.dialect.streams:
-            return {"token_source": "server", "prompt_tokens": ending.prompt_tokens}
+            return {"token_source": "server", "prompt_tokens": prompt}
         elif count is not None:
             source, output = "tiktoken", count(content.events.said)
-            prompt = ending.prompt_tokens
             if prompt is None and not self.job.turn:  # a later turn's prompt holds what was said before
                 prompt = count(self.job.prompt)
         else:
-            source, output, prompt = "chunks", len(content.events), ending.prompt_tokens
+            source, output = "chunks", len(content.events)
         return {
             "token_source": source,
             "output_tokens": output,

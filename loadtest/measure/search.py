@@ -39,16 +39,12 @@ class TriedLevel:
 
 @dataclass(frozen=True, slots=True)
 class NextLevel:
-    """What to measure next."""
-
     concurrency: int
     requests: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """The rules of one search."""
-
     least: int  # requests of a level: below, a percentile asked for would not be known
     a_stream: int = 8  # requests of each stream of a level
     most: int = DEFAULT_MOST  # no level goes past it

@@ -16,25 +16,25 @@ import psutil
 from loadtest.monitor import counters
 from loadtest.monitor.sampler import SourceError
 
-FAMILY_S = 1.0  # how long a list of child processes is used before it is read again
+TREE_S = 1.0  # how long a list of child processes is used before it is read again
 SHORTEST_INTERVAL_S = 0.04  # the kernel counts CPU time in ticks of 10 ms, which say nothing of a shorter time
 LOOK_AGAIN_S = 10.0  # between two searches for the server's process: each reads all of /proc
 
 
-class Family:
+class ProcessTree:
     """The CPU and memory use of a process and its children: a child of Ollama's listening process does the work."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._members: dict[int, psutil.Process] = {}
         self._used: dict[int, float] = {}
-        self._listed = -FAMILY_S
+        self._listed = -TREE_S
         self._at = time.perf_counter()
 
     def use(self) -> tuple[float, int] | None:
         """Return (cores used since the last call, resident bytes now); None once the process is gone."""
         now = time.perf_counter()
-        if now - self._listed >= FAMILY_S:
+        if now - self._listed >= TREE_S:
             self._list(now)
         used: dict[int, float] = {}
         resident = 0
@@ -82,9 +82,9 @@ class Host:
 
     def __init__(self, *, client: int | None = None, servers: Sequence[str] = ()) -> None:
         self._pid = client
-        self._client: Family | None = None
+        self._client: ProcessTree | None = None
         self._urls = servers
-        self._servers: dict[int, Family] = {}  # by pid, which may listen at several of the URLs
+        self._servers: dict[int, ProcessTree] = {}  # by pid, which may listen at several of the URLs
         self._looked = -LOOK_AGAIN_S
         self._cores: list[tuple[float, float]] = []
         self._at = 0.0
@@ -95,11 +95,11 @@ class Host:
             memory_total = psutil.virtual_memory().total
         except (psutil.Error, OSError, RuntimeError) as error:
             raise SourceError(f"this machine does not say how busy its cores are ({error}).") from None
-        self._client = Family(self._pid) if self._pid else None
+        self._client = ProcessTree(self._pid) if self._pid else None
         missing = self._find_servers()
-        for family in (self._client, *self._servers.values()):
-            if family is not None:
-                family.use()  # what it used before belongs to no sample
+        for tree in (self._client, *self._servers.values()):
+            if tree is not None:
+                tree.use()  # what it used before belongs to no sample
         self._at = time.perf_counter()
         facts: dict[str, Any] = {
             "host": socket.gethostname(),
@@ -141,7 +141,7 @@ class Host:
         values: dict[str, Any] = {}
         if (used := self._client.use() if self._client is not None else None) is not None:
             values |= _used("client", [used])
-        uses = {pid: family.use() for pid, family in self._servers.items()}
+        uses = {pid: tree.use() for pid, tree in self._servers.items()}
         if all(uses.values()) and uses:
             values |= _used("server", [use for use in uses.values() if use is not None])
         else:
@@ -152,7 +152,7 @@ class Host:
         """Find the processes that listen at the servers' URLs; return the URLs at which none was seen."""
         self._looked = time.perf_counter()
         pids = {url: listening_pid(url) for url in self._urls}
-        self._servers = {pid: Family(pid) for pid in pids.values() if pid is not None}
+        self._servers = {pid: ProcessTree(pid) for pid in pids.values() if pid is not None}
         return [url for url, pid in pids.items() if pid is None]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from loadtest.monitor.pages import PLAIN, Page
 from loadtest.monitor.sampler import SourceError
+from loadtest.monitor.scraped_page import PLAIN, ScrapedPage
 from loadtest.scenario import ConnectionKeys
 from loadtest.urls import endpoint_url
 
@@ -24,7 +24,7 @@ class Ollama:
     def __init__(
         self, url: str, headers: Mapping[str, str] = MappingProxyType({}), keys: ConnectionKeys = PLAIN
     ) -> None:
-        self._page = Page(endpoint_url(url.rstrip("/"), "/api/ps"), headers, keys)
+        self._page = ScrapedPage(endpoint_url(url.rstrip("/"), "/api/ps"), headers, keys)
 
     def open(self) -> dict[str, Any]:
         self._models()

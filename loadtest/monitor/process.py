@@ -24,9 +24,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest import credentials, reach
-from loadtest.errors import RunFolderError, ScenarioError
-from loadtest.monitor.pages import PLAIN
+from loadtest.errors import RunFolderError, ScenarioError, os_error_as
 from loadtest.monitor.sampler import SampledSource, watch_all
+from loadtest.monitor.scraped_page import PLAIN
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
 
@@ -149,10 +149,8 @@ def run_monitor(
 
     At `metrics`, where something listens, the figures of the run in `folder` are served meanwhile.
     """
-    try:
+    with os_error_as(RunFolderError, f"cannot write to {folder}", "; choose another --out"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot write to {folder}: {error.strerror}; choose another --out.") from None
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: stop.set())

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from loadtest.credentials import redacted
-from loadtest.monitor.pages import PLAIN, Page
 from loadtest.monitor.sampler import SourceError
+from loadtest.monitor.scraped_page import PLAIN, ScrapedPage
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 
@@ -76,7 +76,7 @@ class Prometheus:
         keys: ConnectionKeys = PLAIN,
     ) -> None:
         self.name = name
-        self._page = Page(url, headers, keys)
+        self._page = ScrapedPage(url, headers, keys)
         self._wanted = frozenset(metrics or [metric for names in KNOWN_METRICS.values() for metric in names])
         self._asked = tuple(metrics)
         if not metrics and name in KNOWN_METRICS:

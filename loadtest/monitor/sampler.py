@@ -25,8 +25,6 @@ class SourceError(LoadTestError):
 
 
 class SampledSource(Protocol):
-    """Something that can be sampled."""
-
     @property
     def name(self) -> str:
         """Names its file: samples-<name>.jsonl."""

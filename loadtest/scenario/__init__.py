@@ -12,6 +12,7 @@ from loadtest.scenario.checks import check_lengths_used
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.lengths import (
+    distribution_text,
     lengths_of,
     read_length,
     read_seconds,
@@ -81,6 +82,7 @@ __all__ = [
     "Scenario",
     "SessionKeys",
     "check_lengths_used",
+    "distribution_text",
     "even_weights",
     "file_version",
     "key",

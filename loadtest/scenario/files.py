@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.wrong_file import NAMED_STDIN, no_text
+from loadtest.scenario.wrong_file import NAMED_STDIN, not_text
 
 MOST_PROMPT = 64 << 20  # bytes
 LINES_LOOKED_AT = 3  # lines of a file that are looked at to see what it is
@@ -34,7 +34,7 @@ def read_text(path: Path, what: str, *, most: int) -> str:
         raise ScenarioError(f"cannot read the {what} {path!a}: its name holds a NUL byte.") from None
     if len(body) > most:
         raise ScenarioError(f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
-    if (other := no_text(body[:512], path.suffix.lower())) is not None:
+    if (other := not_text(body[:512], path.suffix.lower())) is not None:
         raise ScenarioError(f"the {what} {path} {other}.")
     try:
         text = body.decode("utf-8-sig")

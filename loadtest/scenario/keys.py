@@ -66,7 +66,6 @@ class Key:
 
     @property
     def listed(self) -> bool:
-        """Whether the key's value is a list."""
         return typing.get_origin(self.hint) in (Sequence, tuple)
 
     @property

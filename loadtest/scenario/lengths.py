@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, short_repr
+from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
 
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
@@ -127,8 +127,6 @@ class LengthPart:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """A distribution of lengths."""
-
     parts: tuple[LengthPart, ...]
 
     @property
@@ -187,22 +185,23 @@ def read_length(text: str) -> int | str:
         return lengths_of(text).text
 
 
+def distribution_text(key: str, value: str, read: Callable[[str], Lengths] | None = None) -> str:
+    """Return a distribution as it is kept, of lengths unless `read` says otherwise; raise ScenarioError, naming the key."""
+    try:
+        return (read or lengths_of)(value).text
+    except ScenarioError as error:
+        raise ScenarioError(f"{key}: {sentence(error)}") from None
+
+
 def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
     """Return the values of a key as they are kept; raise ScenarioError, naming the key."""
     kept: list[int | str] = []
     for value in values:
         if isinstance(value, str):
-            try:
-                whole = float(value).is_integer()
-            except ValueError:
-                pass
-            else:
-                quoted = f"{short_repr(value)}; leave out the quotes" if whole else value
+            if reads_as_number(value):
+                quoted = f"{short_repr(value)}; leave out the quotes" if float(value).is_integer() else value
                 raise ScenarioError(f"{key} must be a whole number, not {quoted}.")
-            try:
-                value = lengths_of(value).text  # noqa: PLW2901
-            except ScenarioError as error:
-                raise ScenarioError(f"{key}: {sentence(error)}") from None
+            value = distribution_text(key, value)  # noqa: PLW2901
         kept.append(value)
     return tuple(kept)
 
@@ -224,16 +223,9 @@ def as_seconds(key: str, value: float | str) -> float | str:
     """Return the value of a key as it is kept; raise ScenarioError, naming the key."""
     if not isinstance(value, str):
         return value
-    try:
-        float(value)
-    except ValueError:
-        pass
-    else:
+    if reads_as_number(value):
         raise ScenarioError(f"{key} must be a number of seconds, not {short_repr(value)}; leave out the quotes.")
-    try:
-        return times_of(value).text
-    except ScenarioError as error:
-        raise ScenarioError(f"{key}: {sentence(error)}") from None
+    return distribution_text(key, value, times_of)
 
 
 @functools.lru_cache(maxsize=64)

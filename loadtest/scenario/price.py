@@ -41,9 +41,3 @@ def price_text(value: Any) -> Any:
     """Return a price as text where a scenario file or a script gives the number alone; anything else as it is."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:.12g}" if is_number else value
-
-
-def check_price(name: str, text: str | None) -> None:
-    """Raise ScenarioError, naming the key, for what is no price."""
-    if text is not None:
-        Price.parse(text, name)

@@ -26,7 +26,7 @@ from loadtest.scenario.parts.data import check_data
 from loadtest.scenario.parts.load import OPEN_LOOP_S, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, check_request
-from loadtest.scenario.price import PRICE_KEYS, check_price, price_text
+from loadtest.scenario.price import PRICE_KEYS, Price, price_text
 from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
@@ -81,7 +81,8 @@ class Scenario(ScenarioParts):
         check_connection(self)
         check_sessions(self)
         for name in PRICE_KEYS:
-            check_price(name, getattr(self, name))
+            if (price := getattr(self, name)) is not None:
+                Price.parse(price, name)
         check_together(self)
 
     @classmethod

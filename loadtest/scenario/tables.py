@@ -12,7 +12,8 @@ from typing import Any
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import read_text
 from loadtest.scenario.keys import Key
-from loadtest.scenario.values import encodable, short_repr
+from loadtest.scenario.values import short_repr
+from loadtest.text import encodable
 
 FORMER = {"first_byte_timeout": "first_token_timeout"}  # former name of a key -> its name
 OPEN_LOOP_KEYS = ("rate", "rate_to", "arrivals", "burstiness", "trace", "max_in_flight")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
+from loadtest.text import encodable
 
 MOST_S = 30 * 86_400.0  # of a level, a limit or a trace: 30 days
 MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their records some 20 GB
@@ -110,24 +111,15 @@ def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
             return value
     names = " or ".join("nothing" if option is type(None) else _KIND_WORDS[option] for option in options)
     quotes = ""
-    if isinstance(value, str) and (int in options or float in options) and _reads_as_number(value):
+    if isinstance(value, str) and (int in options or float in options) and reads_as_number(value):
         quotes = "; leave out the quotes"
     raise ScenarioError(f"{where}: {key} must be {names}, not {short_repr(value)}{quotes}.")
 
 
-def _reads_as_number(text: str) -> bool:
+def reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return False
-    return True
-
-
-def encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8: bytes of a command line that are not UTF-8 arrive as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
         return False
     return True
 

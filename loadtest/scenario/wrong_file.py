@@ -42,7 +42,7 @@ _URL = re.compile("https?:/")
 LONE_RETURNS = "; if they are its line ends, save the file anew with those of Linux or Windows"
 
 
-def what_kind(path: Path) -> str | None:
+def not_regular(path: Path) -> str | None:
     """Say what a path is where it is no regular file, and what to do; raises OSError where nothing is there."""
     if path == NAMED_STDIN and not path.exists():
         return "is standard input, which can be read only once; save it to a file first"
@@ -54,14 +54,14 @@ def what_kind(path: Path) -> str | None:
     return None if stat.S_ISREG(kind) else "is not a regular file; save it to one first"
 
 
-def what_else(begin: bytes, suffix: str) -> str | None:
+def not_rows(begin: bytes, suffix: str) -> str | None:
     """Say what a file of this beginning and suffix is instead of rows, and what to do; None where it may be rows."""
     if begin.lstrip().lower().startswith(PAGES):
         return "is a web page, not the data; download the file itself"
-    return no_text(begin, suffix)
+    return not_text(begin, suffix)
 
 
-def no_text(begin: bytes, suffix: str) -> str | None:
+def not_text(begin: bytes, suffix: str) -> str | None:
     """Say what a file of this beginning and suffix is instead of UTF-8 text, and what to do; None where it may be text."""
     if suffix in SHEETS and begin.startswith(b"PK"):
         return "is a spreadsheet, which loadtest does not read; save the sheet as CSV first"
@@ -95,7 +95,7 @@ def is_utf8(body: bytes) -> bool:
     return True
 
 
-def what_head(line: str, names: Sequence[str], read: Collection[str]) -> str | None:
+def wrong_head(line: str, names: Sequence[str], read: Collection[str]) -> str | None:
     """Say what is wrong with a first line that names columns, of which those in `read` are read; None where nothing is."""
     if not any(names):
         return "is blank; let the first line name the columns"
@@ -105,7 +105,7 @@ def what_head(line: str, names: Sequence[str], read: Collection[str]) -> str | N
     return None if twice is None else f"names the column {short_repr(twice)} twice; rename one of them"
 
 
-def cells_sentence(cells: int, names: int, delimiter: str) -> str:
+def wrong_cells(cells: int, names: int, delimiter: str) -> str:
     """Say that a row has more or fewer cells than the file has columns, and what to do."""
     few = f"has {counted(cells, 'cell')} and the file's first line {names}; "
     if cells < names:
@@ -113,7 +113,7 @@ def cells_sentence(cells: int, names: int, delimiter: str) -> str:
     return few + f"put quotes around texts that hold {'tabs' if delimiter == chr(9) else delimiter} or line ends"
 
 
-def what_csv(error: csv.Error) -> str:
+def wrong_csv(error: csv.Error) -> str:
     """Say what is wrong with a row of CSV: a phrase that follows "line 7"."""
     if "end of data" in str(error):
         return "begins a text in quotes that never ends"

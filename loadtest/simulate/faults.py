@@ -11,8 +11,6 @@ from loadtest.errors import ScenarioError
 
 
 class FaultKind(StrEnum):
-    """What goes wrong."""
-
     TRUNCATE = "truncate"  # the connection ends inside the chunked body
     ERROR_LINE = "error-line"  # an error object (on /v1 an empty chunk) inside a 200 stream
     HTTP_500 = "http-500"

@@ -40,7 +40,7 @@ from loadtest.simulate.faults import Fault
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import of_pieces
-from loadtest.simulate.model.stream import EngineProtocol, EngineRequest, Stream
+from loadtest.simulate.model.stream import EngineRequest, Stream
 from loadtest.simulate.profiles import Profile, load_profile
 from loadtest.simulate.truth import TruthLog
 
@@ -95,7 +95,7 @@ class ServerOptions:
         )
 
 
-def make_engine(profile: Profile, options: ServerOptions) -> EngineProtocol:
+def make_engine(profile: Profile, options: ServerOptions) -> Engine | Metronome:
     """Return the engine, or the metronome where the profile asks for one."""
     if profile.timing.first_token_s is not None:
         return Metronome(profile.timing, seed=options.seed)
@@ -147,7 +147,7 @@ class SimulatedServer:
                 listener.close()
                 raise
         self._socket = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -161,14 +161,13 @@ class SimulatedServer:
         if self._truth is not None:
             self._truth.close()
 
-    def _accept(self) -> None:
-        assert self._socket is not None
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                sock, _ = self._socket.accept()
-            except BlockingIOError:
-                return
-            except OSError:  # the client is gone, or no descriptor is left: the next turn of the loop tries again
+                sock, _ = listener.accept()
+            except (
+                OSError
+            ):  # nobody waits; or a client is gone, or no descriptor is left: the loop's next turn tries again
                 return
             self._connections.add(ClientConnection(sock, self._requested, self._gone))
 
@@ -192,12 +191,11 @@ class SimulatedServer:
         if due is not None:
             loop = asyncio.get_running_loop()
             early = due - time.perf_counter_ns() - WAKE_EARLY_NS
-            self._wake = loop.call_later(early / 1e9, self._tick) if early > 0 else loop.call_soon(self._tick)
+            self._wake = loop.call_later(early / 1e9, self._tick, due) if early > 0 else loop.call_soon(self._tick, due)
 
-    def _tick(self) -> None:
-        assert self._wake_due is not None
-        if time.perf_counter_ns() < self._wake_due:
-            self._wake = asyncio.get_running_loop().call_soon(self._tick)  # so that sockets get their turn
+    def _tick(self, due: int) -> None:
+        if time.perf_counter_ns() < due:
+            self._wake = asyncio.get_running_loop().call_soon(self._tick, due)  # so that sockets get their turn
             return
         self._wake = self._wake_due = None
         self._advance()

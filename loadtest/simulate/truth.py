@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import orjson
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, os_error_as
 
 
 class TruthLog:
@@ -20,10 +20,8 @@ class TruthLog:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        with os_error_as(ScenarioError, f"cannot write the truth log {path}"):
             self._file: IO[bytes] = path.open("wb", buffering=0)
-        except OSError as error:
-            raise ScenarioError(f"cannot write the truth log {path}: {error.strerror}.") from None
 
     def write(self, facts: dict[str, Any], instants: dict[str, int | None]) -> None:
         """Append one request: `facts` as they are, monotonic `instants` on both clocks."""

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import lengths_of, sentence, short_repr
+from loadtest.scenario import distribution_text, short_repr
 from loadtest.workloads.messages import is_message
 
 Messages = list[dict[str, Any]]
@@ -49,10 +49,7 @@ def checked_length(key: str, value: object) -> int | str | None:
     if value is None:
         return None
     if isinstance(value, str) and ("(" in value or "@" in value):
-        try:
-            return lengths_of(value).text
-        except ScenarioError as error:
-            raise ScenarioError(f"{key}: {sentence(error)}") from None
+        return distribution_text(key, value)
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == value // 1:
         return int(value)
     raise ScenarioError(f"{key} must be a whole number above 0, not {short_repr(value)}.")

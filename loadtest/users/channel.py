@@ -67,21 +67,21 @@ def length_facts(side: str, asked: int | str | None) -> dict[str, Any]:
 class Channel:
     """Sends the requests of one UserTarget; shared by all its users in this process, connections too."""
 
-    def __init__(self, settled: UserTarget, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
+    def __init__(self, asked: UserTarget, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
-        scenario, target = settled.scenario, settled.target
+        scenario, target = asked.scenario, asked.target
         self.scenario = scenario
         self.endpoint = _endpoint_of(scenario)  # of a plain ask()
         self._leaving = Leaving.of(scenario)
         self._clock = clock
         self.url = target.server.url
-        counter = settled.counter()
-        self._counter, self._fit = counter, settled.fit
+        counter = asked.counter()
+        self._counter, self._fit = counter, asked.fit
         self._count = counter.count if counter.exact else None
-        self._target = settled.index
+        self._target = asked.index
         self._workloads: dict[Endpoint, Workload] = {}
-        self._context = settled.context
-        self._api = "openai" if settled.api == "anthropic" else settled.api  # of what is no message
+        self._context = asked.context
+        self._api = "openai" if asked.api == "anthropic" else asked.api  # of what is no message
         self._measured = target
         self._dialects: dict[Endpoint, Dialect] = {}
         self.wire = SyncWire(**way_of(scenario), waiter=waiter)
@@ -174,7 +174,6 @@ class Channel:
         return round(self._fit.ratio * self._counter.count(text))
 
     def turn(self, job: Job, conversation: Conversation, endpoint: Endpoint) -> Request:
-        """Return the request of a turn."""
         return self._request(job, next(self._numbers), self._dialect(endpoint), conversation)
 
     def _make(self, kind: RequestKind) -> Request:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import GreenletExit
-from locust.exception import (
-    LocustError,
-)
+from locust.exception import LocustError
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from locust.user.task import LOCUST_STATE_STOPPING
 
@@ -33,10 +30,10 @@ from loadtest.users.arguments import (
     checked_texts,
 )
 from loadtest.users.channel import Channel, Endpoint, RequestKind
-from loadtest.users.events import event_context, request_type, response_time
+from loadtest.users.events import event_context, response_time
 from loadtest.users.processes import recording
+from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.session import UserSession
-from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
 from loadtest.workloads.conversations.thinking import think_time
 from loadtest.workloads.source import Answered
@@ -45,8 +42,6 @@ if TYPE_CHECKING:
     from locust import User
 
 GivenPrompt = str | Messages | None
-
-logger = logging.getLogger(__name__)
 
 
 class Client:
@@ -57,9 +52,9 @@ class Client:
     """
 
     def __init__(self, user: User) -> None:
-        recorder = recording.recorder()
+        recorder = recording.current_test.recorder
         if recorder is None:
-            if recording.is_over():  # Locust was still starting users when the test ended
+            if recording.current_test.over:  # Locust was still starting users when the test ended
                 raise recording.Stopped
             raise LocustError(
                 "no test has begun to record: call loadtest.users.connect(environment) before it starts, "
@@ -259,9 +254,9 @@ class Client:
         request.t_sched, request.user = due, self._number if in_turn else None
         answer = Answer(request, name, f"{channel.url}{request.dialect.posted_to}", recorder, self._fire)
         try:
-            standing = recorder.begin(request, name)
-            warmup = self._warming_up(standing.level, request) or not standing.steady
-            request.job = dataclasses.replace(request.job, level=standing.level, warmup=warmup)
+            current_level = recorder.begin(request, name)
+            warmup = self._warming_up(current_level.level, request) or not current_level.steady
+            request.job = dataclasses.replace(request.job, level=current_level.level, warmup=warmup)
             channel.wire.fetch(request.order)
         except GivenUpError as error:  # a stop, a timeout around this call, a task that kills what it has spawned
             recorder.ledger.end(request, error.thrown if self._stopped_by_us(error.thrown) else error)
@@ -303,7 +298,7 @@ class Client:
         """Fire the one event of a request; what its listeners raise to steer the user waits for the user's next call."""
         try:
             self._user.environment.events.request.fire(
-                request_type=request_type(record.dialect),
+                request_type=record.dialect.partition("-")[2].upper(),
                 name=answer.name,
                 response_time=response_time(record),
                 response_length=record.bytes,

@@ -8,10 +8,6 @@ from loadtest import metrics
 from loadtest.records import Record
 
 
-def request_type(dialect: str) -> str:
-    return dialect.partition("-")[2].upper()
-
-
 def response_time(record: Record) -> float:
     """E2E in ms, as Locust wants it; to the end of the attempt where no content came."""
     start = record.t_send if record.t_send is not None else record.t_sched

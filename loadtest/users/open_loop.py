@@ -6,7 +6,6 @@ depend on the number of users or workers. The schedule begins once all users are
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from typing import Literal
@@ -19,16 +18,14 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
+from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.processes.levels import LevelRequests
 from loadtest.users.user import ModelUser
-from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare, instants
 
 LATE_NS = 5_000_000  # a request sent later than this after its instant counts as late
 SHARE_POLL_S = 0.01
-
-logger = logging.getLogger(__name__)
 
 
 class OpenLoopUser(ModelUser):
@@ -75,10 +72,10 @@ class OpenLoopUser(ModelUser):
     @task
     def keep_schedule(self) -> None:
         """Send this process's share of the schedule until the test stops."""
-        recorder = recording.recorder()
+        recorder = recording.current_test.recorder
         assert recorder is not None
         with recorder.one_schedule:
-            while (share := recording.schedule_share()) is None:
+            while (share := recording.current_test.share) is None:
                 gevent.sleep(SHARE_POLL_S)
             in_flight = Group()
             try:
@@ -95,9 +92,9 @@ class OpenLoopUser(ModelUser):
                 continue
             due = start + offset
             sleep_until(due)
-            if recording.schedule_share() != share:  # workers came or went: the schedule begins anew, in other shares
+            if recording.current_test.share != share:  # workers came or went: the schedule begins anew, in other shares
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
-            recorder.seen.setdefault(recorder.standing().level, LevelRequests()).rates.add(self.requests_per_s())
+            recorder.seen.setdefault(recorder.current_level().level, LevelRequests()).rates.add(self.requests_per_s())
             in_flight.spawn(self.arrive, due)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_share, sendable, short_repr
 
+Number = TypeVar("Number", int, float)
 GROUP = "loadtest"
 NAME = "a name in UTF-8 without control characters"
 TRUTH = {"true": True, "false": False}
@@ -29,11 +32,20 @@ def _one_line(text: str) -> str:
     return text
 
 
-def _positive_whole(text: str) -> int:
-    value = parse_whole(text)
-    if value < 1:
-        raise ValueError
-    return value
+def _within(read: Callable[[str], Number], low: float, high: float = math.inf) -> Callable[[str], Number]:
+    """Return a reader of numbers that raises ValueError for one out of bounds; nan is out of any."""
+
+    def bounded(text: str) -> Number:
+        value = read(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return bounded
+
+
+_positive_whole = _within(parse_whole, 1)
+_positive = _within(float, math.ulp(0.0), sys.float_info.max)
 
 
 def _length(text: str) -> int | str:
@@ -48,27 +60,6 @@ def _truth(text: str) -> bool:
     if text.lower() not in TRUTH:  # the value that `Settings.of` wrote back is read again
         raise ValueError
     return TRUTH[text.lower()]
-
-
-def _read_ratio(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
-    return value
-
-
-def _port(text: str) -> int:
-    value = parse_whole(text)
-    if not 0 <= value <= 65535:
-        raise ValueError
-    return value
 
 
 READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {  # of a key's values; what they must be; their metavar
@@ -151,7 +142,7 @@ TEST_OPTIONS = (
     ),
     Option(
         "max_failure_ratio",
-        _read_ratio,
+        _within(float, 0, 1),
         "a number from 0 to 1",
         "RATIO",
         "Gate: exit code 1 when more than this share of the requests failed (cancelled ones do not count).",
@@ -174,7 +165,7 @@ TEST_OPTIONS = (
 PROCESS_OPTIONS = (
     Option(
         "metrics_port",
-        _port,
+        _within(parse_whole, 0, 65535),
         "a port from 0 to 65535",
         "PORT",
         "Serve the figures of all processes to Prometheus at this port; 0 takes a free one.",

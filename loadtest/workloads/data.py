@@ -13,7 +13,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.files.data_file import DataFile
-from loadtest.workloads.files.data_rows import Row
+from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.job import Job
 from loadtest.workloads.messages import rounds, system_apart, text_of
 from loadtest.workloads.nonce import seed_of

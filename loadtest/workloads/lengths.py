@@ -34,8 +34,6 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class DrawnLengths:
-    """Draws the lengths of requests."""
-
     seed: int | None
     counter: Counter
     fit: TokenFit

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
-from loadtest.workloads.inputs import with_inputs
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import behind_nonce, seed_of
-from loadtest.workloads.source import Session, SingleRequest
+from loadtest.workloads.source import Session, SingleRequest, with_inputs
 from loadtest.workloads.tokens import Counter, TokenFit
 
 
@@ -31,6 +30,5 @@ class LiteralText:
         return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
 
     def prompt(self, level: Level, seed: int) -> str:
-        """Return the text of the job with this seed."""
         text = self.text if level.words is None else self.text.replace("{words}", str(level.words))
         return behind_nonce(text, self.scenario, seed)

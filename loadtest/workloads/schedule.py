@@ -38,7 +38,6 @@ class PlanShare:
         return len(range(self.worker, pieces, self.of))
 
     def pick(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Return this process's pieces, in order."""
         return pieces[self.worker :: self.of]
 
 
@@ -131,7 +130,6 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
 
 
 def _ramp_seconds(scenario: Scenario, level: Level) -> float | None:
-    """Return how long a ramp takes, seconds."""
     if level.rate is None or level.rate_to is None:
         return None
     return scenario.duration or level.requests * 2 / (level.rate + level.rate_to)

@@ -6,10 +6,13 @@ any session, in any order, and gets the same one.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Protocol, Self
 
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads.job import Job
+from loadtest.workloads.nonce import seed_from
 from loadtest.workloads.tokens import Counter, TokenFit
 
 
@@ -65,3 +68,16 @@ class SingleRequest:
     def next(self, answer: str | None) -> Job | None:  # noqa: ARG002 - the answer changes nothing
         job, self._job = self._job, None
         return job
+
+
+def with_inputs(job: Job, scenario: Scenario, text: Callable[[int], str]) -> Job:
+    """Return the job with as many inputs as the scenario asks for, the first its own prompt; `text` makes one of a seed.
+
+    The length asked for is that of all inputs together, as the server counts them.
+    """
+    count = scenario.inputs_per_request
+    if count == 1:
+        return job
+    more = (job.seed if scenario.warm_cache else seed_from(job.seed, "input", number) for number in range(1, count))
+    asked = None if job.input_tokens is None else job.input_tokens * count
+    return dataclasses.replace(job, inputs=(job.prompt, *map(text, more)), input_tokens=asked)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
-from loadtest.workloads.inputs import with_inputs
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import nonce_of, seed_of
-from loadtest.workloads.source import Session, SingleRequest
+from loadtest.workloads.source import Session, SingleRequest, with_inputs
 from loadtest.workloads.tokens import Counter, TokenFit
 
 
@@ -39,7 +38,6 @@ class Synthetic:
         return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
 
     def prompt(self, level: Level, seed: int) -> str:
-        """Return the text of the job with this seed."""
         nonce = "" if self.scenario.warm_cache else f"{nonce_of(seed)} "
         return made_up(self.fit.ours(level.input_tokens or 1), level.output_tokens, seed, self.counter, nonce=nonce)
 

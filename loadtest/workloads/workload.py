@@ -87,7 +87,6 @@ class Workload:
         return self.source.turns_mean if isinstance(self.source, ConversationSource) else 1.0
 
     def job(self, level: Level, i: int, *, warmup: bool = False) -> Job:
-        """Return the first job of the i-th session of a level."""
         job = self.session(level, i, warmup=warmup).next(None)
         assert job is not None, "a session has at least one job"
         return job
@@ -129,7 +128,6 @@ class Workload:
 
 
 def source_of(scenario: Scenario, counter: Counter, fit: TokenFit) -> Source:
-    """Return what gives a scenario's sessions."""
     found = (kind.of(scenario, counter, fit) for kind in SOURCES)
     return next(source for source in found if source is not None)
 

@@ -97,7 +97,6 @@ def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[PartO
 
 
 def _by_target(one: Analysis) -> list[tuple[ModelAndUrl, Analysis]]:
-    """Return what a run holds by model and URL."""
     if one.groups:
         return [((group.model, group.url), part) for group, part in one.groups]
     target = one.run.facts.get("target") or {}
@@ -114,7 +113,6 @@ def _like(key: ModelAndUrl, first: dict[ModelAndUrl, Analysis], other: dict[Mode
 
 
 def asked(level: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a level asks for."""
     known = tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
     return known + tuple(level.get(key) for key in ("input_lengths", "output_lengths", "system_tokens"))
 

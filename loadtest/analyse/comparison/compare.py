@@ -179,7 +179,7 @@ def compare(
     for ours, theirs, why in failures:
         rows += [_change(both, limits) for both in every if both.level is ours[0]]
         if failed_requests(ours) + failed_requests(theirs):
-            rows.append(_failures_change(ours, theirs, limits, why))
+            rows.append(_failures_judged(ours, theirs, limits, why))
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
     return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
@@ -256,10 +256,15 @@ def error_known(both: BothSides) -> bool:
     return len(both.base) + len(both.new) > 2 or (both.base[0].told and both.new[0].told)
 
 
-def _change(both: BothSides, limits: Limits) -> Change:
-    label, users = both.level["label"], both.level["concurrency"]
+def plain_change(both: BothSides) -> Change:
+    """Return a figure of both sides before anything is judged."""
     base, new = (geometric(side) if side else None for side in (both.base, both.new))
-    plain = Change(label, users, both.metric, base, new, new / base if base and new else None)
+    level, change = both.level, new / base if base and new else None
+    return Change(level["label"], level["concurrency"], both.metric, base, new, change)
+
+
+def _change(both: BothSides, limits: Limits) -> Change:
+    plain = plain_change(both)
     if not error_known(both):
         judged = NOT_COMPARABLE if both.metric.headline else None
         return dataclasses.replace(plain, verdict=judged, reason=both.reason)
@@ -292,15 +297,22 @@ def failed_requests(levels: Levels) -> int:
     return sum(map(failed, levels))
 
 
-def _failures_change(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
-    """Judge how many requests failed by Fisher's exact test; of several runs a side all their requests together."""
+def failures_change(ours: Levels, theirs: Levels) -> tuple[Change, float]:
+    """Return the shares of failed requests, and their chance where both sides fail alike (Fisher's exact test).
+
+    Of several runs a side all their requests count together.
+    """
     counts = [(failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
-    shares = [bad / max(of, 1) for bad, of in counts]
-    plain = Change(ours[0]["label"], ours[0]["concurrency"], FAILED, shares[0], shares[1])
+    base, new = (bad / max(of, 1) for bad, of in counts)
+    return Change(ours[0]["label"], ours[0]["concurrency"], FAILED, base, new), fisher(*counts[0], *counts[1])
+
+
+def _failures_judged(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
+    plain, chance = failures_change(ours, theirs)
     if refused:
         return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=refused)
-    if fisher(*counts[0], *counts[1]) >= 1 - limits.confidence:
+    if chance >= 1 - limits.confidence:
         return dataclasses.replace(plain, verdict=SAME)
-    worse = shares[1] > shares[0]
-    past = shares[1] - shares[0] > limits.tolerance
-    return dataclasses.replace(plain, verdict=WORSE if worse else BETTER, regression=past)
+    worsening = (plain.new or 0.0) - (plain.base or 0.0)
+    verdict = WORSE if worsening > 0 else BETTER
+    return dataclasses.replace(plain, verdict=verdict, regression=worsening > limits.tolerance)

@@ -15,18 +15,14 @@ from loadtest.grid import Grid
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, number, percent, seconds, signed
 
-TELLING = {BETTER: "better", WORSE: "worse"}
-
 
 def change_text(row: Change) -> str:
-    """Return by how much a figure changed."""
     if row.metric is FAILED:
         return f"{((row.new or 0) - (row.base or 0)) * 100:+.1f} points".replace("-", "−")
     return signed(row.ratio - 1) if row.ratio is not None else UNKNOWN
 
 
 def interval_text(row: Change) -> str:
-    """Return the interval of a change."""
     if row.interval is None:
         return UNKNOWN
     low, high = row.interval
@@ -74,7 +70,7 @@ def outcome(comparison: Comparison) -> str:
     rows = list(comparison.judged(told))
     most = max(rows, key=lambda row: abs(math.log(row.ratio)) if row.ratio else math.inf)
     certain = f" ({interval_text(most)})" if most.interval else ""
-    said = f"NEW is {TELLING[told]} in {len(rows)} of {counted(comparison.tests, 'headline figure')}{within}"
+    said = f"NEW is {told} in {len(rows)} of {counted(comparison.tests, 'headline figure')}{within}"
     said += f"{', most in' if len(rows) > 1 else ':'} {most.metric.name} at {_level_name(most, comparison)}: {change_text(most)}{certain}"
     if told == WORSE and (gains := len(comparison.judged(BETTER))):
         said += f"; better in {gains}"
@@ -157,7 +153,6 @@ def markdown(comparison: Comparison, picture: str | None) -> str:
 
 
 def table_row(row: Change, comparison: Comparison) -> tuple[str, ...]:
-    """Return a row of the tables."""
     amounts = (amount_text(row, row.base), amount_text(row, row.new))
     return (
         row.level,

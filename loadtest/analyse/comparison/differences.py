@@ -119,7 +119,7 @@ def figure_of(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | N
 
 
 def block_of(level: dict[str, Any]) -> int:
-    """Return how many requests share their fate."""
+    """Return how many consecutive requests depend on each other: in a closed loop the users, else one."""
     return int(level.get("concurrency") or 1)
 
 

@@ -28,6 +28,8 @@ from loadtest.analyse.comparison.compare import (
     compare_part,
     error_known,
     failed_requests,
+    failures_change,
+    plain_change,
 )
 from loadtest.analyse.comparison.differences import (
     FAILED,
@@ -37,8 +39,6 @@ from loadtest.analyse.comparison.differences import (
     Metric,
     chance,
     figure_of,
-    fisher,
-    geometric,
 )
 from loadtest.analyse.summary import Analysis, has_tokens
 from loadtest.errors import LoadTestError, RunFolderError
@@ -193,30 +193,15 @@ def _tested(
         void = [entry.letter for entry, side in ((one, ours), (other, theirs)) if side[0]["verdict"] == VOID]
         for both in (both for both in every if both.level is ours[0]):
             reason = both.reason if not void or refused else f"void in {' and '.join(void)}"
-            row = _plain(both, reason)
+            row = dataclasses.replace(plain_change(both), verdict=NOT_COMPARABLE, reason=reason)
             p = None
             if error_known(both):
                 p = chance(both.base[0], both.new[0], noise=run_noise, scatter=both.scatter)
             yield _Tested(number, ours[0], row, p, least)
         if failed_requests(ours) + failed_requests(theirs):
-            yield _failures(number, ours, theirs, refused)
-
-
-def _plain(both: BothSides, reason: str) -> Change:
-    base, new = (geometric(side) if side else None for side in (both.base, both.new))
-    change = new / base if base and new else None
-    level = both.level
-    return Change(level["label"], level["concurrency"], both.metric, base, new, change, None, NOT_COMPARABLE, reason)
-
-
-def _failures(number: int, ours: Levels, theirs: Levels, refused: str) -> _Tested:
-    counts = [(failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
-    shares = [bad / max(of, 1) for bad, of in counts]
-    level = ours[0]
-    row = Change(
-        level["label"], level["concurrency"], FAILED, shares[0], shares[1], None, None, NOT_COMPARABLE, refused
-    )
-    return _Tested(number, level, row, None if refused else fisher(*counts[0], *counts[1]), 0.0)
+            row, p = failures_change(ours, theirs)
+            row = dataclasses.replace(row, verdict=NOT_COMPARABLE, reason=refused)
+            yield _Tested(number, ours[0], row, None if refused else p, 0.0)
 
 
 def _holm(tested: Sequence[_Tested]) -> tuple[list[tuple[int, PairChange]], int]:

@@ -136,7 +136,7 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     yield known("model", _model)
     yield known("quantization", _quantization)
     yield known("server", _server)
-    yield known("GPU", _gpu)
+    yield known("GPU", lambda one: _hardware(one, of_machine=False))
     yield known("slots", _slots)
     yield Trait("context", tuple(None if value == "none" else value for value in asked("context")))
     profiles = tuple(value_text(SIMULATED, one.summary["simulated"]) for one in runs)
@@ -146,7 +146,7 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     rest = sorted({key for each in facts for key in each} - done, key=lambda key: (key not in ON_PURPOSE, key))
     for key in rest:
         yield Trait(key, asked(key), key not in ON_PURPOSE | across)
-    yield known("machine", _machine)
+    yield known("machine", lambda one: _hardware(one, of_machine=True))
     yield known("host", _host)
     yield known("driver", lambda one: one.summary["driver"])
     yield known("loadtest", lambda one: (one.run.facts.get("versions") or {}).get("loadtest"))
@@ -174,12 +174,10 @@ def _slots(one: Analysis) -> str | None:
     return counted(int(count), "slot") if count else None
 
 
-def _gpu(one: Analysis) -> str | None:
-    return "; ".join(said for said in one.summary.get("hardware") or () if not CORES.search(said)) or None
-
-
-def _machine(one: Analysis) -> str | None:
-    return "; ".join(said for said in one.summary.get("hardware") or () if CORES.search(said)) or None
+def _hardware(one: Analysis, *, of_machine: bool) -> str | None:
+    """Return the machine, whose description names its cores, or the GPUs in it."""
+    said = one.summary.get("hardware") or ()
+    return "; ".join(each for each in said if bool(CORES.search(each)) == of_machine) or None
 
 
 def _host(one: Analysis) -> str | None:

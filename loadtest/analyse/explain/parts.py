@@ -52,10 +52,10 @@ from loadtest.analyse.explain.timeline import (
 )
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import Decoding
-from loadtest.analyse.server.turns import LONG_LOAD_S
 
 SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 LEAST_SLOWER_S = 0.02

@@ -22,10 +22,10 @@ from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.server.turns import LONG_LOAD_S
 from loadtest.analyse.whatif.model.bands import ENGINE_ERROR
 from loadtest.analyse.whatif.model.fit import fit_models, known_slots
 from loadtest.analyse.whatif.model.play import CONTEXT

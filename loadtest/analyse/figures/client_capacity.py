@@ -27,7 +27,6 @@ class ClientCapacity:
     measured_at: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {
             "chunks_per_s": self.chunks_per_s,
             "arrivals": self.arrivals,

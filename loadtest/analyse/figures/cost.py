@@ -19,8 +19,6 @@ MILLION = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """The prices that were named."""
-
     hour: Price | None = None
     kwh: Price | None = None
 

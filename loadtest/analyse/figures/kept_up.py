@@ -101,10 +101,9 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
     doubt = (
         "" if unclear is None else f"at {offered_load.load_name(unclear)} is not known: there {why_unclear(unclear)}"
     )
-    if lost is None and kept is None:
-        return f"Whether the server can keep up {doubt}."
     if lost is None:
-        assert kept is not None
+        if kept is None:
+            return f"Whether the server can keep up {doubt}."
         more = f"; whether it can {doubt}" if doubt else ""
         return f"The server kept up at {offered_load.load_name(kept)}: {_steady(kept)}{more}."
     grew = lost["little"]["growth_per_s"]

@@ -46,7 +46,6 @@ class Growth:
 
     @property
     def sentence(self) -> str:
-        """Say it with its figures."""
         return (
             f"the queue was still growing, by {self.per_s:.2g} requests a second: {self.before:.1f} in flight in the first "
             f"third of {part_looked_at(self.filled_s)}, {self.after:.1f} in the last"
@@ -74,7 +73,6 @@ class Little:
 
     @property
     def holds(self) -> bool:
-        """Whether the ratio is near enough to 1."""
         return abs(self.ratio - 1) <= self.allowed
 
     @property
@@ -235,7 +233,6 @@ class Knee:
         return self.interval[0] == self.first and self.interval[0] < self.interval[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {
             "concurrency": self.concurrency,
             "ci95": list(self.interval) if self.interval else None,

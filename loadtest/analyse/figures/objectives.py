@@ -34,24 +34,24 @@ def held_against_requests(run: RunData, level: dict[str, Any], objectives: Seque
     found = []
     for each in objectives:
         # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.
-        told = answered if each.figure in OF_WHOLE_ANSWERS else answered | (left & seen)
-        found.append(_all_sent(_judged_objective(run, level, each, sent, told, left & ~told), level))
+        known = answered if each.figure in OF_WHOLE_ANSWERS else answered | (left & seen)
+        found.append(_all_sent(_judged_objective(run, level, each, sent, known, left & ~known), level))
     return found
 
 
 def _judged_objective(
     run: RunData, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray, left: BoolArray
 ) -> Judged:
-    told = judge_by_figures(objective, level)
+    by_figures = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
     if not failed or not objective.a_request:
-        return dataclasses.replace(told, far=_far(run, level, objective, sent, answered))
+        return dataclasses.replace(by_figures, far=_far(run, level, objective, sent, answered))
     if objective.figure == "itl_s":
         value, interval = _of_gaps(run, objective, answered, failed), None
     else:
         values = run.column(objective.figure)
         if answered.any() and not np.isfinite(values[answered]).any():
-            return told  # this server does not report the figure for any request
+            return by_figures  # this server does not report the figure for any request
         value, interval = _of_requests(objective, values, sent, answered, block=int(level.get("concurrency") or 1))
     if math.isnan(value):
         lost = "failed or were left" if left.any() else "failed"

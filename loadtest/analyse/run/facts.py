@@ -59,7 +59,6 @@ TOKEN_COUNT = NumberKind(high=1e9)
 POSITIVE = NumberKind(low=1e-6, high=1e9, whole=False)
 AMOUNT = NumberKind(high=1e9, whole=False)
 SMALL = NumberKind(low=1, high=1e5)
-STREAM_COUNT = NumberKind(low=1, high=1e5)
 INSTANT_NS = NumberKind(low=-MOST_INSTANT_NS, high=MOST_INSTANT_NS)
 HEAD_COUNTS = OneOf((NumberKind(high=1e5), ListOf(NumberKind(high=1e5))))
 CLOCK_STEPS = OneOf((COUNT, ListOf(object)))
@@ -68,7 +67,7 @@ NAMES = OneOf((TEXT, ListOf(TEXT)))
 RUN_LEVEL = {
     "index": NumberKind(high=1e6),
     "label": TEXT,
-    "concurrency": STREAM_COUNT,
+    "concurrency": SMALL,
     "rate": POSITIVE,
     "rate_to": POSITIVE,
     "trace": TEXT,
@@ -185,7 +184,7 @@ RUN: dict[str, Any] = {
     "clock_steps": CLOCK_STEPS,
     "versions": ObjectOf(TEXT),
     "comparability": dict,
-    "slot_probe": {"limit": STREAM_COUNT, "seen": COUNT, "how": TEXT},
+    "slot_probe": {"limit": SMALL, "seen": COUNT, "how": TEXT},
     "asked": {"slo": TEXT, "find_max": COUNT, "requests": COUNT},
     "find_max": {
         "sentence": TEXT,

@@ -34,7 +34,6 @@ class Ragged:
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Self:
-        """Join the rows of several."""
         return cls.flattened(
             np.concatenate([part.flat for part in parts]), np.concatenate([part.counts for part in parts])
         )

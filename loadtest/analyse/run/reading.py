@@ -216,7 +216,6 @@ def _file_pieces(path: Path, start: int) -> list[FilePiece]:
 
 
 def read_piece(span: FilePiece) -> RequestColumns:
-    """Read the lines of a piece of a file."""
     with span.path.open("rb") as file:
         file.seek(span.start)
         data = file.read(span.end - span.start)

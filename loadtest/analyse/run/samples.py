@@ -89,8 +89,6 @@ class Machine:
 
 @dataclass(slots=True)
 class _SamplesFile:
-    """The contents of one samples file."""
-
     source: str
     host: str
     every: float

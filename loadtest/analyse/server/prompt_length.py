@@ -53,7 +53,6 @@ class PromptLengthSeries:
         return (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         points = [
             {
                 "level": point.level,

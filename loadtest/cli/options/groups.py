@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import click
 
@@ -61,15 +61,13 @@ def run_groups() -> dict[str, Sequence[str]]:
     return {**groups, "Monitoring": MONITORING, "Results": RESULTS}
 
 
-class GroupedCommand(click.Command):
-    """A command whose help puts options under headings; an option stands in the first group that names it."""
-
-    groups: Mapping[str, Sequence[str]] = {}
+class RunCommand(click.Command):
+    """`loadtest run`, whose help puts options under headings; an option stands in the first group that names it."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         rows = {param.name: row for param in options if (row := param.get_help_record(ctx)) is not None}
-        for heading, names in self.groups.items():
+        for heading, names in run_groups().items():
             found = [rows.pop(name) for name in names if name in rows]
             if found:
                 with formatter.section(heading):
@@ -77,9 +75,3 @@ class GroupedCommand(click.Command):
         if rows:
             with formatter.section("Help" if len(rows) == 1 else "Other options"):
                 formatter.write_dl(list(rows.values()))
-
-
-class RunCommand(GroupedCommand):
-    """`loadtest run`."""
-
-    groups = run_groups()

@@ -54,8 +54,6 @@ class NumberParam(click.ParamType[Any]):
 
 
 class SecondsParam(NumberParam):
-    """A time in seconds."""
-
     what = "a number of seconds like 0.5 or 90, without a unit"
 
 
@@ -81,21 +79,8 @@ class ListParam(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
 
 
-class LengthsParam(click.ParamType[tuple[Any, ...]]):
-    """Lengths with commas between: whole numbers and distributions."""
-
-    name = "lengths"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        items = [item for item in split_outside_brackets(str(value), ",") if item.strip()]
-        try:
-            return tuple(read_length(item) for item in items)
-        except ScenarioError as error:
-            self.fail(sentence(error), param, ctx)
-
-
 class DrawnParam(click.ParamType[Any]):
-    """One number, or a distribution that each is drawn from."""
+    """What a number is, or the distribution that it is drawn from; or several such, where `read` takes a list."""
 
     def __init__(self, read: Callable[[str], Any], kind: str) -> None:
         self.name = kind
@@ -106,6 +91,11 @@ class DrawnParam(click.ParamType[Any]):
             return self._read(str(value))
         except ScenarioError as error:
             self.fail(sentence(error), param, ctx)
+
+
+def read_lengths(text: str) -> tuple[int | str, ...]:
+    """Read lengths with commas between: whole numbers and distributions; raise ScenarioError."""
+    return tuple(read_length(item) for item in split_outside_brackets(text, ",") if item.strip())
 
 
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
@@ -138,7 +128,6 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option of a scenario's key."""
     declared, kind, default = key.declared, key.kind, key.default
     text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
     if key.listed:
@@ -169,7 +158,7 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         click.Choice(declared.choices, case_sensitive=False) if declared.choices else PARAM_TYPES.get(kind, kind)
     )
     if key.many:
-        taken = LengthsParam() if declared.length else LISTS_OF[kind]
+        taken = DrawnParam(read_lengths, "lengths") if declared.length else LISTS_OF[kind]
     elif declared.length:
         taken = DrawnParam(read_length, "length")
     elif declared.span:

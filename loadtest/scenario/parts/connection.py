@@ -75,7 +75,6 @@ class ConnectionKeys:
         return found
 
     def by_proxy(self, proxy: str | None) -> Self:
-        """Return the same with another proxy."""
         return self if proxy == self.proxy else dataclasses.replace(self, proxy=proxy)
 
 

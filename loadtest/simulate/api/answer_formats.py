@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 import zlib
@@ -17,17 +18,17 @@ KILLED_SENTENCE = "an error was encountered while running the model: unexpected 
 DIED_SENTENCE = "llama runner process no longer running: -1 "
 BUSY_SENTENCE = "server busy, please try again.  maximum pending requests exceeded"
 
-_seconds: dict[int, str] = {}
-
 
 def created_at(wall_ns: int) -> bytes:
     """Return UTC as Go writes RFC3339Nano: up to nine decimals, trailing zeros cut."""
     second, fraction = divmod(wall_ns, 1_000_000_000)
-    if second not in _seconds:
-        _seconds.clear()
-        _seconds[second] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
     decimals = f".{fraction:09d}".rstrip("0") if fraction else ""
-    return f"{_seconds[second]}{decimals}Z".encode()
+    return f"{_second_text(second)}{decimals}Z".encode()
+
+
+@functools.lru_cache(maxsize=1)
+def _second_text(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 class AnswerFormat(Protocol):
@@ -117,7 +118,7 @@ class OpenAIFormat:
         second = wall_ns // 1_000_000_000
         events = [self._event("", stream.reason, second)]
         if self._request.usage:
-            events.append(self._usage_event(stream, second))
+            events.append(self._frame([], second, streamed=True) | {"usage": _usage(stream)})
         return b"".join(b"data: %s\n\n" % orjson.dumps(event) for event in events) + b"data: [DONE]\n\n"
 
     def whole(self, text: str, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
@@ -141,9 +142,6 @@ class OpenAIFormat:
         if self._request.usage:  # a zero usage on every chunk but the last
             event["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         return event
-
-    def _usage_event(self, stream: Stream, second: int) -> dict[str, Any]:
-        return self._frame([], second, streamed=True) | {"usage": _usage(stream)}
 
     def _frame(self, choices: list[dict[str, Any]], second: int, *, streamed: bool) -> dict[str, Any]:
         if self._chat:

@@ -26,7 +26,6 @@ def api_version() -> dict[str, Any]:
 
 
 def api_tags(profile: Profile) -> dict[str, Any]:
-    """Return /api/tags: the models on disk."""
     model = profile.model
     entry = {
         "name": full_name(model.name),
@@ -63,11 +62,6 @@ def loaded_size(profile: Profile, num_ctx: int) -> int:
     return profile.model.size + num_ctx * (profile.slots or 1) * profile.model.kv_bytes_per_token
 
 
-def _watts(streams: int) -> int:
-    """Return what a simulated GPU draws: 60 W idle, from 190 W up to 300 W at work. Nobody measured these."""
-    return min(180 + 10 * streams, 300) if streams else 60
-
-
 def metrics_page(
     profile: Profile, *, num_ctx: int | None, loading: tuple[int, float] | None = None, streams: Iterable[Stream]
 ) -> str:
@@ -85,10 +79,11 @@ def metrics_page(
         used = loaded_size(profile, num_ctx) if num_ctx is not None else 0.0
         if loading is not None:
             used = profile.model.size * loading[1]
+        watts = min(180 + 10 * len(working), 300) if working else 60  # nobody measured these
         gauges = (
             ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", round(used / 2**20)),
             ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", 100 if working else 0),
-            ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", _watts(len(working))),
+            ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", watts),
         )
         for name, text, value in gauges:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name}{labels} {value}"]
@@ -109,7 +104,6 @@ def metrics_page(
 
 
 def api_show(profile: Profile) -> dict[str, Any]:
-    """Return /api/show: architecture, sizes and tensors."""
     model = profile.model
     blob = f"/usr/share/ollama/.ollama/models/blobs/sha256-{hashlib.sha256(model.name.encode()).hexdigest()}"
     return {
@@ -147,7 +141,6 @@ def api_show(profile: Profile) -> dict[str, Any]:
 
 
 def v1_models(profile: Profile) -> dict[str, Any]:
-    """Return /v1/models."""
     created = _MODIFIED_NS // 1_000_000_000
     entry = {"id": full_name(profile.model.name), "object": "model", "created": created, "owned_by": "library"}
     return {"object": "list", "data": [entry]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 import sys
@@ -56,18 +57,12 @@ def response_head(
 
 
 def chunk(body: bytes) -> bytes:
-    """Return `body` as one HTTP chunk."""
     return b"%x\r\n%s\r\n" % (len(body), body)
 
 
-_dates: dict[int, bytes] = {}
-
-
+@functools.lru_cache(maxsize=1)
 def _http_date(second: int) -> bytes:
-    if second not in _dates:
-        _dates.clear()
-        _dates[second] = formatdate(second, usegmt=True).encode()
-    return _dates[second]
+    return formatdate(second, usegmt=True).encode()
 
 
 class ClientConnection:

@@ -39,7 +39,6 @@ class Metronome:
         return stream
 
     def cancel(self, stream: Stream, now: int) -> None:
-        """Stop a stream at once."""
         if stream.stage is not Stage.ENDED:
             stream.stage, stream.ended, stream.reason = Stage.ENDED, now, "cancelled"
 
@@ -48,7 +47,6 @@ class Metronome:
         return self._ticks[0][0] if self._ticks else None
 
     def advance(self, now: int) -> list[Emission]:
-        """Return the ticks due by `now`, in order."""
         out: list[Emission] = []
         while self._ticks and self._ticks[0][0] <= now:
             at, _, stream = heapq.heappop(self._ticks)
@@ -73,7 +71,6 @@ class Metronome:
         return None
 
     def unload(self) -> None:
-        """Forget the context length last asked for."""
         self._num_ctx = None
 
     def _later(self, stream: Stream, at: int) -> None:

@@ -129,10 +129,7 @@ class PrefixCache:
         slot.stream, slot.cache, stream.slot = stream, prompt, number
         stream.cached = max(min(length, stream.prompt_tokens - 1), 0)  # at least one token is evaluated
         if self.host is not None:
-            self._save_idle(self.host)
+            for other in self.slots:
+                if other.stream is None:
+                    self.host.save(other.cache)
         return True
-
-    def _save_idle(self, host: HostCache) -> None:
-        for slot in self.slots:
-            if slot.stream is None:
-                host.save(slot.cache)

@@ -19,7 +19,6 @@ AnswerTokens = Callable[[int], Prompt]  # what an answer's first n tokens are
 
 
 def token_count(prompt: Prompt) -> int:
-    """Return how many tokens a prompt has."""
     return sum(run.length for run in prompt)
 
 
@@ -39,7 +38,6 @@ def common_prefix(left: Prompt, right: Prompt) -> int:
 
 
 def first_tokens(prompt: Prompt, tokens: int) -> Prompt:
-    """Return a prompt's first `tokens` tokens."""
     kept: list[TokenRun] = []
     for run in prompt:
         if tokens < run.length:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from loadtest.simulate.model.prompts import AnswerTokens, Prompt
 
@@ -28,8 +28,6 @@ class EngineRequest:
 
 
 class Stage(Enum):
-    """Where a stream is on its way."""
-
     PENDING = auto()  # at the scheduler: the model is loading, or has to be loaded again
     HANDLING = auto()
     QUEUED = auto()  # waits for a slot
@@ -92,23 +90,3 @@ class Emission(NamedTuple):
     at: int  # when it was due, ns
     text: bool
     done: bool
-
-
-class EngineProtocol(Protocol):
-    """What the live server and the virtual runs drive: an Engine or a Metronome."""
-
-    def submit(self, request: EngineRequest, now: int) -> Stream: ...
-
-    def cancel(self, stream: Stream, now: int) -> None: ...
-
-    def due(self) -> int | None: ...
-
-    def advance(self, now: int) -> list[Emission]: ...
-
-    def pending(self) -> int: ...
-
-    def loaded_ctx(self) -> int | None: ...
-
-    def loading(self, now: int) -> tuple[int, float] | None: ...
-
-    def unload(self) -> None: ...

@@ -7,8 +7,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import Prompt, TokenRun, first_tokens, token_count
-from loadtest.simulate.model.stream import Emission, EngineProtocol, EngineRequest, Stream
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
 
 
@@ -39,7 +41,7 @@ class PlayedTurn(NamedTuple):
 
 
 def closed_loop(
-    engine: EngineProtocol,
+    engine: Engine | Metronome,
     plan: Sequence[EngineRequest],
     *,
     starts_s: Sequence[float],
@@ -57,7 +59,7 @@ def closed_loop(
 
 
 def open_loop(
-    engine: EngineProtocol,
+    engine: Engine | Metronome,
     plan: Sequence[EngineRequest],
     arrivals_s: Sequence[float],
     *,
@@ -68,7 +70,7 @@ def open_loop(
 
 
 def _play(
-    engine: EngineProtocol,
+    engine: Engine | Metronome,
     sends: list[int],
     queue: list[EngineRequest],
     again_ns: int | None,
@@ -88,7 +90,7 @@ def _play(
 
 
 def _events(
-    engine: EngineProtocol, sends: list[Due], see: Callable[[Emission], None] | None
+    engine: Engine | Metronome, sends: list[Due], see: Callable[[Emission], None] | None
 ) -> Iterator[Due | Emission]:
     """Run the engine until nothing is left to do; yield each entry of the heap `sends` when it is due, and last tokens.
 
@@ -109,7 +111,7 @@ def _events(
 
 
 def people(
-    engine: EngineProtocol,
+    engine: Engine | Metronome,
     conversations: Iterable[EngineConversation],
     *,
     starts_s: Sequence[float],

@@ -20,7 +20,7 @@ from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
-from loadtest.users.processes.ending import MISTAKE
+from loadtest.users.processes.exit_code import MISTAKE
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
 from loadtest.users.processes.run import LocustRun, Prepared, free_path, prepare
 from loadtest.users.results import export
@@ -50,7 +50,7 @@ class Coordinator:
         self._announced = 0  # the target user count that workers were told last
         self._steady = False  # whether they were told that all users are running
         self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
-        self._follower: gevent.Greenlet[[], None] | None = None
+        self._follower: gevent.Greenlet[[Runner, LocustRun], None] | None = None
         self._taken: set[Path] = set()
         self._begins = False  # whether a test has ever been started
         self._workers: dict[str, int] = {}  # id -> index of the workers that have had users in this test
@@ -129,7 +129,7 @@ class Coordinator:
         if prepared is None:
             return
         if runner is not None and not isinstance(runner, MasterRunner):
-            opened = any(one.open_loop for one in prepared.settled.values())
+            opened = any(one.open_loop for one in prepared.user_targets.values())
             room_for(None if opened else runner.target_user_count)
         run = self._run = self._last = LocustRun(environment, prepared, path)
         if path is not None:
@@ -140,24 +140,24 @@ class Coordinator:
         self._workers, self._done, self._lost, self._short = {}, set(), set(), None
         run.levels.index(self._announced)
         if isinstance(runner, MasterRunner):
-            self._tell(runner)
+            self._tell(runner, run)
         else:
             recording.open_recorder(
-                settled=run.settled,
+                user_targets=run.user_targets,
                 folder=run.folder,
                 worker=0,
                 users=self._announced,
                 source="driver",
-                standing=self._standing,
+                current_level=self._current_level,
                 on_broken=lambda why: self._end_early(why, failed=True),
                 on_hopeless=lambda why: self._end_early(why, failed=False),
             )
         if runner is None:
             run.levels.reached(1)
-            recording.schedule_from(time.time_ns(), 0, 1)
+            recording.current_test.share = time.time_ns(), 0, 1
             atexit.register(self._end_single)
         else:
-            self._follower = gevent.spawn(self._follow)
+            self._follower = gevent.spawn(self._follow, runner, run)
 
     def _end_early(self, why: str, *, failed: bool) -> None:
         """End the test because records can no longer be kept (`failed`), or because a level is hopeless."""
@@ -184,9 +184,8 @@ class Coordinator:
             self._environment.process_exit_code = MISTAKE
             self._end_early(f"worker {worker} cannot record: {why.rstrip('.')}", failed=True)
 
-    def _look_after_workers(self) -> None:
+    def _look_after_workers(self, runner: Runner) -> None:
         """Notice workers that are gone while their users were running."""
-        runner = self._runner
         if not isinstance(runner, MasterRunner) or runner.state not in (STATE_SPAWNING, STATE_RUNNING):
             return
         for client in runner.clients.all:
@@ -201,11 +200,8 @@ class Coordinator:
             elif known is None and now() - self._heard.get(client_id, 0) > GONE_NS:
                 self._lose(client_id, "it quit during the test")
 
-    def _look_after_users(self) -> None:
+    def _look_after_users(self, runner: Runner, run: LocustRun) -> None:
         """Notice that fewer users are running than were asked for."""
-        runner, run = self._runner, self._run
-        assert runner is not None
-        assert run is not None
         gone = self._announced - runner.user_count
         if not self._steady or gone <= 0 or runner.state != STATE_RUNNING or self._lost:
             self._short = None
@@ -227,7 +223,7 @@ class Coordinator:
     def _refuse(self, sentence: str, code: int = 2) -> None:
         """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
         logger.error(sentence)
-        recording.note_refusal(sentence)
+        recording.current_test.refusal = sentence
         runner = self._runner
         if runner is None:
             raise SystemExit(code)
@@ -236,45 +232,38 @@ class Coordinator:
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it
 
-    def _standing(self) -> CurrentLevel:
-        """Return the current level, for users of this process."""
+    def _current_level(self) -> CurrentLevel:
         runner, run = self._runner, self._run
         if run is None or runner is None:
             return CurrentLevel(0, steady=runner is None)
         return CurrentLevel(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
 
-    def _follow(self) -> None:
+    def _follow(self, runner: Runner, run: LocustRun) -> None:
         """Notice when another number of users is asked for."""
-        runner, run = self._runner, self._run
-        assert runner is not None
-        assert run is not None
         while self._run is run:  # a killed greenlet may run once more
             if runner.target_user_count != self._announced:
                 run.levels.ramp()
-                self._announce(steady=False)
+                self._announce(runner, run, steady=False)
             elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
-                self._announce(steady=True)
-            self._look_after_workers()
-            self._look_after_users()
+                self._announce(runner, run, steady=True)
+            self._look_after_workers(runner)
+            self._look_after_users(runner, run)
             gevent.sleep(USERS_POLL_S)
 
     def _reached(self, **_: Any) -> None:
         if self._run is not None and self._runner is not None:
             self._run.levels.reached(self._runner.target_user_count)
-            self._announce(steady=True)
+            self._announce(self._runner, self._run, steady=True)
 
-    def _announce(self, *, steady: bool) -> None:
+    def _announce(self, runner: Runner, run: LocustRun, *, steady: bool) -> None:
         """Tell every process with users the current level and its own share of an open loop's schedule."""
-        runner, run = self._runner, self._run
-        assert runner is not None
-        assert run is not None
         self._announced, self._steady, self._shares = runner.target_user_count, steady, self._at_work()
         start = time.time_ns() + OPEN_LOOP_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
-                recording.schedule_from(start, 0, 1)
+                recording.current_test.share = start, 0, 1
             return
-        self._tell(runner)
+        self._tell(runner, run)
         for client in runner.clients.all:
             share = [self._shares.index(client.id), len(self._shares)] if client.id in self._shares else None
             said = {
@@ -293,14 +282,11 @@ class Coordinator:
         return sorted(client.id for client in self._runner.clients.all if client.user_count)
 
     def _connected(self, client_id: str, **_: Any) -> None:
-        if (
-            self._run is not None
-            and isinstance(self._runner, MasterRunner)
-            and self._environment.parsed_options is None
-        ):
-            self._runner.send_message(RUN, self._told(), client_id)
+        run, runner = self._run, self._runner
+        if run is not None and isinstance(runner, MasterRunner) and self._environment.parsed_options is None:
+            runner.send_message(RUN, _told(runner, run), client_id)
 
-    def _tell(self, runner: MasterRunner) -> None:
+    def _tell(self, runner: MasterRunner, run: LocustRun) -> None:
         """Tell workers what is measured and where records go, before Locust asks them for users.
 
         The message travels among the options that Locust sends with every request for users, because a worker that joins
@@ -308,21 +294,9 @@ class Coordinator:
         """
         options = self._environment.parsed_options
         if options is None:
-            runner.send_message(RUN, self._told())
+            runner.send_message(RUN, _told(runner, run))
         else:
-            setattr(options, RUN, self._told())
-
-    def _told(self) -> dict[str, Any]:
-        run, runner = self._run, self._runner
-        assert run is not None
-        assert isinstance(runner, MasterRunner)
-        return {
-            "id": run.clock.wall_ns,
-            "folder": str(run.folder.path) if run.folder is not None else None,
-            "settled": {name: one.to_json() for name, one in run.settled.items()},
-            "level": run.levels.index(runner.target_user_count),
-            "users": -(-runner.target_user_count // max(runner.worker_count, 1)),
-        }
+            setattr(options, RUN, _told(runner, run))
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
         if self._last is not None and msg.data["id"] == self._last.clock.wall_ns:
@@ -361,3 +335,13 @@ class Coordinator:
             run.failure = closed.ledger.failure or run.failure
             run.add_seen(closed.seen, len(closed.wall.steps))
         run.end()
+
+
+def _told(runner: MasterRunner, run: LocustRun) -> dict[str, Any]:
+    return {
+        "id": run.clock.wall_ns,
+        "folder": str(run.folder.path) if run.folder is not None else None,
+        "user_targets": {name: one.to_json() for name, one in run.user_targets.items()},
+        "level": run.levels.index(runner.target_user_count),
+        "users": -(-runner.target_user_count // max(runner.worker_count, 1)),
+    }

@@ -14,6 +14,7 @@ from gevent.monkey import get_original
 
 from loadtest.measure.backlog import PAUSE_S, WorkQueue
 from loadtest.measure.failure import GivenUpError
+from loadtest.metrics import S_PER_NS
 from loadtest.wire import Heartbeat, LagLog, WallClock, now
 from loadtest.wire.clock import BEAT, stamps_wanted
 from loadtest.wire.poller import Poller
@@ -23,6 +24,7 @@ READ, WRITE = 1, 2  # libev's event masks
 OVERDUE_S = 0.25  # between two looks for requests past their deadline; a nearer deadline gets a timer of its own
 PORTION_NS = 8_000_000  # longest sending between two reads of the sockets: less than a token gap of fast streams
 SAMPLE_NS = 1_000_000_000
+EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
 
 
 class HubReaders:
@@ -33,7 +35,6 @@ class HubReaders:
         self._watchers: dict[int, Any] = {}
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
-        """Have the hub call `callback` whenever `fd` is readable."""
         watcher = self._watchers[fd] = self._loop.io(fd, READ)
         watcher.start(callback)
 
@@ -250,3 +251,11 @@ class GeventBacklog:
                 self._busy = False
             if not self.queue:
                 self._wake.clear()
+
+
+def sleep_until(due: int) -> None:
+    """Return at `due` (monotonic ns), or at once where that has passed. gevent's own sleeps count whole milliseconds."""
+    if (left := due - now()) > EARLY_NS:
+        gevent.sleep((left - EARLY_NS) * S_PER_NS)
+    while now() < due:
+        gevent.sleep(0)

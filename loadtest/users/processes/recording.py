@@ -1,8 +1,7 @@
 """Records of a Locust run: one Recorder in each process that runs users, one file each in the run's folder.
 
-`record_listeners` are told of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
-describe the last run that this process had a part in, `refusal` says why no test has begun since. All of this is state of
-the process, as a Locust test is.
+`record_listeners` are told of every record once it is on disk; `live` says what is in flight; `current_test` is the test that
+this process has a part in. All of this is state of the process, as a Locust test is.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
@@ -46,31 +46,31 @@ class Stopped(GreenletExit):
     """Ends what a user of ours has in flight in greenlets of its own, as the end of the test does."""
 
 
-class _CurrentTest:
-    """The test that this process has a part in."""
+@dataclass(slots=True)
+class CurrentTest:
+    """The test that this process has a part in; after its end, what is known of it until another one begins."""
 
-    recorder: Recorder | None = None
+    recorder: Recorder | None = None  # while it runs
     over: bool = False  # it has ended, and no other has begun
-    folder: RunFolder | None = None
-    facts: dict[str, Any]
-    refusal: str | None = None
+    folder: RunFolder | None = None  # None before the first test, and where nothing is written
+    facts: dict[str, Any] = field(default_factory=dict)  # run.json; empty on a worker, and before the first test
+    refusal: str | None = None  # the sentence with which the latest test was refused
+    # When open-loop schedules begin (wall clock, ns), and that every of-th arrival from `rank` on is this process's:
+    # (begin, rank, of); None before all users of the test are there.
     share: tuple[int, int, int] | None = None
 
-    def __init__(self) -> None:
-        self.facts = {}
 
-
-_process = _CurrentTest()
+current_test = CurrentTest()
 
 
 def live() -> InFlight:
     """Return what of this process's requests is in flight now."""
-    return _process.recorder.ledger.by_name() if _process.recorder is not None else {}
+    return current_test.recorder.ledger.by_name() if current_test.recorder is not None else {}
 
 
 def client_load() -> tuple[float, float] | None:
     """Return what this process last saw of itself, (longest gap between polls in s, CPU in cores); None without a test."""
-    return _process.recorder.ledger.client if _process.recorder is not None else None
+    return current_test.recorder.ledger.client if current_test.recorder is not None else None
 
 
 def total_in_flight(flying: InFlight) -> tuple[int, int]:
@@ -78,72 +78,32 @@ def total_in_flight(flying: InFlight) -> tuple[int, int]:
     return sum(decoding for decoding, _ in flying.values()), sum(waiting for _, waiting in flying.values())
 
 
-def run_folder() -> RunFolder | None:
-    """Return the folder of this process's run, or of its last one; None before the first, or where none is written."""
-    return _process.folder
-
-
-def run_facts() -> dict[str, Any]:
-    """Return what run.json says of that run; empty on a worker, and before the first run."""
-    return _process.facts
-
-
-def refusal() -> str | None:
-    """Return the sentence with which the latest test was refused; None where it began."""
-    return _process.refusal
-
-
 def note_run(folder: RunFolder | None, facts: dict[str, Any]) -> None:
-    """Keep what `run_folder` and `run_facts` say."""
-    _process.folder, _process.facts, _process.refusal = folder, facts, None
-
-
-def note_refusal(sentence: str) -> None:
-    """Keep what `refusal` says."""
-    _process.refusal = sentence
-
-
-def schedule_from(wall_ns: int, rank: int, of: int) -> None:
-    """Note when open-loop schedules begin, on the wall clock, and that every of-th arrival from `rank` on is ours."""
-    _process.share = wall_ns, rank, of
-
-
-def schedule_share() -> tuple[int, int, int] | None:
-    """Return what `schedule_from` was last told, None before all users of the test are there."""
-    return _process.share
-
-
-def recorder() -> Recorder | None:
-    """Return the recorder of the test that runs in this process."""
-    return _process.recorder
-
-
-def is_over() -> bool:
-    """Whether a test has ended in this process, and no other has begun."""
-    return _process.over
+    """Note that a test has begun, into which folder, and what run.json says of it."""
+    current_test.folder, current_test.facts, current_test.refusal = folder, facts, None
 
 
 def open_recorder(**parts: Any) -> Recorder:
     """Begin to record in this process (arguments of Recorder); ends what may still be open."""
     close_recorder()
-    _process.share, _process.over = None, False
-    _process.recorder = opened = Recorder(**parts)
+    current_test.share, current_test.over = None, False
+    current_test.recorder = opened = Recorder(**parts)
     return opened
 
 
 def close_recorder() -> Recorder | None:
     """End recording: every request that ended is on disk and told of. Returns what was closed, for its figures."""
-    closed = _process.recorder
+    closed = current_test.recorder
     if closed is not None:
         closed.close()
-        _process.recorder, _process.over = None, True
+        current_test.recorder, current_test.over = None, True
     return closed
 
 
-def _failures_allowed(settled: Iterable[UserTarget]) -> dict[int, int]:
+def _failures_allowed(user_targets: Iterable[UserTarget]) -> dict[int, int]:
     """Return by server and model the fewest failures in a row with which one of its user classes ends a level."""
     found: dict[int, int] = {}
-    for one in settled:
+    for one in user_targets:
         if (most := one.scenario.stop_after_errors) is not None:
             found[one.index] = min(most, found.get(one.index, most))
     return found
@@ -155,12 +115,12 @@ class Recorder:
     def __init__(
         self,
         *,
-        settled: dict[str, UserTarget],
+        user_targets: dict[str, UserTarget],
         folder: RunFolder | None,
         worker: int,
         users: int,
         source: str,
-        standing: Callable[[], CurrentLevel],
+        current_level: Callable[[], CurrentLevel],
         on_broken: Callable[[str], object] = bool,
         on_hopeless: Callable[[str], object] = bool,
     ) -> None:
@@ -170,8 +130,8 @@ class Recorder:
         `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
         have failed.
         """
-        room_for(None if any(one.open_loop for one in settled.values()) else users)
-        self.standing = standing
+        room_for(None if any(one.open_loop for one in user_targets.values()) else users)
+        self.current_level = current_level
         self.seen: dict[int, LevelRequests] = {}
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
@@ -187,15 +147,15 @@ class Recorder:
         self._on_broken, self._on_hopeless = on_broken, on_hopeless
         self._hopeless = False
         self._failed_in_a_row: Counter[tuple[int, int]] = Counter()  # of a server and model, in a level
-        self._stop_after = _failures_allowed(settled.values())
+        self._stop_after = _failures_allowed(user_targets.values())
         self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
-        different = {id(one): one for one in settled.values()}  # several classes may share a target
+        different = {id(one): one for one in user_targets.values()}  # several classes may share a target
         channels = {key: Channel(one, waiter, clock=self.clock, numbers=numbers) for key, one in different.items()}
         for channel in channels.values():
             self._stack.enter_context(channel).warm_up(users)
-        self._by_class = {name: channels[id(one)] for name, one in settled.items()}
+        self._by_class = {name: channels[id(one)] for name, one in user_targets.items()}
         self._sampler = gevent.spawn(self._sample)
         gc.collect()
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
@@ -245,14 +205,14 @@ class Recorder:
     def begin(self, request: Request, name: str) -> CurrentLevel:
         """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
-        standing, job = self.standing(), request.job
+        current_level, job = self.current_level(), request.job
         self.ledger.begin(request, name)
-        seen = self.seen.get(standing.level)
+        seen = self.seen.get(current_level.level)
         if seen is None:
-            seen = self.seen[standing.level] = LevelRequests()
+            seen = self.seen[current_level.level] = LevelRequests()
         seen.inputs.add(job.input_tokens)
         seen.outputs.add(job.output_tokens)
-        return standing
+        return current_level
 
     def close(self) -> None:
         """Record what has ended and close the files. Nothing may be in flight any more."""
@@ -268,4 +228,4 @@ class Recorder:
         """Write once a second what this process sees of itself."""
         while True:
             gevent.sleep(1.0)
-            self.ledger.sample(self.standing().level, self._heartbeat.take())
+            self.ledger.sample(self.current_level().level, self._heartbeat.take())

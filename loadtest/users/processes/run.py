@@ -35,7 +35,7 @@ class Prepared:
     """A test that can begin: all its user classes were tried out without an error."""
 
     name: str
-    settled: dict[str, UserTarget]  # what each user class asks of whom, by the name of the class
+    user_targets: dict[str, UserTarget]  # what each user class asks of whom, by the name of the class
 
 
 def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
@@ -50,7 +50,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     classes = [one for one in environment.user_classes if issubclass(one, ModelUser)]
     if not classes:
         return None
-    known = list(ahead.settled.values()) if ahead is not None else []
+    known = list(ahead.user_targets.values()) if ahead is not None else []
     seed = known[0].scenario.seed if known else None
     if seed is None:
         seed = secrets.randbelow(2**31)
@@ -59,7 +59,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     tagged = any(getattr(who, what, None) for who, what in told)
     by_scenario = {one.scenario: one for one in known}
     targets: list[dict[str, Any]] = []
-    settled = {}
+    user_targets = {}
     for user_class in classes:
         if tagged and not user_class.tasks:  # without tasks Locust would log tracebacks for ever
             raise ScenarioError(
@@ -75,8 +75,8 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
         index, open_loop = targets.index(one.target.facts), one.open_loop or issubclass(user_class, OpenLoopUser)
         if (one.index, one.open_loop) != (index, open_loop):
             by_scenario[scenario] = one = dataclasses.replace(one, index=index, open_loop=open_loop)
-        settled[user_class.__name__] = one
-    return Prepared(name, settled)
+        user_targets[user_class.__name__] = one
+    return Prepared(name, user_targets)
 
 
 def withhold_passwords(environment: Environment) -> None:
@@ -117,8 +117,8 @@ class LocustRun:
 
     def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
-        self.settled = prepared.settled
-        self.levels = ReachedLevels(**_drawn_lengths(prepared.settled))
+        self.user_targets = prepared.user_targets
+        self.levels = ReachedLevels(**_drawn_lengths(prepared.user_targets))
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept
@@ -161,7 +161,7 @@ class LocustRun:
 
     def _begin(self, environment: Environment) -> dict[str, Any]:
         runner, options = environment.runner, environment.parsed_options
-        one = next(iter(self.settled.values()))
+        one = next(iter(self.user_targets.values()))
         users = max(getattr(runner, "target_user_count", 1), 1)
         duration = getattr(options, "run_time", None)
         scenario = one.scenario.replace(
@@ -178,18 +178,15 @@ class LocustRun:
             "workers": getattr(runner, "worker_count", None),
             "spawn_rate": _spawn_rate(environment),
         }
-        facts["targets"] = self._targets()
-        others = {id(each): each.target.described for each in self.settled.values() if each is not one}
+        facts["targets"] = [target_entry(each.scenario, each.ready()) for each in self._by_index()]
+        others = {id(each): each.target.described for each in self.user_targets.values() if each is not one}
         if others:
             facts["other_targets"] = list(others.values())
         return facts
 
-    def _targets(self) -> list[dict[str, Any]]:
-        return [target_entry(one.scenario, one.ready()) for one in self._by_index()]
-
     def _by_index(self) -> list[UserTarget]:
         """Return what the user classes ask for, one for each entry of `targets`."""
-        by_index = {one.index: one for one in self.settled.values()}
+        by_index = {one.index: one for one in self.user_targets.values()}
         return [by_index[index] for index in sorted(by_index)]
 
     def _write(self, ended: dict[str, Any]) -> None:
@@ -226,14 +223,14 @@ def _locustfile_name(locustfile: str | None) -> str:
     return Path(locustfile or "locust").stem
 
 
-def _drawn_lengths(settled: Mapping[str, UserTarget]) -> dict[str, str | None]:
+def _drawn_lengths(user_targets: Mapping[str, UserTarget]) -> dict[str, str | None]:
     """Return the distributions that every user class draws its lengths from; None where they differ or are numbers."""
 
     def only(asked: set[tuple[int | str, ...]]) -> str | None:
         values = asked.pop() if len(asked) == 1 else ()
         return next((value for value in values if isinstance(value, str)), None)
 
-    scenarios = [one.scenario for one in settled.values()]
+    scenarios = [one.scenario for one in user_targets.values()]
     return {
         "input_lengths": only({tuple(each.input_tokens) for each in scenarios}),
         "output_lengths": only({tuple(each.output_tokens) for each in scenarios}),

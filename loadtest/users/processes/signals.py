@@ -19,7 +19,7 @@ from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
 
 from loadtest.measure.interruption import SIGNALS
-from loadtest.users.processes.ending import INTERRUPTED
+from loadtest.users.processes.exit_code import INTERRUPTED
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from locust.rpc import Message
 from locust.runners import WorkerRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from loadtest.errors import LoadTestError, RunFolderError, TargetError
+from loadtest.errors import LoadTestError, RunFolderError, TargetError, os_error_as
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import ENDED, LEVEL, RUN, TROUBLE
-from loadtest.users.processes.ending import NOT_TO_BE_BELIEVED
+from loadtest.users.processes.exit_code import NOT_TO_BE_BELIEVED
 from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import now
@@ -36,10 +36,7 @@ class LocustWorker:
         self._environment = environment
         self._runner = runner
         self._told: dict[str, Any] | None = None
-        self._level: tuple[int, CurrentLevel] = (
-            0,
-            CurrentLevel(0, steady=False),
-        )  # run and level in the master's last message
+        self._level = 0, CurrentLevel(0, steady=False)  # run and level in the master's last message
         self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
     def listen(self) -> None:
@@ -59,16 +56,17 @@ class LocustWorker:
         self._level = said["id"], CurrentLevel(said["level"], steady=said["steady"])
         self._spawned = self._runner.last_received_spawn_timestamp
         if said["steady"] and said["share"] is not None:
-            recording.schedule_from(said["start_ns"], *said["share"])
+            rank, of = said["share"]
+            recording.current_test.share = said["start_ns"], rank, of
 
-    def _standing(self) -> CurrentLevel:
+    def _current_level(self) -> CurrentLevel:
         """Return the current level; a spawn message after the master's last message means that users are changing."""
         assert self._told is not None
-        run, standing = self._level
+        run, current_level = self._level
         if run != self._told["id"]:
             return CurrentLevel(self._told["level"], steady=False)
         changing = self._runner.last_received_spawn_timestamp != self._spawned
-        return CurrentLevel(standing.level, steady=standing.steady and not changing)
+        return CurrentLevel(current_level.level, steady=current_level.steady and not changing)
 
     def _start(self, **_: Any) -> None:
         try:
@@ -110,18 +108,18 @@ class LocustWorker:
                 "the master did not say what to measure; give it the same locustfile and version of loadtest."
             )
         by_scenario: dict[Any, UserTarget] = {}
-        settled = {}
-        for name, row in self._told["settled"].items():
+        user_targets = {}
+        for name, row in self._told["user_targets"].items():
             one = UserTarget.from_json(row)
-            settled[name] = by_scenario.setdefault(one.scenario, one)
+            user_targets[name] = by_scenario.setdefault(one.scenario, one)
         index = max(self._runner.worker_index, 0)
         recording.open_recorder(
-            settled=settled,
+            user_targets=user_targets,
             folder=_records_folder(self._told["folder"]),
             worker=index,
             users=self._told["users"],
             source=f"driver-{index}",
-            standing=self._standing,
+            current_level=self._current_level,
             on_broken=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": True}),
             on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": False}),
         )
@@ -150,10 +148,8 @@ def _records_folder(told: str | None) -> RunFolder | None:
     except OSError:
         path = Path("runs") / path.name
         logger.warning("the master's run folder cannot be made here: records go to %s, copy them to it", path)
-        try:
+        with os_error_as(RunFolderError, f"cannot make {path}"):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot make {path}: {error.strerror}.") from None
     folder = RunFolder(path)
     recording.note_run(folder, {})
     return folder

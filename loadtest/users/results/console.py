@@ -9,7 +9,7 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import WorkerRunner
 
-from loadtest.users.processes import ending, recording
+from loadtest.users.processes import exit_code, recording
 from loadtest.users.results import gates, locust_files, tables
 from loadtest.users.results.live_figures import board
 
@@ -24,11 +24,11 @@ def listen_to(events: Events) -> None:
         # A worker has no figures to show; neither has a web UI that is closed before any test began.
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
-        rows, run, facts = board.rows(), recording.run_folder(), recording.run_facts()
+        rows, run, facts = board.rows(), recording.current_test.folder, recording.current_test.facts
         mark = tables.simulated_profile(facts)
         text.extend((*tables.board_lines(rows, mark), ""))
         text.extend(str(gate) for gate in gates.apply_gates(environment))
-        text.extend(ending.conclude(environment, run, facts))
+        text.extend(exit_code.conclude(environment, run, facts))
         text.extend(locust_files.write_files(environment.parsed_options, rows, run, mark))
         if run is not None:
             text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")

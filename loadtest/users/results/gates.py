@@ -56,7 +56,8 @@ def _ttft_gate(option: str, limit: float, total: Figures) -> Gate:
     known = total.histograms["ttft_s"]
     lost = total.failures + total.measured + total.left - known.count
     requests = total.requests - total.outcomes[ACCEPTED]
-    among = f" with {lost} of {requests} requests {_lost_words(total)}" if lost else f" of {requests} requests"
+    how = "failed, left or without a token" if total.left_waiting else "failed or without a token"
+    among = f" with {lost} of {requests} requests {how}" if lost else f" of {requests} requests"
     if lost > 0.05 * requests:
         return Gate(option, passed=False, saw=f"TTFT p95{among} falls on one of those")
     if not metrics.enough_for(0.95, requests):
@@ -64,10 +65,6 @@ def _ttft_gate(option: str, limit: float, total: Figures) -> Gate:
     p95 = known.percentile(min(0.95 * requests / (requests - lost), 1.0))
     assert p95 is not None
     return Gate(option, p95 <= limit, f"TTFT p95{among} is {seconds(p95)}")
-
-
-def _lost_words(total: Figures) -> str:
-    return "failed, left or without a token" if total.left_waiting else "failed or without a token"
 
 
 def _speed_gate(option: str, least: float, total: Figures) -> Gate:

@@ -65,8 +65,6 @@ class Second:
 
 @dataclass(slots=True)
 class WorkerReport:
-    """A worker's last report."""
-
     live: InFlight
     client: tuple[float, float] | None  # see recording.client_load
     upto: int  # the last second that it sampled
@@ -198,10 +196,10 @@ class Board:
             return []
         recent = [one for second, one in self._seconds.items() if end - RECENT_S < second]
         decoding, _ = recording.total_in_flight(self.in_flight())
-        settled = end - math.ceil(max((one.longest for one in recent), default=0.0)) if decoding else end
+        complete = end - math.ceil(max((one.longest for one in recent), default=0.0)) if decoding else end
         first = max(min(self._seconds), end - HISTORY_S + 1)
         points = [self._point(second) for second in range(first, end + 1)]
-        return [point if point["t"] <= settled else {**point, "tokens_per_s": None} for point in points]
+        return [point if point["t"] <= complete else {**point, "tokens_per_s": None} for point in points]
 
     def _point(self, second: int) -> dict[str, Any]:
         point = self._points.get(second)
@@ -255,7 +253,7 @@ def listen_to(events: Events) -> None:
 
 
 def _count_record(name: str, record: Record) -> None:
-    recorder = recording.recorder()
+    recorder = recording.current_test.recorder
     assert recorder is not None  # it is where the record comes from
     board.add(name, record, recorder.clock.wall_ns * metrics.S_PER_NS)
 

@@ -37,9 +37,9 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
 class LatestRun:
     """Where the web UI finds the latest run: its run.json, its folder, and why a later test was refused."""
 
-    facts: Callable[[], dict[str, Any]] = recording.run_facts
-    folder: Callable[[], RunFolder | None] = recording.run_folder
-    refusal: Callable[[], str | None] = recording.refusal
+    facts: Callable[[], dict[str, Any]] = lambda: recording.current_test.facts
+    folder: Callable[[], RunFolder | None] = lambda: recording.current_test.folder
+    refusal: Callable[[], str | None] = lambda: recording.current_test.refusal
 
 
 def listen_to(events: Events) -> None:
@@ -62,7 +62,7 @@ def attach(web_ui: WebUI, shown: Board, told: LatestRun | None = None) -> None:
     told = told or LatestRun()
     app = web_ui.app
     assert app is not None
-    app.register_blueprint(_routes(web_ui, shown, told))
+    app.register_blueprint(_routes(app, web_ui, shown, told))
     app.after_request(_amending(web_ui, shown, told))
 
     def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
@@ -76,13 +76,12 @@ def attach(web_ui: WebUI, shown: Board, told: LatestRun | None = None) -> None:
     arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
 
 
-def _routes(web_ui: WebUI, shown: Board, told: LatestRun) -> Blueprint:
+def _routes(app: Flask, web_ui: WebUI, shown: Board, told: LatestRun) -> Blueprint:
     """Return our pages, below the same prefix and behind the same login as Locust's."""
-    assert web_ui.app is not None
     routes = Blueprint(
         "loadtest",
         __name__,
-        url_prefix=web_ui.app.blueprints["locust"].url_prefix,
+        url_prefix=app.blueprints["locust"].url_prefix,
         static_folder=STATIC,
         static_url_path="/loadtest/static",
     )

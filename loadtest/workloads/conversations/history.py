@@ -28,7 +28,6 @@ class EncodedMessages:
         return orjson.Fragment(b"[" + memoryview(self.body)[self.behind_system :])
 
     def decoded(self) -> list[Mapping[str, Any]]:
-        """Return the messages as objects."""
         found: list[Mapping[str, Any]] = orjson.loads(self.body)
         return found
 

@@ -121,8 +121,6 @@ def mean_turns(scenario: Scenario) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ConversationSource:
-    """The source of conversations."""
-
     scenario: Scenario
     counter: Counter
     fit: TokenFit
@@ -147,7 +145,6 @@ class ConversationSource:
         return Conversation(self.talk(level, i, warmup=warmup), setting)
 
     def talk(self, level: Level, i: int, *, warmup: bool) -> MadeUpTalk:
-        """Return the script of session i of a level."""
         seed = seed_of(self.scenario, level, i, warmup=warmup)
         lengths, turns = self._lengths, self._turns(seed)
         return MadeUpTalk(self.scenario, self.counter, self.fit, lengths, level, i, warmup, seed, turns)
@@ -180,12 +177,9 @@ class ConversationSource:
         context = self._lengths.context
         if context is None or self.rows is not None:
             return 0.0
+        shared = 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
         talks = (self.talk(level, i, warmup=False) for i in range(TRIED))
-        return sum(talk.tokens(self._shared_tokens) > context for talk in talks) / TRIED
-
-    @property
-    def _shared_tokens(self) -> int:
-        return 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
+        return sum(talk.tokens(shared) > context for talk in talks) / TRIED
 
     def early_notes(self) -> Iterator[str]:
         """Yield a sentence for each kind of conversation of which some end early."""

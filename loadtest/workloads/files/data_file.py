@@ -23,15 +23,15 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
 from loadtest.scenario.wrong_file import (
     LONE_RETURNS,
-    cells_sentence,
     is_utf8,
-    what_csv,
-    what_else,
-    what_head,
-    what_kind,
+    not_regular,
+    not_rows,
+    wrong_cells,
+    wrong_csv,
+    wrong_head,
 )
 from loadtest.text import counted
-from loadtest.workloads.files.data_rows import (
+from loadtest.workloads.files.data_row import (
     IDS,
     KNOWN,
     LENGTHS,
@@ -154,7 +154,7 @@ class DataFile:
             try:
                 row = read_row(value, self.column)
             except RowError as error:
-                raise ScenarioError(f"the data file {self.path}, line {self._line(piece.start)}, {error}.") from None
+                raise self._wrong(piece.start, str(error)) from None
             except UnicodeEncodeError:
                 raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
             if row is None:
@@ -176,9 +176,8 @@ class DataFile:
             self.systems = len(self.starts)
 
     def _wrong(self, offset: int, what: str) -> ScenarioError:
-        return ScenarioError(
-            f"the data file {self.path}, line {self._line(offset)}, {what}{'' if what.endswith('?') else '.'}"
-        )
+        stop = "" if what.endswith("?") else "."
+        return ScenarioError(f"the data file {self.path}, line {self._line(offset)}, {what}{stop}")
 
     # -- JSON ---------------------------------------------------------------------------------------------------------
 
@@ -206,9 +205,10 @@ class DataFile:
 
     def _spread(self, piece: Piece) -> str:
         """Return a hint where rows seem to be spread over several lines each, or lines end in a way that is none."""
-        if b"\r" in (body := piece.body.strip()) and b"\n" not in body:
+        body = piece.body.strip()
+        if b"\r" in body and b"\n" not in body:
             return LONE_RETURNS
-        spread = piece.body.strip() in (b"{", b"[") or piece.body.rstrip().endswith((b"{", b","))
+        spread = body.endswith((b"{", b",")) or body == b"["
         return "; write each row on a line of its own (JSON lines), or all of them as one array" if spread else ""
 
     def _line_pieces(self, file: BinaryIO, begin: int) -> Iterator[Piece]:
@@ -245,29 +245,25 @@ class DataFile:
                             raise self._wrong(at, "has a comma with nothing before it")
                         start = at + 1
                     if depth == 0:
-                        self._check_rest(file, held[seen:], base + seen)
+                        if (held[seen:] + file.read(BLOCK)).strip():
+                            raise self._wrong(
+                                base + seen, "goes on behind the array's end; give one array, or JSON lines"
+                            )
                         return
             else:
                 seen = len(held)
             if not block:
-                blanks = len(held) - len(held.lstrip())
-                raise self._wrong(
-                    start + blanks, "begins a row that never ends: the array's closing bracket is missing"
-                )
+                begun = start + len(held) - len(held.lstrip())
+                raise self._wrong(begun, "begins a row that never ends: the array's closing bracket is missing")
             held, base, seen = held[start - base :], start, seen - (start - base)
             if len(held) > MOST_ROW:
                 raise self._wrong(start, f"begins a row of more than {MOST_ROW >> 20} MiB; is it the right file?")
-
-    def _check_rest(self, file: BinaryIO, held: bytes, at: int) -> None:
-        if (held + file.read(BLOCK)).strip():
-            raise self._wrong(at, "goes on behind the array's end; give one array, or JSON lines")
 
     # -- CSV ----------------------------------------------------------------------------------------------------------
 
     def _csv_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
         assert self.head is not None
         lines = _CsvLines(self, file)
-        start = lines.at
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         first = True
         while True:
@@ -277,14 +273,14 @@ class DataFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise self._wrong(start, what_csv(error)) from None
+                raise self._wrong(start, wrong_csv(error)) from None
             if first:
                 first = False
                 continue
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(self.head):
-                raise self._wrong(start, cells_sentence(len(cells), len(self.head), self.delimiter))
+                raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))
             yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
 
 
@@ -315,11 +311,10 @@ class _CsvLines:
 @functools.lru_cache(maxsize=2)
 def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     try:
-        if (other := what_kind(path)) is not None:
+        if (other := not_regular(path)) is not None:
             raise ScenarioError(f"the data file {path} {other}.")
         with path.open("rb") as file:
             data = _recognised(path, column, file)
-            file.seek(0)
             with _long_cells():
                 data.take_all(file)
     except OSError as error:
@@ -334,18 +329,16 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
 
 def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     """Return the file without its rows yet; raise ScenarioError for one that is neither JSON nor CSV."""
-    if (other := what_else(file.read(512), path.suffix.lower())) is not None:
+    suffix = path.suffix.lower()
+    if (other := not_rows(file.read(512), suffix)) is not None:
         raise ScenarioError(f"the data file {path} {other}.")
-    file.seek(0)
-    file.seek(_after_mark(file))
+    _after_mark(file)
     first = _first_byte(file)
     if not first:
         raise ScenarioError(f"the data file {path} is empty; give one prompt a row.")
-    suffix = path.suffix.lower()
-    if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
-        return DataFile(path, column)
-    file.seek(0)
     data = DataFile(path, column)
+    if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
+        return data
     return _with_head(data, next(_CsvLines(data, file)))
 
 
@@ -359,12 +352,12 @@ def _with_head(data: DataFile, line: str) -> DataFile:
         except csv.Error as error:  # "a","b" is none with semicolons
             wrong = error
     if not heads:
-        raise ScenarioError(f"the data file {data.path}, line 1, {what_csv(wrong)}.")
+        raise ScenarioError(f"the data file {data.path}, line 1, {wrong_csv(wrong)}.")
     data.delimiter = max(heads, key=lambda one: len(heads[one]))
     names = [name.strip() for name in heads[data.delimiter]]
     data.head = tuple(_column_names(names, data.column))
     wanted = [data.column] if data.column is not None else KNOWN
-    if trouble := what_head(line, data.head, (*wanted, *IDS, *LENGTHS, *SYSTEMS)):
+    if trouble := wrong_head(line, data.head, (*wanted, *IDS, *LENGTHS, *SYSTEMS)):
         raise ScenarioError(f"the data file {data.path}, line 1, {trouble}.")
     if not set(wanted) & set(data.head):
         has = short_repr(", ".join(names))

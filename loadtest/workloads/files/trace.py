@@ -85,8 +85,8 @@ class Trace:
     @property
     def longest(self) -> int:
         """The most tokens, prompt and answer, that the file says of one request; 0 where it says no lengths."""
-        short_repr = [lengths for lengths in (self.input_tokens, self.output_tokens) if lengths is not None]
-        return max(map(sum, zip(*short_repr, strict=True)), default=0)
+        known = [lengths for lengths in (self.input_tokens, self.output_tokens) if lengths is not None]
+        return max(map(sum, zip(*known, strict=True)), default=0)
 
     def with_lengths(self, level: Level, i: int) -> Level:
         """Return a level with the lengths of the i-th request."""
@@ -153,7 +153,6 @@ def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
 
 
 def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
-    """Take one arrival of a trace."""
     times.append(_row_seconds(row, where))
     if len(times) > 1 and times[-1] < times[-2]:
         raise ScenarioError(f"{where} is earlier than the one before it; sort the trace by time.")
@@ -165,7 +164,6 @@ def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
 
 
 def _row_hashes(row: dict[str, Any], where: str) -> Sequence[int]:
-    """Return the hashes of a row's blocks, none where it has none."""
     given = row.get(HASHES)
     if given in (None, "", []):
         return ()
@@ -184,18 +182,14 @@ def looks_like_trace(path: Path) -> bool:
             first = file.read(LOOKED_AT).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
     except (OSError, ValueError):
         return False
-    try:
-        row = json.loads(first)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
+    row = _json_object(first)
+    if row is None:
         row = {name.strip().strip('"'): None for name in re.split("[,;\t]", first)}
     names = {str(name).strip().lower() for name in row}
     return bool(names & set(INPUTS)) and not names & set(PROMPT_NAMES)
 
 
 def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
-    """Return a row's length, None where it has none."""
     name = next((name for name in names if row.get(name) not in (None, "")), None)
     if name is None:
         return None
@@ -224,13 +218,18 @@ def _all(
     return lengths or None
 
 
+def _json_object(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
 def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in rows:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
+        row = _json_object(line)
+        if row is None:
             raise ScenarioError(f"the trace {path}, line {number}, is not a JSON object.")
         yield number, {str(key).strip().lower(): value for key, value in row.items()}
 

@@ -42,7 +42,6 @@ class MemoryBySlots:
         return float(self.loaded + (slots - self.slots) * self.context * self.kv_bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {
             "loaded_bytes": self.loaded,
             "slots": self.slots,

@@ -71,7 +71,6 @@ def replay(run: RunData, slots: Slots, use: CacheUse) -> Replay | None:
 
 
 def replay_on(run: RunData, number: int, use: CacheUse) -> Replay:
-    """Replay a run's requests on so many slots."""
     expected = _expected(run, number)
     later = np.isfinite(expected) & (use.history > 0)
     kept = later & (expected >= KEPT_SHARE * use.history)

@@ -31,8 +31,10 @@ WAITS_A_SLOT = 2  # … for each slot
 SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAST_SHARE = 0.8  # of the time with more than S in flight, in which exactly S were at work
 MOST_ABOVE = 0.05  # of the time with more than S in flight, in which more than S were at work
-LEAST_BUSY, MOST_BUSY = 0.75, 1.25  # with prompts, one at a time: then requests may have waited for a prefill, and …
-NEAR_FIRST = 0.3  # of a prefill: work that begins so soon after another's first token did
+# A server that reads one prompt after another makes requests wait for a prefill, not for a slot. It shows where prefills
+# fill so much of the time, and work begins so soon (as a share of a prefill) after another request's first token.
+LEAST_BUSY, MOST_BUSY = 0.75, 1.25
+NEAR_FIRST = 0.3
 EXPLAINED = 0.8  # of the variance of TTFT, by the prompts' lengths alone
 LEAST_READ = 0.5  # of the time that a prompt takes to read, between its slot's being free and its first token
 SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much

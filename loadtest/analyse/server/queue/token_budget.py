@@ -40,48 +40,45 @@ class _Held:
         best = max(agrees)
         return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
 
-    def share_of(self, number: int) -> float:
-        """Return the share of the time in which exactly so many were at work."""
-        return float(self.seconds[self.number == number].sum()) / float(self.seconds.sum())
+    def clearly_better(self, agrees: float, number: int) -> bool:
+        """Whether a budget that agrees with this share of the time explains it better than that `number` were at work."""
+        share = float(self.seconds[self.number == number].sum()) / float(self.seconds.sum())
+        return agrees >= share + CLEARLY
 
 
 def kv_budget(run: RunData) -> int | None:
     """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None."""
-    lives = RequestInstants.of(run)
-    peak = lives.peak()
+    requests = RequestInstants.of(run)
+    peak = requests.peak()
     if not peak:
         return None
-    found = at_work_while_waiting(run, lives, peak) if not lives.told else None
-    held = _held_while_waiting(run, lives, peak)
+    found = at_work_while_waiting(run, requests, peak) if not requests.told else None
+    budget = budget_instead_of(run, requests, peak, found[0] if found is not None else None)
+    return budget[0] if budget is not None else None
+
+
+def budget_instead_of(
+    run: RunData, requests: RequestInstants, peak: int, number: int | None
+) -> tuple[int, float] | None:
+    """Return the budget that explains the waiting clearly better than `number` at work does, if any, and how much."""
+    held = _held_while_waiting(run, requests, peak)
     if held is None:
         return None
     budget, agrees = held.best_budget()
-    if found is not None and found[0] is not None and not _clearly(held, agrees, found[0]):
-        return None
-    return budget if agrees >= KV_AGREES else None
+    better = number is None or held.clearly_better(agrees, number)
+    return (budget, agrees) if agrees >= KV_AGREES and better else None
 
 
-def budget_instead_of(run: RunData, lives: RequestInstants, peak: int, number: int) -> tuple[int, float] | None:
-    """Return the budget that explains the waiting clearly better than `number` at work does, and how much; else None."""
-    held = _held_while_waiting(run, lives, peak)
-    if held is None:
-        return None
-    budget, agrees = held.best_budget()
-    return (budget, agrees) if agrees >= KV_AGREES and _clearly(held, agrees, number) else None
-
-
-def _clearly(held: _Held, agrees: float, number: int) -> bool:
-    return agrees >= held.share_of(number) + CLEARLY
-
-
-def _held_while_waiting(run: RunData, lives: RequestInstants, peak: int) -> _Held | None:
+def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _Held | None:
     """Return what was held while somebody waited; None where nobody did, or requests are few or hold alike."""
     kept = np.isfinite(run.column("send"))
     tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[kept]
-    begun = lives.begun if lives.told else lives.first - unwaited_ttft(run, lives, peak).seconds
-    begun = np.clip(begun, lives.arrived, lives.first)
-    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(lives.last)
-    begun, last, arrived, tokens = (each[known][:MOST_REQUESTS] for each in (begun, lives.last, lives.arrived, tokens))
+    begun = requests.begun if requests.told else requests.first - unwaited_ttft(run, requests, peak).seconds
+    begun = np.clip(begun, requests.arrived, requests.first)
+    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
+    begun, last, arrived, tokens = (
+        each[known][:MOST_REQUESTS] for each in (begun, requests.last, requests.arrived, tokens)
+    )
     gone = np.maximum(last, begun)
     if len(begun) < FEWEST_REQUESTS or tokens.std() < LEAST_SPREAD * tokens.mean():
         return None

@@ -14,9 +14,7 @@ from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.token_gaps import Decoding
 
-FEWEST_STEPS = (
-    100  # of one number of streams in one level, from which on their mean counts: few are a choice of moments
-)
+FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their mean counts: few are a choice of moments
 LEAST_FREEDOM = 3  # of Student's t: a spread seen in two levels is a spread, and no bound
 
 
@@ -35,7 +33,7 @@ def pace_error(run: RunData, gaps: Decoding) -> float:
         for level in np.unique(levels)
         for number in np.unique(streams[levels == level])
         for mine in ((levels == level) & (streams == number),)
-        if mine.sum() >= FEWEST_STEPS
+        if mine.sum() >= FEWEST_OF_A_LEVEL
     ]
     shared = {number for number in {cell[1] for cell in cells} if sum(cell[1] == number for cell in cells) > 1}
     cells = [cell for cell in cells if cell[1] in shared]

@@ -40,7 +40,7 @@ MOST_FITTED = 1500  # prompts; more do not change the fit
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
-HOLDS = 0.2  # by which it may miss those, as a logarithm
+HOLDS = 0.2  # by which the model may miss the prompts that had the server to themselves, as a logarithm
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 
 
@@ -60,7 +60,6 @@ class Prefill:
     least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain JSON values."""
         found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors")}
         return {**found, "ci95": list(self.ci95)}
 

@@ -47,7 +47,6 @@ class StepTimes:
     sample: tuple[float, ...]  # up to 1000 step times in the order observed, for predictions to draw from
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         found = {name: value for name, value in asdict(self).items() if name not in ("error_s", "sample")}
         return {**found, "kinds": [asdict(kind) for kind in self.kinds]}
 

@@ -34,7 +34,6 @@ class RequestMaker:
         self._save_text = workloads[0].scenario.save_text
 
     def first_turns(self, sessions: Iterator[Planned], count: int) -> Iterator[Request]:
-        """Make the first requests of the next `count` sessions."""
         for target, session in itertools.islice(sessions, count):
             if (job := session.next(None)) is not None:
                 yield self._request(job, session, target)

@@ -60,7 +60,7 @@ class _PageAnswer:
         del self.parser  # a reference cycle otherwise
 
 
-class Page:
+class ScrapedPage:
     """A URL that is read again and again."""
 
     def __init__(
@@ -180,7 +180,6 @@ class Page:
         return {"url": self.url, **({"simulated": self.simulated} if self.simulated else {})}
 
     def close(self) -> None:
-        """Let go of the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -7,18 +7,19 @@ import gc
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 from asyncio_throttle.throttler import Throttler
 
-from loadtest.asyncio_driver.driver import Following
+from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import Part, loop_factory, opened
-from loadtest.asyncio_driver.workers import Child, spawned, workers_told
+from loadtest.asyncio_driver.workers import Child, Workers, spawned, workers_told
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
@@ -99,7 +100,7 @@ def measure(
                 on_progress=on_progress,
                 say=say,
                 choose=choose,
-                unloading=_Unloading(control, targets[0]) if scenario.unload else None,
+                before_each=partial(_unload, control, targets[0]) if scenario.unload else None,
                 stopping=stopping,
             )
             runner.run(doing)
@@ -178,61 +179,33 @@ def _close(
         ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
 
 
-@dataclass(frozen=True, slots=True)
-class _Choosing:
-    """Asks for the next level; run.json names the levels so far, since the folder is read meanwhile."""
-
-    folder: RunFolder
-    facts: dict[str, Any]
-    choose: Choose
-    driver: _Driving
-
-    async def __call__(self, spans: Sequence[LevelSpan]) -> Level | None:
-        levels = [_span_facts(span) for span in spans]
-        facts = {**self.facts, **self.driver.facts(), "state": "running"}
-        self.folder.write_run({**facts, "levels": levels})
-        following = await asyncio.to_thread(self.choose, self.folder.path, [span.level for span in spans])
-        if following is not None:
-            self.folder.write_run({**facts, "levels": [*levels, level_facts(following)]})
-        return following
+async def _chosen(
+    folder: RunFolder, facts: dict[str, Any], driver: Driver | Workers, choose: Choose, spans: Sequence[LevelSpan]
+) -> Level | None:
+    """Ask for the next level; run.json names the levels so far, since the folder is read meanwhile."""
+    levels = [_span_facts(span) for span in spans]
+    running = {**facts, **driver.facts(), "state": "running"}
+    folder.write_run({**running, "levels": levels})
+    following = await asyncio.to_thread(choose, folder.path, [span.level for span in spans])
+    if following is not None:
+        folder.write_run({**running, "levels": [*levels, level_facts(following)]})
+    return following
 
 
-@dataclass(frozen=True, slots=True)
-class _Unloading:
-    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C does not wait for the server."""
-
-    control: httpx.Client
-    target: Target
-
-    async def __call__(self) -> None:
-        await asyncio.to_thread(ask_to_unload, self.control, self.target)
-        deadline = time.monotonic() + UNLOAD_S
-        polls = Throttler(rate_limit=1, period=UNLOAD_POLL_S)
-        while True:
-            await polls.acquire()
-            if not await asyncio.to_thread(loaded_facts, self.control, self.target):
-                return
-            if time.monotonic() > deadline:
-                name = shown(self.target.model.name)
-                raise TargetError(
-                    f"{self.target.server.url} still has {name} loaded {seconds(UNLOAD_S, exact=True)} after it was asked to unload it; "
-                    "does somebody else use it?"
-                )
-
-
-class _Driving(Protocol):
-    """Driver, or Workers that drive together."""
-
-    stopped: bool
-
-    @property
-    def failure(self) -> str | None: ...
-
-    def stop(self) -> None: ...
-
-    async def run(self, following: Following | None = None) -> list[LevelSpan]: ...
-
-    def facts(self) -> dict[str, Any]: ...
+async def _unload(control: httpx.Client, target: Target) -> None:
+    """Have the model unloaded, and wait until it is gone; in threads, so that Ctrl-C does not wait for the server."""
+    await asyncio.to_thread(ask_to_unload, control, target)
+    deadline = time.monotonic() + UNLOAD_S
+    polls = Throttler(rate_limit=1, period=UNLOAD_POLL_S)
+    while True:
+        await polls.acquire()
+        if not await asyncio.to_thread(loaded_facts, control, target):
+            return
+        if time.monotonic() > deadline:
+            raise TargetError(
+                f"{target.server.url} still has {shown(target.model.name)} loaded {seconds(UNLOAD_S, exact=True)} after it was "
+                "asked to unload it; does somebody else use it?"
+            )
 
 
 async def _drive(
@@ -244,7 +217,7 @@ async def _drive(
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
     choose: Choose | None,
-    unloading: _Unloading | None,
+    before_each: Callable[[], Awaitable[None]] | None,
     stopping: Callable[[Stoppable], Stopping],
 ) -> None:
     """Run the levels, by `children` where there are any.
@@ -252,15 +225,15 @@ async def _drive(
     `facts` is what run.json says from the start; what it says of the end is put into `ended`.
     """
     folder = RunFolder(part.folder)
-    opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=unloading)
+    opening: AbstractAsyncContextManager[Driver | Workers] = opened(part, on_progress, before_each=before_each)
     if children:
         opening = workers_told(part, children, say=say, on_progress=on_progress)
     async with opening as driver:
         folder.write_run({**facts, **driver.facts(), "state": "running"})
-        choosing = _Choosing(folder, facts, choose, driver) if choose else None
+        following = partial(_chosen, folder, facts, driver, choose) if choose else None
         try:
             with stopping(driver):
-                spans = await driver.run(choosing)
+                spans = await driver.run(following)
         finally:
             ended.update(driver.facts())
         ended.update(state="interrupted" if driver.stopped else "done", levels=[_span_facts(span) for span in spans])

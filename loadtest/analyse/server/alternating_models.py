@@ -29,7 +29,7 @@ Spans = tuple[FloatArray, FloatArray]  # begins and ends, seconds on the run's a
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class AlternatingModels:
     """What a level lost to loading the models of one server in turn."""
 
     level: int
@@ -61,13 +61,13 @@ class Turns:
         return f"{self.label}: {text}; {waits}: {most}."
 
 
-def mark_turns(run: RunData, groups: Sequence[Group]) -> list[Turns]:
+def mark_loads(run: RunData, groups: Sequence[Group]) -> list[AlternatingModels]:
     """Return what each level lost to turns of models on one server.
 
     The requests that waited for it are marked in column `loaded_in_turn`, of the run and of each group.
     """
     marked = np.zeros(len(run.requests), dtype=np.bool_)
-    found: list[Turns] = []
+    found: list[AlternatingModels] = []
     by_url: dict[str, list[Group]] = {}
     for group in groups:
         by_url.setdefault(group.url, []).append(group)
@@ -80,7 +80,7 @@ def mark_turns(run: RunData, groups: Sequence[Group]) -> list[Turns]:
             if seen is not None:
                 waiting, figures = seen
                 marked |= waiting
-                found.append(Turns(level["index"], str(level["label"]), url, **figures))
+                found.append(AlternatingModels(level["index"], str(level["label"]), url, **figures))
     run.requests["loaded_in_turn"] = marked
     for group in groups:
         group.run.requests["loaded_in_turn"] = marked[group.rows]
