@@ -23,7 +23,7 @@ from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import prompt_length
+from loadtest.analyse.server import prompt_length, turns
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
@@ -109,10 +109,7 @@ def _shared_servers(analysis: Analysis) -> list[str]:
         )
     found += [one.sentence for one in analysis.turns]
     if analysis.turns:
-        found.append(
-            "Requests to such models wait for each other's answers and loads. To keep them loaded together a server needs "
-            "memory for both, and an Ollama OLLAMA_MAX_LOADED_MODELS of as many."
-        )
+        found.append(turns.what_helps(analysis.run))
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 
