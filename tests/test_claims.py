@@ -6,11 +6,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import leaving_findings, step_findings
+from loadtest.analyse.findings import data_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.step_law import Law
@@ -226,3 +228,21 @@ def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: 
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
     assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (("server",), "Prompts: a asked; median 10.0, 10.0 at most tokens as the server counts."),
+        (("server",), "Answers: b asked; median 5.00, 5.00 at most tokens as the server counts."),
+        (("tiktoken",), "Answers: b asked; median 5.00, 5.00 at most tokens as tiktoken counts."),  # was "the server"
+        (("chunks",), "Prompts: a asked; median 10.0, 10.0 at most tokens as the server counts."),
+        (("chunks",), "Answers: b asked; median 5.00, 5.00 at most pieces of text (the server counts no tokens)."),
+        (("chunks", "server"), "Answers: b asked; median 5.00, 5.00 at most tokens, not all as the server counts."),
+    ],
+)
+def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], said: str) -> None:
+    rows = pd.DataFrame({"prompt_tokens": 10.0, "output_tokens": 5.0, "turn": 0, "token_source": [*sources, *sources]})
+    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
+    asked = [level() | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
+    assert said in data_findings.length_sentences(run, asked)
