@@ -92,6 +92,14 @@ def test_one_request_that_waited_long_is_not_left_out() -> None:
     )
 
 
+def test_a_request_that_waits_for_its_model_is_not_said_to_wait_for_nothing() -> None:
+    """Was "No request queues at 8 streams: waiting is 0.2 % of the mean TTFT" where two models took turns."""
+    one = level(ttft_s=1.9, queue_wait_s=0.004, slot_wait_s=0.0, batch_wait_s=0.004, load_s=1.2)
+    assert findings.queueing(of(LIMIT), Series("", (one,))) == (
+        "At 8 streams, 63 % of the mean TTFT (1.90 s) passes until the model is loaded, and 0.21 % is waiting."
+    )
+
+
 @pytest.mark.parametrize(
     ("void_at", "end"),
     [((), "(1.00 s)."), ((16,), "; the level above it is void."), ((4, 16, 32), "; the 2 levels above it are void.")],

@@ -255,6 +255,9 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
+        if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
+            loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
+            return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
         longest = figure(level, "queue_wait_s", "max") or 0.0
         if longest <= max(LONG_WAIT * ttft, SHORT_S):
             return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")
