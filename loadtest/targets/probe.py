@@ -372,8 +372,8 @@ def hazards(
         )
     if server.kind == "ollama":
         found.append(
-            "Ollama reloads the model whenever native and /v1 requests, or two values of num_ctx, alternate: "
-            "let nothing else use this server while you measure."
+            "Ollama reloads the model whenever requests with two values of num_ctx alternate, and one without it, as to /v1, has "
+            "the server's own: let nothing else use this server while you measure."
         )
     if model is None:
         return found
