@@ -8,6 +8,7 @@ from typing import Any
 from support.odd_streams import (
     BLOCKS,
     CHAT,
+    COMPLETIONS,
     COUNTS,
     DONE,
     END,
@@ -37,7 +38,51 @@ from support.reported_streams import WHOLE
 
 FAILED: dict[str, Any] = {"output": None, "prompt": None, "done": False}
 
+PAGE = "<html>\n<head><title>504 Gateway Time-out</title></head>\n<body></body>\n</html>\n"
+
 FRAMES = {
+    "events that are set in (LiteLLM)": Stream(V1, (sse(A, B, C) + END).replace("data:", "  data:")),
+    "fields in capitals": Stream(V1, (sse(A, B, C) + END).replace("data:", "Data:")),
+    "blanks before the colon": Stream(V1, (sse(A, B, C) + END).replace("data:", "data :")),
+    "a zero byte first": Stream(V1, "\0" + sse(A, B, C) + END),
+    "a sign of life between an event's name and its data (CLIProxyAPI)": Stream(
+        MESSAGES,
+        named(start())
+        + "event: content_block_delta\n: keep-alive\n\n"
+        + sse(BLOCKS[0])
+        + named(*BLOCKS[1:], stopped(output_tokens=3), STOP),
+    ),
+    "where the request is, before its first token": Stream(
+        V1,
+        sse({"status": "queued", "position": 3, "message": "waiting"}, {"code": "InProgress", "message": "reading"}, A)
+        + sse({"status": 102, "message": "processing"}, B, C)
+        + END,
+    ),
+    "progress of tools (Hermes)": Stream(
+        V1,
+        "event: tool.progress\n" + sse({"tool": "search", "status": "running", "label": "x"}) + sse(A, B, C) + END,
+    ),
+    "completions: llama.cpp's own": Stream(
+        COMPLETIONS,
+        sse(
+            *({"content": text, "stop": False} for text in "abc"),
+            {"content": "", "stop": True, "stop_type": "limit", "tokens_predicted": 3, "tokens_evaluated": 20},
+        ),
+        odd=("another API",),
+    ),
+    "TGI's own": Stream(
+        V1,
+        sse(
+            *({"token": {"id": 1, "text": text, "special": False}, "generated_text": None} for text in "abc"),
+            {
+                "token": {"id": 2, "text": "</s>", "special": True},
+                "generated_text": "abc",
+                "details": {"finish_reason": "eos_token", "generated_tokens": 3},
+            },
+        ),
+        prompt=None,
+        odd=("another API",),
+    ),
     "objects run together": Stream(V1, sse("".join(map(json.dumps, (A, B, C)))) + END, odd=("not one a line",)),
     "events run together": Stream(V1, sse(json.dumps(A) + "data: " + json.dumps(B), C) + END, odd=("not one a line",)),
     "ollama: objects run together": Stream(
@@ -139,6 +184,24 @@ ENDS = {
 
 SAID = "the prompt is too long"
 ERRORS = {
+    "a page between events": Stream(
+        V1, sse(A) + PAGE, "a", **FAILED, odd=("neither an event's",), error="titled '504 Gateway Time-out'"
+    ),
+    "ollama: a page between rows": Stream(
+        CHAT, ndjson(message("a")) + PAGE.replace("\n", ""), "a", **FAILED, error="titled '504 Gateway Time-out'"
+    ),
+    "a sign of life between an error's name and its data": Stream(
+        V1, f"event: error\n: keep-alive\n\n{sse({'message': SAID})}", "", **FAILED, error=SAID
+    ),
+    "a status code and a message": Stream(V1, sse(A, {"statusCode": 429, "message": SAID}), "a", **FAILED, error=SAID),
+    "llama.cpp's own, in the middle": Stream(
+        V1,
+        sse({"content": "a", "stop": False}, {"error": {"message": SAID}}),
+        "a",
+        **FAILED,
+        odd=("another API",),
+        error=SAID,
+    ),
     "choices null and a message of another name (DeepInfra)": Stream(
         V1,
         sse({"id": "x", "object": "chat.completion.chunk", "choices": None, "error_type": "E", "error_message": SAID})

@@ -34,7 +34,7 @@ def _kind_seen(value: Any) -> str:
     if isinstance(value, int | float):
         if value < 0:
             return "negative"
-        return "beyond all bounds" if not math.isfinite(value) or value > MOST_TOKENS else "a fraction"
+        return "a fraction" if value < MOST_NUMBER and value != int(value) else "beyond all bounds"
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 

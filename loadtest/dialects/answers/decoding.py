@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from loadtest.dialects.answers import ends, repeats, server_errors
-from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.found_rows import IN_AN_ENVELOPE, rows_of, rows_within, unwrapped
-from loadtest.dialects.answers.framing import TOO_LONG, LineSplitter
+from loadtest.dialects.answers.framing import TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.keepalives import is_keepalive
 from loadtest.dialects.answers.lenient_json import parse_json
 from loadtest.dialects.base import Ending
@@ -24,24 +24,8 @@ _EMPTY_FIELDS = (b"data", b"event", b"id", b"retry")
 FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
 NO_EVENT = "the answer has lines that are neither an event's nor JSON"
 BEHIND_FINISH = "the answer has a word behind its finish_reason that is no JSON"
-LONGEST_WORD = 40  # bytes
+LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
 _BOM = b"\xef\xbb\xbf"
-
-
-class Rows(Protocol):
-    """Takes the rows of one API's answers."""
-
-    def takes(self, row: dict[str, Any]) -> bool:
-        """Whether a row is certainly one of this API's."""
-        ...
-
-    def take(self, row: dict[str, Any]) -> bool:
-        """Take a row; return whether the text of one event is all that the row says."""
-        ...
-
-    def close(self) -> None:
-        """Take the end of the answer."""
-        ...
 
 
 class StreamDecoder:
@@ -80,7 +64,7 @@ class StreamDecoder:
         self._row_seen = False
         self._events = False  # a row came as an event
         self._comment = b""  # comments in an event that is an error
-        self._odd_line: bytes | None = None  # the first line of an event stream that is no event's
+        self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
         self._foreign: dict[str, Any] | None = None  # the first row of neither format
 
     def forget(self) -> None:
@@ -193,7 +177,9 @@ class StreamDecoder:
             if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
                 self._comment += line[1:] + b"\n"
         elif not line.startswith(_EVENT_FIELDS):
-            bare = line.strip()
+            bare = plain_field(line)
+            if bare.startswith(_EVENT_FIELDS):
+                return self.line(bare)
             if bare.startswith(b"{") and not self._stray:
                 return self._object(bare)
             if bare and bare not in _EMPTY_FIELDS:
@@ -246,7 +232,7 @@ class StreamDecoder:
             self.forget()
         else:
             self._answer.note(NO_EVENT)
-            self._odd_line = self._odd_line or line
+            self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]
 
     def _ends_stray(self, row: dict[str, Any]) -> bool:
         """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
@@ -312,7 +298,10 @@ class StreamDecoder:
             self._end_event(whole=True)
             self._held.clear()
         elif answer.kind == b"error":
-            answer.fail(server_errors.comment_sentence(self._comment))
+            comment, self._comment = self._comment, b""
+            if is_keepalive(comment):
+                return  # a gateway put it into the event, whose data is still to come
+            answer.fail(server_errors.comment_sentence(comment))
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""

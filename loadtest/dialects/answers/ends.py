@@ -100,7 +100,7 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     name, colon, data = line.partition(b":")
     if line.startswith(b"{") or (not colon and is_done(line)):
         return b"data", line.strip()
-    return name, bare_data(data)
+    return name.strip(b" \t\0").lower(), bare_data(data)
 
 
 def _of_row(row: dict[str, Any]) -> End | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from loadtest.dialects.answers.decoded import Decoded
-from loadtest.dialects.answers.decoding import Rows, StreamDecoder
+from loadtest.dialects.answers.decoded import Decoded, Rows
+from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.framing import NO_SHAPE, LineShape, shape_around
 from loadtest.dialects.answers.openai_rows import OpenAIRows
 from loadtest.dialects.answers.server_errors import envelope, in_row

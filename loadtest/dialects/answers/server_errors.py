@@ -76,6 +76,8 @@ def undecodable(line: bytes) -> str:
     """
     if (found := _CALLED_ERROR.match(line)) is not None:
         return error_sentence(line[found.end() :].decode(errors="replace"))
+    if page := _page_title(line):
+        return f"the answer goes on with {page}"
     begin = _DIGITS.sub("#", alike(line[:400].decode(errors="replace")))
     return f"a line of the answer is not a JSON object: {quoted(begin)}"
 
@@ -127,7 +129,18 @@ def compact(value: Any) -> str:
 
 
 _BAD_STATUS = ("error", "fail", "failed", "failure")
-_CODES = ("code", "status", "statusCode", "status_code", "error_code", "errcode", "err_code", "retcode", "ret")
+_CODES = (
+    "code",
+    "status",
+    "statusCode",
+    "statuscode",
+    "status_code",
+    "error_code",
+    "errcode",
+    "err_code",
+    "retcode",
+    "ret",
+)
 _WORDS = (
     "message",
     "msg",
@@ -192,12 +205,24 @@ def envelope(row: dict[str, Any]) -> str | None:
         return error_sentence(row)
     if row.get("success") is False or row.get("ok") is False or str(row.get("status")).lower() in _BAD_STATUS:
         return error_sentence(row)
-    code = next((row[key] for key in _CODES if isinstance(row.get(key), int | str)), None)
+    code = next(
+        (row[key] for key in _CODES if isinstance(row.get(key), int | str) and not _is_state(key, row[key])), None
+    )
     good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
     said = next((key for key in (*_WORDS, "text") if row.get(key) and isinstance(row[key], str)), None)
     if code is None or good or said is None:
         return None
     return error_sentence(row[said] if said == "text" else row)  # FastChat's errors are texts
+
+
+def _is_state(key: str, value: Any) -> bool:
+    """Whether a status says where the request is, such as queued or 102, as gateways do before the first token."""
+    if isinstance(value, str) and not value.isdecimal():
+        return key == "status" or value.lower().replace("_", "") in _STATES
+    return key.startswith("status") and 100 <= int(value) < 300
+
+
+_STATES = ("queued", "pending", "processing", "inprogress", "running")
 
 
 def words(row: dict[str, Any]) -> str | None:
