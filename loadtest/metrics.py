@@ -117,8 +117,9 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
 
 
-# of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, what gateways pass on of Anthropic's, Gemini's
-CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cachedContentTokenCount")
+# Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's; all are part of the prompt's count. Whether
+# Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.
+CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount")
 
 
 def _cached_tokens(usage: dict[str, Any]) -> float:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from book import rows
-from support.odd_answers import NAMED, OPENAI, head, json, plain, streamed
+from support.odd_answers import NAMED, OPENAI, chunk, head, json, plain, streamed
 from support.odd_server import Every, Script, Then, Wait
 from support.odd_streams import Stream
 from support.reported_ends import ENDS, ERRORS, FRAMES
@@ -83,6 +83,27 @@ for mark in (b"DONE", b'"DONE"', b"[[DONE]]", b"[done]"):
         text=TEXT,
         within=0.9,
     )
+row(
+    "a response that only lives on after a token (Rapid-MLX)",
+    lambda w: streamed(
+        w.token("a"),
+        Every(chunk(w.line({"type": "response.in_progress", "response": {"status": "in_progress"}})), 0.2),
+        last=False,
+    ),
+    dialects=NAMED[:1],
+    outcome="timeout",
+    error="idle|still",
+    within=3.5,
+)
+row(
+    "a queue's status again and again, then well",
+    lambda w: streamed(*(w.raw(b'{"status":"queued","message":"waiting"}'), Wait(0.05)) * 3, *w.whole()),
+    dialects=OPENAI,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    chunks=3,
+)
 row(
     "events without a type, open at their end",
     lambda w: streamed(*(re.sub(rb'"type":"[^"]*",?', b"", part) for part in w.whole()), Then.HOLD, last=False),

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers.server_errors import quoted, shorten
+from loadtest.metrics import CACHED_NAMES
 
 MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many
 MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a duration in ns is longer than 100 days
@@ -74,7 +75,6 @@ OUTPUT = (
 )
 TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
 REASONING = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
-CACHED = ("cached_tokens", "prompt_cache_hit_tokens")
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class Usage:
         total = _first_count(usage, TOTAL, odd)
         reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING, odd) or 0
         self.reasoning = reasoning
-        cached = _detail(usage, ("prompt_tokens_details", "input_tokens_details"), CACHED, odd)
+        cached = _detail(usage, ("prompt_tokens_details", "input_tokens_details"), CACHED_NAMES, odd)
         if output is None:
             return None
         if total and prompt is not None and total != prompt + output:
