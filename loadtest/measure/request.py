@@ -14,7 +14,7 @@ from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.refusals import advised
 from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
-from loadtest.measure.failure import Failure, bug
+from loadtest.measure.failure import Failure, bug, told
 from loadtest.measure.leaving import STAYS, Stay
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged
@@ -303,6 +303,7 @@ class Request:
         if received.excessive is not None:
             return Failure(Outcome.STREAM_ERROR, received.excessive)
         if known is not None and received.marked is None:
+            known = told(known, ending.error if received.success else None)
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
             said = http_sentence(received.status, reads.body, received.headers)

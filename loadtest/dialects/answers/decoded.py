@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from loadtest.dialects.answers import ends, server_errors
 from loadtest.dialects.answers.text_shapes import Texts
@@ -14,6 +14,22 @@ LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever i
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 MOST_SENTENCES = 8  # kept of an answer's notes
+
+
+class Rows(Protocol):
+    """Takes the rows of one API's answers."""
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether a row is certainly one of this API's."""
+        ...
+
+    def take(self, row: dict[str, Any]) -> bool:
+        """Take a row; return whether the text of one event is all that the row says."""
+        ...
+
+    def close(self) -> None:
+        """Take the end of the answer."""
+        ...
 
 
 class Decoded:
