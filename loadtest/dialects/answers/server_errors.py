@@ -13,6 +13,7 @@ import orjson
 
 from loadtest.credentials import redacted
 from loadtest.dialects.answers.lenient_json import parse_json
+from loadtest.dialects.answers.redirects import LOG_IN, leads_to_login
 from loadtest.text import join_text, shown
 
 MOST_CHARACTERS = 300  # kept of a text that the server sent
@@ -226,7 +227,10 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
     elif 300 <= status < 400 and said.get("location"):
         where = shorten(_bare_location(said["location"]), 200)
-        text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
+        if leads_to_login(said["location"]):
+            text = f"{begin}: the server redirects to {where}, where people log in; {LOG_IN}"
+        else:
+            text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
     else:
         text = _body_sentence(begin, body)
     return text + _when_to_retry(said)
