@@ -204,8 +204,10 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
     own = as_printable(as_mapping(version.json()).get("version"))
     if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
         return _refused(client, url, tags)
-    if not (version.ok or listing.ok) and keys.proxy is None and (instead := https_instead(url) or http2_instead(url)):
-        return TargetError(instead)
+    if not (version.ok or listing.ok) and keys.proxy is None:
+        instead = https_instead(url) or (None if version.status or listing.status else http2_instead(url))
+        if instead is not None:
+            return TargetError(instead)
     key = ""
     if listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
         name = credentials.variable_of(url, "openai", key_env=keys.key_env)
