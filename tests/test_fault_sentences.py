@@ -26,6 +26,12 @@ from loadtest.text import join_text, shown
         (403, b"", "HTTP 403 with an empty body"),
         (502, b"<html>\n<h1>Bad Gateway</h1>\n", "HTTP 502 with a web page, titled 'Bad Gateway'"),
         (502, b"<!DOCTYPE html><html><title> 502\n Bad  Gateway </title>", "a web page, titled '502 Bad  Gateway'"),
+        (
+            503,
+            b'<html><head><title>ERROR: No</title></head><blockquote id="error">\n<p><b>Connection to ::1 failed.</b></p>\n'
+            b"</blockquote>",
+            "HTTP 503 with a web page, titled 'ERROR: No': 'Connection to ::1 failed.'",
+        ),
         (502, b"<html><title></title><p>x", "HTTP 502 with a web page without a title"),
         (500, b"\xff\xfe", "HTTP 500 with a body that is no text (2 bytes)"),
         (500, b"{}", "{}"),

@@ -144,6 +144,13 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
         ({"/api/version": {"version": "0.9.0"}, "/api/tags": refuse(403)}, None, "refuses us with status 403"),
         ({"/api/version": {"version": "0.6.5"}}, None, "GET /api/version: version 0.6.5, which many servers have"),
+        ({}, refuse(502), "A gateway answers there, and no server behind it"),
+        (
+            {},
+            (503, {"Content-Type": "text/html"}, b"<html><h1>503 x"),
+            "A gateway answers there, and no server behind it",
+        ),
+        ({}, refuse(404), "The URL's prefix, or a key, may be missing: set OPENAI_API_KEY"),
         ({}, refuse(503, {"error": "loading"}), "status 503 (loading)). Give the base URL"),
         ({}, (200, {"Content-Type": "text/html"}, b"<p>hi"), "a web page"),
         ({}, {"hello": 1}, "JSON of another shape"),

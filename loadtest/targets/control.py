@@ -67,6 +67,11 @@ class ControlAnswer:
         return None if self.headers is None else self.headers.get(name)
 
     @property
+    def is_page(self) -> bool:
+        """Whether a web page came."""
+        return (self.header("content-type") or "").lower().startswith("text/html")
+
+    @property
     def said(self) -> str:
         """What came, in a few words that can follow "GET /path: "."""
         if self.failure is not None:

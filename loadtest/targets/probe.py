@@ -205,14 +205,16 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
     if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
         return _refused(client, url, tags)
     if not (version.ok or listing.ok) and keys.proxy is None:
-        instead = https_instead(url) or (None if version.status or listing.status else http2_instead(url))
-        if instead is not None:
+        if instead := https_instead(url) or (None if version.status or listing.status else http2_instead(url)):
             return TargetError(instead)
     key = ""
-    if listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
+    if listing.status in (502, 504) or (listing.status == 503 and listing.is_page):
+        key = " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
+    elif listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
         name = credentials.variable_of(url, "openai", key_env=keys.key_env)
         if not credentials.headers(url, "openai", key_env=keys.key_env):
-            key = " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
+            what = "The URL's prefix, or a key," if listing.status == 404 else "A key"
+            key = f" {what} may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
         elif name is not None and listing.status != 404:
             key = f" The key in {name} may be a wrong one."
     if 300 <= listing.status < 400 and (place := listing.header("location")):

@@ -25,9 +25,10 @@ def time_limit(e: Evidence, bad: pd.DataFrame) -> str | None:
     if len(cut) < max(FEWEST_CUT, NEARLY_ALL * len(bad)):
         return None
     found = []
+    silent = "it was sent, without a token" if cut["last"].isna().all() else "its last token, or its sending"
     for since, others, what in (
         (cut["send"], e.requests["end"] - e.requests["send"], "it was sent"),
-        (cut["last"].fillna(cut["send"]), e.requests["ttft_s"], "its last token, or its sending"),
+        (cut["last"].fillna(cut["send"]), e.requests["ttft_s"], silent),
     ):
         took = (cut["end"] - since).to_numpy(dtype=np.float64)
         limit = float(np.median(took))

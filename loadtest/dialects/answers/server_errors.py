@@ -95,10 +95,18 @@ def _page_title(body: bytes) -> str | None:
         if (begin := opening.search(text)) and (end := closing.search(text, begin.end())):
             title = html.unescape(re.sub(r"<[^<>]*>", " ", text[begin.end() : end.start()][:1000]))
             if title.strip():
-                return f"a web page, titled {quoted(alike(title), 120)}"
+                return f"a web page, titled {quoted(alike(title), 120)}{_squids_reason(text)}"
     return "a web page without a title"
 
 
+def _squids_reason(page: str) -> str:
+    """Return what a page of Squid's says behind its title, which is the same on all of them; "" of any other page."""
+    found = _SQUIDS.search(page)
+    words = "" if found is None else html.unescape(re.sub(r"<[^<>]*>", " ", found[1]))
+    return f": {quoted(alike(' '.join(words.split())), 120)}" if words.strip() else ""
+
+
+_SQUIDS = re.compile(r'<blockquote id="error">(.{1,500}?)</blockquote>', re.DOTALL)
 _MARKUP = re.compile(r"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
 _TITLE_TAGS = tuple(
     (re.compile(rf"<{tag}\b[^<>]{{0,200}}>", re.IGNORECASE), re.compile(rf"</{tag}\b", re.IGNORECASE))
