@@ -113,6 +113,7 @@ class Record:
     notes: list[str] | None = None  # oddities of the answer that spoil no figure
     doubts: list[str] | None = None  # oddities that make its level suspect
     finish_reason: str | None = None
+    said_model: str | None = None  # that the answer names, where it is another one than was asked for
     target: int = 0  # index into run.json's targets
     user: int | None = None  # which user of its level sent it, from 0; None in an open loop
     session: int | None = None  # which session of its level this was a turn of; None: a request by itself

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from loadtest import credentials, metrics
 from loadtest.dialects.answers import server_errors
 from loadtest.dialects.answers.counts import MOST_TOKENS, kept, known_number
-from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
@@ -134,10 +134,12 @@ class MessagesRows:
         answer.add(_texts(row, kind, odd))
         answer.note(*odd)
         if kind == "message":
+            answer.ending.model = as_name(row.get("model"))
             self._take_usage(row.get("usage"), final=True)
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
+            answer.ending.model = as_name(message.get("model"))
             self._take_usage(message.get("usage"), final=False)
         elif kind == "message_delta":
             piece = row.get("delta")

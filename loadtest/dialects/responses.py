@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from loadtest import metrics
 from loadtest.dialects.answers import server_errors
 from loadtest.dialects.answers.counts import Usage, kept
-from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_value, tool_text
@@ -135,6 +135,7 @@ class ResponsesRows:
         if usage := response.get("usage"):
             self._take_usage(usage)
         answer.marked = answer.over = True
+        answer.ending.model = as_name(response.get("model"))
         details = response.get("incomplete_details")
         why = reason_name(details.get("reason")) if isinstance(details, dict) else None
         status = why or reason_name(response.get("status")) or kind.removeprefix("response.")

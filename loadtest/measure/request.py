@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
+from loadtest.dialects.answers import on_the_way
 from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.refusals import advised
 from loadtest.dialects.answers.server_errors import http_sentence
@@ -229,11 +230,14 @@ class Request:
     def _record(self, reads: Reads) -> Record:
         received, content = self.received, self.content(reads)
         ending = content.ending
+        if received.success:
+            on_the_way.remark(ending, received.header_lines)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,
             finish_reason=ending.finish_reason,
             server=ending.server or None,
+            said_model=on_the_way.other_model(ending.model, self.dialect.model),
             notes=[*ending.notes, *filter(None, (self.remark,))] or None,
             doubts=[*ending.doubts, *filter(None, (self._cut(ending),))] or None,
             new_conn=received.new_conn,
@@ -248,7 +252,7 @@ class Request:
             t_first_byte=self._since(received.t_first_byte),
             **self._arrival_of(content, reads),
             **_lag(content, reads, stamped=received.stamped_count == received.read_count),
-            **_server_clock(cast("list[int]", content.events.created)),  # after close there is no None among them
+            **content.events.server_clock,
             **self._tokens(content),
         )
 
@@ -385,10 +389,3 @@ def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
         "late_tokens": sum(late),
         "late_gaps": sum(map(operator.or_, late, late[1:])),
     }
-
-
-def _server_clock(created: Sequence[int]) -> dict[str, Any]:
-    """Return created_at of every event, µs from the first one's; nothing where the server's stamps are no such column."""
-    if not created:
-        return {}
-    return {"server_us": [(stamp - created[0]) // 1000 for stamp in created], "server_first": created[0]}

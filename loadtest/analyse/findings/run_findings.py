@@ -23,7 +23,7 @@ from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import prompt_length, turns
+from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
@@ -109,7 +109,7 @@ def _shared_servers(analysis: Analysis) -> list[str]:
         )
     found += [one.sentence for one in analysis.turns]
     if analysis.turns:
-        found.append(turns.what_helps(analysis.run))
+        found.append(alternating_models.what_helps(analysis.run))
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest.dialects.answers import ends, server_errors
 from loadtest.dialects.answers.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
-from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.text_shapes import REASONING, Texts, in_message, in_value, text_of_number
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
@@ -24,7 +24,7 @@ USAGES = (
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_before", "_first", "_index", "_indices", "_last", "_piecewise", "_usage")
+    __slots__ = ("_answer", "_bare", "_before", "_first", "_index", "_indices", "_last", "_piecewise", "_usage")
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
@@ -34,6 +34,7 @@ class OpenAIRows:
         self._indices: set[int | str] = set()  # of all choices so far
         self._usage = Usage()
         self._piecewise = False  # text came in a piece of a stream
+        self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
 
     def takes(self, row: dict[str, Any]) -> bool:
@@ -47,6 +48,10 @@ class OpenAIRows:
             self._first = row
         self._last = row
         events = self._answer.events
+        if self._bare and not _is_bare(row):
+            self._bare = False
+            if row.get("choices") and (row.get("id") or row.get("model")):
+                self._answer.drop_foreign()
         self._before = before = len(events.texts)
         alike = True
         choices = row.get("choices")
@@ -156,6 +161,7 @@ class OpenAIRows:
         answer, ending = self._answer, self._answer.ending
         if self._first is None:
             return
+        ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
         odd: list[str] = []
         doubts: list[str] = []
         for name, said in ending.server.items():
@@ -193,6 +199,18 @@ class OpenAIRows:
         if first.get("model") and last.get("model") == "" and len(self._answer.events) == self._before:
             return ENGINE_DIED
         return server_errors.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)
+
+
+def _is_bare(row: dict[str, Any]) -> bool:
+    """Whether a chunk holds a choice's delta and nothing else, as llama-swap tells that it loads a model."""
+    choices = row.get("choices")
+    return (
+        row.keys() == {"choices"} and isinstance(choices, list) and len(choices) == 1 and _keys(choices[0]) == {"delta"}
+    )
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
 
 
 def _bare_text(value: Any, odd: list[str]) -> Texts:

@@ -13,6 +13,7 @@ import orjson
 
 from loadtest.credentials import redacted
 from loadtest.dialects.answers.lenient_json import parse_json
+from loadtest.dialects.answers.redirects import LOG_IN, leads_to_login
 from loadtest.text import join_text, shown
 
 MOST_CHARACTERS = 300  # kept of a text that the server sent
@@ -106,10 +107,18 @@ def _page_title(body: bytes) -> str | None:
         if (begin := opening.search(text)) and (end := closing.search(text, begin.end())):
             title = html.unescape(re.sub(r"<[^<>]*>", " ", text[begin.end() : end.start()][:1000]))
             if title.strip():
-                return f"a web page, titled {quoted(alike(title), 120)}"
+                return f"a web page, titled {quoted(alike(title), 120)}{_squids_reason(text)}"
     return "a web page without a title"
 
 
+def _squids_reason(page: str) -> str:
+    """Return what a page of Squid's says behind its title, which is the same on all of them; "" of any other page."""
+    found = _SQUIDS.search(page)
+    words = "" if found is None else html.unescape(re.sub(r"<[^<>]*>", " ", found[1]))
+    return f": {quoted(alike(' '.join(words.split())), 120)}" if words.strip() else ""
+
+
+_SQUIDS = re.compile(r'<blockquote id="error">(.{1,500}?)</blockquote>', re.DOTALL)
 _MARKUP = re.compile(r"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
 _TITLE_TAGS = tuple(
     (re.compile(rf"<{tag}\b[^<>]{{0,200}}>", re.IGNORECASE), re.compile(rf"</{tag}\b", re.IGNORECASE))
@@ -297,7 +306,10 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
     elif 300 <= status < 400 and said.get("location"):
         where = shorten(_bare_location(said["location"]), 200)
-        text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
+        if leads_to_login(said["location"]):
+            text = f"{begin}: the server redirects to {where}, where people log in; {LOG_IN}"
+        else:
+            text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
     else:
         text = _body_sentence(begin, body)
     return text + _when_to_retry(said)
