@@ -117,7 +117,8 @@ def compact(value: Any) -> str:
 
 
 _BAD_STATUS = ("error", "fail", "failed", "failure")
-_CODES = ("code", "status", "statusCode", "status_code", "error_code", "errcode", "err_code", "retcode", "ret")
+_ERROR_CODES = ("error_code", "errcode", "err_code")
+_CODES = ("code", "status", "statusCode", "status_code", *_ERROR_CODES, "retcode", "ret")
 _WORDS = (
     "message",
     "msg",
@@ -171,8 +172,13 @@ def envelope(row: dict[str, Any]) -> str | None:
         return error_sentence(row)
     code = next((row[key] for key in _CODES if isinstance(row.get(key), int | str)), None)
     good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
-    said = any(row.get(key) and isinstance(row[key], str) for key in _WORDS)
-    return error_sentence(row) if code is not None and said and not good else None
+    if code is None or good:
+        return None
+    if any(row.get(key) and isinstance(row[key], str) for key in _WORDS):
+        return error_sentence(row)
+    if isinstance(row.get("text"), str) and any(row.get(key) for key in _ERROR_CODES):
+        return error_sentence(row["text"])  # FastChat's, in mid-stream
+    return None
 
 
 def words(row: dict[str, Any]) -> str | None:
