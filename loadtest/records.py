@@ -104,7 +104,7 @@ class Record:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     unsent_tokens: int = 0  # those of output_tokens whose text was not sent; decode speed leaves them out
-    token_source: str | None = None  # "server", "tiktoken" or "chunks"
+    token_source: str | None = None  # "server", "asked", "tiktoken" or "chunks"
     server: dict[str, Any] | None = None  # what the server said, under the server's own names
     server_us: list[int] | None = None  # created_at of each content event, µs from the first one's
     server_first: int | None = None  # the first one's wall time, ns

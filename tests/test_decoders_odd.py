@@ -251,6 +251,15 @@ ERRORS = {
     "an envelope after text": Case(
         V1, sse(A, '{"code":500,"msg":"overloaded"}'), ["a"], done=False, error="overloaded"
     ),
+    "error_code and text, after text (FastChat)": Case(
+        V1,
+        sse(A, '{"text":"out of memory","error_code":50002}') + DONE,
+        ["a"],
+        done=False,
+        error="out of memory",
+        hint="[DONE]",
+    ),
+    "text and a code are no error": Case(V1, sse('{"text":"a","code":1}', A, STOP), ["a"]),
     "ollama: an envelope after text": Case(CHAT, chat("a") + '{"code":7,"msg":"m"}\n', ["a"], done=False, error="m"),
     "no error": Case(V1, sse('{"code":0,"message":"ok"}', A, STOP), ["a"]),
     "text": Case(V1, "upstream is down\n", done=False, error="begins with 'upstream is down'"),

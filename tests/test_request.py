@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from collections.abc import Callable
 
 import pytest
 from support import recorded
@@ -236,6 +237,27 @@ def test_the_servers_count_wins_then_the_tokenizers_then_chunks() -> None:
     ):
         record, _ = recorded.replay(CHAT, framed(at((5, line("aa") + line("bb") + end))), None, count=count)
         assert (record.token_source, record.output_tokens, record.prompt_tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason", "count", "expected"),
+    [
+        (["one "] * 12, "length", None, ("asked", 12)),
+        (["one two "] * 6, "length", None, ("asked", 12)),  # two tokens in each, as FastChat sends them
+        (["one two "] * 6, "length", len, ("asked", 12)),
+        (["one "] * 3, "length", None, ("chunks", 3)),  # the context was full
+        (["one two "] * 6, "stop", None, ("chunks", 6)),
+        (["one "] * 13, "length", None, ("chunks", 13)),
+    ],
+)
+def test_an_answer_that_ends_for_its_length_has_what_was_asked_for(
+    pieces: list[str], reason: str, count: Callable[[str], int] | None, expected: tuple[str, int]
+) -> None:
+    end = b'{"done":true,"done_reason":"%b"}\n' % reason.encode()
+    record, _ = recorded.replay(
+        CHAT, framed(at((5, b"".join(line(piece) for piece in pieces) + end))), None, count=count
+    )
+    assert (record.token_source, record.output_tokens) == expected
 
 
 # ---------------------------------------------------------------- client lag

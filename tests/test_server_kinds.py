@@ -154,6 +154,7 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         ({}, refuse(503, {"error": "loading"}), "status 503 (loading)). Give the base URL"),
         ({}, (200, {"Content-Type": "text/html"}, b"<p>hi"), "a web page"),
         ({}, {"hello": 1}, "JSON of another shape"),
+        ({}, (200, {"Content-Type": "application/json"}, b""), "GET /v1/models: an empty answer"),
         ({}, (200, {"Content-Encoding": "gzip"}, b"no gzip"), "no answer that can be read"),
     ],
 )

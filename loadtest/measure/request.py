@@ -17,6 +17,7 @@ from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, told
 from loadtest.measure.leaving import STAYS, Stay
+from loadtest.measure.token_counts import token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
@@ -256,6 +257,12 @@ class Request:
             **self._tokens(content),
         )
 
+    def _tokens(self, content: Content) -> dict[str, Any]:
+        """Return the counts and their source; of an answer that is an error there are none."""
+        if content.ending.output_tokens is None and not self.received.success:
+            return {}
+        return token_fields(content.events, content.ending, self.job, self.count, streams=self.dialect.streams)
+
     def _cut(self, ending: Ending) -> str | None:
         """Say why the prompt's count shows that the server cut the conversation, None where it does not."""
         turn, session = self.job.turn, self.session
@@ -339,28 +346,6 @@ class Request:
             "t_first_visible": self._since(at[read_of[visible]]) if visible is not None else None,
             "stamped": self.received.stamped_count,
             "arrivals": self.received.read_count,
-        }
-
-    def _tokens(self, content: Content) -> dict[str, Any]:
-        """Return the counts and their source: the server's, else a tokenizer's, else chunks (which are not tokens)."""
-        ending, count, prompt = content.ending, self.count, content.ending.prompt_tokens
-        if ending.output_tokens is not None:
-            source, output = "server", ending.output_tokens
-        elif not self.received.success:
-            return {}
-        elif not self.dialect.streams:
-            return {"token_source": "server", "prompt_tokens": prompt}
-        elif count is not None:
-            source, output = "tiktoken", count(content.events.said)
-            if prompt is None and not self.job.turn:  # a later turn's prompt holds what was said before
-                prompt = count(self.job.prompt)
-        else:
-            source, output = "chunks", len(content.events)
-        return {
-            "token_source": source,
-            "output_tokens": output,
-            "prompt_tokens": prompt,
-            "unsent_tokens": ending.unsent_tokens,
         }
 
 

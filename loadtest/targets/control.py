@@ -82,6 +82,8 @@ class ControlAnswer:
             words = http_sentence(self.status, self.body) if kind in _WORDY and self.body else ""
             words = words.removeprefix(f"HTTP {self.status} with ")
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
+        if not self.body.strip():
+            return "an empty answer"
         if kind == "text/html":
             return "a web page"
         if parse_json(self.body.removeprefix(codecs.BOM_UTF8)) is None:

@@ -40,7 +40,7 @@ GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
 _LATER = (429, 503)  # statuses that speak of the moment, not of a key
-_COMPLETIONS = re.compile(r"(/chat)?/completions$")
+_ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
@@ -115,7 +115,7 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
 def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
     """Ask for the models: at /v1/models, and where nothing lists them there beside a `path` of another root."""
     listing = ask(client, url, "/v1/models")
-    beside = "" if path is None else _COMPLETIONS.sub("/models", path)
+    beside = "" if path is None else _ENDPOINTS.sub("/models", path)
     if beside in ("", path) or listed_models(listing.json()) is not None:
         return listing
     other = ask(client, url, beside)
@@ -269,8 +269,11 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
     if server.unlisted:
         raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
     if not server.models:
-        how = "fetch one (`ollama pull NAME`) or name one" if server.kind == "ollama" else "name one"
-        raise TargetError(f"{server.url} has no model yet; {how} with --model.")
+        if server.kind == "ollama":
+            raise TargetError(
+                f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
+            )
+        raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 

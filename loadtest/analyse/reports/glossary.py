@@ -55,7 +55,13 @@ GLOSSARY = (
         "How late loadtest itself sent a request, or read a token; a token read later than the next one came is spoilt.",
     ),
     ("stamps", "Who noted when an answer's bytes arrived: the kernel, or loadtest itself when it read them."),
-    ("counted by", "Who counted the tokens: the server, tiktoken, or loadtest by the pieces that came (chunks)."),
+    (
+        "counted by",
+        (
+            "Who counted the tokens: the server, tiktoken, loadtest by the pieces that came (chunks), or nobody, for answers that "
+            "ended for their length have what was asked for (asked)."
+        ),
+    ),
     (
         "delivery delay",
         "How long a token took from the server's own stamp to its arrival, more than the fastest one of the run.",

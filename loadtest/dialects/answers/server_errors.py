@@ -137,19 +137,10 @@ def compact(value: Any) -> str:
             return ""
 
 
+_STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
 _BAD_STATUS = ("error", "fail", "failed", "failure")
-_CODES = (
-    "code",
-    "status",
-    "statusCode",
-    "statuscode",
-    "status_code",
-    "error_code",
-    "errcode",
-    "err_code",
-    "retcode",
-    "ret",
-)
+_ERROR_CODES = ("error_code", "errcode", "err_code")
+_CODES = ("code", "status", "statusCode", "statuscode", "status_code", *_ERROR_CODES, "retcode", "ret")
 _WORDS = (
     "message",
     "msg",
@@ -218,20 +209,20 @@ def envelope(row: dict[str, Any]) -> str | None:
         (row[key] for key in _CODES if isinstance(row.get(key), int | str) and not _is_state(key, row[key])), None
     )
     good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
-    said = next((key for key in (*_WORDS, "text") if row.get(key) and isinstance(row[key], str)), None)
-    if code is None or good or said is None:
+    if code is None or good:
         return None
-    return error_sentence(row[said] if said == "text" else row)  # FastChat's errors are texts
+    if any(row.get(key) and isinstance(row[key], str) for key in _WORDS):
+        return error_sentence(row)
+    if isinstance(row.get("text"), str) and any(row.get(key) for key in _ERROR_CODES):
+        return error_sentence(row["text"])  # FastChat's, in mid-stream
+    return None
 
 
 def _is_state(key: str, value: Any) -> bool:
     """Whether a status says where the request is, such as queued or 102, as gateways do before the first token."""
     if isinstance(value, str) and not value.isdecimal():
         return key == "status" or value.lower().replace("_", "") in _STATES
-    return key.startswith("status") and 100 <= int(value) < 300
-
-
-_STATES = ("queued", "pending", "processing", "inprogress", "running")
+    return key.startswith("status") and 100 <= int(str(value)[:9]) < 300
 
 
 def words(row: dict[str, Any]) -> str | None:
