@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 GLOSSARY = (
-    ("stream", "One user's conversation with the server; concurrency is how many there are at once."),
+    ("stream", "A request that is being answered; concurrency is how many there are at once, one for each user."),
     ("level", "One load of the run (so many streams, or requests a second) with one length of prompt and answer."),
     ("closed loop", "Each user sends the next request when its last answer has ended (--concurrency)."),
     (
