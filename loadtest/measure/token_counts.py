@@ -47,8 +47,5 @@ def asked_for(asked: int | None, pieces: int, events: ContentEvents) -> int | No
     """
     if not asked or not 0 < pieces <= asked:
         return None
-    if pieces == asked:
-        return asked
-    return (
-        asked if estimate_tokens(events.said) ** 2 > pieces * asked else None
-    )  # nearer to what was asked for, in ratio
+    nearer_to_asked = estimate_tokens(events.said) ** 2 > pieces * asked  # in ratio
+    return asked if pieces == asked or nearer_to_asked else None
