@@ -218,11 +218,12 @@ def envelope(row: dict[str, Any]) -> str | None:
     return None
 
 
-def _is_state(key: str, value: Any) -> bool:
+def _is_state(key: str, value: int | str) -> bool:
     """Whether a status says where the request is, such as queued or 102, as gateways do before the first token."""
     if isinstance(value, str) and not value.isdecimal():
         return key == "status" or value.lower().replace("_", "") in _STATES
-    return key.startswith("status") and 100 <= int(str(value)[:9]) < 300
+    code = int(value[:9]) if isinstance(value, str) else value  # a text of thousands of digits is no int
+    return key.startswith("status") and 100 <= code < 300
 
 
 def words(row: dict[str, Any]) -> str | None:
