@@ -17,7 +17,7 @@ from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug
 from loadtest.measure.leaving import STAYS, Stay
-from loadtest.measure.token_counts import token_fields
+from loadtest.measure.token_counts import CHARACTERS, counts_characters, token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
@@ -239,6 +239,9 @@ class Request:
     def _record(self, reads: Reads) -> Record:
         received, content = self.received, self.content(reads)
         ending = content.ending
+        if counts_characters(ending.prompt_tokens, self.job):
+            ending.prompt_tokens = None
+            ending.notes.append(CHARACTERS)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,

@@ -260,7 +260,9 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
     if not server.models:
         if server.kind == "ollama":
-            raise TargetError(f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model.")
+            raise TargetError(
+                f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
+            )
         raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
