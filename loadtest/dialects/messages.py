@@ -189,7 +189,9 @@ class MessagesRows:
             ending.server[name] = kept(said, name, odd)
         answer.note(*odd)
         known = [counts[name] for name in _PROMPT if name in counts]
-        prompt = min(sum(known), MOST_TOKENS) if known else None
+        # details in OpenAI's words (DashScope) come with OpenAI's counts, of which cached tokens are a part
+        together = max if "prompt_tokens_details" in ending.server.get("usage", {}) else sum
+        prompt = min(together(known), MOST_TOKENS) if known else None
         if ending.done and "output_tokens" in counts:
             answer.count(prompt, counts["output_tokens"])
         else:

@@ -24,6 +24,7 @@ REASONS = {
     "max_tokens": "length",
     "incomplete": "length",
 }  # in the words of the other formats
+_UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole response
 NO_STATUS = "the server ended the answer without a status"
 _VISIBLE = (
     *("response.output_text", "response.refusal", "response.content_part", "response.text"),
@@ -130,16 +131,17 @@ class ResponsesRows:
         """Take the whole response, which ends an answer: its status, counts, and its text where no piece of it came."""
         answer = self._answer
         if not answer.events:
-            texts = _in_output(response.get("output"))
-            answer.add(texts if any(texts) else in_value(response.get("output_text")))
+            answer.add(_in_output(response.get("output"), response.get("output_text")))
         if usage := response.get("usage"):
             self._take_usage(usage)
         answer.marked = answer.over = True
         answer.ending.model = as_name(response.get("model"))
         details = response.get("incomplete_details")
         why = reason_name(details.get("reason")) if isinstance(details, dict) else None
-        status = why or reason_name(response.get("status")) or kind.removeprefix("response.")
-        if error := response.get("error"):
+        status = why or reason_name(response.get("status"))
+        if status is None or status in _UNFINISHED:
+            status = kind.removeprefix("response.")
+        if error := _error_in(response):
             answer.fail(server_errors.error_sentence(error))
         elif status:
             answer.finish(REASONS.get(status, status), status)
@@ -192,8 +194,15 @@ def _whole_text(row: dict[str, Any], kind: str) -> Texts:
     return _sides(kind, in_value([row.get(key) for key in ("text", "refusal", "arguments", "part")]))
 
 
-def _in_output(output: Any) -> Texts:
-    """Return the text of a whole response's items: messages, reasoning and tool calls."""
+def _error_in(response: dict[str, Any]) -> Any:
+    """Return the error of a response that failed, from wherever it is sent."""
+    details = response.get("status_details")
+    told = details.get("error") if isinstance(details, dict) else None
+    return response.get("error") or response.get("last_error") or told
+
+
+def _in_output(output: Any, said: Any = None) -> Texts:
+    """Return the text of a whole response's items: messages, reasoning and tool calls; else what is `said` beside them."""
     seen, hidden = "", ""
     for item in output if isinstance(output, list) else ():
         if not isinstance(item, dict):
@@ -204,4 +213,6 @@ def _in_output(output: Any) -> Texts:
         else:
             parts = (in_value(item.get(key)) for key in ("summary", "content"))
             hidden += "".join(a + b for a, b in parts) + tool_text([{"function": item}])
+    if not (seen or hidden):
+        return in_value(output if isinstance(output, str) else said)
     return seen, hidden

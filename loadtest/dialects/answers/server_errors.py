@@ -268,7 +268,7 @@ def _error_words(error: Any, depth: int) -> str:
     if depth and isinstance(error, dict):
         if not any(error.get(key) for key in ("error", "errors", *_WORDS)):
             error = {str(key).lower(): value for key, value in error.items()}
-        for key in ("error", "errors", *_WORDS):
+        for key in ("error", "errors", *_WORDS, "response"):
             if error.get(key) and not isinstance(error[key], bool | int | float):
                 place = ".".join(map(str, error["loc"])) + ": " if isinstance(error.get("loc"), list) else ""
                 return place + _with_more(_error_words(error[key], depth - 1), error, key, depth - 1)
