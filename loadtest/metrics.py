@@ -310,7 +310,7 @@ def doubt_coalesced(
     """
     if not requests:
         return
-    cure = "(nginx: proxy_buffering off)"
+    cure = "(nginx: proxy_buffering off; HAProxy: option http-no-delay)"
     if 2 * held_back > requests:
         yield Doubt(
             SUSPECT,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import leaving_findings, step_findings
+from loadtest.analyse.findings import behind_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
@@ -226,3 +226,37 @@ def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: 
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
     assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
+
+
+@pytest.mark.parametrize(
+    ("said", "slots", "peak", "verdict", "claim"),
+    [
+        (
+            4,
+            NO_LIMIT,
+            8,
+            "valid",
+            "More than one server stands behind this URL: at least 8 requests were at work at once",
+        ),
+        (4, NO_LIMIT, 4, "valid", None),  # prompts beside each other decode one after another
+        (4, NO_LIMIT, 8, "void", None),
+        (4, LIMIT, 4, "valid", None),
+        (8, NO_LIMIT, 8, "valid", None),
+        (
+            8,
+            LIMIT,
+            4,
+            "valid",
+            "No more than 4 requests at a time got through, though the server says that it has 8 slots.",
+        ),
+        (16, NO_LIMIT, 8, "valid", None),
+        (None, NO_LIMIT, 8, "valid", None),
+    ],
+)
+def test_slots_that_a_server_says_and_others_that_were_seen_tell_what_stands_behind_a_url(
+    said: int | None, slots: Slots, peak: int, verdict: str, claim: str | None
+) -> None:
+    run = SimpleNamespace(facts={"server": {"slots_said": said}})
+    levels = [{"verdict": verdict, "peak_decoding": peak}]
+    found = behind_findings.behind_the_url(of(slots, run=run, summary={"levels": levels}))
+    assert [one[: len(claim or "")] for one in found] == ([] if claim is None else [claim])

@@ -204,9 +204,9 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
     own = as_printable(as_mapping(version.json()).get("version"))
     if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
         return _refused(client, url, tags)
-    if not (version.ok or listing.ok) and keys.proxy is None:
-        if instead := https_instead(url) or (None if version.status or listing.status else http2_instead(url)):
-            return TargetError(instead)
+    straight = not (version.ok or listing.ok) and keys.proxy is None
+    if straight and (instead := https_instead(url) or (version.status + listing.status == 0 and http2_instead(url))):
+        return TargetError(instead)
     key = ""
     if listing.status in (502, 504) or (listing.status == 503 and listing.is_page):
         key = " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
