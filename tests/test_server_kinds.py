@@ -168,8 +168,7 @@ def test_a_port_that_speaks_http2_alone_is_said(loadtest: Call, tmp_path: Path) 
     with odd_server(otherwise=lambda _: [settings, Then.FIN]) as server:
         code, _, err = loadtest("check", server.url)
         assert (code, "speaks HTTP/2, and loadtest speaks HTTP/1.1" in err) == (2, True), err
-        settings_after_404 = {"PRI *": [settings, Then.FIN]}  # HAProxy takes both
-        with odd_server(settings_after_404) as both:
+        with odd_server({"PRI *": [settings, Then.FIN]}) as both:  # as HAProxy, which takes both
             code, _, err = loadtest("check", both.url)
             assert (code, "status 404" in err, "HTTP/2" in err) == (2, True, False), err
         code, _, err = loadtest("run", server.url, "--api", "openai", "--model", "m", "--out", tmp_path / "run")

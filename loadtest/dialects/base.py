@@ -68,7 +68,7 @@ class ContentEvents:
     def clear(self) -> None:
         """Forget all events; the columns stay the same objects."""
         for column in (self.texts, self.ends, self.created, self.hidden):
-            column.clear()  # type: ignore[attr-defined]
+            column.clear()
 
     def cut(self, length: int) -> None:
         """Keep the first `length` events."""

@@ -99,7 +99,7 @@ def answer_notes(run: RunData) -> list[str]:
     named = counted[counted["said_model"].notna()]
     for (asked, name), mine in named.groupby(["model", "said_model"]):
         lines.append(
-            f"{len(mine)} of {len(counted)} answers are of the model {shown(name)}, by their own word; {shown(asked)} was asked for."
+            f"{len(mine)} of {len(counted)} answers are of the model {shown(str(name))}, by their own word; {shown(str(asked))} was asked for."
         )
     if resent := int(counted["resent"].sum()):
         lines.append(f"{resent} of {len(counted)} requests were sent twice: {_RESENT}.")
