@@ -144,6 +144,11 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
         ({"/api/version": {"version": "0.9.0"}, "/api/tags": refuse(403)}, None, "refuses us with status 403"),
         ({"/api/version": {"version": "0.6.5"}}, None, "GET /api/version: version 0.6.5, which many servers have"),
+        (
+            {},
+            refuse(400, {"message": "Either x-portkey-config or x-portkey-provider header is required"}),
+            "It asks for a header: give it with --header 'x-portkey-config: …'.",
+        ),
         ({}, refuse(502), "A gateway answers there, and no server behind it"),
         (
             {},
