@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import data_findings, leaving_findings, step_findings
+from loadtest.analyse.findings import behind_findings, data_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
@@ -258,3 +258,37 @@ def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], sa
     run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
     asked = [level() | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
     assert said in data_findings.length_sentences(run, asked)
+
+
+@pytest.mark.parametrize(
+    ("said", "slots", "peak", "verdict", "claim"),
+    [
+        (
+            4,
+            NO_LIMIT,
+            8,
+            "valid",
+            "More than one server stands behind this URL: at least 8 requests were at work at once",
+        ),
+        (4, NO_LIMIT, 4, "valid", None),  # prompts beside each other decode one after another
+        (4, NO_LIMIT, 8, "void", None),
+        (4, LIMIT, 4, "valid", None),
+        (8, NO_LIMIT, 8, "valid", None),
+        (
+            8,
+            LIMIT,
+            4,
+            "valid",
+            "No more than 4 requests at a time got through, though the server says that it has 8 slots.",
+        ),
+        (16, NO_LIMIT, 8, "valid", None),
+        (None, NO_LIMIT, 8, "valid", None),
+    ],
+)
+def test_slots_that_a_server_says_and_others_that_were_seen_tell_what_stands_behind_a_url(
+    said: int | None, slots: Slots, peak: int, verdict: str, claim: str | None
+) -> None:
+    run = SimpleNamespace(facts={"server": {"slots_said": said}})
+    levels = [{"verdict": verdict, "peak_decoding": peak}]
+    found = behind_findings.behind_the_url(of(slots, run=run, summary={"levels": levels}))
+    assert [one[: len(claim or "")] for one in found] == ([] if claim is None else [claim])

@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers import redirects
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.control import (
@@ -28,10 +27,9 @@ from loadtest.targets.control import (
     as_printable,
     as_text,
     ask,
-    keys_of_client,
     listed_models,
 )
-from loadtest.targets.tls_port import http2_instead, https_instead
+from loadtest.targets.unclear import refused_error, unclear_error
 from loadtest.text import shown
 from loadtest.urls import deployment_of, has_own_root
 
@@ -39,8 +37,12 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
+<<<<<<< HEAD
 _LATER = (429, 503)  # statuses that speak of the moment, not of a key
 _ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
+=======
+_ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
+>>>>>>> h-ways
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
@@ -105,7 +107,7 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
     if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
         return server
     if listed is None and api == "auto":
-        raise _unclear(client, url, version, listing)
+        raise unclear_error(client, url, version, listing)
     server = _openai_server(client, url, version, listing)
     if api == "ollama" and server.kind == "openai":
         server = replace(server, kind="ollama", version=said, unlisted=server.unlisted or "GET /api/tags")
@@ -146,7 +148,7 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
     if signs < needed:
         return None
     if api == "auto" and tags.refused:
-        raise _refused(client, url, tags)
+        raise refused_error(client, url, tags)
     unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
     simulated = _simulated_facts(version) or _simulated_facts(tags)
     models, cache = _ollama_models(client, url, listed or []), version.cached or tags.cached
@@ -196,6 +198,7 @@ def _openai(
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
 
 
+<<<<<<< HEAD
 def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
     """Return the error for a server of unknown kind: what it answered, and what to do."""
     keys = keys_of_client(client)
@@ -244,6 +247,8 @@ def _refused(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetErr
     )
 
 
+=======
+>>>>>>> h-ways
 def choose_model(server: Server, asked: str | None) -> ServedModel:
     """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
     present = _models_present(server)

@@ -57,13 +57,13 @@ def _arrival(attempt: Attempt) -> str:
     if reads <= 2:
         return (
             f"all {pieces} pieces at once, {seconds(record.chunks[0] / 1e6)} after the request: a proxy that buffers answers "
-            "(nginx: proxy_buffering off) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "
+            "(nginx: proxy_buffering off; HAProxy: option http-no-delay) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "
             "TTFT would be E2E"
         )
     if reads <= pieces / 2:
         return (
             f"{pieces} pieces in {reads} reads: they are sent several together, by the server or by a proxy that buffers "
-            "(nginx: proxy_buffering off), or this machine was too busy to read them apart (try again); ITL would be wrong"
+            "(nginx: proxy_buffering off; HAProxy: option http-no-delay), or this machine was too busy to read them apart (try again); ITL would be wrong"
         )
     if tokens > SEVERAL_TOKENS * pieces:
         return f"{tokens} tokens in {pieces} pieces, which come one by one: ITL is of pieces, not of tokens"

@@ -12,6 +12,7 @@ from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.findings import (
+    behind_findings,
     cache_findings,
     data_findings,
     energy_findings,
@@ -122,6 +123,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
     elif has_tokens(*summary["levels"]):
         found.append(slots_finding(analysis))
     found += [
+        *behind_findings.behind_the_url(analysis),
         *cache_findings.cache_findings(analysis),
         *step_findings.steps_findings(analysis),
         *longer_prompts(analysis),
