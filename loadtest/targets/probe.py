@@ -213,6 +213,8 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
         key = " Redirects are not followed: give the URL of the server that they lead to."
     if keys.proxy is not None:
         key = f" The proxy {keys.proxy} may have answered in its place."
+        if version.status == listing.status == 0 and keys.proxy.startswith("http:"):
+            key = f" If the proxy speaks https, give --proxy https://{keys.proxy.removeprefix('http://')}."
     said = version.said if own is None else f"version {own}, which many servers have"
     base = url.removesuffix("/api")
     nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
