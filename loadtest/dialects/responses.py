@@ -14,6 +14,7 @@ from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
+from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
 
@@ -62,9 +63,11 @@ class OpenAIResponses(Dialect):
         return {"stream": True} | ({} if output_tokens is None else {"max_output_tokens": output_tokens})
 
     def said(self, job: Job) -> dict[str, Any]:
-        if job.encoded is not None:
-            return {"input": job.encoded.array}
-        return {"input": job.prompt if job.messages is None else job.messages}
+        if not has_parts(job):
+            return {"input": self.messages(job)}
+        if job.encoded is None and job.messages is None:
+            return {"input": job.prompt}
+        return {"input": [said_by(message, _part) for message in job.conversation]}
 
     def decoder(self) -> NamedEventsDecoder:
         answer = Decoded()
@@ -76,6 +79,15 @@ class OpenAIResponses(Dialect):
         if isinstance(usage, dict) and "input_tokens_details" in usage:
             server = {**server, "usage": {**usage, "prompt_tokens_details": usage["input_tokens_details"]}}
         return metrics.server_said(server)
+
+
+def _part(part: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:
+    """Return a part of a message of chat completions as /v1/responses takes it; None for one that it may know."""
+    if (image := image_in(part)) is not None:
+        return {"type": "input_image", "image_url": image.url, "detail": image.detail}
+    if part.get("type") != "text":
+        return None
+    return {**part, "type": "output_text", "annotations": []} if role == "assistant" else {**part, "type": "input_text"}
 
 
 class ResponsesRows:

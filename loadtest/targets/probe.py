@@ -37,12 +37,7 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
-<<<<<<< HEAD
-_LATER = (429, 503)  # statuses that speak of the moment, not of a key
 _ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
-=======
-_ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
->>>>>>> h-ways
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
@@ -198,57 +193,6 @@ def _openai(
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
 
 
-<<<<<<< HEAD
-def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
-    """Return the error for a server of unknown kind: what it answered, and what to do."""
-    keys = keys_of_client(client)
-    if listing.refused or version.refused:
-        return _refused(client, url, listing if listing.refused else version)
-    own = as_printable(as_mapping(version.json()).get("version"))
-    if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
-        return _refused(client, url, tags)
-    if not (version.ok or listing.ok) and keys.proxy is None:
-        silent = not (version.status or listing.status)
-        instead = https_instead(url) or (http2_instead(url) if silent else None)
-        if instead:
-            return TargetError(instead)
-    key = ""
-    if listing.status in (502, 504) or (listing.status == 503 and listing.is_page):
-        key = " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
-    elif listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
-        name = credentials.variable_of(url, "openai", key_env=keys.key_env)
-        if not credentials.headers(url, "openai", key_env=keys.key_env):
-            what = "The URL's prefix, or a key," if listing.status == 404 else "A key"
-            key = f" {what} may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
-        elif name is not None and listing.status != 404:
-            key = f" The key in {name} may be a wrong one."
-    if 300 <= listing.status < 400 and (place := listing.header("location")):
-        key = f" {redirects.advice(place, listing.path)}"
-    if keys.proxy is not None:
-        key = f" The proxy {keys.proxy} may have answered in its place."
-    said = version.said if own is None else f"version {own}, which many servers have"
-    base = url.removesuffix("/api")
-    nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
-    return TargetError(
-        f"{url} does not say that it is a model server (GET /api/version: {said}; GET /v1/models: {listing.said})."
-        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME, and "
-        "`loadtest check --try` with these finds out how to ask it."
-    )
-
-
-def _refused(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:
-    key_env = keys_of_client(client).key_env
-    key = f"set {key_env}" if key_env else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
-    does = f"{key} to a key that it accepts"
-    if (answer.header("www-authenticate") or "").lower().startswith("basic"):
-        does = "write user and password into the URL, as USER:PASSWORD@ before the host"
-    return TargetError(
-        f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
-    )
-
-
-=======
->>>>>>> h-ways
 def choose_model(server: Server, asked: str | None) -> ServedModel:
     """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
     present = _models_present(server)
