@@ -106,8 +106,7 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     """
     timings = server.get("timings")
     usage = server.get("usage")
-    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-    cached = _said_number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
+    cached = _cached_tokens(usage) if isinstance(usage, dict) else math.nan
     if isinstance(timings, dict):
         reused = _said_number(timings.get("cache_n"))
         prefill, decode = (_said_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
@@ -116,6 +115,18 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     if math.isnan(cached):
         cached = _said_number(server.get("prompt_eval_cached_count"))
     return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
+
+
+# Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's; all are part of the prompt's count. Whether
+# Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.
+CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount")
+
+
+def _cached_tokens(usage: dict[str, Any]) -> float:
+    """Return how many tokens of the prompt a usage says were in the cache."""
+    places = [place for place in (usage.get("prompt_tokens_details"), usage) if isinstance(place, dict)]
+    known = (_said_number(place.get(name)) for place in places for name in CACHED_NAMES)
+    return next((number for number in known if not math.isnan(number)), math.nan)
 
 
 def _said_number(said: Any) -> float:

@@ -7,20 +7,23 @@ tunnel, which CONNECT opens. TCP to the proxy is our own, so reads keep the kern
 from __future__ import annotations
 
 import os
+import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Self
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys
+from loadtest.text import shown
 from loadtest.urls import origin, parse_url
 
 PROXY_PORT = 3128  # where a proxy's URL names none, as in --proxy squid
 MOST_REFUSAL = 1 << 16  # bytes of a refusal that are read for the proxy's own words
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
+Headers = Sequence[tuple[bytes, bytes]]
 Place = tuple[str, str, int]  # scheme, host and port
 
 
@@ -71,6 +74,57 @@ def _why(error: ssl.SSLError, key: str | None) -> str:
     if error.reason == "KEY_VALUES_MISMATCH":
         return "the key belongs to another certificate"
     return f"{error.reason or error}; give PEM files" + ("" if key else ", and the key's with --cert-key")
+
+
+_ALERTS = (  # what a server's last word in a TLS handshake means for us
+    (
+        re.compile(r"CERTIFICATE_REQUIRED|ALERT_(?:BAD_CERTIFICATE|UNKNOWN_CA|CERTIFICATE_\w+|ACCESS_DENIED)"),
+        "the server asks for a client certificate that it trusts: give one with --cert, and its key with --cert-key",
+    ),
+    (
+        re.compile(r"NO_APPLICATION_PROTOCOL"),
+        "the server speaks HTTP/2 alone there, and loadtest speaks HTTP/1.1: have the server or gateway take HTTP/1.1, too",
+    ),
+    (
+        re.compile(r"ALERT_HANDSHAKE_FAILURE"),
+        "the server broke off the TLS handshake: it may ask for a client certificate (--cert, --cert-key), or for another cipher",
+    ),
+)
+
+
+def alert_words(reason: str) -> str | None:
+    """Return what to do about an alert that a server sent over TLS, by OpenSSL's name of it; None for any other error."""
+    return next((words for alert, words in _ALERTS if alert.search(reason)), None)
+
+
+# Headers of caches. Those that speak of a model's own prefix cache, or of what may be cached, are none.
+_OF_A_CACHE = re.compile(
+    rb"(?=.*cache)(?!(?:.*-)?(?:control|lookup|kv|prefix|prompt|tokens?|key|ttl|tags?)(?:-|$))[a-z0-9-]+"
+)
+_HIT = re.compile(rb"(?:^|[^a-z]|refresh)hit(?:$|[^a-z=])")
+_COUNTED = re.compile(rb"(?:true|yes|[1-9]\d*)\b")
+
+
+def cached_by(headers: Headers) -> str | None:
+    """Return the header by which an answer came out of a cache on the way; None where none says so."""
+    for name, value in headers:
+        low, said = name.lower(), value.strip().lower()
+        if low == b"age":
+            hit = said.isdigit() and int(said[:9]) > 0
+        elif low == b"x-varnish":  # a second number is that of the request whose answer is given again
+            hit = len(said.split()) > 1
+        elif b"cache" in low and _OF_A_CACHE.fullmatch(low):
+            hit = _HIT.search(said) is not None or (b"hit" in low and _COUNTED.match(said) is not None)
+        else:
+            continue
+        if hit:
+            return header_quoted(name, value)
+    return None
+
+
+def header_quoted(name: bytes, value: bytes) -> str:
+    """Return a header to be shown: short, and without our keys."""
+    return shown(credentials.redacted(f"{name.decode('latin-1')}: {value.decode('latin-1').strip()}"))[:80]
 
 
 def proxy_named(keys: ConnectionKeys) -> str | None:

@@ -104,7 +104,7 @@ class Record:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     unsent_tokens: int = 0  # those of output_tokens whose text was not sent; decode speed leaves them out
-    token_source: str | None = None  # "server", "tiktoken" or "chunks"
+    token_source: str | None = None  # "server", "asked", "tiktoken" or "chunks"
     server: dict[str, Any] | None = None  # what the server said, under the server's own names
     server_us: list[int] | None = None  # created_at of each content event, µs from the first one's
     server_first: int | None = None  # the first one's wall time, ns
@@ -113,6 +113,7 @@ class Record:
     notes: list[str] | None = None  # oddities of the answer that spoil no figure
     doubts: list[str] | None = None  # oddities that make its level suspect
     finish_reason: str | None = None
+    said_model: str | None = None  # that the answer names, where it is another one than was asked for
     target: int = 0  # index into run.json's targets
     user: int | None = None  # which user of its level sent it, from 0; None in an open loop
     session: int | None = None  # which session of its level this was a turn of; None: a request by itself

@@ -33,6 +33,7 @@ OTHER_ENDINGS = {
     "/chat/completions": ("openai", "chat"),
     "/completions": ("openai", "completions"),
     "/invocations": ("openai", "chat"),
+    "/embeddings": ("openai", "embeddings"),
 }
 # A URL that ends in one of these says only where the server is.
 CONTROL_PATHS = ("/v1/models", "/api/version", "/api/tags", "/api/ps", "/api/show", "/v1")

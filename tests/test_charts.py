@@ -266,6 +266,9 @@ def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, c
     chart(axes, analysis, series_of(levels)[0])
     labels_apart(axes)
     assert len(axes.get_legend_handles_labels()[1]) <= style.MOST_LINES + 1
+    if chart is ttft.ttft_parts:  # marks that touch would look like a line
+        place = axes.get_window_extent().width / axes.figure.dpi * 72 / len(levels)
+        assert all(line.get_markersize() < place for line in axes.lines if line.get_marker() in ("_", "^"))
     if chart in (ttft.distribution, itl.tail):
         assert style.left_out(levels).startswith(f"{style.MOST_LINES} of {len(levels)} levels")
 

@@ -141,11 +141,7 @@ def test_an_empty_run_does_not_pass() -> None:
     assert [case.ended for case in gate_report.cases(summary, ())] == ["error"]
 
 
-def workflow() -> dict[Any, Any]:
-    found = re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
-    parsed: dict[Any, Any] = yaml.safe_load(found[1])
-    return parsed
+WORKFLOW, STEPS = (yaml.safe_load(found) for found in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -155,8 +151,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def test_the_workflow_parses_and_so_do_its_commands() -> None:
-    jobs = workflow()["jobs"]
-    steps = [step for job in jobs.values() for step in job["steps"]]
+    steps = [*STEPS, *(step for job in WORKFLOW["jobs"].values() for step in job["steps"])]
     assert all(("uses" in step) != ("run" in step) for step in steps)
     scripts = [step["run"] for step in steps if "run" in step and "pip install" not in step["run"]]
     blocks = re.findall(r"```\n(.*?)```", re.sub(r"```yaml\n.*?```", "", PAGE, flags=re.DOTALL), re.DOTALL)
@@ -174,6 +169,6 @@ def test_the_variables_of_the_workflow_are_options() -> None:
         run = cli.get_command(parent, "run")
     assert run is not None
     known = {param.envvar for param in run.params if isinstance(param, click.Option)}
-    named = {name for job in workflow()["jobs"].values() for step in job["steps"] for name in step.get("env", {})}
+    named = {name for job in WORKFLOW["jobs"].values() for step in job["steps"] for name in step.get("env", {})}
     assert named
     assert named <= known

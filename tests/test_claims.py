@@ -6,11 +6,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import leaving_findings, step_findings
+from loadtest.analyse.findings import data_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.step_law import Law
@@ -90,6 +92,14 @@ def test_one_request_that_waited_long_is_not_left_out() -> None:
     )
 
 
+def test_a_request_that_waits_for_its_model_is_not_said_to_wait_for_nothing() -> None:
+    """Was "No request queues at 8 streams: waiting is 0.2 % of the mean TTFT" where two models took turns."""
+    one = level(ttft_s=1.9, queue_wait_s=0.004, slot_wait_s=0.0, batch_wait_s=0.004, load_s=1.2)
+    assert findings.queueing(of(LIMIT), Series("", (one,))) == (
+        "At 8 streams, 63 % of the mean TTFT (1.90 s) passes until the model is loaded, and 0.21 % is waiting."
+    )
+
+
 @pytest.mark.parametrize(
     ("void_at", "end"),
     [((), "(1.00 s)."), ((16,), "; the level above it is void."), ((4, 16, 32), "; the 2 levels above it are void.")],
@@ -133,6 +143,10 @@ def test_a_limit_is_named_where_requests_were_kept_out(slots: Slots, said: str) 
         ([(30, 28, 32), (44, None, None), (56, 54, 58)], "too few requests to tell whether more streams bring more"),
         ([(30, 28, 32), (50, 49, 51), (50.5, 49, 52)], "Output stops growing at 2 streams"),
         ([(26, 25, 27), (17, 8, 40), (24, 15, 33)], "their intervals are too wide"),  # was "stops growing at 1 stream"
+        (  # was "stops growing at 1 stream" of a machine that others had begun to use
+            [(175, 170, 180), (98, 95, 101), (151, 148, 154)],
+            "whether it grows there is not known: it goes from 175 to 98.0 and 151 tokens/s at 1, 2 and 4 streams.",
+        ),
     ],
 )
 def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...]], said: str) -> None:
@@ -226,3 +240,21 @@ def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: 
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
     assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (("server",), "Prompts: a asked; median 10.0, 10.0 at most tokens as the server counts."),
+        (("server",), "Answers: b asked; median 5.00, 5.00 at most tokens as the server counts."),
+        (("tiktoken",), "Answers: b asked; median 5.00, 5.00 at most tokens as tiktoken counts."),  # was "the server"
+        (("chunks",), "Prompts: a asked; median 10.0, 10.0 at most tokens as the server counts."),
+        (("chunks",), "Answers: b asked; median 5.00, 5.00 at most pieces of text (the server counts no tokens)."),
+        (("chunks", "server"), "Answers: b asked; median 5.00, 5.00 at most tokens, not all as the server counts."),
+    ],
+)
+def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], said: str) -> None:
+    rows = pd.DataFrame({"prompt_tokens": 10.0, "output_tokens": 5.0, "turn": 0, "token_source": [*sources, *sources]})
+    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
+    asked = [level() | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
+    assert said in data_findings.length_sentences(run, asked)

@@ -155,6 +155,10 @@ def test_what_keeps_a_server_from_being_reached_is_said_without_a_number() -> No
     assert (
         no_socket == "cannot reach unix:/run/x.sock: there is no such socket; start the server, or give another path."
     )
+    no_http1 = httpx.ConnectError(
+        "[SSL: TLSV1_ALERT_NO_APPLICATION_PROTOCOL] tlsv1 alert no application protocol (_ssl.c:1)"
+    )
+    assert "speaks HTTP/2 alone there, and loadtest speaks HTTP/1.1" in not_reached("https://x", no_http1, None)
     with ControlClient(ConnectionKeys(), httpx.Timeout(5.0)) as client, pytest.raises(TargetError) as unknown:
         ask(client, "http://no-such-host.invalid", "/api/tags")
     assert "cannot reach http://no-such-host.invalid: " in str(unknown.value)

@@ -276,7 +276,9 @@ def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Fold
     assert "within these two runs, where one of " in outcome(found)
     assert found.visible is not None
     assert found.visible[0] > 0.10
-    assert f"The smallest change that would have shown is {found.visible[0] * 100:.0f}" in method(found)
+    assert f"The smallest change that shows in nine of ten such comparisons is {found.visible[0] * 100:.0f}" in method(
+        found
+    )
     assert compare(analyse(base), analyse(new), run_noise=0.005).verdict == WORSE
 
 

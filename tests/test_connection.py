@@ -132,6 +132,8 @@ def test_a_client_certificate(loadtest: Call, tmp_path: Path, certificate: Path)
         assert loadtest("check", *told, "--cert", certificate)[0] == 0
         code, _, err = loadtest("check", *told)
         assert code == 2
+        assert "asks for a client certificate that it trusts: give one with --cert" in err
+        assert "is not trusted here" not in err
     ok(tmp_path / "run")
 
 

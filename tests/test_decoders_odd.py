@@ -72,6 +72,7 @@ def finish(reason: Any) -> str:
 
 A, STOP, DONE = delta(content="a"), finish("stop"), "data: [DONE]\n\n"
 END = '{"model":"m","done":true,"done_reason":"stop"}\n'
+BARE = '{"choices":[{"delta":{"reasoning_content":"%s"}}]}'
 PART = [{"type": "text", "text": "a"}, {"type": "output_text", "text": "b"}]
 
 TEXTS = {
@@ -178,6 +179,14 @@ ENDS = {
     "stop in an object": Case(V1, sse(A, finish({"type": "stop", "matched": 2})), ["a"]),
     "an unknown reason": Case(V1, sse(A, finish("sunset")), ["a"], doubts=["'sunset'"]),
     "a text that means none": Case(V1, sse(A, finish("null")), ["a"], done=False),
+    "llama-swap loads a model first": Case(
+        V1,
+        sse(BARE % "llama-swap", BARE % " loading", BARE % ".", delta(role="assistant"), A, STOP),
+        ["a"],
+        notes=["a gateway wrote into the answer before the model did"],
+    ),
+    "bare chunks of text alone": Case(V1, sse('{"choices":[{"delta":{"content":"a"}}]}', A, STOP), ["a", "a"]),
+    "bare chunks that think": Case(V1, sse(BARE % "b", BARE % "c", STOP), [], ["b", "c"]),
     "[DONE] without a reason": Case(V1, sse(A) + DONE, ["a"], done=False, hint="without a finish_reason"),
     "ollama: abort": Case(
         CHAT, chat("a") + '{"done":true,"done_reason":"abort"}\n', ["a"], done=False, error="'abort'"
@@ -242,6 +251,15 @@ ERRORS = {
     "an envelope after text": Case(
         V1, sse(A, '{"code":500,"msg":"overloaded"}'), ["a"], done=False, error="overloaded"
     ),
+    "error_code and text, after text (FastChat)": Case(
+        V1,
+        sse(A, '{"text":"out of memory","error_code":50002}') + DONE,
+        ["a"],
+        done=False,
+        error="out of memory",
+        hint="[DONE]",
+    ),
+    "text and a code are no error": Case(V1, sse('{"text":"a","code":1}', A, STOP), ["a"]),
     "ollama: an envelope after text": Case(CHAT, chat("a") + '{"code":7,"msg":"m"}\n', ["a"], done=False, error="m"),
     "no error": Case(V1, sse('{"code":0,"message":"ok"}', A, STOP), ["a"]),
     "text": Case(V1, "upstream is down\n", done=False, error="begins with 'upstream is down'"),

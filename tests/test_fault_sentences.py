@@ -26,6 +26,14 @@ from loadtest.text import join_text, shown
         (403, b"", "HTTP 403 with an empty body"),
         (502, b"<html>\n<h1>Bad Gateway</h1>\n", "HTTP 502 with a web page, titled 'Bad Gateway'"),
         (502, b"<!DOCTYPE html><html><title> 502\n Bad  Gateway </title>", "a web page, titled '502 Bad  Gateway'"),
+        (
+            503,
+            (
+                b'<html><head><title>ERROR: No</title></head><blockquote id="error">\n<p><b>Connection to ::1 failed.</b></p>\n'
+                b"</blockquote>"
+            ),
+            "HTTP 503 with a web page, titled 'ERROR: No': 'Connection to ::1 failed.'",
+        ),
         (502, b"<html><title></title><p>x", "HTTP 502 with a web page without a title"),
         (500, b"\xff\xfe", "HTTP 500 with a body that is no text (2 bytes)"),
         (500, b"{}", "{}"),
@@ -59,6 +67,16 @@ def test_what_an_error_status_says_of_itself(status: int, body: bytes, said: str
             "HTTP 307: the server redirects to /v2/; redirects are not followed, so give that URL",
         ),
         (308, b"moved", {"location": "http://u:p@h:1/x?key=k#f"}, "redirects to http://h:1/x?key=k#f;"),
+        (
+            302,
+            b"",
+            {"Location": "https://sso.example.org/oauth2/start?rd=/v1/chat/completions"},
+            "redirects to https://sso.example.org/oauth2/start?rd=/v1/chat/completions, where people log in; name the",
+        ),
+        (303, b"", {"Location": "/login?next=/api/chat"}, "where people log in"),
+        (302, b"", {"Location": "https://login.microsoftonline.com/t/saml2"}, "where people log in"),
+        (307, b"", {"Location": "https://auth.example.org/v1/chat/completions"}, "so give that URL"),
+        (307, b"", {"Location": "https://author.example.org/catalogin/"}, "so give that URL"),
         (302, b"", {}, "HTTP 302 with an empty body"),
         (503, b'{"error":"busy"}', {"Retry-After": "7"}, "busy (retry after 7 s)"),
         (

@@ -159,6 +159,8 @@ def test_nginx_as_it_comes_buffers_and_the_verdict_names_it(loadtest: Call, tmp_
     assert "all tokens of an answer came together although the server says that it wrote them over 240 ms" in said
     assert "a proxy on the way buffers answers" in said
     assert "proxy_buffering off" in said
+    assert float(run.requests["ttft_s"].min()) > 0.2
+    assert float(run.requests["queue_wait_s"].median()) < 0.1  # the time that the proxy held the answer is no wait
 
 
 def test_an_ollama_behind_a_bearer_key(loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

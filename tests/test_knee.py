@@ -144,6 +144,8 @@ def test_a_queue_that_grew_by_chance_is_no_limit_of_the_server() -> None:
     said = "at 8 requests/s is not known: there the queue grew from 3.1 to 3.4 requests, and as many were answered as came."
     assert (kept_up.kept_up([four, eight]) or "").endswith(f"whether it can {said}")
     assert kept_up.kept_up([eight]) == f"Whether the server can keep up {said}"
+    more = eight | {"offered_per_s": 10.4, "requests_per_s": 8.2, "requests_per_s_ci95": None}  # of 20 requests
+    assert (kept_up.kept_up([more]) or "").endswith("grew from 3.1 to 3.4 requests, as 10.4 a second happened to come.")
     surely = eight | {"requests_per_s": 6.2, "requests_per_s_ci95": [5.5, 7.1]}
     assert "but not at 8 requests/s" in (kept_up.kept_up([four, surely]) or "")
 

@@ -110,6 +110,7 @@ def test_labels_that_change_all_the_time_are_not_kept(exporter: Exporter, monkey
         ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na 1\n", "closed in the middle"),
         ("HTTP/1.1 200 OK\r\nContent-Le", "closed in the middle"),
         ("SSH-2.0-OpenSSH_9.2\r\n", "cannot be read"),
+        ("HTTP/1.1 200 OK\r\nAge: 12\r\nContent-Length: 4\r\n\r\na 1\n", r"out of a cache on the way \(Age: 12\)"),
         ("HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "answers 302"),
     ],
 )

@@ -63,6 +63,8 @@ def test_models_that_cannot_be_chosen_are_named() -> None:
         choose_model(two, "c")
     with pytest.raises(TargetError, match="no model yet"):
         choose_model(ollama(), None)
+    with pytest.raises(TargetError, match="lists no model, which need not mean that it has none; name one"):
+        choose_model(Server("http://host", "openai", None, ()), None)  # transformers serve loads what it is asked for
 
 
 def test_hazards_name_a_model_in_host_memory() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from collections.abc import Callable
 
 import pytest
 from support import recorded
 from support.received import feed
 from support.recorded import ANCHOR, T_SEND, Reads, framed
 
-from loadtest.dialects import OllamaChat, OpenAIChat
+from loadtest.dialects import Dialect, OllamaChat, OpenAIChat
 from loadtest.measure.failure import Failure
 from loadtest.measure.request import Request
 from loadtest.records import Outcome
@@ -137,6 +138,60 @@ def test_an_error_status_says_why_and_has_no_tokens() -> None:
     assert (record.output_tokens, record.prompt_tokens, record.token_source) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("header", "doubt", "note"),
+    [
+        ("Age: 12", "a cache on the way answered in the server's place (Age: 12)", None),
+        ("X-Varnish: 32770 3", "(X-Varnish: 32770 3)", None),
+        ("X-Cache: HIT from squid", "(X-Cache: HIT from squid)", None),
+        ("X-Cache: TCP_HIT, MISS", "cache on the way", None),
+        ("x-portkey-cache-status: SEMANTIC HIT", "cache on the way", None),
+        ("Cache-Status: Souin; hit; ttl=299", "cache on the way", None),
+        ("X-Cache-Hits: 3", "cache on the way", None),
+        (
+            "x-litellm-attempted-fallbacks: 1",
+            "fell back to another model or server (x-litellm-attempted-fallbacks: 1)",
+            None,
+        ),
+        ("x-litellm-attempted-retries: 2", None, "more than once (x-litellm-attempted-retries: 2)"),
+        ("X-Envoy-Attempt-Count: 2", None, "more than once"),
+        ("X-Envoy-Attempt-Count: 1", None, None),
+        ("x-litellm-attempted-retries: None", None, None),
+        ("Age: 0", None, None),
+        ("X-Varnish: 32770", None, None),
+        ("X-Cache: MISS from squid", None, None),
+        ("X-Cache-Lookup: HIT from squid:3128", None, None),
+        ("Cache-Status: Souin; fwd=uri-miss; stored", None, None),
+        ("Cache-Control: max-age=60, hit", None, None),
+        ("X-Prefix-Cache: hit", None, None),
+        ("X-Cache-Hits: 0", None, None),
+        ("X-Cache: white", None, None),
+    ],
+)
+def test_headers_say_who_answered(header: str, doubt: str | None, note: str | None) -> None:
+    reads = framed(at((5, line("a")), (7, DONE)), status=f"200 OK\r\n{header}")
+    record, _ = recorded.replay(CHAT, reads, None)
+    assert record.outcome is Outcome.OK
+    for said, wanted in ((record.doubts, doubt), (record.notes, note)):
+        assert (said is None) if wanted is None else (said is not None and wanted in said[0]), said
+
+
+@pytest.mark.parametrize(
+    ("dialect", "row", "said"),
+    [
+        (V1, b'data: {"model":"m-2026","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', "m-2026"),
+        (V1, b'data: {"model":"m","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', None),
+        (V1, b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', None),
+        (V1, b'data: {"model":["m"],"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', None),
+        (CHAT, line("a") + b'{"model":"m:latest","done":true}\n', None),
+        (CHAT, line("a") + b'{"model":"o\\u001b[2J","done":true}\n', "o\\x1b[2J"),
+    ],
+)
+def test_another_model_than_was_asked_for_is_kept(dialect: Dialect, row: bytes, said: str | None) -> None:
+    record, _ = recorded.replay(dialect, framed(at((5, row))), None)
+    assert (record.outcome, record.said_model) == (Outcome.OK, said)
+
+
 def test_an_error_in_the_stream_wins_over_done_and_over_the_connections_end() -> None:
     reads = framed(at((5, line("a")), (6, b'{"error":"broken"}\n'), (7, DONE)))
     for cut in (reads, reads[:2]):
@@ -182,6 +237,27 @@ def test_the_servers_count_wins_then_the_tokenizers_then_chunks() -> None:
     ):
         record, _ = recorded.replay(CHAT, framed(at((5, line("aa") + line("bb") + end))), None, count=count)
         assert (record.token_source, record.output_tokens, record.prompt_tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason", "count", "expected"),
+    [
+        (["one "] * 12, "length", None, ("asked", 12)),
+        (["one two "] * 6, "length", None, ("asked", 12)),  # two tokens in each, as FastChat sends them
+        (["one two "] * 6, "length", len, ("asked", 12)),
+        (["one "] * 3, "length", None, ("chunks", 3)),  # the context was full
+        (["one two "] * 6, "stop", None, ("chunks", 6)),
+        (["one "] * 13, "length", None, ("chunks", 13)),
+    ],
+)
+def test_an_answer_that_ends_for_its_length_has_what_was_asked_for(
+    pieces: list[str], reason: str, count: Callable[[str], int] | None, expected: tuple[str, int]
+) -> None:
+    end = b'{"done":true,"done_reason":"%b"}\n' % reason.encode()
+    record, _ = recorded.replay(
+        CHAT, framed(at((5, b"".join(line(piece) for piece in pieces) + end))), None, count=count
+    )
+    assert (record.token_source, record.output_tokens) == expected
 
 
 # ---------------------------------------------------------------- client lag

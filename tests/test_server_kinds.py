@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.made_servers import OPENAI_STREAM, made, refuse
+from support.odd_server import Then, odd_server
 
 from loadtest.errors import TargetError
 from loadtest.records import Outcome
@@ -129,13 +130,31 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
             refuse(308, Location="https://x/"),
             "Redirects are not followed: give the URL of the server that they lead to.",
         ),
+        (
+            {},
+            refuse(302, Location="https://sso.example.org/oauth2/start?rd=/v1/models"),
+            "It leads to where people log in: name the variable that holds a key with --key-env",
+        ),
+        (
+            {"/v1/models": refuse(301, Location="https://gpu.example.org/llm/v1/models")},
+            refuse(301),
+            "Redirects are not followed: give https://gpu.example.org/llm.",
+        ),
         ({}, refuse(401), "OPENAI_API_KEY"),
         ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
         ({"/api/version": {"version": "0.9.0"}, "/api/tags": refuse(403)}, None, "refuses us with status 403"),
         ({"/api/version": {"version": "0.6.5"}}, None, "GET /api/version: version 0.6.5, which many servers have"),
+        ({}, refuse(502), "A gateway answers there, and no server behind it"),
+        (
+            {},
+            (503, {"Content-Type": "text/html"}, b"<html><h1>503 x"),
+            "A gateway answers there, and no server behind it",
+        ),
+        ({}, refuse(404), "The URL's prefix, or a key, may be missing: set OPENAI_API_KEY"),
         ({}, refuse(503, {"error": "loading"}), "status 503 (loading)). Give the base URL"),
         ({}, (200, {"Content-Type": "text/html"}, b"<p>hi"), "a web page"),
         ({}, {"hello": 1}, "JSON of another shape"),
+        ({}, (200, {"Content-Type": "application/json"}, b""), "GET /v1/models: an empty answer"),
         ({}, (200, {"Content-Encoding": "gzip"}, b"no gzip"), "no answer that can be read"),
     ],
 )
@@ -143,6 +162,26 @@ def test_an_unclear_server_is_said_with_what_to_do(routes: dict[str, Any], defau
     with pytest.raises(TargetError) as said:
         look(routes, default=default)
     assert words in str(said.value)
+
+
+def test_a_port_that_speaks_http2_alone_is_said(loadtest: Call, tmp_path: Path) -> None:
+    settings = b"\0\0\6\4\0\0\0\0\0\0\3\0\0\0\x64"
+    with odd_server(otherwise=lambda _: [settings, Then.FIN]) as server:
+        code, _, err = loadtest("check", server.url)
+        assert (code, "speaks HTTP/2, and loadtest speaks HTTP/1.1" in err) == (2, True), err
+        with odd_server({"PRI *": [settings, Then.FIN]}) as both:  # HAProxy takes both
+            code, _, err = loadtest("check", both.url)
+            assert (code, "status 404" in err, "HTTP/2" in err) == (2, True, False), err
+        code, _, err = loadtest("run", server.url, "--api", "openai", "--model", "m", "--out", tmp_path / "run")
+    assert (code, "the answer is not valid HTTP/1.1: it is HTTP/2" in err) == (2, True), err
+
+
+def test_questions_that_a_cache_answers_are_said(loadtest: Call) -> None:
+    listing = (200, {"Content-Type": "application/json", "Age": "7"}, json.dumps(LISTED).encode())
+    with made({"/v1/models": listing}) as server:
+        code, out, _ = loadtest("check", server.url)
+    assert code == 0
+    assert "A cache on the way answers questions in the server's place (Age: 7)" in out
 
 
 def test_an_answer_without_end_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

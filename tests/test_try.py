@@ -174,13 +174,32 @@ def test_below_a_root_of_its_own_no_request_is_sent_twice(loadtest: Call) -> Non
     assert len(set(sent)) == len(sent)
 
 
-def test_a_model_that_only_embeds_is_found(loadtest: Call) -> None:
+@pytest.mark.parametrize(
+    ("status", "path", "words"),
+    [
+        (400, "/v1/embeddings", "--endpoint embeddings\n"),
+        (404, "/v1/embeddings", "--endpoint embeddings\n"),
+        (404, "/embeddings", "--endpoint embeddings and --path /embeddings\n"),
+    ],
+)
+def test_a_model_that_only_embeds_is_found(loadtest: Call, status: int, path: str, words: str) -> None:
     found = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
-    refused = refuse(400, {"error": {"message": "this model does not support chat"}})
-    with judging(lambda *_: refused, CHATS, routes={"/v1/embeddings": found}) as server:
+    said = {400: {"error": {"message": "this model does not support chat"}}, 404: {"detail": "Not Found"}}
+    with judging(lambda *_: refuse(status, said[status]), CHATS, routes={path: found}) as server:
         code, out, _ = loadtest("check", server.url, "--try")
     assert code == 0
-    assert "works      only with --endpoint embeddings" in out
+    assert f"works      only with {words}" in out
+
+
+def test_embeddings_beside_no_v1_are_found_with_their_models(loadtest: Call) -> None:
+    found = {"data": [{"embedding": [1.0], "index": 0}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+    routes = {"/v1/models": refuse(404), "/models": {"data": [{"id": "m"}]}, "/embeddings": found}
+    with made(routes) as server:
+        code, out, _ = loadtest("check", f"{server.url}/embeddings", "--try")
+        asked, _, _ = loadtest("check", server.url, "--try", "--endpoint", "embeddings", "--model", "m")
+    assert (code, asked) == (0, 0)
+    assert "models     m" in out
+    assert "works      as asked" in out
 
 
 @pytest.mark.parametrize("status", [308, 401, 403, 429])

@@ -32,8 +32,19 @@ def with_load(record: Record, load_ns: int, **changes: Any) -> Record:
     return dataclasses.replace(record, t_sched=sent, t_send=sent, server=server, chunks=chunks, **changes)
 
 
-def taking_turns(path: Path, rounds: int, *, apart: bool = True, urls: tuple[str, str] = (HERE, HERE)) -> Analysis:
-    """One user of each of two models. With `apart` each waits for the other's answer and a load, else both answer at once."""
+def taking_turns(
+    path: Path,
+    rounds: int,
+    *,
+    apart: bool = True,
+    room: bool = False,
+    urls: tuple[str, str] = (HERE, HERE),
+    **facts: Any,
+) -> Analysis:
+    """One user of each of two models. With `apart` each waits for the other's answer and a load, else both answer at once.
+
+    With `room` as well, loads go on beside the other's answer, as where each model is unloaded after its own.
+    """
     one = closed_loop(Made(gap_ms=10, slots=1), level=0, users=1, requests=1, start_ns=0).records[-1]
     one = moved(one, -(one.t_send or 0), warmup=False)
     length = one.t_end - one.t_sched
@@ -42,7 +53,11 @@ def taking_turns(path: Path, rounds: int, *, apart: bool = True, urls: tuple[str
     for number in range(2 * rounds):
         which = number % 2
         named: dict[str, Any] = {"id": number, "model": ("mid", "small")[which], "target": which}
-        if apart:
+        if apart and room:
+            at += LOAD_MS * MS * (1 + number % 5) // 6  # the rest of it went on before the other's answer ended
+            records.append(with_load(moved(one, at, **named), LOAD_MS * MS))
+            at += length
+        elif apart:
             at += LOAD_MS * MS  # nobody is worked on while a model loads
             waited = LOAD_MS * MS + (length if number else 0)
             records.append(with_load(moved(one, at, **named), waited))
@@ -60,7 +75,8 @@ def taking_turns(path: Path, rounds: int, *, apart: bool = True, urls: tuple[str
         "started_ns": records[0].t_sched,
         "ended_ns": max(record.t_end for record in records),
     }
-    return analyse(write(path, records, [level], targets=[target("mid", urls[0]), target("small", urls[1])]))
+    targets = [target("mid", urls[0]), target("small", urls[1])]
+    return analyse(write(path, records, [level], targets=targets, **facts))
 
 
 def test_turns_are_counted_and_what_they_cost(tmp_path: Path) -> None:
@@ -84,6 +100,18 @@ def test_turns_are_counted_and_what_they_cost(tmp_path: Path) -> None:
 
 def test_models_that_answer_at_the_same_time_take_no_turns(tmp_path: Path) -> None:
     assert taking_turns(tmp_path / "run", 7, apart=False).summary["turns"] == []
+
+
+def test_models_that_load_beside_each_others_answers_take_no_turns(tmp_path: Path) -> None:
+    """Was "mid and small took turns" where each had a place of its own, and was unloaded after every answer."""
+    assert taking_turns(tmp_path / "run", 7, room=True).summary["turns"] == []
+
+
+def test_a_run_that_had_models_unloaded_is_not_told_that_memory_lacked(tmp_path: Path) -> None:
+    said = " ".join(all_findings(taking_turns(tmp_path / "run", 7, scenario={"keep_alive": "0"})))
+    assert "mid and small took turns" in said
+    assert "This run asked for keep_alive 0, with which a server unloads a model after its answers" in said
+    assert "OLLAMA_MAX_LOADED_MODELS" not in said
 
 
 def test_models_of_two_servers_take_no_turns(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_server_as_ollama_and_people_write_it(given: str, url: str) -> None:
         ("http://h:3000/api/chat/completions", "http://h:3000/api", ("openai", "chat")),
         ("https://h/inference/completions?k=1", "https://h/inference?k=1", ("openai", "completions")),
         ("https://h/serving-endpoints/M/invocations", "https://h/serving-endpoints/M", ("openai", "chat")),
+        ("http://h:7997/embeddings", "http://h:7997", ("openai", "embeddings")),
         ("unix:/run/x.sock:/llm/chat/completions", "unix:/run/x.sock:/llm", ("openai", "chat")),
     ],
 )

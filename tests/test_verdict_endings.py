@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.judged import failed, judged, without_answer
@@ -11,6 +12,7 @@ from support.made_runs import MS, Made, grid, write
 
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.summary import analyse
+from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario
 from loadtest.text import seconds
 
@@ -67,6 +69,46 @@ def test_a_level_that_was_stopped_says_why(tmp_path: Path) -> None:
     one = analyse(write(tmp_path / "run", truth.records, levels)).summary["levels"]
     assert (one[0]["verdict"], one[0]["reasons"]) == ("void", ["stopped after 20 errors in a row: HTTP 500"])
     assert one[1]["verdict"] == "valid"
+
+
+def test_answers_of_several_models_are_a_mixture_and_of_one_other_a_note(tmp_path: Path) -> None:
+    verdict, reasons = judged(tmp_path / "two", lambda _: {"said_model": "small"}, every=4)
+    assert verdict == "suspect"
+    assert "answers name 2 models, and made was asked for (made in 24 and small in 8)" in reasons[0]
+    levels, truth = grid(Made(), (4,))
+    records = [dataclasses.replace(record, said_model="made-2026-01-01") for record in truth.records]
+    one = analyse(write(tmp_path / "one", records, levels))
+    assert one.summary["verdict"] == "valid"
+    assert "32 of 32 answers are of the model made-2026-01-01, by their own word; made was asked for." in all_findings(
+        one
+    )
+
+
+@pytest.mark.parametrize(
+    ("took_s", "tokens", "says"),
+    [
+        (15.0, 9, "each of these ended about 15.0 s after it was sent, as by a time limit of a gateway on the way"),
+        (None, 9, "each of these ended about 5.00 s after its last token, or its sending, as by a time limit"),
+        (15.0, None, "each of these ended about 15.0 s after it was sent"),
+        (0.5, 9, None),
+    ],
+)
+def test_failures_after_one_time_are_those_of_a_time_limit(
+    tmp_path: Path, took_s: float | None, tokens: int | None, says: str | None
+) -> None:
+    """Eight of 32 are cut off: all after as long, or all as long after their last token; or no answer came in time."""
+
+    def cut(record: Record) -> dict[str, Any]:
+        sent, some = record.t_send or 0, (tokens or 0) - record.id // 4
+        last = sent + record.chunks[some] * 1000
+        took = {"t_end": sent + int(took_s * 1e9) if took_s else last + 5000 * MS}
+        if tokens is None:
+            return {**without_answer(record), **took, "status": 504, "error": "HTTP 504"}
+        return {"outcome": Outcome.TRUNCATED, "chunks": record.chunks[: some + 1], "error": "closed", **took}
+
+    verdict, reasons = judged(tmp_path / "run", cut, every=4)
+    assert verdict == "suspect"
+    assert (says in reasons[0]) if says else ("time limit" not in reasons[0]), reasons
 
 
 def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.made_runs import MS, Made, closed_loop, make, recorded, write
+from support.made_runs import MS, Made, closed_loop, grid, make, recorded, write
 from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.run import frames
@@ -56,11 +56,26 @@ def test_real_batch_wait_at_two_users_is_up_to_a_prefill(tmp_path: Path) -> None
     assert batch.max() < 0.13
 
 
+def held_back(record: Record) -> Record:
+    """Return a request whose answer a proxy held back until it was whole."""
+    last = (record.t_send or 0) + record.chunks[-1] * 1000
+    return dataclasses.replace(
+        record,
+        t_headers=last,
+        t_first_token=last,
+        t_first_visible=last,
+        chunks=record.chunks[-1:] * len(record.chunks),
+        server_us=None,
+    )
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["", "held back"])
 @pytest.mark.parametrize("slots", [1, 2, 4])
-def test_one_slot_two_slots_four_slots_with_batch_waits(tmp_path: Path, slots: int) -> None:
+def test_one_slot_two_slots_four_slots_with_batch_waits(tmp_path: Path, slots: int, *, held: bool) -> None:
     made = Made(slots=slots, batch_ms=12, tokens=30, jitter_ms=lambda i: i * 13 % 41)
-    truth = make(tmp_path / "run", made, users=(1, 2, 4, 8))
-    analysis = analyse(tmp_path / "run")
+    levels, truth = grid(made, (1, 2, 4, 8))
+    records = list(map(held_back, truth.records)) if held else truth.records
+    analysis = analyse(write(tmp_path / "run", records, levels))
     requests = analysis.run.requests
     assert analysis.slots.limit
     for name, known in (("slot_wait_s", truth.slot_wait), ("batch_wait_s", truth.batch_wait)):

@@ -19,6 +19,7 @@ from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 from loadtest.analyse.whatif.promised.predict_loads import predict_loads
 from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
 from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, Case
+from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 
 STEP = StepLaw(0.010, 0.002)
@@ -122,6 +123,25 @@ def test_no_way_is_an_answer(tmp_path: Path) -> None:
     assert prediction.title(analysis, curve) == f"No prediction: {curve.missed}"
     assert curve.missed
     assert prediction.draw(tmp_path / "prediction.png", analysis, curve).exists()
+
+
+def test_answers_that_a_proxy_held_back_show_no_way(tmp_path: Path) -> None:
+    """Every answer comes whole, in one read: all gaps between tokens are zero."""
+    played = play(CLOCKS, loads(1, 2, 4), slots=None, says=None)
+    whole = [
+        dataclasses.replace(
+            record,
+            t_first_token=record.t_end,
+            t_first_visible=record.t_end,
+            chunks=[(record.t_end - (record.t_send or 0)) // 1000] * len(record.chunks),
+        )
+        for record in played.records
+    ]
+    analysis = analyse(write(tmp_path / "run", whole, played.levels))
+    with pytest.raises(PredictionError, match="no steps between tokens were seen"):
+        fitted(analysis)
+    curve = CurveAhead(analysis.run, analysis.slots, analysis.steps).result(analysis.summary["levels"])
+    assert curve is None or not curve.predictions
 
 
 def test_a_budget_of_tokens_is_no_number_of_slots(tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
         profile = shown(server.simulated["profile"])
         rows.append(("simulated", f"profile {profile} at {server.simulated['speed']:g}× speed"))
     names = ", ".join(shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models)
-    rows.append(("models", names or ("not listed by this server" if server.unlisted else "none")))
+    unnamed = "not listed by this server" if server.unlisted else "none" if server.kind == "ollama" else "none listed"
+    rows.append(("models", names or unnamed))
     if chosen is not None:
         rows.append(("model", " ".join(filter(None, [shown(chosen.name), _model_details(chosen)]))))
         rows.append(("context", _context_text(chosen)))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import orjson
 
@@ -55,6 +55,21 @@ class ContentEvents:
         """All that the model wrote, reasoning included, fit to be encoded."""
         return join_text(self.texts)
 
+    @property
+    def server_clock(self) -> dict[str, Any]:
+        """The stamps as a record holds them, µs from the first one's; nothing where they are no such column: see check_stamps."""
+        stamps = cast("list[int]", self.created)
+        return (
+            {"server_us": [(stamp - stamps[0]) // 1000 for stamp in stamps], "server_first": stamps[0]}
+            if stamps
+            else {}
+        )
+
+    def clear(self) -> None:
+        """Forget all events; the columns stay the same objects."""
+        for column in (self.texts, self.ends, self.created, self.hidden):
+            column.clear()
+
     def cut(self, length: int) -> None:
         """Keep the first `length` events."""
         for column in (self.texts, self.ends, self.created):
@@ -91,6 +106,7 @@ class Ending:
     done: bool = False  # done:true, finish_reason: the answer is whole
     went_on: bool = False  # text came behind the finish_reason, and no end mark: not whole if the connection broke off
     finish_reason: str | None = None
+    model: str | None = None  # that the answer says it is of
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
     prompt_tokens: int | None = None  # the server's counts

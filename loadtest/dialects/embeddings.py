@@ -17,6 +17,9 @@ from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
 NO_VECTORS = "the answer holds no embedding"
+EMPTY_VECTORS = "some of the answer's embeddings hold no numbers"
+MOST_LOOKED_AT = 16  # numbers of a vector
+_NAMES = ("embeddings", "embedding", "data")  # under which vectors come
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +98,25 @@ class EmbeddingRows:
         self._answer = answer
 
     def takes(self, row: dict[str, Any]) -> bool:
-        return any(isinstance(row.get(key), list) for key in ("embeddings", "embedding", "data"))
+        return any(isinstance(row.get(key), list) for key in _NAMES)
 
     def take(self, row: dict[str, Any]) -> bool:
         answer, odd = self._answer, list[str]()
         ending = answer.ending
-        if (said := server_errors.in_row(row)) is not None:
+        full, empty = _count_vectors(next((row[key] for key in _NAMES if row.get(key)), None))
+        said = server_errors.in_row(row) or (None if full else server_errors.envelope(row) or server_errors.words(row))
+        if said is not None:
             answer.fail(said)
-        elif not any(row.get(key) for key in ("embeddings", "embedding", "data")):
+        elif not full:
             answer.fail(NO_VECTORS)
+        elif empty:
+            answer.doubt(EMPTY_VECTORS)
         ending.done = ending.error is None
         usage = row.get("usage")
         if isinstance(usage, dict):
             ending.server["usage"] = kept(usage, "usage", odd)
             prompt = next(
-                (usage[name] for name in ("prompt_tokens", "input_tokens", "total_tokens") if name in usage), None
+                (usage[name] for name in ("prompt_tokens", "input_tokens", "total_tokens") if usage.get(name)), None
             )
         else:
             prompt = row.get("prompt_eval_count")
@@ -126,3 +133,22 @@ class EmbeddingRows:
 
     def close(self) -> None:
         """Everything was said by the one row."""
+
+
+def _count_vectors(value: Any) -> tuple[int, int]:
+    """Return how many vectors of an answer have a number or are base64, and how many are empty or nothing but null."""
+    if isinstance(value, dict):  # one, or Cohere's lists by type
+        value = list(value.values()) if "embedding" not in value else [value]
+    vectors = value if isinstance(value, list) and not _is_number(value[0]) else [value]
+    found = [_has_numbers(one.get("embedding") if isinstance(one, dict) else one) for one in vectors]
+    return sum(found), len(found) - sum(found)
+
+
+def _has_numbers(vector: Any) -> bool:
+    if isinstance(vector, list):
+        return any(_is_number(one) or _has_numbers(one) for one in vector[:MOST_LOOKED_AT])
+    return isinstance(vector, dict | str) and bool(vector)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from loadtest import credentials, metrics
 from loadtest.dialects.answers import server_errors
 from loadtest.dialects.answers.counts import MOST_TOKENS, kept, known_number
-from loadtest.dialects.answers.decoded import Decoded
-from loadtest.dialects.answers.ends import end_said_by, reason_name, row_of_line
+from loadtest.dialects.answers.decoded import Decoded, as_name
+from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
@@ -36,6 +36,10 @@ REASONS = {  # in the words of the other formats
 }
 NO_STOP_REASON = "the server said message_stop without a stop_reason"
 _KINDS = ("message", "content_block", "ping")
+_OTHER_NAMES = {
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+}  # that gateways leave as they were
 _PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")  # together they are the prompt
 
 
@@ -48,7 +52,7 @@ def end_of(line: bytes) -> End | None:
             return End.MARK
         if kind == "message_delta" and isinstance(delta, dict) and reason_name(delta.get("stop_reason")):
             return End.FINISH
-    return end_said_by(line)
+    return End.FINISH if event_named(line) == "message_stop" else end_said_by(line)  # its data may have no type
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class AnthropicMessages(Dialect):
     api: ClassVar[str] = "anthropic"
     endpoint: ClassVar[str] = "messages"
     path: ClassVar[str] = "/v1/messages"
-    ends: ClassVar[EndMarks] = EndMarks((b"message_stop", b"stop_reason", b"[DONE]", b'_reason":"', b"error"), end_of)
+    ends: ClassVar[EndMarks] = EndMarks((b"message_stop", b"stop_reason", b"DONE", b'_reason":"', b"error"), end_of)
     says: ClassVar[Mapping[str, Said]] = {
         "temperature": field_named("temperature"),
         "top_p": field_named("top_p"),
@@ -118,26 +122,32 @@ class MessagesRows:
         self._seen = False
 
     def takes(self, row: dict[str, Any]) -> bool:
-        return kind_of(row).startswith(_KINDS)
+        return kind_of(row).startswith(_KINDS) or (row.get("role") == "assistant" and "stop_reason" in row)
 
     def take(self, row: dict[str, Any]) -> bool:
         answer, kind = self._answer, kind_of(row)
+        if not kind and self.takes(row):
+            kind = "message"
         self._seen = True
         before = len(answer.events.texts)
         odd: list[str] = []
         answer.add(_texts(row, kind, odd))
         answer.note(*odd)
         if kind == "message":
+            answer.ending.model = as_name(row.get("model"))
             self._take_usage(row.get("usage"), final=True)
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
+            answer.ending.model = as_name(message.get("model"))
             self._take_usage(message.get("usage"), final=False)
         elif kind == "message_delta":
-            self._take_usage(row.get("usage"), final=True)
-            if isinstance(delta := row.get("delta"), dict):
-                self._stopped(delta)
+            piece = row.get("delta")
+            delta: dict[str, Any] = piece if isinstance(piece, dict) else {}
+            self._take_usage(row.get("usage") or delta.get("usage"), final=True)
+            self._stopped(delta)
         elif kind == "message_stop":
+            self._take_usage(row.get("usage"), final=True)
             answer.marked = answer.over = True
         if (said := server_errors.in_row(row)) is not None:
             answer.fail(said)
@@ -158,6 +168,7 @@ class MessagesRows:
         """
         if not isinstance(usage, dict):
             return
+        usage = {_OTHER_NAMES.get(name, name): count for name, count in usage.items()} | usage
         odd: list[str] = []
         names = (*_PROMPT, "output_tokens")
         found = {name: known_number(usage.get(name), name, odd, MOST_TOKENS) for name in names}
@@ -200,7 +211,9 @@ def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
         return in_value(delta) if str(delta.get("type")).startswith(_PIECES) else in_message(delta, odd)
     if kind == "content_block_start" and isinstance(block := row.get("content_block"), dict):
         return _in_block(block)
-    if kind == "message" and isinstance(content := row.get("content"), list):
+    if kind == "message" and isinstance(content := row.get("content"), str):
+        return content, ""
+    if kind == "message" and isinstance(content, list):
         found = [_in_block(block) for block in content if isinstance(block, dict)]
         return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
     return NO_TEXTS

@@ -12,6 +12,7 @@ from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OPENAI
 from loadtest.dialects.answers.framing import NO_SHAPE, shape_around
+from loadtest.dialects.answers.native_rows import AnyRows, NativeRows
 from loadtest.dialects.answers.ollama_rows import OllamaRows
 from loadtest.dialects.answers.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
@@ -93,6 +94,10 @@ class OpenAICompletions(_OpenAIDialect):
         return {"prompt": job.prompt}
 
 
+def _other_formats(answer: Decoded) -> AnyRows:
+    return AnyRows(OllamaRows(answer), NativeRows(answer))
+
+
 class OpenAIDecoder(StreamDecoder):
     """Decodes what is asked for at /v1, an event stream as a rule."""
 
@@ -102,7 +107,7 @@ class OpenAIDecoder(StreamDecoder):
         answer = Decoded()
         self._shape = NO_SHAPE
         self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
-        super().__init__(answer, OpenAIRows(answer), other=OllamaRows)
+        super().__init__(answer, OpenAIRows(answer), other=_other_formats)
 
     def forget(self) -> None:
         self._shape = NO_SHAPE

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from loadtest import metrics
 from loadtest.dialects.answers import server_errors
 from loadtest.dialects.answers.counts import Usage, kept
-from loadtest.dialects.answers.decoded import Decoded
-from loadtest.dialects.answers.ends import end_said_by, reason_name, row_of_line
+from loadtest.dialects.answers.decoded import Decoded, as_name
+from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
@@ -21,10 +21,14 @@ LAST = ("response.completed", "response.incomplete", "response.failed", "respons
 REASONS = {
     "completed": "stop",
     "max_output_tokens": "length",
+    "max_tokens": "length",
     "incomplete": "length",
 }  # in the words of the other formats
 NO_STATUS = "the server ended the answer without a status"
-_VISIBLE = ("response.output_text", "response.refusal", "response.content_part", "response.text")
+_VISIBLE = (
+    *("response.output_text", "response.refusal", "response.content_part", "response.text"),
+    *("response.output_audio_transcript", "response.audio_transcript", "response.audio.transcript"),
+)
 _NO_TEXT = ("response.audio.delta", "response.output_audio.delta")
 
 
@@ -33,7 +37,7 @@ def end_of(line: bytes) -> End | None:
     row = row_of_line(line)
     if row is not None and kind_of(row) in LAST:
         return End.MARK
-    return end_said_by(line)
+    return End.FINISH if event_named(line) in LAST else end_said_by(line)  # its data may have no type
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class OpenAIResponses(Dialect):
     endpoint: ClassVar[str] = "responses"
     path: ClassVar[str] = "/v1/responses"
     ends: ClassVar[EndMarks] = EndMarks(
-        (*(kind.encode() for kind in LAST), b"[DONE]", b'_reason":"', b'_reason": "', b"error"), end_of
+        (*(kind.encode() for kind in LAST), b"DONE", b'_reason":"', b'_reason": "', b"error"), end_of
     )
     says: ClassVar[Mapping[str, Said]] = {
         "temperature": field_named("temperature"),
@@ -126,10 +130,12 @@ class ResponsesRows:
         """Take the whole response, which ends an answer: its status, counts, and its text where no piece of it came."""
         answer = self._answer
         if not answer.events:
-            answer.add(_in_output(response.get("output")))
+            texts = _in_output(response.get("output"))
+            answer.add(texts if any(texts) else in_value(response.get("output_text")))
         if usage := response.get("usage"):
             self._take_usage(usage)
         answer.marked = answer.over = True
+        answer.ending.model = as_name(response.get("model"))
         details = response.get("incomplete_details")
         why = reason_name(details.get("reason")) if isinstance(details, dict) else None
         status = why or reason_name(response.get("status")) or kind.removeprefix("response.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from loadtest.dialects.answers.server_errors import is_ours
 from loadtest.records import Outcome
 from loadtest.wire import HungUpError
 
@@ -52,6 +53,13 @@ def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> 
     thrown = error.thrown if isinstance(error, GivenUpError) else error
     said = f"{type(thrown).__name__}: {thrown}".rstrip(": ")
     return Failure(Outcome.CANCELLED, f"given up by the test's own code ({said})")
+
+
+def told(known: Failure, said: str | None) -> Failure:
+    """Return a failure; of a time limit that passed, what the server had `said` was wrong before it fell silent."""
+    if known.outcome is not Outcome.TIMEOUT or said is None or is_ours(said):
+        return known
+    return Failure(Outcome.STREAM_ERROR, said)
 
 
 def bug(error: Exception) -> Failure:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
+from loadtest.dialects.answers import on_the_way
 from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.refusals import advised
 from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
-from loadtest.measure.failure import Failure, bug
+from loadtest.measure.failure import Failure, bug, told
 from loadtest.measure.leaving import STAYS, Stay
+from loadtest.measure.token_counts import token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
@@ -229,11 +231,14 @@ class Request:
     def _record(self, reads: Reads) -> Record:
         received, content = self.received, self.content(reads)
         ending = content.ending
+        if received.success:
+            on_the_way.remark(ending, received.header_lines)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,
             finish_reason=ending.finish_reason,
             server=ending.server or None,
+            said_model=on_the_way.other_model(ending.model, self.dialect.model),
             notes=[*ending.notes, *filter(None, (self.remark,))] or None,
             doubts=[*ending.doubts, *filter(None, (self._cut(ending),))] or None,
             new_conn=received.new_conn,
@@ -248,9 +253,15 @@ class Request:
             t_first_byte=self._since(received.t_first_byte),
             **self._arrival_of(content, reads),
             **_lag(content, reads, stamped=received.stamped_count == received.read_count),
-            **_server_clock(cast("list[int]", content.events.created)),  # after close there is no None among them
+            **content.events.server_clock,
             **self._tokens(content),
         )
+
+    def _tokens(self, content: Content) -> dict[str, Any]:
+        """Return the counts and their source; of an answer that is an error there are none."""
+        if content.ending.output_tokens is None and not self.received.success:
+            return {}
+        return token_fields(content.events, content.ending, self.job, self.count, streams=self.dialect.streams)
 
     def _cut(self, ending: Ending) -> str | None:
         """Say why the prompt's count shows that the server cut the conversation, None where it does not."""
@@ -303,6 +314,7 @@ class Request:
         if received.excessive is not None:
             return Failure(Outcome.STREAM_ERROR, received.excessive)
         if known is not None and received.marked is None:
+            known = told(known, ending.error if received.success else None)
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
             said = http_sentence(received.status, reads.body, received.headers)
@@ -336,28 +348,6 @@ class Request:
             "arrivals": self.received.read_count,
         }
 
-    def _tokens(self, content: Content) -> dict[str, Any]:
-        """Return the counts and their source: the server's, else a tokenizer's, else chunks (which are not tokens)."""
-        ending, count, prompt = content.ending, self.count, content.ending.prompt_tokens
-        if ending.output_tokens is not None:
-            source, output = "server", ending.output_tokens
-        elif not self.received.success:
-            return {}
-        elif not self.dialect.streams:
-            return {"token_source": "server", "prompt_tokens": prompt}
-        elif count is not None:
-            source, output = "tiktoken", count(content.events.said)
-            if prompt is None and not self.job.turn:  # a later turn's prompt holds what was said before
-                prompt = count(self.job.prompt)
-        else:
-            source, output = "chunks", len(content.events)
-        return {
-            "token_source": source,
-            "output_tokens": output,
-            "prompt_tokens": prompt,
-            "unsent_tokens": ending.unsent_tokens,
-        }
-
 
 def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
     """Return the client's lag over the reads with body bytes, how many reads were late, and which events that spoilt.
@@ -384,10 +374,3 @@ def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
         "late_tokens": sum(late),
         "late_gaps": sum(map(operator.or_, late, late[1:])),
     }
-
-
-def _server_clock(created: Sequence[int]) -> dict[str, Any]:
-    """Return created_at of every event, µs from the first one's; nothing where the server's stamps are no such column."""
-    if not created:
-        return {}
-    return {"server_us": [(stamp - created[0]) // 1000 for stamp in created], "server_first": created[0]}

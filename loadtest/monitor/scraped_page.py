@@ -19,7 +19,7 @@ import httptools
 
 from loadtest.errors import LoadTestError
 from loadtest.monitor.sampler import SourceError
-from loadtest.reach import Proxy, Tunnel, trust
+from loadtest.reach import Proxy, Tunnel, cached_by, trust
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import seconds
 from loadtest.urls import userinfo_apart, with_keys
@@ -37,6 +37,7 @@ class _PageAnswer:
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.simulated: str | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
         self.status = 0  # 0 until the headers are there
         self.complete = self.kept = False  # `kept`: its connection takes another request
@@ -44,6 +45,7 @@ class _PageAnswer:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         kind = name.lower()
+        self.headers.append((name, value))
         if kind == _SIMULATED_NAME:
             self.simulated = value.decode("latin-1")
         elif kind in (b"content-length", b"transfer-encoding"):
@@ -76,6 +78,7 @@ class ScrapedPage:
             "Host": parts.netloc.rpartition("@")[2],
             "Accept": "*/*",
             "Accept-Encoding": "identity",
+            "Cache-Control": "no-cache",
             "User-Agent": "loadtest-monitor",
             **headers,
         }
@@ -165,6 +168,11 @@ class ScrapedPage:
                 raise SourceError(f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.")
             if time.monotonic() > deadline:
                 raise TimeoutError
+        if (said := cached_by(answer.headers)) is not None:
+            raise SourceError(
+                f"{self.url} comes out of a cache on the way ({said}), so it tells of another moment; give its address behind "
+                "that cache."
+            )
         return answer
 
     def _refusal(self, status: int) -> str:

@@ -41,7 +41,7 @@ class Scenario(ScenarioParts):
         text=Text(200, "give the run a name, or leave it out"),
         shown="NAME",
     )
-    save_text: bool = key("Keep prompts and answers in the records.", default=False, locust=(ATTRIBUTE,))
+    save_text: bool = key("Keep prompts and answers in the records.", default=False, locust=(ATTRIBUTE, OPTION))
     price_per_hour: str | None = key(
         "What the server costs an hour, e.g. 2.49EUR: the report says what a million output tokens cost at each level.",
         None,

@@ -33,6 +33,7 @@ OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat
     "/compat/chat/completions",
     "/invocations",
 )
+ROOT_EMBEDDINGS = "/embeddings"  # Infinity's
 NOT_THERE = (404, 405, 501)
 _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the user wrote out
 # what a server says of a model that does not chat
@@ -113,8 +114,10 @@ def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
     yield from _other_places(first.scenario, known)
-    if _EMBEDS.search(first.record.error or ""):
-        yield first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
+    if _EMBEDS.search(first.record.error or "") or first.record.status in NOT_THERE:
+        embedding = first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
+        yield embedding
+        yield embedding.replace(path=ROOT_EMBEDDINGS)
 
 
 def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
@@ -142,6 +145,8 @@ def _other_places(scenario: Scenario, known: Known) -> Iterator[Scenario]:
     if api == "openai" and scenario.endpoint == "chat":
         for path in OTHER_PATHS:
             yield scenario.replace(path=path)
+    if api == "openai" and scenario.endpoint == EMBEDDINGS:
+        yield scenario.replace(path=ROOT_EMBEDDINGS)
     others = sorted(DIALECTS, key=lambda one: one[0] != api)
     for other, endpoint in others:
         if DIALECTS[other, endpoint].streams:

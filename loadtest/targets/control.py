@@ -50,6 +50,11 @@ class ControlAnswer:
         return 200 <= self.status < 300 and self.failure is None
 
     @property
+    def cached(self) -> str | None:
+        """The header by which a cache on the way answered; None where none says so."""
+        return None if self.headers is None else reach.cached_by(self.headers.raw)
+
+    @property
     def refused(self) -> bool:
         """Whether the server asks for credentials, or does not accept ours."""
         return self.status in (401, 403)
@@ -62,6 +67,11 @@ class ControlAnswer:
         return None if self.headers is None else self.headers.get(name)
 
     @property
+    def is_page(self) -> bool:
+        """Whether a web page came."""
+        return (self.header("content-type") or "").lower().startswith("text/html")
+
+    @property
     def said(self) -> str:
         """What came, in a few words that can follow "GET /path: "."""
         if self.failure is not None:
@@ -72,6 +82,8 @@ class ControlAnswer:
             words = http_sentence(self.status, self.body) if kind in _WORDY and self.body else ""
             words = words.removeprefix(f"HTTP {self.status} with ")
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
+        if not self.body.strip():
+            return "an empty answer"
         if kind == "text/html":
             return "a web page"
         if parse_json(self.body.removeprefix(codecs.BOM_UTF8)) is None:
@@ -130,6 +142,7 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": "identity",
+        "Cache-Control": "no-cache",  # some caches then ask the server
         **credentials.headers(
             url, "ollama" if path.startswith("/api/") else "openai", key_env=keys_of_client(client).key_env
         ),
@@ -154,6 +167,8 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
+        if reach.alert_words(str(error)) is not None:  # TLS 1.3 refuses a client behind the handshake
+            raise TargetError(not_reached(url, error, None)) from None
         return ControlAnswer(
             path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
         )

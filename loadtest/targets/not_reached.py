@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Iterator
 
+from loadtest import reach
 from loadtest.dialects.answers.server_errors import shorten
 from loadtest.urls import OLLAMA_PORT
 
@@ -20,6 +21,8 @@ def not_reached(url: str, error: Exception, proxy: str | None) -> str:
         return f"{url} has a certificate for another name: {said}; give the URL with a name that it holds."
     if "WRONG_VERSION_NUMBER" in whole:
         return f"{url} speaks http, not https: give http://{url.partition('://')[2]}."
+    if (words := reach.alert_words(whole)) is not None:
+        return f"cannot measure {url}: {words}."
     if "CERTIFICATE" in whole:
         return (
             f"{url} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "

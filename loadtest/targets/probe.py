@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
+from loadtest.dialects.answers import redirects
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.control import (
@@ -30,7 +31,7 @@ from loadtest.targets.control import (
     keys_of_client,
     listed_models,
 )
-from loadtest.targets.tls_port import https_instead
+from loadtest.targets.tls_port import http2_instead, https_instead
 from loadtest.text import shown
 from loadtest.urls import deployment_of, has_own_root
 
@@ -39,7 +40,7 @@ GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
 _LATER = (429, 503)  # statuses that speak of the moment, not of a key
-_COMPLETIONS = re.compile(r"(/chat)?/completions$")
+_ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
@@ -67,6 +68,7 @@ class Server:
     slots: int | None = None  # only llama.cpp says it
     simulated: dict[str, Any] | None = None  # profile and speed, from the header
     unlisted: str | None = None  # what came instead of a list of models; None where `models` is that list
+    cached: str | None = None  # the header by which a cache on the way answered in the server's place
 
     @property
     def native(self) -> str:
@@ -113,7 +115,7 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
 def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
     """Ask for the models: at /v1/models, and where nothing lists them there beside a `path` of another root."""
     listing = ask(client, url, "/v1/models")
-    beside = "" if path is None else _COMPLETIONS.sub("/models", path)
+    beside = "" if path is None else _ENDPOINTS.sub("/models", path)
     if beside in ("", path) or listed_models(listing.json()) is not None:
         return listing
     other = ask(client, url, beside)
@@ -127,7 +129,8 @@ def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listi
     unlisted = None if listed is not None else f"GET {path}: {listing.said}"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     simulated = _simulated_facts(version) or _simulated_facts(listing)
-    return _openai(client, url, listed or [], props, simulated=simulated, unlisted=unlisted)
+    server = _openai(client, url, listed or [], props, simulated=simulated, unlisted=unlisted)
+    return replace(server, cached=version.cached or listing.cached or props.cached)
 
 
 def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
@@ -146,7 +149,8 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
         raise _refused(client, url, tags)
     unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
     simulated = _simulated_facts(version) or _simulated_facts(tags)
-    return Server(url, "ollama", said, _ollama_models(client, url, listed or []), None, simulated, unlisted)
+    models, cache = _ollama_models(client, url, listed or []), version.cached or tags.cached
+    return Server(url, "ollama", said, models, None, simulated, unlisted, cache)
 
 
 def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[ServedModel, ...]:
@@ -200,17 +204,23 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
     own = as_printable(as_mapping(version.json()).get("version"))
     if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
         return _refused(client, url, tags)
-    if not (version.ok or listing.ok) and keys.proxy is None and (instead := https_instead(url)):
-        return TargetError(instead)
+    if not (version.ok or listing.ok) and keys.proxy is None:
+        silent = not (version.status or listing.status)
+        instead = https_instead(url) or (http2_instead(url) if silent else None)
+        if instead:
+            return TargetError(instead)
     key = ""
-    if listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
+    if listing.status in (502, 504) or (listing.status == 503 and listing.is_page):
+        key = " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
+    elif listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
         name = credentials.variable_of(url, "openai", key_env=keys.key_env)
         if not credentials.headers(url, "openai", key_env=keys.key_env):
-            key = " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
+            what = "The URL's prefix, or a key," if listing.status == 404 else "A key"
+            key = f" {what} may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
         elif name is not None and listing.status != 404:
             key = f" The key in {name} may be a wrong one."
-    if 300 <= listing.status < 400 and listing.header("location"):
-        key = " Redirects are not followed: give the URL of the server that they lead to."
+    if 300 <= listing.status < 400 and (place := listing.header("location")):
+        key = f" {redirects.advice(place, listing.path)}"
     if keys.proxy is not None:
         key = f" The proxy {keys.proxy} may have answered in its place."
     said = version.said if own is None else f"version {own}, which many servers have"
@@ -259,8 +269,11 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
     if server.unlisted:
         raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
     if not server.models:
-        how = "fetch one (`ollama pull NAME`) or name one" if server.kind == "ollama" else "name one"
-        raise TargetError(f"{server.url} has no model yet; {how} with --model.")
+        if server.kind == "ollama":
+            raise TargetError(
+                f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
+            )
+        raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 
@@ -358,6 +371,9 @@ def hazards(
         found.append(
             f"The server does not list its models ({server.unlisted}): the model name that you give is used as it is."
         )
+    if server.cached:
+        old = "what it says of models and slots, and what monitors read, may be old; have it pass them on"
+        found.append(f"A cache on the way answers questions in the server's place ({server.cached}): {old}.")
     keys = keys or ConnectionKeys()
     if open_key := credentials.in_the_clear(server.url, server.native, key_env=keys.key_env):
         found.append(open_key)
@@ -372,8 +388,8 @@ def hazards(
         )
     if server.kind == "ollama":
         found.append(
-            "Ollama reloads the model whenever native and /v1 requests, or two values of num_ctx, alternate: "
-            "let nothing else use this server while you measure."
+            "Ollama reloads the model whenever requests with two values of num_ctx alternate, and one without it, as to /v1, has "
+            "the server's own: let nothing else use this server while you measure."
         )
     if model is None:
         return found

@@ -1,4 +1,4 @@
-"""Whether a port that gave plain HTTP no answer speaks TLS: some such servers hang up, some send an alert, some a page."""
+"""Whether a port that gave plain HTTP/1.1 no answer speaks TLS, or HTTP/2: some hang up, some send an alert, some a page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import ssl
 from urllib.parse import urlsplit
 
 PATIENCE_S = 2.0
+SETTINGS = (
+    4,
+    0,
+    0,
+    0,
+    0,
+    0,
+)  # of HTTP/2: kind, flags and stream of the frame that comes first; its length stands before
 RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 
 
@@ -16,6 +24,26 @@ def https_instead(url: str) -> str | None:
     if parts.scheme != "http" or not parts.hostname or not _answers(parts.hostname, parts.port or 80):
         return None
     return f"{url} speaks https, not http: give {parts._replace(scheme='https').geturl()}."
+
+
+def http2_instead(url: str) -> str | None:
+    """Return a sentence where a plain http URL leads to a port that answers in HTTP/2 alone; it is asked here and now."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        return None
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 80), timeout=PATIENCE_S) as sock:
+            sock.settimeout(PATIENCE_S)
+            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, *SETTINGS)))
+            first = sock.recv(9, socket.MSG_WAITALL)
+    except (OSError, ValueError):
+        return None
+    if first[3:] != bytes(SETTINGS):
+        return None
+    return (
+        f"{url} speaks HTTP/2, and loadtest speaks HTTP/1.1: have the server or gateway take HTTP/1.1, too, or give a port of "
+        "it that does."
+    )
 
 
 def _answers(host: str, port: int) -> bool:

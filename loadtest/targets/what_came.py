@@ -41,8 +41,8 @@ def _counts(attempt: Attempt) -> str:
             "sent by the server (tokens " + ", ".join(f"{what}: {n}" for what, n in sent.items() if n is not None) + ")"
         )
     return (
-        "not sent: output tokens are counted by the model's own tokenizer where it is known, else pieces are counted, "
-        "and prompt lengths are estimates"
+        "not sent: an answer that ends for its length has the tokens that were asked for; of any other they are counted by the "
+        "model's own tokenizer where it is known, else pieces are counted; prompt lengths are estimates"
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 import httpx
 
-from loadtest.reach import Proxy
+from loadtest.reach import Proxy, alert_words
 from loadtest.urls import with_keys
 from loadtest.wire.clock import ask_for_stamps
 
@@ -111,7 +111,7 @@ def connect_error(
 
 def reason_of(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return getattr(error, "verify_message", "") or error.reason or str(error)
+        return getattr(error, "verify_message", "") or alert_words(error.reason or "") or error.reason or str(error)
     if error.errno in (errno.EMFILE, errno.ENFILE) or (isinstance(error, socket.gaierror) and _out_of_descriptors()):
         return f"no file descriptor left (ulimit -n is {_descriptor_limit()})"
     if isinstance(error, socket.gaierror):

@@ -15,6 +15,8 @@ BODY_LIMIT = 256 << 20
 _SIZES = {b"%x" % size: size for size in range(1, 1024)}  # of chunks as tokens come in
 _FRAMING = (b"transfer-encoding", b"content-length", b"content-encoding", b"connection", b"proxy-connection")
 _HEAD_END = re.compile(rb"\n\r?\n")
+IN_HTTP2 = "it is HTTP/2, and the server may speak nothing else"
+_HTTP2 = re.compile(rb"\0\0[\0-\xff][\4\7]\0\0\0\0\0")  # the frames that such a server begins or ends with
 _STATUS = re.compile(rb"HTTP/(\d)(?:\.(\d))?[ \t]+(\d{3})(?:[ \t]|$)", re.IGNORECASE)
 _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?", re.DOTALL)
 _LENGTH = re.compile(rb"\+?(\d{1,18})")
@@ -215,7 +217,7 @@ class AnswerParser:
                 del held[:blanks]
                 seen = 0
             if not b"HTTP/".startswith(bytes(held[:5]).upper()):
-                self._fail(f"it begins with {_quote_line(bytes(held[:40]))}")
+                self._fail(IN_HTTP2 if _HTTP2.match(held) else f"it begins with {_quote_line(bytes(held[:40]))}")
                 return b""
             found = _HEAD_END.search(held, seen)
             if self._head_size + (len(held) if found is None else found.end()) > HEAD_LIMIT:

@@ -137,6 +137,11 @@ class Received:
         return httpx.Headers(self._parser.headers)
 
     @property
+    def header_lines(self) -> list[tuple[bytes, bytes]]:
+        """The same as they came."""
+        return self._parser.headers
+
+    @property
     def packed(self) -> str | None:
         """How the server compressed the body; None where it did not."""
         return self._parser.packed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,19 +32,26 @@ CLIENTS = ("asyncio", "locust", "httpx")
 
 @dataclass(frozen=True)
 class Case:
-    """One workload: what the server is, and how many streams ask for how much, for how long."""
+    """One workload: what the server is, and how many streams, or people who talk, ask for how much, for how long."""
 
     server: tuple[str, ...]
     streams: int
     seconds: int
     output_tokens: int
+    people: bool = False
+
+    def talks(self, *save_text: str) -> tuple[str, ...]:
+        """Return options for people. The truth log knows a turn by its last message, which a record holds only if saved."""
+        return (*TALKS, *save_text) if self.people else ()
 
 
+TALKS = ("--turns", "4", "--think-time", "uniform(0, 0.5)")
 A100 = ("--profile", "a100-80g-llama3.1-70b-q4", "--slots", "4")
 CASES = {
     "slots-8": Case((*A100, "--speed", "4"), 8, 20, 32),
     "slots-100": Case((*A100, "--speed", "10"), 100, 20, 16),
     "independent-300": Case(("--profile", "metronome"), 300, 15, 100),
+    "people-300": Case(("--profile", "metronome"), 300, 15, 100, people=True),
 }  # fmt: skip
 
 
@@ -60,6 +68,8 @@ class Seen:
     true_gaps: np.ndarray | None = None
     late_p99: float = 0.0  # how late the server itself was
     verdict: str = "–"
+    cpu_s: float = 0.0  # of the client's processes, its start and the writing included
+    chunks: int = 0  # that all its requests got, those of the warm-up too
 
     def means_and_medians(self) -> dict[str, float]:
         """Return the figures that both drivers must agree on."""
@@ -81,27 +91,42 @@ def run_case(case: Case, client: str) -> Seen:
                 assert server.stdout is not None
                 url = server.stdout.readline().split()[-1]
                 command = pinned(1, *COMMANDS[client](case, url, out))
+                before = _cpu_of_children()
                 done = subprocess.run(command, check=False, capture_output=True, text=True)
+                cpu = _cpu_of_children() - before  # the server is a child too, but one that has not ended
             finally:
                 server.terminate()
                 server.wait()
         if not out.exists():
             sys.exit(f"{client} wrote nothing:\n{done.stdout}{done.stderr}")
-        rows = [json.loads(line) for line in truth.read_text().splitlines()]
-        by_nonce = {row["prompt"].partition("]")[0] + "]": row for row in rows}
-        return seen_by_httpx(out, by_nonce) if client == "httpx" else seen_by_loadtest(out, by_nonce)
+        by_opening = {_key(row["prompt"]): row for row in map(json.loads, truth.read_text().splitlines())}
+        seen = (seen_by_httpx if client == "httpx" else seen_by_loadtest)(out, by_opening)
+        seen.cpu_s = cpu
+        return seen
+
+
+def _cpu_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _key(opening: str) -> str:
+    """Return the nonce with which a prompt begins; without one, as in later turns, its first 80 characters."""
+    nonce, end, _ = opening.partition("]")
+    return nonce + end if opening.startswith("[") else opening[:80]
 
 
 def _asyncio(case: Case, url: str, out: Path) -> list[object]:
     lengths = ["--input-tokens", 64, "--output-tokens", case.output_tokens]
     run = ["--concurrency", case.streams, "--duration", case.seconds, *lengths, "--out", out]
-    return [PYTHON, "-m", "loadtest", "run", "--url", url, *run]
+    return [PYTHON, "-m", "loadtest", "run", "--url", url, *run, *case.talks("--save-text")]
 
 
 def _locust(case: Case, url: str, out: Path) -> list[object]:
     lengths = ["--input-tokens", 64, "--output-tokens", case.output_tokens]
     run = ["--headless", "-u", case.streams, "-r", case.streams, "-t", case.seconds, "--host", url, "--only-summary"]
-    return [PYTHON, "-m", "locust", "-f", ROOT / "scenarios/chat.py", *run, *lengths, "--out", out]
+    talks = case.talks("--save-text", "true")
+    return [PYTHON, "-m", "locust", "-f", ROOT / "scenarios/chat.py", *run, *lengths, *talks, "--out", out]
 
 
 def _httpx(case: Case, url: str, out: Path) -> list[object]:
@@ -115,11 +140,14 @@ def seen_by_loadtest(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
     """Read a run folder of either driver."""
     subprocess.run([PYTHON, "-m", "loadtest", "report", out], check=False, capture_output=True)
     first, ttft, true_ttft, tpot, true_tpot, gaps, true_gaps, late = ([] for _ in range(8))
-    for header, rows in RunFolder.open(out).requests():
+    chunks = 0
+    for header, found in RunFolder.open(out).requests():
+        rows = list(found)
+        chunks += sum(len(row.get("chunks") or ()) for row in rows)
         for row in rows:
             if row["outcome"] != "ok" or row.get("warmup"):
                 continue
-            said = truth[nonce_of(row["seed"])]
+            said = truth[_key(row["prompt"]) if row.get("turn") else nonce_of(row["seed"])]
             true, spans = said["monotonic_ns"], row["output_tokens"] - 1
             late.append(said["late_max_us"] / 1e3)
             first.append((row["t_first_token"] + header.monotonic_ns - true["first_token"]) / 1e6)
@@ -139,6 +167,7 @@ def seen_by_loadtest(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
         np.concatenate(true_gaps),
         late_p99=float(np.percentile(late, 99)),
         verdict=json.loads((out / "summary.json").read_text())["levels"][-1]["verdict"],
+        chunks=chunks,
     )
 
 
@@ -152,7 +181,7 @@ def seen_by_httpx(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
     spans = np.array([row["lines"] - 1 for row, _ in pairs])
     tpot = np.array([row["last"] - row["first"] for row, _ in pairs]) / spans / 1e6
     true_tpot = np.array([true["last_token"] - true["first_token"] for _, true in pairs]) / spans / 1e6
-    return Seen(first, ttft, true_ttft, tpot, true_tpot)
+    return Seen(first, ttft, true_ttft, tpot, true_tpot, chunks=sum(row["lines"] for row in rows))
 
 
 async def plain_httpx(url: str, streams: int, seconds: float, tokens: int) -> list[dict[str, Any]]:
@@ -212,7 +241,8 @@ def row_of(name: str, client: str, seen: Seen) -> str:
         cells += ["–", "–"]
     else:
         cells += [f"{np.percentile(seen.gaps, p) - np.percentile(seen.true_gaps, p):+.2f}" for p in (50, 99)]
-    return "| " + " | ".join(map(str, [*cells, f"{seen.late_p99:.1f}", seen.verdict])) + " |"
+    cells += [f"{seen.late_p99:.1f}", f"{seen.cpu_s / seen.chunks * 1e6:.1f}" if seen.chunks else "–", seen.verdict]
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def agreement(name: str, one: Seen, other: Seen) -> None:
@@ -224,9 +254,10 @@ def agreement(name: str, one: Seen, other: Seen) -> None:
 
 def fidelity(names: list[str], clients: list[str]) -> None:
     """Run the cases with each client and print the tables."""
-    print("Simulated server on core 0, client on core 1. ms; first token: absolute instants on one clock.\n")
+    print("Simulated server on core 0, client on core 1. ms; first token: absolute instants on one clock;")
+    print("µs a chunk: CPU of the client's processes, their start included.\n")
     heads = ["case", "client", "requests", "first token p99", "TTFT p50 error", "TTFT p99 error", "true TTFT p50 / p99"]
-    heads += ["TPOT p50 error", "ITL p50 error", "ITL p99 error", "server late p99", "verdict"]
+    heads += ["TPOT p50 error", "ITL p50 error", "ITL p99 error", "server late p99", "client µs a chunk", "verdict"]
     for name in names:
         print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
         seen = {}

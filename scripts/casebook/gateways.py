@@ -117,6 +117,26 @@ row(
     reasons="one piece",
 )
 
+row = rows("who answered")
+for header in (b"X-Cache: HIT", b"Age: 31", b"X-Varnish: 32770 3"):
+    row(
+        f"out of a cache: {header.decode()}",
+        lambda w, n, header=header: streamed(*(s for part in w.whole() for s in (part, Wait(0.01))), headers=[header]),
+        outcome="ok",
+        text=TEXT,
+        doubts="a cache on the way answered",
+        level=("suspect", "void"),
+        reasons="a cache on the way answered",
+    )
+row(
+    "of two models in turn",
+    lambda w, n: apart(*(w.line({**w.row(f"t{i} "), "model": f"model-{n % 2}"}) for i in range(3)), w.finish(), w.mark),
+    dialects=CHAT,
+    outcome="ok",
+    level=("suspect", "void"),
+    reasons="answers name 2 models",
+)
+
 row = rows("frames of gateways")
 row(
     "comments framed as data",

@@ -114,7 +114,9 @@ def _draw_tradeoff(path: Path, analysis: Analysis) -> Path:
     found = series_of(analysis.summary["levels"])
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
-    subtitle = f"a point a level, with its {offered_load.axis(analysis.summary['levels']).partition(' (')[0]} beside it"
+    levels = analysis.summary["levels"]
+    subtitle = f"a point a level, with its {offered_load.axis(levels).partition(' (')[0]} beside it"
+    subtitle = "; ".join(filter(None, (subtitle, tradeoff.left_out(levels))))
     write = [each.write for each in names]
     return style.save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
 
@@ -128,7 +130,7 @@ def _draw_percentiles(path: Path, analysis: Analysis) -> Path:
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     percentiles.ttft(left, analysis, found[0])
     percentiles.e2e(right, analysis, found[0])
-    said = "p95 takes 20 requests of a level, p99 takes 100; others are not drawn"
+    said = "a percentile of too few requests is left out: p95 takes 20, p99 takes 100"
     return style.save(figure, path, analysis, title, "; ".join(filter(None, (found[0].label, said))))
 
 

@@ -17,7 +17,7 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure
-from loadtest.text import percent, seconds
+from loadtest.text import number, percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 FEWEST_GAPS = 20  # of a level whose tail is drawn
@@ -26,13 +26,13 @@ SHORTEST_MS = 0.1  # gaps below (tokens that came in one read) are drawn here
 
 def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of ITL, a line a level."""
-    drawn = False
+    drawn = short = False
     colours = style.shades(analysis)
     for level, width in style.nested(style.drawn_levels(series.levels)):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if not len(gaps):
             continue
-        drawn = True
+        drawn, short = True, short or bool(gaps[0] * 1e3 < SHORTEST_MS)
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
         label = level_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
@@ -42,19 +42,19 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
     style.share_over_log(axes)
-    axes.set_xlabel("ITL (ms, logarithmic)")
+    axes.set_xlabel(_axis(short=short))
     axes.set_ylabel("share of gaps at or below")
 
 
 def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
-    most = 0  # gaps of one level
+    most, short = 0, False  # gaps of one level
     colours = style.shades(analysis)
     for level, width in style.nested(style.drawn_levels(series.levels)):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if len(gaps) < FEWEST_GAPS:
             continue
-        most = max(most, len(gaps))
+        most, short = max(most, len(gaps)), short or bool(gaps[0] * 1e3 < SHORTEST_MS)
         # Even steps of the logarithm: the last ranks are the ones that matter.
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
         x = np.maximum(np.array([gaps[len(gaps) - count] for count in beyond]) * 1e3, SHORTEST_MS)
@@ -65,11 +65,16 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         return
     style.logarithmic_x(axes)
     axes.set_yscale("log")
+    most = max(most, *((level.get("itl_s") or {}).get("n", 0) for level in analysis.summary["levels"]))  # of all panels
     axes.set_ylim(1 / (1.5 * most), 1.3)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set_xlabel("ITL (ms, logarithmic)")
+    axes.set_xlabel(_axis(short=short))
     axes.set_ylabel("share of gaps this long or longer")
+
+
+def _axis(*, short: bool) -> str:
+    return "ITL, logarithmic" + (f"; shorter gaps are drawn at {SHORTEST_MS:g} ms" if short else "")
 
 
 def tail_title(analysis: Analysis) -> str:
@@ -79,7 +84,7 @@ def tail_title(analysis: Analysis) -> str:
         return "The longest gaps between tokens"
     longest = f"the longest is {seconds(found.longest)}"
     if not found.long or found.usual < SHORTEST_MS / 1e3:
-        return f"{found.where}: of {found.n} gaps between tokens {longest}, the median {seconds(found.usual)}"
+        return f"{found.where}: of {number(found.n, exact=True)} gaps between tokens {longest}, the median {seconds(found.usual)}"
     return (
         f"{found.where}: {percent(found.share_beyond)} of the gaps are longer than {found.beyond_in_words}, {longest}"
     )

@@ -22,7 +22,7 @@ from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, believed, figure
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.metrics import VOID
-from loadtest.text import capitalised
+from loadtest.text import capitalised, seconds
 
 MOST_LINES = 14  # runs of one chart; more are in the tables
 
@@ -122,6 +122,7 @@ def _rate(key: str, name: str) -> Panel:
         _finish(axes, lines, f"No level has {name}.")
         axes.set_ylabel(name)
         axes.set_ylim(bottom=0)
+        style.plain(axes.yaxis)
 
     return panel
 
@@ -130,13 +131,11 @@ def _latency(key: str, high: str, name: str) -> Panel:
     """Draw a duration's median, and dashed its high percentile, on a logarithmic axis."""
 
     def panel(axes: Axes, lines: Sequence[Line]) -> None:
-        longest = max((figure(level, key, "p50") or 0.0 for line in lines for level in line.levels), default=0.0)
-        factor, unit = style.scale(longest)
         for line in lines:
-            medians = list(_points(line.good, key, "p50", factor))
+            medians = list(_points(line.good, key, "p50"))
             if medians:
                 axes.plot(*zip(*medians, strict=True), label=line.label, **line.look)
-            if highs := list(_points(line.good, key, high, factor)):
+            if highs := list(_points(line.good, key, high)):
                 look = {
                     **line.look,
                     "linestyle": ":",
@@ -145,12 +144,12 @@ def _latency(key: str, high: str, name: str) -> Panel:
                     "linewidth": 1.3,
                 }
                 axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
-            _void(axes, line, list(_points(line.void, key, "p50", factor)))
+            _void(axes, line, list(_points(line.void, key, "p50")))
         axes.add_line(
             Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=f"dotted: {name} {high}; else p50")
         )
         _finish(axes, lines, f"No level has a {name}.")
-        axes.set_ylabel(f"{name} ({unit}, logarithmic)")
+        axes.set_ylabel(f"{name}, logarithmic")
         _logarithmic_y(axes)
 
     return panel
@@ -160,10 +159,9 @@ def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
     def panel(axes: Axes, lines: Sequence[Line]) -> None:
         levels = [level for line in lines for level in line.levels]
         part = "p95" if all(figure(level, key, "p95") is not None for level in believed(levels)) else "p50"
-        factor, unit = style.scale(max((figure(level, key, part) or 0.0 for level in levels), default=0.0))
         for line in lines:
             known = [
-                (float(level[rate]), value * factor)
+                (float(level[rate]), value)
                 for level in line.good
                 if level[rate] is not None and (value := figure(level, key, part)) is not None
             ]
@@ -174,17 +172,18 @@ def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
             return
         axes.grid(visible=True, axis="x")
         axes.set_xlim(left=0)
+        style.plain(axes.xaxis)
         axes.set_xlabel(f"{rate_name}: lower right is better")
-        axes.set_ylabel(f"{name} {part} ({unit}, logarithmic)")
+        axes.set_ylabel(f"{name} {part}, logarithmic")
         _logarithmic_y(axes)
 
     return panel
 
 
-def _points(levels: Sequence[dict[str, Any]], key: str, part: str, factor: float) -> Iterator[tuple[float, float]]:
+def _points(levels: Sequence[dict[str, Any]], key: str, part: str) -> Iterator[tuple[float, float]]:
     for level in levels:
         if (value := figure(level, key, part)) is not None and value > 0:
-            yield offered_load.amount(level), value * factor
+            yield offered_load.amount(level), value
 
 
 def _void(axes: Axes, line: Line, points: Sequence[tuple[float, float]]) -> None:
@@ -203,12 +202,12 @@ def _finish(axes: Axes, lines: Sequence[Line], nothing: str) -> None:
 
 def _logarithmic_y(axes: Axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
     axes.yaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_ylim()
     if high < 4 * low:
         axes.set_ylim(low / 1.5, high * 1.5)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
 
 
 def _title(many: Many) -> str:

@@ -13,18 +13,19 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis
-from loadtest.text import counted, percent, shown
+from loadtest.text import counted, percent, seconds, shown
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -46,6 +47,8 @@ DECODING = BLUE
 VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 
 WIDTH, DPI = 10.0, 150
+SHORTEST_PART = 24  # characters of a name in the footer that are kept at the least
+LABEL = 0.62  # inches that a duration on an axis takes
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
 WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
@@ -102,7 +105,8 @@ def save(
     `at_last` is called when all has its place: what is written then moves nothing, and has characters that the font can draw.
     """
     height = figure.get_figheight()
-    subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
+    group = analysis.summary.get("group") or ""
+    subtitle = " · ".join(filter(None, ("" if subtitle.startswith(group) else group, subtitle)))
     simulated = simulated_mark(analysis.summary)
     top = height - 0.16
     for line in _wrap(title, 74 if simulated else 92):
@@ -160,15 +164,27 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     why = f"{doubts} of {len(summary['levels'])} levels" if doubts else "the run did not end as planned"
     said = verdict if verdict == "valid" else f"{verdict} ({why})"
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
-    parts = (summary["name"], findings.measured_on(summary), summary["target"].get("url"))
-    lines = [textwrap.shorten(" · ".join(str(part) for part in parts if part), 115, placeholder=" …")]
-    lines = [*([simulated] if simulated else []), *lines]
-    if hardware := _hardware(analysis):
-        lines.insert(0, textwrap.shorten(hardware, 115, placeholder=" …"))
-    for i, line in enumerate(lines):
-        at = (0.14 + 0.16 * i) / height
+    parts = (summary["name"], *findings.measured_on(summary).split(" · "), summary["target"].get("url"))
+    every = [[_hardware(analysis)], [simulated], parts]
+    lines = [told for line in every if (told := [str(part) for part in line if part])]
+    for i, told in enumerate(lines):
+        room = WIDTH * (1 - 2 * EDGE) - (0 if i else 0.5 + 0.1 * len(said))  # the verdict stands in the lowest line
+        line, at = _joined(told, int(room / 0.077)), (0.14 + 0.16 * i) / height
         figure.text(1 - EDGE, at, line, fontsize=8.5, color=GREY, ha="right", va="bottom")
     return 0.16 * len(lines) + 0.12
+
+
+def _joined(parts: Sequence[str], most: int) -> str:
+    """Return parts in a line of about so many characters at most; of the longest ones the middle goes."""
+    room = [len(part) for part in parts]
+    while sum(room) + 3 * (len(room) - 1) > most and max(room) > SHORTEST_PART:
+        room[room.index(max(room))] -= 1
+    return " · ".join(_cut(part, left) for part, left in zip(parts, room, strict=True))
+
+
+def _cut(text: str, most: int) -> str:
+    head = most // 2
+    return text if len(text) <= most else f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"
 
 
 def _hardware(analysis: Analysis) -> str:
@@ -244,6 +260,7 @@ def level_marks(axes: Axes, analysis: Analysis) -> None:
     """Mark on an axis of time where each level begins, with its load where there is room."""
     run = analysis.run
     send = run.column("send")
+    plain(axes.xaxis)
     low, high = axes.get_xlim()
     free_from = -np.inf
     for level in run.levels if analysis.groups else analysis.summary["levels"]:
@@ -298,16 +315,24 @@ def share_over_log(axes: Axes) -> None:
 
 
 def logarithmic_x(axes: Axes) -> None:
-    """Make x logarithmic, labelled 1, 2, 5, 10 or 1, 3, 10."""
+    """Make x, of ms, logarithmic, with a unit at each of as many labels as there is room for."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(lambda value, _: seconds(value / 1e3, exact=True))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, axis="x")
     low, high = axes.get_xlim()
-    if high < 4 * low:  # too narrow for those ticks: some round, some between
-        axes.set_xlim(low / 1.5, high * 1.5)
-    narrow = axes.figure is not None and len(axes.figure.axes) > 2 and high > 40 * low
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow else (1.0, 2.0, 5.0)))
+    if high < 4 * low:  # too narrow for round ticks
+        low, high = axes.set_xlim(low / 1.5, high * 1.5)
+    panels = 1 if axes.figure is None else min(len(axes.figure.axes), COLUMNS)
+    room = (WIDTH - 1) / panels / LABEL
+    ticks = _ticks_of_a_decade(math.log10(high / low), room)
+    axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else "auto"))
+
+
+def _ticks_of_a_decade(decades: float, room: float) -> tuple[float, ...]:
+    """Return 1, 2, 5 or 1, 3 or 1: those of which as many fit as there are, where there is room for so many labels."""
+    every: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
+    return next((ticks for ticks in every if len(ticks) * decades <= room), every[-1])
 
 
 def scale(longest: float) -> tuple[float, str]:
@@ -315,11 +340,24 @@ def scale(longest: float) -> tuple[float, str]:
     return (1e3, "ms") if longest < 1.5 else (1.0, "s")
 
 
+class _Plain(ScalarFormatter):
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:,.0f}" if abs(x) >= 1e4 else super().__call__(x, pos)
+
+
+def plain(axis: Axis) -> None:
+    """Label an axis as numbers are written elsewhere: 50,000, 0.25."""
+    axis.set_major_formatter(_Plain(useOffset=False))
+
+
 def concurrency_axis(axes: Axes, users: Sequence[float], name: str = "concurrency (streams at once)") -> None:
     """Make x logarithmic with a tick at each measured concurrency, or at each of what `name` says."""
     axes.set_xscale("log", base=2)
     low, high = min(users) / 1.6, max(users) * 1.5
-    ticks = apart_on_log(sorted(users), users, 0.065)  # a label of four digits fills so much
+    place = axes.get_subplotspec()
+    columns = 1 if place is None else place.get_gridspec().ncols
+    longest = max(len(f"{user:.4g}") for user in users)
+    ticks = apart_on_log(sorted(users), users, max(0.065, 0.1 * longest * columns / (WIDTH - 1)))  # inches of a digit
     axes.set_xticks(ticks, [f"{user:.4g}" for user in ticks])
     axes.minorticks_off()
     axes.set_xlim(low, high)

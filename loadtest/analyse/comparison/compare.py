@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from loadtest.analyse.comparison import comparable
@@ -33,6 +34,8 @@ from loadtest.text import listed
 
 FAMILY_ERROR = 0.01  # over all headline figures of a comparison
 TOLERANCE = 0.02  # a worsening up to here is no regression
+SHOWN = 0.9  # of such comparisons, in which a change has to be found for it to count as one that would have shown
+NORMAL = NormalDist()
 
 TOO_FEW = "too few samples"
 BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "no difference seen", "not comparable"
@@ -53,12 +56,16 @@ class Change:
     reason: str = ""  # why not comparable
     regression: bool = False  # worse, by more than the tolerance
 
-    @property
-    def visible(self) -> float | None:
-        """The smallest change, as a share, that the interval would have set apart from none; None without one."""
+    def visible(self, confidence: float, least: float) -> float | None:
+        """The smallest change, as a share, that would have been said in nine of ten such comparisons; None without interval.
+
+        A change as large as half of the interval is found in every other one: half of the time it comes out smaller.
+        """
         if self.interval is None:
             return None
-        return math.exp(math.log(self.interval[1] / self.interval[0]) / 2) - 1
+        half = math.log(self.interval[1] / self.interval[0]) / 2
+        error = half / NORMAL.inv_cdf((1 + confidence) / 2)
+        return math.exp(max(half, math.log1p(least)) + NORMAL.inv_cdf(SHOWN) * error) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +121,10 @@ class Comparison:
 
     @property
     def visible(self) -> tuple[float, float] | None:
-        """The smallest change that a headline figure could show, and that which the dullest of them could."""
+        """The smallest change that a headline figure would have shown, and that which the dullest of them would have."""
         least = self.tolerance + self.run_noise if self.single else 0.0
-        seen = [max(row.visible, least) for row in self.headline if row.visible is not None and row.verdict in JUDGED]
+        judged = [row.visible(self.confidence, least) for row in self.headline if row.verdict in JUDGED]
+        seen = [each for each in judged if each is not None]
         return (min(seen), max(seen)) if seen else None
 
 

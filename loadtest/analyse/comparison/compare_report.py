@@ -66,7 +66,8 @@ def outcome(comparison: Comparison) -> str:
         count = sum(row.interval is not None for row in comparison.judged(SAME))
         if not count or comparison.visible is None:
             return f"No difference seen{within}"
-        return f"No difference seen in {counted(count, 'headline figure')}{within}, where one of {_visible(comparison)} would have shown"
+        seen = f"where one of {_visible(comparison)} shows nine times in ten"
+        return f"No difference seen in {counted(count, 'headline figure')}{within}, {seen}"
     rows = list(comparison.judged(told))
     most = max(rows, key=lambda row: abs(math.log(row.ratio)) if row.ratio else math.inf)
     certain = f" ({interval_text(most)})" if most.interval else ""
@@ -78,8 +79,9 @@ def outcome(comparison: Comparison) -> str:
 
 
 def _visible(comparison: Comparison) -> str:
-    """Return the smallest changes that the headline figures could show, "9 %" or "9 to 14 %"."""
-    assert comparison.visible is not None
+    """Return the smallest changes that the headline figures show nine times in ten, "9 %" or "9 to 14 %"."""
+    if comparison.visible is None:
+        return UNKNOWN
     ends = [f"{end * 100:.0f}" for end in comparison.visible]
     return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
 
@@ -123,7 +125,8 @@ def method(comparison: Comparison) -> str:
             f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
             f"with {noise} (--run-noise) taken for it where that is narrower."
         )
-    smallest = f" The smallest change that would have shown is {_visible(comparison)}." if comparison.visible else ""
+    seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}."
+    smallest = seen if comparison.visible else ""
     if not comparison.tests:
         return "No figure was judged, so no interval was made; the reason stands beside each level."
     return (

@@ -22,7 +22,7 @@ from loadtest.analyse.server.timing import token_gaps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.errors import PredictionError
-from loadtest.text import listed
+from loadtest.text import listed, percent
 
 MOST_TRIED = 3  # causes that are left out in turn
 MOST_EARLIER = 2  # requests of the time before it came that are tried as causes
@@ -264,7 +264,9 @@ class Explainer:
                 tried.append(each.row)
         loaded = any(part.name in (parts_of.LOAD, parts_of.TURN) for part in parts.first)
         if not tried and parts.lost is None and not loaded:
-            return (), NOBODY
+            rest = parts.first[-1].seconds
+            unknown = rest >= LEAST_REST * parts.total_s
+            return (), f"what {percent(rest / parts.total_s)} of it went into is not known" if unknown else NOBODY
         if self.beside:
             return (), f"{listed(self.beside)} loaded the same server meanwhile"
         if isinstance(self.models, str):

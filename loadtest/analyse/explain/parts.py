@@ -58,6 +58,7 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import Decoding
 
 SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
+SCATTERS = 3.0  # … and times the scatter of the run's prompts: of many requests the slowest is asked about
 LEAST_SLOWER_S = 0.02
 ALIKE = 0.5  # of a prompt's length: prompts that differ by less show how long it takes
 FEWEST_ALIKE = 3
@@ -250,7 +251,9 @@ class Splitter:
         tokens = self.line.tokens[row]
         usual = self._usual(row)
         inferred = not bool(self.line.told[row])
-        slower = spent - usual if spent > SLOWER * usual and spent - usual > LEAST_SLOWER_S else 0.0
+        law = self.steps.prefill
+        more = max(SLOWER, 1 + SCATTERS * law.jitter) if law is not None else SLOWER
+        slower = spent - usual if spent > more * usual and spent - usual > LEAST_SLOWER_S else 0.0
         reading = spent - slower
         parts: list[TimePart] = []
         if lost is not None and tokens > 0:

@@ -48,13 +48,21 @@ def _rate(level: dict[str, Any]) -> float:
     return offered_load.amount(level)
 
 
-def _answered_fewer(level: dict[str, Any]) -> bool:
-    """Whether a level answered fewer requests a second than came, as far as its answers are enough to tell."""
-    came, answered = level.get("offered_per_s") or _rate(level), level.get("requests_per_s")
-    ci = level.get("requests_per_s_ci95")
+def _came(level: dict[str, Any]) -> float:
+    """Return how many requests a second were due; in a short level chance makes that more or fewer than its rate."""
+    return float(level.get("offered_per_s") or _rate(level))
+
+
+def _answered_fewer(level: dict[str, Any], than: float | None = None) -> bool:
+    """Whether a level answered fewer requests a second, as far as its answers are enough to tell.
+
+    Fewer than its rate, which is what is named, and than came: more may have come by chance, and fewer too.
+    """
+    than = min(_came(level), _rate(level)) if than is None else than
+    answered, ci = level.get("requests_per_s"), level.get("requests_per_s_ci95")
     if answered is None:
         return True
-    return bool((ci[1] < came) if ci else (answered <= FEWER * came))
+    return bool((ci[1] < than) if ci else (answered <= FEWER * than))
 
 
 def why_unclear(level: dict[str, Any]) -> str:
@@ -65,6 +73,8 @@ def why_unclear(level: dict[str, Any]) -> str:
         return ""
     before, after = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
     grew = "" if before is None or after is None else f" from {before:.1f} to {after:.1f} requests"
+    if _answered_fewer(level, _came(level)):
+        return f"the queue grew{grew}, as {_came(level):.3g} a second happened to come"
     return f"the queue grew{grew}, and as many were answered as came"
 
 

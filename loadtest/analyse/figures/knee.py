@@ -21,6 +21,9 @@ LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that c
 BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
 SLOWER = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
+DIP_SHARE = (
+    0.85  # of the output at fewer and at more streams: where it is surely less, something besides the load changed it
+)
 KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
 FEWEST_LEVELS = 3  # of different concurrency, for a knee
 
@@ -176,6 +179,9 @@ class Knee:
     grows: bool  # the interval of the last level lies above those of all others
     stops: bool  # the intervals of all higher levels exclude 5 % more
     void: tuple[int, ...] = ()  # concurrencies of void levels: next below `concurrency`, else above `last`
+    dip: tuple[
+        tuple[int, float], ...
+    ] = ()  # three levels, the second of which gave surely less than the others: (users, rate)
 
     @property
     def in_between(self) -> bool:
@@ -204,6 +210,8 @@ class Knee:
         if self.grows:
             beyond = f"; {self.void_said}" if self.void else ""
             return f"Output still grows with concurrency: {most} at {streams}{beyond}."
+        if self.dip:
+            return f"Output reaches {most} at {streams}; whether it grows there is not known: it {self.dip_said}."
         if high is None or self._anywhere:
             return (
                 f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
@@ -220,9 +228,15 @@ class Knee:
         return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}."
 
     @property
+    def dip_said(self) -> str:
+        """Say that output falls and rises again: "goes from 175 to 97.8 and 151 tokens/s at 2, 4 and 8 streams"."""
+        (_, before), (_, low), (_, after) = self.dip
+        return f"goes from {number(before)} to {number(low)} and {number(after)} tokens/s at {listed([users for users, _ in self.dip])} streams"
+
+    @property
     def levels_off(self) -> bool:
         """Whether it is sure that output grows no more from `concurrency` on."""
-        known = self.interval is not None and self.interval[1] is not None
+        known = self.interval is not None and self.interval[1] is not None and not self.dip
         return known and self.stops and not self.grows and not self._anywhere
 
     @property
@@ -299,7 +313,20 @@ def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
         grows=found is last and all(last.surely_above(p) for p in points[:-1]),
         stops=all(p.at_most(found) for p in points if p.users > found.users),
         void=_unknown({int(level["concurrency"]) for level in void if level.get("concurrency")}, points, found.users),
+        dip=_dip(points),
     ), None
+
+
+def _dip(points: list[_LevelRate]) -> tuple[tuple[int, float], ...]:
+    """Return a level that gave surely less than one of fewer streams and one of more, between these two; empty where none did."""
+    for place, low in enumerate(points):
+        more = [
+            [p for p in side if p.surely_above(low, 1 / DIP_SHARE)] for side in (points[:place], points[place + 1 :])
+        ]
+        if all(more):
+            found = (max(more[0], key=lambda p: p.rate), low, max(more[1], key=lambda p: p.rate))
+            return tuple((p.users, p.rate) for p in found)
+    return ()
 
 
 def _unknown(void: set[int], points: list[_LevelRate], knee_at: int) -> tuple[int, ...]:

@@ -13,6 +13,12 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import VOID, enough_for
 from loadtest.text import counted, listed, number
 
+# By the sources of token counts: whose tokens they are.
+COUNTED = {
+    frozenset({"server"}): "tokens as the server counts",
+    frozenset({"tiktoken"}): "tokens as tiktoken counts",
+    frozenset({"chunks"}): "pieces of text (the server counts no tokens)",
+}
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
 
@@ -60,7 +66,11 @@ def length_sentences(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str
             top = f"p95 {number(high)}" if enough_for(0.95, len(got)) else f"{number(most)} at most"
             shared = next((level["system_tokens"] for level in levels if level.get("system_tokens")), None)
             more = f", {shared} of them shared" if shared and key == "input_lengths" else ""
-            found.append(f"{what}: {asked} asked; median {number(middle)}, {top} tokens as the server counts{more}.")
+            sources = frozenset(run.requests["token_source"].loc[got.index].dropna())
+            if key == "input_lengths":  # pieces are counted of answers alone
+                sources = (sources - {"chunks"}) or frozenset({"server"})
+            counted_by = COUNTED.get(sources, "tokens, not all as the server counts")
+            found.append(f"{what}: {asked} asked; median {number(middle)}, {top} {counted_by}{more}.")
     return found
 
 

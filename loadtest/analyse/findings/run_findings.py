@@ -23,7 +23,7 @@ from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import prompt_length
+from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
@@ -109,10 +109,7 @@ def _shared_servers(analysis: Analysis) -> list[str]:
         )
     found += [one.sentence for one in analysis.turns]
     if analysis.turns:
-        found.append(
-            "Requests to such models wait for each other's answers and loads. To keep them loaded together a server needs "
-            "memory for both, and an Ollama OLLAMA_MAX_LOADED_MODELS of as many."
-        )
+        found.append(alternating_models.what_helps(analysis.run))
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 
@@ -258,6 +255,9 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
+        if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
+            loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
+            return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
         longest = figure(level, "queue_wait_s", "max") or 0.0
         if longest <= max(LONG_WAIT * ttft, SHORT_S):
             return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")

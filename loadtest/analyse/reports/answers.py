@@ -239,6 +239,8 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
             f"95 % interval: {low} to {high}" if low != high else series.label or "more streams bring no more output"
         )
         return Tile(name, counted(found.concurrency, "stream"), between), level
+    if found.dip:
+        return Tile(name, "", f"output {found.dip_said}: measure again"), None
     more = f", and {found.void_said}: measure longer" if found.void else ": measure longer, or more streams"
     return Tile(name, "", f"too few requests to tell{more}"), None
 

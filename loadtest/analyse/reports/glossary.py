@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 GLOSSARY = (
-    ("stream", "One user's conversation with the server; concurrency is how many there are at once."),
+    ("stream", "A request that is being answered; concurrency is how many there are at once, one for each user."),
     ("level", "One load of the run (so many streams, or requests a second) with one length of prompt and answer."),
     ("closed loop", "Each user sends the next request when its last answer has ended (--concurrency)."),
     (
@@ -55,7 +55,13 @@ GLOSSARY = (
         "How late loadtest itself sent a request, or read a token; a token read later than the next one came is spoilt.",
     ),
     ("stamps", "Who noted when an answer's bytes arrived: the kernel, or loadtest itself when it read them."),
-    ("counted by", "Who counted the tokens: the server, tiktoken, or loadtest by the pieces that came (chunks)."),
+    (
+        "counted by",
+        (
+            "Who counted the tokens: the server, tiktoken, loadtest by the pieces that came (chunks), or nobody, for answers that "
+            "ended for their length have what was asked for (asked)."
+        ),
+    ),
     (
         "delivery delay",
         "How long a token took from the server's own stamp to its arrival, more than the fastest one of the run.",

@@ -71,7 +71,7 @@ RECORD_KINDS: dict[str, ValueKind] = {
     **dict.fromkeys(("user", "session", "turn"), COUNT_KIND),
     "status": ValueKind(int, 0, 999),
     "server_first": ValueKind(int, 0, 1 << 62),
-    **dict.fromkeys(("dialect", "model", "token_source", "finish_reason", "error", "row"), TEXT_KIND),
+    **dict.fromkeys(("dialect", "model", "token_source", "finish_reason", "said_model", "error", "row"), TEXT_KIND),
     **dict.fromkeys(("warmup", "new_conn", "first_coalesced"), FLAG_KIND),
     "notes": ValueKind(list),
     "doubts": ValueKind(list),

@@ -58,7 +58,7 @@ NUMBER_FIELDS = (
     "turn",
 )
 COUNT_FIELDS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes", "target", "unsent_tokens")
-TEXT_FIELDS = ("dialect", "model", "outcome", "token_source", "finish_reason", "error")
+TEXT_FIELDS = ("dialect", "model", "outcome", "token_source", "finish_reason", "said_model", "error")
 FLAG_FIELDS = ("warmup", "new_conn", "first_coalesced")
 REMARK_FIELDS = ("notes", "doubts")
 PIECE_BYTES = 4_000_000  # of a file, read and parsed at once: bounds the memory that raw text takes

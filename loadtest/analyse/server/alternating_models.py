@@ -2,12 +2,13 @@
 
 The server tells of a load (load_duration of Ollama's own API) the time from when the request came until its model was
 there. That holds the wait for the other models' answers too, so only the time in which no model of that server was worked
-on counts as loading. Models are said to take turns only where work on one never overlapped work on another: had both been
-loaded, it would have.
+on counts as loading. Models are said to take turns only where work on one never overlapped work on another (had both been
+loaded, it would have), and no load went on beside such work.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from loadtest.text import counted, listed, percent, seconds
 
 LONG_LOAD_S = 0.2  # a model that is loaded reports 1-25 ms, a tiny one loads in 280 ms
 OVERLAP_SHARE = 0.02  # of a model's working time beside another's; with more both were loaded
+SOONER = 0.5  # of the time that loads take behind another model's work: one that ended sooner had begun beside it
 OFTEN = 3  # loads in a level, from which on models "took turns"
 
 Spans = tuple[FloatArray, FloatArray]  # begins and ends, seconds on the run's axis
@@ -59,6 +61,20 @@ class AlternatingModels:
         waits = f"{counted(self.waited, 'request')} waited for the model"
         most = f"{seconds(self.wait_p50_s)} in the median, {seconds(self.wait_max_s)} at most, others' turns included"
         return f"{self.label}: {text}; {waits}: {most}."
+
+
+def what_helps(run: RunData) -> str:
+    """Say what keeps models loaded together that took turns; a run that has each unloaded after its answers is told that."""
+    kept = str((run.facts.get("scenario") or {}).get("keep_alive") or "")
+    if kept and not re.search(r"[1-9]", kept):
+        return (
+            f"This run asked for keep_alive {kept}, with which a server unloads a model after its answers: whether it has room for "
+            "them together was not seen."
+        )
+    return (
+        "Requests to such models wait for each other's answers and loads. To keep them loaded together a server needs "
+        "memory for both, and an Ollama OLLAMA_MAX_LOADED_MODELS of as many and no OLLAMA_KEEP_ALIVE of 0."
+    )
 
 
 def mark_loads(run: RunData, groups: Sequence[Group]) -> list[AlternatingModels]:
@@ -100,14 +116,14 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     waiting = everyone & (run.column("load_s") > long)
     loads = list(_loads(run.requests[waiting], spans))
     # The first load of a level may be any model's; only one behind another model's work is a turn.
-    if not any(_worked_between(spans, name, -np.inf, end) for name, end in loads):
+    if not any(_worked_between(spans, name, -np.inf, end) for name, _, end in loads) or _beside_work(spans, loads):
         return None
     send, load = run.column("send")[waiting], run.column("load_s")[waiting]
     begin = float(np.nanmin(run.column("send")[everyone]))
     end = float(np.nanmax(run.column("end")[everyone]))
     waits = _union([(send, send + load)])
     loading = _length(waits) - _shared(waits, _union(list(spans.values())))
-    counts = Counter(name for name, _ in loads)
+    counts = Counter(name for name, _, _ in loads)
     figures = {
         "models": {name: counts[name] for name, _ in models},
         "loads": len(loads),
@@ -128,16 +144,17 @@ def _worked_on(requests: pd.DataFrame) -> Spans:
     return _union([(known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64))])
 
 
-def _loads(waiting: pd.DataFrame, spans: dict[str, Spans]) -> Iterator[tuple[str, float]]:
-    """Yield model and end of each load; requests that waited for the same one are one.
+def _loads(waiting: pd.DataFrame, spans: dict[str, Spans]) -> Iterator[tuple[str, float, float]]:
+    """Yield model, send and end of each load; requests that waited for the same one are one: it ended for all of them at once.
 
-    Two loads of a model have work on another one between them: without it the first one would have stayed.
+    A later load of the same model has work on another one before it, or the model was unloaded after an answer of its own.
     """
-    ends = (waiting["send"] + waiting["load_s"]).to_numpy(dtype=np.float64)
+    sends = waiting["send"].to_numpy(dtype=np.float64)
+    ends = sends + waiting["load_s"].to_numpy(dtype=np.float64)
     last: dict[str, float] = {}
-    for name, end in sorted(zip(waiting["model"].astype(str), ends, strict=True), key=lambda one: one[1]):
-        if name not in last or _worked_between(spans, name, last[name], end):
-            yield name, end
+    for name, send, end in sorted(zip(waiting["model"].astype(str), sends, ends, strict=True), key=lambda one: one[2]):
+        if name not in last or end - last[name] > LONG_LOAD_S or _worked_between(spans, name, last[name], end):
+            yield name, send, end
             last[name] = end
 
 
@@ -154,6 +171,17 @@ def _beside(one: Spans, other: Spans) -> bool:
     """Whether two models were at work at the same time for more than stamps can be off."""
     least = min(_length(one), _length(other))
     return least > 0 and _shared(one, other) > OVERLAP_SHARE * least
+
+
+def _beside_work(spans: dict[str, Spans], loads: Sequence[tuple[str, float, float]]) -> bool:
+    """Whether models were loaded while another was worked on, as where each is unloaded after its answer.
+
+    Loads that waited for work to end take about as long from there on. One that went on beside it may end soon after it.
+    """
+    ends = np.concatenate([over for _, over in spans.values()])
+    inside = [ends[(ends >= send) & (ends <= end)] for _, send, end in loads]
+    since = [end - float(each.max()) for (_, _, end), each in zip(loads, inside, strict=True) if len(each)]
+    return bool(since) and min(since) < SOONER * float(np.median(since))
 
 
 def _union(parts: Sequence[Spans]) -> Spans:

@@ -16,9 +16,10 @@ from loadtest import dialects, metrics
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.verdict.evidence import Evidence
+from loadtest.analyse.verdict.time_limit import time_limit
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
-from loadtest.text import counted, listed, percent, seconds
+from loadtest.text import counted, listed, percent, seconds, shown
 
 MOST_NOTES = 5  # kinds of notes that are shown
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
@@ -95,6 +96,11 @@ def answer_notes(run: RunData) -> list[str]:
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in counted["notes"] for note in set(said))[:MOST_NOTES]
     lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
+    named = counted[counted["said_model"].notna()]
+    for (asked, name), mine in named.groupby(["model", "said_model"]):
+        lines.append(
+            f"{len(mine)} of {len(counted)} answers are of the model {shown(str(name))}, by their own word; {shown(str(asked))} was asked for."
+        )
     if resent := int(counted["resent"].sum()):
         lines.append(f"{resent} of {len(counted)} requests were sent twice: {_RESENT}.")
     return lines
@@ -142,7 +148,7 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
         return
     share = len(bad) / len(ended)
     said = f"{len(bad)} of {len(ended)} requests failed ({list_outcomes(bad)})"
-    last = f"; {when}" if (when := _stopped_answering(e)) else ""
+    last = "".join(f"; {more}" for more in (_stopped_answering(e), time_limit(e, bad)) if more)
     if share >= metrics.FAILED_SHARE:
         yield Doubt(VOID, f"{said}: half or more{last}")
     elif share > allowed:
@@ -286,6 +292,16 @@ def _users_gone(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
 
 
+def _several_models(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level whose answers say that they are of several models, though one was asked for."""
+    for asked, mine in e.requests.groupby("model"):
+        said = Counter(map(str, mine["said_model"].fillna(asked)))
+        if len(said) > 1:
+            each = listed([f"{shown(name)} in {count}" for name, count in said.most_common(MOST_NOTES)])
+            what = f"answers name {counted(len(said), 'model')}, and {shown(str(asked))} was asked for ({each})"
+            yield Doubt(SUSPECT, f"{what}: a gateway chooses, and the figures are of a mixture")
+
+
 def _undistinguished(e: Evidence) -> Iterator[Doubt]:
     if said := groups.undistinguished_servers(e.run):
         yield Doubt(SUSPECT, said)
@@ -302,6 +318,7 @@ ENDING_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _worker_died,
     _worker_lost,
     _users_gone,
+    _several_models,
     _undistinguished,
     _without_text,
     _doubted,

@@ -36,8 +36,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "too_many_failed": Remedy(
         "Too many requests failed.",
-        "Do what the error says: HTTP 429 and 503 ask for fewer streams or a lower rate, a timeout for a longer one. If some "
-        "failures are normal for this server, allow them with --max-error-ratio.",
+        "Do what the error says: HTTP 429 and 503 ask for fewer streams or a lower rate, a timeout or a 504 for a longer time "
+        "limit, the gateway's where it set one. If some failures are normal for this server, allow them with --max-error-ratio.",
     ),
     "most_left": Remedy(
         "In half of the requests or more users hung up before their first token.",
@@ -62,6 +62,10 @@ REMEDIES: dict[str, Remedy] = {
     "users_gone": Remedy(
         "Users ended before the level did.",
         "Find out why in Locust's log: on_start raised an exception, or a task raised StopUser.",
+    ),
+    "several_models": Remedy(
+        "Several models answered.",
+        "Have the gateway send every request to one model (no routing, no fallback), or measure each model by its own name.",
     ),
     "undistinguished": Remedy(
         "Which server answered is not known.",

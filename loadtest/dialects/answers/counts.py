@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers.server_errors import quoted, shorten
+from loadtest.metrics import CACHED_NAMES
 
 MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many
 MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a duration in ns is longer than 100 days
@@ -34,8 +35,8 @@ def _kind_seen(value: Any) -> str:
     if isinstance(value, int | float):
         if value < 0:
             return "negative"
-        return "beyond all bounds" if not math.isfinite(value) or value > MOST_TOKENS else "a fraction"
-    return f"a {'text' if isinstance(value, str) else 'list' if isinstance(value, list) else 'object'}"
+        return "a fraction" if value < MOST_NUMBER and value != int(value) else "beyond all bounds"
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
 def kept(value: Any, name: str, odd: list[str], depth: int = _DEEPEST) -> Any:
@@ -66,8 +67,14 @@ def short_key(key: str) -> str:
 LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000  # no server decodes a token or reads a prompt faster
 SLACK, SLACK_NS = 0.05, 50_000_000  # by which parts, rounded and measured apart, may exceed the whole
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
-PROMPT = ("prompt_tokens", "input_tokens")
-OUTPUT = ("completion_tokens", "output_tokens", "generated_tokens")
+# OpenAI's and Anthropic's names, Ollama's, those of Java's and JavaScript's gateways, Gemini's, watsonx's
+PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "promptTokens", "inputTokens", "promptTokenCount")
+OUTPUT = (
+    *("completion_tokens", "output_tokens", "generated_tokens", "eval_count", "completionTokens", "outputTokens"),
+    *("candidatesTokenCount", "generated_token_count"),
+)
+TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
+REASONING = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
 
 
 @dataclass(slots=True)
@@ -116,13 +123,13 @@ class Usage:
             )
             return None
         prompt, output, usage = self.prompt, self.output, self.last
-        total = known_number(usage.get("total_tokens"), "total_tokens", odd, MOST_TOKENS)
-        reasoning = _detail(usage, "completion_tokens_details", "output_tokens_details", "reasoning_tokens", odd) or 0
+        total = _first_count(usage, TOTAL, odd)
+        reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING, odd) or 0
         self.reasoning = reasoning
-        cached = _detail(usage, "prompt_tokens_details", "input_tokens_details", "cached_tokens", odd)
+        cached = _detail(usage, ("prompt_tokens_details", "input_tokens_details"), CACHED_NAMES, odd)
         if output is None:
             return None
-        if total is not None and prompt is not None and total != prompt + output:
+        if total and prompt is not None and total != prompt + output:
             if reasoning and total == prompt + output + reasoning:
                 return output + reasoning
             doubts.append(
@@ -142,11 +149,13 @@ def _first_count(usage: dict[str, Any], names: tuple[str, ...], odd: list[str]) 
     return max(known, default=None)
 
 
-def _detail(usage: dict[str, Any], place: str, other: str, name: str, odd: list[str]) -> int | None:
-    details = usage.get(place) or usage.get(other)
-    if isinstance(details, dict) and name in details:
-        return known_number(details[name], name, odd, MOST_TOKENS)
-    return known_number(usage.get(name), name, odd, MOST_TOKENS)
+def _detail(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ...], odd: list[str]) -> int | None:
+    """Return a count out of a usage's details, else out of the usage itself."""
+    for place in (*map(usage.get, places), usage):
+        for name in names:
+            if isinstance(place, dict) and place.get(name) is not None:
+                return known_number(place[name], name, odd, MOST_TOKENS)
+    return None
 
 
 def contradiction(server: Mapping[str, int]) -> str | None:

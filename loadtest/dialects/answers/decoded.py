@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from loadtest.dialects.answers import ends, server_errors
 from loadtest.dialects.answers.text_shapes import Texts
@@ -13,7 +13,25 @@ UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them:
 LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever its script
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
+GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
+LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
+
+
+class Rows(Protocol):
+    """Takes the rows of one API's answers."""
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether a row is certainly one of this API's."""
+        ...
+
+    def take(self, row: dict[str, Any]) -> bool:
+        """Take a row; return whether the text of one event is all that the row says."""
+        ...
+
+    def close(self) -> None:
+        """Take the end of the answer."""
+        ...
 
 
 class Decoded:
@@ -39,6 +57,12 @@ class Decoded:
             self.events.add(hidden, self.end, hidden=True)
         if seen:
             self.events.add(seen, self.end)
+
+    def drop_foreign(self) -> None:
+        """Leave out what came so far, where all of it is hidden text: a gateway wrote it before the model's answer began."""
+        if (count := len(self.events)) and len(self.events.hidden) == count:
+            self.events.clear()
+            self.note(GATEWAYS_OWN)
 
     def fail(self, why: str) -> None:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
@@ -105,6 +129,11 @@ class Decoded:
 
     def doubt(self, *sentences: str) -> None:
         _add_sentences(self.ending.doubts, sentences)
+
+
+def as_name(value: Any) -> str | None:
+    """Return the model's name that an answer says, without our keys and escapes; None where it says none."""
+    return (server_errors.shorten(value, LONGEST_NAME) or None) if isinstance(value, str) else None
 
 
 def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from loadtest.dialects.answers import ends, repeats, server_errors
-from loadtest.dialects.answers.decoded import Decoded
-from loadtest.dialects.answers.framing import TOO_LONG, LineSplitter
+from loadtest.dialects.answers.decoded import Decoded, Rows
+from loadtest.dialects.answers.found_rows import IN_AN_ENVELOPE, rows_of, rows_within, unwrapped
+from loadtest.dialects.answers.framing import TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.keepalives import is_keepalive
 from loadtest.dialects.answers.lenient_json import parse_json
 from loadtest.dialects.base import Ending
@@ -22,23 +23,9 @@ _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _EMPTY_FIELDS = (b"data", b"event", b"id", b"retry")
 FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
 NO_EVENT = "the answer has lines that are neither an event's nor JSON"
+BEHIND_FINISH = "the answer has a word behind its finish_reason that is no JSON"
+LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
 _BOM = b"\xef\xbb\xbf"
-
-
-class Rows(Protocol):
-    """Takes the rows of one API's answers."""
-
-    def takes(self, row: dict[str, Any]) -> bool:
-        """Whether a row is certainly one of this API's."""
-        ...
-
-    def take(self, row: dict[str, Any]) -> bool:
-        """Take a row; return whether the text of one event is all that the row says."""
-        ...
-
-    def close(self) -> None:
-        """Take the end of the answer."""
-        ...
 
 
 class StreamDecoder:
@@ -50,6 +37,7 @@ class StreamDecoder:
 
     __slots__ = (
         "_answer",
+        "_comment",
         "_events",
         "_foreign",
         "_held",
@@ -75,7 +63,8 @@ class StreamDecoder:
         self._stray: list[bytes] = []
         self._row_seen = False
         self._events = False  # a row came as an event
-        self._odd_line: bytes | None = None  # the first line of an event stream that is no event's
+        self._comment = b""  # comments in an event that is an error
+        self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
         self._foreign: dict[str, Any] | None = None  # the first row of neither format
 
     def forget(self) -> None:
@@ -126,14 +115,15 @@ class StreamDecoder:
         if self._stray and not answer.over:
             self._end_stray()
         if answer.kind == b"error" and not self._held:
-            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
+            answer.fail(server_errors.comment_sentence(self._comment))
         self._own.close()
         if self._other is not None:
             self._other.close()
         if not ending.done and self._odd_line is not None:
             answer.fail(server_errors.undecodable(self._odd_line))
-        if not ending.done and ending.error is None and self._foreign is not None:
-            self._say_what_it_is(self._foreign)
+        foreign = None if ending.done else self._foreign
+        if foreign is not None and (said := server_errors.of_foreign_row(foreign, alone=not self.events)):
+            answer.fail(said)
         if ending.done and not (answer.marked or answer.over) and answer.finished_at is not None:
             ending.went_on = len(answer.events) > answer.finished_at
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
@@ -149,7 +139,7 @@ class StreamDecoder:
         """Take a last line without its newline."""
         ending = self._answer.ending
         bare = rest.strip().removeprefix(_BOM)
-        if bare.startswith(_EVENT_FIELDS) or bare in ends.DONE:
+        if bare.startswith(_EVENT_FIELDS) or ends.is_done(bare):
             self.line(rest)
         elif bare and any(field.startswith(bare) for field in _EVENT_FIELDS):
             ending.hint = server_errors.MID_LINE
@@ -183,8 +173,13 @@ class StreamDecoder:
             said = line[6:].strip()
             row = parse_json(said)
             self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
+        elif line.startswith(b":"):
+            if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
+                self._comment += line[1:] + b"\n"
         elif not line.startswith(_EVENT_FIELDS):
-            bare = line.strip()
+            bare = plain_field(line)
+            if bare.startswith(_EVENT_FIELDS):
+                return self.line(bare)
             if bare.startswith(b"{") and not self._stray:
                 return self._object(bare)
             if bare and bare not in _EMPTY_FIELDS:
@@ -200,13 +195,24 @@ class StreamDecoder:
         row = parse_json(line)
         if isinstance(row, dict):
             return self._row(row)
-        self._stray.append(line)
-        self.forget()
+        if not self._rows(row, line):
+            self._stray.append(line)
+            self.forget()
         return False
+
+    def _rows(self, value: Any, data: bytes) -> bool:
+        """Take what is JSON of rows, though not of one row alone; return whether it is."""
+        odd: list[str] = []
+        rows = rows_within(value, data, odd)
+        self._answer.note(*odd)
+        for row in rows:
+            if not self._answer.over:
+                self._row(row)
+        return bool(rows)
 
     def _no_field(self, line: bytes) -> None:
         """Take a line that is neither a field of an event nor a row."""
-        if line.strip() in ends.DONE:
+        if ends.is_done(line):
             self._mark()
         elif self._row_seen and not self._stray:
             self._between(line)
@@ -226,7 +232,7 @@ class StreamDecoder:
             self.forget()
         else:
             self._answer.note(NO_EVENT)
-            self._odd_line = self._odd_line or line
+            self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]
 
     def _ends_stray(self, row: dict[str, Any]) -> bool:
         """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
@@ -243,7 +249,7 @@ class StreamDecoder:
         if not self._row_seen:
             self._whole(body)
             return
-        rows = _rows_of(parse_json(body))
+        rows = rows_of(parse_json(body))
         for row in rows:
             self._row(row)
         if rows or whole:
@@ -259,7 +265,7 @@ class StreamDecoder:
             if data.lstrip().startswith(b"data:"):
                 data = ends.bare_data(data)
                 answer.note(FRAMED_TWICE)
-            if data.strip() in ends.DONE:
+            if ends.is_done(data):
                 self._mark()
                 return False
             try:
@@ -270,10 +276,8 @@ class StreamDecoder:
             if isinstance(row, dict):
                 self._events = True
                 return self._row(row) and strict
-            if rows := _rows_of(row):
+            if self._rows(row, data):
                 self._events = True
-                for one in rows:
-                    self._row(one)
                 return False
             if answer.kind in (b"", b"data") and is_keepalive(data):
                 return False
@@ -294,7 +298,10 @@ class StreamDecoder:
             self._end_event(whole=True)
             self._held.clear()
         elif answer.kind == b"error":
-            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
+            comment, self._comment = self._comment, b""
+            if is_keepalive(comment):
+                return  # a gateway put it into the event, whose data is still to come
+            answer.fail(server_errors.comment_sentence(comment))
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""
@@ -331,17 +338,18 @@ class StreamDecoder:
                         self._row(row)
                     elif line.strip() and not is_said:
                         self._answer.fail(server_errors.undecodable(line))
+            elif self._answer.ending.done and len(data) < LONGEST_WORD and b"error" not in data.lower():
+                self._answer.note(BEHIND_FINISH)
             else:
                 self._answer.fail(server_errors.undecodable(data))
         return False
 
     def _whole(self, body: bytes) -> None:
         """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
-        row = parse_json(body.strip().removeprefix(_BOM))
-        if rows := _rows_of(row):
-            for one in rows:  # Gemini's [{"error": …}] is one
-                self._row(one)
-        elif body.lstrip().startswith(b"{"):
+        body = body.strip().removeprefix(_BOM)
+        if self._rows(parse_json(body), body):  # Gemini's [{"error": …}] is one
+            return
+        if body.lstrip().startswith(b"{"):
             self._answer.ending.hint = server_errors.MID_LINE
         else:
             self._answer.fail(server_errors.stranger(body))
@@ -353,6 +361,10 @@ class StreamDecoder:
             self._stray.clear()
         if self._own.takes(row):
             alike = self._own.take(row)
+        elif (inner := unwrapped(row, self._own.takes)) is not None:
+            alike = False
+            answer.note(IN_AN_ENVELOPE)
+            self._own.take(inner)
         else:
             alike = False
             self._other = self._other or self._make_other(answer)
@@ -374,18 +386,3 @@ class StreamDecoder:
             self._answer.fail(said)
         elif self._foreign is None:
             self._foreign = row
-
-    def _say_what_it_is(self, row: dict[str, Any]) -> None:
-        """Say what an answer is that held a row of neither format and ended without an end mark."""
-        if (said := server_errors.words(row)) is not None:
-            self._answer.fail(said)
-        elif not self.events:
-            self._answer.fail(server_errors.stranger(server_errors.compact(row).encode(errors="replace")))
-
-
-def _rows_of(value: Any) -> list[dict[str, Any]]:
-    """Return the rows in a value: an object is one, a list of objects several, anything else none."""
-    if isinstance(value, dict):
-        return [value]
-    found = value if isinstance(value, list) else []
-    return found if all(isinstance(row, dict) for row in found) else []

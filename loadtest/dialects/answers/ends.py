@@ -9,7 +9,8 @@ from loadtest.dialects.answers.lenient_json import parse_json
 from loadtest.dialects.answers.server_errors import error_sentence, in_row, quoted
 from loadtest.dialects.base import End, EndMarks
 
-DONE = (b"[DONE]", b'"[DONE]"')
+_DONE = re.compile(rb"""\s*(?:"?\[*\s*DONE\s*\]*"?|\[done\])\s*""")  # most servers say [DONE], some "DONE" or [[DONE]]
+_LONGEST_DONE = 32  # bytes
 
 _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter", "load", "unload"))
 _BADLY = frozenset(
@@ -20,9 +21,17 @@ _BADLY = frozenset(
         *("internal_error", "server_error", "engine_error", "model_error", "upstream_error"),
     )
 )
+# parts of names by which servers of other wire formats name a failure: FINISH_REASON_ERROR, USER_CANCEL
+_BAD_PARTS = frozenset(("error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure", "timeout"))
+_PARTS = re.compile(r"[^a-z]+")
 _FRAMES = re.compile(rb"\s*(?:data:\s*)*")
 # texts that mean "no reason yet", e.g. DashScope's and watsonx's
 _NONE = frozenset(("", "null", "none", "not_finished"))
+
+
+def is_done(data: bytes) -> bool:
+    """Whether data or a line is the mark that ends an event stream."""
+    return len(data) < _LONGEST_DONE and _DONE.fullmatch(data) is not None
 
 
 def reason_name(value: Any) -> str | None:
@@ -32,16 +41,22 @@ def reason_name(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip().lower() not in _NONE else None
 
 
+def _plain(name: str) -> str:
+    """Return a reason's name as most servers spell it: FinishReason.STOP, FINISH_REASON_STOP and tool-calls are names, too."""
+    return name.strip().lower().rpartition(".")[2].removeprefix("finish_reason_").replace("-", "_")
+
+
 def ended_badly(name: str, value: Any) -> str | None:
     """Say what went wrong where a finish_reason is one of a failure."""
-    if name.strip().lower() not in _BADLY:
+    plain = _plain(name)
+    if plain not in _BADLY and (plain in _WELL or _BAD_PARTS.isdisjoint(_PARTS.split(plain))):
         return None
     said = error_sentence(value) if isinstance(value, dict) and value.get("message") else None
     return f"the server ended the answer with finish_reason {quoted(name, 40)}" + (f": {said}" if said else "")
 
 
 def is_unknown_reason(name: str) -> bool:
-    return name.strip().lower() not in _WELL | _BADLY
+    return _plain(name) not in _WELL
 
 
 def end_said_by(line: bytes) -> End | None:
@@ -52,7 +67,7 @@ def end_said_by(line: bytes) -> End | None:
     name, data = _field(line)
     if name == b"event":
         return End.MARK if data in (b"done", b"error") else None
-    if name == b"error" or (name == b"data" and data in DONE):
+    if name == b"error" or (name == b"data" and is_done(data)):
         return End.MARK
     row = row_of_line(line)
     return None if row is None else _of_row(row)
@@ -63,6 +78,12 @@ def row_of_line(line: bytes) -> dict[str, Any] | None:
     name, data = _field(line)
     row = parse_json(data) if name == b"data" and data.startswith(b"{") else None
     return row if isinstance(row, dict) else None
+
+
+def event_named(line: bytes) -> str | None:
+    """Return the name that a line gives an event; None where it gives none."""
+    name, data = _field(line)
+    return data.decode(errors="replace") if name == b"event" else None
 
 
 def bare_data(data: bytes) -> bytes:
@@ -77,9 +98,9 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     if b"\r" in line:
         line = line.rpartition(b"\r")[2]  # an event stream whose lines end in \r alone
     name, colon, data = line.partition(b":")
-    if line.startswith(b"{") or (not colon and line.strip() in DONE):
+    if line.startswith(b"{") or (not colon and is_done(line)):
         return b"data", line.strip()
-    return name, bare_data(data)
+    return name.strip(b" \t\0").lower(), bare_data(data)
 
 
 def _of_row(row: dict[str, Any]) -> End | None:
@@ -95,4 +116,4 @@ def _of_row(row: dict[str, Any]) -> End | None:
 # The wire looks for each needle in every read. "true" and "error" occur in no ordinary piece, whatever blanks surround them.
 # An event named done has no needle: servers that send it give a finish_reason first, and close the connection afterwards.
 OLLAMA = EndMarks((b"true", b'"error"'), end_said_by)
-OPENAI = EndMarks((b"[DONE]", b'_reason":"', b'_reason": "', b"error"), end_said_by)
+OPENAI = EndMarks((b"DONE", b"[done]", b'_reason":"', b'_reason": "', b"error"), end_said_by)

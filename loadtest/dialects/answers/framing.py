@@ -75,6 +75,14 @@ class LineSplitter:
         return lines
 
 
+def plain_field(line: bytes) -> bytes:
+    """Return a line without blanks around it, the name of an event's field in it as it should be: some servers set it in."""
+    bare = line.strip(b" \t\r\n\0")
+    found = _FIELD.match(bare)
+    return bare if found is None else found[1].lower() + b":" + bare[found.end() :]
+
+
+_FIELD = re.compile(rb"(data|event|error)[ \t]*:", re.IGNORECASE)
 _LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
 
 

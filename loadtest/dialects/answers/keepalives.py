@@ -10,7 +10,7 @@ _INSTANT = rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z-]*"
 _DATA = re.compile(
     rb"""
     (?: :.*                                        # a comment that a gateway framed as data: ": OPENROUTER PROCESSING"
-      | null | "" | \{\} | \[\]
+      | null | undefined | none | nan | "" | \{\} | \[\]
       | ["\[(<]* %b [\])>".!:\s-]* (?:%b)?         # ping, [PING], "keep-alive", ping - 2024-04-07 20:20:50.55
       | "?%b"?
       | \{\s*"(?:type|event|object)"\s*:\s*"(?:response\.)?%b".*

@@ -7,10 +7,11 @@ from typing import Any
 
 import orjson
 
-from loadtest.dialects.answers.decoded import Decoded
-from loadtest.dialects.answers.decoding import Rows, StreamDecoder
+from loadtest.dialects.answers.decoded import Decoded, Rows
+from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.framing import NO_SHAPE, LineShape, shape_around
 from loadtest.dialects.answers.openai_rows import OpenAIRows
+from loadtest.dialects.answers.server_errors import envelope, in_row
 from loadtest.dialects.base import ContentEvents
 
 NUMBER = b'"sequence_number":'
@@ -25,12 +26,13 @@ class NamedEventsDecoder(StreamDecoder):
     A chunk that differs from the last in its text, in a number that is one more, and in OpenAI's padding, is not parsed.
     """
 
-    __slots__ = ("_hidden", "_name", "_names", "_numbered", "_padding", "_shape")
+    __slots__ = ("_hidden", "_kind", "_name", "_names", "_numbered", "_padding", "_shape")
 
     def __init__(self, answer: Decoded, own: Rows, names: tuple[bytes, ...]) -> None:
         """`names` begin the names of this format's own events, which say nothing that the data does not."""
         self._names = names
         self._name = b"\n"  # the line that named the latest event of text
+        self._kind = ""  # the name of the latest event of this format
         self._shape = NO_SHAPE
         self._numbered = NO_NUMBER
         self._padding = b""  # what comes between the text and a padding that differs in every line; empty without one
@@ -89,9 +91,15 @@ class NamedEventsDecoder(StreamDecoder):
     def line(self, line: bytes) -> bool:
         if line.startswith(b"event:") and line[6:].strip().startswith(self._names):
             self._answer.kind = b""
-            self._name = line
+            self._name, self._kind = line, line[6:].strip().decode(errors="replace")
             return False
         return super().line(line)
+
+    def _row(self, row: dict[str, Any]) -> bool:
+        """Take a row, which has its event's name for a type where it has none of its own, unless it is an error's."""
+        if self._kind and "type" not in row and "object" not in row and not (in_row(row) or envelope(row)):
+            row = {"type": self._kind, **row}
+        return super()._row(row)
 
     def _take_shape(self, line: bytes, events: ContentEvents) -> None:
         """Take the shape of a line with one event, of which nothing else is to be known."""

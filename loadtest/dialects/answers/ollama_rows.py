@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtest.dialects.answers import ends, server_errors
 from loadtest.dialects.answers.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, contradiction, known_number, short_key
-from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.text_shapes import in_message
 
 
@@ -65,6 +65,7 @@ class OllamaRows:
         """Take the last line's facts. Ollama leaves zeros out, so an absent count is unknown, not zero."""
         answer, odd = self._answer, list[str]()
         answer.over = True
+        answer.ending.model = as_name(row.get("model"))
         value = row.get("done_reason")
         name = ends.reason_name(value)
         if name is None:

@@ -6,18 +6,25 @@ from typing import Any
 
 from loadtest.dialects.answers import ends, server_errors
 from loadtest.dialects.answers.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
-from loadtest.dialects.answers.decoded import Decoded
-from loadtest.dialects.answers.text_shapes import Texts, in_message, in_value, text_of_number
+from loadtest.dialects.answers.decoded import Decoded, as_name
+from loadtest.dialects.answers.text_shapes import REASONING, Texts, in_message, in_value, text_of_number
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = "the server said [DONE] without a finish_reason"
 MOST_INDICES = 64  # of choices that are kept
+USAGES = (
+    "usage",
+    "usageMetadata",
+    "usage_metadata",
+    "token_usage",
+    "tokenUsage",
+)  # the same under other servers' names
 
 
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_before", "_first", "_index", "_indices", "_last", "_usage")
+    __slots__ = ("_answer", "_bare", "_before", "_first", "_index", "_indices", "_last", "_piecewise", "_usage")
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
@@ -26,6 +33,8 @@ class OpenAIRows:
         self._index: int | str | None = None  # of the last choice
         self._indices: set[int | str] = set()  # of all choices so far
         self._usage = Usage()
+        self._piecewise = False  # text came in a piece of a stream
+        self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
 
     def takes(self, row: dict[str, Any]) -> bool:
@@ -39,6 +48,10 @@ class OpenAIRows:
             self._first = row
         self._last = row
         events = self._answer.events
+        if self._bare and not _is_bare(row):
+            self._bare = False
+            if row.get("choices") and (row.get("id") or row.get("model")):
+                self._answer.drop_foreign()
         self._before = before = len(events.texts)
         alike = True
         choices = row.get("choices")
@@ -49,7 +62,9 @@ class OpenAIRows:
                 if isinstance(choice, dict):
                     alike = self._choice(choice, position) and alike
         self._numbers(row)
-        if (said := server_errors.in_row(row)) is not None:
+        if not self._answer.ending.done and (reason := row.get("finish_reason")):
+            self._reason(reason)
+        if (said := server_errors.in_row(row) or (None if choices else server_errors.envelope(row))) is not None:
             self._answer.fail(said)
         elif self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(row))
@@ -61,6 +76,8 @@ class OpenAIRows:
         answer = self._answer
         odd: list[str] = []
         delta = choice.get("delta")
+        if delta is None and "messages" in choice:
+            delta = _in_messages(choice["messages"])
         piece = delta is not None
         if delta is None:
             delta = choice.get("message")  # a whole answer, not streamed
@@ -69,16 +86,18 @@ class OpenAIRows:
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
-        if not any(texts) and delta is not None and isinstance(text := choice.get("text"), str):
-            texts = text, ""  # a chunk of chat that says its text where completions do
+        if not any(texts):
+            texts = _beside(choice, delta)
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
-        if not piece and len(answer.events) > 1 and texts[0] and texts[0] == answer.events.answer:
+        again = self._piecewise or len(answer.events) > 1
+        if not piece and again and texts[0] and texts[0] == answer.events.answer:
             answer.note("the last chunk repeats the whole answer: counted once")
         else:
             answer.add(texts)
+            self._piecewise = self._piecewise or (piece and any(texts))
         if odd:
             answer.note(*odd)
-        self._finish(choice)
+        self._finish(choice, delta if isinstance(delta, dict) else {})
         return piece and len(self._indices) < 2
 
     def _take_index(self, index: Any, *, first: bool, has_text: bool) -> None:
@@ -97,23 +116,33 @@ class OpenAIRows:
         if len(self._indices) < MOST_INDICES:
             self._indices.add(index)
 
-    def _finish(self, choice: dict[str, Any]) -> None:
-        answer, value = self._answer, choice.get("finish_reason")
+    def _finish(self, choice: dict[str, Any], delta: dict[str, Any]) -> None:
+        """Take what a choice says of the end, be it in the choice or in its delta."""
+        answer = self._answer
         if (said := server_errors.in_row({"error": choice.get("error")})) is not None:
             answer.fail(said)
-        if usage := choice.get("usage"):
+        if usage := choice.get("usage") or delta.get("usage"):
             self._take_usage(usage)
-        if value is None or (name := ends.reason_name(value)) is None:
-            return
-        answer.finish(name, value)
+        reasons = (choice.get("finish_reason"), delta.get("finish_reason"), *map(choice.get, _OTHER_REASONS))
+        value = next((reason for reason in reasons if reason is not None), None)
+        if value is not None:
+            self._reason(value)
+
+    def _reason(self, value: Any) -> None:
+        """Take a finish_reason, be it the number of a name that only the server knows; number 0 is none."""
+        if isinstance(value, int) and value > 0:
+            value = str(value)
+        if (name := ends.reason_name(value)) is not None:
+            self._answer.finish(name, value)
 
     def _numbers(self, row: dict[str, Any]) -> None:
         """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
-        if usage := row.get("usage"):
-            self._take_usage(usage)
         for name, value in row.items():
-            if type(value) is dict and name != "usage" and (usage := value.get("usage")):
-                self._take_usage(usage)
+            if type(value) is dict:
+                if name in USAGES:
+                    self._take_usage(value)
+                elif usage := value.get("usage"):
+                    self._take_usage(usage)
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
 
@@ -132,6 +161,7 @@ class OpenAIRows:
         answer, ending = self._answer, self._answer.ending
         if self._first is None:
             return
+        ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
         odd: list[str] = []
         doubts: list[str] = []
         for name, said in ending.server.items():
@@ -171,6 +201,36 @@ class OpenAIRows:
         return server_errors.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)
 
 
+def _is_bare(row: dict[str, Any]) -> bool:
+    """Whether a chunk holds a choice's delta and nothing else, as llama-swap tells that it loads a model."""
+    choices = row.get("choices")
+    return (
+        row.keys() == {"choices"} and isinstance(choices, list) and len(choices) == 1 and _keys(choices[0]) == {"delta"}
+    )
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
+
+
 def _bare_text(value: Any, odd: list[str]) -> Texts:
     """Return the text of completions, or of a delta that is no object."""
     return (text_of_number(value, odd), "") if isinstance(value, int | float) else in_value(value)
+
+
+def _in_messages(messages: Any) -> Any:
+    """Return the delta in a choice's list of messages, as Azure's chat over one's own data sends it."""
+    found = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    return found[-1].get("delta", found[-1]) if found else None
+
+
+def _beside(choice: dict[str, Any], delta: Any) -> Texts:
+    """Return text that lies in the choice itself: reasoning beside `text`, or the text of chat where completions have it."""
+    hidden = {name: choice[name] for name in REASONING if choice.get(name)}
+    if hidden and any(texts := in_message(hidden, [])):
+        return texts
+    text = choice.get("text") if delta is not None else None
+    return (text, "") if isinstance(text, str) else ("", "")
+
+
+_OTHER_REASONS = ("finish_details", "finishReason")

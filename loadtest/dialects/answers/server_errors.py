@@ -13,6 +13,7 @@ import orjson
 
 from loadtest.credentials import redacted
 from loadtest.dialects.answers.lenient_json import parse_json
+from loadtest.dialects.answers.redirects import LOG_IN, leads_to_login
 from loadtest.text import join_text, shown
 
 MOST_CHARACTERS = 300  # kept of a text that the server sent
@@ -70,15 +71,27 @@ def alike(text: str) -> str:
 
 
 def undecodable(line: bytes) -> str:
-    """Say that a line of the answer is not the JSON that it should be; numbers are masked, since any may be an id."""
+    """Say that a line of the answer is not the JSON that it should be; numbers are masked, since any may be an id.
+
+    A line that calls itself an error is the server's own word.
+    """
+    if (found := _CALLED_ERROR.match(line)) is not None:
+        return error_sentence(line[found.end() :].decode(errors="replace"))
+    if page := _page_title(line):
+        return f"the answer goes on with {page}"
     begin = _DIGITS.sub("#", alike(line[:400].decode(errors="replace")))
     return f"a line of the answer is not a JSON object: {quoted(begin)}"
+
+
+_CALLED_ERROR = re.compile(rb"\s*[\[<*]*error[\]>*]*\s*:\s*(?=\S)", re.IGNORECASE)
 
 
 def stranger(body: bytes) -> str:
     """Say what a body is that is no model server's answer: a web page, text, or other JSON."""
     if page := _page_title(body):
         return f"the answer is {page}"
+    if said := _words_of_xml(body):
+        return f"the answer is an error in XML: {quoted(alike(said), 200)}"
     if body.startswith(_PACKED):
         return "the server compressed the answer without saying so"
     begin = _DIGITS.sub("#", alike(body[:400].decode(errors="replace")))
@@ -94,10 +107,18 @@ def _page_title(body: bytes) -> str | None:
         if (begin := opening.search(text)) and (end := closing.search(text, begin.end())):
             title = html.unescape(re.sub(r"<[^<>]*>", " ", text[begin.end() : end.start()][:1000]))
             if title.strip():
-                return f"a web page, titled {quoted(alike(title), 120)}"
+                return f"a web page, titled {quoted(alike(title), 120)}{_squids_reason(text)}"
     return "a web page without a title"
 
 
+def _squids_reason(page: str) -> str:
+    """Return what a page of Squid's says behind its title, which is the same on all of them; "" of any other page."""
+    found = _SQUIDS.search(page)
+    words = "" if found is None else html.unescape(re.sub(r"<[^<>]*>", " ", found[1]))
+    return f": {quoted(alike(' '.join(words.split())), 120)}" if words.strip() else ""
+
+
+_SQUIDS = re.compile(r'<blockquote id="error">(.{1,500}?)</blockquote>', re.DOTALL)
 _MARKUP = re.compile(r"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
 _TITLE_TAGS = tuple(
     (re.compile(rf"<{tag}\b[^<>]{{0,200}}>", re.IGNORECASE), re.compile(rf"</{tag}\b", re.IGNORECASE))
@@ -116,8 +137,10 @@ def compact(value: Any) -> str:
             return ""
 
 
+_STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
 _BAD_STATUS = ("error", "fail", "failed", "failure")
-_CODES = ("code", "status", "statusCode", "status_code", "error_code", "errcode", "err_code", "retcode", "ret")
+_ERROR_CODES = ("error_code", "errcode", "err_code")
+_CODES = ("code", "status", "statusCode", "statuscode", "status_code", *_ERROR_CODES, "retcode", "ret")
 _WORDS = (
     "message",
     "msg",
@@ -131,6 +154,7 @@ _WORDS = (
     "title",
 )
 _GOOD_CODES = {0, 200, "0", "200", "ok", "success"}
+_WORDS_OF_ERRORS = ("error_message", "error_msg", "errmsg", "err_msg")  # no good answer has words there
 
 
 def in_row(row: dict[str, Any]) -> str | None:
@@ -140,10 +164,17 @@ def in_row(row: dict[str, Any]) -> str | None:
     for name, value in row.items():
         if name.startswith("x_") and isinstance(value, dict) and value.get("error") and not _is_none(value["error"]):
             return error_sentence(value["error"])  # Groq's x_groq
-    if row.get("object") == "error" or row.get("type") == "error":
+    if row.get("object") == "error" or row.get("type") in ("error", "response.error"):
+        return error_sentence(row)
+    if not row.get("choices") and any(_says(row.get(name)) for name in _WORDS_OF_ERRORS):  # DeepInfra
         return error_sentence(row)
     base = row.get("base_resp")  # MiniMax
     return error_sentence(base) if isinstance(base, dict) and base.get("status_code") else None
+
+
+def _says(value: Any) -> bool:
+    """Whether a value is words that are not just those of success."""
+    return isinstance(value, str) and not _is_none(value) and value.strip().lower() not in _GOOD_WORDS
 
 
 def _is_none(error: Any) -> bool:
@@ -165,19 +196,43 @@ _GOOD_WORDS = ("ok", "success", "succeeded")
 
 def envelope(row: dict[str, Any]) -> str | None:
     """Return the error in a row that has nothing of a dialect's own, as gateways send with status 200; else None."""
+    row = {key.lower(): value for key, value in row.items()}  # Tencent's Response.Error, AWS's Message
+    if isinstance(inner := row.get("response"), dict):
+        row |= {key.lower(): value for key, value in inner.items()}
+    if (error := row.get("error")) and not _is_none(error):
+        return error_sentence(row)
     if row.get("errors") or row.get("detail"):
         return error_sentence(row)
     if row.get("success") is False or row.get("ok") is False or str(row.get("status")).lower() in _BAD_STATUS:
         return error_sentence(row)
-    code = next((row[key] for key in _CODES if isinstance(row.get(key), int | str)), None)
+    code = next(
+        (row[key] for key in _CODES if isinstance(row.get(key), int | str) and not _is_state(key, row[key])), None
+    )
     good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
-    said = any(row.get(key) and isinstance(row[key], str) for key in _WORDS)
-    return error_sentence(row) if code is not None and said and not good else None
+    if code is None or good:
+        return None
+    if any(row.get(key) and isinstance(row[key], str) for key in _WORDS):
+        return error_sentence(row)
+    if isinstance(row.get("text"), str) and any(row.get(key) for key in _ERROR_CODES):
+        return error_sentence(row["text"])  # FastChat's, in mid-stream
+    return None
+
+
+def _is_state(key: str, value: Any) -> bool:
+    """Whether a status says where the request is, such as queued or 102, as gateways do before the first token."""
+    if isinstance(value, str) and not value.isdecimal():
+        return key == "status" or value.lower().replace("_", "") in _STATES
+    return key.startswith("status") and 100 <= int(str(value)[:9]) < 300
 
 
 def words(row: dict[str, Any]) -> str | None:
     """Return the message of a row that has nothing else; None where it has none."""
     return error_sentence(row) if any(row.get(key) and isinstance(row[key], str) for key in _WORDS) else None
+
+
+def of_foreign_row(row: dict[str, Any], *, alone: bool) -> str | None:
+    """Say what a row of no format that is known means where the answer has no end mark; `alone`: and no text either."""
+    return words(row) or (stranger(compact(row).encode(errors="replace")) if alone else None)
 
 
 def error_sentence(error: Any) -> str:
@@ -190,12 +245,28 @@ def error_sentence(error: Any) -> str:
     return shorten(alike(_error_words(error, 4)[: 8 * MOST_CHARACTERS])) or ERROR_WITHOUT_TEXT
 
 
+def comment_sentence(comment: bytes) -> str:
+    """Return what an event that is an error says where it has no data: its comments, as Dynamo sends them."""
+    said = parse_json(comment)
+    return error_sentence(comment.strip().decode(errors="replace") if said is None else said)
+
+
+def is_ours(sentence: str) -> bool:
+    """Whether the sentence of an error is one of this module on bytes that cannot be read, not the server's own words."""
+    return sentence.startswith(_OUR_BEGINNINGS)
+
+
+_OUR_BEGINNINGS = ("a line of the answer", "the answer ", "the server ")
+
+
 def _error_words(error: Any, depth: int) -> str:
     if isinstance(error, str):
         return error
     if depth and isinstance(error, list):
         return "; ".join(_error_words(item, depth - 1) for item in error[:3])
     if depth and isinstance(error, dict):
+        if not any(error.get(key) for key in ("error", "errors", *_WORDS)):
+            error = {str(key).lower(): value for key, value in error.items()}
         for key in ("error", "errors", *_WORDS):
             if error.get(key) and not isinstance(error[key], bool | int | float):
                 place = ".".join(map(str, error["loc"])) + ": " if isinstance(error.get("loc"), list) else ""
@@ -226,22 +297,28 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
     elif 300 <= status < 400 and said.get("location"):
         where = shorten(_bare_location(said["location"]), 200)
-        text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
+        if leads_to_login(said["location"]):
+            text = f"{begin}: the server redirects to {where}, where people log in; {LOG_IN}"
+        else:
+            text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
     else:
         text = _body_sentence(begin, body)
     return text + _when_to_retry(said)
 
 
-_SECONDS = re.compile(r"\+?(\d{1,9}(?:\.\d{1,9})?)\s*(?:s|sec|seconds)?", re.IGNORECASE)
+_WAIT = re.compile(
+    r"\+?(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,12}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds)?)?", re.IGNORECASE
+)
 
 
 def _when_to_retry(said: Mapping[str, str]) -> str:
     """Return what headers (names in small letters) say of that: seconds, Azure's milliseconds, or an instant."""
-    wait, in_ms = said.get("retry-after", "").strip(), said.get("retry-after-ms", "").strip()
-    if (found := _SECONDS.fullmatch(wait)) is not None:
-        return f" (retry after {float(found[1]):.10g} s)"
-    if not wait and in_ms.isdecimal() and len(in_ms) < 12:
-        return f" (retry after {int(in_ms) / 1000:.10g} s)"
+    wait = said.get("retry-after", "").strip()
+    in_ms = next((said[name].strip() for name in ("retry-after-ms", "x-ms-retry-after-ms") if name in said), "")
+    if (known := _wait_s(wait)) is None and in_ms:
+        known = _wait_s(f"{in_ms}ms")
+    if known is not None:
+        return f" (retry after {known:.10g} s)"
     try:
         seconds = (parsedate_to_datetime(wait) - parsedate_to_datetime(said.get("date", ""))).total_seconds()
     except (TypeError, ValueError, OverflowError):
@@ -249,10 +326,24 @@ def _when_to_retry(said: Mapping[str, str]) -> str:
     return f" (retry after {max(seconds, 0):.10g} s)"
 
 
+def _wait_s(said: str) -> float | None:
+    """Return seconds out of "17", "20s", "500ms" or "2m59s", said once or more often; None where it is no such time."""
+    found = _WAIT.fullmatch(said.partition(",")[0].strip())
+    if found is None or not found[0]:
+        return None
+    hours, minutes, rest, unit = found.groups(default="0")
+    return int(hours) * 3600 + int(minutes) * 60 + float(rest) * (0.001 if unit.lower() == "ms" else 1)
+
+
 def _body_sentence(begin: str, body: bytes) -> str:
+    body = body.removeprefix(b"\xef\xbb\xbf")
     parsed = parse_json(body)
+    if parsed is None:
+        parsed = _in_frames(body)
     if parsed is not None:
         return error_sentence(parsed)
+    if said := _words_of_xml(body):
+        return f"{begin}: {quoted(alike(said), 200)}"
     if page := _page_title(body):
         return f"{begin} with {page}"
     if body.startswith(_PACKED):
@@ -263,6 +354,23 @@ def _body_sentence(begin: str, body: bytes) -> str:
     return shorten(alike(text)) or f"{begin} with an empty body"
 
 
+def _in_frames(body: bytes) -> Any:
+    """Return the first JSON object in an event stream; None where the body is none."""
+    for line in body[: 8 * MOST_CHARACTERS].splitlines():
+        if line.startswith(b"data:") and isinstance(row := parse_json(line[5:].strip()), dict):
+            return row
+    return None
+
+
+def _words_of_xml(body: bytes) -> str | None:
+    """Return the message in an error as XML, as object stores and API gateways send it; None where the body is none."""
+    text = body[: 8 * MOST_CHARACTERS].decode(errors="replace")
+    if not text.lstrip().startswith("<") or (found := _XML_WORDS.search(text)) is None:
+        return None
+    return html.unescape(found[1]).strip()
+
+
+_XML_WORDS = re.compile(r"<(?:\w+:)?(?:message|detail|reason|faultstring)>([^<]{1,400})</", re.IGNORECASE)
 _PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
 
 

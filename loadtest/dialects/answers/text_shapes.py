@@ -70,7 +70,7 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "tool_name",
     )
 )
-_REASONING = frozenset(
+REASONING = frozenset(
     (
         "reasoning_content",
         "reasoning",
@@ -128,11 +128,13 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             seen += open_
             if secret:
                 hidden.append(secret)
-        elif key in _REASONING:
+        elif key in REASONING:
             hidden.append(secret + open_)
         elif (text := secret + open_) and not key.endswith(_ENDINGS_WITHOUT_TEXT):
             odd.append(f"the answer has text under the name {quoted(key, 40)}, taken for reasoning")
             strange.append(text)
+    if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
+        seen += spoken  # what a voice says
     if "tool_calls" in message:
         hidden.append(tool_text(message["tool_calls"]))
     if "function_call" in message:
@@ -160,7 +162,7 @@ def text_of_number(value: float, odd: list[str]) -> str:
     return compact(value)
 
 
-_ENDINGS_WITHOUT_TEXT = ("_id", "_ids", "signature", "_type", "_at", "_count", "_duration")
+_ENDINGS_WITHOUT_TEXT = ("_opaque", "_encrypted", "_id", "_ids", "signature", "_type", "_at", "_count", "_duration")
 
 
 def tool_text(calls: Any) -> str:

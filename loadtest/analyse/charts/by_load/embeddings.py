@@ -62,7 +62,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         style.empty(axes, "No request ended well, so there is no E2E to show.")
         return
     style.share_over_log(axes)
-    axes.set_xlabel("E2E (ms, logarithmic)")
+    axes.set_xlabel("E2E, logarithmic")
     axes.set_ylabel("share of requests at or below")
 
 

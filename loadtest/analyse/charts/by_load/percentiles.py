@@ -21,17 +21,17 @@ SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line t
 )
 
 
-def ttft(axes: Axes, _: Analysis, series: Series) -> None:
+def ttft(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw p50 to p99 of TTFT."""
-    _draw(axes, series, "ttft_s", "TTFT")
+    _draw(axes, analysis, series, "ttft_s", "TTFT")
 
 
-def e2e(axes: Axes, _: Analysis, series: Series) -> None:
+def e2e(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw p50 to p99 of the whole answer."""
-    _draw(axes, series, "e2e_s", "E2E (whole answer)")
+    _draw(axes, analysis, series, "e2e_s", "E2E (whole answer)")
 
 
-def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
+def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str) -> None:
     levels = [level for level in series.levels if figure(level, name, "p50") is not None and offered_load.amount(level)]
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
@@ -51,9 +51,11 @@ def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
         void += [(load, value) for load, value, is_one in known if is_one]
     crosses(axes, void)  # at last, as its name is the legend's last
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high < 12 * low:
-        axes.set_ylim(low / 1.6, high * 1.6)
+    # Panels of one page share their axis: it holds the levels of all.
+    every = [figure(level, name, part) for level in analysis.summary["levels"] for part, *_ in SHOWN]
+    low, high = (end(value * 1e3 for value in every if value) for end in (min, max))
+    room = 1.8 if high < 10 * low else 1.15
+    low, high = axes.set_ylim(low / room, high * room)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
     axes.yaxis.set_major_formatter(lambda value, _: seconds(value / 1e3, exact=True))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -65,7 +67,7 @@ def title(analysis: Analysis) -> str:
     """Say how far the tail is from the median at the highest load."""
     last = heaviest(analysis.summary["levels"], "ttft_s", "p95")
     if last is None:
-        return "Percentiles of TTFT against load"
+        return "Percentiles of TTFT and E2E against load"
     told = [part for part in ("p50", "p95", "p99") if figure(last, "ttft_s", part) is not None]
     said = [wait_in_words(last, "ttft_s", part) for part in told]
     if len(set(said)) == 1:

@@ -20,7 +20,7 @@ from loadtest.analyse.whatif.model.talks import NO_HOST_CACHE
 from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.analyse.whatif.promised.prediction_file import NO_LIMIT, Document
 from loadtest.slo import Objective
-from loadtest.text import counted, percent, seconds
+from loadtest.text import counted, number, percent, seconds
 
 PANELS = (  # (title, figure, statistic)
     ("TTFT, median", "ttft_s", "p50"),
@@ -104,6 +104,7 @@ def _loads_panel(
         at_known, values_known = [at for at, _ in known], [value * factor for _, value in known]
         axes.plot(at_known, values_known, "o", color=style.INK, markeredgecolor="white", label="measured", zorder=4)
     axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)
+    style.plain(axes.yaxis)
     every = sorted({float(at) for at, _ in known} | {float(at) for each in said.values() for at, _, _ in each})
     ticks: list[float] = []
     for at in every:
@@ -160,6 +161,7 @@ def panel(
         at, values = [users for users, _, _ in points], [value * factor for _, value, _ in points]
         axes.plot(at, values, "o", color=style.VERMILLION, markeredgecolor="white", label="measured", zorder=4)
     axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)  # room for the slots' label
+    style.plain(axes.yaxis)
     _limits(axes, objectives, key, statistic, factor)
     style.concurrency_axis(axes, _ticks(group, curve), offered_load.users_axis(people=has_turns(analysis.run)))
     axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
@@ -221,7 +223,7 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
     noun = ("person", "people") if has_turns(analysis.run) else ("stream",)
     text = (
         f"Predicted for {counted(last.concurrency or 0, *noun)}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
-        f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
+        f"{number(last.figure('stream_tokens_per_s', 'p50'))} tokens/s a stream"
     )
     if NO_HOST_CACHE in found.case:
         text += ", if the server keeps conversations in its slots alone"

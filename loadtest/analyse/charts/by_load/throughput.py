@@ -90,7 +90,8 @@ def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], po
                 axes.vlines(point.load, point.ci95[0], point.ci95[1], color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
             _write_figures(axes, line, users)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.14)  # room for figures, and above them for the slots' label
+    style.plain(axes.yaxis)
     levels = [level for series in all_series for level in series.levels]
     style.concurrency_axis(axes, users, offered_load.axis(levels))
     slots = believed_slots(analysis)
@@ -117,4 +118,4 @@ def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) ->
 
 def title(analysis: Analysis) -> str:
     """Say from where on more load brings nothing."""
-    return telling(analysis, saturation) or "Tokens a second, of one stream and in all"
+    return telling(analysis, saturation) or "Tokens a second of one stream and of all together"

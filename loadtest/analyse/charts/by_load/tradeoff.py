@@ -10,11 +10,13 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load.point_names import PointNames
 from loadtest.analyse.charts.void_levels import crosses, is_void
+from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, believed, figure, wait_in_words
-from loadtest.text import number
+from loadtest.metrics import needed
+from loadtest.text import counted, number
 
 
 def ttft(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> PointNames:
@@ -62,6 +64,8 @@ def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor
         return names
     axes.set_xlim(0, axes.get_xlim()[1] * 1.06)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+    style.plain(axes.xaxis)
+    style.plain(axes.yaxis)
     axes.grid(visible=True, axis="x")
     axes.set_xlabel("output tokens/s, all streams")
     return names
@@ -70,6 +74,16 @@ def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor
 def _point(level: dict[str, Any], name: str, part: str) -> tuple[float, float] | None:
     rate, value = level["output_tokens_per_s"], figure(level, name, part)
     return None if rate is None or value is None else (float(rate), float(value))
+
+
+def left_out(levels: Sequence[dict[str, Any]]) -> str:
+    """Say how many levels the left panel lacks that the right one has; nothing where it lacks none, or all."""
+    right = [level for level in levels if _point(level, "stream_tokens_per_s", "p50")]
+    fewer = [level for level in right if not _point(level, "ttft_s", "p95")]
+    if not fewer or len(fewer) == len(right):
+        return ""
+    has = "has" if len(fewer) == 1 else "have"
+    return f"{len(fewer)} of {counted(len(right), 'level')} {has} no TTFT p95, which takes {needed(PERCENTILES['p95'])} requests"
 
 
 def title(analysis: Analysis) -> str:

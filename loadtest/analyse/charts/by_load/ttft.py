@@ -35,7 +35,10 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     x = np.arange(len(levels))
     void = [i for i, level in enumerate(levels) if is_void(level)]
     hatch(axes, void, [(mean_ttft(levels[i]) or 0.0) * factor for i in void], BAR)
-    for name, mark, size in (("p50", "_", 18), ("p95", "^", 6)):
+    crowded = axes.figure is not None and len(axes.figure.axes) > 1
+    place = axes.get_subplotspec()
+    room = BAR * 72 * (style.WIDTH - 1.2) / (1 if place is None else place.get_gridspec().ncols) / len(levels)
+    for name, mark, size in (("p50", "_", min(18.0, room)), ("p95", "^", min(6.0, room))):  # none reaches the next bar
         known = [(i, value * factor) for i, level in enumerate(levels) if (value := figure(level, "ttft_s", name))]
         if known:
             axes.plot(
@@ -45,7 +48,6 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
                 markersize=size,
                 label=f"{name} (from 20 requests on)" if name == "p95" else name,
             )
-    crowded = axes.figure is not None and len(axes.figure.axes) > 1
     bare = crowded or len(levels) > FEW_MEANS
     for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
         level = levels[i]
@@ -66,6 +68,7 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     axes.set_ylim(
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
     )
+    style.plain(axes.yaxis)
     axes.set_xlabel(offered_load.axis(levels))
     axes.set_ylabel(f"mean TTFT and its parts ({unit})")
     slots = findings.believed_slots(analysis)
@@ -125,7 +128,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return
     style.share_over_log(axes)
-    axes.set_xlabel("TTFT (ms, logarithmic)")
+    axes.set_xlabel("TTFT, logarithmic")
     axes.set_ylabel("share of requests at or below")
     for mark in (0.5, 0.95):
         axes.axhline(mark, color=style.GREY, linewidth=0.8, linestyle=":")

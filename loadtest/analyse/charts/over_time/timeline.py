@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.void_levels import is_void
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import peak_at_once
-from loadtest.analyse.summary import Analysis, has_tokens
+from loadtest.analyse.summary import Analysis, failed, has_tokens
 from loadtest.records import Outcome
 from loadtest.text import counted
 
-MOST_ROWS = 48
+MOST_ROWS, FEWEST_ROWS = 48, 8
+WIDEST, LETTER, SIGN = 8.6, 0.075, 0.65  # inches: a line of the legend, a letter of it, the sign of an entry
 LEAST_BAR = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
 
 FAILED, HUNG_UP = "failed or stopped", "the user hung up"
@@ -44,15 +48,16 @@ def _at_once(level: dict[str, Any]) -> float:
 
 
 def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
-    """Draw the first requests of a level, a row each in the order sent; warm-up ones pale."""
+    """Draw the first requests of a level, a row each in the order sent; warm-up ones pale, unless they are most of these."""
     frame = analysis.run.requests
     sent = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])]
-    count, rows = len(sent), sent.head(MOST_ROWS)
-    if not len(rows):
+    if not len(sent):
         style.empty(axes, "No request of this level was sent.")
         return
-    start = float(rows["send"].min())
-    y = np.arange(1, len(rows) + 1)
+    count, skipped = len(sent), _warm_ups_to_skip(sent["warmup"].to_numpy(dtype=np.bool_))
+    rows = sent.iloc[skipped : skipped + MOST_ROWS]
+    start = float(sent["send"].min())
+    y = np.arange(1, len(rows) + 1) + skipped
     fade = np.where(rows["warmup"], 0.35, 1.0)
     at, first, end = (rows[name].to_numpy(dtype=np.float64) - start for name in ("send", "first_token", "end"))
     seen = np.isfinite(first)
@@ -82,16 +87,42 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
         if marked.any():
             axes.plot(end[marked], y[marked], **look)
             handles.append(Line2D([], [], label=label, **look))
-    axes.legend(handles=handles, ncols=7, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    _legend(axes, handles)
+    _frame(axes, level_rows=count, skipped=skipped, shown=len(rows))
+    begin, over = (float(rows["send"].min()) - start if skipped else 0.0), float(end.max())
+    axes.set_xlim(begin, over + 0.01 * (over - begin))
+    factor, unit = style.scale(over)
+    axes.xaxis.set_major_formatter(lambda at, _: f"{at * factor:,.10g}")
+    axes.set_xlabel(f"time since the level began ({unit})")
+
+
+def _legend(axes: Axes, handles: list[Artist]) -> None:
+    """Put the legend above the rows, in as few lines as are no wider than they."""
+    letters = sum(len(str(handle.get_label())) for handle in handles)
+    lines = math.ceil((letters * LETTER + len(handles) * SIGN) / WIDEST)
+    columns = math.ceil(len(handles) / lines)
+    axes.legend(handles=handles, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+
+
+def _frame(axes: Axes, *, level_rows: int, skipped: int, shown: int) -> None:
+    """Set up the axis of the rows, whose numbers are those of all requests of the level."""
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(len(rows) + 0.6, 0.4)
-    axes.set_xlim(0, float(end.max()) * 1.01)
+    axes.yaxis.set_major_formatter(lambda at, _: f"{at:.0f}" if skipped < at <= skipped + shown else "")
+    axes.set_ylim(skipped + max(shown, FEWEST_ROWS) + 0.6, skipped + 0.4)
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("time since the level began (s)")
+    which = f"requests {skipped + 1} to {skipped + shown}" if skipped else f"the first {shown}"
     axes.set_ylabel(
-        "requests, in the order sent" if len(rows) == count else f"the first {len(rows)} of {count} requests sent"
+        "requests, in the order sent"
+        if shown == level_rows
+        else f"{which} of {level_rows}{'' if skipped else ' requests'} sent"
     )
+
+
+def _warm_ups_to_skip(warm: NDArray[np.bool_]) -> int:
+    """Return how many warm-up requests to leave out at the start, so that the rows show the level itself: none where few are."""
+    until = len(warm) if warm.all() else int(np.argmin(warm))
+    return until if MOST_ROWS / 2 < until < len(warm) else 0
 
 
 def _bars(axes: Axes, place: tuple[Any, Any, Any], colour: str, fade: Any) -> None:
@@ -113,6 +144,11 @@ def title(analysis: Analysis, level: dict[str, Any]) -> str:
         return f"Up to {counted(asked, 'request')} in flight: each bar is one, from its send to its whole answer"
     if decoding == 0:
         return f"{level['requests']} requests, and none of them saw a token"
+    if bad := failed(level):
+        return (
+            f"{counted(asked, 'request')} in flight, at most {decoding} decoding; "
+            f"{bad} of {level['requests']} failed{' (the level is void)' if is_void(level) else ''}"
+        )
     if asked > decoding:
         return f"{asked} requests in flight, never more than {decoding} decoding: the others wait for their first token"
     if asked == 1:

@@ -23,7 +23,9 @@ def headers_mark_start(run: RunData) -> bool:
     llama.cpp's server sends headers at that moment, but a proxy before it may send them earlier or later. So the wait by
     headers is compared with TTFT − prompt time from the server's own timings, by the median over all requests.
     """
-    timed = run.column("llamacpp") == 1
+    timed = (run.column("llamacpp") == 1) & run.requests["ok"].to_numpy(dtype=np.bool_)
+    if timed.any() and (run.column("held_back_s")[timed] > 0).mean() > 0.5:
+        return False
     off = np.abs(run.column("queue_wait_s") - np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0))[timed]
     off = off[np.isfinite(off)]
     return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
@@ -35,9 +37,14 @@ def token_gap(run: RunData) -> float:
     The median of all gaps would not do: a server that sends its tokens in pairs has every second gap next to zero.
     """
     gaps = run.chunks.counts - 1
-    spent = (run.column("last") - run.column("first_token"))[gaps > 0] / gaps[gaps > 0]
+    spent = (run.column("last") - first_made(run))[gaps > 0] / gaps[gaps > 0]
     spent = spent[spent > 0]
     return float(np.median(spent)) if len(spent) else 2 * TIE_S
+
+
+def first_made(run: RunData) -> FloatArray:
+    """Return when the first token of each request was made: before it came, where a proxy held the answer back."""
+    return run.column("first_token") - run.column("held_back_s")
 
 
 def _last(run: RunData, gap: float) -> FloatArray:
@@ -46,7 +53,7 @@ def _last(run: RunData, gap: float) -> FloatArray:
     By the server's own duration a stream was over then; its slot was another one's while its tokens were on the way.
     """
     last = run.column("last")
-    made = run.column("first_token") + run.column("decode_s")
+    made = first_made(run) + run.column("decode_s")
     held_up = last - made > max(HELD_UP_S, HELD_UP_GAPS * gap)
     return np.where(held_up, made, last)
 
@@ -66,7 +73,7 @@ class RequestInstants:
     @classmethod
     def of(cls, run: RunData, rows: BoolArray | None = None) -> RequestInstants:
         """Read the instants of the requests marked in `rows`, or of all."""
-        send, first, end = run.column("send"), run.column("first_token"), run.column("end")
+        send, first, end = run.column("send"), first_made(run), run.column("end")
         arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
         started = first - run.column("prefill_s")
         if headers_mark_start(run):

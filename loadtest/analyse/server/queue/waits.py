@@ -55,14 +55,16 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
 def told_wait(run: RunData) -> FloatArray:
     """Return queue wait as the server reported it, seconds; nan where it did not.
 
-    Of llama.cpp it comes from the headers, or from its timings where a proxy sends the headers at another moment.
+    Of llama.cpp it comes from the headers, or from its timings where a proxy sends the headers at another moment. The time over
+    which a proxy held an answer back is no wait.
     """
-    wait = run.column("queue_wait_s")
+    wait, held = run.column("queue_wait_s"), run.column("held_back_s")
     timed = run.column("llamacpp") == 1
+    until_prompt = np.maximum(run.column("ttft_s") - held - run.column("prefill_s"), 0.0)
+    wait = np.where(~timed & (held > 0), np.maximum(until_prompt - run.column("load_s"), 0.0), wait)
     if not timed.any() or headers_mark_start(run):
         return wait
-    by_timings = np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0)
-    return np.where(timed & np.isfinite(by_timings), by_timings, wait)
+    return np.where(timed & np.isfinite(until_prompt), until_prompt, wait)
 
 
 def _sources(slot: FloatArray, wait: FloatArray) -> npt.NDArray[np.object_]:

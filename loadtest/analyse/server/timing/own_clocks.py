@@ -39,7 +39,7 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     times = tuple(
         step_times(int(number), gaps[beside == number], right[beside == number])
         for number in np.unique(beside)
-        if number > 0 and (beside == number).sum() >= FEWEST_STEPS * number
+        if number > 0 and (beside == number).sum() >= FEWEST_STEPS * number and gaps[beside == number].any()
     )
     if not times:
         return None

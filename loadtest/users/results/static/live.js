@@ -86,7 +86,7 @@ function show(said) {
   }
   shown = said;
   at("about").textContent = about(said);
-  at("state").textContent = said.model ? `${said.state}, ${said.users} users` : "";
+  at("state").textContent = said.model ? `${said.state}, ${said.users} ${said.users === 1 ? "user" : "users"}` : "";
   at("state").className = ["running", "spawning"].includes(said.state) ? "running" : "";
   at("marks").replaceChildren(...marks(said));
   at("tiles").replaceChildren(...tiles(said));

@@ -1,0 +1,86 @@
+"""The rows of llama.cpp's /completion and of TGI's /generate_stream, which some builds and gateways send at /v1 as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.dialects.answers import server_errors
+from loadtest.dialects.answers.counts import MOST_TOKENS, kept, known_number
+from loadtest.dialects.answers.decoded import Decoded, Rows
+
+_STOPS = {"limit": "length", "eos": "stop", "word": "stop", "eos_token": "stop", "stop_sequence": "stop"}
+
+
+class NativeRows:
+    """Takes rows that have a piece of text, or a token, and say with it whether it is the last."""
+
+    __slots__ = ("_answer", "_counts", "_seen")
+
+    def __init__(self, answer: Decoded) -> None:
+        self._answer = answer
+        self._counts: tuple[Any, Any] = (None, None)  # of the prompt, of the output
+        self._seen = False
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        token = row.get("token")
+        if isinstance(token, dict):
+            return isinstance(token.get("text"), str)
+        return isinstance(row.get("content"), str) and isinstance(row.get("stop"), bool)
+
+    def take(self, row: dict[str, Any]) -> bool:
+        answer, token = self._answer, row.get("token")
+        self._seen = True
+        if isinstance(token, dict):
+            answer.add(("" if token.get("special") is True else token["text"], ""))
+            details = row.get("details")
+            if isinstance(row.get("generated_text"), str):
+                details = details if isinstance(details, dict) else {}
+                self._last(details.get("finish_reason"), None, details.get("generated_tokens"))
+        else:
+            answer.add((row["content"], ""))
+            if row["stop"]:
+                older = "limit" if row.get("stopped_limit") else "eos"
+                self._last(row.get("stop_type") or older, row.get("tokens_evaluated"), row.get("tokens_predicted"))
+        if isinstance(timings := row.get("timings"), dict):
+            answer.ending.server["timings"] = timings
+        if (said := server_errors.in_row(row)) is not None:
+            answer.fail(said)
+        return False
+
+    def _last(self, reason: Any, prompt: Any, output: Any) -> None:
+        name = reason if isinstance(reason, str) else "eos"
+        self._answer.finish(_STOPS.get(name, name), name)
+        self._counts = prompt, output
+
+    def close(self) -> None:
+        answer, odd = self._answer, list[str]()
+        if not self._seen:
+            return
+        for name, said in answer.ending.server.items():
+            answer.ending.server[name] = kept(said, name, odd)
+        names = ("tokens_evaluated", "tokens_predicted")
+        prompt, output = (
+            known_number(count, name, odd, MOST_TOKENS) for count, name in zip(self._counts, names, strict=True)
+        )
+        answer.note(*odd)
+        if output is not None:
+            answer.count(prompt, output)
+
+
+class AnyRows:
+    """Takes the rows of several formats, each by the first that knows it."""
+
+    __slots__ = ("_formats",)
+
+    def __init__(self, *formats: Rows) -> None:
+        self._formats = formats
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        return any(rows.takes(row) for rows in self._formats)
+
+    def take(self, row: dict[str, Any]) -> bool:
+        return next(rows for rows in self._formats if rows.takes(row)).take(row)
+
+    def close(self) -> None:
+        for rows in self._formats:
+            rows.close()

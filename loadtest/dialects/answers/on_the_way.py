@@ -1,0 +1,42 @@
+"""What headers say of gateways, proxies and caches on the way to the server: who answered, and after how many tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loadtest.dialects.answers.decoded import as_name
+from loadtest.dialects.base import Ending
+from loadtest.reach import Headers, cached_by, header_quoted
+
+_TRIED_AGAIN = {  # headers that count tries, and the count of a request that went to a server once
+    b"x-envoy-attempt-count": 1,
+    b"x-litellm-attempted-retries": 0,
+    b"x-portkey-retry-attempt-count": 0,
+}
+_FELL_BACK = {b"x-litellm-attempted-fallbacks": 0}
+
+
+def remark(ending: Ending, headers: Headers) -> None:
+    """Add to what is doubtful and what is odd in an answer what its headers say of the way."""
+    if (said := cached_by(headers)) is not None:
+        ending.doubts.append(f"a cache on the way answered in the server's place ({said})")
+    if (said := _more(headers, _FELL_BACK)) is not None:
+        ending.doubts.append(f"the gateway fell back to another model or server ({said})")
+    if (said := _more(headers, _TRIED_AGAIN)) is not None:
+        ending.notes.append(f"the gateway sent the request to a server more than once ({said}): TTFT holds all of it")
+
+
+def other_model(said: str | None, asked: str) -> str | None:
+    """Return the model that an answer says it is of (see as_name); None where that is the one that was asked for."""
+    if said is None or said in (asked, f"{asked}:latest"):
+        return None
+    return None if said == as_name(asked) else said
+
+
+def _more(headers: Headers, usual: Mapping[bytes, int]) -> str | None:
+    """Return the first header whose count is above the usual one."""
+    for name, value in headers:
+        least = usual.get(name.lower())
+        if least is not None and value.strip().isdigit() and int(value[:9]) > least:
+            return header_quoted(name, value)
+    return None

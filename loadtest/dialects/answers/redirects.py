@@ -1,0 +1,39 @@
+"""Where a redirect leads: to the same server at another URL, or to a page where people log in."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+_LOGIN = re.compile(
+    r"(?:^|[/._-])(?:log[-_]?[io]n|sign[-_]?[io]n|auth(?:n|elia|entik|orize|entication)?|oauth2?|oidc|openid(?:-connect)?"
+    r"|sso|saml2?|cas|idp|keycloak|microsoftonline)(?=$|[/._?-])",
+    re.IGNORECASE,
+)
+_OF_AN_API = ("/completions", "/chat", "/generate", "/responses", "/messages", "/embeddings", "/models", "/version")
+LOG_IN = (
+    "name the variable that holds a key with --key-env, or give what the gateway takes instead, such as "
+    "--header 'Cookie: ${COOKIE}'"
+)
+
+
+def leads_to_login(location: str) -> bool:
+    """Whether a redirect leads to a page where people log in: its host or its path says so."""
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return False
+    if parts.path.rstrip("/").endswith(_OF_AN_API):
+        return False
+    return _LOGIN.search(f"{parts.hostname or ''}{parts.path}") is not None
+
+
+def advice(location: str, path: str) -> str:
+    """Return what to do where a question at `path` was answered with a redirect."""
+    if leads_to_login(location):
+        return f"It leads to where people log in: {LOG_IN}."
+    base = location.removesuffix(path)
+    there = "the URL of the server that they lead to"
+    if base != location and "://" in base and "@" not in base:
+        there = base
+    return f"Redirects are not followed: give {there}."

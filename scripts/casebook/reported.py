@@ -1,0 +1,158 @@
+"""Rows of public reports: the streams that tests/test_streams_reported.py decodes, replayed, and what goes on around them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from book import rows
+from support.odd_answers import NAMED, OPENAI, chunk, head, json, plain, streamed
+from support.odd_server import Every, Script, Then, Wait
+from support.odd_streams import Stream
+from support.reported_ends import ENDS, ERRORS, FRAMES
+from support.reported_streams import COUNTED, TEXTS
+
+BOTH = ("ollama-chat", "openai-chat")
+SAID = "slot unavailable"
+TEXT = "t0 t1 t2 "
+KNOWN = {"output", "prompt"}
+
+
+def replayed(stream: Stream) -> Script:
+    """Return a stream as a server sends it, an event or a line at a time."""
+    parts = re.findall(r".*?(?:\n\n|\n(?=\{)|\Z)", stream.body, re.DOTALL)
+    return streamed(*(part.encode() for part in parts if part))
+
+
+def must_be(stream: Stream) -> dict[str, Any]:
+    """Return what a stream's record must have."""
+    must: dict[str, Any] = {"outcome": "ok" if stream.done else "stream_error", "text": stream.seen}
+    if stream.done and stream.output is not None:
+        must |= {"source": "server", "output": stream.output, "prompt": stream.prompt}
+    for key, sentences in (("notes", stream.odd), ("doubts", stream.doubts)):
+        if sentences:
+            must[key] = ".*".join(map(re.escape, sentences))
+    return must | ({"error": re.escape(stream.error)} if stream.error else {})
+
+
+for kind, streams in (
+    ("text", TEXTS),
+    ("counts", COUNTED),
+    ("frame", FRAMES),
+    ("end", ENDS),
+    ("error", ERRORS),
+):
+    row = rows(f"reported {kind}")
+    for name, stream in streams.items():
+        row(
+            f"reported {kind}: {name}",
+            lambda w, n, stream=stream: replayed(stream),
+            dialects=(stream.dialect.name,),
+            **must_be(stream),
+        )
+
+row = rows("reported HTTP")
+for label, error in (
+    ("an envelope", b'{"code":500,"message":"%b"}' % SAID.encode()),
+    ("a message of another name", b'{"choices":null,"error_message":"%b"}' % SAID.encode()),
+    ("a text", b"error: %b" % SAID.encode()),
+):
+    for word, steps in (("silence", (Then.HOLD,)), ("pings", (Every(b"8\r\n: ping\n\n\r\n", 0.2),))):
+        row(
+            f"{label} with an error, then {word}",
+            lambda w, n, error=error, steps=steps: streamed(*w.tokens(), w.raw(error), *steps, last=False),
+            dialects=OPENAI,
+            outcome="stream_error",
+            error=SAID,
+            text=TEXT,
+        )
+row(
+    "an error in comments, then silence",
+    lambda w: streamed(*w.tokens(), b"event: error\n: %b\n\n" % SAID.encode(), Then.HOLD, last=False),
+    dialects=OPENAI,
+    outcome="stream_error",
+    error=SAID,
+    within=1.2,
+)
+for mark in (b"DONE", b'"DONE"', b"[[DONE]]", b"[done]"):
+    row(
+        f"the mark {mark.decode()}, then open",
+        lambda w, n, mark=mark: streamed(*w.tokens(), w.done(), w.raw(mark), Then.HOLD, last=False),
+        dialects=OPENAI,
+        outcome="ok",
+        text=TEXT,
+        within=0.9,
+    )
+row(
+    "a response that only lives on after a token (Rapid-MLX)",
+    lambda w: streamed(
+        w.token("a"),
+        Every(chunk(w.line({"type": "response.in_progress", "response": {"status": "in_progress"}})), 0.2),
+        last=False,
+    ),
+    dialects=NAMED[:1],
+    outcome="timeout",
+    error="idle|still",
+    within=3.5,
+)
+row(
+    "a queue's status again and again, then well",
+    lambda w: streamed(*(w.raw(b'{"status":"queued","message":"waiting"}'), Wait(0.05)) * 3, *w.whole()),
+    dialects=OPENAI,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    chunks=3,
+)
+row(
+    "events without a type, open at their end",
+    lambda w: streamed(*(re.sub(rb'"type":"[^"]*",?', b"", part) for part in w.whole()), Then.HOLD, last=False),
+    dialects=NAMED,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    within=1.9,
+)
+row(
+    "a body behind a length of nothing",
+    lambda w: [head(b"Content-Length: 0", chunked=False), Wait(0.02), *w.whole(), Then.FIN],
+    dialects=BOTH,
+    outcome="truncated",
+    error="empty",
+    text="",
+)
+for name, status, body, headers, error in (
+    (
+        "an error in an event",
+        b"400 Bad Request",
+        b'event: error\ndata: {"error":{"message":"%b"}}\n\n',
+        (),
+        rf"^{SAID}$",
+    ),
+    ("an error behind a byte order mark", b"500 Internal", b'\xef\xbb\xbf{"error":{"message":"%b"}}', (), rf"^{SAID}$"),
+    ("an error in XML", b"403 Forbidden", b"<Error><Message>%b</Message></Error>", (), rf"^HTTP 403: '{SAID}'$"),
+    ("a wait in minutes", b"429 Slow", b'{"error":"%b"}', (b"Retry-After: 2m30s",), "after 150 s"),
+    ("a wait said twice", b"429 Slow", b'{"error":"%b"}', (b"Retry-After: 9", b"Retry-After: 9"), "after 9 s"),
+):
+    row(
+        f"{name}, with its status",
+        lambda w, n, status=status, body=body, headers=headers: plain(body % SAID.encode(), *headers, status=status),
+        dialects=BOTH,
+        outcome="http_error",
+        error=error,
+    )
+row(
+    "a status without content",
+    lambda w: [b"HTTP/1.1 204 No Content\r\n\r\n"],
+    dialects=BOTH,
+    outcome="truncated",
+    error="empty",
+    text="",
+)
+row(
+    "an error with status 206",
+    lambda w: json({"error": {"message": SAID}}, status=b"206 Partial Content"),
+    dialects=BOTH,
+    outcome="stream_error",
+    error=SAID,
+)

@@ -1,0 +1,149 @@
+"""Charts of very few and very many requests, of tiny and huge figures, and of long names."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from support.made_runs import Made, closed_loop, grid, make, unanswered, write
+from test_charts import labels_apart, one_request
+
+from loadtest.analyse.charts import itl, style
+from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts.over_time import timeline
+from loadtest.analyse.run.series import series_of
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.records import Outcome
+
+
+def of_two_lengths(path: Path) -> Analysis:
+    """A run of two series, of which the second waits far longer than the first, and has by far the more gaps."""
+    levels, records = [], []
+    for tokens, users in itertools.product((8, 200), (1, 16)):
+        start = max((record.t_end for record in records), default=0) + 1_000_000
+        made = Made(tokens=tokens)
+        part = closed_loop(
+            made, level=len(levels), users=users, requests=2 * users, start_ns=start, first_id=len(records)
+        )
+        facts = {"input_tokens": 100, "output_tokens": tokens, "words": None, "rate": None}
+        levels.append({"index": len(levels), "concurrency": users, **facts})
+        records += part.records
+    return analyse(write(path, records, levels))
+
+
+@pytest.mark.parametrize("chart", [percentiles.ttft, itl.tail])
+@pytest.mark.parametrize("turned", [False, True])
+def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: object, *, turned: bool) -> None:
+    analysis = of_two_lengths(tmp_path / "run")
+    _, panels = style.page(2)
+    found = series_of(analysis.summary["levels"])
+    for axes, series in zip(panels, found[::-1] if turned else found, strict=True):
+        chart(axes, analysis, series)  # type: ignore[operator]
+    low, high = panels[0].get_ylim()
+    for line in itertools.chain.from_iterable(axes.lines for axes in panels):
+        assert all(low <= float(value) <= high for value in line.get_ydata())  # type: ignore[union-attr]
+
+
+def test_the_timeline_of_many_streams_shows_the_level_and_not_its_warm_up(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(slots=32, tokens=5), users=(64,), each=2)
+    analysis = analyse(tmp_path / "run")
+    _, (axes,) = style.page(1)
+    timeline.request_rows(axes, analysis, analysis.summary["levels"][0])
+    assert axes.get_ylabel() == "requests 65 to 112 of 192 sent"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == "slot wait"
+    assert axes.get_xlim()[0] > 0
+
+
+def test_the_timeline_of_one_request_numbers_no_other(tmp_path: Path) -> None:
+    one_request(tmp_path / "run")
+    analysis = analyse(tmp_path / "run")
+    figure, (axes,) = style.page(1)
+    timeline.request_rows(axes, analysis, analysis.summary["levels"][0])
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in axes.get_yticklabels() if text.get_text()] == ["1"]
+    assert axes.get_xlabel() == "time since the level began (ms)"
+
+
+def test_the_timeline_of_failed_requests_does_not_say_that_they_wait(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (8,))
+    records = [unanswered(each, Outcome.HTTP_ERROR) if each.id % 3 else each for each in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    said = timeline.title(analysis, analysis.summary["levels"][0])
+    assert "43 of 64 failed (the level is void)" in said
+    assert "wait" not in said
+
+
+LONG = "hf.co/" + "a-very-long-organisation/" * 3 + "Model-70B-GGUF:Q4_K_M"
+
+
+def test_a_long_model_leaves_the_footer_legible(tmp_path: Path) -> None:
+    target = {"url": "http://gpu-box.internal.example.org:11434", "dialect": "ollama-chat", "model": LONG}
+    more = {"state": "failed", "failure": "the disk is full", "target": target, "name": "long " * 30}
+    make(tmp_path / "run", users=(1,), each=1, **more)
+    analysis = analyse(tmp_path / "run")
+    analysis.summary["hardware"] = ["NVIDIA A100 80GB PCIe " * 12]
+    figure, (axes,) = style.page(1)
+    FigureCanvasAgg(figure)
+    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
+    style.save(figure, tmp_path / "a.png", analysis, "A title")
+    boxes = {text.get_text(): text.get_window_extent() for text in figure.texts}
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes.values())
+    assert not [pair for pair in itertools.combinations(boxes.values(), 2) if pair[0].overlaps(pair[1])]
+    (line,) = [text for text in boxes if text.endswith(":11434")]
+    assert "hf.co/a-very" in line
+    assert "Q4_K_M" in line
+
+
+def test_levels_without_a_p95_are_counted(tmp_path: Path) -> None:
+    make(tmp_path / "run", users=(1, 2, 4))
+    levels = analyse(tmp_path / "run").summary["levels"]
+    assert tradeoff.left_out(levels) == "2 of 3 levels have no TTFT p95, which takes 20 requests"
+    assert tradeoff.left_out(levels[:2]) == ""
+    assert tradeoff.left_out(levels[2:]) == ""
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+@pytest.mark.parametrize(("low", "high"), [(0.3, 0.6), (40, 900), (0.3, 400_000), (1000, 2_000_000)])
+def test_durations_on_an_axis_have_units_and_room(panels: int, low: float, high: float) -> None:
+    figure, every = style.page(panels)
+    FigureCanvasAgg(figure)
+    for axes in every:
+        axes.plot([low, high], [0, 1])
+        style.logarithmic_x(axes)
+        labels_apart(axes)
+        begin, end = axes.get_xlim()
+        named = [text for at, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True) if begin <= at <= end]
+        assert len(named) >= 2 or math.log10(end / begin) < 1
+        assert all(text.get_text().endswith("s") for text in named)
+        boxes = sorted((Text.get_window_extent(text) for text in named), key=lambda box: box.x0)
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_figures_stand_clear_of_the_slots(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(gap_ms=1, tokens=40), users=(1, 4, 8, 16))
+    analysis = analyse(tmp_path / "run")
+    figure, panels = style.page(2, columns=2, share_y=False)
+    throughput.a_stream(panels[0], analysis, series_of(analysis.summary["levels"]))
+    figure.draw_without_rendering()
+    (slots,) = [text for text in panels[0].texts if "slots" in text.get_text()]
+    others = [text for text in panels[0].texts if text is not slots]
+    assert not [text for text in others if text.get_window_extent().overlaps(slots.get_window_extent())]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_loads_of_four_digits_stand_apart(columns: int) -> None:
+    figure, panels = style.page(columns, columns=columns)
+    FigureCanvasAgg(figure)
+    loads = [2**power for power in range(12)]
+    panels[0].plot(loads, loads)
+    style.concurrency_axis(panels[0], loads)
+    labels_apart(panels[0])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in panels[0].get_xticklabels()]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
