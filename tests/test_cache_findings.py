@@ -13,7 +13,7 @@ from loadtest.analyse.charts import draw_all
 from loadtest.analyse.findings.cache_findings import cache_findings
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.server.prompt_cache import replay as cache_replay
+from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing

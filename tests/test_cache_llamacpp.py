@@ -10,7 +10,7 @@ from support import llamacpp, talkers
 from support.talkers import Level, Talk
 
 from loadtest.analyse.findings.cache_findings import cache_findings
-from loadtest.analyse.server.prompt_cache import replay as cache_replay
+from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.summary import Analysis, analyse
 
 TALK = Talk(turns=3, first=(60, 160), later=(10, 30), answer=6, think_s=0.1)

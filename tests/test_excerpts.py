@@ -58,7 +58,7 @@ def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run
 
 
 def test_a_gap_never_spans_what_lies_between_stretches(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
-    longest = token_gaps.decoding(run, slots.estimate_slots(run)).step_s.max()
+    longest = token_gaps.read_gaps(run, slots.estimate_slots(run)).step_s.max()
     monkeypatch.setattr(excerpts, "STRETCHES", 200)  # many a stream is in two of them
     some = excerpts.events(run, MOST)
     assert (np.diff(some.at)[np.diff(some.row) == 0] > longest).any()
@@ -89,7 +89,7 @@ def test_stretches_say_what_the_whole_run_does(run: RunData, monkeypatch: pytest
 def test_stalls_are_read_from_every_gap(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same step time the stall of each request is the same, block by block or all at once."""
     found = slots.estimate_slots(run)
-    whole = token_gaps.decoding(run, found)
+    whole = token_gaps.read_gaps(run, found)
 
     def step(streams: FloatArray) -> FloatArray:
         return np.asarray(0.012 + 0.002 * streams)

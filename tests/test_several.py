@@ -18,7 +18,7 @@ from test_machine import add
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import samples
 from loadtest.analyse.summary import analyse
-from loadtest.asyncio_driver.plan import SessionPlan
+from loadtest.asyncio_driver.session_plan import SessionPlan
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
 from loadtest.run_folder import RunFolder

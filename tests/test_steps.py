@@ -75,7 +75,7 @@ def test_law_and_prefill_are_the_engines(seed: int, says: str | None, tmp_path: 
 def test_the_number_of_streams_is_counted_through_the_gap(tmp_path: Path) -> None:
     """Truth: a stream decodes from its first token to its last; a gap counts those that do so all through it."""
     played = play(LINE, [Load(users=3, output=(10, 60))], slots=3, seed=1)
-    found = token_gaps.decoding(frames.load(played.write(tmp_path / "run")), known(3))
+    found = token_gaps.read_gaps(frames.load(played.write(tmp_path / "run")), known(3))
     truth = [(stream.first or 0, stream.last or 0) for stream in played.streams.values()]
     offset = min(stream.arrived for stream in played.streams.values())
     for left, right, streams in list(zip(found.left, found.right, found.streams, strict=True))[::7]:
@@ -87,7 +87,7 @@ def test_the_number_of_streams_is_counted_through_the_gap(tmp_path: Path) -> Non
 
 def test_gaps_that_hold_a_prompt_are_kept_apart(tmp_path: Path) -> None:
     """A prompt of 400 tokens takes 0.4 s: no step of 30 ms may be as long."""
-    found = token_gaps.decoding(
+    found = token_gaps.read_gaps(
         frames.load(play(LINE, [Load(users=4, prompt=(400, 400))], slots=4).write(tmp_path / "run")), known(4)
     )
     longest = LINE.step.values(4)[0] * 1.3

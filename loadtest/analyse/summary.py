@@ -19,11 +19,10 @@ from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.run.subset import without_levels
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
-from loadtest.analyse.server.model_memory.parts import MemoryComparison, compare_memory
-from loadtest.analyse.server.prompt_cache import cache
-from loadtest.analyse.server.prompt_cache import replay as cache_replay
+from loadtest.analyse.server.model_memory.memory_parts import MemoryComparison, compare_memory
+from loadtest.analyse.server.prompt_cache import cache, cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
-from loadtest.analyse.server.prompt_cache.replay import Replay
+from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
 from loadtest.analyse.server.queue import slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
@@ -60,7 +59,7 @@ class Analysis:
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
     turns: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
-    replayed: Replay | None = None  # of conversations, what slots alone would have kept of them
+    replayed: CacheReplay | None = None  # of conversations, what slots alone would have kept of them
 
 
 def analyse(

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.plan import Planned, SessionPlan
 from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
+from loadtest.asyncio_driver.session_plan import PlannedSession, SessionPlan
 from loadtest.asyncio_driver.turn_count import InStep, TurnCount
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
@@ -212,7 +212,7 @@ class Driver:
         self._streams = [asyncio.create_task(stream) for stream in streams]
         return await asyncio.gather(*self._streams, return_exceptions=True)
 
-    def _stock(self, sessions: Iterator[Planned], count: int) -> Stock:
+    def _stock(self, sessions: Iterator[PlannedSession], count: int) -> Stock:
         return Stock(self._maker, sessions, count, self._ledger)
 
     async def _stream(self, user: int | None, stock: Stock, begin: int) -> None:

@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from loadtest.asyncio_driver.plan import Planned
+from loadtest.asyncio_driver.session_plan import PlannedSession
 from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Request
@@ -33,7 +33,7 @@ class RequestMaker:
         self._leaving = Leaving.of(workloads[0].scenario)
         self._save_text = workloads[0].scenario.save_text
 
-    def first_turns(self, sessions: Iterator[Planned], count: int) -> Iterator[Request]:
+    def first_turns(self, sessions: Iterator[PlannedSession], count: int) -> Iterator[Request]:
         for target, session in itertools.islice(sessions, count):
             if (job := session.next(None)) is not None:
                 yield self._request(job, session, target)
@@ -63,7 +63,7 @@ class RequestMaker:
 class Stock:
     """The first requests of sessions, to be taken one by one; `count` of them are made at once."""
 
-    def __init__(self, maker: RequestMaker, sessions: Iterator[Planned], count: int, ledger: Ledger) -> None:
+    def __init__(self, maker: RequestMaker, sessions: Iterator[PlannedSession], count: int, ledger: Ledger) -> None:
         self._maker = maker
         self._sessions = sessions
         self._ahead = deque(maker.first_turns(sessions, count))

@@ -128,18 +128,15 @@ class Workers:
         self.stopped = False
 
     def stop(self) -> None:
-        """End the run now: what is in flight becomes `cancelled`, what has ended is kept."""
         self.stopped = True
         self._tell(Stop())
 
     @property
     def failure(self) -> str | None:
-        """Why a worker could not keep all that it measured, one sentence each."""
         said = [f"worker {one.share.worker}: {one.failure}" for one in self._workers if one.failure is not None]
         return " ".join(said) or None
 
     def facts(self) -> dict[str, Any]:
-        """Return what run.json says of the processes."""
         return {
             "clock_steps": max(worker.clock_steps for worker in self._workers),
             "workers": [

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import httpx
@@ -22,14 +22,12 @@ from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several import urls_in
 from loadtest.targets.connect import control_client
 from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
+from loadtest.targets.slot_probe import SlotProbe, probe_slots
 from loadtest.targets.target import Target, located, reread
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
-
-if TYPE_CHECKING:
-    from loadtest.targets.slot_probe import SlotProbe
 
 
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,8 +160,6 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
 
 def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[SlotProbe, Server, ServedModel]:
     """Send bursts, as the scenario says, until the server's slots show; return server and model as they then are, too."""
-    from loadtest.targets.slot_probe import probe_slots
-
     spoken = scenario.api if scenario.api != "auto" else server.native
     seed = secrets.randbelow(2**31) if scenario.seed is None else scenario.seed
     scenario = scenario.replace(api=spoken, model=model.name, seed=seed)

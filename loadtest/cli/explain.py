@@ -13,6 +13,7 @@ from rich.text import Text
 
 from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
+from loadtest.text import listed
 
 if TYPE_CHECKING:
     from loadtest.analyse.explain.explanation import Explainer, Explanation
@@ -102,7 +103,6 @@ def _explained(
 ) -> list[tuple[Analysis, Explainer, Explanation]]:
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
     from loadtest.analyse.explain import explanation as work
-    from loadtest.text import listed
 
     if request is not None:
         work.row_of(analysis.run, request)

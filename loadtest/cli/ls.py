@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 import click
 import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from loadtest.cli.output.results import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, os_error_as
@@ -211,11 +215,6 @@ def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str], width: int) -> 
 
 
 def _print(found: Sequence[Headline]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     console = Console()
     heads = [name for name, least in COLUMNS.items() if console.width >= least]
     rows = [[_cells(one, console.width)[name] for name in heads] for one in found if one.trouble is None]

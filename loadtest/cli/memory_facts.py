@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, TargetError
 from loadtest.memory import gguf, shapes, weights
 from loadtest.memory.estimate import (
@@ -24,6 +25,7 @@ from loadtest.memory.estimate import (
 from loadtest.memory.loaded import LoadedMemory, loaded_memory, parse_memory, server_facts
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
+from loadtest.urls import parse_url
 
 if TYPE_CHECKING:
     from loadtest.analyse.run.frames import RunData
@@ -219,10 +221,8 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
 
 
 def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
-    from loadtest.credentials import withhold
     from loadtest.targets.connect import control_client
     from loadtest.targets.probe import choose_model, probe, with_details
-    from loadtest.urls import parse_url
 
     address = parse_url(withhold(url))
     api = asked.api

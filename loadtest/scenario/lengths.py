@@ -74,8 +74,8 @@ Observed = Callable[[str], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class LengthPart:
-    """One part of a mixture, with its share of the requests."""
+class MixturePart:
+    """A distribution by itself, or one of several with its share of the requests."""
 
     kind: str  # "fixed" or the name of a distribution
     numbers: tuple[float, ...] = ()
@@ -126,8 +126,10 @@ class LengthPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
-    parts: tuple[LengthPart, ...]
+class Mixture:
+    """A distribution of lengths or of times: parts, of which each draw takes one by its share."""
+
+    parts: tuple[MixturePart, ...]
 
     @property
     def text(self) -> str:
@@ -142,22 +144,19 @@ class Lengths:
         return tuple(part.file for part in self.parts if part.file is not None)
 
     def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
-        """Return one length; see LengthPart.draw."""
         return self._one_part(rng).draw(rng, place, observed)
 
     def seconds(self, rng: random.Random) -> float:
         """Return one time, from 0 to a day."""
         return min(max(self._one_part(rng).value(rng), PAUSES.low), PAUSES.high)
 
-    def _one_part(self, rng: random.Random) -> LengthPart:
-        """Draw a part of a mixture by its share."""
+    def _one_part(self, rng: random.Random) -> MixturePart:
         if len(self.parts) == 1:
             return self.parts[0]
         return rng.choices(self.parts, [each.share for each in self.parts])[0]
 
     @property
     def mean(self) -> float:
-        """The mean; see LengthPart.mean."""
         return sum(part.share * part.mean for part in self.parts)
 
 
@@ -185,7 +184,7 @@ def read_length(text: str) -> int | str:
         return lengths_of(text).text
 
 
-def distribution_text(key: str, value: str, read: Callable[[str], Lengths] | None = None) -> str:
+def distribution_text(key: str, value: str, read: Callable[[str], Mixture] | None = None) -> str:
     """Return a distribution as it is kept, of lengths unless `read` says otherwise; raise ScenarioError, naming the key."""
     try:
         return (read or lengths_of)(value).text
@@ -229,18 +228,18 @@ def as_seconds(key: str, value: float | str) -> float | str:
 
 
 @functools.lru_cache(maxsize=64)
-def times_of(value: float | str) -> Lengths:
+def times_of(value: float | str) -> Mixture:
     """Return the distribution of a time; raise ScenarioError, a phrase on what is wrong with it."""
-    return _mixture(value, SPANS) if isinstance(value, str) else Lengths((LengthPart("fixed", (value,)),))
+    return _mixture(value, SPANS) if isinstance(value, str) else Mixture((MixturePart("fixed", (value,)),))
 
 
 @functools.lru_cache(maxsize=256)
-def lengths_of(text: str) -> Lengths:
+def lengths_of(text: str) -> Mixture:
     """Return the distribution that a text describes; raise ScenarioError, a phrase on what is wrong with it."""
     return _mixture(text, TOKEN_LENGTHS)
 
 
-def _mixture(text: str, of: Quantity) -> Lengths:
+def _mixture(text: str, of: Quantity) -> Mixture:
     parts = tuple(_part(part, text, of) for part in split_outside_brackets(text, "+"))
     shares = [part.share for part in parts]
     if len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4):
@@ -250,11 +249,11 @@ def _mixture(text: str, of: Quantity) -> Lengths:
     if len(parts) == 1 and shares[0] not in (0, 1):
         raise ScenarioError(f"{short_repr(text)} gives its only {of.noun} {shares[0]:.0%}; leave the share out")
     if len(parts) == 1:
-        parts = (LengthPart(parts[0].kind, parts[0].numbers, parts[0].file),)
-    return Lengths(parts)
+        parts = (MixturePart(parts[0].kind, parts[0].numbers, parts[0].file),)
+    return Mixture(parts)
 
 
-def _part(text: str, whole: str, of: Quantity) -> LengthPart:
+def _part(text: str, whole: str, of: Quantity) -> MixturePart:
     """Return one part of a mixture; its share is 0 where it has none."""
     body, at, said = text.strip().rpartition("@")
     share = 0.0
@@ -265,14 +264,14 @@ def _part(text: str, whole: str, of: Quantity) -> LengthPart:
     name, bracket, rest = body.partition("(")
     name = name.strip().lower()
     if not bracket:
-        return LengthPart("fixed", (_number(body, of.noun, of.bounds, whole, of),), share=share)
+        return MixturePart("fixed", (_number(body, of.noun, of.bounds, whole, of),), share=share)
     if not rest.rstrip().endswith(")"):
         raise ScenarioError(f"{short_repr(whole)} lacks a closing bracket")
     inside = rest.rstrip()[:-1].strip()
     if name == "empirical" and name in of.examples:
         if not inside:
             raise ScenarioError(f"{short_repr(whole)} names no file; write {of.examples[name]}")
-        return LengthPart(name, file=inside, share=share)
+        return MixturePart(name, file=inside, share=share)
     if name not in of.arguments:
         near = difflib.get_close_matches(name, of.examples, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(of.examples)}"
@@ -286,7 +285,7 @@ def _part(text: str, whole: str, of: Quantity) -> LengthPart:
     if name == "uniform" and (numbers[0] > numbers[1] or broken):
         what = "two whole numbers" if of.whole else "two numbers"
         raise ScenarioError(f"{short_repr(whole)} must have {what}, the smaller one first")
-    return LengthPart(name, numbers, share=share)
+    return MixturePart(name, numbers, share=share)
 
 
 def _number(text: str, what: str, bounds: Range, whole: str, of: Quantity) -> float:

@@ -100,7 +100,6 @@ class Comparison:
         return tuple(row for row in self.rows if row.metric.headline)
 
     def judged(self, verdict: str) -> tuple[Change, ...]:
-        """Return the headline rows with that verdict."""
         return tuple(row for row in self.headline if row.verdict == verdict)
 
     @property

@@ -98,7 +98,6 @@ class Figure:
 
 
 def value_of(level: dict[str, Any], metric: Metric) -> float | None:
-    """Return a metric of a level of summary.json."""
     found: float | None = figure(level, metric.key, metric.part) if metric.part else level[metric.key]
     return found
 

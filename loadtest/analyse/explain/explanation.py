@@ -190,7 +190,7 @@ class Explainer:
         levels: Sequence[dict[str, Any]],
         beside: Sequence[str] = (),
     ) -> Explainer:
-        gaps = token_gaps.decoding(run, slots)
+        gaps = token_gaps.read_gaps(run, slots)
         splitter = Splitter(run, slots, steps, gaps, Timeline.of(run, steps))
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))
 

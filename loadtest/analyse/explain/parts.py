@@ -55,7 +55,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.server.timing.token_gaps import Decoding
+from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 SCATTERS = 3.0  # … and times the scatter of the run's prompts: of many requests the slowest is asked about
@@ -73,7 +73,7 @@ class Splitter:
     run: RunData
     slots: Slots
     steps: Steps
-    gaps: Decoding
+    gaps: TokenGaps
     line: Timeline
 
     def split(self, row: int) -> Parts:

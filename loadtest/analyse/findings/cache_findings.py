@@ -10,9 +10,9 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.server.prompt_cache import replay as cache_replay
+from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import INFERRED, UNKNOWN, CacheUse
-from loadtest.analyse.server.prompt_cache.replay import Replay
+from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, percent, seconds
@@ -66,7 +66,7 @@ def _people(level: dict[str, Any]) -> str:
 
 
 def _claim(
-    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: Replay | None
+    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: CacheReplay | None
 ) -> str:
     kept = [level for level, share in shown if share >= KEPT]
     worst, share = min(shown, key=lambda one: one[1])
@@ -130,7 +130,7 @@ def _cost(analysis: Analysis, use: CacheUse, worst: dict[str, Any]) -> str:
 
 
 def _evidence(
-    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: Replay | None
+    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: CacheReplay | None
 ) -> str:
     shares = _by_people(shown)
     said = f"{capitalised(use.method)}. Of the later turns {shares} found at least half of their history cached."
@@ -154,7 +154,7 @@ def _by_people(shares: Sequence[tuple[dict[str, Any], float]]) -> str:
     return listed([f"{listed(list(dict.fromkeys(each)))} with {people}" for people, each in found.items()])
 
 
-def _host_cache(replayed: Replay, shown: list[tuple[dict[str, Any], float]]) -> Finding:
+def _host_cache(replayed: CacheReplay, shown: list[tuple[dict[str, Any], float]]) -> Finding:
     overfull = [level for level, share in shown if share < KEPT]
     size = (
         f"{_people(min(overfull, key=offered_load.amount))} filled it"

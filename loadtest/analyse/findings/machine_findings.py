@@ -195,7 +195,7 @@ def _split_sentence(machine: Machine) -> str | None:
 
 
 def _host_memory(host: str, frame: pd.DataFrame, run: RunData) -> str | None:
-    during = LoadPeriod("", ((0.0, _last_end(run)),))
+    during = LoadPeriod("", ((0.0, run.last_end),))
     used, swap = during.of(frame, "memory_used"), during.of(frame, "swap_used")
     if len(used) < FEWEST_SAMPLES:
         return None
@@ -239,7 +239,7 @@ def _sampled_reloads(machine: Machine, run: RunData) -> Iterator[tuple[float, st
 def _reloads_of_server(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
-    end = _last_end(run)
+    end = run.last_end
     for t, models in samples:
         now = {str(model.get("name")): model for model in models}
         for name, model in now.items():
@@ -259,17 +259,12 @@ def _reloads_of_server(samples: Models, mark: str, run: RunData) -> Iterator[tup
 
 
 def _gap(gap: SamplingGap, run: RunData) -> str | None:
-    end = _last_end(run)
+    end = run.last_end
     if gap.start > end or (gap.end is not None and gap.end < 0):
         return None
     until = f"until {gap.end:.0f} s" if gap.end is not None and gap.end < end else "to the end"
     since = f"from {gap.start:.0f} s on" if gap.start > LATE_S else "from the start"
     return f"No samples of {gap.source} {since}, {until}: {gap.sentence}"
-
-
-def _last_end(run: RunData) -> float:
-    end = run.requests["end"].max() if len(run.requests) else 0.0
-    return float(end) if np.isfinite(end) else 0.0
 
 
 def _clock(run: RunData, t: float) -> str:

@@ -26,8 +26,7 @@ from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.model_memory import cold_load
-from loadtest.analyse.server.model_memory import parts as memory_parts
+from loadtest.analyse.server.model_memory import cold_load, memory_parts
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings

@@ -7,7 +7,7 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.server.model_memory import parts as memory_parts
+from loadtest.analyse.server.model_memory import memory_parts
 from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, VOID, needed, schedule_lag_limit

@@ -74,6 +74,12 @@ class RunData:
         found: dict[str, Any] | None = (self.facts.get("server") or {}).get("simulated")
         return found
 
+    @property
+    def last_end(self) -> float:
+        """When the last request ended, seconds; 0 where none did."""
+        end = self.requests["end"].max() if len(self.requests) else 0.0
+        return float(end) if np.isfinite(end) else 0.0
+
     def column(self, name: str) -> FloatArray:
         """Return a column of `requests` as floats."""
         return self.requests[name].to_numpy(dtype=np.float64)
@@ -256,12 +262,20 @@ def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]
     return levels
 
 
-def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
-    """Return the most intervals open at once; one that ends where another starts does not overlap it."""
+def open_intervals(starts: FloatArray, ends: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return starts and ends in order of time, and how many intervals are open from each on.
+
+    One that ends where another starts does not overlap it.
+    """
     times = np.concatenate((starts, ends))
     steps = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
     order = np.lexsort((steps, times))
-    return int(np.cumsum(steps[order]).max(initial=0))
+    return times[order], np.cumsum(steps[order])
+
+
+def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
+    """Return the most intervals open at once."""
+    return int(open_intervals(starts, ends)[1].max(initial=0))
 
 
 def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: float, trouble: list[str]) -> pd.DataFrame:

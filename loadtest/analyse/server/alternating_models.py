@@ -108,7 +108,7 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     models = [(name, rows) for name, rows in models if rows.any()]
     if len(models) < 2:
         return None
-    spans = {name: _worked_on(run.requests[rows]) for name, rows in models}
+    spans = {name: _union([work_spans(run.requests[rows])]) for name, rows in models}
     if any(_beside(spans[one], spans[other]) for one in spans for other in spans if one != other):
         return None
     long = LONG_LOAD_S / float((run.simulated or {}).get("speed") or 1.0)
@@ -136,12 +136,12 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     return waiting, figures
 
 
-def _worked_on(requests: pd.DataFrame) -> Spans:
-    """Return when a model worked on one request or several: from the end of a request's load to its last token."""
+def work_spans(requests: pd.DataFrame) -> Spans:
+    """Return when work on each request began (its load ended, else its first token) and when its last token came."""
     begun = requests["send"] + requests["load_s"]
     known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
     known = known[known["over"] > known["begun"]]
-    return _union([(known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64))])
+    return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
 
 
 def _loads(waiting: pd.DataFrame, spans: dict[str, Spans]) -> Iterator[tuple[str, float, float]]:

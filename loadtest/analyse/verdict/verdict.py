@@ -16,6 +16,7 @@ from loadtest.analyse.figures.knee import growth
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.alternating_models import work_spans
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.timing.prefill import has_turns, shares_prefix
 from loadtest.analyse.verdict import endings
@@ -142,7 +143,7 @@ def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
     start = slow["send"].to_numpy(dtype=np.float64)
     end = start + slow["load_s"].to_numpy(dtype=np.float64)
     key = ["target", "model"]
-    served = {name: _served(requests) for name, requests in run.requests.groupby(key)}
+    served = {name: work_spans(requests) for name, requests in run.requests.groupby(key)}
     for name, waiting in slow.reset_index(drop=True).groupby(key):
         begun, over = served[name]
         order = np.argsort(begun, kind="stable")
@@ -153,14 +154,6 @@ def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
             free_to = np.append(begun[inside], end[i])
             longest[i] = float((free_to - free_from).max())
     return longest
-
-
-def _served(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
-    """Return when work on each request began (its load ended, else its first token) and when its last token came."""
-    begun = requests["send"] + requests["load_s"]
-    known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
-    known = known[known["over"] > known["begun"]]
-    return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
 
 
 def _reload(e: Evidence) -> Iterator[Doubt]:

@@ -43,7 +43,6 @@ class Metronome:
             stream.stage, stream.ended, stream.reason = Stage.ENDED, now, "cancelled"
 
     def due(self) -> int | None:
-        """Return the next tick, ns."""
         return self._ticks[0][0] if self._ticks else None
 
     def advance(self, now: int) -> list[Emission]:

@@ -175,7 +175,6 @@ class Talk:
         return self.turn < len(self.turns)
 
     def request(self, number: int, num_ctx: int) -> EngineRequest:
-        """Return the request of the next turn."""
         turn, name = self.turns[self.turn], (self._key, self.turn)
         before = first_tokens(self._history, max(turn.prompt - 1, 0))  # at least one token is new
         prompt = (*before, TokenRun((*name, "said"), max(turn.prompt - token_count(before), 1)))

@@ -162,7 +162,6 @@ class ConversationSource:
 
     @property
     def turns_mean(self) -> float:
-        """About how many turns a conversation has."""
         turns = self.scenario.turns
         most = turns if isinstance(turns, int) else MOST_PLAYED if turns is None else round(lengths_of(turns).mean)
         if self.rows is None:

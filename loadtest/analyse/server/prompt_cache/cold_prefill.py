@@ -22,7 +22,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import token_gaps as gaps_of
 from loadtest.analyse.server.timing.prefill import shares_prefix
 from loadtest.analyse.server.timing.steps import Steps, step_table
-from loadtest.analyse.server.timing.token_gaps import Decoding
+from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import percent
 
@@ -82,7 +82,7 @@ def infer_cached(
             "the server does not say how much it had cached, and only made-up conversations, which begin with a text of their "
             "own, show it by their times"
         )
-    gaps = gaps_of.decoding(run, slots)
+    gaps = gaps_of.read_gaps(run, slots)
     windows = prefills_alone(run, gaps, slots, told=bool(gaps.requests.told.any()))
     prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
     n_batch = steps.prefill.n_batch if steps.prefill else 512
@@ -188,7 +188,7 @@ def _cached(
     return np.where(told, np.clip(prompt - read, 0.0, np.maximum(history, 0.0)), np.nan)
 
 
-def prefills_alone(run: RunData, gaps: Decoding, slots: Slots, *, told: bool) -> Windows:
+def prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots, *, told: bool) -> Windows:
     """Find the prefills that no other prompt shared: by the server's durations, else from send to first token.
 
     Without durations a request also must not have waited for a slot: then it found fewer streams at work than there are

@@ -90,7 +90,7 @@ def admission_odds(run: RunData, slots: Slots, steps: Steps) -> tuple[float, flo
     together with another, how often one began a batch later than it. Streams in step have their prompts evaluated
     together; out of step, each prompt stalls the other streams.
     """
-    gaps = gaps_of.decoding(run, slots)
+    gaps = gaps_of.read_gaps(run, slots)
     if not gaps.requests.told.any():
         return 0.0, 0.0
     arrived = run.column("send") + np.nan_to_num(run.column("load_s"))

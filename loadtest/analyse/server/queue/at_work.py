@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.frames import RunData, open_intervals
 
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
@@ -133,10 +133,7 @@ class Depth:
     @classmethod
     def of(cls, starts: FloatArray, ends: FloatArray) -> Depth:
         """Count the open intervals; of an end and a start at one instant the end comes first."""
-        times = np.concatenate((starts, ends))
-        change = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
-        order = np.lexsort((change, times))
-        return cls(times[order], np.cumsum(change[order]))
+        return cls(*open_intervals(starts, ends))
 
     def at(self, instants: FloatArray) -> FloatArray:
         """Return the depth at `instants`; zero before the first."""

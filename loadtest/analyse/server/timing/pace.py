@@ -12,13 +12,13 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.timing.token_gaps import Decoding
+from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their mean counts: few are a choice of moments
 LEAST_FREEDOM = 3  # of Student's t: a spread seen in two levels is a spread, and no bound
 
 
-def pace_error(run: RunData, gaps: Decoding) -> float:
+def pace_error(run: RunData, gaps: TokenGaps) -> float:
     """Return by what share the pace of another run may differ, with 95 % confidence; 0 where levels cannot be compared.
 
     The logarithm of a step's mean is taken as a part for the number of streams and a part for the level, by least squares

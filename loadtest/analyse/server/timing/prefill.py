@@ -23,7 +23,7 @@ from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.scatter import observed_factors
-from loadtest.analyse.server.timing.token_gaps import Decoding
+from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
@@ -88,7 +88,7 @@ def shares_prefix(run: RunData) -> bool:
     return bool((run.facts.get("comparability") or {}).get("shared_prefix"))
 
 
-def measure_prefill(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | None, str | None]:
+def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
     tokens = uncached(run)
     if len(tokens) and not np.isfinite(tokens).any() and shares_prefix(run):
@@ -106,7 +106,7 @@ def measure_prefill(run: RunData, gaps: Decoding, step: StepTime | None) -> tupl
     return None, "this server gives no durations, and no request found it idle: measure a level with one stream"
 
 
-def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> tuple[Prefill | None, str | None]:
+def _from_durations(gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Take the cost from the server's durations, of prompts evaluated alone or, where few were, of several together."""
     rows = np.flatnonzero(
         gaps.requests.told
@@ -149,7 +149,7 @@ class _PromptGroups(NamedTuple):
     end: FloatArray
 
 
-def _prompt_groups(gaps: Decoding, rows: IntArray) -> _PromptGroups:
+def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> _PromptGroups:
     near = max(gaps.requests.edge_s, NEAR_S)
     rows = rows[np.argsort(gaps.requests.first[rows], kind="stable")]
     start, end = gaps.requests.started[rows], gaps.requests.first[rows]
@@ -168,7 +168,7 @@ def _prompt_groups(gaps: Decoding, rows: IntArray) -> _PromptGroups:
 
 
 def _slice_tokens(
-    gaps: Decoding, tokens: FloatArray, beside: FloatArray, start: FloatArray, end: FloatArray
+    gaps: TokenGaps, tokens: FloatArray, beside: FloatArray, start: FloatArray, end: FloatArray
 ) -> int | None:
     """Return how many prompt tokens a batch takes, None for any number.
 
@@ -191,7 +191,7 @@ def _slice_tokens(
     return SLICES[0] if off(SLICES[0]) <= off(best) + 0.1 else best
 
 
-def _from_stalls(gaps: Decoding, tokens: FloatArray, step: StepTime) -> Prefill | None:
+def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime) -> Prefill | None:
     """Take the cost from gaps of running streams that whole prompts fell into."""
     seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0))
     if not len(seen) or not len(gaps.right):
@@ -222,7 +222,7 @@ def _from_stalls(gaps: Decoding, tokens: FloatArray, step: StepTime) -> Prefill 
     return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, SLICES[0])
 
 
-def _from_idle(run: RunData, gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
+def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
     """Take the cost from TTFT of requests, or of groups sent together, that found the server idle."""
     send = run.column("send")
     told = run.column("unsent_tokens") == 0  # with unsent reasoning tokens TTFT holds their decode as well
@@ -331,7 +331,7 @@ def fit_prefill(
     return Prefill(slope, interval, fixed, n, method, jitter, n_batch, factors, least=hidden)
 
 
-def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
+def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
     """Return each request's stall (nan unknown), and the stall per prompt token of others or why that is unknown.
 
     A stall is the sum over a request's gaps, while another's prompt was evaluated, of gap − step time of as many streams.
@@ -343,7 +343,7 @@ def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatAr
     work = _Work.of(gaps, uncached(run))
     most = int(np.isfinite(gaps.requests.first).sum())  # no more streams than this can have decoded at once
 
-    def read(made: Callable[[], Decoding]) -> tuple[slice, FloatArray, float, float]:
+    def read(made: Callable[[], TokenGaps]) -> tuple[slice, FloatArray, float, float]:
         block = made()
         beside = np.maximum(block.streams, block.begun)
         times = step(np.maximum(np.arange(min(int(beside.max(initial=0)), most) + 1, dtype=np.float64), 1.0))
@@ -374,7 +374,7 @@ class _Work:
     shift: float
 
     @classmethod
-    def of(cls, gaps: Decoding, tokens: FloatArray) -> _Work:
+    def of(cls, gaps: TokenGaps, tokens: FloatArray) -> _Work:
         known = np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0)
         start, end = gaps.requests.started[known], gaps.requests.first[known]
         if not gaps.requests.told.any():  # when the prefill began is unknown; it ended with the first token

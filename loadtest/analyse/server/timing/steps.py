@@ -26,7 +26,7 @@ from loadtest.analyse.server.timing.step_law import (
     growth_per_stream,
     well_seen,
 )
-from loadtest.analyse.server.timing.token_gaps import Decoding
+from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones
@@ -111,7 +111,7 @@ class Steps:
 
 def measure_steps(run: RunData, slots: Slots) -> Steps:
     """Measure step times, their law, prefill and stalls in a run."""
-    found = gaps_of.decoding(run, slots)
+    found = gaps_of.read_gaps(run, slots)
     models = sorted({str(model) for model in run.requests["model"][run.requests["ok"]].dropna().unique()})
     if len(models) > 1:  # each model has its own step times
         times: tuple[StepTimes, ...] = ()
@@ -146,7 +146,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
     )
 
 
-def by_streams(gaps: Decoding) -> tuple[StepTimes, ...]:
+def by_streams(gaps: TokenGaps) -> tuple[StepTimes, ...]:
     """Return the step times of every number of streams that decoded through a whole step."""
     clean = gaps.clean
     streams, step_s, right = gaps.streams[clean], gaps.step_s[clean], gaps.right[clean]

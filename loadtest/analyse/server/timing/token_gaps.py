@@ -27,7 +27,7 @@ MERGED_SHARE = 0.1  # of the stream's mean gap: after a shorter one two tokens c
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
+class TokenGaps:
     """The gaps of a run in order of requests and time, and the instants of its requests.
 
     Of a very long run the gaps are from stretches of it (`spans`; see run/excerpts.py). Instants of requests are complete.
@@ -61,13 +61,13 @@ class Decoding:
         span = np.maximum(np.searchsorted(self.spans[:, 0], start, side="right") - 1, 0)
         return np.asarray((start >= self.spans[span, 0]) & (end <= self.spans[span, 1]), dtype=np.bool_)
 
-    def every(self, run: RunData) -> list[Callable[[], Decoding]]:
+    def every(self, run: RunData) -> list[Callable[[], TokenGaps]]:
         """Return functions that each read a block of all the run's gaps; their `step_s` is the plain gap."""
         if self.spans is None:
             return [lambda: self]
         return [partial(_block, self.requests, run, low, high) for low, high in blocks(run.chunks.starts)]
 
-    def of_row(self, run: RunData, row: int) -> Decoding:
+    def of_row(self, run: RunData, row: int) -> TokenGaps:
         """Read all gaps of the request in one row; their `step_s` is the plain gap."""
         return _block(self.requests, run, row, row + 1)
 
@@ -115,8 +115,8 @@ class TokenInstants:
         return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
 
 
-def decoding(run: RunData, slots: Slots) -> Decoding:
-    """Read the gaps of a run."""
+def read_gaps(run: RunData, slots: Slots) -> TokenGaps:
+    """Return the gaps of a run; of a very long one those of stretches of it."""
     seen = excerpts.events(run)
     inside = seen.inside
     at = seen.at - run.delivery.at(seen.row, seen.place)
@@ -136,7 +136,7 @@ def decoding(run: RunData, slots: Slots) -> Decoding:
     )
 
 
-def _block(requests: TokenInstants, run: RunData, low: int, high: int) -> Decoding:
+def _block(requests: TokenInstants, run: RunData, low: int, high: int) -> TokenGaps:
     """Read all gaps of the requests in rows `low` to `high` − 1."""
     starts = run.chunks.starts
     place = np.arange(starts[low], starts[high])
@@ -145,7 +145,7 @@ def _block(requests: TokenInstants, run: RunData, low: int, high: int) -> Decodi
     return _gaps_of(requests, row, at - run.delivery.at(row, place), np.diff(row) == 0)
 
 
-def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> Decoding:
+def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> TokenGaps:
     """Describe the gaps between neighbouring tokens, of which `inside` marks those within one stream."""
     edge = requests.edge_s
     started = np.searchsorted(requests.firsts, at + edge, side="right")
@@ -158,7 +158,7 @@ def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: Boo
     through = began - before[1:][inside]
     at_left = began - ended[:-1][inside]
     joined = started[1:][inside] > began
-    return Decoding(
+    return TokenGaps(
         row=row[1:][inside],
         left=left,
         right=right,

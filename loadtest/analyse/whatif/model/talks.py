@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prompt_cache import replay as cache_replay
+from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, talk_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns

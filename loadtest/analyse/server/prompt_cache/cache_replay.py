@@ -29,7 +29,7 @@ CONTEXT = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class CacheReplay:
     """What slots alone would have kept, beside what was seen; masks over requests that are later turns."""
 
     slots: int
@@ -59,7 +59,7 @@ def slots_for_cache(run: RunData, slots: Slots) -> int | None:
     return slots.estimate if slots.limit else None
 
 
-def replay(run: RunData, slots: Slots, use: CacheUse) -> Replay | None:
+def replay(run: RunData, slots: Slots, use: CacheUse) -> CacheReplay | None:
     """Replay a run's conversations on its slots; None where that is not possible.
 
     It takes conversations, a known number of slots that keep prompts (not pages), and known cached tokens.
@@ -70,7 +70,7 @@ def replay(run: RunData, slots: Slots, use: CacheUse) -> Replay | None:
     return replay_on(run, number, use)
 
 
-def replay_on(run: RunData, number: int, use: CacheUse) -> Replay:
+def replay_on(run: RunData, number: int, use: CacheUse) -> CacheReplay:
     expected = _expected(run, number)
     later = np.isfinite(expected) & (use.history > 0)
     kept = later & (expected >= KEPT_SHARE * use.history)
@@ -79,7 +79,7 @@ def replay_on(run: RunData, number: int, use: CacheUse) -> Replay:
     at_once = _found_a_slot(run, number)
     wait = run.column("ttft_s") - run.column("prefill_s")
     cost = _restore_cost(wait, restored & at_once, kept & (use.kept == 1) & at_once)
-    return Replay(number, kept, lost, restored, cost)
+    return CacheReplay(number, kept, lost, restored, cost)
 
 
 def is_paged(run: RunData) -> bool:

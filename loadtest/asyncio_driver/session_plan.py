@@ -13,23 +13,23 @@ from loadtest.workloads.schedule import PlanShare
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
 
-Planned = tuple[int, Session]  # the index of a target, and a session that is sent there
+PlannedSession = tuple[int, Session]  # the index of a target, and a session that is sent there
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
     """One process's share of all sessions, in order.
 
-    User j and arrival j are the target's whose turn is the j-th: `turns` is one round of target indices, `workloads` has
-    what is sent to each.
+    User j and arrival j are the target's that is the j-th in `rotation`, indices of targets, round after round; `workloads`
+    has what is sent to each.
     """
 
     workloads: Sequence[Workload]
-    turns: Sequence[int]
+    rotation: Sequence[int]
     share: PlanShare
 
     def target_of(self, j: int) -> int:
-        return self.turns[j % len(self.turns)]
+        return self.rotation[j % len(self.rotation)]
 
     def targets(self, users: int) -> list[int]:
         """Return the targets of this process's users, one entry a user."""
@@ -48,7 +48,7 @@ class SessionPlan:
         step = mean_think_time(scenario) / users if scenario.has_sessions else 0.0
         return [int(user * step * NS_PER_S) for user in self.users(users)]
 
-    def of_level(self, level: Level, users: int) -> tuple[int, dict[int, Iterator[Planned]]]:
+    def of_level(self, level: Level, users: int) -> tuple[int, dict[int, Iterator[PlannedSession]]]:
         """Return how many warm-up requests are expected of this process's users, and the sessions of each target."""
         mine = self.targets(users)
         scenario = self.workloads[0].scenario
@@ -66,27 +66,27 @@ class SessionPlan:
             target: itertools.chain(first, self.counted(level, users, target)) for target, first in warmups.items()
         }
 
-    def counted(self, level: Level, users: int, target: int) -> Iterator[Planned]:
+    def counted(self, level: Level, users: int, target: int) -> Iterator[PlannedSession]:
         """Yield the counted sessions of this process's users of a target; without end where time ends the level."""
         by_time = self.workloads[target].scenario.duration is not None
         return self.of_users(level, users, target, itertools.count() if by_time else range(level.requests))
 
     def of_users(
         self, level: Level, users: int, target: int, numbers: Iterable[int], *, warmup: bool = False
-    ) -> Iterator[Planned]:
+    ) -> Iterator[PlannedSession]:
         """Yield the sessions of these numbers that this process's users send to a target."""
         for i in numbers:
             if self.mine(i, users) and self.target_of(i % users) == target:
                 yield target, self.workloads[target].session(level, i, warmup=warmup)
 
-    def warm_arrivals(self, level: Level) -> Iterator[Planned]:
+    def warm_arrivals(self, level: Level) -> Iterator[PlannedSession]:
         """Yield the warm-up sessions before a schedule, each with its target: as many for each."""
         for i in range(len(self.workloads) * self.workloads[0].scenario.warmup):
             if self.share.takes(0):
                 target = i % len(self.workloads)
                 yield target, self.workloads[target].session(level, i, warmup=True)
 
-    def arrivals(self, level: Level, count: int) -> Iterator[Planned]:
+    def arrivals(self, level: Level, count: int) -> Iterator[PlannedSession]:
         """Yield the sessions of this process's arrivals, of `count` in all, each with its target."""
         for i in self.share.pick(range(count)):
             target = self.target_of(i)

@@ -121,7 +121,7 @@ def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
     """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
-    name, end = (run.facts.get("target") or {}).get("model"), _run_end(run)
+    name, end = (run.facts.get("target") or {}).get("model"), run.last_end
     seen = (
         model
         for t, models in reversed(machine.models)
@@ -140,7 +140,7 @@ def _on_gpus(run: RunData, machine: Machine) -> int | None:
     if frame.attrs["source"] == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
         return None
     t, used = (frame[name].to_numpy(dtype=np.float64) for name in ("t", "memory_used"))
-    during = used[(t >= 0) & (t <= _run_end(run)) & np.isfinite(used)]
+    during = used[(t >= 0) & (t <= run.last_end) & np.isfinite(used)]
     return int(during.max()) if len(during) else None
 
 
@@ -159,11 +159,6 @@ def _gpu_reading(machine: Machine, used: int, plan: MemoryPlan) -> MemoryReading
     drivers = plan.driver * (max(machine.gpu_count, 1) - 1)
     what = f"GPU memory in use{many}, the most ({name})"
     return MemoryReading(source, what, used, plan.total + drivers, bool(machine.mark(source)))
-
-
-def _run_end(run: RunData) -> float:
-    end = run.requests["end"].max() if len(run.requests) else 0.0
-    return float(end) if np.isfinite(end) else 0.0
 
 
 # -- words ----------------------------------------------------------------------------------------------------------
