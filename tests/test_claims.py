@@ -226,3 +226,19 @@ def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: 
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
     assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
+
+
+def test_a_speed_that_stays_is_said_once() -> None:
+    """Was "the median decode speed is 100 and 100 tokens/s a stream"."""
+    ends = [
+        {"concurrency": users, "verdict": "valid", "ttft_s": {"p50": 1.0}, "stream_tokens_per_s": {"p50": speed}}
+        for users, speed in ((1, 100.0), (8, 100.02))
+    ]
+    said = str(findings.range_of_ttft(Series("", tuple({"index": 0, "rate": None, **end} for end in ends))))
+    assert said.endswith("; the median decode speed is 100 tokens/s a stream at both.")
+
+
+@pytest.mark.parametrize(("growing", "said"), [(True, 0), (False, 1), (None, 1)])
+def test_a_queue_that_grew_is_not_told_again_by_littles_law(growing: bool | None, said: int) -> None:
+    law = {"in_flight": 9.0, "ends_per_s": 1.0, "sojourn_s": 2.0, "holds": False, "growing": growing}
+    assert len(findings.unsteady([{"label": "1 request/s", "verdict": "suspect", "little": law}])) == said

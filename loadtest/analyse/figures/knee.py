@@ -178,6 +178,7 @@ class Knee:
     grows: bool  # the interval of the last level lies above those of all others
     stops: bool  # the intervals of all higher levels exclude 5 % more
     void: tuple[int, ...] = ()  # concurrencies of void levels: next below `concurrency`, else above `last`
+    people: bool = False  # whether users hold conversations
 
     @property
     def in_between(self) -> bool:
@@ -190,16 +191,26 @@ class Knee:
         if not self.void:
             return ""
         one = len(self.void) == 1
-        noun = "stream" if self.void == (1,) else "streams"
+        noun = self.noun[self.void != (1,)]
         return f"the level{'' if one else 's'} at {listed(self.void)} {noun} {'is' if one else 'are'} void"
+
+    @property
+    def noun(self) -> tuple[str, str]:
+        """What the load counts, one and more of it."""
+        return ("person", "people") if self.people else ("stream", "streams")
+
+    @property
+    def load(self) -> str:
+        """Return `concurrency` in words: "4 streams", "1 person"."""
+        return counted(self.concurrency, *self.noun)
 
     @property
     def sentence(self) -> str:
         """Say what is sure of it: that levels differ only where their intervals do not overlap."""
-        streams = f"{counted(self.concurrency, 'stream')}"
+        streams, more = self.load, f"more {self.noun[1]}"
         most = f"{number(self.tokens_per_s)} tokens/s in all"
         if self.interval is None:
-            return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."
+            return f"Output reaches {most} at {streams}; too few requests to tell whether {more} bring more."
         low, high = self.interval
         if self.grows and self.in_between:
             return f"Output reaches {most} at {streams}; whether it still grows there is not known: {self.void_said}."
@@ -208,11 +219,11 @@ class Knee:
             return f"Output still grows with concurrency: {most} at {streams}{beyond}."
         if high is None or self._anywhere:
             return (
-                f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
+                f"Output reaches {most} at {streams}; from {low} to {high or self.last} {self.noun[1]} the intervals overlap, so "
                 "whether it grows there is not known."
             )
         if not self.stops:
-            return f"Output reaches {most} at {streams}; whether more streams bring more is not known: their intervals are too wide."
+            return f"Output reaches {most} at {streams}; whether {more} bring more is not known: their intervals are too wide."
         if self.in_between:
             return (
                 f"Output grows no more from {streams} on, with {most}; it may stop growing earlier: {self.void_said}."
@@ -278,6 +289,7 @@ def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
     first level within 5 % of the best throughput. Its interval runs from the first level that may be so near, by the levels'
     95 % intervals, to the first that is for sure.
     """
+    levels = list(levels)
     points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
         good, be = " that are not void" if void else "", "is" if len(points) == 1 else "are"
@@ -302,6 +314,7 @@ def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
         grows=found is last and all(last.surely_above(p) for p in points[:-1]),
         stops=all(p.at_most(found) for p in points if p.users > found.users),
         void=_unknown({int(level["concurrency"]) for level in void if level.get("concurrency")}, points, found.users),
+        people=any(level.get("sessions") for level in levels),
     ), None
 
 
