@@ -147,3 +147,19 @@ def test_loads_of_four_digits_stand_apart(columns: int) -> None:
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in panels[0].get_xticklabels()]
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_a_long_legend_takes_no_room_from_the_panels(tmp_path: Path) -> None:
+    one_request(tmp_path / "run")
+    analysis = analyse(tmp_path / "run")
+    heights = []
+    for names in (["short"], [f"{place} {LONG * 2}" for place in range(14)]):
+        figure, (axes,) = style.page(1)
+        for name in names:
+            axes.plot([0, 1], [0, 1], label=name)
+        style.save(figure, tmp_path / "a.png", analysis, "A title")
+        heights.append(axes.get_window_extent().height)
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert heights[1] > 0.8 * heights[0]

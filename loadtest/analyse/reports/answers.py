@@ -239,7 +239,11 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
         return Tile(name, f"≤ {found.load}", again), level
     if found.levels_off:
         low, high = found.interval or (0, 0)
-        between = f"95 % interval: {low} to {high}" if low != high else series.label or f"more {found.noun[1]} bring no more output"
+        between = (
+            f"95 % interval: {low} to {high}"
+            if low != high
+            else series.label or f"more {found.noun[1]} bring no more output"
+        )
         return Tile(name, found.load, between), level
     more = f", and {found.void_said}: measure longer" if found.void else f": measure longer, or more {found.noun[1]}"
     return Tile(name, "", f"too few requests to tell{more}"), None
