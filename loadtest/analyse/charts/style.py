@@ -173,7 +173,7 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     said = verdict if verdict == "valid" or alone else f"{verdict} ({why})"
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
     parts = (summary["name"], *findings.measured_on(summary).split(" · "), summary["target"].get("url"))
-    every = [[_hardware(analysis)], [simulated], parts]
+    every: list[Sequence[Any]] = [[_hardware(analysis)], [simulated], parts]
     lines = [told for line in every if (told := [str(part) for part in line if part])]
     for i, told in enumerate(lines):
         room = WIDTH * (1 - 2 * EDGE) - (0 if i else 0.5 + 0.1 * len(said))  # the verdict stands in the lowest line
@@ -308,7 +308,7 @@ def logarithmic_x(axes: Axes) -> None:
     panels = 1 if axes.figure is None else min(len(axes.figure.axes), COLUMNS)
     room = (WIDTH - 1) / panels / LABEL
     ticks = _ticks_of_a_decade(math.log10(high / low), room)
-    axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else "auto"))
+    axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else None))
 
 
 def _ticks_of_a_decade(decades: float, room: float) -> tuple[float, ...]:
