@@ -292,3 +292,19 @@ def test_slots_that_a_server_says_and_others_that_were_seen_tell_what_stands_beh
     levels = [{"verdict": verdict, "peak_decoding": peak}]
     found = behind_findings.behind_the_url(of(slots, run=run, summary={"levels": levels}))
     assert [one[: len(claim or "")] for one in found] == ([] if claim is None else [claim])
+
+
+def test_a_speed_that_stays_is_said_once() -> None:
+    """Was "the median decode speed is 100 and 100 tokens/s a stream"."""
+    ends = [
+        {"concurrency": users, "verdict": "valid", "ttft_s": {"p50": 1.0}, "stream_tokens_per_s": {"p50": speed}}
+        for users, speed in ((1, 100.0), (8, 100.02))
+    ]
+    said = str(findings.range_of_ttft(Series("", tuple({"index": 0, "rate": None, **end} for end in ends))))
+    assert said.endswith("; the median decode speed is 100 tokens/s a stream at both.")
+
+
+@pytest.mark.parametrize(("growing", "said"), [(True, 0), (False, 1), (None, 1)])
+def test_a_queue_that_grew_is_not_told_again_by_littles_law(growing: bool | None, said: int) -> None:
+    law = {"in_flight": 9.0, "ends_per_s": 1.0, "sojourn_s": 2.0, "holds": False, "growing": growing}
+    assert len(findings.unsteady([{"label": "1 request/s", "verdict": "suspect", "little": law}])) == said

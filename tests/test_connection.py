@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loadtest.monitor.pages import Page
 from support.gateways import free_port
 from support.hops import on_socket, proxying
 from support.made_servers import OPENAI_STREAM, Made, made, refuse
@@ -21,6 +20,7 @@ from test_wire_tls import certificate  # noqa: F401 - a fixture
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError
+from loadtest.monitor.scraped_page import ScrapedPage
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys, Scenario
@@ -195,7 +195,7 @@ def test_a_proxy_that_speaks_https_itself(
         unknown = loadtest("check", server.url, "--proxy", given)
         wrong = loadtest("check", server.url, "--proxy", plain.url.replace("http", "https"), *known)
         quiet = loadtest("check", server.url, "--proxy", proxy.url.replace("https", "http"), *known)
-        page = Page(f"{server.url}/v1/models", keys=ConnectionKeys(proxy=proxy.url, ca_file=str(certificate)))
+        page = ScrapedPage(f"{server.url}/v1/models", keys=ConnectionKeys(proxy=proxy.url, ca_file=str(certificate)))
         assert json.loads(page.read()) == routes["/v1/models"]
         page.close()
     who = f"the proxy {proxy.url}" + (f" or {server.url}" if scheme == "https" else "")
