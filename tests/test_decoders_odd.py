@@ -218,7 +218,7 @@ FRAMES = {
     "no blank lines, garbage between": Case(
         V1, f"data: oops\ndata: {A}\n\n" + sse(STOP), ["a"], error="not a JSON object"
     ),
-    "nothing": Case(V1, "", done=False, hint="empty"),
+    "nothing": Case(V1, "", done=False, hint="the server's log may say why"),
 }
 
 ERRORS = {

@@ -187,7 +187,9 @@ CASES = {
         V1, sse('{"object":"error","message":"too long","code":400}'), [], done=False, error="too long"
     ),
     "error null is none": Case(V1, sse('{"error":null,"choices":[]}', delta("a"), FINISH), ["a"], finish="stop"),
-    "[DONE] without a finish_reason": Case(V1, sse(delta("a")) + DONE, ["a"], done=False, hint="finish_reason"),
+    "[DONE] without a finish_reason": Case(
+        V1, sse(delta("a")) + DONE, ["a"], done=False, hint="--interrupt_requests false"
+    ),
     "a plain JSON error with status 200": Case(
         V1, '{\n  "error": {"message": "busy"}\n}', [], done=False, error="busy"
     ),

@@ -106,7 +106,10 @@ def _advise(
     """Advise on one model at one server, and write the files into `folder`; print it, or return it for --json."""
     from loadtest.analyse.reports.advice_report import to_dict
 
-    found = _advice_of(analysis, objectives, room)
+    try:
+        found = _advice_of(analysis, objectives, room)
+    except PredictionError as error:
+        raise PredictionError(str(error).replace("No prediction:", "No advice:", 1)) from None
     folder.mkdir(exist_ok=True)
     written = _write_advice(folder, analysis, found)
     if not as_json:

@@ -127,7 +127,7 @@ def shortened(words: list[str]) -> list[str]:
         elif before == "--metrics-port":
             found.append("0")
         elif before == "--path":
-            found.append("/v1/chat/completions")
+            found.append("/v1/embeddings" if "embeddings" in words else "/v1/chat/completions")
         elif before == "--find-max" and not word.isdigit():
             found += [most, word]
         else:

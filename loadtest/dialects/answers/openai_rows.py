@@ -10,7 +10,10 @@ from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.text_shapes import REASONING, Texts, in_message, in_value, text_of_number
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
-NO_FINISH = "the server said [DONE] without a finish_reason"
+NO_FINISH = (
+    "the server said [DONE] without a finish_reason; llama-cpp-python's does so where another request comes in mid-answer, "
+    "unless started with --interrupt_requests false"
+)
 MOST_INDICES = 64  # of choices that are kept
 USAGES = (
     "usage",

@@ -117,7 +117,7 @@ def notes(rows: BoardRows) -> Iterator[str]:
         yield f"In {total['left']} of {counted(total['requests'], 'request')} users hung up{where}."
     if total["cancelled"] or total["warmup"]:
         yield f"Left out: {_left_out(total)}."
-    if total["warmup"] and not total["requests"]:
+    if total["warmup"] and not total["requests"] and total["cancelled"] == total["cancelled_warmup"]:
         yield "Every request was a warm-up: requests count once all users have started (-u divided by -r seconds)."
     for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it
         if row["reasons"]:

@@ -76,7 +76,14 @@ def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
     prompts, outputs = uncached(run)[good], run.column("output_tokens")[good]
     known = np.isfinite(prompts) & np.isfinite(outputs) & (prompts >= 1) & (outputs >= 1)
     if not known.any():
-        raise PredictionError("No prediction: the server does not say how many tokens prompts and answers have.")
+        missing = [
+            name
+            for name, values in (("prompts", prompts), ("answers", outputs))
+            if not (np.isfinite(values) & (values >= 1)).any()
+        ]
+        raise PredictionError(
+            f"No prediction: the server does not say how many tokens {' and '.join(missing or ('the same requests',))} have."
+        )
     pairs = np.stack((prompts[known], outputs[known]), axis=1).astype(np.int64)
     if len(pairs) > MOST_LENGTHS:
         pairs = pairs[np.linspace(0, len(pairs) - 1, MOST_LENGTHS).astype(np.int64)]
