@@ -217,6 +217,22 @@ def test_a_key_that_is_refused_is_not_tried_again(loadtest: Call, status: int) -
     assert ("OPENAI_API_KEY" in out.splitlines()[-1]) == (status in (401, 403))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Either x-portkey-config or x-portkey-provider header is required",
+        "Missing required header: x-portkey-config",
+        "the request must include the header 'x-portkey-config'",
+    ],
+)
+def test_a_header_that_a_gateway_misses_is_named_and_nothing_else_is_tried(loadtest: Call, words: str) -> None:
+    with judging(lambda *_: refuse(400, {"message": words}), CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 1
+    assert len(server.posted) == 1
+    assert "give it with --header 'x-portkey-config: …'" in out
+
+
 def test_a_server_without_a_list_of_models_is_tried_where_a_model_is_named(loadtest: Call) -> None:
     with judging(lambda *_: None, CHATS, routes={"/v1/models": refuse(405)}) as server:
         assert loadtest("check", server.url, "--try")[0] == 2
