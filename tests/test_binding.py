@@ -31,6 +31,11 @@ TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "pr
             "the slots are often taken (utilisation 0.54)",
         ),
         (LoadFacts(**{**TTFT, "utilisation": 0.2}, parts={"slots": 4.0, "prefill": 2.0}), "prefill", "reading prompts"),
+        (  # was "reading prompts takes too long (8 % of the server's time)"
+            LoadFacts(**{**TTFT, "utilisation": 0.3, "prefill_share": 0.08}, parts={"slots": 4.2, "prefill": 0.5}),
+            "slots",
+            "the slots are taken in bursts (utilisation 0.30)",
+        ),
         (LoadFacts(**{**TTFT, "slots": 1}, parts={"slots": 4.0}), "slots", "the only slot is taken"),
         (
             LoadFacts(**TTFT, parts={"prefill": 3.0, "slots": 0.5}, reread_share=0.8),

@@ -210,6 +210,15 @@ def test_a_speed_that_is_not_known_is_not_said() -> None:
     assert not [said for said in step_findings.steps_findings(of(LIMIT, steps=steps)) if "Prefill" in said]
 
 
+@pytest.mark.parametrize(("interference", "said"), [(None, False), (0.0, False), (0.0008, True)])
+def test_that_prompts_shared_steps_is_seen_where_none_was_alone(interference: float | None, *, said: bool) -> None:
+    """Was half as fast again where streams have a clock each: the steps that they did not share were taken off."""
+    steps = steps_of(fits=True, reason=None)
+    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=False, method="stated", holds=None)
+    steps.interference_s = interference
+    assert any("Prefill" in each for each in step_findings.steps_findings(of(LIMIT, steps=steps))) is said
+
+
 @pytest.mark.parametrize(("n", "said"), [(12 * 4, False), (12 * 40, True)])
 def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> None:
     """Was said of four steps, which each of 12 streams saw as a gap."""

@@ -107,6 +107,15 @@ def test_too_few_requests_say_nothing_of_growth() -> None:
     assert found.growing
 
 
+@pytest.mark.parametrize(("requests", "known"), [(30, False), (300, True)])
+def test_a_level_as_short_as_a_few_first_tokens_does_not_tell(*, requests: int, known: bool) -> None:
+    """Was "did not keep up at 300 requests/s": 30 requests in 0.1 s to a server that answers each of them after 60 ms."""
+    send = np.arange(requests) / 300
+    found = knee.growth(send, send + 0.06, send + 0.03)
+    assert (found is not None) is known
+    assert not (found and found.growing)
+
+
 def test_a_wave_of_many_requests_is_no_growing_queue() -> None:
     """In a minute ten more in flight are much at 2/s, and nothing at 500/s, where a pause of 20 ms does that."""
     for rate, growing in ((2.0, True), (500.0, False)):

@@ -20,6 +20,7 @@ FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
 LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
 BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
+FEWEST_WAITS = 4.0  # times as long as its first requests wait for their first tokens, below which a level only fills up
 SLOWER = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
 DIP_SHARE = (
     0.85  # of the output at fewer and at more streams: where it is surely less, something besides the load changed it
@@ -138,14 +139,20 @@ def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -
     Args:
         first: the first token of each, nan where none came. A level fills up for as long as an answer takes, on any server.
             So where more are in flight but no more wait for a first token, only requests sent after that time tell whether
-            they pile up; and they do only where answers take longer later on.
+            they pile up; and they do only where answers take longer later on. A level that lasts no longer than a few first
+            tokens take does not tell.
     """
     if len(send) < FEWEST_ARRIVALS:
         return None
     found = _grown(send, end, send)
-    if first is None or not found.growing or _grown(send, np.where(np.isfinite(first), first, end), send).growing:
+    if first is None or not found.growing:
         return found
+    begun = np.where(np.isfinite(first), first, end)
     order, third = np.argsort(send, kind="stable"), len(send) // 3
+    if np.ptp(send) < FEWEST_WAITS * float((begun - send)[order[:third]].mean()):
+        return None
+    if _grown(send, begun, send).growing:
+        return found
     lasting, *later_on = (float((end - send)[rows].mean()) for rows in np.split(order, (third, 2 * third)))
     slower, later = max(later_on) > SLOWER * lasting, send[send >= send.min() + lasting]
     if len(later) < FEWEST_ARRIVALS:

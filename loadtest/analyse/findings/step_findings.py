@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.server.timing.prefill import FEWEST_PROMPTS
+from loadtest.analyse.server.timing.prefill import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
 WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
+HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
 MOST_RUNS = 4  # of consecutive numbers in one sentence
 
 
@@ -37,7 +38,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
             kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
             said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
     prefill = steps.prefill
-    if prefill is None or not prefill.holds:
+    if prefill is None or not _holds(steps, prefill):
         return said
     if prefill.least:
         speeds = analysis.run.column("prefill_tokens_per_s")
@@ -53,6 +54,16 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
         speed = number(1 / prefill.per_token_s)
         said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
     return said
+
+
+def _holds(steps: Steps, prefill: Prefill) -> bool:
+    """Whether the speed of prefill is that of reading: that the steps beside it were shared is seen, or some prompts had none.
+
+    A server whose streams have a clock each shares no steps, and too much would be taken for them.
+    """
+    if prefill.holds is not None:
+        return prefill.holds
+    return (steps.interference_s or 0.0) >= HELD_UP * prefill.per_token_s
 
 
 def _seen_at(steps: Steps) -> str:

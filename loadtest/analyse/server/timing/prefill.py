@@ -56,7 +56,9 @@ class Prefill:
     jitter: float = 0.0  # standard deviation of prompts' times as a share of them
     n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
     factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
-    holds: bool = True  # whether it gives back the prompts that had the server to themselves
+    holds: bool | None = (
+        True  # whether it gives back the prompts that had the server to themselves; None: there were none
+    )
     least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
 
     def to_dict(self) -> dict[str, object]:
@@ -135,8 +137,8 @@ def _from_durations(gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) 
     lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
     if lone.sum() >= FEWEST_PROMPTS:
         off = np.log(spent / np.maximum(found.fixed_s + found.per_token_s * evaluated, least))[lone]
-        found = replace(found, holds=bool(abs(float(np.median(off))) <= HOLDS))
-    return found, None
+        return replace(found, holds=bool(abs(float(np.median(off))) <= HOLDS)), None
+    return replace(found, holds=None), None
 
 
 class _PromptGroups(NamedTuple):

@@ -68,6 +68,8 @@ def what_binds(facts: LoadFacts) -> Binding:
     evidence = _evidence(facts, known)
     rare = facts.utilisation is not None and facts.utilisation < TAKEN
     most = max(known, key=lambda name: known[name] if name != "slots" or not rare else 0.0)
+    if rare and most in ("batch", "prefill") and _reads_little(facts, known):
+        return _slots(facts, evidence)
     match most:
         case "slots":
             return _slots(facts, evidence)
@@ -84,6 +86,14 @@ def what_binds(facts: LoadFacts) -> Binding:
     return _prompts(facts, evidence)
 
 
+def _reads_little(facts: LoadFacts, known: Mapping[str, float]) -> bool:
+    """Whether little of the server's time goes to prompts, and little of the requests' to them."""
+    if facts.prefill_share is None or "slots" not in known:
+        return False
+    waited = known.get("batch", 0.0) + known.get("prefill", 0.0)
+    return facts.prefill_share < LITTLE_READING and waited < LITTLE_READING * sum(known.values())
+
+
 def _only_steps(facts: LoadFacts, known: Mapping[str, float]) -> bool:
     """Whether first tokens wait for steps of the server alone: next to none of the time goes to prompts, their own or others'."""
     waited = known.get("batch", 0.0) + known.get("prefill", 0.0)
@@ -98,8 +108,9 @@ def _slots(facts: LoadFacts, evidence: str) -> Binding:
         return _prompts(facts, evidence)
     used = "" if facts.utilisation is None else f" (utilisation {min(facts.utilisation, 1.0):.2f})"
     which = "the slots are" if facts.slots is None or facts.slots > 1 else "the only slot is"
-    often = "often " if facts.utilisation is not None and facts.utilisation < NEARLY_ALWAYS else ""
-    return Binding("slots", f"{which} {often}taken{used}", evidence)
+    rare, often = (facts.utilisation is not None and facts.utilisation < share for share in (TAKEN, NEARLY_ALWAYS))
+    taken = "taken in bursts" if rare else "often taken" if often else "taken"
+    return Binding("slots", f"{which} {taken}{used}", evidence)
 
 
 def _prompts(facts: LoadFacts, evidence: str) -> Binding:
