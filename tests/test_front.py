@@ -154,6 +154,15 @@ def test_the_names_are_one_an_option_and_clash_with_none_in_use() -> None:
     assert mentioned <= taken | set(RESERVED)
 
 
+@pytest.mark.parametrize("command", [None, *sorted(cli.list_commands(click.Context(cli)))])
+def test_no_line_of_help_is_wider_than_a_terminal(
+    loadtest: Call, monkeypatch: pytest.MonkeyPatch, command: str | None
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, text, _ = loadtest(*([command] if command else []), "--help")
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
 def test_every_option_of_run_stands_once_under_a_heading(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     _, text, _ = loadtest("run", "--help")

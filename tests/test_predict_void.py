@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 from test_score import command, measured, predicted
 
-from loadtest.analyse.whatif.promised.predict_loads import describe_basis
+from loadtest.analyse.whatif.promised.predict_loads import describe_basis, levels_in_words
 from loadtest.analyse.whatif.promised.prediction_file import read_document
 
 
@@ -47,7 +47,7 @@ def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path:
     assert [label.split(" · ")[0] for label in document.rests_on["levels"]] == ["1 stream", "2 streams", "4 streams"]
     basis = describe_basis(document)
     assert basis.startswith("Rests on 1 stream")
-    assert "8 streams · " not in basis
+    assert "8 streams" not in basis
     assert document.said[-1].startswith("Void, so the prediction does not rest on it: 8 streams · ")
     assert "does not rest on it: 8 streams" in " ".join(said.split())
     # Only the level of eight users shows that there are five slots, and what a step of five streams takes.
@@ -55,3 +55,11 @@ def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path:
     assert max(map(int, document.rests_on["step_errors"])) == 4
     assert max(map(int, predicted(fewer, concurrencies=(6,)).rests_on["step_errors"])) == 4
     assert read_document(tmp_path / "whole.json").rests_on["slots"]["limit"] == 5
+
+
+def test_what_many_levels_share_is_said_once() -> None:
+    labels = [f"{users} streams · 100 in · 20 out" for users in (2, 4, 8, 16, 32, 64, 128)]
+    assert levels_in_words(labels[:2]) == "2 streams and 4 streams (100 in · 20 out)"
+    assert levels_in_words(labels) == "7 levels from 2 streams to 128 streams (100 in · 20 out)"
+    assert levels_in_words(labels[:1]) == labels[0]
+    assert levels_in_words([]) == ""

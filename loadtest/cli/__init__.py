@@ -100,7 +100,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 done · 1 a gate failed · 2 a mistake in what was asked for
-                3 the run is void, or not all of it could be kept · 130 interrupted
+                3 the run is void, or not all could be kept · 130 interrupted
                 (`serve` and `monitor` run until they are: 0)
     """
 

@@ -47,8 +47,9 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
 
     \b
     Examples:
-      loadtest advise runs/20260101-120000-run
-      loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
+      loadtest advise runs/first
+      loadtest advise runs/first --slo ttft_p95=2,tokens_per_s_p5=10
+      loadtest advise runs/first --slo ttft_p95=2 --gpu-memory 80GB
     """
     from loadtest.analyse.summary import analyse
     from loadtest.memory.loaded import parse_memory

@@ -140,7 +140,8 @@ def compare(
     table of every level, a verdict on every pair, and one chart of all. So does one run of several models or servers.
 
     \b
-    Exit codes: 0 no regression, and of three runs and more always · 1 a figure is worse by more than --tolerance
+    Exit codes: 0 no regression, and of three runs and more always
+                1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
     if not against and len(runs) != 2:

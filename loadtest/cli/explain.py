@@ -60,10 +60,10 @@ def explain(
 
     \b
     Examples:
-      loadtest explain runs/20260101-120000-run
-      loadtest explain runs/20260101-120000-run --request 57
-      loadtest explain runs/20260101-120000-run --percentile p95 --level 2
-      loadtest explain runs/20260101-120000-run --slowest 5
+      loadtest explain runs/first
+      loadtest explain runs/first --request 57
+      loadtest explain runs/first --percentile p95 --level 2
+      loadtest explain runs/first --slowest 5
     """
     from loadtest.analyse.summary import analyse
 

@@ -60,9 +60,9 @@ def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> 
 
     \b
     Examples:
-      loadtest export runs/20260101-120000-run
-      loadtest export runs/20260101-120000-run --format json --what levels -o -
-      loadtest export runs/20260101-120000-run --format parquet --what requests,chunks -o tables
+      loadtest export runs/first
+      loadtest export runs/first --format json --what levels -o -
+      loadtest export runs/first --format parquet --what requests,chunks -o tables
     """
     to_stdout = out == STDOUT
     if to_stdout and len(what) != 1:

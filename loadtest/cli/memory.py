@@ -69,8 +69,8 @@ def memory(**options: Any) -> None:
 
     \b
     Examples:
-      loadtest memory --model llama3.1:70b --quantization q4_0 --context 2048 --slots 4 --gpu-memory 80GB
-      loadtest memory --gguf model.gguf --context 8192 --slots 8 --gpu-memory 24GiB
+      loadtest memory --model llama3.1:70b --context 2048 --gpu-memory 80GB
+      loadtest memory --gguf model.gguf --context 8192 --slots 8 --gpu-memory 24GB
       loadtest memory --parameters 7e9 --table
       loadtest memory --model llama3.1:8b --training adamw
     """

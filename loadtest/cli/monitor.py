@@ -116,8 +116,8 @@ def monitor(
     \b
     Examples:
       loadtest monitor --out runs/today --source host --source nvidia
-      loadtest monitor --out runs/today --source ollama=http://127.0.0.1:11434,dcgm=http://127.0.0.1:9400
-      loadtest monitor --out runs/today --source prometheus=http://127.0.0.1:9100/metrics:node_load1 --for 60
+      loadtest monitor --out runs/today --source dcgm=http://gpu-box:9400 --for 60
+      loadtest monitor --out runs/m --source prometheus=http://box:9100/metrics:up
       loadtest monitor --out runs/today --metrics-port 9464
     """
     keys = connection_of(values)

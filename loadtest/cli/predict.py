@@ -61,9 +61,9 @@ def predict(
 
     \b
     Examples:
-      loadtest predict runs/20260101-120000-run --concurrency 6,8,12
-      loadtest predict runs/20260101-120000-run --rate 0.5,1 --requests 200 --out before.json
-      loadtest predict runs/20260101-120000-run --concurrency 8 --slots 2,4,8
+      loadtest predict runs/first --concurrency 6,8,12
+      loadtest predict runs/first --rate 0.5,1 --requests 200 --out before.json
+      loadtest predict runs/first --concurrency 8 --slots 2,4,8
     """
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse

@@ -92,7 +92,8 @@ def report(
     summary.json holds each level's goodput. A folder that cannot be reported is named, and the others are reported.
 
     \b
-    Exit codes: 0 done · 1 an objective is missed or not judged · 2 a folder could not be reported
+    Exit codes: 0 done · 1 an objective is missed or not judged
+                2 a folder could not be reported
                 3 a level is void, or records are missing
     """
     prices = Prices.asked(price_per_hour, price_per_kwh)

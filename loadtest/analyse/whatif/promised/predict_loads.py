@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import __version__
+from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
@@ -34,6 +35,7 @@ from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.text import counted, listed
 
+MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 
 
@@ -227,11 +229,19 @@ def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str,
     return {"mean": float(values.mean()), "deviation": float(values.std()), "n": n}
 
 
+def levels_in_words(labels: Sequence[str]) -> str:
+    """Name levels, what all of them share once, and of many the first and the last."""
+    common, own = offered_load.shared(labels) if labels else ([], [])
+    said = listed(own) if len(own) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
+    return said + (f" ({' · '.join(common)})" if common else "")
+
+
 def describe_basis(document: Document) -> str:
     """Say in one sentence what a prediction rests on."""
     rests, slots = document.rests_on, document.rests_on["slots"]
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
+    said = listed(times) if len(times) <= MOST_NAMED else f"{len(times)} numbers from {times[0]} to {times[-1]}"
     way = rests.get("way", SLICED_WAY)
     pace = rests["step_law"].get("pace_error") or 0.0
     paces = (
@@ -240,7 +250,7 @@ def describe_basis(document: Document) -> str:
         else ""
     )
     return (
-        f"Rests on {listed(rests['levels'])}; {limit} ({slots['how']}); step times of {listed(times)} streams"
+        f"Rests on {levels_in_words(rests['levels'])}; {limit} ({slots['how']}); step times of {said} streams"
         f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
         f"Of the ways servers work this one gives back the run: {way}.{paces}"
     )
