@@ -321,7 +321,7 @@ def doubt_coalesced(
     """
     if not requests:
         return
-    cure = "(nginx: proxy_buffering off)"
+    cure = "(nginx: proxy_buffering off; HAProxy: option http-no-delay)"
     if 2 * held_back > requests:
         yield Doubt(
             SUSPECT,
@@ -334,7 +334,7 @@ def doubt_coalesced(
         yield Doubt(
             SUSPECT,
             f"the first token came in one read with a later one in {merged} of {requests} requests "
-            f"({percent(merged / requests)}): TTFT may be late"
+            f"({percent(merged / requests)}): TTFT may be late, and the decode speed of a stream too high"
             + (
                 f"; {pieces / reads:.0f} pieces of an answer came in one read on average, as behind a proxy that buffers "
                 f"answers {cure}"

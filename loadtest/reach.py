@@ -1,7 +1,8 @@
 """How a server is reached: what is trusted over https, and a proxy as the first hop. No sockets here.
 
 Through a proxy a request to an http server has the server's whole URL in its first line; an https server is reached by a
-tunnel, which CONNECT opens. TCP to the proxy is our own, so reads keep the kernel's stamps: of when the proxy's bytes came.
+tunnel, which CONNECT opens. A proxy may itself speak https: all of that then goes inside TLS. TCP to the proxy is our own, so
+reads keep the kernel's stamps: of when the proxy's bytes came.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def trust(keys: ConnectionKeys) -> ssl.SSLContext:
     if keys.cert is not None:
         _show_certificate(context, keys.cert, keys.cert_key)
     return context
+
+
+def trust_of_proxy(keys: ConnectionKeys) -> ssl.SSLContext:
+    """Return the TLS context of connections to a proxy: as for a server, but our certificate is shown to the server alone."""
+    return trust(ConnectionKeys(ca_file=keys.ca_file, insecure=keys.insecure))
 
 
 def _known_authorities() -> str | None:
@@ -138,11 +144,10 @@ def proxy_named(keys: ConnectionKeys) -> str | None:
 def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
     scheme, found, _ = proxy.strip().partition("://")
-    if found and scheme.lower() != "http":
+    if found and scheme.lower() not in ("http", "https"):
         kind = shown_scheme(scheme.lower())
         raise ScenarioError(
-            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, not one that speaks {kind}"
-            f"{_instead(kind, proxy)}."
+            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, not one that speaks {kind}{_instead(kind)}."
         )
     try:
         address = parse_url(proxy if found else f"http://{proxy.strip()}")
@@ -151,7 +156,7 @@ def without_login(proxy: str) -> str:
     place = origin(address.base)
     if (
         place is None
-        or place[0] != "http"
+        or place[0] == "unix"
         or "/" in address.base.partition("://")[2]
         or "?" in address.base
         or address.endpoint
@@ -161,22 +166,12 @@ def without_login(proxy: str) -> str:
     return address.base
 
 
-def _instead(kind: str, proxy: str) -> str:
+def _instead(kind: str) -> str:
     """Say what to do where a proxy speaks another protocol; nothing where that is not known."""
     if kind.startswith("socks"):
         return (
             ": leave --proxy out, bring the server's port here with ssh -N -L 8000:SERVER:PORT HOST, and give "
             "http://127.0.0.1:8000 as the URL"
-        )
-    if kind == "https":
-        try:
-            place = origin(parse_url(proxy).base)
-        except TargetError:
-            place = None
-        host, port = ("PROXY", 443) if place is None else place[1:]
-        return (
-            f": give its port for plain http; where it has none, run socat TCP-LISTEN:{PROXY_PORT},bind=127.0.0.1,fork "
-            f"OPENSSL:{host}:{port}, and give --proxy http://127.0.0.1:{PROXY_PORT}"
         )
     return ""
 
@@ -196,6 +191,7 @@ class Proxy:
 
     place: Place
     head: bytes = b""  # the line that holds our credentials
+    context: ssl.SSLContext | None = None  # of TLS with a proxy that speaks https
 
     @classmethod
     def of(cls, keys: ConnectionKeys) -> Self | None:
@@ -205,10 +201,10 @@ class Proxy:
         place = origin(url)
         assert place is not None, "proxy_named has parsed it"
         lines = (f"{name}: {value}\r\n".encode("ascii") for name, value in credentials.proxy_auth(url).items())
-        return cls(place, b"".join(lines))
+        return cls(place, b"".join(lines), trust_of_proxy(keys) if place[0] == "https" else None)
 
     def __str__(self) -> str:
-        return f"http://{authority(self.place)}"
+        return f"{self.place[0]}://{authority(self.place)}"
 
     def request(self, payload: bytes, place: Place) -> bytes:
         """Return a request to the http server at `place` as the proxy takes it."""

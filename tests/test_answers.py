@@ -144,7 +144,7 @@ def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> 
     assert reason.wrong == "A clock jumped."
     assert len(reason.seen) == 3
     assert reason.where.endswith("are void")
-    assert reason.example.startswith(f"{reason.where}. At 1 stream · ")
+    assert reason.example.startswith("1 stream, 2 streams and 4 streams are void. At 1 stream: a clock ")
 
 
 def test_two_reasons_of_one_level_are_not_two_levels() -> None:

@@ -182,3 +182,18 @@ def test_the_other_load_testers_speak_only_openai(bench: Any, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         bench("peers").parse(["evalscope", "--api", "ollama"])
     assert "speak only --api openai" in capsys.readouterr().err
+
+
+def test_a_chart_is_drawn_of_the_table_in_a_page(
+    bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = BENCHMARKS.parent.parent / "docs/other-tools.md"
+    found = bench("peers_table").read(page.read_text())
+    assert list(found) == ["100 streams", "300 streams"]
+    assert [row.client for row in found["100 streams"]] == [row.client for row in found["300 streams"]]
+    row = next(one for one in found["300 streams"] if one.client == "vllm bench serve")
+    assert (row.ttft_p50, row.ttft_p99, row.cpu_us, row.ratio) == (127.38, 129.18, 45.0, 2.62)
+    assert math.isnan(found["300 streams"][0].itl_p50)
+    with pytest.raises(SystemExit):
+        bench("peers").parse(["--from", str(page)])
+    assert "give --plot FILE" in capsys.readouterr().err

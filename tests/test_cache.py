@@ -82,6 +82,22 @@ def test_counts_that_are_hidden_are_inferred_within_five_points(tmp_path: Path, 
     assert seen >= (3 if timings else 1)
 
 
+@pytest.mark.parametrize(
+    ("seed", "first", "answer"),
+    [(29, (200, 800), (150, 300)), (9, (100, 200), (40, 60))],  # was 10 and 13 points too much
+)
+def test_answers_that_come_back_as_other_tokens_are_seen_to_be_read_again(
+    tmp_path: Path, seed: int, first: tuple[int, int], answer: tuple[int, int]
+) -> None:
+    fast = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.001, jitter=0.05)
+    loads = [Talks(users=users, talks=10, turns=5, first=first, answer=answer, think_s=5.0) for users in (1, 2)]
+    path = write(play_talks(fast, loads, slots=4, seed=seed, answers_kept=False), tmp_path / "run")
+    shown = analyse(path).summary["levels"]
+    found = analyse(talkers.hidden(path, tmp_path / "hidden")).summary["levels"]
+    for said, level in zip(found, shown, strict=True):
+        assert said["cached_share"] == pytest.approx(level["cached_share"], abs=0.05)
+
+
 def test_turns_that_a_step_hides_do_not_bend_the_line(tmp_path: Path) -> None:
     """Three turns in four take exactly a step, however few tokens they read."""
     fast = Timing(step=StepLaw(0.01), prefill_s=0.0002)

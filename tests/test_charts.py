@@ -23,6 +23,7 @@ from support.made_runs import Made, closed_loop, grid, make, recorded, unanswere
 from loadtest.analyse import charts
 from loadtest.analyse.charts import itl, style
 from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
@@ -219,7 +220,7 @@ def test_a_name_that_no_font_can_draw_draws_without_a_warning(tmp_path: Path) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert charts.draw_all(analyse(tmp_path / "run"), tmp_path / "charts")
-    assert style.drawable(name) == "\ufffd" * 4 + r"\x1b[31m $7b$ \u202e"
+    assert drawable(name) == "\ufffd" * 4 + r"\x1b[31m $7b$ \u202e"
 
 
 def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:

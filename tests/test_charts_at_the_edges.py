@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,12 +18,13 @@ from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, t
 from loadtest.analyse.charts.over_time import timeline
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.records import Outcome
+from loadtest.records import Outcome, Record
 
 
 def of_two_lengths(path: Path) -> Analysis:
     """A run of two series, of which the second waits far longer than the first, and has by far the more gaps."""
-    levels, records = [], []
+    levels: list[dict[str, Any]] = []
+    records: list[Record] = []
     for tokens, users in itertools.product((8, 200), (1, 16)):
         start = max((record.t_end for record in records), default=0) + 1_000_000
         made = Made(tokens=tokens)
@@ -37,15 +39,16 @@ def of_two_lengths(path: Path) -> Analysis:
 
 @pytest.mark.parametrize("chart", [percentiles.ttft, itl.tail])
 @pytest.mark.parametrize("turned", [False, True])
-def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: object, *, turned: bool) -> None:
+def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: Any, *, turned: bool) -> None:
     analysis = of_two_lengths(tmp_path / "run")
     _, panels = style.page(2)
     found = series_of(analysis.summary["levels"])
     for axes, series in zip(panels, found[::-1] if turned else found, strict=True):
-        chart(axes, analysis, series)  # type: ignore[operator]
+        chart(axes, analysis, series)
     low, high = panels[0].get_ylim()
     for line in itertools.chain.from_iterable(axes.lines for axes in panels):
-        assert all(low <= float(value) <= high for value in line.get_ydata())  # type: ignore[union-attr]
+        drawn: Any = line.get_ydata()
+        assert all(low <= value <= high for value in drawn)
 
 
 def test_the_timeline_of_many_streams_shows_the_level_and_not_its_warm_up(tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ LONG = "hf.co/" + "a-very-long-organisation/" * 3 + "Model-70B-GGUF:Q4_K_M"
 
 def test_a_long_model_leaves_the_footer_legible(tmp_path: Path) -> None:
     target = {"url": "http://gpu-box.internal.example.org:11434", "dialect": "ollama-chat", "model": LONG}
-    more = {"state": "failed", "failure": "the disk is full", "target": target, "name": "long " * 30}
+    more: dict[str, Any] = {"state": "failed", "failure": "the disk is full", "target": target, "name": "long " * 30}
     make(tmp_path / "run", users=(1,), each=1, **more)
     analysis = analyse(tmp_path / "run")
     analysis.summary["hardware"] = ["NVIDIA A100 80GB PCIe " * 12]
@@ -147,3 +150,19 @@ def test_loads_of_four_digits_stand_apart(columns: int) -> None:
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in panels[0].get_xticklabels()]
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_a_long_legend_takes_no_room_from_the_panels(tmp_path: Path) -> None:
+    one_request(tmp_path / "run")
+    analysis = analyse(tmp_path / "run")
+    heights = []
+    for names in (["short"], [f"{place} {LONG * 2}" for place in range(14)]):
+        figure, (axes,) = style.page(1)
+        for name in names:
+            axes.plot([0, 1], [0, 1], label=name)
+        style.save(figure, tmp_path / "a.png", analysis, "A title")
+        heights.append(axes.get_window_extent().height)
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert heights[1] > 0.8 * heights[0]

@@ -15,7 +15,9 @@ import yaml
 from support.made_runs import Made, make
 
 from loadtest.analyse.reports import gate_report
+from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
+from loadtest.slo import parse_objectives
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
@@ -86,6 +88,14 @@ def test_the_step_summary_is_appended_where_it_is_asked_for(
     assert text.startswith("before\n### loadtest: made")
     assert "| 1 stream · 100 in · 20 out | TTFT p50 ≤ 100 ms | ✅ met |" in text
     assert "❌ missed" in text
+
+
+def test_nothing_of_a_void_level_has_passed(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(8,), clock_steps=2)
+    text = gate_report.step_summary(analyse(tmp_path / "run").summary, parse_objectives("ttft_p50=10,itl_p50=0.001"))
+    assert "| ❔ met, but void |" in text
+    assert "| ❔ missed, but void |" in text
+    assert "✅" not in text
 
 
 def test_the_step_summary_without_github_is_a_mistake_before_anything_is_sent(

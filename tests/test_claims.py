@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import data_findings, leaving_findings, step_findings
+from loadtest.analyse.findings import behind_findings, data_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
@@ -258,3 +258,53 @@ def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], sa
     run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
     asked = [level() | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
     assert said in data_findings.length_sentences(run, asked)
+
+
+@pytest.mark.parametrize(
+    ("said", "slots", "peak", "verdict", "claim"),
+    [
+        (
+            4,
+            NO_LIMIT,
+            8,
+            "valid",
+            "More than one server stands behind this URL: at least 8 requests were at work at once",
+        ),
+        (4, NO_LIMIT, 4, "valid", None),  # prompts beside each other decode one after another
+        (4, NO_LIMIT, 8, "void", None),
+        (4, LIMIT, 4, "valid", None),
+        (8, NO_LIMIT, 8, "valid", None),
+        (
+            8,
+            LIMIT,
+            4,
+            "valid",
+            "No more than 4 requests at a time got through, though the server says that it has 8 slots.",
+        ),
+        (16, NO_LIMIT, 8, "valid", None),
+        (None, NO_LIMIT, 8, "valid", None),
+    ],
+)
+def test_slots_that_a_server_says_and_others_that_were_seen_tell_what_stands_behind_a_url(
+    said: int | None, slots: Slots, peak: int, verdict: str, claim: str | None
+) -> None:
+    run = SimpleNamespace(facts={"server": {"slots_said": said}})
+    levels = [{"verdict": verdict, "peak_decoding": peak}]
+    found = behind_findings.behind_the_url(of(slots, run=run, summary={"levels": levels}))
+    assert [one[: len(claim or "")] for one in found] == ([] if claim is None else [claim])
+
+
+def test_a_speed_that_stays_is_said_once() -> None:
+    """Was "the median decode speed is 100 and 100 tokens/s a stream"."""
+    ends = [
+        {"concurrency": users, "verdict": "valid", "ttft_s": {"p50": 1.0}, "stream_tokens_per_s": {"p50": speed}}
+        for users, speed in ((1, 100.0), (8, 100.02))
+    ]
+    said = str(findings.range_of_ttft(Series("", tuple({"index": 0, "rate": None, **end} for end in ends))))
+    assert said.endswith("; the median decode speed is 100 tokens/s a stream at both.")
+
+
+@pytest.mark.parametrize(("growing", "said"), [(True, 0), (False, 1), (None, 1)])
+def test_a_queue_that_grew_is_not_told_again_by_littles_law(growing: bool | None, said: int) -> None:
+    law = {"in_flight": 9.0, "ends_per_s": 1.0, "sojourn_s": 2.0, "holds": False, "growing": growing}
+    assert len(findings.unsteady([{"label": "1 request/s", "verdict": "suspect", "little": law}])) == said

@@ -308,6 +308,7 @@ def test_what_the_environment_says_to_other_programs_breaks_no_run(simulated_url
     ("status", "body", "words"),
     [
         (503, b"loading", "does not answer a first request: HTTP 503: loading."),
+        (404, b"No such model.", "HTTP 404: No such model. `loadtest check --try`"),
         (429, b"{}", "does not answer a first request: HTTP 429"),
     ],
 )

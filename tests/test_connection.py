@@ -15,10 +15,12 @@ import pytest
 from support.gateways import free_port
 from support.hops import on_socket, proxying
 from support.made_servers import OPENAI_STREAM, Made, made, refuse
+from support.wire_server import Peer, serving
 from test_wire_tls import certificate  # noqa: F401 - a fixture
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError
+from loadtest.monitor.scraped_page import ScrapedPage
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys, Scenario
@@ -151,8 +153,7 @@ def test_wrong_files_and_contradictions_are_one_sentence(loadtest: Call, certifi
         (["--ca-file", folder / "none.pem"], "cannot read certificates"),
         (["--proxy", "socks5://h:1"], "must be an HTTP proxy"),
         (["--proxy", "SOCKS5h://us:pw@h:1"], "with ssh -n -l 8000:server:port host, and give http://127.0.0.1:8000"),
-        (["--proxy", "https://us:pw@h:3129"], "openssl:h:3129, and give --proxy http://127.0.0.1:3128."),
-        (["--proxy", "https://h"], "openssl:h:443,"),
+        (["--proxy", "https://us:pw@h:3129/x"], "host and port alone"),
     ):
         for command_name in ("check", "run"):
             code, _, err = loadtest(command_name, "--url", url, *options)
@@ -164,6 +165,47 @@ def test_https_asked_of_a_port_that_speaks_http(loadtest: Call) -> None:
         url = server.url.replace("http:", "https:")
         code, _, err = loadtest("check", url)
     assert (code, err) == (2, f"loadtest: {url} speaks http, not https: give {server.url}.\n")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_speaks_https_itself(
+    loadtest: Call,
+    tmp_path: Path,
+    certificate: Path,  # noqa: F811
+    scheme: str,
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    routes = {"/v1/models": {"data": [{"id": "m"}]}, "/v1/chat/completions": OPENAI_STREAM}
+
+    def speaks_http(peer: Peer) -> None:
+        peer.sock.recv(100)
+        peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with (
+        made(routes, tls=context if scheme == "https" else None) as server,
+        proxying(tls=context) as proxy,
+        serving(speaks_http) as plain,
+    ):
+        given = proxy.url.replace("://", f"://{LOGIN}@")
+        known = ["--ca-file", certificate]
+        code, out, err = loadtest("run", server.url, "--proxy", given, *known, *SHORT, "--out", tmp_path / "run")
+        assert code in (0, 3), err
+        assert any(b"Proxy-Authorization: Basic" in head for head in proxy.seen)
+        unknown = loadtest("check", server.url, "--proxy", given)
+        wrong = loadtest("check", server.url, "--proxy", plain.url.replace("http", "https"), *known)
+        quiet = loadtest("check", server.url, "--proxy", proxy.url.replace("https", "http"), *known)
+        page = ScrapedPage(f"{server.url}/v1/models", keys=ConnectionKeys(proxy=proxy.url, ca_file=str(certificate)))
+        assert json.loads(page.read()) == routes["/v1/models"]
+        page.close()
+    who = f"the proxy {proxy.url}" + (f" or {server.url}" if scheme == "https" else "")
+    assert f"{who} has a certificate that is not trusted here" in unknown[2]
+    assert f"{plain.url.replace('http', 'https')}" in wrong[2]
+    assert f"speaks http, not https: give --proxy {plain.url}" in wrong[2]
+    assert scheme == "https" or f"If the proxy speaks https, give --proxy {proxy.url}." in quiet[2], quiet[2]
+    assert [unknown[0], wrong[0], quiet[0]] == [2, 2, 2]
+    assert "PLANTED" not in out + err + str(unknown)
+    assert ok(tmp_path / "run")["comparability"]["proxy"] == proxy.url
 
 
 def test_proxy_variables_are_not_used_and_check_says_so(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:

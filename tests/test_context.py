@@ -68,6 +68,13 @@ def test_requests_beyond_those_are_said_as_well(monkeypatch: pytest.MonkeyPatch)
     assert len(sent) == first + said.count(token_fit.ONE_MORE) > first
 
 
+def test_a_server_that_counts_nothing_is_not_said_to_have_cut_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    served(monkeypatch, None, cut_to=0)
+    calibrated(Scenario(input_tokens=(128,)), said.append)
+    assert token_fit.ONE_MORE not in said
+
+
 @pytest.mark.parametrize("said", [2048, None])
 def test_a_long_prompt_that_was_cut_gives_way_to_shorter_ones(
     monkeypatch: pytest.MonkeyPatch, said: int | None

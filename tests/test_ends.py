@@ -8,8 +8,18 @@ import pytest
 from support import recorded
 from support.received import feed
 
-from loadtest.dialects import Dialect, End, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions
+from loadtest.dialects import (
+    AnthropicMessages,
+    Dialect,
+    End,
+    OllamaChat,
+    OllamaGenerate,
+    OpenAIChat,
+    OpenAICompletions,
+    OpenAIResponses,
+)
 
+RESPONSES, MESSAGES = OpenAIResponses("m"), AnthropicMessages("m")
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 LINES: list[tuple[Dialect, str, End | None]] = [
@@ -37,6 +47,22 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (COMPLETIONS, 'data:{"choices":[{"text":"","finish_reason":"stop"}],"usage":{}}', End.FINISH),
     (V1, 'data: {"choices":[{"delta":{},"finish_reason":"null"}]}', None),
     (V1, 'data: {"choices":[{"delta":{"finish_reason":"stop"}}]}', None),
+    (V1, 'data: {"choices":[{"delta":{}}],"finish_reason":"stop"}', End.FINISH),
+    (V1, 'data: {"code":0,"data":{"choices":[{"delta":{},"finish_reason":"stop"}]}}', End.FINISH),
+    (V1, 'data: {"code":0,"data":{"choices":[{"delta":{"content":"x"},"finish_reason":null}]}}', None),
+    (V1, 'data: {"choices":[{"delta":{}}]}{"choices":[{"delta":{},"finish_reason":"stop"}]}', End.FINISH),
+    (V1, "data: DONE", End.MARK),
+    (V1, "data: [[DONE]]", End.MARK),
+    (V1, "data: [done]", End.MARK),
+    (V1, "data: WELL DONE", None),
+    (V1, "  Data : [DONE]", End.MARK),
+    (GENERATE, '{"response":"{\\"done\\":true}","done":false}', None),
+    (MESSAGES, "event: message_stop", End.FINISH),
+    (MESSAGES, 'data: {"type":"message_stop"}', End.MARK),
+    (MESSAGES, "event: content_block_stop", None),
+    (RESPONSES, "event: response.completed", End.FINISH),
+    (RESPONSES, 'data: {"type":"response.error","message":"m"}', End.MARK),
+    (CHAT, '{"message":{"content":"a"},"done":false}{"done":true}', End.MARK),
     (V1, 'data: {"choices":[{"delta":{},"finish_reason":"sto', None),
     (CHAT, '{"message":{"content":""},"done":true}', End.MARK),
     (CHAT, '{"done" :  true}\r', End.MARK),

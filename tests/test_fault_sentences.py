@@ -28,10 +28,7 @@ from loadtest.text import join_text, shown
         (502, b"<!DOCTYPE html><html><title> 502\n Bad  Gateway </title>", "a web page, titled '502 Bad  Gateway'"),
         (
             503,
-            (
-                b'<html><head><title>ERROR: No</title></head><blockquote id="error">\n<p><b>Connection to ::1 failed.</b></p>\n'
-                b"</blockquote>"
-            ),
+            b'<html><head><title>ERROR: No</title></head><blockquote id="error">\n<p><b>Connection to ::1 failed.</b></blockquote>',
             "HTTP 503 with a web page, titled 'ERROR: No': 'Connection to ::1 failed.'",
         ),
         (502, b"<html><title></title><p>x", "HTTP 502 with a web page without a title"),

@@ -292,3 +292,13 @@ def test_the_knee_of_made_servers_is_at_their_slots(tmp_path: Path) -> None:
         assert found.concurrency == slots
         assert found.interval is not None
         assert found.interval[0] <= slots <= (found.interval[1] or 99)
+
+
+def test_the_knee_of_people_is_said_of_people() -> None:
+    levels = [level(users, rate, 1) | {"sessions": True} for users, rate in ((1, 25), (2, 43), (4, 62), (8, 62))]
+    found, _ = knee.knee(levels)
+    assert found is not None
+    assert found.sentence == "Output stops growing at 4 people, with 62.0 tokens/s in all."
+    grows, _ = knee.knee(levels[:3], [levels[3]])
+    assert grows is not None
+    assert grows.void_said == "the level at 8 people is void"

@@ -134,3 +134,15 @@ def test_it_reads_no_records_and_imports_no_pandas(loadtest: Call) -> None:
 
     lines = "import sys; from loadtest.cli import ls; sys.exit(bool({'pandas', 'numpy', 'matplotlib', 'httpx'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0
+
+
+def test_short_names_leave_room_for_the_verdict(loadtest: Call) -> None:
+    """Was "no repo…": the column of names was as wide as its least width for long ones."""
+    made = {"url": "http://127.0.0.1:11434", "api": "ollama", "model": "hf.co/some-organisation/a-long-model:Q4_K_M"}
+    for name, users in (("one", (1, 2)), ("two", (1, 2, 4, 8, 16, 32))):
+        make(Path("runs", name), Made(), users=users, target=made)
+    _, out, _ = loadtest("ls")
+    assert max(map(len, out.splitlines())) <= 80
+    assert line_of(out, "one").endswith("no report")
+    assert "2026-01-01" in line_of(out, "two")
+    assert "tokens/s" in out

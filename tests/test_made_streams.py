@@ -97,10 +97,10 @@ CASES = {
     "reasoning under each name": Case(
         V1,
         sse(
-            '{"choices":[{"delta":{"reasoning_content":"r1"}}]}',
-            '{"choices":[{"delta":{"reasoning":"r2","content":""}}]}',
-            '{"choices":[{"delta":{"thinking":"r3"}}]}',
-            '{"choices":[{"delta":{"reasoning":"same","reasoning_content":"same"}}]}',
+            '{"choices":[{"index":0,"delta":{"reasoning_content":"r1"}}]}',
+            '{"choices":[{"index":0,"delta":{"reasoning":"r2","content":""}}]}',
+            '{"choices":[{"index":0,"delta":{"thinking":"r3"}}]}',
+            '{"choices":[{"index":0,"delta":{"reasoning":"same","reasoning_content":"same"}}]}',
             delta("a"),
             FINISH,
         ),

@@ -295,6 +295,8 @@ def test_beside_a_server(loadtest: Call, simulated_url: str) -> None:
     assert said["context"] == 4096
     assert said["measured"]["measured_bytes"] == said["weights_bytes"] + said["kv_bytes"]
     assert said["measured"]["difference_bytes"] == -said["compute_bytes"]
+    for whole in ("/v1/chat/completions", "/api/chat"):
+        assert figures(loadtest, "--url", simulated_url + whole, "--slots", "4") == said
     _, out, _ = loadtest("memory", "--url", simulated_url, "--slots", "4")
     assert "The simulated server reports" in out
     assert "does not say how many it has" in " ".join(out.split())
@@ -304,6 +306,8 @@ def test_a_server_that_says_nothing_of_its_models(loadtest: Call, llamacpp_url: 
     code, out, err = loadtest("memory", "--url", llamacpp_url)
     assert (code, out) == (2, "")
     assert "does not say what its models are made of" in err
+    code, _, other = loadtest("memory", "--url", f"{llamacpp_url}/below/chat/completions")
+    assert (code, "does not say what its models are made of" in other) == (2, True), other
 
 
 def test_beside_a_run(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_page_is_read_over_one_connection_and_a_closed_one_is_opened_again(exp
     page = scraped_page.ScrapedPage(exporter.url)
     assert [page.read() for _ in range(3)] == [exporter.body] * 3
     assert (exporter.requests, exporter.connections) == (3, 1)
-    assert page._connection is not None
+    assert isinstance(page._connection, socket.socket)
     page._connection.shutdown(socket.SHUT_RDWR)
     assert page.read() == exporter.body
     assert exporter.connections == 2

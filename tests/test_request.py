@@ -11,7 +11,7 @@ from support import recorded
 from support.received import feed
 from support.recorded import ANCHOR, T_SEND, Reads, framed
 
-from loadtest.dialects import Dialect, OllamaChat, OpenAIChat
+from loadtest.dialects import Dialect, OllamaChat, OpenAIChat, OpenAIEmbeddings
 from loadtest.measure.failure import Failure
 from loadtest.measure.request import Request
 from loadtest.records import Outcome
@@ -258,6 +258,16 @@ def test_an_answer_that_ends_for_its_length_has_what_was_asked_for(
         CHAT, framed(at((5, b"".join(line(piece) for piece in pieces) + end))), None, count=count
     )
     assert (record.token_source, record.output_tokens) == expected
+
+
+@pytest.mark.parametrize(("count", "known"), [(17, None), (16, 16), (18, 18)])
+def test_a_count_of_the_prompts_characters_is_none_of_its_tokens(count: int, known: int | None) -> None:
+    """Infinity counts so unless it is told otherwise: its input tokens/s were five times too many."""
+    assert len(recorded.job().prompt) == 17
+    said = b'{"data":[{"embedding":[1.0]}],"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (count, count)
+    record, _ = recorded.replay(OpenAIEmbeddings("m"), framed(at((5, said))), None)
+    assert (record.outcome, record.prompt_tokens, record.doubts) == (Outcome.OK, known, None)
+    assert bool(record.notes) == (known is None)
 
 
 # ---------------------------------------------------------------- client lag

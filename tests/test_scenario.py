@@ -82,6 +82,14 @@ def test_a_loop_asked_for_wins_over_the_other_one_in_the_file(tmp_path: Path) ->
     assert Scenario.load(path).trace == str(tmp_path / "t.txt")
 
 
+def test_a_url_that_ends_in_embeddings_takes_several_inputs() -> None:
+    for path in ("/v1/embeddings", "/embeddings", "/api/embed"):
+        assert Scenario(url=f"http://h:1{path}", inputs_per_request=8).inputs_per_request == 8
+    for path in ("/v1", "/v1/chat/completions", ":x"):
+        with pytest.raises(ScenarioError, match="is for embeddings"):
+            Scenario(url=f"http://h:1{path}", inputs_per_request=8)
+
+
 def test_a_prompt_file_is_found_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("hello")
     path = tmp_path / "s.toml"

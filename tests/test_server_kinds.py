@@ -144,6 +144,11 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
         ({"/api/version": {"version": "0.9.0"}, "/api/tags": refuse(403)}, None, "refuses us with status 403"),
         ({"/api/version": {"version": "0.6.5"}}, None, "GET /api/version: version 0.6.5, which many servers have"),
+        (
+            {},
+            refuse(400, {"message": "Either x-portkey-config or x-portkey-provider header is required"}),
+            "It asks for a header: give it with --header 'x-portkey-config: …'.",
+        ),
         ({}, refuse(502), "A gateway answers there, and no server behind it"),
         (
             {},
@@ -169,7 +174,7 @@ def test_a_port_that_speaks_http2_alone_is_said(loadtest: Call, tmp_path: Path) 
     with odd_server(otherwise=lambda _: [settings, Then.FIN]) as server:
         code, _, err = loadtest("check", server.url)
         assert (code, "speaks HTTP/2, and loadtest speaks HTTP/1.1" in err) == (2, True), err
-        with odd_server({"PRI *": [settings, Then.FIN]}) as both:  # HAProxy takes both
+        with odd_server({"PRI *": [settings, Then.FIN]}) as both:  # as HAProxy, which takes both
             code, _, err = loadtest("check", both.url)
             assert (code, "status 404" in err, "HTTP/2" in err) == (2, True, False), err
         code, _, err = loadtest("run", server.url, "--api", "openai", "--model", "m", "--out", tmp_path / "run")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.odd_streams import decode, hold
-from support.reported_ends import ENDS, ERRORS, FRAMES
+from support.reported_ends import ENDS, ERRORS, FRAMES, LISTED
 from support.reported_streams import COUNTED, TEXTS
 
 from loadtest import metrics
@@ -27,6 +27,12 @@ REPORTED = {
 @pytest.mark.parametrize("name", REPORTED)
 def test_a_stream(name: str) -> None:
     hold(REPORTED[name])
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_rows_of_a_list_arrive_one_by_one(name: str) -> None:
+    events, _ = decode(LISTED[name].dialect, LISTED[name].body.encode())
+    assert len(set(events.ends)) == len(events.ends) == 3
 
 
 BODIES: dict[str, tuple[int, bytes, dict[str, str], str]] = {

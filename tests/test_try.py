@@ -10,6 +10,12 @@ from typing import Any
 import pytest
 from support.made_servers import CHAT, OPENAI_STREAM, Made, made, refuse
 
+from loadtest.dialects import OpenAIChat
+from loadtest.records import Outcome, Record
+from loadtest.scenario import Scenario
+from loadtest.targets.attempts import Attempt
+from loadtest.targets.what_came import what_came
+
 Call = Callable[..., tuple[int, str, str]]
 Judge = Callable[[str, dict[str, Any]], Any]  # of path and body: an answer, None for a good one
 
@@ -254,3 +260,19 @@ def test_answers_that_come_at_once_are_said(loadtest: Call) -> None:
     assert code == 0
     assert "arrival    all 14 pieces at once" in out
     assert "proxy_buffering off" in out
+
+
+@pytest.mark.parametrize(("tokens", "words"), [(24, "24 tokens in 12 pieces"), (13, "tokens come one by one")])
+def test_pieces_of_several_tokens_are_no_single_tokens(tokens: int, words: str) -> None:
+    chunks = [1000 * i for i in range(12)]
+    known: dict[str, Any] = {
+        "id": 0,
+        "level": 0,
+        "seed": 0,
+        "dialect": "openai-chat",
+        "model": "m",
+        "outcome": Outcome.OK,
+    }
+    record = Record(**known, t_sched=0, t_end=0, chunks=chunks, reads=12, output_tokens=tokens)
+    said = dict(what_came(Attempt(Scenario(), OpenAIChat("m"), record)))
+    assert words in said["arrival"]

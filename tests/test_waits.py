@@ -56,25 +56,28 @@ def test_real_batch_wait_at_two_users_is_up_to_a_prefill(tmp_path: Path) -> None
     assert batch.max() < 0.13
 
 
-def held_back(record: Record) -> Record:
-    """Return a request whose answer a proxy held back until it was whole."""
-    last = (record.t_send or 0) + record.chunks[-1] * 1000
+def held_back(record: Record, pieces: int) -> Record:
+    """Return a request whose answer a proxy sent on in so many pieces, each when the last of its tokens had come."""
+    size = -(-len(record.chunks) // pieces)
+    merged = [record.chunks[min(i // size * size + size, len(record.chunks)) - 1] for i in range(len(record.chunks))]
+    first = (record.t_send or 0) + merged[0] * 1000
     return dataclasses.replace(
         record,
-        t_headers=last,
-        t_first_token=last,
-        t_first_visible=last,
-        chunks=record.chunks[-1:] * len(record.chunks),
+        t_headers=first,
+        t_first_token=first,
+        t_first_visible=first,
+        chunks=merged,
+        first_coalesced=True,
         server_us=None,
     )
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["", "held back"])
+@pytest.mark.parametrize("pieces", [None, 1, 3])
 @pytest.mark.parametrize("slots", [1, 2, 4])
-def test_one_slot_two_slots_four_slots_with_batch_waits(tmp_path: Path, slots: int, *, held: bool) -> None:
+def test_one_slot_two_slots_four_slots_with_batch_waits(tmp_path: Path, slots: int, pieces: int | None) -> None:
     made = Made(slots=slots, batch_ms=12, tokens=30, jitter_ms=lambda i: i * 13 % 41)
     levels, truth = grid(made, (1, 2, 4, 8))
-    records = list(map(held_back, truth.records)) if held else truth.records
+    records = [held_back(record, pieces) for record in truth.records] if pieces else truth.records
     analysis = analyse(write(tmp_path / "run", records, levels))
     requests = analysis.run.requests
     assert analysis.slots.limit

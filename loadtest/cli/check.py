@@ -15,6 +15,7 @@ from loadtest.cli.check_trial import try_server
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import make_scenario, one_url, option_of
 from loadtest.cli.output.results import json_option, print_json
+from loadtest.cli.output.wrapped import print_wrapped
 from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
@@ -89,7 +90,7 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
         return 0
     _print_server(server, chosen, probed)
     for text in warnings:
-        print(f"! {text}")
+        print_wrapped(f"! {text}", indent="  ")
     if not trying:
         return 0
     if chosen is None:
@@ -155,7 +156,8 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
         unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])
     rows.append(("slots", str(server.slots) if server.slots else unsaid))
     for name, value in rows:
-        print(f"{name:10} {value}")
+        for place, line in enumerate(value.split("\n")):
+            print_wrapped(f"{'' if place else name:10} {line.strip()}", indent=" " * 11)
 
 
 def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[SlotProbe, Server, ServedModel]:

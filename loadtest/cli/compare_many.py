@@ -18,6 +18,7 @@ from loadtest.cli.output.results import print_json, print_written, write_compari
 
 MOST_PAIRS = 6  # on the terminal; of more those with the first run
 # Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
+BESIDE_NAMES, LEAST_NAME = 66, 14  # columns of a terminal that are not for a word of a run's name in the table
 EXPENDABLE = (
     "TTFT mean",
     "E2E mean",
@@ -64,7 +65,7 @@ def _print(many: Many, written: Sequence[Path], console: Console) -> None:
         console.print(Text(f"• {said}"))
     console.print()
     shared, _ = many_report.level_names(many)
-    levels = many_report.level_grid(many)
+    levels = many_report.level_grid(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))
     console.print(levels.console_within(console.width, EXPENDABLE, shared or "Levels", styles=VERDICT_STYLES))
     _print_pairs(many, console)
     for said_once in many_report.explained(many):

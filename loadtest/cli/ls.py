@@ -210,7 +210,7 @@ def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str], width: int) -> 
     for name, least in GIVING.items():
         if name in needed:
             over = sum(needed.values()) + PADDING * (len(heads) - 1) - width
-            needed[name] = max(needed[name] - max(over, 0), least)
+            needed[name] = min(needed[name], max(needed[name] - max(over, 0), least))
     return needed
 
 

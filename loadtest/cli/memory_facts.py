@@ -224,8 +224,12 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.targets.connect import control_client
     from loadtest.targets.probe import choose_model, probe, with_details
 
+    address = parse_url(withhold(url))
+    api = asked.api
+    if api == "auto" and address.path is not None:
+        api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
     with control_client(asked.connection, asked.connect_timeout) as client:
-        server = probe(client, parse_url(withhold(url)).base, api=asked.api)
+        server = probe(client, address.base, api=api, path=address.path)
         if server.kind != "ollama":
             raise TargetError(
                 f"{server.described} does not say what its models are made of: give --model, --gguf or --config."

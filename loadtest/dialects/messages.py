@@ -14,6 +14,7 @@ from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
+from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
 
@@ -76,7 +77,7 @@ class AnthropicMessages(Dialect):
         return {"max_tokens": output_tokens or MOST_OUTPUT, "stream": True}
 
     def said(self, job: Job) -> dict[str, Any]:
-        if job.encoded is not None:
+        if job.encoded is not None and not has_parts(job):
             said = {"messages": job.encoded.others}
             return said | ({"system": job.encoded.system} if job.encoded.system else {})
         system, messages = _system_apart(job.conversation)
@@ -107,8 +108,18 @@ def _system_apart(conversation: Sequence[Mapping[str, Any]]) -> tuple[str, list[
         if message.get("role") in ("system", "developer"):
             system.append("".join(in_value(message.get("content"))))
         else:
-            others.append(message)
+            others.append(said_by(message, _part))
     return "\n".join(system), others
+
+
+def _part(part: Mapping[str, Any], _: str) -> Mapping[str, Any] | None:
+    """Return a part of a message of chat completions as /v1/messages takes it; None for one that it may know, as text."""
+    if (image := image_in(part)) is None:
+        return None
+    if image.inline is None:
+        return {"type": "image", "source": {"type": "url", "url": image.url}}
+    media_type, data = image.inline
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
 
 
 class MessagesRows:
@@ -189,7 +200,9 @@ class MessagesRows:
             ending.server[name] = kept(said, name, odd)
         answer.note(*odd)
         known = [counts[name] for name in _PROMPT if name in counts]
-        prompt = min(sum(known), MOST_TOKENS) if known else None
+        # details in OpenAI's words (DashScope) come with OpenAI's counts, of which cached tokens are a part
+        together = max if "prompt_tokens_details" in ending.server.get("usage", {}) else sum
+        prompt = min(together(known), MOST_TOKENS) if known else None
         if ending.done and "output_tokens" in counts:
             answer.count(prompt, counts["output_tokens"])
         else:

@@ -16,6 +16,7 @@ from loadtest.dialects.answers.framing import NO_STAMPED_SHAPE, stamped_shape_ar
 from loadtest.dialects.answers.ollama_rows import OllamaRows
 from loadtest.dialects.answers.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said
+from loadtest.dialects.content_parts import has_parts, image_in
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
@@ -68,8 +69,8 @@ class OllamaChat(_OllamaDialect):
     path: ClassVar[str] = "/api/chat"
 
     def said(self, job: Job) -> dict[str, Any]:
-        if job.encoded is not None and _PARTS not in job.encoded.body:
-            return {"messages": job.encoded.array}
+        if not has_parts(job):
+            return {"messages": self.messages(job)}
         return {"messages": [_with_plain_content(message) for message in job.conversation]}
 
     def decoder(self) -> OllamaDecoder:
@@ -86,12 +87,11 @@ def _with_plain_content(message: Mapping[str, Any]) -> Mapping[str, Any]:
         return message
     texts, images = [], []
     for part in parts:
-        place = part.get("image_url") if isinstance(part, dict) else None
-        url = place.get("url") if isinstance(place, dict) else place
+        image = image_in(part) if isinstance(part, dict) else None
         if isinstance(part, dict) and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif isinstance(url, str) and url.startswith("data:") and ";base64," in url:
-            images.append(url.partition(";base64,")[2])
+        elif image is not None and image.inline is not None:
+            images.append(image.inline[1])
         else:
             return message
     return {**message, "content": "".join(texts), **({"images": images} if images else {})}
@@ -170,5 +170,4 @@ class OllamaDecoder(StreamDecoder):
                 self._hidden = events.hidden if len(events) - 1 in events.hidden else None
 
 
-_PARTS = b'"content":['  # in JSON only where a message has parts: a text's own quotes are escaped
 _CREATED_AT = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')

@@ -14,6 +14,7 @@ from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
+from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
 
@@ -24,6 +25,7 @@ REASONS = {
     "max_tokens": "length",
     "incomplete": "length",
 }  # in the words of the other formats
+_UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole response
 NO_STATUS = "the server ended the answer without a status"
 _VISIBLE = (
     *("response.output_text", "response.refusal", "response.content_part", "response.text"),
@@ -61,9 +63,11 @@ class OpenAIResponses(Dialect):
         return {"stream": True} | ({} if output_tokens is None else {"max_output_tokens": output_tokens})
 
     def said(self, job: Job) -> dict[str, Any]:
-        if job.encoded is not None:
-            return {"input": job.encoded.array}
-        return {"input": job.prompt if job.messages is None else job.messages}
+        if not has_parts(job):
+            return {"input": self.messages(job)}
+        if job.encoded is None and job.messages is None:
+            return {"input": job.prompt}
+        return {"input": [said_by(message, _part) for message in job.conversation]}
 
     def decoder(self) -> NamedEventsDecoder:
         answer = Decoded()
@@ -75,6 +79,15 @@ class OpenAIResponses(Dialect):
         if isinstance(usage, dict) and "input_tokens_details" in usage:
             server = {**server, "usage": {**usage, "prompt_tokens_details": usage["input_tokens_details"]}}
         return metrics.server_said(server)
+
+
+def _part(part: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:
+    """Return a part of a message of chat completions as /v1/responses takes it; None for one that it may know."""
+    if (image := image_in(part)) is not None:
+        return {"type": "input_image", "image_url": image.url, "detail": image.detail}
+    if part.get("type") != "text":
+        return None
+    return {**part, "type": "output_text", "annotations": []} if role == "assistant" else {**part, "type": "input_text"}
 
 
 class ResponsesRows:
@@ -130,16 +143,17 @@ class ResponsesRows:
         """Take the whole response, which ends an answer: its status, counts, and its text where no piece of it came."""
         answer = self._answer
         if not answer.events:
-            texts = _in_output(response.get("output"))
-            answer.add(texts if any(texts) else in_value(response.get("output_text")))
+            answer.add(_in_output(response.get("output"), response.get("output_text")))
         if usage := response.get("usage"):
             self._take_usage(usage)
         answer.marked = answer.over = True
         answer.ending.model = as_name(response.get("model"))
         details = response.get("incomplete_details")
         why = reason_name(details.get("reason")) if isinstance(details, dict) else None
-        status = why or reason_name(response.get("status")) or kind.removeprefix("response.")
-        if error := response.get("error"):
+        status = why or reason_name(response.get("status"))
+        if status is None or status in _UNFINISHED:
+            status = kind.removeprefix("response.")
+        if error := _error_in(response):
             answer.fail(server_errors.error_sentence(error))
         elif status:
             answer.finish(REASONS.get(status, status), status)
@@ -192,8 +206,15 @@ def _whole_text(row: dict[str, Any], kind: str) -> Texts:
     return _sides(kind, in_value([row.get(key) for key in ("text", "refusal", "arguments", "part")]))
 
 
-def _in_output(output: Any) -> Texts:
-    """Return the text of a whole response's items: messages, reasoning and tool calls."""
+def _error_in(response: dict[str, Any]) -> Any:
+    """Return the error of a response that failed, from wherever it is sent."""
+    details = response.get("status_details")
+    told = details.get("error") if isinstance(details, dict) else None
+    return response.get("error") or response.get("last_error") or told
+
+
+def _in_output(output: Any, said: Any = None) -> Texts:
+    """Return the text of a whole response's items: messages, reasoning and tool calls; else what is `said` beside them."""
     seen, hidden = "", ""
     for item in output if isinstance(output, list) else ():
         if not isinstance(item, dict):
@@ -204,4 +225,6 @@ def _in_output(output: Any) -> Texts:
         else:
             parts = (in_value(item.get(key)) for key in ("summary", "content"))
             hidden += "".join(a + b for a, b in parts) + tool_text([{"function": item}])
+    if not (seen or hidden):
+        return in_value(output if isinstance(output, str) else said)
     return seen, hidden

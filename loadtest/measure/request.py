@@ -17,7 +17,7 @@ from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, told
 from loadtest.measure.leaving import STAYS, Stay
-from loadtest.measure.token_counts import token_fields
+from loadtest.measure.token_counts import CHARACTERS, counts_characters, token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
@@ -233,6 +233,9 @@ class Request:
         ending = content.ending
         if received.success:
             on_the_way.remark(ending, received.header_lines)
+        if counts_characters(ending.prompt_tokens, self.job):
+            ending.prompt_tokens = None
+            ending.notes.append(CHARACTERS)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,

@@ -9,6 +9,9 @@ from loadtest.dialects.base import ContentEvents, Ending
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import estimate_tokens
 
+CHARACTERS = "the server counts the prompt's characters, not its tokens: their number is unknown"
+FEWEST_CHARACTERS = 12  # of a prompt, so that a count of tokens is no count of them by chance
+
 
 def token_fields(
     events: ContentEvents, ending: Ending, job: Job, count: Callable[[str], int] | None, *, streams: bool
@@ -37,6 +40,18 @@ def token_fields(
         "prompt_tokens": prompt,
         "unsent_tokens": ending.unsent_tokens,
     }
+
+
+def counts_characters(prompt_tokens: int | None, job: Job) -> bool:
+    """Whether a count of prompt tokens is that of the characters sent, as Infinity counts unless told otherwise.
+
+    Texts without blanks may have a token for each character, such as Chinese.
+    """
+    if prompt_tokens is None or job.messages is not None or job.encoded is not None:
+        return False
+    texts = job.inputs or (job.prompt,)
+    size = sum(map(len, texts))
+    return size == prompt_tokens >= FEWEST_CHARACTERS and sum(len(text.split()) for text in texts) > size / 20
 
 
 def asked_for(asked: int | None, pieces: int, events: ContentEvents) -> int | None:

@@ -10,9 +10,9 @@ import base64
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 import httptools
@@ -23,6 +23,8 @@ from loadtest.reach import Proxy, Tunnel, cached_by, trust
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import seconds
 from loadtest.urls import userinfo_apart, with_keys
+
+T = TypeVar("T")
 
 PAGE_LIMIT_S = 2.0  # of a whole page; a slower one would describe another moment than its stamp says
 PAGE_LIMIT_BYTES = 8_000_000
@@ -62,6 +64,41 @@ class _PageAnswer:
         del self.parser  # a reference cycle otherwise
 
 
+class _TlsInTls:
+    """A server's https inside a proxy's, which Python's own SSLSocket cannot do."""
+
+    def __init__(self, proxy: ssl.SSLSocket, context: ssl.SSLContext, host: str) -> None:
+        self._proxy = proxy
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._until_done(self._object.do_handshake)
+
+    def sendall(self, data: bytes) -> None:
+        self._until_done(lambda: self._object.write(data))  # into memory, which takes all
+
+    def recv(self, size: int) -> bytes:
+        try:
+            return self._until_done(lambda: self._object.read(size))
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def close(self) -> None:
+        self._proxy.close()
+
+    def _until_done(self, act: Callable[[], T]) -> T:
+        while True:
+            try:
+                done = act()
+            except ssl.SSLWantReadError:
+                self._proxy.sendall(self._outgoing.read())
+                if not (part := self._proxy.recv(65536)):
+                    raise ConnectionError("the connection was closed in the middle") from None
+                self._incoming.write(part)
+            else:
+                self._proxy.sendall(self._outgoing.read())
+                return done
+
+
 class ScrapedPage:
     """A URL that is read again and again."""
 
@@ -93,7 +130,7 @@ class ScrapedPage:
         self._place = (parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         if self._proxy is not None and parts.scheme == "http":
             self._request = self._proxy.request(self._request, self._place)
-        self._connection: socket.socket | None = None
+        self._connection: socket.socket | _TlsInTls | None = None
 
     def read(self) -> bytes:
         """Return the body; raise SourceError, one sentence, and close the connection where the page cannot be read."""
@@ -122,18 +159,24 @@ class ScrapedPage:
             self.close()
             return None
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> socket.socket | _TlsInTls:
         if self._socket is not None:
             self._connection = connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(PAGE_LIMIT_S)
             connection.connect(self._socket)
             return connection
         _, host, port = self._place if self._proxy is None else self._proxy.place
-        self._connection = socket.create_connection((host, port), timeout=PAGE_LIMIT_S)
+        self._connection = connection = socket.create_connection((host, port), timeout=PAGE_LIMIT_S)
+        if self._proxy is not None and self._proxy.context is not None:
+            self._connection = connection = self._proxy.context.wrap_socket(connection, server_hostname=host)
         if self._place[0] == "https":
             if self._proxy is not None:
-                self._open_tunnel(self._connection, self._proxy)
-            self._connection = self._trust().wrap_socket(self._connection, server_hostname=self._place[1])
+                self._open_tunnel(connection, self._proxy)
+            named = self._place[1]
+            if isinstance(connection, ssl.SSLSocket):
+                self._connection = _TlsInTls(connection, self._trust(), named)
+            else:
+                self._connection = self._trust().wrap_socket(connection, server_hostname=named)
         return self._connection
 
     def _open_tunnel(self, connection: socket.socket, proxy: Proxy) -> None:
@@ -150,7 +193,7 @@ class ScrapedPage:
         except LoadTestError as error:
             raise SourceError(str(error)) from None
 
-    def _read(self, connection: socket.socket) -> _PageAnswer:
+    def _read(self, connection: socket.socket | _TlsInTls) -> _PageAnswer:
         deadline = time.monotonic() + PAGE_LIMIT_S
         answer, length = _PageAnswer(), 0
         connection.sendall(self._request)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect, dialect_for
-from loadtest.dialects.answers.refusals import OTHER_LENGTH_KEY, refused_field, without
+from loadtest.dialects.answers.refusals import OTHER_LENGTH_KEY, refused_field, wanted_header, without
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
@@ -76,11 +76,12 @@ class Attempt:
 
     @property
     def hopeless(self) -> bool:
-        """Whether no other request could do better: no answer, a redirect, a key refused, no such model, too many requests."""
+        """Whether no other request could do better: no answer, a redirect, a key refused, a header missing, no such model, too many requests."""
         status = self.record.status
         no_model = status in NOT_THERE and _NO_MODEL.search(self.record.error or "") is not None
+        asks_header = wanted_header(status, self.record.error or "") is not None
         redirected = status is not None and 300 <= status < 400
-        return status is None or status in (401, 402, 403, 407, 429) or redirected or no_model
+        return status is None or status in (401, 402, 403, 407, 429) or redirected or no_model or asks_header
 
 
 def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:

@@ -100,7 +100,8 @@ class ControlClient(httpx.Client):
         hooks = {"request": [lambda request: request.headers.update(header or {})]}
         proxy = None
         if (named := reach.proxy_named(keys)) is not None:
-            proxy = httpx.Proxy(named, headers=credentials.proxy_auth(named))
+            context = reach.trust_of_proxy(keys) if named.startswith("https:") else None
+            proxy = httpx.Proxy(named, headers=credentials.proxy_auth(named), ssl_context=context)
         super().__init__(timeout=limits, trust_env=False, verify=reach.trust(keys), proxy=proxy, event_hooks=hooks)
         self._limits, self._hooks = limits, hooks
         self._over: dict[str, httpx.Client] = {}

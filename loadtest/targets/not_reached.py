@@ -17,21 +17,33 @@ _ERRNO = re.compile(r"^\[(Errno|WinError) -?\d+\] ")
 def not_reached(url: str, error: Exception, proxy: str | None) -> str:
     """Return the sentence on a connection to `url` that was not made, by a proxy where one is named."""
     whole, said = str(error), shorten(str(error))
+    who, given = _of_tls(url, proxy)
     if "is not valid for" in whole:
-        return f"{url} has a certificate for another name: {said}; give the URL with a name that it holds."
+        return f"{who} has a certificate for another name: {said}; give the URL with a name that it holds."
     if "WRONG_VERSION_NUMBER" in whole:
-        return f"{url} speaks http, not https: give http://{url.partition('://')[2]}."
+        return f"{who} speaks http, not https: give {given}."
     if (words := reach.alert_words(whole)) is not None:
         return f"cannot measure {url}: {words}."
     if "CERTIFICATE" in whole:
         return (
-            f"{url} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
+            f"{who} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
             "with --insecure."
         )
     said = _ERRNO.sub("", said) or "no connection in time"
     if proxy is not None:
         return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
     return f"cannot reach {url}: {_what_to_do(url, error, said)}."
+
+
+def _of_tls(url: str, proxy: str | None) -> tuple[str, str]:
+    """Return who may have failed in TLS, and the same by plain http; where both speak it, the error does not say which."""
+    plain = f"http://{url.partition('://')[2]}"
+    if proxy is None or not proxy.startswith("https:"):
+        return url, plain
+    plain_proxy = f"--proxy http://{proxy.partition('://')[2]}"
+    if url.startswith("https:"):
+        return f"the proxy {proxy} or {url}", f"{plain_proxy} or {plain}"
+    return f"the proxy {proxy}", plain_proxy
 
 
 def _what_to_do(url: str, error: Exception, said: str) -> str:

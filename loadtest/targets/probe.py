@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers import redirects
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.control import (
@@ -28,10 +27,9 @@ from loadtest.targets.control import (
     as_printable,
     as_text,
     ask,
-    keys_of_client,
     listed_models,
 )
-from loadtest.targets.tls_port import http2_instead, https_instead
+from loadtest.targets.unclear import refused_error, unclear_error
 from loadtest.text import shown
 from loadtest.urls import deployment_of, has_own_root
 
@@ -39,7 +37,6 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
-_LATER = (429, 503)  # statuses that speak of the moment, not of a key
 _ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
@@ -105,7 +102,7 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
     if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
         return server
     if listed is None and api == "auto":
-        raise _unclear(client, url, version, listing)
+        raise unclear_error(client, url, version, listing)
     server = _openai_server(client, url, version, listing)
     if api == "ollama" and server.kind == "openai":
         server = replace(server, kind="ollama", version=said, unlisted=server.unlisted or "GET /api/tags")
@@ -146,7 +143,7 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
     if signs < needed:
         return None
     if api == "auto" and tags.refused:
-        raise _refused(client, url, tags)
+        raise refused_error(client, url, tags)
     unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
     simulated = _simulated_facts(version) or _simulated_facts(tags)
     models, cache = _ollama_models(client, url, listed or []), version.cached or tags.cached
@@ -194,54 +191,6 @@ def _openai(
     )
     version = as_printable(as_mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
-
-
-def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
-    """Return the error for a server of unknown kind: what it answered, and what to do."""
-    keys = keys_of_client(client)
-    if listing.refused or version.refused:
-        return _refused(client, url, listing if listing.refused else version)
-    own = as_printable(as_mapping(version.json()).get("version"))
-    if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
-        return _refused(client, url, tags)
-    if not (version.ok or listing.ok) and keys.proxy is None:
-        silent = not (version.status or listing.status)
-        instead = https_instead(url) or (http2_instead(url) if silent else None)
-        if instead:
-            return TargetError(instead)
-    key = ""
-    if listing.status in (502, 504) or (listing.status == 503 and listing.is_page):
-        key = " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
-    elif listing.status >= 400 and listing.status not in _LATER and keys.proxy is None:
-        name = credentials.variable_of(url, "openai", key_env=keys.key_env)
-        if not credentials.headers(url, "openai", key_env=keys.key_env):
-            what = "The URL's prefix, or a key," if listing.status == 404 else "A key"
-            key = f" {what} may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
-        elif name is not None and listing.status != 404:
-            key = f" The key in {name} may be a wrong one."
-    if 300 <= listing.status < 400 and (place := listing.header("location")):
-        key = f" {redirects.advice(place, listing.path)}"
-    if keys.proxy is not None:
-        key = f" The proxy {keys.proxy} may have answered in its place."
-    said = version.said if own is None else f"version {own}, which many servers have"
-    base = url.removesuffix("/api")
-    nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
-    return TargetError(
-        f"{url} does not say that it is a model server (GET /api/version: {said}; GET /v1/models: {listing.said})."
-        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME, and "
-        "`loadtest check --try` with these finds out how to ask it."
-    )
-
-
-def _refused(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:
-    key_env = keys_of_client(client).key_env
-    key = f"set {key_env}" if key_env else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
-    does = f"{key} to a key that it accepts"
-    if (answer.header("www-authenticate") or "").lower().startswith("basic"):
-        does = "write user and password into the URL, as USER:PASSWORD@ before the host"
-    return TargetError(
-        f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
-    )
 
 
 def choose_model(server: Server, asked: str | None) -> ServedModel:

@@ -91,8 +91,12 @@ def fit_token_counts(
         if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
             say(ONE_MORE)
             measure(*workload.fit_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
-        number = len(jobs) + 1
-        while longest > 2 * FIT_SHORT and max((ours for ours, _ in uncut(points, context)), default=0) < longest:
+        number, counts = len(jobs) + 1, any(server for _, server in points)
+        while (
+            counts
+            and longest > 2 * FIT_SHORT
+            and max((ours for ours, _ in uncut(points, context)), default=0) < longest
+        ):
             longest //= 2
             if all(ours != longest for ours, _ in points):
                 say(ONE_MORE)
@@ -155,4 +159,4 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
     around = (
         " `loadtest check --try` finds out what it answers." if record.status in TRIED and " --" not in said else ""
     )
-    raise TargetError(f"{where} does not answer a first request: {status}{said}.{around}")
+    raise TargetError(f"{where} does not answer a first request: {status}{said.rstrip('.')}.{around}")

@@ -9,6 +9,7 @@ from loadtest.targets.attempts import Attempt
 from loadtest.text import counted, seconds
 
 FEWEST_PIECES = 6  # of an answer, to say how they came
+SEVERAL_TOKENS = 1.5  # in a piece on average: they are then no single tokens
 
 
 def what_came(attempt: Attempt) -> list[tuple[str, str]]:
@@ -48,21 +49,22 @@ def _counts(attempt: Attempt) -> str:
 
 def _arrival(attempt: Attempt) -> str:
     record = attempt.record
-    pieces, reads = len(record.chunks), record.reads
+    pieces, reads, tokens = len(record.chunks), record.reads, record.output_tokens or 0
     if pieces < FEWEST_PIECES:
-        tokens = record.output_tokens or 0
         if tokens >= 2 * FEWEST_PIECES:
             return f"{tokens} tokens in {counted(pieces, 'piece')}: ITL is of pieces, not of tokens"
         return f"{counted(pieces, 'piece')}: too few to say"
     if reads <= 2:
         return (
             f"all {pieces} pieces at once, {seconds(record.chunks[0] / 1e6)} after the request: a proxy that buffers answers "
-            "(nginx: proxy_buffering off) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "
+            "(nginx: proxy_buffering off; HAProxy: option http-no-delay) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "
             "TTFT would be E2E"
         )
     if reads <= pieces / 2:
         return (
             f"{pieces} pieces in {reads} reads: they are sent several together, by the server or by a proxy that buffers "
-            "(nginx: proxy_buffering off), or this machine was too busy to read them apart (try again); ITL would be wrong"
+            "(nginx: proxy_buffering off; HAProxy: option http-no-delay), or this machine was too busy to read them apart (try again); ITL would be wrong"
         )
+    if tokens > SEVERAL_TOKENS * pieces:
+        return f"{tokens} tokens in {pieces} pieces, which come one by one: ITL is of pieces, not of tokens"
     return f"{pieces} pieces in {reads} reads: tokens come one by one"

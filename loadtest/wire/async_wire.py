@@ -10,12 +10,12 @@ from typing import Self
 
 import httpx
 
-from loadtest.dialects.answers.server_errors import http_sentence
-from loadtest.reach import MOST_REFUSAL, Proxy, Tunnel
+from loadtest.reach import MOST_REFUSAL, Proxy
 from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.wire.connection import Connection, Pool
+from loadtest.wire.hop import Hop
 from loadtest.wire.order import Order, Timeouts, first_hop
 from loadtest.wire.poller import Poller
 from loadtest.wire.tls import Verify, client_context
@@ -187,9 +187,10 @@ class AsyncWire:
         try:
             async with asyncio.timeout_at(until):
                 await asyncio.get_running_loop().sock_connect(sock, address[1])
-                if self._proxy is not None and origin.scheme == "https":
-                    await self._tunnel(sock, self._proxy, origin)
-            connection = Connection(sock, origin)
+                hop = Hop.of(self._proxy, origin)
+                if hop is not None:
+                    await self._go_through(sock, hop)
+            connection = Connection(sock, origin, None if hop is None else hop.tls)
             self._poller.add(connection.fd, connection.receive)
         except BaseException:
             sock.close()
@@ -197,15 +198,13 @@ class AsyncWire:
         return connection
 
     @staticmethod
-    async def _tunnel(sock: socket.socket, proxy: Proxy, origin: Origin) -> None:
-        """Have the proxy open a tunnel to `origin`; raises OSError in the proxy's words."""
+    async def _go_through(sock: socket.socket, hop: Hop) -> None:
+        """Do with the proxy what comes before the first request; raises OSError, in the proxy's words where it refuses."""
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(sock, proxy.connect(origin))
-        tunnel = Tunnel(proxy, http_sentence)
-        while not tunnel.feed(await loop.sock_recv(sock, MOST_REFUSAL)):
-            pass
-        if tunnel.refused is not None:
-            raise OSError(tunnel.refused)
+        await loop.sock_sendall(sock, hop.outgoing())
+        while not hop.over:
+            hop.feed(await loop.sock_recv(sock, MOST_REFUSAL))
+            await loop.sock_sendall(sock, hop.outgoing())
 
     async def _addresses_of(
         self, origin: Origin, deadline: float | None, failures: list[ConnectFailure]

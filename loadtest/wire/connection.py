@@ -50,11 +50,12 @@ class Connection:
         "wake",
     )
 
-    def __init__(self, sock: socket.socket, origin: Origin) -> None:
+    def __init__(self, sock: socket.socket, origin: Origin, tls: Tls | None = None) -> None:
+        """`tls` is the session with a proxy that speaks https."""
         self.sock = sock
         self.fd = sock.fileno()
         self.origin = origin
-        self.tls: Tls | None = None
+        self.tls = tls
         self.received: Received | None = None
         self.wake: Callable[[], object] = bool
         self.fresh = True  # opened for the request that it carries
@@ -69,7 +70,7 @@ class Connection:
 
     def start_tls(self, context: ssl.SSLContext) -> None:
         """Begin the handshake; `wake` is called at its end: see tls.ready and error."""
-        self.tls = Tls(context, self.origin.host)
+        self.tls = Tls(context, self.origin.host, self.tls)
         self._out = memoryview(self.tls.outgoing())
 
     def begin(self, payload: bytes, received: Received, wake: Callable[[], object], *, fresh: bool) -> None:

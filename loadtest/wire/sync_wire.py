@@ -12,13 +12,13 @@ from typing import Protocol, Self
 
 import httpx
 
-from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.metrics import NS_PER_S
-from loadtest.reach import MOST_REFUSAL, Proxy, Tunnel
+from loadtest.reach import MOST_REFUSAL, Proxy
 from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection, Pool
+from loadtest.wire.hop import Hop
 from loadtest.wire.order import Order, Timeouts, first_hop
 from loadtest.wire.tls import Verify, client_context
 
@@ -190,30 +190,32 @@ class SyncWire:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
-            if self.proxy is not None and origin.scheme == "https":
-                self._tunnel(sock, self.proxy, origin, until)
+            hop = Hop.of(self.proxy, origin)
+            if hop is not None:
+                self._go_through(sock, hop, until)
         except BaseException:
             sock.close()
             raise
-        return Connection(sock, origin)
+        return Connection(sock, origin, None if hop is None else hop.tls)
 
-    def _tunnel(self, sock: socket.socket, proxy: Proxy, origin: Origin, until: float) -> None:
-        """Have the proxy open a tunnel to `origin`; raises OSError, in the proxy's words where it refuses."""
-        sock.send(proxy.connect(origin))  # a new connection takes so few bytes at once
-        tunnel = Tunnel(proxy, http_sentence)
+    def _go_through(self, sock: socket.socket, hop: Hop, until: float) -> None:
+        """Do with the proxy what comes before the first request; raises OSError, in the proxy's words where it refuses."""
+        sock.send(hop.outgoing())  # a new connection takes so few bytes at once
 
         def step() -> bool:
             try:
-                return tunnel.feed(sock.recv(MOST_REFUSAL))
+                hop.feed(sock.recv(MOST_REFUSAL))
             except (BlockingIOError, InterruptedError):
                 return False
+            sock.send(hop.outgoing())
+            return hop.over
 
-        in_time = self._waiter.pump(sock.fileno(), step, lambda: until)
-        self._waiter.forget(sock.fileno())
+        try:
+            in_time = self._waiter.pump(sock.fileno(), step, lambda: until)
+        finally:
+            self._waiter.forget(sock.fileno())
         if not in_time:
             raise TimeoutError
-        if tunnel.refused is not None:
-            raise OSError(tunnel.refused)
 
     def _resolve(self, origin: Origin) -> list[SocketAddress]:
         known = self._addresses.get(origin)

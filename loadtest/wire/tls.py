@@ -19,11 +19,15 @@ def client_context(verify: Verify) -> ssl.SSLContext:
 
 
 class Tls:
-    """One client session on memory buffers; ssl.SSLError comes out of any method."""
+    """One client session on memory buffers; ssl.SSLError comes out of any method.
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "closed", "error", "ready")
+    With `outer`, the session with a proxy, this one goes inside it.
+    """
 
-    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+    __slots__ = ("_incoming", "_object", "_outer", "_outgoing", "closed", "error", "ready")
+
+    def __init__(self, context: ssl.SSLContext, host: str, outer: Tls | None = None) -> None:
+        self._outer = outer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
@@ -34,13 +38,16 @@ class Tls:
 
     def receive(self, data: bytes) -> bytes:
         """Return the plaintext that `data` completes, if any; `outgoing` then has what is to be sent in reply."""
+        if self._outer is not None:
+            data = self._outer.receive(data)
+            self.closed, self.error = self.closed or self._outer.closed, self.error or self._outer.error
         self._incoming.write(data)
         if not self.ready:
             self._shake()
             if not self.ready:
                 return b""
         parts: list[bytes] = []
-        while not self.closed:
+        while True:
             try:
                 part = self._object.read(1 << 16)
             except ssl.SSLWantReadError:
@@ -52,7 +59,9 @@ class Tls:
                     raise
                 self.error = error
                 break
-            self.closed = not part
+            if not part:
+                self.closed = True
+                break
             parts.append(part)
         return b"".join(parts)
 
@@ -64,7 +73,10 @@ class Tls:
 
     def outgoing(self) -> bytes:
         """Return and forget the bytes to be sent."""
-        return self._outgoing.read()
+        if self._outer is None:
+            return self._outgoing.read()
+        self._outer.send(self._outgoing.read())
+        return self._outer.outgoing()
 
     def _shake(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
     scripts/bench peers [CLIENT…] [--streams 300,1000] [--steps] [--repeats 5] [--plot plots/peers.png]
                         [--mlperf CHECKOUT]
+    scripts/bench peers --from docs/other-tools.md --repeats 3 --plot plots/other-tools.png
 
 Server and client get a core each. Errors are the client's percentile less the truth's. CPU counts from the first request
 on the wire to the last answer taken (to the last record on disk for this project): start-up and closing tables of no
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from clients import CLIENTS, Run, Seen
-from peers_table import Row, middle, table
+from peers_table import Row, middle, read, table
 from rig import Array, Meter, Truth, Work, build, metered, source
 
 LATE_MS = 5.0  # at its worst in a request: the hypervisor alone takes 1 to 3
@@ -123,12 +124,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--api", choices=("openai", "ollama"), default="openai", help="the wire (default openai)")
     parser.add_argument("--repeats", type=int, default=1, help="the median of so many (default 1)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a PNG of it")
+    parser.add_argument(
+        "--from", dest="page", type=Path, metavar="PAGE", help="draw the table in a page; nothing is run"
+    )
     parser.add_argument("--mlperf", type=Path, metavar="CHECKOUT", help="add MLPerf's endpoints client from there")
     asked = parser.parse_args(arguments)
     if asked.mlperf:
         import mlperf
 
         CLIENTS.update(mlperf.clients(asked.mlperf))
+    if asked.page and (asked.clients or not asked.plot):
+        parser.error("--from draws a table that is there: give --plot FILE, and no clients")
     if unknown := set(asked.clients) - set(CLIENTS) - {"all"}:
         parser.error(f"{', '.join(sorted(unknown))} is not one of all, {', '.join(CLIENTS)}")
     others = {"all"} | {name for name, client in CLIENTS.items() if client.slow}
@@ -140,6 +146,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     """Measure, print a table a workload, and draw it where asked."""
     asked = parse(arguments)
+    if asked.page:
+        from peers_chart import draw
+
+        print(f"wrote {draw(read(asked.page.read_text()), asked.plot, asked.repeats)}")
+        return
     usual = [name for name, client in CLIENTS.items() if not client.slow]
     names = list(CLIENTS) if "all" in asked.clients else asked.clients or usual
     names = [name for name in names if name != "floor"]

@@ -12,7 +12,7 @@ from peers_table import Row
 
 from loadtest.analyse.charts import style
 
-OURS = ("wire", "asyncio", "wire-gevent", "locust")
+OURS = ("wire", "asyncio", "wire-gevent", "locust", "loadtest run", "Locust users of this project")
 LEAST_MS = 0.01  # errors below this are drawn as this: a logarithmic axis has no zero
 
 
@@ -60,7 +60,7 @@ def _errors(axes: Axes, rows: Sequence[Row], workload: str) -> None:
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     _names(axes, ordered)
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="upper right", frameon=True, facecolor="white", edgecolor="none", framealpha=1.0)
 
 
 def _costs(axes: Axes, rows: Sequence[Row]) -> None:

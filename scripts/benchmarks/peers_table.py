@@ -61,6 +61,26 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def read(text: str) -> dict[str, list[Row]]:
+    """Return the rows of the first table in a page that holds clients by streams, as docs/other-tools.md has it."""
+    lines = [line.strip().strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip().replace("`", "") for cell in line] for line in lines]
+    begin = next(i for i, row in enumerate(rows) if row[:2] == ["streams", "client"])
+    keys = {head: key for key, head in HEADS.items()}
+    found: dict[str, list[Row]] = {}
+    for row in rows[begin + 2 :]:
+        if len(row) != len(rows[begin]):
+            break
+        known = {keys[head]: _number(cell) for head, cell in zip(rows[begin], row, strict=True) if head in keys}
+        values = {name: known.get(name, float("nan")) for name in HEADS}
+        found.setdefault(f"{row[0]} streams", []).append(Row(client=row[1], **values))
+    return found
+
+
+def _number(cell: str) -> float:
+    return float("nan") if cell == "–" else float(cell)
+
+
 def _cell(key: str, value: float) -> str:
     if np.isnan(value):
         return "–"

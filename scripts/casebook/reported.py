@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from book import rows
-from support.odd_answers import NAMED, OPENAI, chunk, head, json, plain, streamed
+from support.odd_answers import NAMED, OLLAMA, OPENAI, chunk, head, json, plain, streamed
 from support.odd_server import Every, Script, Then, Wait
 from support.odd_streams import Stream
 from support.reported_ends import ENDS, ERRORS, FRAMES
@@ -112,6 +112,28 @@ row(
     text=TEXT,
     output=3,
     within=1.9,
+)
+row(
+    "an envelope around each event, open at its end",
+    lambda w: streamed(
+        *(re.sub(rb"(data: )(.*)", rb'\1{"code":0,"data":\2}', part) for part in (*w.tokens(), w.done())),
+        Then.HOLD,
+        last=False,
+    ),
+    dialects=OPENAI,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    within=1.9,
+)
+row(
+    "the last rows run together, open at their end",
+    lambda w: streamed(*w.tokens()[:-1], w.tokens()[-1].strip() + w.done(), Then.HOLD, last=False),
+    dialects=OLLAMA,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    within=0.9,
 )
 row(
     "a body behind a length of nothing",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import socketserver
 import ssl
@@ -45,10 +46,31 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _join(client: socket.socket, server: socket.socket) -> None:
+    if isinstance(client, ssl.SSLSocket):  # not for two threads
+        with contextlib.suppress(OSError):
+            _pump_both(client, server)
+        return
     back = threading.Thread(target=_pump, args=(server, client), daemon=True)
     back.start()
     _pump(client, server)
     back.join()
+
+
+def _pump_both(client: ssl.SSLSocket, server: socket.socket) -> None:
+    while True:
+        ready, _, _ = select.select([client, server], [], [])
+        if server in ready:
+            if not (part := server.recv(65536)):
+                client.unwrap()
+                return
+            client.sendall(part)
+        if client in ready:
+            part = client.recv(65536)
+            while client.pending():
+                part += client.recv(65536)
+            if not part:
+                return
+            server.sendall(part)
 
 
 def _refuse(client: socket.socket, status: bytes) -> None:
@@ -82,13 +104,20 @@ class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 @contextlib.contextmanager
-def proxying(login: bytes | None = None) -> Iterator[ForwardProxy]:
-    """Run a forward proxy for http (one request a connection) and CONNECT."""
+def proxying(login: bytes | None = None, *, tls: ssl.SSLContext | None = None) -> Iterator[ForwardProxy]:
+    """Run a forward proxy for http (one request a connection) and CONNECT; with `tls` it speaks https itself."""
     proxy = ForwardProxy("", login)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             client: socket.socket = self.request
+            if tls is None:
+                self._serve(client)
+                return
+            with contextlib.suppress(OSError), tls.wrap_socket(client, server_side=True) as inside:
+                self._serve(inside)
+
+        def _serve(self, client: socket.socket) -> None:
             head, rest = _read_head(client)
             if not head:
                 return  # a connection that was opened ahead and never used
@@ -120,7 +149,7 @@ def proxying(login: bytes | None = None) -> Iterator[ForwardProxy]:
                 _join(client, upstream)
 
     with _Threads(("127.0.0.1", 0), Handler) as server, _listening(server):
-        proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+        proxy.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
         yield proxy
 
 

@@ -40,7 +40,22 @@ FAILED: dict[str, Any] = {"output": None, "prompt": None, "done": False}
 
 PAGE = "<html>\n<head><title>504 Gateway Time-out</title></head>\n<body></body>\n</html>\n"
 
+LISTED: dict[str, Stream] = {
+    "a list, a row a line": Stream(
+        V1, "[" + ",\n".join(json.dumps(row) for row in (A, B, C, finish(), COUNTS)) + "]\n"
+    ),
+    "a list, commas on lines of their own (Vertex)": Stream(
+        V1, "[\n" + "\n,\n".join(json.dumps(row) for row in (A, B, C, finish(), COUNTS)) + "\n]\n"
+    ),
+    "ollama: a list, a row a line": Stream(
+        CHAT, "[" + ",\r\n".join(json.dumps(row) for row in (message("a"), message("b"), message("c"), last())) + "]"
+    ),
+    "ollama: a list, commas first": Stream(
+        CHAT, "[\n" + "\n,".join(json.dumps(row) for row in (message("a"), message("b"), message("c"), last())) + "\n]"
+    ),
+}
 FRAMES = {
+    **LISTED,
     "events that are set in (LiteLLM)": Stream(V1, (sse(A, B, C) + END).replace("data:", "  data:")),
     "fields in capitals": Stream(V1, (sse(A, B, C) + END).replace("data:", "Data:")),
     "blanks before the colon": Stream(V1, (sse(A, B, C) + END).replace("data:", "data :")),
@@ -173,6 +188,7 @@ ENDS = {
     "the reason is number 0 until it ends": Stream(
         V1, sse(*(with_choice(row, finish_reason=0) for row in (A, B, C))) + END
     ),
+    "responses: completed, with a status of before": Stream(RESPONSES, named(*PIECES, completed(status="in_progress"))),
     "responses: cut at max_tokens": Stream(
         RESPONSES,
         named(*PIECES, completed("incomplete", status="incomplete", incomplete_details={"reason": "max_tokens"})),
@@ -271,6 +287,23 @@ ERRORS = {
     "a status that is a text": Stream(V1, sse(A, {"status": "error", "message": SAID}), "a", **FAILED, error=SAID),
     "responses: response.error": Stream(
         RESPONSES, named(PIECES[0], {"type": "response.error", "code": "x", "message": SAID}), "a", **FAILED, error=SAID
+    ),
+    "responses: response.error of a response": Stream(
+        RESPONSES, named({"type": "response.error", "response": {"error": {"message": SAID}}}), "", **FAILED, error=SAID
+    ),
+    "responses: failed, and why in last_error": Stream(
+        RESPONSES,
+        named(PIECES[0], completed("failed", status="failed", usage=None, last_error={"message": SAID})),
+        "a",
+        **FAILED,
+        error=SAID,
+    ),
+    "responses: failed, and why in details": Stream(
+        RESPONSES,
+        named(PIECES[0], completed("failed", status="failed", usage=None, status_details={"error": {"message": SAID}})),
+        "a",
+        **FAILED,
+        error=SAID,
     ),
     "responses: failed without a word": Stream(
         RESPONSES,

@@ -173,6 +173,7 @@ TEXTS = {
     "responses: deltas that are objects": Stream(
         RESPONSES, named(*(response("output_text.delta", delta={"text": text}) for text in "abc"), completed())
     ),
+    "responses: all of it in an output that is a text": Stream(RESPONSES, named(completed(output="abc"))),
     "responses: all of it in output_text": Stream(RESPONSES, named(completed(output_text="abc"))),
     "responses: the last piece alone in the end (vLLM)": Stream(
         RESPONSES,
@@ -293,6 +294,16 @@ COUNTED = {
     "messages: counts with message_stop alone (LiteLLM)": Stream(
         MESSAGES,
         named(start(0, 0), *BLOCKS, stopped(), {**STOP, "usage": {"input_tokens": 20, "output_tokens": 3}}),
+    ),
+    "messages: cached tokens that are part of the input (DashScope)": Stream(
+        MESSAGES,
+        named(
+            start(prompt=24),
+            *BLOCKS,
+            stopped(cache_read_input_tokens=20, prompt_tokens_details={"cached_tokens": 20}, output_tokens=3),
+            STOP,
+        ),
+        prompt=24,
     ),
     "messages: OpenAI's names": Stream(
         MESSAGES, named(start(0, 0), *BLOCKS, stopped(prompt_tokens=20, completion_tokens=3, total_tokens=23), STOP)

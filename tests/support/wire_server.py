@@ -23,7 +23,11 @@ class Peer:
     def request(self) -> tuple[bytes, bytes] | None:
         """Read one request: its head and its body; None when the client has closed the connection."""
         while b"\r\n\r\n" not in self._buffer:
-            if not (data := self.sock.recv(65536)):
+            try:
+                data = self.sock.recv(65536)
+            except BrokenPipeError:  # so Python 3.14 says that a client left TLS without a close_notify
+                return None
+            if not data:
                 return None
             self._buffer += data
         head, _, rest = self._buffer.partition(b"\r\n\r\n")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.findings import cache_findings
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
@@ -117,7 +118,7 @@ def reread_by_users(axes: Axes, levels: Sequence[dict[str, Any]]) -> None:
         if again > 0.02 * whole:
             axes.text(place, parts[0][place] + again / 2, f"{again:.0f}", ha="center", va="center", fontsize=8.5)
     shown = style.spread(len(levels), 8)
-    axes.set_xticks(x[shown], [style.drawable(style.level_tick(levels[i])) for i in shown])
+    axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
     axes.set_xlim(-0.6, max(len(levels) - 0.4, 1.0))
     axes.set_xlabel(offered_load.axis(list(levels)))
     axes.set_ylabel("prompt tokens of a later turn")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from loadtest.analyse.charts.lettering import FONT, cut, drawable, joined, wrapped
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis
-from loadtest.text import counted, percent, seconds, shown
+from loadtest.text import counted, percent, seconds
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -47,14 +46,15 @@ DECODING = BLUE
 VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 
 WIDTH, DPI = 10.0, 150
-SHORTEST_PART = 24  # characters of a name in the footer that are kept at the least
+LETTER = 0.075  # inches, of the legend
+USUAL_HEAD = 1.2  # inches of title, subtitle and legend that a page's height allows for
 LABEL = 0.62  # inches that a duration on an axis takes
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
 WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
 MOST_LINES = 9  # levels that a chart of one line a level draws
 RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 10,
     "text.parse_math": False,  # model names may hold a $
     "axes.spines.top": False,
@@ -104,22 +104,26 @@ def save(
 
     `at_last` is called when all has its place: what is written then moves nothing, and has characters that the font can draw.
     """
-    height = figure.get_figheight()
     group = analysis.summary.get("group") or ""
     subtitle = " · ".join(filter(None, ("" if subtitle.startswith(group) else group, subtitle)))
     simulated = simulated_mark(analysis.summary)
+    heads, below, legend = wrapped(title, 74 if simulated else 92), wrapped(subtitle, 130), _Legend.of(figure)
+    more = 0.25 * len(heads) + 0.19 * len(below) + legend.height - USUAL_HEAD
+    height = figure.get_figheight() + max(more, 0.0)  # the panels keep their room
+    figure.set_figheight(height)
     top = height - 0.16
-    for line in _wrap(title, 74 if simulated else 92):
+    for line in heads:
         figure.text(EDGE, top / height, line, fontsize=13, fontweight="bold", color=INK, va="top")
         top -= 0.25
-    for line in _wrap(subtitle, 130):
+    for line in below:
         figure.text(EDGE, (top - 0.03) / height, line, fontsize=9.5, color=GREY, va="top")
         top -= 0.19
     if simulated:
         mark = {"boxstyle": "round,pad=0.35", "facecolor": VERMILLION, "edgecolor": "none"}
         said: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "color": "white", "ha": "right", "va": "top"}
         figure.text(1 - EDGE, (height - 0.2) / height, simulated_badge(analysis.summary) or "", bbox=mark, **said)
-    top -= 0.08 + _legend(figure, (top - 0.08) / height)
+    legend.draw(figure, (top - 0.08) / height)
+    top -= 0.08 + legend.height
     bottom = 0.14 + _footer(figure, analysis, simulated)
     room = (0.01, bottom / height, 0.98, (top - bottom) / height)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
@@ -133,27 +137,30 @@ def save(
     return path
 
 
-def _wrap(text: str, width: int) -> list[str]:
-    """Break into as few lines as fit, of about equal length, never between a number and its unit."""
-    joined = re.sub(r"(?<=\d) (?=\S)", "\u00a0", text)
-    fewest = len(textwrap.wrap(joined, width))
-    return next((lines for w in range(10, width + 1) if len(lines := textwrap.wrap(joined, w)) <= fewest), [])
+@dataclass(frozen=True, slots=True)
+class _Legend:
+    """One legend for all panels, each name once, where it can cover nothing."""
 
+    named: dict[str, Any]
+    columns: int
 
-def _legend(figure: Figure, top: float) -> float:
-    """Put one legend for all panels below `top`, each name once, where it can cover nothing; return its height, inches."""
-    named: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, handle)
-    if not named:
-        return 0.0
-    widest = max(map(len, named)) * 0.075 + 0.65  # inches of an entry at 9 points, with its sign
-    columns = max(1, min(len(named), int((WIDTH - 0.3) / widest)))
-    figure.legend(
-        list(named.values()), list(named), loc="upper left", bbox_to_anchor=(EDGE / 2, top), ncols=columns
-    ).set_in_layout(False)
-    return 0.12 + 0.2 * -(-len(named) // columns)
+    @classmethod
+    def of(cls, figure: Figure) -> _Legend:
+        named: dict[str, Any] = {}
+        for axes in figure.axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                named.setdefault(cut(label, int((WIDTH - 1) / LETTER)), handle)
+        widest = max(map(len, named), default=0) * LETTER + 0.65  # inches of an entry, with its sign
+        return cls(named, max(1, min(len(named), int((WIDTH - 0.3) / widest))))
+
+    @property
+    def height(self) -> float:
+        return 0.12 + 0.213 * -(-len(self.named) // self.columns) if self.named else 0.0
+
+    def draw(self, figure: Figure, top: float) -> None:
+        if self.named:
+            place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (EDGE / 2, top), "ncols": self.columns}
+            figure.legend(list(self.named.values()), list(self.named), **place).set_in_layout(False)
 
 
 def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
@@ -162,29 +169,17 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     verdict, height = summary["verdict"], figure.get_figheight()
     doubts = sum(level["verdict"] == verdict for level in summary["levels"])
     why = f"{doubts} of {len(summary['levels'])} levels" if doubts else "the run did not end as planned"
-    said = verdict if verdict == "valid" else f"{verdict} ({why})"
+    alone = doubts == len(summary["levels"]) == 1
+    said = verdict if verdict == "valid" or alone else f"{verdict} ({why})"
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
     parts = (summary["name"], *findings.measured_on(summary).split(" · "), summary["target"].get("url"))
-    every = [[_hardware(analysis)], [simulated], parts]
+    every: list[Sequence[Any]] = [[_hardware(analysis)], [simulated], parts]
     lines = [told for line in every if (told := [str(part) for part in line if part])]
     for i, told in enumerate(lines):
         room = WIDTH * (1 - 2 * EDGE) - (0 if i else 0.5 + 0.1 * len(said))  # the verdict stands in the lowest line
-        line, at = _joined(told, int(room / 0.077)), (0.14 + 0.16 * i) / height
+        line, at = joined(told, int(room / 0.077)), (0.14 + 0.16 * i) / height
         figure.text(1 - EDGE, at, line, fontsize=8.5, color=GREY, ha="right", va="bottom")
     return 0.16 * len(lines) + 0.12
-
-
-def _joined(parts: Sequence[str], most: int) -> str:
-    """Return parts in a line of about so many characters at most; of the longest ones the middle goes."""
-    room = [len(part) for part in parts]
-    while sum(room) + 3 * (len(room) - 1) > most and max(room) > SHORTEST_PART:
-        room[room.index(max(room))] -= 1
-    return " · ".join(_cut(part, left) for part, left in zip(parts, room, strict=True))
-
-
-def _cut(text: str, most: int) -> str:
-    head = most // 2
-    return text if len(text) <= most else f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"
 
 
 def _hardware(analysis: Analysis) -> str:
@@ -192,19 +187,6 @@ def _hardware(analysis: Analysis) -> str:
     cpus = (analysis.run.facts.get("client") or {}).get("cpus")
     client = [f"measured from {counted(int(cpus), 'CPU')}"] if cpus else []
     return " · ".join([*analysis.summary.get("hardware", []), *client])
-
-
-def drawable(text: str) -> str:
-    """Return a text that the charts' font can draw: what steers is escaped, and what the font lacks is U+FFFD."""
-    known = _characters()
-    return "".join(
-        char if ord(char) in known or char == "\n" else "\ufffd" for char in "\n".join(map(shown, text.split("\n")))
-    )
-
-
-@cache
-def _characters() -> frozenset[int]:
-    return frozenset(get_font(findfont(RC["font.family"])).get_charmap())
 
 
 def empty(axes: Axes, why: str) -> None:
@@ -326,7 +308,7 @@ def logarithmic_x(axes: Axes) -> None:
     panels = 1 if axes.figure is None else min(len(axes.figure.axes), COLUMNS)
     room = (WIDTH - 1) / panels / LABEL
     ticks = _ticks_of_a_decade(math.log10(high / low), room)
-    axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else "auto"))
+    axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else None))
 
 
 def _ticks_of_a_decade(decades: float, room: float) -> tuple[float, ...]:

@@ -105,15 +105,19 @@ def _named(entry: Entry) -> str:
     return f"{entry.letter} ({entry.name})"
 
 
-def level_grid(many: Many) -> Grid:
-    """Return a row a level and run: headline figures with the half of their 95 % interval, and the verdict."""
+def level_grid(many: Many, *, most: int = 1000) -> Grid:
+    """Return a row a level and run: headline figures with the half of their 95 % interval, and the verdict.
+
+    Of a word of a run's name at most so many characters: run_lines have it whole.
+    """
     _, names = level_names(many)
     rows = []
     for name, pairs in loads(many):
         for place, (entry, level) in enumerate(pairs):
             figures = [_figure_cell(entry, level, metric) for metric in many.metrics]
             bad = str(failed(level)) if failed(level) else ""
-            run = f"{entry.letter} {entry.name}"
+            called = " ".join(word if len(word) <= most else f"{word[: most - 1]}…" for word in entry.name.split(" "))
+            run = f"{entry.letter} {called}"
             rows.append(("" if place else names[name], run, *figures, bad or UNKNOWN, level["verdict"]))
     heads = ("level", "run", *(metric.name for metric in many.metrics), "failed", "verdict")
     return Grid(heads, tuple(rows), names=2).without_unknown()

@@ -179,9 +179,9 @@ class Knee:
     grows: bool  # the interval of the last level lies above those of all others
     stops: bool  # the intervals of all higher levels exclude 5 % more
     void: tuple[int, ...] = ()  # concurrencies of void levels: next below `concurrency`, else above `last`
-    dip: tuple[
-        tuple[int, float], ...
-    ] = ()  # three levels, the second of which gave surely less than the others: (users, rate)
+    # three levels, the second of which gave surely less than the others: (users, rate)
+    dip: tuple[tuple[int, float], ...] = ()
+    people: bool = False  # whether users hold conversations
 
     @property
     def in_between(self) -> bool:
@@ -194,16 +194,26 @@ class Knee:
         if not self.void:
             return ""
         one = len(self.void) == 1
-        noun = "stream" if self.void == (1,) else "streams"
+        noun = self.noun[self.void != (1,)]
         return f"the level{'' if one else 's'} at {listed(self.void)} {noun} {'is' if one else 'are'} void"
+
+    @property
+    def noun(self) -> tuple[str, str]:
+        """What the load counts, one and more of it."""
+        return ("person", "people") if self.people else ("stream", "streams")
+
+    @property
+    def load(self) -> str:
+        """Return `concurrency` in words: "4 streams", "1 person"."""
+        return counted(self.concurrency, *self.noun)
 
     @property
     def sentence(self) -> str:
         """Say what is sure of it: that levels differ only where their intervals do not overlap."""
-        streams = f"{counted(self.concurrency, 'stream')}"
+        streams, more = self.load, f"more {self.noun[1]}"
         most = f"{number(self.tokens_per_s)} tokens/s in all"
         if self.interval is None:
-            return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."
+            return f"Output reaches {most} at {streams}; too few requests to tell whether {more} bring more."
         low, high = self.interval
         if self.grows and self.in_between:
             return f"Output reaches {most} at {streams}; whether it still grows there is not known: {self.void_said}."
@@ -214,11 +224,11 @@ class Knee:
             return f"Output reaches {most} at {streams}; whether it grows there is not known: it {self.dip_said}."
         if high is None or self._anywhere:
             return (
-                f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
+                f"Output reaches {most} at {streams}; from {low} to {high or self.last} {self.noun[1]} the intervals overlap, so "
                 "whether it grows there is not known."
             )
         if not self.stops:
-            return f"Output reaches {most} at {streams}; whether more streams bring more is not known: their intervals are too wide."
+            return f"Output reaches {most} at {streams}; whether {more} bring more is not known: their intervals are too wide."
         if self.in_between:
             return (
                 f"Output grows no more from {streams} on, with {most}; it may stop growing earlier: {self.void_said}."
@@ -231,7 +241,7 @@ class Knee:
     def dip_said(self) -> str:
         """Say that output falls and rises again: "goes from 175 to 97.8 and 151 tokens/s at 2, 4 and 8 streams"."""
         (_, before), (_, low), (_, after) = self.dip
-        return f"goes from {number(before)} to {number(low)} and {number(after)} tokens/s at {listed([users for users, _ in self.dip])} streams"
+        return f"goes from {number(before)} to {number(low)} and {number(after)} tokens/s at {listed([users for users, _ in self.dip])} {self.noun[1]}"
 
     @property
     def levels_off(self) -> bool:
@@ -289,6 +299,7 @@ def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
     first level within 5 % of the best throughput. Its interval runs from the first level that may be so near, by the levels'
     95 % intervals, to the first that is for sure.
     """
+    levels = list(levels)
     points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
         good, be = " that are not void" if void else "", "is" if len(points) == 1 else "are"
@@ -314,6 +325,7 @@ def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
         stops=all(p.at_most(found) for p in points if p.users > found.users),
         void=_unknown({int(level["concurrency"]) for level in void if level.get("concurrency")}, points, found.users),
         dip=_dip(points),
+        people=any(level.get("sessions") for level in levels),
     ), None
 
 

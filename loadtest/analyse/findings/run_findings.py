@@ -12,6 +12,7 @@ from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.findings import (
+    behind_findings,
     cache_findings,
     data_findings,
     energy_findings,
@@ -121,6 +122,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
     elif has_tokens(*summary["levels"]):
         found.append(slots_finding(analysis))
     found += [
+        *behind_findings.behind_the_url(analysis),
         *cache_findings.cache_findings(analysis),
         *step_findings.steps_findings(analysis),
         *longer_prompts(analysis),
@@ -320,7 +322,10 @@ def believed_knee(series: Series) -> tuple[knee_of.Knee | None, str | None]:
 
 
 def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
-    """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary."""
+    """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary.
+
+    Where its queue grew that is said already, as a reason for doubt.
+    """
     return [
         Finding(
             f"{level['label']} was not stationary: {number(law['in_flight'])} requests were in flight on average, where Little's law "
@@ -328,7 +333,7 @@ def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
             f"{number(law['ends_per_s'])} requests/s ended, after {seconds(law['sojourn_s'])} each on average.",
         )
         for level in levels
-        if (law := level["little"]) and not law["holds"] and level.get("verdict") != VOID
+        if (law := level["little"]) and not law["holds"] and not law["growing"] and level.get("verdict") != VOID
     ]
 
 
@@ -342,7 +347,9 @@ def range_of_ttft(series: Series) -> Finding | None:
     speeds = [figure(level, "stream_tokens_per_s", "p50") for level in told]
     said = f"The median TTFT is {listed(ttfts)}"
     if all(speeds):
-        said += f"; the median decode speed is {listed([number(speed) for speed in speeds])} tokens/s a stream"
+        words = list(dict.fromkeys(number(speed) for speed in speeds))
+        both = " at both" if len(words) < len(speeds) else ""
+        said += f"; the median decode speed is {listed(words)} tokens/s a stream{both}"
     return Finding(f"{said}.")
 
 

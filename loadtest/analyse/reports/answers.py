@@ -6,7 +6,7 @@ No figure is of a void level: where only void levels would have it, the tile say
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.analyse.figures import kept_up as keeping_up
@@ -19,7 +19,7 @@ from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, wait_in_words
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
-from loadtest.text import capitalised, counted, listed, number, out_of, seconds
+from loadtest.text import capitalised, listed, number, out_of, seconds
 
 MOST_NAMED = 4  # levels in one sentence
 ALL_VOID = "every level is void"
@@ -63,12 +63,19 @@ class Seen:
     level: dict[str, Any]
     verdict: str
     reason: str
+    name: str = ""  # of the level; empty: its label
 
     def __str__(self) -> str:
         """Return it as a sentence."""
         if self.besides:
-            return f"{self.level['label']}, void for another reason, also: {self.reason}."
-        return f"{self.level['label']} is {self.verdict}: {self.reason}."
+            return f"{self.called}, void for another reason, also: {self.reason}."
+        return f"{self.called} is {self.verdict}: {self.reason}."
+
+    @property
+    def called(self) -> str:
+        """The level's name, with its model where several share a server."""
+        model = self.level.get("model") if "beside" in self.level else None
+        return " · ".join(filter(None, (model, self.name or self.level["label"])))
 
     @property
     def besides(self) -> bool:
@@ -96,7 +103,7 @@ class Reason:
 
     @staticmethod
     def _names(seen: Sequence[Seen]) -> list[str]:
-        return list(dict.fromkeys(_name(one.level) for one in seen))
+        return list(dict.fromkeys(one.called for one in seen))
 
     @property
     def example(self) -> str:
@@ -104,8 +111,8 @@ class Reason:
         first = self.seen[0]
         same = [one.reason for one in self.seen if one.level is first.level and one.verdict == first.verdict]
         if len({id(one.level) for one in self.seen}) == 1:
-            return str(Seen(first.level, first.verdict, "; ".join(same)))
-        return f"{self.where}. At {_name(first.level)}: {'; '.join(same)}."
+            return str(replace(first, reason="; ".join(same)))
+        return f"{self.where}. At {first.called}: {'; '.join(same)}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +125,6 @@ class ToDo:
 
 def _shortened(names: Sequence[str]) -> str:
     return listed([*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])])
-
-
-def _name(level: dict[str, Any]) -> str:
-    return " · ".join(filter(None, (level.get("model") if "beside" in level else None, level["label"])))
 
 
 def verdict_in_words(summary: dict[str, Any]) -> str:
@@ -146,9 +149,10 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
 def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
     """Return what there is to do, each advice once, for void levels first."""
     found: dict[str, dict[str, list[Seen]]] = {}
+    names = offered_load.shared([level["label"] for level in levels])[1] if levels else []
     seen = [
-        (each["cause"], Seen(level, each["verdict"], reason))
-        for level in levels
+        (each["cause"], Seen(level, each["verdict"], reason, name))
+        for level, name in zip(levels, names, strict=True)
         for each, reason in zip(level["causes"], level["reasons"], strict=True)
     ]
     for cause, one in sorted(seen, key=lambda entry: entry[1].verdict != VOID):
@@ -229,19 +233,21 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
     if found.grows and found.in_between:
         return Tile(name, "", again), None
     if found.grows:
-        more = f"; {again}" if found.void else ": measure more streams"
+        more = f"; {again}" if found.void else f": measure more {found.noun[1]}"
         return Tile(name, "", f"output still grows at {level['label']}{more}"), None
     if found.levels_off and found.in_between:
-        return Tile(name, f"≤ {counted(found.concurrency, 'stream')}", again), level
+        return Tile(name, f"≤ {found.load}", again), level
     if found.levels_off:
         low, high = found.interval or (0, 0)
         between = (
-            f"95 % interval: {low} to {high}" if low != high else series.label or "more streams bring no more output"
+            f"95 % interval: {low} to {high}"
+            if low != high
+            else series.label or f"more {found.noun[1]} bring no more output"
         )
-        return Tile(name, counted(found.concurrency, "stream"), between), level
+        return Tile(name, found.load, between), level
     if found.dip:
         return Tile(name, "", f"output {found.dip_said}: measure again"), None
-    more = f", and {found.void_said}: measure longer" if found.void else ": measure longer, or more streams"
+    more = f", and {found.void_said}: measure longer" if found.void else f": measure longer, or more {found.noun[1]}"
     return Tile(name, "", f"too few requests to tell{more}"), None
 
 

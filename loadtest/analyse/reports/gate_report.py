@@ -12,7 +12,7 @@ from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.reports import tables
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
-from loadtest.slo import Objective, judge_objectives
+from loadtest.slo import Judged, Objective, judge_objectives
 from loadtest.text import shown
 
 ERROR, FAILURE = "error", "failure"  # JUnit's words: it could not be tested; it was tested and failed
@@ -109,7 +109,7 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
         lines += [f"**{escaped(shown(search.said))}**", ""]
     lines += [*_levels(summary["levels"]).markdown(), ""]
     rows = [
-        (level["label"], str(each.objective), _mark(each.met, each.unjudged), str(each))
+        (level["label"], str(each.objective), _mark(each, void=level["verdict"] == VOID), str(each))
         for level in summary["levels"]
         for each in judge_objectives(objectives, level)
     ]
@@ -123,8 +123,11 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
     return "\n".join([*lines, *doubts, *([""] if doubts else [])]) + "\n"
 
 
-def _mark(met: bool, unjudged: str | None) -> str:
-    return "✅ met" if met else "❔ not judged" if unjudged is not None else "❌ missed"
+def _mark(judged: Judged, *, void: bool) -> str:
+    word = "met" if judged.met else "missed" if judged.unjudged is None else "not judged"
+    if void:
+        return f"❔ {word}, but void"
+    return f"{'✅' if judged.met else '❌' if judged.unjudged is None else '❔'} {word}"
 
 
 def _levels(levels: Sequence[dict[str, Any]]) -> Grid:

@@ -57,10 +57,7 @@ GLOSSARY = (
     ("stamps", "Who noted when an answer's bytes arrived: the kernel, or loadtest itself when it read them."),
     (
         "counted by",
-        (
-            "Who counted the tokens: the server, tiktoken, loadtest by the pieces that came (chunks), or nobody, for answers that "
-            "ended for their length have what was asked for (asked)."
-        ),
+        "Who counted the tokens: the server, tiktoken, or loadtest: by the length asked for where that ended an answer, else by pieces.",
     ),
     (
         "delivery delay",

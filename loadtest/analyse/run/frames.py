@@ -184,9 +184,10 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
         c["tpot_s"][c["tpot_s"] <= 0] = np.nan  # all tokens in one chunk: no decode speed was seen
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
-    held = c["e2e_s"] - c["ttft_s"] < metrics.HELD_BACK_SHARE * c["decode_s"]
-    # by how much the first token was made before it came, of an answer that a proxy held back until it was whole
-    c["held_back_s"] = np.where(held & (chunks.counts >= metrics.HELD_BACK_PIECES), c["decode_s"], 0.0)
+    # by how much the first token was made before it came, with later ones: the server says over how long it wrote them all
+    early = c["decode_s"] - (c["e2e_s"] - c["ttft_s"])
+    merged = c["first_coalesced"] & (chunks.counts >= metrics.HELD_BACK_PIECES)
+    c["held_back_s"] = np.where(merged & (early > metrics.HELD_BACK_SHARE * c["decode_s"]), early, 0.0)
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANT_FIELDS}
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from loadtest.dialects.answers import ends, repeats, server_errors
+from loadtest.dialects.answers import ends, found_rows, repeats, server_errors
 from loadtest.dialects.answers.decoded import Decoded, Rows
-from loadtest.dialects.answers.found_rows import IN_AN_ENVELOPE, rows_of, rows_within, unwrapped
+from loadtest.dialects.answers.found_rows import row_in_list, rows_of, rows_within, unwrapped
 from loadtest.dialects.answers.framing import TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.keepalives import is_keepalive
 from loadtest.dialects.answers.lenient_json import parse_json
@@ -21,9 +21,6 @@ TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _EMPTY_FIELDS = (b"data", b"event", b"id", b"retry")
-FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
-NO_EVENT = "the answer has lines that are neither an event's nor JSON"
-BEHIND_FINISH = "the answer has a word behind its finish_reason that is no JSON"
 LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
 _BOM = b"\xef\xbb\xbf"
 
@@ -146,6 +143,8 @@ class StreamDecoder:
         elif bare and self._row_seen:
             if isinstance(row := parse_json(bare), dict):
                 self._row(row)
+            elif self._in_list(bare):
+                pass
             elif bare.startswith(b"{"):
                 ending.hint = server_errors.MID_LINE
             else:
@@ -195,7 +194,7 @@ class StreamDecoder:
         row = parse_json(line)
         if isinstance(row, dict):
             return self._row(row)
-        if not self._rows(row, line):
+        if not (self._in_list(line) or self._rows(row, line)):
             self._stray.append(line)
             self.forget()
         return False
@@ -214,6 +213,8 @@ class StreamDecoder:
         """Take a line that is neither a field of an event nor a row."""
         if ends.is_done(line):
             self._mark()
+        elif self._in_list(line):
+            return
         elif self._row_seen and not self._stray:
             self._between(line)
         elif line.startswith(b"{") and isinstance(row := parse_json(line), dict) and self._ends_stray(row):
@@ -223,6 +224,16 @@ class StreamDecoder:
             if self._row_seen and line.startswith((b"}", b"]")) and len(self._stray) < MOST_STRAY:
                 self._end_stray(whole=False)
 
+    def _in_list(self, line: bytes) -> bool:
+        """Take a line of a list that is sent a row at a time; return whether it is one."""
+        row = row_in_list(line, self._stray, begun=self._row_seen)
+        if row is None or (row and not (self._row_seen or self._own.takes(row))):
+            return False
+        if row:
+            self._stray.clear()
+            self._row(row)
+        return True
+
     def _between(self, line: bytes) -> None:
         """Take a line in mid-answer that is neither a field of an event nor JSON: clients pass over it in an event stream."""
         if not self._events:
@@ -231,7 +242,7 @@ class StreamDecoder:
             self._stray.append(line)
             self.forget()
         else:
-            self._answer.note(NO_EVENT)
+            self._answer.note(found_rows.NO_EVENT)
             self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]
 
     def _ends_stray(self, row: dict[str, Any]) -> bool:
@@ -264,7 +275,7 @@ class StreamDecoder:
         if not self._held:
             if data.lstrip().startswith(b"data:"):
                 data = ends.bare_data(data)
-                answer.note(FRAMED_TWICE)
+                answer.note(found_rows.FRAMED_TWICE)
             if ends.is_done(data):
                 self._mark()
                 return False
@@ -339,7 +350,7 @@ class StreamDecoder:
                     elif line.strip() and not is_said:
                         self._answer.fail(server_errors.undecodable(line))
             elif self._answer.ending.done and len(data) < LONGEST_WORD and b"error" not in data.lower():
-                self._answer.note(BEHIND_FINISH)
+                self._answer.note(found_rows.BEHIND_FINISH)
             else:
                 self._answer.fail(server_errors.undecodable(data))
         return False
@@ -363,7 +374,7 @@ class StreamDecoder:
             alike = self._own.take(row)
         elif (inner := unwrapped(row, self._own.takes)) is not None:
             alike = False
-            answer.note(IN_AN_ENVELOPE)
+            answer.note(found_rows.IN_AN_ENVELOPE)
             self._own.take(inner)
         else:
             alike = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from loadtest.dialects.answers.found_rows import run_together, unwrapped
 from loadtest.dialects.answers.lenient_json import parse_json
 from loadtest.dialects.answers.server_errors import error_sentence, in_row, quoted
 from loadtest.dialects.base import End, EndMarks
@@ -76,7 +77,11 @@ def end_said_by(line: bytes) -> End | None:
 def row_of_line(line: bytes) -> dict[str, Any] | None:
     """Return the object in one line of an answer, as an event's data or by itself; None where the line has none."""
     name, data = _field(line)
-    row = parse_json(data) if name == b"data" and data.startswith(b"{") else None
+    if name != b"data" or not data.startswith(b"{"):
+        return None
+    row = parse_json(data)
+    if row is None and (rows := run_together(data)):
+        return rows[-1]
     return row if isinstance(row, dict) else None
 
 
@@ -104,13 +109,22 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _of_row(row: dict[str, Any]) -> End | None:
+    if "choices" not in row and "done" not in row:
+        row = unwrapped(row, _has_end) or row
     if row.get("done") is True or in_row(row):
         return End.MARK
     choices = row.get("choices")
+    if choices and reason_name(row.get("finish_reason")):
+        return End.FINISH
     for choice in (choices,) if isinstance(choices, dict) else choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and reason_name(choice.get("finish_reason")):
             return End.FINISH
     return None
+
+
+def _has_end(row: dict[str, Any]) -> bool:
+    """Whether a row in a gateway's envelope may say that the answer is over."""
+    return bool(row.get("choices")) or row.get("done") is True or bool(row.get("error"))
 
 
 # The wire looks for each needle in every read. "true" and "error" occur in no ordinary piece, whatever blanks surround them.

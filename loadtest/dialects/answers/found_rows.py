@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadtest.dialects.answers.lenient_json import parse_json
 
+FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
+NO_EVENT = "the answer has lines that are neither an event's nor JSON"
+BEHIND_FINISH = "the answer has a word behind its finish_reason that is no JSON"
 RUN_TOGETHER = "the answer has objects of JSON that are not one a line"
 IN_A_TEXT = "the answer's objects of JSON come as texts of JSON"
 IN_AN_ENVELOPE = "the answer's objects lie in an envelope of a gateway"
@@ -53,6 +56,23 @@ def run_together(data: bytes) -> list[dict[str, Any]]:
         between = _BETWEEN.match(text, at)
         at = between.end() if between is not None else at
     return rows
+
+
+def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str, Any] | None:
+    """Return the row in a line of a list that is sent a row at a time, empty where the line has nothing but punctuation.
+
+    None where it is no such line. `held` are the lines before it that are no rows; rows came where the list has `begun`.
+    """
+    bare = line.strip(_PUNCTUATION)
+    if not bare:
+        return {} if begun and not held else None
+    if (bare == line and not held) or not bare.startswith(b"{") or any(one.strip(_PUNCTUATION) for one in held):
+        return None
+    row = parse_json(bare)
+    return row if isinstance(row, dict) else None
+
+
+_PUNCTUATION = b"[], \t\r"
 
 
 def unwrapped(row: dict[str, Any], takes: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:

@@ -123,8 +123,9 @@ class OpenAIRows:
             answer.fail(said)
         if usage := choice.get("usage") or delta.get("usage"):
             self._take_usage(usage)
-        reasons = (choice.get("finish_reason"), delta.get("finish_reason"), *map(choice.get, _OTHER_REASONS))
-        value = next((reason for reason in reasons if reason is not None), None)
+        value = choice.get("finish_reason")
+        if value is None:
+            value = delta.get("finish_reason") or choice.get("finish_details") or choice.get("finishReason")
         if value is not None:
             self._reason(value)
 
@@ -231,6 +232,3 @@ def _beside(choice: dict[str, Any], delta: Any) -> Texts:
         return texts
     text = choice.get("text") if delta is not None else None
     return (text, "") if isinstance(text, str) else ("", "")
-
-
-_OTHER_REASONS = ("finish_details", "finishReason")

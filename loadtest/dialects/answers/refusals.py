@@ -31,6 +31,13 @@ _REFUSING = re.compile(
     r"|does not (?:exist|support)|cannot be (?:used|set)|instead",
     re.IGNORECASE,
 )
+_MISSING = re.compile(
+    r"\bheaders?\b.{0,60}\b(?:required|missing|expected|not (?:set|found|present|provided))\b|"
+    r"\b(?:requires?|required|missing|expected|must (?:set|send|provide|include))\b.{0,60}\bheaders?\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_HEADER = re.compile(r"\b[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+\b")
+_OF_KEYS = ("x-api-key", "api-key", "proxy-authorization", "content-type", "content-length", "user-agent")
 _MOST_SHOWN = 300  # characters of a --body in a sentence
 
 
@@ -61,6 +68,14 @@ def refused_field(dialect: Dialect, output_tokens: int | None, status: int | Non
     return without(dialect, min(named)[1]) if named else None
 
 
+def wanted_header(status: int | None, words: str) -> str | None:
+    """Return the header that an answer's words say is missing; None where they name none, or one that holds a key."""
+    if status not in (*FIELD_STATUSES, 401, 403) or not _MISSING.search(words):
+        return None
+    names = (found[0] for found in _HEADER.finditer(words))
+    return next((name for name in names if name.lower() not in _OF_KEYS), None)
+
+
 def without(dialect: Dialect, name: str) -> Refusal | None:
     """Return how a field of the body is left out or, a length's, renamed; None for a length that has one name alone."""
     if name in LENGTHS and name not in dialect.patch:
@@ -75,9 +90,16 @@ def without(dialect: Dialect, name: str) -> Refusal | None:
 
 
 def advised(dialect: Dialect, output_tokens: int | None, status: int | None, sentence: str) -> str:
-    """Return an error's sentence with what to do at its end, where it calls a field of ours unknown."""
+    """Return an error's sentence with what to do at its end, where it calls a field of ours unknown or misses a header."""
+    if (header := wanted_header(status, sentence)) is not None:
+        return f"{sentence}; {give_header(header)}"
     refusal = refused_field(dialect, output_tokens, status, sentence)
     return sentence if refusal is None else f"{sentence}; {refusal.advice}"
+
+
+def give_header(name: str) -> str:
+    """Return what to do where a header is wanted, to stand at a sentence's end."""
+    return f"give it with --header '{name}: …'"
 
 
 def _only_of_patch(dialect: Dialect, name: str) -> bool:

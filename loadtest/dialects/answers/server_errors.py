@@ -218,11 +218,12 @@ def envelope(row: dict[str, Any]) -> str | None:
     return None
 
 
-def _is_state(key: str, value: Any) -> bool:
+def _is_state(key: str, value: int | str) -> bool:
     """Whether a status says where the request is, such as queued or 102, as gateways do before the first token."""
     if isinstance(value, str) and not value.isdecimal():
         return key == "status" or value.lower().replace("_", "") in _STATES
-    return key.startswith("status") and 100 <= int(str(value)[:9]) < 300
+    code = int(value[:9]) if isinstance(value, str) else value  # a text of thousands of digits is no int
+    return key.startswith("status") and 100 <= code < 300
 
 
 def words(row: dict[str, Any]) -> str | None:
@@ -267,7 +268,7 @@ def _error_words(error: Any, depth: int) -> str:
     if depth and isinstance(error, dict):
         if not any(error.get(key) for key in ("error", "errors", *_WORDS)):
             error = {str(key).lower(): value for key, value in error.items()}
-        for key in ("error", "errors", *_WORDS):
+        for key in ("error", "errors", *_WORDS, "response"):
             if error.get(key) and not isinstance(error[key], bool | int | float):
                 place = ".".join(map(str, error["loc"])) + ": " if isinstance(error.get("loc"), list) else ""
                 return place + _with_more(_error_words(error[key], depth - 1), error, key, depth - 1)

@@ -56,7 +56,7 @@ class ConnectionKeys:
         metavar="FILE",
     )
     proxy: str | None = key(
-        "HTTP proxy to go through, like http://proxy:3128; proxy variables of the environment are not used.",
+        "HTTP proxy to go through, like http://proxy:3128 or https://proxy; proxy variables of the environment are not used.",
         None,
         text=Text(8000, "give the proxy's URL, or leave it out"),
         table="request",

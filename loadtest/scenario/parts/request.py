@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario.fields import MOST_BODY, check_body, check_headers, check_keep_alive, check_path, query_parts
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.several import MOST_TARGETS, ModelShare, models_in, urls_in
 from loadtest.scenario.values import Range, Text
-from loadtest.urls import without_secrets
+from loadtest.urls import parse_url, without_secrets
 
 APIS = ("auto", "ollama", "openai", "anthropic")
 ENDPOINT_NAMES = ("chat", "generate", "completions", "responses", "messages", "embeddings")
@@ -196,7 +196,7 @@ def check_request(request: RequestKeys) -> None:
         raise ScenarioError(f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
     if api == "anthropic" and endpoint not in ("chat", "messages"):
         raise ScenarioError(f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.")
-    if request.inputs_per_request > 1 and endpoint != EMBEDDINGS:
+    if request.inputs_per_request > 1 and EMBEDDINGS not in (endpoint, *map(_endpoint_named, request.urls)):
         raise ScenarioError(
             f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
             "text; leave it out, or set endpoint to embeddings."
@@ -206,3 +206,11 @@ def check_request(request: RequestKeys) -> None:
         raise ScenarioError(f"url names {without_secrets(twice)} twice; name each server once.")
     if (count := len(request.urls) * len(request.models)) > MOST_TARGETS:
         raise ScenarioError(f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most.")
+
+
+def _endpoint_named(url: str | None) -> str | None:
+    """Return the endpoint that a URL ends in; None where it names none, or is no URL, which is said later."""
+    try:
+        return None if url is None else parse_url(url).asks[1]
+    except TargetError:
+        return None

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.void_levels import hatch, is_void, level_name
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, telling
@@ -63,7 +64,7 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
             color=style.INK,
         )
     shown = style.spread(len(levels), FEW_TICKS if crowded else TICKS)
-    axes.set_xticks(x[shown], [style.drawable(style.level_tick(levels[i])) for i in shown])
+    axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
     axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
     axes.set_ylim(
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])

@@ -55,23 +55,29 @@ def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     talks = has_turns(run)
     if not talks and not np.nansum(said):
         return None
-    history = _history(run)
+    history, answered = _history(run)
     if np.isfinite(said).any():  # Ollama and others leave a count of zero out
         known = np.where(np.isfinite(run.column("prompt_tokens")), np.nan_to_num(said), np.nan)
         return CacheUse(known, history, SAID, "the server says how many prompt tokens of each request it had cached")
-    found, reason = cold_prefill.infer_cached(run, slots, steps, history)
+    found, reason = cold_prefill.infer_cached(run, slots, steps, history, answered)
     source = UNKNOWN if found is None else INFERRED
     return CacheUse(np.full(len(said), np.nan) if found is None else found, history, source, reason)
 
 
-def _history(run: RunData) -> FloatArray:
-    """Return how many tokens of each request's prompt its conversation had brought before; 0 for a first turn, nan unknown."""
+def _history(run: RunData) -> tuple[FloatArray, FloatArray]:
+    """Return how many tokens of each prompt its conversation had brought before, and how many of them the last answer has.
+
+    0 for a first turn, nan unknown.
+    """
     frame = talk_keys(run)
-    frame["held"] = run.column("prompt_tokens") + run.column("output_tokens") - 1  # the last token was never evaluated
+    frame["answer"] = run.column("output_tokens") - 1  # the last token was never evaluated
+    frame["held"] = run.column("prompt_tokens") + frame["answer"]
     before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "talk", "turn"])
-    joined = frame.drop(columns="held").merge(before, how="left", on=["level", "talk", "turn"])
+    joined = frame.drop(columns=["held", "answer"]).merge(before, how="left", on=["level", "talk", "turn"])
     held = np.minimum(joined["held"].to_numpy(dtype=np.float64), run.column("prompt_tokens"))
-    return np.where(run.column("turn") > 0, held, 0.0)
+    answer = np.minimum(joined["answer"].to_numpy(dtype=np.float64), held)
+    later = run.column("turn") > 0
+    return np.where(later, held, 0.0), np.where(later, answer, 0.0)
 
 
 def talk_keys(run: RunData) -> pd.DataFrame:

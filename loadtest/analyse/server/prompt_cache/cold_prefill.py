@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from loadtest.analyse.server.timing.prefill import shares_prefix
 from loadtest.analyse.server.timing.steps import Steps, step_table
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.simulate.model.timing import StepLaw
+from loadtest.text import percent
 
 FEWEST_COLD = 6
 LEAST_RATIO = 1.3  # longest / shortest cold prompt, below which no line is fitted
@@ -34,7 +36,13 @@ SNAP = 2.5  # times the scatter, within which a time counts as that of the whole
 APART = 2.0  # times the scatter, by which a prompt's times with and without its history cached must differ
 VISIBLE = 1.1  # times a step: a shorter prefill is hidden behind the step, and shows nothing
 ROUNDS = 5  # in which later turns that found their history refine the line: they are the shortest prefills
-EARNED = 0.98  # a further term stays in the line only where it brings the loss below this share of what it was
+# A further term stays in the line only where it lowers the loss by so large an F: a few prompts of up to 800 tokens bend it by
+# chance, and that counts at 3000.
+EARNED = 6.0
+# Whether answers are read again: by so many prefills, and where one way misses them by so many times as much as the other.
+# Where that does not tell, turns are not judged whose prompts are the last answer for more than this share.
+FEWEST_TELLING, BETTER, MOST_UNKNOWN = 6, 1.25, 0.1
+FAR = 3.0  # times the longest first turn, from which on a time between that of all and of the new part is told nothing from
 OUTLYING = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
 
 
@@ -61,8 +69,13 @@ class ColdLine:
         return np.asarray(self.a + self.b * read + self.c * read * (prompt - read / 2), dtype=np.float64)
 
 
-def infer_cached(run: RunData, slots: Slots, steps: Steps, history: FloatArray) -> tuple[FloatArray | None, str]:
-    """Return each request's cached prompt tokens (nan: not judged), or None and why nothing can be told."""
+def infer_cached(
+    run: RunData, slots: Slots, steps: Steps, history: FloatArray, answered: FloatArray
+) -> tuple[FloatArray | None, str]:
+    """Return each request's cached prompt tokens (nan: not judged), or None and why nothing can be told.
+
+    `history` is what a cache could hold of each prompt, and `answered` how many tokens of that are the last answer.
+    """
     scenario = run.facts.get("scenario") or {}
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
         return None, (
@@ -89,14 +102,9 @@ def infer_cached(run: RunData, slots: Slots, steps: Steps, history: FloatArray) 
     rows = known & (turn > 0) & np.isfinite(history)
     taken = windows.spent - beside(prompt, windows.beside)
     seen = rows & (windows.spent > VISIBLE * least)  # a shorter prefill is hidden behind a step, and tells no more
-    for _ in range(ROUNDS):
-        kept = seen & (_nearer(line, taken, prompt, history) == 1)
-        read = np.where(kept, np.maximum(prompt - history, 1.0), prompt)
-        finer = _line(read[cold | kept], taken[cold | kept], prompt[cold | kept])
-        off = np.abs(np.log(taken[cold] / finer.seconds(prompt[cold], prompt[cold])))
-        if not np.nanmedian(off) <= max(line.scatter, LEAST_SCATTER):  # it no longer holds for what is known to be cold
-            break
-        line = finer
+    ways = [_refined(line, cold, seen, taken, prompt, held) for held in (history, history - answered)]
+    again = _read_again(*(way.off for way in ways))
+    line, history = (ways[1].line, history - answered) if again else (ways[0].line, history)
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
@@ -104,10 +112,47 @@ def infer_cached(run: RunData, slots: Slots, steps: Steps, history: FloatArray) 
         return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
     cached[rows] = _cached(windows.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
+    between = rows & (cached > 0) & (cached < history)
+    cached[between & (prompt > FAR * prompt[cold].max())] = np.nan  # the line was never seen there
+    if again is None:  # then a turn that found its history may have read as much more
+        cached[rows & (cached > 0) & (answered > MOST_UNKNOWN * prompt)] = np.nan
     return cached, (
         f"inferred from the time of {int(rows.sum())} prefills that no other prompt shared, at {line.b * 1e3:.2g} ms a token as "
         f"{int(cold.sum())} first turns took"
     )
+
+
+class _Refined(NamedTuple):
+    line: ColdLine
+    off: FloatArray  # by how much it misses turns that found their history, as logarithms
+
+
+def _refined(
+    line: ColdLine, cold: BoolArray, seen: BoolArray, taken: FloatArray, prompt: FloatArray, held: FloatArray
+) -> _Refined:
+    """Return the line of first turns and of later ones that found what they held, with how well it gives these back."""
+    kept, read = np.zeros(len(cold), dtype=np.bool_), prompt
+    for _ in range(ROUNDS):
+        kept = seen & (_nearer(line, taken, prompt, held) == 1)
+        read = np.where(kept, np.maximum(prompt - held, 1.0), prompt)
+        finer = _line(read[cold | kept], taken[cold | kept], prompt[cold | kept])
+        off = np.abs(np.log(taken[cold] / finer.seconds(prompt[cold], prompt[cold])))
+        if not np.nanmedian(off) <= max(line.scatter, LEAST_SCATTER):  # it no longer holds for what is known to be cold
+            break
+        line = finer
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _Refined(line, np.abs(np.log(taken[kept] / line.seconds(read, prompt)[kept])))
+
+
+def _read_again(plain: FloatArray, more: FloatArray) -> bool | None:
+    """Return whether turns that found their history read the last answer again, which comes back as other tokens.
+
+    That is so where times are given back better that way. None where they are too few, or given back alike.
+    """
+    if min(len(plain), len(more)) < FEWEST_TELLING:
+        return None
+    off, less = float(np.nanmedian(plain)), float(np.nanmedian(more))
+    return None if max(off, less) <= BETTER * min(off, less) else less < off
 
 
 def _nearer(line: ColdLine, taken: FloatArray, prompt: FloatArray, history: FloatArray) -> FloatArray:
@@ -183,7 +228,7 @@ def fit_cold(tokens: FloatArray, seconds: FloatArray) -> tuple[ColdLine | None, 
     if line.scatter > WIDEST_SCATTER or line.b <= 0:
         return None, (
             "the server does not say how much it had cached, and first turns of one length took times that differ by "
-            f"{line.scatter:.0%}, too much to tell it from times"
+            f"{percent(line.scatter)}, too much to tell it from times"
         )
     return line, ""
 
@@ -208,7 +253,7 @@ def _fitted(read: FloatArray, seconds: FloatArray, prompt: FloatArray) -> ColdLi
         matrix = np.stack([columns[name] for name in names], axis=1) / seconds[:, None]
         values, *_ = np.linalg.lstsq(matrix, np.ones(len(read)), rcond=None)
         loss = float(((matrix @ values - 1) ** 2).sum())
-        if (values >= 0).all() and loss < least * EARNED:
+        if (values >= 0).all() and loss * (1 + EARNED / max(len(read) - len(names), 1)) < least:
             best, least = dict(zip(names, map(float, values), strict=True)), loss
     line = ColdLine(best.get("a", 0.0), best["b"], best.get("c", 0.0), 0.0)
     off = np.log(seconds / line.seconds(read, prompt))

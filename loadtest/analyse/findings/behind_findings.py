@@ -1,0 +1,34 @@
+"""What a run shows of what stands behind its URL: more servers than the one that was asked, or a gateway that lets fewer through."""
+
+from __future__ import annotations
+
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.summary import Analysis
+from loadtest.metrics import VOID
+from loadtest.text import counted
+
+
+def behind_the_url(analysis: Analysis) -> list[Finding]:
+    """Say where the slots that a server says do not fit what was seen at work."""
+    said, slots = (analysis.run.facts.get("server") or {}).get("slots_said"), analysis.slots
+    levels = [level for level in analysis.summary["levels"] if level.get("verdict") != VOID]
+    if not isinstance(said, int) or said < 1 or slots.estimate is None or not levels:
+        return []
+    if slots.estimate > said and max(int(level.get("peak_decoding") or 0) for level in levels) > said:
+        return [
+            Finding(
+                f"More than one server stands behind this URL: at least {counted(slots.estimate, 'request')} were at work at once, "
+                f"and the server that was asked has {counted(said, 'slot')}.",
+                "What `loadtest check` and monitors read there is of one server at a time, each has a prefix cache of its own, and step "
+                "times and predictions take all of them for one; measure each by its own URL as well.",
+            )
+        ]
+    if slots.limit and slots.estimate < said:
+        return [
+            Finding(
+                f"No more than {counted(slots.estimate, 'request')} at a time got through, though the server says that it has "
+                f"{counted(said, 'slot')}.",
+                "A gateway on the way may have a limit of its own (HAProxy: maxconn of the server), or others use this server.",
+            )
+        ]
+    return []

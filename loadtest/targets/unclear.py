@@ -1,0 +1,69 @@
+"""What to say of a server of unknown kind, or one that refuses us: what it answered, and what to do."""
+
+from __future__ import annotations
+
+import httpx
+
+from loadtest import credentials
+from loadtest.dialects.answers import redirects
+from loadtest.dialects.answers.refusals import give_header, wanted_header
+from loadtest.errors import TargetError
+from loadtest.scenario import ConnectionKeys
+from loadtest.targets.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
+from loadtest.targets.tls_port import http2_instead, https_instead
+
+_LATER = (429, 503)  # statuses that speak of the moment, not of a key
+
+
+def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
+    """Return the error for a server of unknown kind: what it answered, and what to do."""
+    keys = keys_of_client(client)
+    if listing.refused or version.refused:
+        return refused_error(client, url, listing if listing.refused else version)
+    own = as_printable(as_mapping(version.json()).get("version"))
+    if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
+        return refused_error(client, url, tags)
+    straight = not (version.ok or listing.ok) and keys.proxy is None
+    if straight and (instead := https_instead(url) or (version.status + listing.status == 0 and http2_instead(url))):
+        return TargetError(instead)
+    key = _what_to_do(url, listing, keys)
+    said = version.said if own is None else f"version {own}, which many servers have"
+    base = url.removesuffix("/api")
+    nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
+    return TargetError(
+        f"{url} does not say that it is a model server (GET /api/version: {said}; GET /v1/models: {listing.said})."
+        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME, and "
+        "`loadtest check --try` with these finds out how to ask it."
+    )
+
+
+def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
+    """Return a sentence on what the answer to the question for models asks for, with a blank before it; "" without one."""
+    if keys.proxy is not None:
+        return f" The proxy {keys.proxy} may have answered in its place."
+    if 300 <= listing.status < 400 and (place := listing.header("location")):
+        return f" {redirects.advice(place, listing.path)}"
+    if (header := wanted_header(listing.status, listing.said)) is not None:
+        return f" It asks for a header: {give_header(header)}."
+    if listing.status in (502, 504) or (listing.status == 503 and listing.is_page):
+        return (
+            " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
+        )
+    if listing.status < 400 or listing.status in _LATER:
+        return ""
+    name = credentials.variable_of(url, "openai", key_env=keys.key_env)
+    if not credentials.headers(url, "openai", key_env=keys.key_env):
+        what = "The URL's prefix, or a key," if listing.status == 404 else "A key"
+        return f" {what} may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
+    return "" if name is None or listing.status == 404 else f" The key in {name} may be a wrong one."
+
+
+def refused_error(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:
+    key_env = keys_of_client(client).key_env
+    key = f"set {key_env}" if key_env else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
+    does = f"{key} to a key that it accepts"
+    if (answer.header("www-authenticate") or "").lower().startswith("basic"):
+        does = "write user and password into the URL, as USER:PASSWORD@ before the host"
+    return TargetError(
+        f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
+    )
