@@ -24,7 +24,7 @@ from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import now
 
 ORPHAN_S = 10  # a master may come back; users whose master does not load a server for nobody
-POLL_S = 0.5
+POLL_S = 0.5  # between two looks at the connection to the master
 
 logger = logging.getLogger(__name__)
 

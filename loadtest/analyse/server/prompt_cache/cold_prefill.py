@@ -26,7 +26,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import percent
 
-FEWEST_COLD = 6
+FEWEST_COLD = 6  # prompts that nothing was cached of, for a line through their times
 LEAST_RATIO = 1.3  # longest / shortest cold prompt, below which no line is fitted
 LONG_RATIO = 3.0  # longest / shortest cold prompt, from which on c is fitted too
 WIDEST_SCATTER = 0.35  # of cold prompts about their line, beyond which nothing is told from a time
