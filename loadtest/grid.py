@@ -133,7 +133,7 @@ class Grid:
             table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
         return table
 
-    def shown(
+    def console_within(
         self, width: int, expendable: Sequence[str], title: str, *, styles: Mapping[str, str] | None = None
     ) -> Table:
         """Return it for a terminal so wide; its caption names the columns left out, the first of `expendable` first."""

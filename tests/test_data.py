@@ -18,7 +18,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
 from loadtest.workloads.conversations.history import History
-from loadtest.workloads.data import WORKER_STRIDE, data_file
+from loadtest.workloads.data_source import WORKER_STRIDE, data_file
 from loadtest.workloads.files.data_row import Row, read_row
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit

@@ -10,7 +10,7 @@ from support.locust_runs import SCENARIOS, Start, starting
 
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
-from loadtest.workloads.data import data_file
+from loadtest.workloads.data_source import data_file
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")

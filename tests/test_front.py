@@ -14,7 +14,7 @@ import pytest
 
 from loadtest.cli import cli
 from loadtest.cli.options.environment import PREFIX, RESERVED
-from loadtest.cli.options.groups import COMMON, MONITORING, RESULTS
+from loadtest.cli.options.help_groups import COMMON, MONITORING, RESULTS
 from loadtest.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent

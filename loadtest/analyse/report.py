@@ -215,4 +215,4 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     ).without_unknown()
     if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
         grid = grid.only([i for i, head in enumerate(grid.heads) if "t_sched" not in head])
-    return grid.shown(width, EXPENDABLE_COLUMNS, title, styles=VERDICT_STYLES)
+    return grid.console_within(width, EXPENDABLE_COLUMNS, title, styles=VERDICT_STYLES)

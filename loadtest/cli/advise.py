@@ -180,7 +180,9 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     print_trouble(console, analysis.run.trouble)
     if doubt := words.void_sentence(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    console.print(words.console_grid(found).shown(console.width, words.EXPENDABLE, words.heading(found, analysis)))
+    console.print(
+        words.console_grid(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
+    )
     for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):

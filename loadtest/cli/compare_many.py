@@ -66,7 +66,7 @@ def _print(many: Many, written: Sequence[Path], console: Console) -> None:
     console.print()
     shared, _ = many_report.level_names(many)
     levels = many_report.level_grid(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))
-    console.print(levels.shown(console.width, EXPENDABLE, shared or "Levels", styles=VERDICT_STYLES))
+    console.print(levels.console_within(console.width, EXPENDABLE, shared or "Levels", styles=VERDICT_STYLES))
     _print_pairs(many, console)
     for said_once in many_report.explained(many):
         console.print(Text(f"• {said_once}"))

@@ -144,7 +144,9 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
     print_trouble(console, analysis.run.trouble)
     for sentence in document.said:
         console.print(Text(f"! {sentence}", style="bold yellow"))
-    console.print(words.grid(document).shown(console.width, words.EXPENDABLE, words.heading(document, analysis)))
+    console.print(
+        words.grid(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
+    )
     for note in words.notes(document):
         console.print(Text(note, style="dim"))
     print_written(console, written)

@@ -25,7 +25,7 @@ class Declared:
     `share` may be written `5%`; that of a `length`, or of a `span` in seconds, may also be a distribution, as a text. A
     key with `repeat` takes a list whose values all hold together: its option may be given again, each time with what
     `repeat` shows. A text with `joined` may name several things, with that between: a list is taken too, and the option
-    may be given again. `shown` stands for a value in help where its type says too little.
+    may be given again. `metavar` stands for a value in help where its type says too little.
     """
 
     help: str
@@ -41,7 +41,7 @@ class Declared:
     locust: tuple[str, ...] = ()
     repeat: str | None = None
     joined: str | None = None
-    shown: str | None = None
+    metavar: str | None = None
 
 
 def key(help_text: str, default: Any, **declared: Any) -> Any:

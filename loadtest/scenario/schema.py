@@ -39,7 +39,7 @@ class Scenario(ScenarioParts):
         "Name of the run: part of its folder's name and of every title.",
         "run",
         text=Text(200, "give the run a name, or leave it out"),
-        shown="NAME",
+        metavar="NAME",
     )
     save_text: bool = key("Keep prompts and answers in the records.", default=False, locust=(ATTRIBUTE, OPTION))
     price_per_hour: str | None = key(
@@ -47,7 +47,7 @@ class Scenario(ScenarioParts):
         None,
         text=Text(100, "name a price like 2.49EUR, or leave it out"),
         locust=(OPTION,),
-        shown="PRICE",
+        metavar="PRICE",
     )
     price_per_kwh: str | None = key(
         "What a kWh costs, e.g. 0.30EUR: the report says what electricity a million output tokens take, where watts were "
@@ -55,7 +55,7 @@ class Scenario(ScenarioParts):
         None,
         text=Text(100, "name a price like 0.30EUR, or leave it out"),
         locust=(OPTION,),
-        shown="PRICE",
+        metavar="PRICE",
     )
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.conversations.sessions import ConversationSource
-from loadtest.workloads.data import data_file
+from loadtest.workloads.data_source import data_file
 from loadtest.workloads.job import Job
 from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.literal import LiteralText

@@ -93,7 +93,7 @@ class Option:
         """Return the option of a scenario's key. The scenario made from the value checks most bounds."""
         declared = key.declared
         read, wanted, metavar = READERS[key.kind]
-        metavar = declared.shown or metavar
+        metavar = declared.metavar or metavar
         if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
             read, wanted = _positive_whole, "a whole number above 0"
         if declared.length:

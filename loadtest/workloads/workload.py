@@ -11,7 +11,7 @@ from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.blocks import HashedBlocks
 from loadtest.workloads.conversations.sessions import ConversationSource
-from loadtest.workloads.data import DataRows, check_rows_fit, data_file, data_notes
+from loadtest.workloads.data_source import DataSource, check_rows_fit, data_file, data_notes
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
 from loadtest.workloads.lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
@@ -25,7 +25,7 @@ from loadtest.workloads.tokens import Counter, TokenFit
 SOURCES: list[type[Source]] = [
     ConversationSource,
     LiteralText,
-    DataRows,
+    DataSource,
     HashedBlocks,
     Synthetic,
 ]  # the first that a scenario asks for gives its sessions

@@ -44,7 +44,7 @@ from loadtest.analyse.summary import Analysis, has_tokens
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.metrics import VOID
 
-MOST_RUNS = 26
+MOST_RUNS = 26  # each has a letter
 OF_TOKENS = tuple(metric for metric in METRICS if metric.headline)
 OF_REQUESTS = (  # of answers without text, such as embeddings
     Metric("e2e_s", "mean", "E2E mean", "s", headline=True),

@@ -30,7 +30,7 @@ BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten 
 SKEWNESS_SEEN = 1.25
 # Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
-FEWEST_INDEPENDENT = 10
+FEWEST_INDEPENDENT = 10  # likewise, of a mean and its error
 
 
 @dataclass(frozen=True, slots=True)

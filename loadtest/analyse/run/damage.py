@@ -13,8 +13,8 @@ from loadtest.text import counted
 DAY_NS = 86_400_000_000_000
 ORDER_NS = 1_000_000_000  # by which instants of a request may be out of order; no clock of a run is off by more
 BEFORE_US = 50  # by which a token may seem to precede t_send; one that is earlier still cannot be an answer
-COUNT_MOST = 1 << 53
-TOKENS_MOST = 1_000_000_000
+COUNT_MOST = 1 << 53  # up to here a float holds every whole number
+TOKENS_MOST = 1_000_000_000  # of one request
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             key.flag,
             key.name,
             multiple=True,
-            metavar=declared.shown,
+            metavar=declared.metavar,
             callback=functools.partial(_joined, between),
             help=text,
         )
@@ -167,7 +167,7 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         taken = ShareParam()
     elif declared.unit == "s" and kind is float:
         taken = SecondsParam()
-    metavar = LIST_METAVARS[kind] if key.many else declared.shown
+    metavar = LIST_METAVARS[kind] if key.many else declared.metavar
     if metavar is None and not declared.choices and declared.unit == "s" and not declared.span:
         metavar = "SECONDS"
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)

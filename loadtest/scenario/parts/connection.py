@@ -24,14 +24,14 @@ class ConnectionKeys:
         text=Text(200, "name a variable, or leave it out"),
         table="request",
         locust=(ATTRIBUTE, OPTION),
-        shown="VARIABLE",
+        metavar="VARIABLE",
     )
     ca_file: str | None = key(
         "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         locust=(ATTRIBUTE, OPTION),
-        shown="FILE",
+        metavar="FILE",
     )
     insecure: bool = key(
         "Trust any certificate over https: for a test server of your own only, since anybody could answer in its place.",
@@ -45,7 +45,7 @@ class ConnectionKeys:
         text=Text(4096, "name a PEM file, or leave it out"),
         table="request",
         locust=(ATTRIBUTE, OPTION),
-        shown="FILE",
+        metavar="FILE",
     )
     cert_key: str | None = key(
         "PEM file of the key to that certificate, without a passphrase.",
@@ -53,7 +53,7 @@ class ConnectionKeys:
         text=Text(4096, "name a PEM file, or leave it out"),
         table="request",
         locust=(ATTRIBUTE, OPTION),
-        shown="FILE",
+        metavar="FILE",
     )
     proxy: str | None = key(
         "HTTP proxy to go through, like http://proxy:3128 or https://proxy; proxy variables of the environment are not used.",
@@ -61,7 +61,7 @@ class ConnectionKeys:
         text=Text(8000, "give the proxy's URL, or leave it out"),
         table="request",
         locust=(ATTRIBUTE, OPTION),
-        shown="URL",
+        metavar="URL",
     )
 
     @classmethod

@@ -25,7 +25,7 @@ class DataKeys:
         text=Text(4096, "name a data file, or leave it out"),
         table=TABLE,
         locust=(ATTRIBUTE, OPTION),
-        shown="FILE",
+        metavar="FILE",
     )
     data_column: str | None = key(
         "Column of --data that holds the prompt; default: prompt, text, question, messages, …",
@@ -33,7 +33,7 @@ class DataKeys:
         text=Text(200, "name a column, or leave it out"),
         table=TABLE,
         locust=(ATTRIBUTE, OPTION),
-        shown="NAME",
+        metavar="NAME",
     )
     data_once: bool = key("Let each level send every row of --data once.", default=False, table=TABLE)
     system: str | None = key(

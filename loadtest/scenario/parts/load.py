@@ -53,7 +53,7 @@ class LoadKeys:
         "Send when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it has them.",
         None,
         text=Text(4096, "name a file of arrivals, or leave it out"),
-        shown="FILE",
+        metavar="FILE",
     )
     max_in_flight: int | None = key(
         "Open loop: while this many requests are in flight, a request that is due is not sent but recorded as shed.",

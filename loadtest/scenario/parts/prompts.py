@@ -47,7 +47,7 @@ class PromptKeys:
         "Send the text of this file; {words} is filled in.",
         None,
         text=Text(4096, "name a text file, or leave it out"),
-        shown="FILE",
+        metavar="FILE",
     )
     words: Sequence[int] = key("Values of {words} in the prompt; a list makes a level each.", [], bounds=Range(1, 1e9))
     seed: int | None = key(

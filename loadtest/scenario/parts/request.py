@@ -38,7 +38,7 @@ class RequestKeys:
         text=Text(
             8000, "give the server's URL, or leave it out to use OLLAMA_HOST, OPENAI_BASE_URL or the local Ollama"
         ),
-        shown="URL",
+        metavar="URL",
     )
     api: str = key(
         "API of the server: auto, ollama (native), openai or anthropic.",
@@ -62,7 +62,7 @@ class RequestKeys:
         joined=",",
         text=Text(1000, "give the model's name, or leave it out to use the one that is loaded"),
         locust=(ATTRIBUTE, OPTION),
-        shown="NAME",
+        metavar="NAME",
     )
     num_ctx: int | None = key(
         "Ollama context length, the same for the whole run (a change reloads the model).",
@@ -96,7 +96,7 @@ class RequestKeys:
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
         table="request",
         locust=(ATTRIBUTE, OPTION),
-        shown="JSON",
+        metavar="JSON",
     )
     query: Sequence[str] = key(
         "Query of every measured request, as 'name=value'; ${NAME} as in --header. May be given again.",
@@ -111,7 +111,7 @@ class RequestKeys:
         text=Text(4096, "write it like /v1/chat/completions, or leave it out"),
         table="request",
         locust=(ATTRIBUTE, OPTION),
-        shown="PATH",
+        metavar="PATH",
     )
     top_p: float | None = key(
         "Sample from the likeliest tokens of this much probability; default: the server's.",
@@ -148,7 +148,7 @@ class RequestKeys:
         text=Text(100, "write a time like 10m, or leave it out"),
         table="request",
         locust=(ATTRIBUTE, OPTION),
-        shown="TIME",
+        metavar="TIME",
     )
     ignore_eos: bool = key(
         "Write answers to their full length: the end that the model chooses is passed over (vLLM, llama.cpp).",

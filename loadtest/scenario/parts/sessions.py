@@ -9,7 +9,7 @@ from loadtest.scenario.values import TOKEN_COUNTS, Range
 
 TABLE = "sessions"
 ANSWERS = ("server", "recorded")
-MOST_TURNS = 10_000
+MOST_TURNS = 10_000  # of a conversation
 
 
 @dataclass(frozen=True, kw_only=True)

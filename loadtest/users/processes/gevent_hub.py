@@ -23,7 +23,7 @@ from loadtest.wire.sync_wire import Deadline
 READ, WRITE = 1, 2  # libev's event masks
 OVERDUE_S = 0.25  # between two looks for requests past their deadline; a nearer deadline gets a timer of its own
 PORTION_NS = 8_000_000  # longest sending between two reads of the sockets: less than a token gap of fast streams
-SAMPLE_NS = 1_000_000_000
+SAMPLE_NS = 1_000_000_000  # between two looks at how far both clocks are apart
 EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
 
 

@@ -17,7 +17,7 @@ from loadtest.users.processes.run import withhold_passwords
 from loadtest.users.processes.signals import Signals
 from loadtest.users.processes.worker import LocustWorker
 
-INIT_S = 60.0
+INIT_S = 60.0  # how long a worker that joins a running test may take to its init event
 
 
 def listen_to(events: Events) -> None:

@@ -30,7 +30,7 @@ from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, 
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
 from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import LagLog, WallClock, keeper
-from loadtest.workloads.data import WORKER_STRIDE
+from loadtest.workloads.data_source import WORKER_STRIDE
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import now
 
-ORPHAN_S = 10  # a master may come back; users whose master does not load a server for nobody
-POLL_S = 0.5
+ORPHAN_S = 10  # within it the master may come back; later its users would load the server for nobody
+POLL_S = 0.5  # between two looks at the connection to the master
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from loadtest.scenario import Level, Scenario, lengths_of
 from loadtest.text import percent
 from loadtest.workloads.conversations.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
-from loadtest.workloads.data import DataRows
+from loadtest.workloads.data_source import DataSource
 from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.messages import Round, calls_a_tool, rounds, system_apart, text_of
 from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
@@ -124,7 +124,7 @@ class ConversationSource:
     scenario: Scenario
     counter: Counter
     fit: TokenFit
-    rows: DataRows | None = None  # of a data file; None: they are made up
+    rows: DataSource | None = None  # of a data file; None: they are made up
     lengths: DrawnLengths | None = None
     prefix: SharedPrefix | None = None
 
@@ -132,7 +132,7 @@ class ConversationSource:
     def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
         if not scenario.has_sessions:
             return None
-        return cls(scenario, counter, fit, DataRows.of(scenario, counter, fit))
+        return cls(scenario, counter, fit, DataSource.of(scenario, counter, fit))
 
     def knowing(self, lengths: DrawnLengths, prefix: SharedPrefix | None) -> Self:
         """Return the source with how lengths are drawn, and what all conversations begin with."""
@@ -198,7 +198,7 @@ class ConversationSource:
             system, tokens = self.prefix.drawn(level, i, warmup=warmup)
         return Setting(level, i, warmup, system, tokens, self._lengths.context, self.scenario.endpoint)
 
-    def _from_data(self, rows: DataRows, setting: Setting) -> Conversation:
+    def _from_data(self, rows: DataSource, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session
         number = rows.number(level, i, warmup=setting.warmup)
         row = rows.file.row(number)

@@ -49,7 +49,7 @@ from loadtest.workloads.files.trace import DELIMITERS
 BLOCK = 1 << 20  # bytes that are read at once of a JSON array
 MOST_ROW = 64 << 20  # bytes
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
-PAUSE_S = 0.001
+PAUSE_S = 0.001  # the length of such a pause
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 JSON_PIECES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 

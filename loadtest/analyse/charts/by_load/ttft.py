@@ -49,20 +49,7 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
                 markersize=size,
                 label=f"{name} (from 20 requests on)" if name == "p95" else name,
             )
-    bare = crowded or len(levels) > FEW_MEANS
-    for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
-        level = levels[i]
-        if is_void(level):
-            continue
-        axes.annotate(
-            f"{'' if bare else 'mean '}{seconds(figure(level, 'ttft_s'))}",
-            (i, _top(level) * factor),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7.5 if crowded else 8.5,
-            color=style.INK,
-        )
+    _name_means(axes, levels, factor, crowded=crowded)
     shown = style.spread(len(levels), FEW_TICKS if crowded else TICKS)
     axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
     axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
@@ -77,6 +64,24 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
         within = sum((level["concurrency"] or 0) <= slots.estimate for level in levels)
         if within < len(levels):
             style.slots_line(axes, within - 0.5, slots.estimate)
+
+
+def _name_means(axes: Axes, levels: list[dict[str, Any]], factor: float, *, crowded: bool) -> None:
+    """Write each level's mean above its bar; of many levels those of some, evenly apart."""
+    bare = crowded or len(levels) > FEW_MEANS
+    for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
+        level = levels[i]
+        if is_void(level):
+            continue
+        axes.annotate(
+            f"{'' if bare else 'mean '}{seconds(figure(level, 'ttft_s'))}",
+            (i, _top(level) * factor),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5 if crowded else 8.5,
+            color=style.INK,
+        )
 
 
 def _top(level: dict[str, Any]) -> float:

@@ -25,7 +25,7 @@ FEWEST_HITS = 3  # turns that found their history cached although slots alone ha
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
 SIZES_TRIED = 14  # of a host cache
 NEARLY_ALL = 0.97  # of the turns that a host cache without limit would keep
-CONTEXT = 1 << 30
+CONTEXT = 1 << 30  # tokens: no replayed prompt is cut
 
 
 @dataclass(frozen=True, slots=True)

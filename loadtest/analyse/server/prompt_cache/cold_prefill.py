@@ -26,7 +26,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import percent
 
-FEWEST_COLD = 6
+FEWEST_COLD = 6  # prompts that nothing was cached of, for a line through their times
 LEAST_RATIO = 1.3  # longest / shortest cold prompt, below which no line is fitted
 LONG_RATIO = 3.0  # longest / shortest cold prompt, from which on c is fitted too
 WIDEST_SCATTER = 0.35  # of cold prompts about their line, beyond which nothing is told from a time
@@ -44,6 +44,10 @@ EARNED = 6.0
 FEWEST_TELLING, BETTER, MOST_UNKNOWN = 6, 1.25, 0.1
 FAR = 3.0  # times the longest first turn, from which on a time between that of all and of the new part is told nothing from
 OUTLYING = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
+NOT_MADE_UP = (
+    "the server does not say how much it had cached, and only made-up conversations, which begin with a text of their own, "
+    "show it by their times"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,7 @@ def infer_cached(
     """
     scenario = run.facts.get("scenario") or {}
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
-        return None, (
-            "the server does not say how much it had cached, and only made-up conversations, which begin with a text of their "
-            "own, show it by their times"
-        )
+        return None, NOT_MADE_UP
     gaps = gaps_of.read_gaps(run, slots)
     windows = prefills_alone(run, gaps, slots, told=bool(gaps.requests.told.any()))
     prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))

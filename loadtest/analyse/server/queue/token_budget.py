@@ -15,10 +15,10 @@ from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, unwaited_ttft
 
 KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
-FEWEST_REQUESTS = 16
+FEWEST_REQUESTS = 16  # whose work and tokens are known
 LEAST_SPREAD = 0.03  # of the tokens of a request: with less, a budget is a number
 MOST_PARTS = 1500  # of time that are looked at
-MOST_REQUESTS = 20_000
+MOST_LOOKED_AT = 20_000  # requests of a run, the first ones
 CLEARLY = 0.03  # of the time: by so much more must a budget explain than a number does
 
 
@@ -77,7 +77,7 @@ def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _
     begun = np.clip(begun, requests.arrived, requests.first)
     known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
     begun, last, arrived, tokens = (
-        each[known][:MOST_REQUESTS] for each in (begun, requests.last, requests.arrived, tokens)
+        each[known][:MOST_LOOKED_AT] for each in (begun, requests.last, requests.arrived, tokens)
     )
     gone = np.maximum(last, begun)
     if len(begun) < FEWEST_REQUESTS or tokens.std() < LEAST_SPREAD * tokens.mean():

@@ -39,7 +39,7 @@ HIDDEN = 1.3  # of `least`: a prompt that takes less shows the step rather than 
 MOST_FITTED = 1500  # prompts; more do not change the fit
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
-MOST_JITTER = 0.3
+MOST_JITTER = 0.3  # of a prompt's time, as a share of it
 HOLDS = 0.2  # by which the model may miss the prompts that had the server to themselves, as a logarithm
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 

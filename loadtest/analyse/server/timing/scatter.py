@@ -8,7 +8,7 @@ from loadtest.analyse.run.arrays import FloatArray
 
 FEWEST = 8  # prompts that show how such times scatter
 FARTHEST = 1.1  # a prompt's time as a share of what the model says, as a logarithm: a third to three times
-MOST_FACTORS = 400
+MOST_FACTORS = 400  # that are kept, evenly by rank
 
 
 def observed_factors(off: FloatArray) -> tuple[float, ...]:

@@ -30,7 +30,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones
-STRETCHES = 10
+STRETCHES = 10  # in so many, evenly apart
 FEWEST_WAITS = 8  # of requests alone on the server, from which on a handover is drawn from them
 BLOCKS = 40  # of consecutive steps, at most, whose means give the error of the mean
 SLOPE_CARRIED_STREAMS = 64  # how many streams past the last measured number the table of step times is extended

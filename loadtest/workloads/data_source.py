@@ -26,7 +26,7 @@ MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit t
 
 
 @dataclass(frozen=True, slots=True)
-class DataRows:
+class DataSource:
     """Sends row after row; a level goes on where the one before it ended, and behind the last row follows the first."""
 
     scenario: Scenario
