@@ -265,7 +265,14 @@ def test_answers_that_come_at_once_are_said(loadtest: Call) -> None:
 @pytest.mark.parametrize(("tokens", "words"), [(24, "24 tokens in 12 pieces"), (13, "tokens come one by one")])
 def test_pieces_of_several_tokens_are_no_single_tokens(tokens: int, words: str) -> None:
     chunks = [1000 * i for i in range(12)]
-    known = {"id": 0, "level": 0, "seed": 0, "dialect": "openai-chat", "model": "m", "outcome": Outcome.OK}
+    known: dict[str, Any] = {
+        "id": 0,
+        "level": 0,
+        "seed": 0,
+        "dialect": "openai-chat",
+        "model": "m",
+        "outcome": Outcome.OK,
+    }
     record = Record(**known, t_sched=0, t_end=0, chunks=chunks, reads=12, output_tokens=tokens)
     said = dict(what_came(Attempt(Scenario(), OpenAIChat("m"), record)))
     assert words in said["arrival"]
