@@ -88,7 +88,7 @@ def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> Non
 
 
 def test_streams_that_only_a_void_level_had_are_said_to_be_its(tmp_path: Path) -> None:
-    """ "At least 2" stood above "At most 4 requests decoding at the same time" without a word on the void level between."""
+    """Above "At most 4 requests decoding at the same time" stood "at least 2", without a word on the void level between."""
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4), each=30)
     analysis = analyse(tmp_path / "run")
     assert not slots_finding(analysis).evidence.endswith("rely on it.")
