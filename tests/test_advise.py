@@ -285,6 +285,8 @@ def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: An
     nothing = sustainable_load(model, parse_objectives("ttft_p95=1ms"))
     assert (nothing.concurrency, nothing.rate) == (0, 0.0)
     assert nothing.sentence == "not even one stream meets TTFT p95 ≤ 1 ms"
+    few = dataclasses.replace(model.closed(found.concurrency), figures={"ttft_s": {"p50": 0.1}})  # measured, and no p95
+    assert sustainable_load(model, objectives, known={found.concurrency: few}).concurrency == found.concurrency
     all_of_them = sustainable_load(model, parse_objectives("ttft_p95=1000"), most=9)
     assert (all_of_them.concurrency, all_of_them.more) == (9, True)
 

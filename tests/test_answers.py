@@ -87,6 +87,17 @@ def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> Non
     assert slots_drawn(analysis)
 
 
+def test_streams_that_only_a_void_level_had_are_said_to_be_its(tmp_path: Path) -> None:
+    """Above "At most 4 requests decoding at the same time" stood "at least 2", without a word on the void level between."""
+    make(tmp_path / "run", Made(slots=16), users=(1, 2, 4), each=30)
+    analysis = analyse(tmp_path / "run")
+    assert not slots_finding(analysis).evidence.endswith("rely on it.")
+    analysis.summary["levels"][-1]["verdict"] = "void"
+    found = slots_finding(analysis)
+    assert found == "The server handles at least 2 requests in parallel; its limit was not seen."
+    assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
+
+
 def test_the_most_is_not_called_so_without_the_void_levels_above(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
     analysis = analyse(tmp_path / "run")

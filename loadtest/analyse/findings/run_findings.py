@@ -212,7 +212,7 @@ def slots_finding(analysis: Analysis) -> Finding:
         return Finding(f"The server handles {what}; further requests queue.", evidence)
     least = counted(slots.estimate, "request")
     unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else "its limit was not seen"
-    if analysis.slots.limit:
+    if analysis.slots.limit or slots.estimate != analysis.slots.estimate:
         evidence += " Void levels are part of that: measure them again before you rely on it."
     return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,11 +73,11 @@ def sustainable_load(
     Args:
         slots: parallel slots in place of the measured ones.
         most: the highest concurrency that is tried.
-        known: measured figures by concurrency, which replace predictions.
+        known: measured figures by concurrency, which replace predictions where they tell every objective.
     """
     asked = tuple(objectives)
     totals = [each for each in asked if not each.a_request]
-    seen: dict[int, Prediction] = dict(known or {})
+    seen = {users: found for users, found in (known or {}).items() if _tells(found, asked)}
 
     def closed(users: int) -> Prediction:
         if users not in seen:
@@ -111,6 +112,11 @@ def meets(prediction: Prediction, objectives: Sequence[Objective], *, surely: bo
         if not objective.met(value):
             return False
     return True
+
+
+def _tells(prediction: Prediction, objectives: Sequence[Objective]) -> bool:
+    """Whether figures say of every objective whether it is met: few measured requests have no p95."""
+    return all(math.isfinite(prediction.figure(each.figure, each.statistic)) for each in objectives)
 
 
 def _highest(holds: Callable[[int], bool], most: int) -> int:
