@@ -86,8 +86,8 @@ def test_one_slot_two_slots_four_slots_with_batch_waits(tmp_path: Path, slots: i
         error = requests[name].to_numpy() - np.array([known[i] for i in requests["id"]])
         assert np.abs(error).max() < 1e-6, name
     for record in records:  # as live figures have it
-        known = truth.slot_wait[record.id] + truth.batch_wait[record.id]
-        assert dict(durations_of(record))["queue_wait_s"] == pytest.approx(known, abs=1e-6)
+        wait = truth.slot_wait[record.id] + truth.batch_wait[record.id]
+        assert dict(durations_of(record))["queue_wait_s"] == pytest.approx(wait, abs=1e-6)
 
 
 def test_the_two_parts_are_the_queue_wait(tmp_path: Path) -> None:
