@@ -271,6 +271,12 @@ class Figures:
         }
 
 
+def _made_before_s(record: Record, ttft: float, decode_s: float) -> float:
+    return (
+        metrics.made_before_s(len(record.chunks), record.chunks[-1] * 1e-6 - ttft, decode_s) if record.chunks else 0.0
+    )
+
+
 def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     """Yield a request's durations by name, in seconds, and its speed in tokens a second."""
     yield "lag_s", record.lag_us * 1e-6
@@ -289,6 +295,8 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     yield "ttft_sched_s", metrics.ttft_sched(record.t_first_token, record.t_sched)
     headers = math.nan if record.t_headers is None else record.t_headers
     wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, said)
+    if record.first_coalesced and (early := _made_before_s(record, ttft, said.decode_s)):
+        wait = max(ttft - early - said.prefill_s - (0.0 if said.starts_with_headers else said.load_s), 0.0)
     if not math.isnan(wait):
         yield "queue_wait_s", wait
     if not record.chunks:

@@ -309,6 +309,15 @@ def held_back_s(pieces: int, span_s: float, decode_s: float) -> float:
     return decode_s if held else 0.0
 
 
+def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:
+    """Return by how much the first token was made before it came, of an answer whose first tokens came together; 0 for few.
+
+    The server wrote the answer over `decode_s` (nan where it does not say), and it came over `span_s`.
+    """
+    early = decode_s - span_s
+    return early if pieces >= HELD_BACK_PIECES and early * pieces > BUFFERED_PIECES * decode_s else 0.0
+
+
 def doubt_coalesced(
     merged: int, requests: int, *, pieces: int = 0, reads: int = 0, held_back: int = 0, held_back_s: float = 0.0
 ) -> Iterator[Doubt]:

@@ -119,6 +119,8 @@ def cached_by(headers: Headers) -> str | None:
             hit = said.isdigit() and int(said[:9]) > 0
         elif low == b"x-varnish":  # a second number is that of the request whose answer is given again
             hit = len(said.split()) > 1
+        elif low == b"x-litellm-cache-key":  # sent with answers out of its cache alone
+            hit = bool(said)
         elif b"cache" in low and _OF_A_CACHE.fullmatch(low):
             hit = _HIT.search(said) is not None or (b"hit" in low and _COUNTED.match(said) is not None)
         else:

@@ -44,6 +44,7 @@ SHORT = {
     "LOCUST_WARMUP": "0",
     "STEP": "0.2",  # of scenarios/queue_past_four.py
     "TENANT": "a",
+    "COOKIE": "session=a",
     "NO_COLOR": "1",
 }
 TIMING = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)

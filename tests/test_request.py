@@ -148,6 +148,7 @@ def test_an_error_status_says_why_and_has_no_tokens() -> None:
         ("x-portkey-cache-status: SEMANTIC HIT", "cache on the way", None),
         ("Cache-Status: Souin; hit; ttl=299", "cache on the way", None),
         ("X-Cache-Hits: 3", "cache on the way", None),
+        ("x-litellm-cache-key: 1fc51fa0", "(x-litellm-cache-key: 1fc51fa0)", None),
         (
             "x-litellm-attempted-fallbacks: 1",
             "fell back to another model or server (x-litellm-attempted-fallbacks: 1)",

@@ -17,6 +17,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.live import durations_of
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -84,6 +85,9 @@ def test_one_slot_two_slots_four_slots_with_batch_waits(tmp_path: Path, slots: i
     for name, known in (("slot_wait_s", truth.slot_wait), ("batch_wait_s", truth.batch_wait)):
         error = requests[name].to_numpy() - np.array([known[i] for i in requests["id"]])
         assert np.abs(error).max() < 1e-6, name
+    for record in records:  # as live figures have it
+        wait = truth.slot_wait[record.id] + truth.batch_wait[record.id]
+        assert dict(durations_of(record))["queue_wait_s"] == pytest.approx(wait, abs=1e-6)
 
 
 def test_the_two_parts_are_the_queue_wait(tmp_path: Path) -> None:
