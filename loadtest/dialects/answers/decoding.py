@@ -135,7 +135,7 @@ class StreamDecoder:
     def _rest(self, rest: bytes) -> None:
         """Take a last line without its newline."""
         ending = self._answer.ending
-        bare = rest.strip().removeprefix(_BOM)
+        bare = plain_field(rest).removeprefix(_BOM)
         if bare.startswith(_EVENT_FIELDS) or ends.is_done(bare):
             self.line(rest)
         elif bare and any(field.startswith(bare) for field in _EVENT_FIELDS):
