@@ -174,7 +174,7 @@ class StreamDecoder:
             self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
         elif line.startswith(b":"):
             if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
-                self._comment += line[1:] + b"\n"
+                self._comment = (self._comment + line[1:] + b"\n")[:MOST_ODD]
         elif not line.startswith(_EVENT_FIELDS):
             bare = plain_field(line)
             if bare.startswith(_EVENT_FIELDS):
