@@ -47,6 +47,8 @@ BODIES: dict[str, tuple[int, bytes, dict[str, str], str]] = {
     ),
     "capitals (AWS)": (424, b'{"Message":"busy","OriginalStatusCode":500}', {}, "busy"),
     "problem details": (400, b'{"title":"Bad Request","status":400,"detail":"busy"}', {}, "busy"),
+    "an empty object": (500, b"{}", {}, "HTTP 500 with a body that says nothing ({})"),
+    "null": (500, b"null\n", {}, "HTTP 500 with a body that says nothing (null)"),
     "a text of JSON": (404, b'"no such model"', {}, "no such model"),
     "milliseconds": (429, b'{"error":"busy"}', {"Retry-After": "500ms"}, "busy (retry after 0.5 s)"),
     "minutes": (429, b'{"error":"busy"}', {"Retry-After": "2m59.5s"}, "busy (retry after 179.5 s)"),

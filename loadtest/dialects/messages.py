@@ -144,6 +144,10 @@ class MessagesRows:
         odd: list[str] = []
         answer.add(_texts(row, kind, odd))
         answer.note(*odd)
+        if (said := server_errors.in_row(row)) is not None:
+            answer.fail(said)
+        elif answer.kind == b"error":
+            answer.fail(server_errors.error_sentence(row))
         if kind == "message":
             answer.ending.model = as_name(row.get("model"))
             self._take_usage(row.get("usage"), final=True)
@@ -160,10 +164,6 @@ class MessagesRows:
         elif kind == "message_stop":
             self._take_usage(row.get("usage"), final=True)
             answer.marked = answer.over = True
-        if (said := server_errors.in_row(row)) is not None:
-            answer.fail(said)
-        elif answer.kind == b"error":
-            answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
         return kind == "content_block_delta" and len(answer.events.texts) == before + 1 and not ending.error
 

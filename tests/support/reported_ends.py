@@ -200,6 +200,22 @@ ENDS = {
 
 SAID = "the prompt is too long"
 ERRORS = {
+    "beside a finish_reason of error (OpenRouter)": Stream(
+        V1, sse(A, {**finish("error"), "error": {"code": 502, "message": SAID}}) + DONE, "a", **FAILED, error=SAID
+    ),
+    "ollama: beside a done_reason of error": Stream(
+        CHAT, ndjson(message("a"), {"done": True, "done_reason": "error", "error": SAID}), "a", **FAILED, error=SAID
+    ),
+    "messages: beside a stop_reason of error": Stream(
+        MESSAGES,
+        named(BLOCKS[0], {"type": "message_delta", "delta": {"stop_reason": "error"}, "error": {"message": SAID}}),
+        "a",
+        **FAILED,
+        error=SAID,
+    ),
+    "a message in capitals, its code a word (SageMaker)": Stream(
+        V1, json.dumps({"ErrorCode": "CLIENT_ERROR", "Message": SAID}), "", **FAILED, error=SAID
+    ),
     "a page between events": Stream(
         V1, sse(A) + PAGE, "a", **FAILED, odd=("neither an event's",), error="titled '504 Gateway Time-out'"
     ),

@@ -135,7 +135,7 @@ class StreamDecoder:
     def _rest(self, rest: bytes) -> None:
         """Take a last line without its newline."""
         ending = self._answer.ending
-        bare = rest.strip().removeprefix(_BOM)
+        bare = plain_field(rest).removeprefix(_BOM)
         if bare.startswith(_EVENT_FIELDS) or ends.is_done(bare):
             self.line(rest)
         elif bare and any(field.startswith(bare) for field in _EVENT_FIELDS):
@@ -174,7 +174,7 @@ class StreamDecoder:
             self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
         elif line.startswith(b":"):
             if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
-                self._comment += line[1:] + b"\n"
+                self._comment = (self._comment + line[1:] + b"\n")[:MOST_ODD]
         elif not line.startswith(_EVENT_FIELDS):
             bare = plain_field(line)
             if bare.startswith(_EVENT_FIELDS):

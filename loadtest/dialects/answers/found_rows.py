@@ -66,13 +66,16 @@ def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str,
     bare = line.strip(_PUNCTUATION)
     if not bare:
         return {} if begun and not held else None
-    if (bare == line and not held) or not bare.startswith(b"{") or any(one.strip(_PUNCTUATION) for one in held):
+    if (bare == line and not held) or not bare.startswith(b"{") or len(held) > MOST_HELD:
+        return None
+    if any(one.strip(_PUNCTUATION) for one in held):
         return None
     row = parse_json(bare)
     return row if isinstance(row, dict) else None
 
 
 _PUNCTUATION = b"[], \t\r"
+MOST_HELD = 8  # lines of punctuation before a list's first row
 
 
 def unwrapped(row: dict[str, Any], takes: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:

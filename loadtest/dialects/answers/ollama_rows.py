@@ -38,12 +38,12 @@ class OllamaRows:
             answer.stamped = answer.stamped or sent is not None
             answer.unstamped = answer.unstamped or stamp is None
             events.created += [stamp] * (len(events.texts) - before)
-        if row.get("done") is True:
-            self._done(row)
         if (said := server_errors.in_row(row)) is not None:
-            answer.fail(said)
+            answer.fail(said)  # before a done_reason that says no more than "error"
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
+        if row.get("done") is True:
+            self._done(row)
         ending = answer.ending
         return len(events.texts) == before + 1 and not (ending.done or ending.error)
 

@@ -60,6 +60,11 @@ class OpenAIRows:
         choices = row.get("choices")
         if isinstance(choices, dict):
             choices = [choices]
+        # before a finish_reason that says no more than "error"
+        if (said := server_errors.in_row(row) or (None if choices else server_errors.envelope(row))) is not None:
+            self._answer.fail(said)
+        elif self._answer.kind == b"error":
+            self._answer.fail(server_errors.error_sentence(row))
         if choices and isinstance(choices, list):
             for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
@@ -67,10 +72,6 @@ class OpenAIRows:
         self._numbers(row)
         if not self._answer.ending.done and (reason := row.get("finish_reason")):
             self._reason(reason)
-        if (said := server_errors.in_row(row) or (None if choices else server_errors.envelope(row))) is not None:
-            self._answer.fail(said)
-        elif self._answer.kind == b"error":
-            self._answer.fail(server_errors.error_sentence(row))
         ending = self._answer.ending
         return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
 

@@ -228,7 +228,8 @@ def _is_state(key: str, value: int | str) -> bool:
 
 def words(row: dict[str, Any]) -> str | None:
     """Return the message of a row that has nothing else; None where it has none."""
-    return error_sentence(row) if any(row.get(key) and isinstance(row[key], str) for key in _WORDS) else None
+    said = any(value and isinstance(value, str) and key.lower() in _WORDS for key, value in row.items())
+    return error_sentence(row) if said else None
 
 
 def of_foreign_row(row: dict[str, Any], *, alone: bool) -> str | None:
@@ -341,8 +342,10 @@ def _body_sentence(begin: str, body: bytes) -> str:
     parsed = parse_json(body)
     if parsed is None:
         parsed = _in_frames(body)
-    if parsed is not None:
+    if parsed is not None and parsed not in ({}, [], ""):
         return error_sentence(parsed)
+    if parsed is not None or body.strip() == b"null":
+        return f"{begin} with a body that says nothing ({shorten(body.decode(errors='replace'), 20)})"
     if said := _words_of_xml(body):
         return f"{begin}: {quoted(alike(said), 200)}"
     if page := _page_title(body):
