@@ -121,7 +121,9 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def _name(level: dict[str, Any]) -> str:
-    return " · ".join(filter(None, (level.get("model") if "beside" in level else None, level["label"])))
+    label = str(level["label"])  # of several models it begins with its model's name, or with its server's
+    model = level.get("model") if "beside" in level else None
+    return label if not model or label.startswith(f"{model} ") else f"{model} · {label}"
 
 
 def verdict_in_words(summary: dict[str, Any]) -> str:
