@@ -234,6 +234,14 @@ def test_without_an_slo_throughput_decides_and_memory_forbids(analysis: Analysis
     assert all(free.fits(slots) is None for slots in free.slots)
     tight = dataclasses.replace(free, gpu_bytes=found.at(4) + 1.0)
     assert work._best(tight) == 4
+    level = free.predicted_now.figure(
+        "output_tokens_per_s", "mean"
+    )  # with any number of slots: was "Set … to 1 (now 4)"
+    alike = {
+        each: dataclasses.replace(cell, figures={"output_tokens_per_s": {"mean": level}})
+        for each, cell in free.cells.items()
+    }
+    assert work._best(dataclasses.replace(free, cells=alike)) == 4
     nothing = dataclasses.replace(free, gpu_bytes=1e9)
     assert work._best(nothing) is None
     assert words.sentences(dataclasses.replace(nothing, best=None))[0].startswith(

@@ -119,6 +119,18 @@ def test_a_void_rate_is_not_passed_over() -> None:
     assert tile.note == "the highest rate measured"
 
 
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("m · 1 of 2 streams", "m · 1 of 2 streams"),  # was "m · m · 1 of 2 streams"
+        ("here:1 · 1 stream", "m · here:1 · 1 stream"),
+        ("1 stream", "m · 1 stream"),
+    ],
+)
+def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
+    assert answers._name({"model": "m", "beside": [], "label": label}) == said
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(2,), each=4)
     tiles = told(tmp_path / "run")

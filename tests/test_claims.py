@@ -15,6 +15,7 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.prefill import fit_prefill
 from loadtest.analyse.server.timing.step_law import Law
 from loadtest.analyse.server.timing.steps import Steps
 
@@ -217,6 +218,19 @@ def test_that_prompts_shared_steps_is_seen_where_none_was_alone(interference: fl
     steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=False, method="stated", holds=None)
     steps.interference_s = interference
     assert any("Prefill" in each for each in step_findings.steps_findings(of(LIMIT, steps=steps))) is said
+
+
+@pytest.mark.parametrize(
+    ("spent_ms", "holds"),
+    [
+        # a real llama.cpp on a machine that others used: was "Prefill runs at 603 prompt tokens/s", and 6026 a minute later
+        ((7.5, 7.5, 8.3, 8.3, 8.7, 8.7, 9.9, 28, 43, 51, 56, 56, 60, 65, 66, 81, 85), False),
+        ((7.5, 7.5, 8.3, 8.3, 8.7, 8.7, 9.9, 10, 11, 11, 11, 9, 8, 9, 66, 81, 85), True),
+    ],
+)
+def test_a_speed_is_that_of_most_prompts(spent_ms: tuple[float, ...], *, holds: bool) -> None:
+    spent, nothing = np.array(spent_ms) / 1e3, np.zeros(len(spent_ms))
+    assert fit_prefill(np.full(len(spent), 38.0), spent, nothing, nothing, "", None).holds is holds
 
 
 @pytest.mark.parametrize(("n", "said"), [(12 * 4, False), (12 * 40, True)])

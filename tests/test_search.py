@@ -54,6 +54,21 @@ def test_the_bound_is_kept_and_reached() -> None:
     assert SearchResult.of(tried).sentence("x") == "The server takes at least 6 streams within x; more were not tried."
 
 
+@pytest.mark.parametrize(
+    ("missed", "said"),
+    [
+        (
+            False,
+            "The server takes at least 2 streams within x (none surely); more were not tried.",
+        ),  # was "surely 0 streams"
+        (True, "The server takes 2 streams (none surely) within x; 4 streams miss it."),
+    ],
+)
+def test_where_no_load_surely_meets_that_is_said(*, missed: bool, said: str) -> None:
+    found = SearchResult(None, None, (2,), answer=2, beyond=4 if missed else None)
+    assert found.sentence("x") == said
+
+
 def test_an_unclear_level_is_measured_again_with_more_requests() -> None:
     tried = searched(
         lambda users, attempt: None if users == 4 and attempt < 1 else users < 6, Search(least=20, a_stream=8)

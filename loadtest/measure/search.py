@@ -161,7 +161,9 @@ class SearchResult:
             return f"Not even {loads.least} meets {asked}{sure}{f': {binds}' if binds else ''}."
         verb = "carries" if loads.kind == "people" else "takes"
         if self.beyond is None:
-            sure = "" if self.met == self.answer else f" (surely {loads.name(self.met or 0)})"
+            sure = (
+                "" if self.met == self.answer else f" (surely {loads.name(self.met)})" if self.met else " (none surely)"
+            )
             return (
                 f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}; more were not tried."
             )
@@ -171,7 +173,8 @@ class SearchResult:
     def _between(self, loads: Loads) -> str:
         low, high = self.interval
         if high is None:
-            return f" (surely {loads.name(low, kind=False)})" if low != self.answer else ""
+            sure = f"surely {loads.name(low, kind=False)}" if low else "none surely"
+            return f" ({sure})" if low != self.answer else ""
         if low == high == self.answer:
             return ""
         return f" ({loads.name(low, kind=False)} to {loads.name(high, kind=False)})"

@@ -281,7 +281,7 @@ def _scatter(values: tuple[float, float], level: dict[str, Any]) -> str:
     if abs(values[1] / values[0] - 1) < NAMED_SCATTER:
         return ""
     return (
-        f"Prompts of {level['input_tokens']} tokens came out as {values[0]:.0f} → {values[1]:.0f}: each run calibrated the "
+        f"Prompts of {level['input_tokens']} tokens came out as {values[0]:.3g} → {values[1]:.3g}: each run calibrated the "
         "model's tokens anew. Intervals of what prompts change are wider by that; --words or --prompt instead of "
         "--input-tokens sends the same prompts in every run."
     )

@@ -15,6 +15,8 @@ from loadtest.grid import Grid
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, number, percent, seconds, signed
 
+MOST_SAID = 10  # times as much: a change that only shows beyond it shows nothing
+
 
 def change_text(row: Change) -> str:
     if row.metric is FAILED:
@@ -82,7 +84,7 @@ def _visible(comparison: Comparison) -> str:
     """Return the smallest changes that the headline figures show nine times in ten, "9 %" or "9 to 14 %"."""
     if comparison.visible is None:
         return UNKNOWN
-    ends = [f"{end * 100:.0f}" for end in comparison.visible]
+    ends = [f"{end * 100:.0f}" if end < MOST_SAID else f"more than {MOST_SAID * 100:.0f}" for end in comparison.visible]
     return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
 
 

@@ -233,7 +233,7 @@ class Splitter:
         if free < LEAST_S:
             return []
         found: list[TimePart] = []
-        decoding = int(self.gaps.decoding_at(np.array([low + 1e-9]))[0])
+        decoding = self._in_slots(int(self.gaps.decoding_at(np.array([low + 1e-9]))[0]))
         step = step_time(self.steps, decoding) if decoding else 0.0
         step = min(free, step if math.isfinite(step) else 0.0)
         if step >= LEAST_S:
@@ -262,8 +262,13 @@ class Splitter:
             reading -= again
         own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
         beside = int(self.gaps.decoding_at(self.line.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
-        parts.append(TimePart(OWN, reading, (), inferred, tokens=own, streams=max(beside, 0)))
+        beside = self._in_slots(max(beside, 0), besides=1)
+        parts.append(TimePart(OWN, reading, (), inferred, tokens=own, streams=beside))
         return [*parts, TimePart(SLOW, slower)] if slower else parts
+
+    def _in_slots(self, streams: int, besides: int = 0) -> int:
+        """Return a number of streams that decode, by stamps that may be late, as no more than the slots allow for."""
+        return min(streams, max((self.slots.estimate or 0) - besides, 0)) if self.slots.limit else streams
 
     def _usual(self, row: int) -> float:
         """Return what reading such a prompt takes in this run; inf where neither its law nor prompts alike show that."""
@@ -357,6 +362,7 @@ class Splitter:
         if not math.isfinite(total) or not len(gaps.left):
             return ()
         beside = np.where(gaps.streams > 0, gaps.streams, np.maximum(gaps.begun, 1))
+        beside = np.minimum(beside, self._in_slots(int(beside.max())))
         usual = np.array([step_time(self.steps, float(each)) for each in beside])
         if not np.isfinite(usual).all():
             return (TimePart(REST, total),)

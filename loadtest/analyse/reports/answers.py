@@ -73,9 +73,10 @@ class Seen:
 
     @property
     def called(self) -> str:
-        """The level's name, with its model where several share a server."""
+        """The level's name, with its model where several share a server and the name does not begin with it."""
+        label = self.name or str(self.level["label"])
         model = self.level.get("model") if "beside" in self.level else None
-        return " · ".join(filter(None, (model, self.name or self.level["label"])))
+        return label if not model or label.startswith(f"{model} ") else f"{model} · {label}"
 
     @property
     def besides(self) -> bool:

@@ -34,13 +34,14 @@ NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated to
 FEWEST_PROMPTS = 3  # that give a speed
 FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
 LEAST_LENGTH_RATIO = 2.0  # longest / shortest prompt, for the fixed part to show
-ABOVE_LEAST = 1.02  # of `least`: the cost of a prompt below it is hidden behind the step
-HIDDEN = 1.3  # of `least`: a prompt that takes less shows the step rather than its own speed
-MOST_FITTED = 1500  # prompts; more do not change the fit
+# of `least`: below the first a prompt is hidden behind the step, and below the second shows the step rather than its own speed
+ABOVE_LEAST, HIDDEN = 1.02, 1.3
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
+MOST_FITTED = 1500  # prompts; more do not change the fit
 MOST_JITTER = 0.3  # of a prompt's time, as a share of it
-HOLDS = 0.2  # by which the model may miss the prompts that had the server to themselves, as a logarithm
+MOST, NEAR_MOST = 2 / 3, 1.5  # share of the prompts whose times one speed gives back within such a factor
+HOLDS = 0.2  # by which it may miss the prompts that had the server to themselves, as a logarithm
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 
 
@@ -69,8 +70,7 @@ class Prefill:
 def uncached(run: RunData) -> FloatArray:
     """Return each request's prompt tokens less those that the prefix cache held; nan unknown.
 
-    Where the server never says how many those are, they are none, unless prompts share a prefix, or for later turns of a
-    conversation: then nobody knows.
+    Where the server never says how many, they are none, unless prompts share a prefix or for later turns: nobody knows then.
     """
     cached = run.column("cached_tokens")
     if np.isfinite(cached).any() or not (shares_prefix(run) or has_turns(run)):
@@ -135,10 +135,10 @@ def _from_durations(gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) 
     spent = group.end[taken] - group.start[taken]
     found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch)
     lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
-    if lone.sum() >= FEWEST_PROMPTS:
-        off = np.log(spent / np.maximum(found.fixed_s + found.per_token_s * evaluated, least))[lone]
-        return replace(found, holds=bool(abs(float(np.median(off))) <= HOLDS)), None
-    return replace(found, holds=None), None
+    if lone.sum() < FEWEST_PROMPTS:
+        return replace(found, holds=None if found.holds else False), None
+    off = np.log(spent / np.maximum(found.fixed_s + found.per_token_s * evaluated, least))[lone]
+    return replace(found, holds=bool(found.holds and abs(float(np.median(off))) <= HOLDS)), None
 
 
 class _PromptGroups(NamedTuple):
@@ -330,14 +330,14 @@ def fit_prefill(
     interval = max(slope - half, 0.0), slope + half
     factors = observed_factors(off[visible])
     hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
-    return Prefill(slope, interval, fixed, n, method, jitter, n_batch, factors, least=hidden)
+    holds = bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST)
+    return Prefill(slope, interval, fixed, n, method, jitter, n_batch, factors, holds, hidden)
 
 
 def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
     """Return each request's stall (nan unknown), and the stall per prompt token of others or why that is unknown.
 
     A stall is the sum over a request's gaps, while another's prompt was evaluated, of gap − step time of as many streams.
-    All gaps of the run are read for it, in blocks where there are very many.
     """
     rows = len(gaps.requests.first)
     if step is None:

@@ -25,7 +25,7 @@ from loadtest.slo import Objective
 
 TRIED_SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_SHOWN_LOADS = 6
-NEAR_BEST_SHARE = 0.95  # of the best throughput; without objectives the fewest slots that reach it are chosen
+NEAR_BEST_SHARE = 0.95  # of the best throughput; without objectives slots that reach it are chosen
 TRUSTED_MULTIPLE = 2  # times the streams measured; a prediction beyond it is to be tried first
 AT_WORK_SHARE = 0.9  # of the users; if so many were at work at once, nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
@@ -287,8 +287,8 @@ def _best(advice: Advice) -> int | None:
     """Return the slots to choose; None where none fits the memory, or the run never reached the limit of the slots.
 
     With objectives: the slots that meet them up to the highest load, counted up to the highest measured one. Of equals the
-    slots as measured, which are no extrapolation, else the fewest, because each costs memory. Without objectives: the
-    fewest slots with 95 % of the best throughput.
+    slots as measured, which are no extrapolation, else the fewest, because each costs memory. Without objectives likewise of
+    the slots with 95 % of the best throughput: fewer would only make requests wait longer.
     """
     if advice.now is None:
         return None
@@ -306,7 +306,8 @@ def _best(advice: Advice) -> int | None:
         return min(candidates, key=lambda slots: (_badness(first, advice.cells[slots, load]), slots))
     if advice.now in output:
         output[advice.now] = advice.predicted_now.figure("output_tokens_per_s", "mean")
-    return min(slots for slots in candidates if output[slots] >= NEAR_BEST_SHARE * max(output.values()))
+    equals = [slots for slots in candidates if output[slots] >= NEAR_BEST_SHARE * max(output.values())]
+    return advice.now if advice.now in equals else min(equals)
 
 
 def highest_met_load(advice: Advice, slots: int) -> int:
