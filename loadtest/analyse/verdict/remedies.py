@@ -22,8 +22,8 @@ LESS_LOAD = (
 REMEDIES: dict[str, Remedy] = {
     "nothing_succeeded": Remedy(
         "No request succeeded.",
-        "Do what the error says; `loadtest check` asks the same server for one answer and names what is wrong. Where the run "
-        "was interrupted before this level, run it again.",
+        "Do what the error says; `loadtest check --try` asks the same server for one answer and names what is wrong. Where "
+        "the run was interrupted before this level, run it again.",
     ),
     "only_warmups": Remedy(
         "Only warm-up requests were sent.",
