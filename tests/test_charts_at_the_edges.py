@@ -15,7 +15,7 @@ from test_charts import labels_apart, one_request
 
 from loadtest.analyse.charts import itl, style
 from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
-from loadtest.analyse.charts.over_time import timeline
+from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
@@ -166,3 +166,19 @@ def test_a_long_legend_takes_no_room_from_the_panels(tmp_path: Path) -> None:
         assert legend.get_window_extent().x1 <= figure.bbox.x1
         assert not legend.get_window_extent().overlaps(axes.get_window_extent())
     assert heights[1] > 0.8 * heights[0]
+
+
+def test_one_request_is_one_stream_and_comes_after_the_start(tmp_path: Path) -> None:
+    one_request(tmp_path / "run")
+    analysis = analyse(tmp_path / "run")
+    figure, (above, below) = style.page(2, share_y=False)
+    depth.over_time(above, analysis)
+    drift.over_time(below, analysis)
+    figure.draw_without_rendering()
+    low, high = above.get_ylim()
+    named = [
+        text.get_text() for at, text in zip(above.get_yticks(), above.get_yticklabels(), strict=True) if at <= high
+    ]
+    assert named == ["0", "1"]
+    low, high = below.get_xlim()
+    assert not [at for at in below.get_xticks() if low <= at < 0]

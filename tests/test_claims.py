@@ -165,8 +165,8 @@ def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...
     assert said in found.sentence
 
 
-def steps_of(*, fits: bool, reason: str | None) -> Any:
-    law = Law(0.010, (0.009, 0.011), 0.002, (0.001, 0.003), 0.01, fits=fits)
+def steps_of(*, fits: bool, reason: str | None, per_stream_s: float = 0.002) -> Any:
+    law = Law(0.010, (0.009, 0.011), per_stream_s, (0.001, 0.003), 0.01, fits=fits)
     times = [SimpleNamespace(streams=number, kinds=()) for number in (1, 2, 4)]
     return cast("Steps", SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None))
 
@@ -175,6 +175,8 @@ def test_a_law_is_said_where_it_fits() -> None:
     assert step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
         "A step of the server takes 10.0 ms, and 2.00 ms more for each stream"
     )
+    (flat, *_) = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None, per_stream_s=1e-9)))
+    assert flat == "A step of the server takes 10.0 ms, however many streams decode."  # was "and 0 ms more"
     said = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
     assert said == ["The step time is no line."]
 

@@ -16,8 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support.made_runs import Made, make
 from support.made_web import EVIL, board_of, client_of, web_ui_of
 
+from loadtest.analyse.reports import pages
+from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 
@@ -275,3 +278,14 @@ def test_names_of_requests_are_text_in_the_browser(browser: Any, monkeypatch: py
     assert page.locator("img").count() == 0
     assert page.evaluate("window.evil") is None
     page.close()
+
+
+def test_a_report_is_no_wider_than_its_page_on_paper_and_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(gap_ms=400, prefill_ms=40_000), users=(1, 8), each=20)
+    (tmp_path / "report.html").write_text(pages.html(analyse(tmp_path / "run"), []), encoding="utf-8")
+    for width, media in ((720, "print"), (390, "screen")):  # CSS pixels between the margins of A4; of a phone
+        page = browser.new_page(viewport={"width": width, "height": 1000})
+        page.emulate_media(media=media)
+        page.goto((tmp_path / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.close()

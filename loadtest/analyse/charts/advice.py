@@ -73,10 +73,16 @@ def heat_table(axes: Axes, advice: Advice, key: str, statistic: str, colours: st
                 ha="center",
                 va="center",
                 fontweight="bold" if advice.is_measured(slots, load) else "normal",
-                fontsize=9 if len(said) < 6 else 8,
+                fontsize=_size(said, len(advice.loads)),
                 color="white" if dark else style.GREY if missed else style.INK,
             )
     _label_table(axes, advice)
+
+
+def _size(said: str, columns: int) -> float:
+    """Return the size in which a value stays within its cell."""
+    wide = 72 * 0.28 * style.WIDTH / columns  # points, of a cell
+    return min(9.0 if len(said) < 6 else 8.0, wide / (0.78 * len(said)))
 
 
 def _label_table(axes: Axes, advice: Advice) -> None:

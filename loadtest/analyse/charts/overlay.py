@@ -250,6 +250,7 @@ def framed(many: Many) -> Analysis:
             "server": {},  # the name has it
             "group": None,
             "name": _servers(many),
+            "measured_on": "",  # the name has it, too
             "groups": named,
             "levels": levels,
             "verdict": worst([level["verdict"] for level in levels]),

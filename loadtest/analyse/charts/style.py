@@ -172,7 +172,8 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     alone = doubts == len(summary["levels"]) == 1
     said = verdict if verdict == "valid" or alone else f"{verdict} ({why})"
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
-    parts = (summary["name"], *findings.measured_on(summary).split(" · "), summary["target"].get("url"))
+    measured: str = summary.get("measured_on", findings.measured_on(summary))
+    parts = (summary["name"], *measured.split(" · "), summary["target"].get("url"))
     every: list[Sequence[Any]] = [[_hardware(analysis)], [simulated], parts]
     lines = [told for line in every if (told := [str(part) for part in line if part])]
     for i, told in enumerate(lines):

@@ -10,6 +10,7 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
+NOTHING = 1e-4  # of a step: what less a stream adds is no growth
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
 WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
@@ -29,7 +30,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     law = steps.law
     if law is not None and law.fits:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
-        more = more if law.per_stream_s > 0 else ", however many streams decode"
+        more = more if law.per_stream_s > NOTHING * law.base_s else ", however many streams decode"
         said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}.{doubt}"))
     elif law is not None and steps.law_reason:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))

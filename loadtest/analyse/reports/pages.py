@@ -24,7 +24,7 @@ CAPTIONS = {
     "load.png": "Cold loads: each request over time, and what memory did meanwhile",
     "throughput.png": "Tokens a second of one stream and of all together",
     "tradeoff.png": "Throughput against latency: a point a level",
-    "percentiles.png": "Percentiles of TTFT and E2E against load",
+    "percentiles.png": "Percentiles of TTFT and of the whole answer against load",
     "timeline.png": "One level, a row a request",
     "ttft-distribution.png": "Distribution of TTFT",
     "e2e.png": "E2E and input tokens a second by concurrency or rate",

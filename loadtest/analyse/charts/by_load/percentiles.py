@@ -67,7 +67,7 @@ def title(analysis: Analysis) -> str:
     """Say how far the tail is from the median at the highest load."""
     last = heaviest(analysis.summary["levels"], "ttft_s", "p95")
     if last is None:
-        return "Percentiles of TTFT and E2E against load"
+        return "Percentiles of TTFT and of the whole answer against load"
     told = [part for part in ("p50", "p95", "p99") if figure(last, "ttft_s", part) is not None]
     said = [wait_in_words(last, "ttft_s", part) for part in told]
     if len(set(said)) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings.run_findings import believed_slots, only_void
@@ -40,6 +41,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
             slots.estimate, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=counted(slots.estimate, "slot")
         )
     axes.set_ylim(0, top * 1.12)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(float(instants[0]), float(instants[-1]))
     style.level_marks(axes, analysis)
     axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")

@@ -55,6 +55,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
     axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
     style.level_marks(axes, analysis)
     axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
     axes.set_ylabel("TTFT, logarithmic")
