@@ -251,7 +251,8 @@ class Engine:
             self._ended = False
             self._active = [stream for stream in self._active if stream.stage is not Stage.ENDED]
             self._cache.release(at)
-        at, self._pause = at + round(self._pause * NS_PER_S), 0.0
+        if self._pause:
+            at, self._pause = at + round(self._pause * NS_PER_S), 0.0
         while self._ready and self._assign(self._ready[0], at):
             self._active.append(self._ready.pop(0))
             if self._beside:
