@@ -128,7 +128,7 @@ def test_a_void_rate_is_not_passed_over() -> None:
     ],
 )
 def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
-    assert answers._name({"model": "m", "beside": [], "label": label}) == said
+    assert answers.Seen({"model": "m", "beside": [], "label": label}, "suspect", "").called == said
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

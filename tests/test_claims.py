@@ -15,7 +15,7 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import fit_prefill
+from loadtest.analyse.server.timing.prefill_law import fit_prefill
 from loadtest.analyse.server.timing.step_law import Law
 from loadtest.analyse.server.timing.steps import Steps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import random
 from collections import Counter
 from pathlib import Path
@@ -310,6 +311,32 @@ def test_streams_let_in_at_one_instant_share_the_idle_loops_first_batch_unless_a
     while (due := engine.due()) is not None:
         engine.advance(due)
     assert (streams[2].prefill_start == streams[3].prefill_start) is together
+
+
+def test_streams_let_in_at_one_instant_share_a_handover() -> None:
+    scattered = dataclasses.replace(LINE, handovers=(0.001, 0.002, 0.003, 0.004))
+    streams = closed_loop(ready(scattered, 2), [cold(i, 5, 10) for i in range(20)], starts_s=[0.0, 0.0, 0.0, 0.0])
+    assert all(one.first == other.first for one, other in zip(streams[::2], streams[1::2], strict=True))
+
+
+def test_a_relay_holds_up_the_streams_that_decode_on() -> None:
+    timing = dataclasses.replace(LINE, caught=1.0, handover_s=0.005, relays=(0.003,))
+    streams = closed_loop(ready(timing, 2), [cold(0, 5, 10), cold(1, 5, 30), cold(2, 5, 5)], starts_s=[0.0, 0.0, 0.001])
+    waited = streams[2]
+    assert seconds(waited.prefill_start) - seconds(streams[0].ended) == pytest.approx(0.003)
+    plain = closed_loop(
+        ready(dataclasses.replace(timing, relays=()), 2),
+        [cold(0, 5, 10), cold(1, 5, 30), cold(2, 5, 5)],
+        starts_s=[0.0, 0.0, 0.001],
+    )
+    assert seconds(streams[1].ended) - seconds(plain[1].ended) == pytest.approx(0.003)
+
+
+def test_each_token_of_a_prompt_costs_more_for_the_tokens_before_it_whatever_the_slices() -> None:
+    for n_batch in (512, None):
+        timing = dataclasses.replace(LINE, step=StepLaw(0.0), context_prefill_s=1e-6, n_batch=n_batch)
+        stream = closed_loop(ready(timing), [cold(0, 2000, 1)], starts_s=[0.0])[0]
+        assert seconds(stream.first) == pytest.approx(2000 * 0.001 + 1e-6 * 2000**2 / 2, rel=1e-6)
 
 
 def test_prompt_jitter_touches_prompts_and_not_steps() -> None:

@@ -34,6 +34,7 @@ def test_levels_at_other_paces_show_by_how_much_another_run_may_differ(tmp_path:
     # The three levels past the slots share four streams; s = 5 %, t of three degrees of freedom is 3.18: 3.18 × 5 % × √(4/3).
     assert found.steps.pace_error == pytest.approx(0.184, rel=0.1)
     assert found.summary["step_law"]["pace_error"] == found.steps.pace_error
+    assert [found.steps.paces[level] for level in (1, 2, 3)] == pytest.approx([0.95, 1.0, 1.05], rel=0.02)
 
 
 @pytest.mark.parametrize(("paces", "held"), [((1.001, 0.95, 1.001, 1.05), True), ((1, 1, 1, 1), False)])

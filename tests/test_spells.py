@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.server.timing.prefill import fit_prefill
+from loadtest.analyse.server.timing.prefill_law import fit_prefill
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.fit import fit_models
 from loadtest.analyse.whatif.model.predict import ServerModel
@@ -44,6 +44,31 @@ def test_slow_prompts_stay_among_those_that_are_drawn() -> None:
     assert max(found.factors) == pytest.approx(2.0, rel=0.05)
     assert np.mean(found.factors) == pytest.approx(1.1, rel=0.05)
     assert "factors" not in found.to_dict()
+
+
+@pytest.mark.parametrize(("context_s", "longest"), [(3e-7, 1500), (0.0, 1500), (3e-7, 130)])
+def test_attention_is_in_what_long_prompts_cost_where_lengths_show_it(context_s: float, longest: int) -> None:
+    draw = np.random.default_rng(1)
+    tokens = np.exp(draw.uniform(np.log(100), np.log(longest), 60)).round()
+    spent = (1e-4 * tokens + context_s * tokens**2 / 2) * draw.normal(1, 0.03, 60)
+    nothing = np.zeros(60)
+    found = fit_prefill(tokens, spent, nothing, nothing, "made up", None, tokens**2 / 2)
+    told = context_s > 0 and longest > 200
+    assert found.context_s == pytest.approx(context_s if told else 0.0, rel=0.15)
+    assert found.bare_s == pytest.approx(1e-4 if told else found.per_token_s, rel=0.05)
+    assert found.seconds(tokens).sum() == pytest.approx(spent.sum(), rel=0.03)
+
+
+def test_a_server_whose_attention_takes_time_is_given_back_at_p95(tmp_path: Path) -> None:
+    timing = Timing(step=StepLaw(0.002, 0.0005), prefill_s=0.0001, context_prefill_s=2e-7, n_batch=512)
+    loads = [Load(users=users, requests=60, prompt=(50, 1500), output=(10, 30)) for users in (1, 2)]
+    analysis = analyse(play(timing, loads, slots=2, says="llamacpp").write(tmp_path / "run"))
+    prefill = analysis.steps.prefill
+    assert prefill is not None
+    assert prefill.context_s == pytest.approx(2e-7, rel=0.1)
+    said = ServerModel.of(analysis.run, analysis.slots, analysis.steps).closed(1, requests=60)
+    seen = analysis.summary["levels"][0]["ttft_s"]
+    assert said.figure("ttft_s", "p95") == pytest.approx(seen["p95"], rel=0.08)
 
 
 def test_lengths_are_drawn_from_what_was_asked_for(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ class Splitter:
             beside = float(self.gaps.decoding_at(line.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
             batches = 1 if law.n_batch is None else math.ceil(tokens / max(law.n_batch - beside, 1))
             shared = batches * step_time(self.steps, beside) if beside > 0 else 0.0
-            cost = law.fixed_s + law.per_token_s * tokens + (shared if math.isfinite(shared) else 0.0)
+            cost = law.seconds(tokens) + (shared if math.isfinite(shared) else 0.0)
             least = step_time(self.steps, beside + 1)
             found.append(max(cost, least if math.isfinite(least) else 0.0))
         return max(found, default=math.inf)

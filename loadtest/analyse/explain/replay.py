@@ -280,11 +280,11 @@ def _near(said: float, value: float, share: float) -> bool:
 def _as_read(line: Timeline, model: ServerModel) -> FloatArray:
     """Return uncached prompt tokens; of a long prompt that the server says it read, as many as its time is worth.
 
-    The time a token takes grows with the context before it, which the law of the run's usual prompts does not hold.
+    The time a token takes grows with the context before it, which the law of usual prompts may not hold.
     """
     tokens = np.where(np.isfinite(line.tokens), line.tokens, line.prompt)
     timing, known = model.timing, line.told & (line.tokens > 0)
-    if not known.any() or timing.prefill_s <= 0:
+    if not known.any() or timing.prefill_s <= 0 or timing.context_prefill_s:
         return tokens
     spent = line.first - line.read_from
     slices = np.zeros(len(tokens)) if timing.n_batch is None else np.ceil(tokens / timing.n_batch)

@@ -57,7 +57,7 @@ class Timeline:
         tokens = uncached(run)
         guessed = np.full(len(send), np.nan)
         if steps.prefill is not None:
-            cost = steps.prefill.fixed_s + steps.prefill.per_token_s * tokens
+            cost = steps.prefill.seconds(tokens)
             guessed = np.maximum(won, first - np.maximum(cost, 1e-6))
         asked = run.column("asked_input")
         prompt = np.where(np.isfinite(run.column("prompt_tokens")), run.column("prompt_tokens"), asked)

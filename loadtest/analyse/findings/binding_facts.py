@@ -85,7 +85,7 @@ def _reading(analysis: Analysis) -> FloatArray:
     prefill = analysis.steps.prefill
     if prefill is None:
         return np.full(len(analysis.run.requests), np.nan)
-    return np.asarray(prefill.fixed_s + prefill.per_token_s * uncached(analysis.run), dtype=np.float64)
+    return prefill.seconds(uncached(analysis.run))
 
 
 def _parts(analysis: Analysis, rows: BoolArray, missed: Objective) -> dict[str, float]:

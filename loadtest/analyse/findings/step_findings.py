@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.server.timing.prefill import FEWEST_PROMPTS, Prefill
+from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds

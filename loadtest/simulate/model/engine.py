@@ -72,13 +72,16 @@ class Engine:
         self._cache = PrefixCache([Slot() for _ in range(slots or 0)], host, self._random, scatter)
         self._active: list[Stream] = []
         self._batch: _Batch | None = None
-        self._granted = -1  # when a slot was last given to a stream
+        self._granted = -1  # when a slot was last given to a stream, and how long its handover took
+        self._handover = 0.0
+        self._pause = 0.0  # that the batch loop makes before the next batch
         self._tickets = 0  # slots in use, as counted in front of the batch loop
         self._held = 0  # tokens of prompts and answers of the streams that have slots
         self._alive = 0  # streams that have passed the scheduler and not ended
         self._burst, self._last_arrival = 0, -BURST_NS
         self._step_values: dict[int, tuple[float, ...]] = {}
         self._step_places: dict[int, int] = {}  # by streams: which of the values was drawn last
+        self._ended = False  # whether a stream has ended since the last batch began
         self._out: list[Emission] = []
 
     def submit(self, request: EngineRequest, now: int) -> Stream:
@@ -105,12 +108,12 @@ class Engine:
 
     def due(self) -> int | None:
         """Return the next instant at which something happens, ns; None when all is done."""
-        instants = [self._timed[0][0]] if self._timed else []
-        if self._batch is not None:
-            instants.append(self._batch.end)
-        if self._load_end is not None:
-            instants.append(self._load_end)
-        return min(instants) if instants else None
+        due = self._load_end
+        if self._batch is not None and (due is None or self._batch.end < due):
+            due = self._batch.end
+        if self._timed and (due is None or self._timed[0][0] < due):
+            due = self._timed[0][0]
+        return due
 
     def advance(self, now: int) -> list[Emission]:
         """Let everything happen that is due by `now`; return tokens and ends in order."""
@@ -192,24 +195,33 @@ class Engine:
         self._queue.insert(place, stream)
         self._grant(at)
 
-    def _grant(self, at: int, *, beside: bool = False) -> None:
-        """Give free slots to queued streams; `beside`: at a batch's end, while other streams decode on."""
+    def _grant(self, at: int, *, ended: bool = False, beside: bool = False) -> None:
+        """Give free slots to queued streams; `ended`: at a batch's end, `beside`: while other streams decode on."""
         timing = self.timing
         while self._queue and self._room(self._queue[0]):
             stream = self._queue.popleft()
             self._tickets += 1
             self._held += _holds(stream)
             stream.slot_won = at
-            handover = self._random.choice(timing.handovers) if timing.handovers else timing.handover_s
-            if beside and timing.caught and self._random.random() < timing.caught:
-                handover = 0.0
-            elif timing.apart and self._granted == at and self._random.random() < timing.apart:
+            handover = self._handed_over(at, ended=ended, beside=beside)
+            if timing.apart and not beside and self._granted == at and self._random.random() < timing.apart:
                 handover += APART_S
             self._granted = at
             if handover > 0:
                 self._later(stream, Stage.HANDOVER, at, handover)
             else:
                 self._make_ready(stream)
+
+    def _handed_over(self, at: int, *, ended: bool, beside: bool) -> float:
+        """Return how long after `at` the batch loop sees a stream that got a slot then: it sees all of these at once."""
+        if self._granted != at:
+            timing = self.timing
+            self._handover = self._random.choice(timing.handovers) if timing.handovers else timing.handover_s
+            caught = bool(beside and timing.caught and self._random.random() < timing.caught)
+            if caught or (ended and not beside and timing.relays):
+                self._handover = 0.0
+                self._pause = self._random.choice(timing.relays) if timing.relays else 0.0
+        return self._handover
 
     def _room(self, stream: Stream) -> bool:
         if self._limit is not None and self._tickets >= self._limit:
@@ -224,6 +236,7 @@ class Engine:
     def _end(self, stream: Stream, at: int, reason: str) -> None:
         stage, stream.stage, stream.ended, stream.reason = stream.stage, Stage.ENDED, at, reason
         self._alive -= stage is not Stage.PENDING
+        self._ended = True
         if stage in _HOLDS_SLOT:
             self._tickets -= 1
             self._held -= _holds(stream)
@@ -234,8 +247,12 @@ class Engine:
     # -- batches ----------------------------------------------------------------------------------------------------
 
     def _start_batch(self, at: int) -> None:
-        self._active = [stream for stream in self._active if stream.stage is not Stage.ENDED]
-        self._cache.release(at)
+        if self._ended:
+            self._ended = False
+            self._active = [stream for stream in self._active if stream.stage is not Stage.ENDED]
+            self._cache.release(at)
+        if self._pause:
+            at, self._pause = at + round(self._pause * NS_PER_S), 0.0
         while self._ready and self._assign(self._ready[0], at):
             self._active.append(self._ready.pop(0))
             if self._beside:
@@ -243,8 +260,10 @@ class Engine:
         if not self._active or self.timing.own_clocks:
             return
         decoding = [stream for stream in self._active if stream.stage is Stage.DECODE]
-        room = None if self.timing.n_batch is None else max(self.timing.n_batch - len(decoding), 1)
-        prompts = [] if self._beside else list(_batch_prompts(self._active, room))
+        prompts: list[tuple[Stream, int]] = []
+        if len(decoding) < len(self._active) and not self._beside:
+            room = None if self.timing.n_batch is None else max(self.timing.n_batch - len(decoding), 1)
+            prompts = list(_batch_prompts(self._active, room))
         if prompts and self.timing.prefill_way == BEFORE:
             decoding = []
         if not decoding and not prompts:
@@ -259,9 +278,17 @@ class Engine:
     def _prompt_alone(self, stream: Stream) -> float:
         """Return how long a prompt takes that is evaluated beside everything else."""
         timing = self.timing
-        seconds = timing.prompt_s + stream.todo * timing.prefill_s + timing.beside_s * (self._tickets - 1)
+        seconds = timing.prompt_s + self._evaluation(stream, stream.todo) + timing.beside_s * (self._tickets - 1)
         seconds *= self._prompt_factor()
         return seconds if timing.own_clocks else max(seconds, self._draw(1))
+
+    def _evaluation(self, stream: Stream, tokens: int) -> float:
+        """Return how long the next `tokens` of a stream's prompt take."""
+        timing = self.timing
+        seconds = tokens * timing.prefill_s
+        if timing.context_prefill_s:
+            seconds += timing.context_prefill_s * tokens * (stream.prompt_tokens - stream.todo + tokens / 2)
+        return seconds
 
     def _prompt_factor(self) -> float:
         timing = self.timing
@@ -283,24 +310,25 @@ class Engine:
         return True
 
     def _seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
-        alone = self._step([stream.slot for stream in decoding if stream.slot is not None], len(decoding))
+        alone = self._step(decoding)
         if self.timing.context_s and decoding:
             held = sum(stream.prompt_tokens + stream.tokens for stream in decoding)
             alone += self.timing.context_s * held
         if not prompts:
             return alone
         timing = self.timing
-        evaluated = sum(tokens for _, tokens in prompts) * timing.prefill_s
+        evaluated = sum(self._evaluation(stream, tokens) for stream, tokens in prompts)
         if timing.prompt_s or timing.restore_s:
             new = [stream for stream, _ in prompts if stream.todo == stream.prompt_tokens - stream.cached]
             evaluated += len(new) * timing.prompt_s + sum(stream.restored for stream in new) * timing.restore_s
         evaluated *= self._prompt_factor()
         return max(alone + evaluated, self._draw(len(decoding) + len(prompts)))
 
-    def _step(self, slots: list[int], streams: int) -> float:
-        if not slots:
-            return self._draw(streams)
-        return sum(self._draw(count) for count in pass_sizes(slots, neighbours=self.timing.neighbours))
+    def _step(self, decoding: list[Stream]) -> float:
+        if not self.timing.neighbours:
+            return self._draw(len(decoding))
+        slots = [stream.slot for stream in decoding if stream.slot is not None]
+        return sum(map(self._draw, pass_sizes(slots, neighbours=True))) if slots else self._draw(len(decoding))
 
     def _draw(self, streams: int) -> float:
         values = self._step_values.get(streams)
@@ -324,8 +352,9 @@ class Engine:
             if stream.todo == 0:
                 self._token(stream, batch.end)
         self._batch = None
-        # Only now is it known whether others decode on beside the streams that get the freed slots.
-        self._grant(batch.end, beside=any(stream.stage in _WORKING for stream in self._active))
+        if self._queue:  # only now is it known whether others decode on beside the streams that get the freed slots
+            beside = any(stream.stage in _WORKING for stream in self._active)
+            self._grant(batch.end, ended=True, beside=beside)
 
     def _token(self, stream: Stream, at: int) -> None:
         if stream.stage is Stage.ENDED:  # cancelled while the batch ran

@@ -80,7 +80,7 @@ class Stream:
         if self.first is None:
             self.first = at
         ends = self.request.natural is not None and self.tokens > self.request.natural
-        return Emission(self, at, text=not ends, done=ends or self.tokens >= self.request.limit)
+        return Emission(self, at, not ends, ends or self.tokens >= self.request.limit)
 
 
 class Emission(NamedTuple):

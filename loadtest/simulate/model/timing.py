@@ -59,12 +59,13 @@ class Timing:
     """Everything that decides when a token comes. Durations in seconds.
 
     A batch of B decoding streams and n prompt tokens of P prompts, N of them new, takes
-    max(T(B) + prompt_s · N + prefill_s · n, T(B + P)): even the shortest prompt takes as long as a decoding stream, for
-    the weights are read in either case.
+    max(T(B) + prompt_s · N + prefill_s · n + context_prefill_s · pairs, T(B + P)): even the shortest prompt takes as long as
+    a decoding stream, for the weights are read in either case. A pair is a prompt token and one of the tokens before it.
     """
 
     step: StepLaw
     prefill_s: float  # per uncached prompt token
+    context_prefill_s: float = 0.0  # added for each token before it, that attention looks back at
     prompt_s: float = 0.0  # added for each prompt, whatever its length, in its first batch
     prompt_jitter: float = 0.0  # standard deviation of the prompts' part of a batch, as a share of it
     prompt_factors: tuple[float, ...] = ()  # in its place: factors of that part as they were observed
@@ -75,6 +76,9 @@ class Timing:
     handling_s: float = 0.001  # request read → queued for a slot: load_duration of a warm model
     handover_s: float = 0.002  # slot won → seen by the batch loop
     handovers: tuple[float, ...] = ()  # in its place: such times as they were observed
+    # from a batch's end to the next batch where a waiting stream got a slot meanwhile: times as observed, and all streams wait
+    # so long; () for none known: such a stream is handed over as any other
+    relays: tuple[float, ...] = ()
     caught: float = 0.0  # chance that a stream that gets a slot while others run is in the very next batch
     apart: float = 0.0  # chance that of streams ready at the same instant one misses the idle loop's first batch
     jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
@@ -96,6 +100,7 @@ class Timing:
             self,
             step=self.step.scaled(factor),
             prefill_s=self.prefill_s * factor,
+            context_prefill_s=self.context_prefill_s * factor,
             prompt_s=self.prompt_s * factor,
             restore_s=self.restore_s * factor,
             beside_s=self.beside_s * factor,
@@ -104,6 +109,7 @@ class Timing:
             handling_s=self.handling_s * factor,
             handover_s=self.handover_s * factor,
             handovers=tuple(value * factor for value in self.handovers),
+            relays=tuple(value * factor for value in self.relays),
             first_token_s=first,
         )
 

@@ -7,17 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import token_gaps as gaps_of
 from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.errors import PredictionError
 
 TAKEN_UP_TOGETHER_S = 0.005  # prompts whose prefills began this close were admitted together
 TURNAROUND_S = 0.001  # assumed between an answer and the user's next request where the run shows none
 MOST_LENGTHS = 2000  # pairs kept for predictions to draw from
+MOST_RELAYS = 1000  # kept
 FEWEST_RACES = 4  # fewest prompts that could have been admitted together, for their odds to be taken from the run
 ASSUMED_CAUGHT = 0.5  # how often a freed slot's next stream makes the next batch, where the run shows no case
 LLAMA_SERVER_SINCE = (0, 30)  # from this version on Ollama runs llama.cpp's server, which splits passes by slots
@@ -90,25 +92,56 @@ def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(value) for value in pairs[:, 0]), tuple(int(value) for value in pairs[:, 1])
 
 
-def admission_odds(run: RunData, slots: Slots, steps: Steps) -> tuple[float, float]:
-    """Return (caught, apart), two shares that decide whether streams stay in step.
+class Admission(NamedTuple):
+    """How waiting streams get into batches, which decides whether streams stay in step.
 
-    caught: how often the next stream of a freed slot made the batch that began at that moment. apart: of streams admitted
-    together with another, how often one began a batch later than it. Streams in step have their prompts evaluated
-    together; out of step, each prompt stalls the other streams.
+    Streams in step have their prompts evaluated together; out of step, each prompt stalls the other streams.
     """
+
+    caught: float  # how often the next stream of a freed slot made the batch that began at that moment
+    apart: float  # of streams admitted together with another, how often one began a batch later than it
+    relays: tuple[float, ...] = ()  # times from the batch that freed a slot to the one that its next stream was in
+
+
+def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
+    """Read from the records how waiting streams got into batches."""
     gaps = gaps_of.read_gaps(run, slots)
     if not gaps.requests.told.any():
-        return 0.0, 0.0
+        return Admission(0.0, 0.0)
     arrived = run.column("send") + np.nan_to_num(run.column("load_s"))
     open_to = np.maximum(arrived, gaps.requests.free)
     known = np.isfinite(gaps.requests.started) & np.isfinite(open_to) & gaps.requests.told & ~_first_burst(run)
     step = min(entry.median_s for entry in steps.times)
     queued = known & (gaps.requests.free > arrived)
-    beside = queued & (gaps.decoding_at(np.where(queued, gaps.requests.free + gaps.requests.edge_s, 0.0)) > 0)
-    waited = gaps.requests.started - gaps.requests.free
-    caught = float((waited[beside] < 0.5 * step).mean()) if beside.sum() >= FEWEST_RACES else _caught_usually(run)
-    return caught, _apart(open_to[known], gaps.requests.started[known], step, gaps.requests.edge_s)
+    free, edge = np.where(queued, gaps.requests.free, 0.0), gaps.requests.edge_s
+    others = gaps.decoding_at(free + edge)
+    beside, missed = queued & (others > 0), _missed(gaps, others, steps)
+    caught = float(1 - missed[beside].mean()) if beside.sum() >= FEWEST_RACES else _caught_usually(run)
+    apart = _apart(open_to[known], gaps.requests.started[known], step, edge)
+    at = np.where(queued, gaps.requests.started, 0.0)
+    begun, over = np.searchsorted(gaps.requests.starts, at - edge), np.searchsorted(gaps.requests.ends, at + edge)
+    relayed = (
+        queued & ~missed & (begun <= over)
+    )  # no other prompt was on its way, of which a slice may have come between
+    relays = np.maximum((gaps.requests.started - gaps.requests.free)[relayed], 0.0)
+    enough = len(relays) >= FEWEST_RACES
+    return Admission(caught, apart, tuple(map(float, relays[:MOST_RELAYS])) if enough else ())
+
+
+def _missed(gaps: TokenGaps, others: IntArray, steps: Steps) -> BoolArray:
+    """Mark the requests that missed a batch: others got a token, or their first, between the slot's end and the prompt.
+
+    The tokens of one batch arrive one after another, so a token counts from half a step of the `others` decoding on.
+    """
+    streams, means = (np.array([getattr(entry, name) for entry in steps.times]) for name in ("streams", "mean_s"))
+    step = np.interp(others, streams, means)
+    free, started = gaps.requests.free, gaps.requests.started
+    tokens = np.sort(np.concatenate((gaps.right, gaps.requests.firsts)))
+    begun = np.minimum(started + 0.25 * step, (started + gaps.requests.first) / 2)
+    seen = np.searchsorted(tokens, begun) - np.searchsorted(
+        tokens, free + np.maximum(gaps.requests.edge_s, 0.5 * step), side="right"
+    )
+    return np.asarray((seen > 0) & (started - free > 0.5 * step), dtype=np.bool_)
 
 
 def _caught_usually(run: RunData) -> float:

@@ -1,6 +1,6 @@
 """What a prompt costs: prefill time by prompt tokens, and how long it stalls the streams that decode meanwhile.
 
-The model is spent = max(shared + fixed + per_token · tokens, least). `spent` is the time from the start of the prefill to
+The model is spent = max(shared + fixed + per_token · tokens + context · pairs of tokens, least). `spent` is the time from the start of the prefill to
 the first token, `shared` the steps of other streams that the prompt was evaluated beside, and `least` one step: a short
 prompt takes no less. `spent` comes from the best source that the run has:
 
@@ -14,15 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.timing.scatter import observed_factors
+from loadtest.analyse.server.timing.prefill_law import (
+    FEWEST_PROMPTS,
+    FEWEST_TO_SPLIT,
+    Prefill,
+    fit_prefill,
+    pairs,
+    tells_fixed,
+)
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 Interval = tuple[float, float]
@@ -31,40 +37,8 @@ StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 # prompt tokens that a batch takes, the likeliest first; None: any prompt whole
 SLICES = (512, 1024, 2048, 4096, 256, 128, None)
 NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
-FEWEST_PROMPTS = 3  # that give a speed
-FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
-LEAST_LENGTH_RATIO = 2.0  # longest / shortest prompt, for the fixed part to show
-# of `least`: below the first a prompt is hidden behind the step, and below the second shows the step rather than its own speed
-ABOVE_LEAST, HIDDEN = 1.02, 1.3
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
-LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
-MOST_FITTED = 1500  # prompts; more do not change the fit
-MOST_JITTER = 0.3  # of a prompt's time, as a share of it
-MOST, NEAR_MOST = 2 / 3, 1.5  # share of the prompts whose times one speed gives back within such a factor
 HOLDS = 0.2  # by which it may miss the prompts that had the server to themselves, as a logarithm
-OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
-
-
-@dataclass(frozen=True, slots=True)
-class Prefill:
-    """A prompt costs fixed_s + per_token_s · uncached prompt tokens, as `n` prompts showed that overlapped no other."""
-
-    per_token_s: float
-    ci95: Interval
-    fixed_s: float
-    n: int
-    method: str
-    jitter: float = 0.0  # standard deviation of prompts' times as a share of them
-    n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
-    factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
-    holds: bool | None = (
-        True  # whether it gives back the prompts that had the server to themselves; None: there were none
-    )
-    least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
-
-    def to_dict(self) -> dict[str, object]:
-        found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors")}
-        return {**found, "ci95": list(self.ci95)}
 
 
 def uncached(run: RunData) -> FloatArray:
@@ -96,7 +70,8 @@ def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tup
     if len(tokens) and not np.isfinite(tokens).any() and shares_prefix(run):
         return None, "prompts share a prefix, and the server does not say how much of each it had cached"
     if gaps.requests.told.any():
-        found, reason = _from_durations(gaps, tokens, step)
+        alike = shares_prefix(run) or has_turns(run)  # then what a token looks back at is in the cache, too
+        found, reason = _from_durations(gaps, tokens, step, grows=not alike)
         if found is not None and found.n < FEWEST_PROMPTS and step is not None:  # too short to take longer than a step
             return _from_stalls(gaps, tokens, step) or found, None
         return found, reason
@@ -108,7 +83,9 @@ def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tup
     return None, "this server gives no durations, and no request found it idle: measure a level with one stream"
 
 
-def _from_durations(gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) -> tuple[Prefill | None, str | None]:
+def _from_durations(
+    gaps: TokenGaps, tokens: FloatArray, step: StepTime | None, *, grows: bool
+) -> tuple[Prefill | None, str | None]:
     """Take the cost from the server's durations, of prompts evaluated alone or, where few were, of several together."""
     rows = np.flatnonzero(
         gaps.requests.told
@@ -120,12 +97,14 @@ def _from_durations(gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) 
     alone = group.size == 1
     beside = gaps.decoding_at(group.start + gaps.requests.edge_s).astype(np.float64)
     evaluated = np.add.reduceat(tokens[group.rows], group.head) if len(group.head) else np.zeros(0)
+    looks = np.add.reduceat(pairs(tokens)[group.rows], group.head) if len(group.head) else np.zeros(0)
     n_batch = _slice_tokens(gaps, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
     few = alone.sum() < FEWEST_TO_SPLIT
     taken = alone | (few & (evaluated <= (n_batch or math.inf) - beside))
     if taken.sum() < FEWEST_PROMPTS:
         return None, f"too few prompts were prefilled while no other was ({int(taken.sum())}) to tell the speed"
     evaluated, beside, size = evaluated[taken], beside[taken], group.size[taken].astype(np.float64)
+    looks = looks[taken] if grows else np.zeros(len(evaluated))
     batches = np.ones(len(evaluated)) if n_batch is None else np.ceil(evaluated / np.maximum(n_batch - beside, 1))
     shared, least = np.zeros(len(evaluated)), np.zeros(len(evaluated))
     if step is not None:
@@ -133,11 +112,12 @@ def _from_durations(gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) 
         least = step(np.maximum(beside, 0.0) + size)
     method = f"prompts prefilled {'alone or together, no other meanwhile' if few else 'while no other was'}"
     spent = group.end[taken] - group.start[taken]
-    found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch)
+    found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch, looks)
     lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
     if lone.sum() < FEWEST_PROMPTS:
         return replace(found, holds=None if found.holds else False), None
-    off = np.log(spent / np.maximum(found.fixed_s + found.per_token_s * evaluated, least))[lone]
+    cost = found.fixed_s + found.bare_s * evaluated + found.context_s * looks
+    off = np.log(spent / np.maximum(cost, least))[lone]
     return replace(found, holds=bool(found.holds and abs(float(np.median(off))) <= HOLDS)), None
 
 
@@ -252,86 +232,6 @@ def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime
     if not tells_fixed(evaluated[idle & (sizes == 1)]):
         found = replace(found, least=True)  # what it takes besides its tokens is in it
     return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompts:
-    """What is fitted, one entry per prompt or group: seconds, and tokens evaluated."""
-
-    tokens: FloatArray
-    spent: FloatArray
-    shared: FloatArray
-    least: FloatArray
-
-    def log_ratio(self, slope: float | FloatArray, fixed: float) -> FloatArray:
-        """Return ln(spent / model): the error of a time is a share of it."""
-        model = np.maximum(self.shared + fixed + slope * self.tokens, self.least)
-        return np.asarray(np.log(self.spent / np.maximum(model, 1e-9)), dtype=np.float64)
-
-    def best_slope(self, fixed: float) -> tuple[float, float]:
-        """Return the seconds per token with the least loss, and that loss: a sum of squares, large deviations cut.
-
-        The loss is flat where prompts are hidden behind `least`, so it is searched on a grid that narrows around its best.
-        """
-        high = 2 * float(np.max(self.spent / self.tokens))
-        low, slope, loss = high * 1e-4, 0.0, 0.0
-        for _ in range(4):
-            grid = np.geomspace(low, high, 60)
-            off = np.abs(self.log_ratio(grid[:, None], fixed))
-            losses = (np.minimum(off, OUTLYING * np.median(off, axis=1, keepdims=True) + 1e-3) ** 2).sum(axis=1)
-            index = int(np.argmin(losses))
-            slope, loss = float(grid[index]), float(losses[index])
-            low, high = grid[max(index - 1, 0)], grid[min(index + 1, 59)]
-        return slope, loss
-
-    def best_fixed(self) -> float:
-        """Return the fixed part; 0 where prompts are few or alike, or it does not improve the fit by an F of more than 20."""
-        n = len(self.tokens)
-        if not tells_fixed(self.tokens):
-            return 0.0
-        usual = float(np.median(self.spent - self.shared))
-        tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
-        index = int(np.argmin([self.best_slope(float(value))[1] for value in tries]))
-        tries = np.linspace(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)], 9)
-        losses = [self.best_slope(float(value))[1] for value in tries]
-        index = int(np.argmin(losses))
-        gained = self.best_slope(0.0)[1] - losses[index]
-        return float(tries[index]) if gained > 20 * losses[index] / max(n - 2, 1) else 0.0
-
-
-def tells_fixed(tokens: FloatArray) -> bool:
-    """Whether prompts are many and different enough to tell what one takes besides its tokens."""
-    return len(tokens) >= FEWEST_TO_SPLIT and bool(tokens.max() >= LEAST_LENGTH_RATIO * tokens.min())
-
-
-def fit_prefill(
-    tokens: FloatArray, spent: FloatArray, shared: FloatArray, least: FloatArray, method: str, n_batch: int | None
-) -> Prefill:
-    """Fit spent = max(shared + fixed_s + per_token_s · tokens, least), all in seconds; see the module's docstring."""
-    if len(tokens) > MOST_FITTED:
-        keep = np.linspace(0, len(tokens) - 1, MOST_FITTED).astype(np.int64)
-        tokens, spent, shared, least = tokens[keep], spent[keep], shared[keep], least[keep]
-    prompts = _Prompts(tokens, spent, shared, least)
-    fixed = prompts.best_fixed()
-    slope, _ = prompts.best_slope(fixed)
-    off = prompts.log_ratio(slope, fixed)
-    spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
-    jitter = min(spread, MOST_JITTER)
-    visible = shared + fixed + slope * tokens > least * ABOVE_LEAST
-    n = int(visible.sum())
-    if n < FEWEST_PROMPTS:
-        bound = float(np.median((least - shared) / tokens))
-        method = "no prompt took longer than a token: taken as half of what that allows"
-        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, least=True)
-    weight = (slope * tokens / spent)[visible]  # the share of each time that its tokens account for
-    error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
-    error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
-    half = t_quantile(n - 1) * error
-    interval = max(slope - half, 0.0), slope + half
-    factors = observed_factors(off[visible])
-    hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
-    holds = bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST)
-    return Prefill(slope, interval, fixed, n, method, jitter, n_batch, factors, holds, hidden)
 
 
 def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:

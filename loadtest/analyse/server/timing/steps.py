@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import prefill as prefill_of
 from loadtest.analyse.server.timing import token_gaps as gaps_of
-from loadtest.analyse.server.timing.pace import pace_error
-from loadtest.analyse.server.timing.prefill import Prefill
+from loadtest.analyse.server.timing.pace import level_paces, pace_error
+from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.analyse.server.timing.step_law import (
     FEWEST_STEPS,
     Law,
@@ -60,6 +61,9 @@ class Steps:
     handovers: tuple[float, ...] = ()  # such times as they were observed
     neighbours: bool | None  # whether two streams take two passes unless their slots are neighbours; None: unknown
     pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
+    paces: Mapping[int, float] = field(
+        default_factory=dict
+    )  # by level: its steps' times as shares of the run's, where known
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
 
     def timing(self, *, neighbours: bool | None = None) -> Timing:
@@ -75,7 +79,8 @@ class Steps:
         split = bool(self.neighbours if neighbours is None else neighbours)
         return Timing(
             step=StepLaw(table=step_table(self.times, self.slope_s, neighbours=split), in_order=True),
-            prefill_s=known.per_token_s,
+            prefill_s=known.bare_s,
+            context_prefill_s=known.context_s,
             prompt_s=known.fixed_s,
             prompt_jitter=known.jitter,
             prompt_factors=known.factors,
@@ -127,6 +132,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
     prefill, prefill_reason = prefill_of.measure_prefill(run, found, reader)
     stall, interference, interference_reason = prefill_of.stalls(run, found, reader)
     handling, handover, handovers = _fixed_costs(run, prefill, reader)
+    paces = level_paces(run, found) if times else {}
     return Steps(
         times=times,
         law=law,
@@ -141,7 +147,8 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         handover_s=handover,
         handovers=handovers,
         neighbours=split_by_neighbours(times),
-        pace_error=pace_error(run, found) if times else 0.0,
+        pace_error=pace_error(paces),
+        paces=paces,
         read_from=found.said,
     )
 
@@ -295,7 +302,7 @@ def _fixed_costs(
     if prefill is None or step is None or not alone.any():
         return 0.0, ASSUMED_HANDOVER_S, ()
     tokens = prefill_of.uncached(run)[alone]
-    cost = np.maximum(prefill.fixed_s + prefill.per_token_s * tokens, step(np.ones(len(tokens))))
+    cost = np.maximum(prefill.seconds(tokens), step(np.ones(len(tokens))))
     rest = np.nan_to_num(run.column("ttft_s")[alone] - cost)
     both = max(float(np.median(rest)), 0.0)
     handover = min(ASSUMED_HANDOVER_S, both)

@@ -14,6 +14,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import uncached
+from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.beyond import allowing_for_growth
@@ -344,8 +345,9 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
     timing, usual = model.timing, float(np.mean(model.prompts))
     # the prompt's time stays in TTFT but stalls no other stream
+    spent = timing.prompt_s + usual * timing.prefill_s + pairs(usual) * timing.context_prefill_s
     elsewhere = dataclasses.replace(
-        timing, prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + timing.prompt_s + usual * timing.prefill_s
+        timing, prefill_s=0.0, context_prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + spent
     )
     changes = (
         (
@@ -361,7 +363,7 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
         (
             "a warm prefix cache",
             "no prompt token is computed: what a shared prefix could bring at most",
-            dataclasses.replace(model, timing=dataclasses.replace(timing, prefill_s=0.0)),
+            dataclasses.replace(model, timing=dataclasses.replace(timing, prefill_s=0.0, context_prefill_s=0.0)),
         ),
         (
             "prefilling elsewhere (no stalls)",

@@ -27,7 +27,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif.model import talks
-from loadtest.analyse.whatif.model.bands import Figures, allowing_for_pace, middle, prediction_band
+from loadtest.analyse.whatif.model.bands import Figures, allowing_for_pace, at_other_pace, middle, prediction_band
 from loadtest.analyse.whatif.model.plan import PlannedRequests
 from loadtest.analyse.whatif.model.play import (
     CONTEXT,
@@ -146,6 +146,7 @@ class ServerModel:
     way: str = SLICED_WAY  # how the server works by it
     redrawn: bool = True  # whether each repetition draws lengths anew; False: those observed, in another order
     pace_error: float = 0.0  # by what share the server's pace may differ in another run, with 95 % confidence
+    paces: tuple[tuple[int, float], ...] = ()  # by level of the run: its steps' times as shares of the model's
     lengths_known: bool = False  # whether `prompts` and `outputs` stand for the whole distribution that was asked for
 
     @classmethod
@@ -161,10 +162,10 @@ class ServerModel:
         half = (prefill.ci95[1] - prefill.ci95[0]) / 2
         concurrency = [int(level.get("concurrency") or 0) for level in run.levels]
         passes = admission.pass_rule(run, slots, steps)
-        caught, apart = admission.admission_odds(run, slots, steps)
+        admitted = admission.admission(run, slots, steps)._asdict()
         return cls(
-            timing=replace(steps.timing(neighbours=False), caught=caught, apart=apart),
-            other_slots=replace(steps.timing(neighbours=passes.split), caught=caught, apart=apart),
+            timing=replace(steps.timing(neighbours=False), **admitted),
+            other_slots=replace(steps.timing(neighbours=passes.split), **admitted),
             slots=slots.estimate if slots.limit else None,
             prompts=prompts,
             outputs=outputs,
@@ -176,6 +177,7 @@ class ServerModel:
             in_flight=max([*concurrency, 1]),
             slope_known=steps.slope_s is not None,
             pace_error=steps.pace_error,
+            paces=tuple(steps.paces.items()),
             guess=passes.guess,
             talks=talks.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
@@ -293,11 +295,17 @@ class ServerModel:
             if name in played[0]
         }
         if self.pace_error >= LEAST_PACE_ERROR:
-            same = played[:PACE_SEEDS]
-            others = [
-                [self._repetition(each, requests, seed, factor)[0] for seed, each in enumerate(repeated[:PACE_SEEDS])]
-                for factor in (1 + self.pace_error, 1 / (1 + self.pace_error))
-            ]
+            same, factors = played[:PACE_SEEDS], (1 + self.pace_error, 1 / (1 + self.pace_error))
+            if load.rate is None and load.talks is None:
+                others = [[at_other_pace(each, factor) for each in same] for factor in factors]
+            else:  # what is sent at instants of its own, or after a thought, is not sent faster to a faster server
+                others = [
+                    [
+                        self._repetition(each, requests, seed, factor)[0]
+                        for seed, each in enumerate(repeated[:PACE_SEEDS])
+                    ]
+                    for factor in factors
+                ]
             bands = allowing_for_pace(bands, same, others)
         return Prediction(
             concurrency=load.concurrency,
@@ -358,6 +366,7 @@ class ServerModel:
             timing,
             step=replace(timing.step, table=table),
             prefill_s=timing.prefill_s * factor,
+            context_prefill_s=timing.context_prefill_s * factor,
             prompt_s=timing.prompt_s * factor,
         )
 

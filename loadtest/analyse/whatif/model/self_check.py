@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from loadtest import metrics
+from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
 from loadtest.text import counted, number, rated, seconds
@@ -21,6 +22,7 @@ FITTED = (  # figures that a model must reproduce: (words, figure, statistic, sh
     ("output tokens/s", "output_tokens_per_s", "mean", 0.5),
 )
 REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
+NORMAL_95 = 1.96
 SPREAD_SHARE = 0.1  # by which lengths are varied to either side where all observed ones are equal
 SPREAD_LENGTHS = 21  # different lengths then
 
@@ -80,12 +82,19 @@ def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[floa
             continue
         low, high = model.bands.get(f"{name}.{statistic}", (said, said))
         low, high = min(low, (1 - GIVEN_BACK) * said), max(high, (1 + GIVEN_BACK) * said)
-        least, most = seen.bands.get(f"{name}.{statistic}", (value, value))
+        least, most = seen.bands.get(f"{name}.{statistic}") or _known_to(seen, name, statistic, share)
         if most < low or least > high:
             text = (
                 f"{words} {at} is {_figure_text(name, said)} by the model and {_figure_text(name, value)} as measured"
             )
             yield abs(math.log(max(said, 1e-12) / value)), text
+
+
+def _known_to(seen: Prediction, name: str, statistic: str, share: float) -> Interval:
+    """Return where a measured figure without an interval may lie: p95 of few requests is known no better than from p90 on."""
+    value, lower = seen.figure(name, statistic), seen.figure(name, "p90")
+    rank_error = NORMAL_95 * math.sqrt(share * (1 - share) / max(seen.requests, 1))
+    return (lower, value) if statistic == "p95" and 0.95 - rank_error <= 0.9 and lower <= value else (value, value)
 
 
 def _figure_text(name: str, value: float) -> str:

@@ -89,8 +89,10 @@ def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], lev
 
 
 def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
-    """Return what a model says of a level of its run, for the lengths that this level had."""
-    mine = replace(narrowed(model, run, [level["index"]]), redrawn=False, pace_error=0.0)  # this run's own pace
+    """Return what a model says of a level of its run, for the lengths and at the pace of steps that this level had."""
+    mine = replace(narrowed(model, run, [level["index"]]), redrawn=False, pace_error=0.0)
+    if pace := dict(model.paces).get(level["index"]):
+        mine = _worked(mine, step=mine.timing.step.scaled(pace))  # its slots are those measured
     if level["concurrency"]:
         return mine.closed(int(level["concurrency"]))
     return mine.open(level["rate"], requests=int(level["requests"]))

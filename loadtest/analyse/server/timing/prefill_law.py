@@ -1,0 +1,197 @@
+"""The law of what a prompt costs, fitted to prompts whose times are known.
+
+A prompt costs fixed + per_token · tokens. Attention makes each token dearer by the tokens before it, so that a long prompt
+costs more than its share: where prompts' lengths are far enough apart to show it, context · (pairs of tokens) is fitted, too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.server.timing.scatter import observed_factors
+
+Tokens = TypeVar("Tokens", float, FloatArray)
+
+FEWEST_PROMPTS = 3  # that give a speed
+FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
+LEAST_LENGTH_RATIO = 2.0  # longest / shortest prompt, for the fixed part to show
+ABOVE_LEAST = 1.02  # of `least`: the cost of a prompt below it is hidden behind the step
+HIDDEN = 1.3  # of `least`: a prompt that takes less shows the step rather than its own speed
+MOST_FITTED = 1500  # prompts; more do not change the fit
+MOST, NEAR_MOST = 2 / 3, 1.5  # share of the prompts whose times one speed gives back within such a factor
+LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
+MOST_JITTER = 0.3
+OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
+LEAST_GAIN = 20.0  # F of a further part of the law, which has to improve the fit by more
+# by which a token may get dearer with each token before it, as shares of the first
+GROWTHS = np.geomspace(1e-4, 1e-2, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """A prompt costs fixed_s + per_token_s · uncached prompt tokens, as `n` prompts showed that overlapped no other.
+
+    Where `context_s` is known, that holds for prompts of the usual lengths, and `seconds` says what others cost.
+    """
+
+    per_token_s: float
+    ci95: tuple[float, float]
+    fixed_s: float
+    n: int
+    method: str
+    jitter: float = 0.0  # standard deviation of prompts' times as a share of them
+    n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
+    factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
+    # whether it gives back the prompts that had the server to themselves; None: there were none
+    holds: bool | None = True
+    least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
+    context_s: float = 0.0  # by which each token costs more for each token before it, where prompts show that
+    before: float = 0.0  # tokens before a token of these prompts, on average
+
+    @property
+    def bare_s(self) -> float:
+        """What a token costs with none before it."""
+        return self.per_token_s - self.context_s * self.before
+
+    def seconds(self, tokens: Tokens) -> Tokens:
+        """Return what prompts of so many uncached tokens cost."""
+        return self.fixed_s + self.bare_s * tokens + self.context_s * pairs(tokens)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON values."""
+        found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors")}
+        return {**found, "ci95": list(self.ci95)}
+
+
+def pairs(tokens: Tokens) -> Tokens:
+    """Return how often a token of a prompt looks back at one before it."""
+    return tokens * tokens / 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """What is fitted, one entry per prompt or group: seconds, and tokens evaluated."""
+
+    tokens: FloatArray
+    spent: FloatArray
+    shared: FloatArray
+    least: FloatArray
+
+    def log_ratio(self, slope: float | FloatArray, fixed: float) -> FloatArray:
+        """Return ln(spent / model): the error of a time is a share of it."""
+        model = np.maximum(self.shared + fixed + slope * self.tokens, self.least)
+        return np.asarray(np.log(self.spent / np.maximum(model, 1e-9)), dtype=np.float64)
+
+    def best_slope(self, fixed: float) -> tuple[float, float]:
+        """Return the seconds per token with the least loss, and that loss: a sum of squares, large deviations cut.
+
+        The loss is flat where prompts are hidden behind `least`, so it is searched on a grid that narrows around its best.
+        """
+        high = 2 * float(np.max(self.spent / self.tokens))
+        low, slope, loss = high * 1e-4, 0.0, 0.0
+        for _ in range(4):
+            grid = np.geomspace(low, high, 60)
+            off = np.abs(self.log_ratio(grid[:, None], fixed))
+            losses = (np.minimum(off, OUTLYING * np.median(off, axis=1, keepdims=True) + 1e-3) ** 2).sum(axis=1)
+            index = int(np.argmin(losses))
+            slope, loss = float(grid[index]), float(losses[index])
+            low, high = grid[max(index - 1, 0)], grid[min(index + 1, 59)]
+        return slope, loss
+
+    def best_fixed(self) -> float:
+        """Return the fixed part; 0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN."""
+        n = len(self.tokens)
+        if not tells_fixed(self.tokens):
+            return 0.0
+        usual = float(np.median(self.spent - self.shared))
+        tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
+        index = int(np.argmin([self.best_slope(float(value))[1] for value in tries]))
+        tries = np.linspace(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)], 9)
+        losses = [self.best_slope(float(value))[1] for value in tries]
+        index = int(np.argmin(losses))
+        gained = self.best_slope(0.0)[1] - losses[index]
+        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(n - 2, 1) else 0.0
+
+    def best_growth(self, looks: FloatArray) -> float:
+        """Return by which share of a token's cost each look back costs; 0 where lengths are alike or it improves nothing."""
+        if not tells_fixed(self.tokens):
+            return 0.0
+
+        def loss(growth: float) -> float:
+            return replace(self, tokens=self.tokens + growth * looks).best_slope(0.0)[1]
+
+        losses = [loss(growth) for growth in GROWTHS]
+        index = int(np.argmin(losses))
+        tries = np.geomspace(GROWTHS[max(index - 1, 0)], GROWTHS[min(index + 1, len(GROWTHS) - 1)], 7)
+        losses = [loss(growth) for growth in tries]
+        index = int(np.argmin(losses))
+        gained = self.best_slope(0.0)[1] - losses[index]
+        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(len(looks) - 2, 1) else 0.0
+
+
+def tells_fixed(tokens: FloatArray) -> bool:
+    """Whether prompts are many and different enough to tell what one takes besides its tokens."""
+    return len(tokens) >= FEWEST_TO_SPLIT and bool(tokens.max() >= LEAST_LENGTH_RATIO * tokens.min())
+
+
+def fit_prefill(
+    tokens: FloatArray,
+    spent: FloatArray,
+    shared: FloatArray,
+    least: FloatArray,
+    method: str,
+    n_batch: int | None,
+    looks: FloatArray | None = None,
+) -> Prefill:
+    """Fit spent = max(shared + the law, least), all in seconds; see the module's docstring.
+
+    `looks`: how often tokens look back at others before them; None where not all of those are known.
+    """
+    looks = np.zeros(len(tokens)) if looks is None else looks
+    if len(tokens) > MOST_FITTED:
+        keep = np.linspace(0, len(tokens) - 1, MOST_FITTED).astype(np.int64)
+        tokens, spent, shared, least, looks = tokens[keep], spent[keep], shared[keep], least[keep], looks[keep]
+    prompts = _Prompts(tokens, spent, shared, least)
+    growth, counted = prompts.best_growth(looks) if looks.any() else 0.0, float(tokens.sum())
+    tokens = tokens + growth * looks
+    prompts = replace(prompts, tokens=tokens)
+    fixed = prompts.best_fixed()
+    slope, _ = prompts.best_slope(fixed)
+    off = prompts.log_ratio(slope, fixed)
+    spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
+    jitter = min(spread, MOST_JITTER)
+    visible = shared + fixed + slope * tokens > least * ABOVE_LEAST
+    n = int(visible.sum())
+    if n < FEWEST_PROMPTS:
+        bound = float(np.median((least - shared) / tokens))
+        method = "no prompt took longer than a token: taken as half of what that allows"
+        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, least=True)
+    weight = (slope * tokens / spent)[visible]  # the share of each time that its tokens account for
+    error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
+    error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
+    half = t_quantile(n - 1) * error
+    interval = max(slope - half, 0.0), slope + half
+    factors = observed_factors(off[visible])
+    hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
+    holds = bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST)
+    usual = float(tokens.sum()) / counted  # of the cost of a token with none before it
+    return Prefill(
+        slope * usual,
+        (interval[0] * usual, interval[1] * usual),
+        fixed,
+        n,
+        method,
+        jitter,
+        n_batch,
+        factors,
+        holds,
+        hidden,
+        context_s=slope * growth,
+        before=float(looks.sum()) / counted if growth else 0.0,
+    )
