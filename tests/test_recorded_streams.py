@@ -93,7 +93,7 @@ EXPECTED: dict[str, list[Expected]] = {
     "chat-server-killed-1": [cut(KILLED, chunks=104, first=99775, last=522645, end=531889, reads=82, coalesced=True, server_span=490990)],
     "chat-server-killed-2": [failed(None, "the server closed the connection without an answer", 481733, Outcome.TRUNCATED)],
     "v1-chat": [Expected(output=12, chunks=12, first=6810, last=30740, end=31050, reads=11)],
-    "v1-chat-no-usage": [Expected(prompt=None, output=12, source="chunks", chunks=12, first=9581, last=33899, end=33899, reads=11)],
+    "v1-chat-no-usage": [Expected(prompt=None, output=12, source="asked", chunks=12, first=9581, last=33899, end=33899, reads=11)],
     "v1-completions": [Expected(output=12, chunks=12, first=8598, last=30711, end=30997, reads=9, coalesced=True)],
     "unknown-model": [failed(404, "model 'nope' not found", 718)],
     "v1-unknown-model": [failed(404, "model 'nope' not found", 642)],

@@ -239,7 +239,7 @@ class Request:
     def _record(self, reads: Reads) -> Record:
         received, content = self.received, self.content(reads)
         ending = content.ending
-        if counts_characters(ending.prompt_tokens, self.job):
+        if not self.dialect.streams and counts_characters(ending.prompt_tokens, self.job):
             ending.prompt_tokens = None
             ending.notes.append(CHARACTERS)
         return self._bare(
