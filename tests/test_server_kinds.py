@@ -40,6 +40,7 @@ def look(routes: dict[str, Any], api: str = "auto", default: Any = None) -> Serv
         ({"/api/version": refuse(404), "/api/tags": TAGS, "/": GREETING}, "ollama", None),
         ({"/api/version": LLAMA_SWAP, "/v1/models": LISTED}, "openai", None),
         ({"/api/version": {"version": "1.2.3"}, "/v1/models": LISTED}, "openai", None),
+        ({"/models": LISTED}, "openai", None),  # Infinity
         (
             {"/v1/models": LISTED, "/props": {"total_slots": 4, "default_generation_settings": {"n_ctx": 9}}},
             "llama.cpp",

@@ -233,7 +233,7 @@ class Request:
         ending = content.ending
         if received.success:
             on_the_way.remark(ending, received.header_lines)
-        if counts_characters(ending.prompt_tokens, self.job):
+        if not self.dialect.streams and counts_characters(ending.prompt_tokens, self.job):
             ending.prompt_tokens = None
             ending.notes.append(CHARACTERS)
         return self._bare(

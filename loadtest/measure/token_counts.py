@@ -43,9 +43,9 @@ def token_fields(
 
 
 def counts_characters(prompt_tokens: int | None, job: Job) -> bool:
-    """Whether a count of prompt tokens is that of the characters sent, as Infinity counts unless told otherwise.
+    """Whether a count of the tokens to be embedded is that of their characters, as Infinity counts unless told otherwise.
 
-    Texts without blanks may have a token for each character, such as Chinese.
+    Of a chat it may be so by chance, for its template adds tokens; of texts without blanks, such as Chinese, it may be true.
     """
     if prompt_tokens is None or job.messages is not None or job.encoded is not None:
         return False

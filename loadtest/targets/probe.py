@@ -37,6 +37,7 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
+NOT_FOUND = 404
 _ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
@@ -110,10 +111,12 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
 
 
 def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
-    """Ask for the models: at /v1/models, and where nothing lists them there beside a `path` of another root."""
+    """Ask for the models: at /v1/models; where nothing lists them there, beside a `path` of another root, or without /v1."""
     listing = ask(client, url, "/v1/models")
     beside = "" if path is None else _ENDPOINTS.sub("/models", path)
-    if beside in ("", path) or listed_models(listing.json()) is not None:
+    if beside in ("", path):
+        beside = "/models" if listing.status == NOT_FOUND else ""
+    if not beside or listed_models(listing.json()) is not None:
         return listing
     other = ask(client, url, beside)
     return listing if listed_models(other.json()) is None else other

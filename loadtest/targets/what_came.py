@@ -36,11 +36,12 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
 
 def _counts(attempt: Attempt) -> str:
     record = attempt.record
-    if record.token_source == "server":  # noqa: S105
-        sent = {"in": record.prompt_tokens, "out": record.output_tokens}
-        return (
-            "sent by the server (tokens " + ", ".join(f"{what}: {n}" for what, n in sent.items() if n is not None) + ")"
-        )
+    counts = {"in": record.prompt_tokens, "out": record.output_tokens}
+    sent = [f"{what}: {n}" for what, n in counts.items() if n is not None]
+    if record.token_source == "server" and sent:  # noqa: S105
+        return f"sent by the server (tokens {', '.join(sent)})"
+    if not attempt.dialect.streams:
+        return "not sent, or not to be used: how many tokens the texts have is unknown"
     return (
         "not sent: an answer that ends for its length has the tokens that were asked for; of any other they are counted by the "
         "model's own tokenizer where it is known, else pieces are counted; prompt lengths are estimates"
