@@ -199,6 +199,28 @@ def test_a_model_that_was_reloaded_is_said_with_its_time(run: Path) -> None:
     assert said(run) == ""  # the first load is none
 
 
+@pytest.mark.parametrize(
+    ("counts", "in_turn"),
+    [
+        ((100, 7, 120, 130, 9, 140), True),
+        ((100, 110, 2, 5, 120, 130), False),  # one restart, and a busy server then
+        ((100, 110, 0, 1, 2, 3), False),
+        ((1, 2, 3, 4, 5, 6), False),
+    ],
+)
+def test_a_counter_that_goes_back_and_forth_is_of_several_servers(
+    run: Path, counts: tuple[int, ...], *, in_turn: bool
+) -> None:
+    lines = [
+        {"t": i * 0.1, "values": {"llamacpp:prompt_tokens_total": count, "llamacpp:requests_processing": 1}}
+        for i, count in enumerate(counts)
+    ]
+    add(run, "llamacpp", lines)
+    seen = samples.read_machine(frames.load(run))
+    assert (seen.server is None) == in_turn
+    assert any("of several servers in turn" in one for one in seen.trouble) == in_turn
+
+
 def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it(tmp_path: Path) -> None:
     levels, truth = made_runs.grid(made_runs.Made(), (1, 2))
     late = [record.id for record in truth.records if record.level == 1 and not record.warmup][6:8]  # two wait for one

@@ -12,6 +12,7 @@ import pandas as pd
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.damage import lines_left_out, no_header
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.in_turn import counter_in_turn
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 from loadtest.text import counted, size
@@ -105,6 +106,8 @@ def read_machine(run: RunData) -> Machine:
     """
     elsewhere = _other_servers(run)
     files = [file for file in _files(run) if origin(str(file.facts.get("url") or "")) not in elsewhere]
+    trouble = [said for file in files for said in file.trouble]
+    files, mixed = [file for file in files if not _in_turn(file)], [said for file in files if (said := _in_turn(file))]
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
     # without samples of nvidia-smi, an exporter's of the same GPUs stand for them
@@ -123,7 +126,17 @@ def read_machine(run: RunData) -> Machine:
         gaps=[gap for file in files for gap in file.gaps],
         simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
         hardware=tuple(_hardware(files)),
-        trouble=[said for file in files for said in file.trouble],
+        trouble=trouble + mixed,
+    )
+
+
+def _in_turn(file: _SamplesFile) -> str | None:
+    """Say that a file's samples are of several servers; None where they are not."""
+    if (name := counter_in_turn(file.samples)) is None:
+        return None
+    return (
+        f"Samples of {file.source} at {file.facts.get('url')} are of several servers in turn, behind one address ({name} goes back "
+        f"and forth), and are left out; sample each by its own address (--monitor {file.source}=URL)."
     )
 
 
