@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from support import insight_compare
 from support.insight_compare import Case
-from support.made_runs import Made, grid, unanswered, write
+from support.made_runs import Made, grid, make, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import fisher
+from loadtest.analyse.comparison.differences import Metric, figure_of, fisher
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
@@ -259,6 +259,17 @@ def test_a_void_level_is_not_judged(folder: Folder, tmp_path: Path) -> None:
 )
 def test_fisher(counts: tuple[int, int, int, int], chance: float) -> None:
     assert fisher(*counts) == pytest.approx(chance)
+
+
+@pytest.mark.parametrize(("waited", "told"), [(0, True), (3, False), (30, True)])
+def test_a_mean_that_a_few_long_waits_make_has_no_error(tmp_path: Path, waited: int, *, told: bool) -> None:
+    """Was "TTFT mean +256 %, worse" of one server at a third of its load: three of 60 requests had waited, and none before."""
+    made = Made(jitter_ms=lambda number: 1500 if waited and number % (60 // waited) == 1 else 0)
+    make(tmp_path / "run", made, users=(1,), each=60)
+    one = analyse(tmp_path / "run")
+    found = figure_of(one.run, one.summary["levels"][0], Metric("ttft_s", "mean", "TTFT mean", "s"))
+    assert found is not None
+    assert found.told is told
 
 
 def test_fisher_of_many_requests_is_exact() -> None:

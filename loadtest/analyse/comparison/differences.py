@@ -23,6 +23,9 @@ from loadtest.analyse.summary import figure
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
 FEWEST_COMPARED = 8  # requests a side
+# of the values, as many equal ones as would vary their mean alike: 1 of equal times, 1/2 of exponential ones, 1/8 where three of 60
+# are thirty times as long as the others
+LEAST_PART = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
 SURE = 10_000  # degrees of freedom of an error that is known
@@ -113,8 +116,17 @@ def figure_of(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | N
         values = run.column(metric.key)[run.good(level["index"])]
         known = values[np.isfinite(values)]
         share = stats.PERCENTILES.get(metric.part)
-        found = mean_of(known, block_of(level)) if share is None else _percentile(known, share, block_of(level))
+        if share is None:
+            found = mean_of(known, block_of(level)) if _of_many(known) else None
+        else:
+            found = _percentile(known, share, block_of(level))
     return found or Figure(value, math.nan, math.nan, 0)
+
+
+def _of_many(values: FloatArray) -> bool:
+    """Whether a mean is that of many values, and not mostly that of a few long ones: another run may have had more, or none."""
+    squares = float(np.square(values).sum())
+    return squares > 0 and float(values.sum()) ** 2 / squares >= LEAST_PART * len(values)
 
 
 def block_of(level: dict[str, Any]) -> int:

@@ -76,9 +76,9 @@ class ColdLine:
 def infer_cached(
     run: RunData, slots: Slots, steps: Steps, history: FloatArray, answered: FloatArray
 ) -> tuple[FloatArray | None, str]:
-    """Return each request's cached prompt tokens (nan: not judged), or None and why nothing can be told.
+    """Return each request's cached prompt tokens (nan: not judged) by what a cache could hold of it, and how much of that is answers.
 
-    `history` is what a cache could hold of each prompt, and `answered` how many tokens of that are the last answer.
+    None and the reason where nothing can be told.
     """
     scenario = run.facts.get("scenario") or {}
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
@@ -103,14 +103,15 @@ def infer_cached(
     rows = known & (turn > 0) & np.isfinite(history)
     taken = windows.spent - beside(prompt, windows.beside)
     seen = rows & (windows.spent > VISIBLE * least)  # a shorter prefill is hidden behind a step, and tells no more
-    ways = [_refined(line, cold, seen, taken, prompt, held) for held in (history, history - answered)]
-    again = _read_again(*(way.off for way in ways))
-    line, history = (ways[1].line, history - answered) if again else (ways[0].line, history)
+    ways = [(held, *_refined(line, cold, seen, taken, prompt, held)) for held in (history, history - answered)]
+    again = _read_again(*(off for _, _, off in ways))
+    history, line, _ = ways[1 if again else 0]
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
-        whole = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
-        return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
+        return np.asarray(
+            np.maximum(line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows]), least[rows])
+        )
 
     cached[rows] = _cached(windows.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
     between = rows & (cached > 0) & (cached < history)
