@@ -172,11 +172,7 @@ def fit_prefill(
         bound = float(np.median((least - shared) / tokens))
         method = "no prompt took longer than a token: taken as half of what that allows"
         return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, least=True)
-    weight = (slope * tokens / spent)[visible]  # the share of each time that its tokens account for
-    error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
-    error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
-    half = t_quantile(n - 1) * error
-    interval = max(slope - half, 0.0), slope + half
+    interval = _interval(slope, spread, (slope * tokens / spent)[visible], with_fixed=bool(fixed))
     factors = observed_factors(off[visible])
     hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
     holds = bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST)
@@ -195,3 +191,11 @@ def fit_prefill(
         context_s=slope * growth,
         before=float(looks.sum()) / counted if growth else 0.0,
     )
+
+
+def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> tuple[float, float]:
+    """Return the 95 % interval of the seconds per token; `shares`: of each prompt's time, what its tokens account for."""
+    error = max(spread, 1e-4) / math.sqrt(float((shares**2).sum())) * slope
+    error = math.hypot(error * (2.0 if with_fixed else 1.0), LEAST_PREFILL_ERROR * slope)
+    half = t_quantile(len(shares) - 1) * error
+    return max(slope - half, 0.0), slope + half
