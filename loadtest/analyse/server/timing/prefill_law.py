@@ -154,9 +154,7 @@ def fit_prefill(
     `looks`: how often tokens look back at others before them; None where not all of those are known.
     """
     looks = np.zeros(len(tokens)) if looks is None else looks
-    if len(tokens) > MOST_FITTED:
-        keep = np.linspace(0, len(tokens) - 1, MOST_FITTED).astype(np.int64)
-        tokens, spent, shared, least, looks = tokens[keep], spent[keep], shared[keep], least[keep], looks[keep]
+    tokens, spent, shared, least, looks = map(_thinned, (tokens, spent, shared, least, looks))
     prompts = _Prompts(tokens, spent, shared, least)
     growth, counted = prompts.best_growth(looks) if looks.any() else 0.0, float(tokens.sum())
     tokens = tokens + growth * looks
@@ -165,13 +163,14 @@ def fit_prefill(
     slope, _ = prompts.best_slope(fixed)
     off = prompts.log_ratio(slope, fixed)
     spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
-    jitter = min(spread, MOST_JITTER)
     visible = shared + fixed + slope * tokens > least * ABOVE_LEAST
     n = int(visible.sum())
     if n < FEWEST_PROMPTS:
         bound = float(np.median((least - shared) / tokens))
         method = "no prompt took longer than a token: taken as half of what that allows"
-        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch, least=True)
+        return Prefill(
+            bound / 2, (0.0, bound), 0.0, n, method, jitter=min(spread, MOST_JITTER), n_batch=n_batch, least=True
+        )
     interval = _interval(slope, spread, (slope * tokens / spent)[visible], with_fixed=bool(fixed))
     factors = observed_factors(off[visible])
     hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
@@ -183,7 +182,7 @@ def fit_prefill(
         fixed,
         n,
         method,
-        jitter,
+        min(spread, MOST_JITTER),
         n_batch,
         factors,
         holds,
@@ -191,6 +190,12 @@ def fit_prefill(
         context_s=slope * growth,
         before=float(looks.sum()) / counted if growth else 0.0,
     )
+
+
+def _thinned(column: FloatArray) -> FloatArray:
+    """Return at most MOST_FITTED entries, evenly out of all."""
+    few = np.linspace(0, len(column) - 1, MOST_FITTED).astype(np.int64)
+    return column[few] if len(column) > MOST_FITTED else column
 
 
 def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> tuple[float, float]:
