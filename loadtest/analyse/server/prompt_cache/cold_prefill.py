@@ -76,10 +76,7 @@ class ColdLine:
 def infer_cached(
     run: RunData, slots: Slots, steps: Steps, history: FloatArray, answered: FloatArray
 ) -> tuple[FloatArray | None, str]:
-    """Return each request's cached prompt tokens (nan: not judged) by what a cache could hold of it, and how much of that is answers.
-
-    None and the reason where nothing can be told.
-    """
+    """Return each request's cached prompt tokens, nan: not judged; or None and why nothing can be told."""
     scenario = run.facts.get("scenario") or {}
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
         return None, NOT_MADE_UP
@@ -109,13 +106,12 @@ def infer_cached(
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
-        return np.asarray(
-            np.maximum(line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows]), least[rows])
-        )
+        whole = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
+        return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
     cached[rows] = _cached(windows.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
-    between = rows & (cached > 0) & (cached < history)
-    cached[between & (prompt > FAR * prompt[cold].max())] = np.nan  # the line was never seen there
+    far = prompt > FAR * prompt[cold].max()  # where the line was never seen
+    cached[rows & far & (cached > 0) & (cached < history)] = np.nan
     if again is None:  # then a turn that found its history may have read as much more
         cached[rows & (cached > 0) & (answered > MOST_UNKNOWN * prompt)] = np.nan
     return cached, (
