@@ -14,11 +14,14 @@ from loadtest.analyse.server.timing.prefill import Interval
 Figures = dict[str, dict[str, float]]  # of one repetition: by name and statistic
 SHARE = "cached_share"  # how much was cached is no matter of pace
 ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
-MOST_APART = 20.0
+SHARE_ERROR = (
+    0.02  # the same of a share: a template's tokens, which every conversation has in common, are cached or not
+)
+MOST_APART = 20.0  # times the least value: values further apart come near zero
 
 
-def prediction_band(repetitions: list[dict[str, float]], key: str, *, most: float = math.inf) -> Interval:
-    """Return the 95 % prediction interval of a figure: where one more repetition would show it.
+def prediction_band(repetitions: list[dict[str, float]], key: str, *, share: bool = False) -> Interval:
+    """Return the 95 % prediction interval of a figure, or of a share: where one more repetition would show it.
 
     With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
     whole wait, which a few repetitions may not show. The band therefore always reaches as far as the percentiles one
@@ -27,17 +30,18 @@ def prediction_band(repetitions: list[dict[str, float]], key: str, *, most: floa
     values = np.array([figures[key] for figures in repetitions])
     n = len(values)
     widen = t_quantile(n - 1) * math.sqrt(1 + 1 / n) if n > 1 else 0.0
-    if _by_factors(values):
+    if _by_factors(values) and not share:
         centre = middle(values)
         half = math.hypot(widen * float(np.std(np.log(values), ddof=1)) if n > 1 else 0.0, ENGINE_ERROR)
         low, high = centre * math.exp(-half), centre * math.exp(half)
     else:
         centre = float(np.mean(values))
-        half = math.hypot(widen * float(np.std(values, ddof=1)) if n > 1 else 0.0, ENGINE_ERROR * centre)
+        error = SHARE_ERROR if share else ENGINE_ERROR * centre
+        half = math.hypot(widen * float(np.std(values, ddof=1)) if n > 1 else 0.0, error)
         low, high = centre - half, centre + half
     low = min(low, middle([figures.get(f"{key}-", figures[key]) for figures in repetitions]))
     high = max(high, middle([figures.get(f"{key}+", figures[key]) for figures in repetitions]))
-    return max(low, 0.0), min(high, most)
+    return max(low, 0.0), min(high, 1.0 if share else math.inf)
 
 
 def allowing_for_pace(
@@ -72,10 +76,10 @@ def at_other_pace(figures: Figures, factor: float) -> Figures:
     }
 
 
-def middle(values: Sequence[float] | FloatArray) -> float:
-    """Return the geometric mean, which errs by as many factors to either side; of values that come near zero the mean."""
+def middle(values: Sequence[float] | FloatArray, *, share: bool = False) -> float:
+    """Return the geometric mean, which errs by as many factors to either side; of shares and of values near zero the mean."""
     found = np.asarray(values, dtype=np.float64)
-    return float(np.exp(np.log(found).mean())) if _by_factors(found) else float(found.mean())
+    return float(np.exp(np.log(found).mean())) if _by_factors(found) and not share else float(found.mean())
 
 
 def _by_factors(values: FloatArray) -> bool:

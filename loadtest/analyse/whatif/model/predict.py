@@ -27,7 +27,14 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif.model import talks
-from loadtest.analyse.whatif.model.bands import Figures, allowing_for_pace, at_other_pace, middle, prediction_band
+from loadtest.analyse.whatif.model.bands import (
+    SHARE,
+    Figures,
+    allowing_for_pace,
+    at_other_pace,
+    middle,
+    prediction_band,
+)
 from loadtest.analyse.whatif.model.plan import PlannedRequests
 from loadtest.analyse.whatif.model.play import (
     CONTEXT,
@@ -287,9 +294,7 @@ class ServerModel:
         deepest = max(depth for _, depth, _ in found)
         growing = [grows for _, _, grows in found]
         bands = {
-            f"{name}.{key}": prediction_band(
-                [one[name] for one in played], key, most=1.0 if name == "cached_share" else math.inf
-            )
+            f"{name}.{key}": prediction_band([one[name] for one in played], key, share=name == SHARE)
             for name, keys in HEADLINES.items()
             for key in keys
             if name in played[0]
@@ -313,7 +318,11 @@ class ServerModel:
             slots=load.slots,
             requests=requests * len(played),
             figures={
-                name: {key: middle([one[name][key] for one in played]) for key in found if key[-1] not in "-+"}
+                name: {
+                    key: middle([one[name][key] for one in played], share=name == SHARE)
+                    for key in found
+                    if key[-1] not in "-+"
+                }
                 for name, found in played[0].items()
             },
             bands=bands,
