@@ -83,9 +83,9 @@ def test_shares_that_are_small_do_not_scatter_by_factors() -> None:
     """Was 0.077 % to 100 % around 2.9 %, of repetitions between 0.5 and 10 %."""
     played = [{"mean": share} for share in (0.005, 0.02, 0.04, 0.1)]
     low, high = prediction_band(played, "mean", share=True)
-    assert (low, high) == (0.0, pytest.approx(0.19, abs=0.02))
+    assert (low, high) == pytest.approx((0.0, 0.19), abs=0.02)
     low, high = prediction_band([{"mean": 0.018}] * 4, "mean", share=True)
-    assert (low, high) == (0.0, pytest.approx(0.038))
+    assert (low, high) == pytest.approx((0.0, 0.038))
 
 
 def test_whether_there_is_a_host_cache_has_both_cases_where_the_run_does_not_show_it(tmp_path: Path) -> None:

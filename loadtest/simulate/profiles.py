@@ -200,7 +200,9 @@ def _profile(fields: dict[str, Any], stem: str) -> Profile:
         raise ValueError("a step must take longer than 0 s")
     first = timing.get("first_token_s")
     timing |= {"step": law, "first_token_s": (float(first[0]), float(first[1])) if first else None}
-    timing |= {key: tuple(map(float, timing[key])) for key in ("prompt_factors", "handovers") if key in timing}
+    timing |= {
+        key: tuple(map(float, timing[key])) for key in ("prompt_factors", "handovers", "relays") if key in timing
+    }
     made = Timing(**timing)
     model = dict(fields.get("model", {}))
     _refuse_unknown_keys(model, ModelFacts)

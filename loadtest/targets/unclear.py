@@ -40,6 +40,8 @@ def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listin
 def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
     """Return a sentence on what the answer to the question for models asks for, with a blank before it; "" without one."""
     if keys.proxy is not None:
+        if listing.status == 0 and keys.proxy.startswith("http:"):  # nothing came back
+            return f" If the proxy speaks https, give --proxy https://{keys.proxy.removeprefix('http://')}."
         return f" The proxy {keys.proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
         return f" {redirects.advice(place, listing.path)}"
