@@ -17,10 +17,8 @@ from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
-from loadtest.workloads.conversations.history import History
 from loadtest.workloads.data_source import WORKER_STRIDE, data_file
 from loadtest.workloads.files.data_row import Row, read_row
-from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, check_files, planned
 
@@ -359,48 +357,6 @@ def test_what_stands_beside_a_prompt_and_is_not_sent_is_said(tmp_path: Path) -> 
         f"{rows}: rows hold context beside question, and question alone is sent; put both into one"
     )
     assert check_files(Scenario(data=str(rows), data_column="question", requests=1, concurrency=[1], warmup=0)) == []
-
-
-def test_content_parts_are_said_as_each_format_takes_them() -> None:
-    def sent(*parts: dict[str, Any], role: str = "user", api: Any = "ollama", endpoint: Any = "chat") -> Any:
-        message = {"role": role, "content": list(parts)}
-        history = History()
-        history.add(message)
-        jobs = [
-            Job(0, 0, 0, "", None, 4, messages=(message,)),
-            Job(0, 0, 0, "", None, 4, encoded=history.encoded()),
-        ]
-        dialect = dialect_for(Scenario(api=api, endpoint=endpoint), api=api, model="m")
-        alone, turn = (json.loads(dialect.body(job)) for job in jobs)
-        assert alone == turn
-        return alone["input" if endpoint == "responses" else "messages"][0]
-
-    text: dict[str, Any] = {"type": "text", "text": "what is it?"}
-    image: dict[str, Any] = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
-    assert sent(text) == {"role": "user", "content": "what is it?"}
-    assert sent(text, image) == {"role": "user", "content": "what is it?", "images": ["QUJD"]}
-    far = {"type": "image_url", "image_url": {"url": "https://x/a.png"}}
-    assert sent(text, far)["content"] == [text, far]  # the server says what it thinks of that
-    assert sent(text, image, api="openai")["content"] == [text, image]
-
-    responses = {"api": "openai", "endpoint": "responses"}
-    own: dict[str, Any] = {"type": "input_file", "file_id": "f"}
-    seen = {"type": "input_image", "image_url": "data:image/png;base64,QUJD", "detail": "auto"}
-    assert sent(text, image, own, **responses)["content"] == [{"type": "input_text", "text": "what is it?"}, seen, own]
-    low = {"type": "image_url", "image_url": {"url": "https://x/a.png", "detail": "low"}}
-    assert sent(low, **responses)["content"][0] == {
-        "type": "input_image",
-        "image_url": "https://x/a.png",
-        "detail": "low",
-    }
-    answer = {"type": "output_text", "text": "what is it?", "annotations": []}
-    assert sent(text, role="assistant", **responses)["content"] == [answer]
-
-    messages = {"api": "anthropic", "endpoint": "messages"}
-    inline = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
-    own = {"type": "image", "source": {"type": "file", "file_id": "f"}}
-    there = {"type": "image", "source": {"type": "url", "url": "https://x/a.png"}}
-    assert sent(text, image, far, own, **messages)["content"] == [text, {"type": "image", "source": inline}, there, own]
 
 
 def test_a_prompt_file_of_rows_names_the_option_for_them(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 import orjson
 import pytest
 from support import decoder_fuzz
+from support.odd_streams import decode
 
 from loadtest.dialects import (
-    ContentEvents,
     Dialect,
-    Ending,
     OllamaChat,
     OllamaGenerate,
     OpenAIChat,
@@ -25,15 +24,6 @@ from loadtest.dialects import (
 from loadtest.dialects.answers import decoding, framing
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
-
-
-def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents, Ending]:
-    """Decode a body in pieces of `step` bytes (0: whole)."""
-    decoder = dialect.decoder()
-    for start in range(0, len(body), step or len(body) or 1):
-        decoder.feed(body[start : start + (step or len(body))])
-    ending = decoder.close()
-    return decoder.events, ending
 
 
 @dataclass(frozen=True, slots=True)
