@@ -15,7 +15,7 @@ from support.made_servers import OPENAI_STREAM, Made, made, refuse
 
 from loadtest import credentials
 from loadtest.dialects import dialect_for
-from loadtest.dialects.answers.server_errors import http_sentence, shorten
+from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
 from loadtest.scenario import Scenario

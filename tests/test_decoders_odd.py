@@ -21,7 +21,8 @@ from loadtest.dialects import (
     ollama,
     openai,
 )
-from loadtest.dialects.answers import decoding, framing
+from loadtest.dialects.answers import decoding
+from loadtest.dialects.answers.lines import framing
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 

@@ -15,7 +15,7 @@ from loadtest.dialects import (
     OpenAICompletions,
     dialect_for,
 )
-from loadtest.dialects.answers.ollama_rows import nanoseconds
+from loadtest.dialects.answers.rows.ollama_rows import nanoseconds
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 

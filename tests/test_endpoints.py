@@ -19,7 +19,7 @@ from loadtest.dialects import (
     dialect_for,
     said_by_server,
 )
-from loadtest.dialects.answers.named_events import NamedEventsDecoder, numbered
+from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, numbered
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.target import located

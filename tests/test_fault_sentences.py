@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from loadtest.dialects.answers.server_errors import ERROR_WITHOUT_TEXT, error_sentence, http_sentence, shorten
+from loadtest.dialects.answers.errors.server_errors import ERROR_WITHOUT_TEXT, error_sentence, http_sentence, shorten
 from loadtest.text import join_text, shown
 
 

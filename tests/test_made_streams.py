@@ -17,7 +17,7 @@ from loadtest.dialects import (
     OpenAIChat,
     OpenAICompletions,
 )
-from loadtest.dialects.answers.server_errors import REPEATS
+from loadtest.dialects.answers.errors.server_errors import REPEATS
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 

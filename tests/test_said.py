@@ -13,7 +13,7 @@ import pytest
 from support.made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.dialects import dialect_for
-from loadtest.dialects.answers.refusals import advised
+from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.scenario.fields import merged

@@ -13,7 +13,7 @@ from support.reported_streams import COUNTED, TEXTS
 
 from loadtest import metrics
 from loadtest.dialects import Dialect, OllamaEmbed, OpenAIEmbeddings
-from loadtest.dialects.answers.server_errors import http_sentence, undecodable
+from loadtest.dialects.answers.errors.server_errors import http_sentence, undecodable
 from loadtest.measure.failure import Failure, told
 from loadtest.records import Outcome
 

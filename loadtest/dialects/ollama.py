@@ -12,9 +12,9 @@ import orjson
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OLLAMA
-from loadtest.dialects.answers.framing import NO_STAMPED_SHAPE, stamped_shape_around
-from loadtest.dialects.answers.ollama_rows import OllamaRows
-from loadtest.dialects.answers.openai_rows import OpenAIRows
+from loadtest.dialects.answers.lines.framing import NO_STAMPED_SHAPE, stamped_shape_around
+from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
+from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said
 from loadtest.dialects.content_parts import has_parts, image_in
 from loadtest.scenario import Scenario

@@ -11,10 +11,10 @@ import orjson
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OPENAI
-from loadtest.dialects.answers.framing import NO_SHAPE, shape_around
-from loadtest.dialects.answers.native_rows import AnyRows, NativeRows
-from loadtest.dialects.answers.ollama_rows import OllamaRows
-from loadtest.dialects.answers.openai_rows import OpenAIRows
+from loadtest.dialects.answers.lines.framing import NO_SHAPE, shape_around
+from loadtest.dialects.answers.rows.native_rows import AnyRows, NativeRows
+from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
+from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from loadtest.dialects.answers.server_errors import is_ours
+from loadtest.dialects.answers.errors.server_errors import is_ours
 from loadtest.records import Outcome
 from loadtest.wire import HungUpError
 

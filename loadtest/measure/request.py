@@ -12,8 +12,8 @@ import orjson
 
 from loadtest.dialects.answers import on_the_way
 from loadtest.dialects.answers.ends import row_of_line
-from loadtest.dialects.answers.refusals import advised
-from loadtest.dialects.answers.server_errors import http_sentence
+from loadtest.dialects.answers.errors.refusals import advised
+from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, told
 from loadtest.measure.leaving import STAYS, Stay

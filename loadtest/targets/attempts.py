@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect, dialect_for
-from loadtest.dialects.answers.refusals import OTHER_LENGTH_KEY, refused_field, wanted_header, without
+from loadtest.dialects.answers.errors.refusals import OTHER_LENGTH_KEY, refused_field, wanted_header, without
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 from loadtest import reach
-from loadtest.dialects.answers.server_errors import shorten
+from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.urls import OLLAMA_PORT
 
 LOCAL_OLLAMA = tuple(f"http://{host}:{OLLAMA_PORT}" for host in ("127.0.0.1", "localhost", "[::1]"))

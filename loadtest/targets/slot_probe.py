@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loadtest.credentials import redacted
-from loadtest.dialects.answers.server_errors import shorten
+from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request

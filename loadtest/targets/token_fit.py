@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx
 
 from loadtest import credentials
-from loadtest.dialects.answers.server_errors import shorten
+from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record

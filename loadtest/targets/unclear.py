@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 
 from loadtest import credentials
-from loadtest.dialects.answers import redirects
-from loadtest.dialects.answers.refusals import give_header, wanted_header
+from loadtest.dialects.answers.errors import redirects
+from loadtest.dialects.answers.errors.refusals import give_header, wanted_header
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client

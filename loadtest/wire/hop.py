@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from loadtest.dialects.answers.server_errors import http_sentence
+from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.reach import Place, Proxy, Tunnel
 from loadtest.wire.tls import Tls
 

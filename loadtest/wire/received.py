@@ -14,7 +14,7 @@ from itertools import compress
 
 import httpx
 
-from loadtest.dialects.answers.keepalives import is_dataless
+from loadtest.dialects.answers.lines.keepalives import is_dataless
 from loadtest.dialects.base import End, EndMarks
 from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
 from loadtest.wire.parser import AnswerParser

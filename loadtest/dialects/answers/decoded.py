@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from loadtest.dialects.answers import ends, server_errors
-from loadtest.dialects.answers.text_shapes import Texts
+from loadtest.dialects.answers import ends
+from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.rows.text_shapes import Texts
 from loadtest.dialects.base import ContentEvents, Ending
 
 SILENT_TOKENS = 64  # so many may have no text: the frame of a tool call, marks of turns

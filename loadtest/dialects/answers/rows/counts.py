@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from loadtest.dialects.answers.server_errors import quoted, shorten
+from loadtest.dialects.answers.errors.server_errors import quoted, shorten
 from loadtest.metrics import CACHED_NAMES
 
 MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many

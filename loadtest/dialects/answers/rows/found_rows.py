@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from loadtest.dialects.answers.lenient_json import parse_json
+from loadtest.dialects.answers.lines.lenient_json import parse_json
 
 FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
 NO_EVENT = "the answer has lines that are neither an event's nor JSON"

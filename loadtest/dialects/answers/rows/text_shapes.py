@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadtest.dialects.answers.server_errors import compact, quoted
+from loadtest.dialects.answers.errors.server_errors import compact, quoted
 
 DEEPEST = 6  # levels of parts inside parts
 
