@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import click
-from support.places import ROOT
 
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.cli import COMMANDS, cli
 from loadtest.cli.options.help_groups import run_groups
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION
+from support.places import ROOT
 
 ANEW = "`scripts/docs made` writes it anew."
 
