@@ -16,7 +16,7 @@ import yaml
 from markdown.extensions.toc import slugify
 from support.doc_pages import MADE
 from support.places import ROOT
-from test_imports import ANALYSE, ORDER
+from support.rooms import ANALYSE, ORDER
 
 from loadtest import metrics
 from loadtest.cli import cli

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 
 from loadtest.analyse import charts
@@ -59,11 +60,6 @@ def axes() -> Axes:
 
 def lost(record: Record) -> Record:
     return unanswered(record, Outcome.HTTP_ERROR)
-
-
-def one_request(path: Path) -> None:
-    levels, truth = grid(Made(), (1,), each=1)
-    write(path, truth.records[1:], levels)
 
 
 def no_success(path: Path) -> None:
@@ -237,18 +233,6 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
         drift.title(analysis),
     )
     assert not any(character.isdigit() for title in titles for character in title)
-
-
-def labels_apart(axes: Axes) -> None:
-    """No two labels of ticks or points lie on each other, and no entry of the legend is invisible."""
-    assert isinstance(axes.figure, Figure)
-    axes.figure.draw_without_rendering()
-    for texts in (axes.get_xticklabels(), axes.get_yticklabels(), axes.texts):
-        boxes = [text.get_window_extent() for text in texts if text.get_text()]
-        for one, other in itertools.pairwise(sorted(boxes, key=lambda box: (box.x0, box.y0))):
-            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
-            high = min(one.y1, other.y1) - max(one.y0, other.y0)
-            assert wide <= 2 or high <= 2
 
 
 @pytest.fixture(scope="module", params=[12, 40])

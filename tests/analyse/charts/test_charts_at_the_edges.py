@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
-from test_charts import labels_apart, one_request
 
 from loadtest.analyse.charts import itl, style
 from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import orjson
-from test_score import command, measured, predicted
+from support.scored import command, measured, predicted
 
 from loadtest.analyse.whatif.promised.predict_loads import describe_basis, levels_in_words
 from loadtest.analyse.whatif.promised.prediction_file import read_document
