@@ -9,7 +9,8 @@ hundredths. What a user gave (a limit, a rate) is `exact`: it keeps its digits a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
 MIB, GIB = 2**20, 2**30
@@ -88,10 +89,20 @@ def rated(rate: float, noun: str = "request", form: str = "g") -> str:
     return f"{number} {noun if number == '1' else f'{noun}s'}/s"
 
 
+def profile_at_speed(simulated: Mapping[str, Any]) -> str:
+    """Return what a simulated server says that it is: "profile X at N× speed"."""
+    return f"profile {simulated['profile']} at {float(simulated['speed']):g}× speed"
+
+
 def listed(names: Sequence[object]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     words = [str(name) for name in names]
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def joined(separator: str, *parts: object) -> str:
+    """Return the parts that say something, with the separator between them."""
+    return separator.join(str(part) for part in parts if part)
 
 
 def capitalised(sentence: str) -> str:

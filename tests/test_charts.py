@@ -22,7 +22,7 @@ from support.made_runs import Made, closed_loop, grid, make, recorded, unanswere
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import itl, style
-from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import Series, series_of
@@ -228,7 +228,7 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
     analysis = analyse(tmp_path / "run")
     titles = (
         ttft.split_title(analysis),
-        ttft.distribution_title(analysis),
+        distributions.title(analysis),
         itl.title(analysis),
         throughput.title(analysis),
         tradeoff.title(analysis),
@@ -259,7 +259,7 @@ def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize(
-    "chart", [ttft.ttft_parts, ttft.distribution, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
+    "chart", [ttft.ttft_parts, distributions.ttft, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
 )
 def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, chart: Any) -> None:
     analysis, levels = of_many_levels, of_many_levels.summary["levels"]
@@ -270,7 +270,7 @@ def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, c
     if chart is ttft.ttft_parts:  # marks that touch would look like a line
         place = axes.get_window_extent().width / axes.figure.dpi * 72 / len(levels)
         assert all(line.get_markersize() < place for line in axes.lines if line.get_marker() in ("_", "^"))
-    if chart in (ttft.distribution, itl.tail):
+    if chart in (distributions.ttft, itl.tail):
         assert style.left_out(levels).startswith(f"{style.MOST_LINES} of {len(levels)} levels")
 
 

@@ -117,7 +117,7 @@ def test_durations_on_an_axis_have_units_and_room(panels: int, low: float, high:
     figure, every = style.page(panels)
     FigureCanvasAgg(figure)
     for axes in every:
-        axes.plot([low, high], [0, 1])
+        axes.plot([low / 1e3, high / 1e3], [0, 1])
         style.logarithmic_x(axes)
         labels_apart(axes)
         begin, end = axes.get_xlim()
@@ -145,7 +145,7 @@ def test_loads_of_four_digits_stand_apart(columns: int) -> None:
     FigureCanvasAgg(figure)
     loads = [2**power for power in range(12)]
     panels[0].plot(loads, loads)
-    style.concurrency_axis(panels[0], loads)
+    style.load_axis(panels[0], loads, "streams")
     labels_apart(panels[0])
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in panels[0].get_xticklabels()]

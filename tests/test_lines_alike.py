@@ -19,8 +19,8 @@ from loadtest.dialects import (
     ollama,
     openai,
 )
-from loadtest.dialects.answers.rows import named_events
 from loadtest.dialects.answers.lines.framing import LineShape, shape_around, stamped_shape_around
+from loadtest.dialects.answers.rows import named_events
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [

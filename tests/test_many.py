@@ -147,9 +147,9 @@ def test_a_simulated_run_is_named_and_never_judged_against_a_real_one(folder: Fo
     )
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "> **SIMULATED**: run C measured a simulated server" in page
-    assert [line.label for line in overlay.lines_of(found)] == ["A real", "B real too", "C simulated quick at 1×"]
+    assert [one.label for one in overlay.styled_series(found)] == ["A real", "B real too", "C simulated quick at 1×"]
     alike = many(folder("x", simulated=QUICK), folder("y", simulated=QUICK, seed=3))
-    assert [line.label for line in overlay.lines_of(alike)] == ["A x (simulated)", "B y (simulated)"]
+    assert [one.label for one in overlay.styled_series(alike)] == ["A x (simulated)", "B y (simulated)"]
 
 
 def test_three_runs_on_the_command_line(folder: Folder, tmp_path: Path) -> None:

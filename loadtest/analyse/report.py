@@ -17,7 +17,7 @@ from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.figures import cost
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
@@ -26,6 +26,7 @@ from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
 from loadtest.grid import Grid
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
+from loadtest.text import joined
 
 FIGURE_HEADS = (
     "ok / failed",
@@ -203,8 +204,7 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     """
     levels = summary["levels"]
     shared, names = offered_load.shared([level["label"] for level in levels])
-    mark = simulated_mark(summary)
-    title = " · ".join((summary["name"], findings.measured_on(summary), *shared)) + (f" ({mark})" if mark else "")
+    title = marked(joined(" · ", summary["name"], measured_on(summary), *shared), summary)
     tokens = has_tokens(*levels)
     rows = [
         (name, _ok_and_failed(level), *tables.headline(level, tokens=tokens), level["verdict"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,16 @@ def mean_ttft(level: dict[str, Any]) -> float | None:
 
 
 def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:
-    """Return one figure of a level, None where it is unknown."""
+    """Return one figure of a level, None where it is unknown; a rate of the whole level has no `part`."""
     described = level.get(name)
-    value: float | None = described.get(part) if described else None
+    value: float | None = described.get(part) if isinstance(described, Mapping) else described
     return value
+
+
+def interval(level: dict[str, Any], name: str, part: str = "mean") -> list[float] | None:
+    """Return the 95 % interval of such a figure, None where there is none."""
+    described = level.get(name)
+    bounds: list[float] | None = (
+        described.get(f"ci95_{part}") if isinstance(described, Mapping) else level.get(f"{name}_ci95")
+    )
+    return bounds

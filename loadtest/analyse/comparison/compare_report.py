@@ -7,8 +7,7 @@ from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
 from loadtest.analyse.comparison.differences import FAILED
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
@@ -107,7 +106,7 @@ def simulated_sides(comparison: Comparison) -> str | None:
 def run_lines(comparison: Comparison) -> list[str]:
     """Name every run: folder, server, model."""
     return [
-        f"{name}: {side.summary['name']} ({side.run.path}), {findings.measured_on(side.summary)}, "
+        f"{name}: {side.summary['name']} ({side.run.path}), {measured_on(side.summary)}, "
         f"{side.summary['started'] or 'start unknown'}"
         for name, runs in (("BASE", comparison.bases), ("NEW", comparison.news))
         for side in runs

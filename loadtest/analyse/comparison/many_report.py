@@ -10,8 +10,7 @@ from loadtest.analyse.comparison.compare_report import change_text
 from loadtest.analyse.comparison.differences import FAILED, Figure, Metric
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.findings.run_findings import measured_on
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import failed
 from loadtest.grid import Grid, escaped

@@ -41,16 +41,6 @@ SHORT_S = 0.005  # nobody calls that queueing
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
-def measured_on(summary: dict[str, Any]) -> str:
-    """Return server and model in words, e.g. "ollama 0.33.0 · llama3.1:70b"."""
-    server, target = summary["server"], summary["target"]
-    if several := summary.get("groups"):
-        kind = " ".join(str(server[key]) for key in ("kind", "version") if server.get(key))
-        return " · ".join(filter(None, (kind, ", ".join(group["name"] for group in several))))
-    parts = (f"{server.get('kind') or 'server'} {server.get('version') or ''}".strip(), target.get("model"))
-    return " · ".join(str(part) for part in parts if part)
-
-
 def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     several, levels = bool(analysis.groups), analysis.summary["levels"]
@@ -192,6 +182,12 @@ def believed_slots(analysis: Analysis) -> Slots:
     return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
 
 
+def slot_limit(analysis: Analysis) -> int | None:
+    """Return how many slots the server has where levels that are not void show it; None where they show none, or a lower bound."""
+    slots = believed_slots(analysis)
+    return slots.estimate if slots.limit else None
+
+
 def only_void(levels: Iterable[dict[str, Any]]) -> str:
     """Return "only a void level shows", "only void levels show": where a limit is known from."""
     void = sum(level.get("verdict") == VOID for level in levels)
@@ -239,21 +235,18 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None
     at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
     above = void_above(series, level)
-    slots = believed_slots(analysis)
-    if slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
-        past = f"Past {counted(slots.estimate or 0, 'stream')} requests queue"
+    limit = slot_limit(analysis)
+    if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
+        past = f"Past {counted(limit, 'stream')} requests queue"
         inferred = (
             "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
         )
         return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
-    if slot is None and wait is None:
-        return None
-    if slot is None or batch is None:
-        share = percent((wait or 0.0) / ttft)
-        unsplit = "Whether requests wait for a slot or for a batch is not known."
-        return Finding(f"{capitalised(at)}, {share} {of} is queue wait{above}.", unsplit) if wait is not None else None
     if wait is None:
         return None
+    if slot is None or batch is None:
+        unsplit = "Whether requests wait for a slot or for a batch is not known."
+        return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
         if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:

@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, Lever, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
-from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed, size
+from loadtest.text import UNKNOWN, counted, joined, listed, number, percent, seconds, signed, size
 
 PREDICTED = (
     "Predictions come from the engine of the simulated server with the step times of this run; lengths that were all equal are "
@@ -246,15 +245,9 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 
 def heading(advice: Advice, analysis: Analysis) -> str:
     """Return the title of the console's table."""
-    mark = simulated_mark(analysis.summary)
-    parts = (
-        analysis.summary["name"],
-        analysis.summary.get("group"),
-        findings.measured_on(analysis.summary),
-        advice.label,
-    )
-    title = " · ".join(part for part in parts if part) + (f" ({mark})" if mark else "")
-    return f"{title}: at {counted(advice.load, 'stream')}"
+    summary = analysis.summary
+    title = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
+    return f"{marked(title, summary)}: at {counted(advice.load, 'stream')}"
 
 
 def console_grid(advice: Advice) -> Grid:
@@ -322,8 +315,8 @@ def _row(prediction: Prediction, *, beyond: bool = False) -> list[str]:
 def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     """Return advice.md."""
     summary = analysis.summary
-    whom = " · ".join(filter(None, (summary["name"], summary.get("group"))))
-    title = f"Advice for {whom}: {findings.measured_on(summary)}"
+    whom = joined(" · ", summary["name"], summary.get("group"))
+    title = f"Advice for {whom}: {measured_on(summary)}"
     lines = [f"# {escaped(title)}", ""]
     if mark := simulated_mark(summary):
         lines += [f"> **SIMULATED SERVER** ({escaped(mark)}): this is advice for a model of a server.", ""]

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import believed_slots
+from loadtest.analyse.findings.run_findings import believed_slots, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.timing.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis, believed, without_void
@@ -105,13 +105,9 @@ def _loads_panel(
         axes.plot(at_known, values_known, "o", color=style.INK, markeredgecolor="white", label="measured", zorder=4)
     axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)
     style.plain(axes.yaxis)
-    every = sorted({float(at) for at, _ in known} | {float(at) for each in said.values() for at, _, _ in each})
-    ticks: list[float] = []
-    for at in every:
-        if not ticks or at >= 1.3 * ticks[-1]:
-            ticks.append(at)
+    loads = {float(at) for at, _ in known} | {float(at) for each in said.values() for at, _, _ in each}
     people = any(load.people for load in document.loads)
-    style.concurrency_axis(axes, ticks, "requests/s" if rates else offered_load.users_axis(people=people))
+    style.load_axis(axes, loads, "requests/s" if rates else offered_load.users_axis(people=people))
     axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
 
 
@@ -163,11 +159,11 @@ def panel(
     axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)  # room for the slots' label
     style.plain(axes.yaxis)
     _limits(axes, objectives, key, statistic, factor)
-    style.concurrency_axis(axes, _ticks(group, curve), offered_load.users_axis(people=has_turns(analysis.run)))
+    loads = {*group.concurrencies, *(each.concurrency or 1 for each in curve[-1:])}
+    style.load_axis(axes, loads, offered_load.users_axis(people=has_turns(analysis.run)))
     axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
-    slots = believed_slots(analysis)
-    if slots.limit and slots.estimate is not None:
-        style.slots_line(axes, slots.estimate, slots.estimate)
+    if (slots := slot_limit(analysis)) is not None:
+        style.slots_line(axes, slots, slots)
 
 
 def _limits(axes: Axes, objectives: Sequence[Objective], key: str, statistic: str, factor: float) -> None:
@@ -176,15 +172,6 @@ def _limits(axes: Axes, objectives: Sequence[Objective], key: str, statistic: st
             axes.axhline(
                 objective.limit * factor, color=style.GREEN, linewidth=1.4, linestyle=":", label="limit of the SLO"
             )
-
-
-def _ticks(group: ClosedLoopSeries, curve: Sequence[Prediction]) -> list[int]:
-    """Return the measured concurrencies, and the last predicted one, where their labels do not touch."""
-    shown: list[int] = []
-    for users in sorted({*group.concurrencies, *(each.concurrency or 1 for each in curve[-1:])}):
-        if not shown or users >= 1.3 * shown[-1]:
-            shown.append(users)
-    return shown
 
 
 def measured(
