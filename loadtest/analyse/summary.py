@@ -90,7 +90,7 @@ def without_void(one: Analysis) -> Analysis:
 
     What is inferred of the server then rests on no request of a void level.
     """
-    void = {level["index"] for level in one.summary["levels"] if level["verdict"] == VOID}
+    void = {level["index"] for level in filter(is_void, one.summary["levels"])}
     if not void:
         return one
     if len(void) == len(one.summary["levels"]):
@@ -243,15 +243,24 @@ def summarise(
     }
 
 
+def believed_knee(series: Series) -> tuple[knee.Knee | None, str | None]:
+    """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
+    return knee.knee(believed(series.levels), list(filter(is_void, series.levels)))
+
+
 def _knee_of(series: Series) -> dict[str, Any]:
-    """Return the knee of the levels that are not void."""
-    found, reason = knee.knee(believed(series.levels), [level for level in series.levels if level["verdict"] == VOID])
+    found, reason = believed_knee(series)
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
 
 
 def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the levels that are not void: those whose figures may be quoted."""
-    return [level for level in levels if level.get("verdict") != VOID]
+    return [level for level in levels if not is_void(level)]
+
+
+def is_void(level: dict[str, Any]) -> bool:
+    """Return whether the figures of a level must not be quoted."""
+    return bool(level.get("verdict") == VOID)
 
 
 def has_tokens(*levels: dict[str, Any]) -> bool:

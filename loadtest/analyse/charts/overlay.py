@@ -18,9 +18,8 @@ from loadtest.analyse.comparison.many import OF_REQUESTS, Entry, Many
 from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
-from loadtest.analyse.summary import Analysis, believed, figure, interval
+from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
 from loadtest.analyse.verdict.verdict import worst
-from loadtest.metrics import VOID
 from loadtest.text import capitalised, joined
 
 MOST_DRAWN = 14  # series of one chart; more are in the tables
@@ -40,7 +39,7 @@ class StyledSeries:
 
     @property
     def void(self) -> list[dict[str, Any]]:
-        return [level for level in self.levels if level["verdict"] == VOID and offered_load.amount(level)]
+        return [level for level in self.levels if is_void(level) and offered_load.amount(level)]
 
 
 Panel = Callable[[Axes, Sequence[StyledSeries]], None]

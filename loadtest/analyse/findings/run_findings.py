@@ -10,7 +10,6 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import kept_up as keeping_up
-from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.findings import (
     behind_findings,
     cache_findings,
@@ -28,9 +27,17 @@ from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_parts
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, mean_ttft, wait_in_words
+from loadtest.analyse.summary import (
+    Analysis,
+    believed,
+    believed_knee,
+    figure,
+    has_tokens,
+    is_void,
+    mean_ttft,
+    wait_in_words,
+)
 from loadtest.analyse.verdict import endings
-from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
@@ -139,7 +146,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 def loads(analysis: Analysis) -> list[str]:
     """Say what cold loads took, a level at a time; nothing where none was asked for."""
     cold = [level for level in analysis.summary["levels"] if level.get("cold_load")]
-    levels = [level for level in cold if level["verdict"] != VOID or not level["cold_load"]["n"]]
+    levels = [level for level in cold if not is_void(level) or not level["cold_load"]["n"]]
     mark = " (simulated)" if analysis.run.simulated else ""
     return [
         f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
@@ -190,7 +197,7 @@ def slot_limit(analysis: Analysis) -> int | None:
 
 def only_void(levels: Iterable[dict[str, Any]]) -> str:
     """Return "only a void level shows", "only void levels show": where a limit is known from."""
-    void = sum(level.get("verdict") == VOID for level in levels)
+    void = sum(map(is_void, levels))
     return "only a void level shows" if void == 1 else "only void levels show"
 
 
@@ -269,7 +276,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
 def void_above(series: Series, level: dict[str, Any]) -> str:
     """Return the end of a sentence on a level that says how many higher ones are void; empty where none is."""
     load = offered_load.amount(level)
-    void = sum(offered_load.amount(each) > load for each in series.levels if each.get("verdict") == VOID)
+    void = sum(offered_load.amount(each) > load for each in filter(is_void, series.levels))
     many = f"{void} levels above it are" if void > 1 else "level above it is"
     return f"; the {many} void" if void else ""
 
@@ -309,11 +316,6 @@ def saturation(series: Series) -> Finding | None:
     return Finding(found.sentence) if found else None
 
 
-def believed_knee(series: Series) -> tuple[knee_of.Knee | None, str | None]:
-    """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
-    return knee_of.knee(believed(series.levels), [level for level in series.levels if level.get("verdict") == VOID])
-
-
 def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
     """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary.
 
@@ -325,8 +327,8 @@ def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
             f"gives {number(law['ends_per_s'] * law['sojourn_s'])}.",
             f"{number(law['ends_per_s'])} requests/s ended, after {seconds(law['sojourn_s'])} each on average.",
         )
-        for level in levels
-        if (law := level["little"]) and not law["holds"] and not law["growing"] and level.get("verdict") != VOID
+        for level in believed(levels)
+        if (law := level["little"]) and not law["holds"] and not law["growing"]
     ]
 
 

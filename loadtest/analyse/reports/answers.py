@@ -13,10 +13,10 @@ from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
-from loadtest.analyse.findings.run_findings import believed_knee, believed_slots, only_void, void_above
+from loadtest.analyse.findings.run_findings import believed_slots, only_void, void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, wait_in_words
+from loadtest.analyse.summary import Analysis, believed, believed_knee, figure, has_tokens, wait_in_words
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
 from loadtest.text import capitalised, listed, number, out_of, seconds

@@ -5,11 +5,11 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import crosses, is_void
+from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, wait_in_words
+from loadtest.analyse.summary import Analysis, figure, is_void, wait_in_words
 from loadtest.text import listed
 
 SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line that another one covers shows beside it

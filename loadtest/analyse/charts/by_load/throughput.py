@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import crosses, is_void
+from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.findings.run_findings import saturation, slot_limit, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, interval
+from loadtest.analyse.summary import Analysis, figure, interval, is_void
 from loadtest.text import number
 
 APART = 0.12  # of an axis' width: figures beside points are no nearer

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load.point_names import PointNames
-from loadtest.analyse.charts.void_levels import crosses, is_void
+from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, believed, figure, wait_in_words
+from loadtest.analyse.summary import Analysis, believed, figure, is_void, wait_in_words
 from loadtest.metrics import needed
 from loadtest.text import counted, number
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
-from loadtest.analyse.charts.void_levels import hatch, is_void
+from loadtest.analyse.charts.void_levels import hatch
 from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, slot_limit, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, mean_ttft
+from loadtest.analyse.summary import Analysis, figure, is_void, mean_ttft
 from loadtest.text import seconds
 
 LEAST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
