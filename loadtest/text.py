@@ -9,7 +9,7 @@ hundredths. What a user gave (a limit, a rate) is `exact`: it keeps its digits a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
@@ -98,6 +98,11 @@ def listed(names: Sequence[object]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     words = [str(name) for name in names]
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def writer_of(key: str) -> Callable[[float], str]:
+    """Return what writes a figure that has this key in summary.json: a share, a rate or a duration."""
+    return percent if "share" in key else number if "per_s" in key else seconds
 
 
 def joined(separator: str, *parts: object) -> str:

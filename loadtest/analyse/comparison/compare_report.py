@@ -12,7 +12,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, number, percent, seconds, signed
+from loadtest.text import UNKNOWN, counted, signed
 
 MOST_SAID = 10  # times as much: a change that only shows beyond it shows nothing
 
@@ -35,9 +35,7 @@ def amount_text(row: Change, amount: float | None) -> str:
     """Return a figure of one run with its unit."""
     if amount is None:
         return UNKNOWN
-    if row.metric.unit == "share":
-        return percent(amount)
-    return seconds(amount) if row.metric.unit == "s" else f"{number(amount)}/s"
+    return row.metric.written(amount) + ("/s" if row.metric.unit == "1/s" else "")
 
 
 def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:

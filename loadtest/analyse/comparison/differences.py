@@ -19,6 +19,7 @@ from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_qu
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import figure
+from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
@@ -38,9 +39,13 @@ class Metric:
     key: str
     part: str | None  # of a described figure: "mean", "p50", "p95"; None: a rate of the level
     name: str
-    unit: str  # "s" (printed as ms), "1/s"
+    unit: str  # "s", "1/s" or "share"
     headline: bool = False
     prefill: bool = True  # whether a longer prompt changes it
+
+    def written(self, value: float) -> str:
+        """Return a value of it, a rate without its unit."""
+        return percent(value) if self.unit == "share" else writer_of(self.key)(value)
 
     @property
     def lower_is_better(self) -> bool:

@@ -16,7 +16,7 @@ from loadtest.analyse.summary import failed
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed
+from loadtest.text import UNKNOWN, counted, listed, percent, signed
 
 NOT_SEEN = "~"  # as benchstat writes it
 MOST_SAID = 8  # reasons without a verdict that the terminal gives
@@ -87,7 +87,7 @@ def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metr
     at = offered_load.load_name(load[0][1])
     ranked = sorted(known, key=lambda each: each[1], reverse=not metric.lower_is_better)
     (first, value), (second, _) = ranked[:2]
-    amount = seconds(value) if metric.unit == "s" else number(value)
+    amount = metric.written(value)
     what = f"{'lowest' if metric.lower_is_better else 'most'} {metric.name}"
     pair = many.between(first, second)
     rows = [row for row in pair.rows if row.change.metric is metric and row.level in [level for _, level in load]]
@@ -126,7 +126,7 @@ def _figure_cell(entry: Entry, level: dict[str, Any], metric: Metric) -> str:
     found = entry.figure(level, metric)
     if found is None:
         return UNKNOWN
-    amount = seconds(found.value) if metric.unit == "s" else number(found.value)
+    amount = metric.written(found.value)
     half = half_width(found)
     return f"{amount} ±{half * 100:.{1 if half < 0.0995 else 0}f} %" if half is not None else amount
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
+from loadtest.analyse.reports.prediction_report import with_band
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, Lever, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
-from loadtest.text import UNKNOWN, counted, joined, listed, number, percent, seconds, signed, size
+from loadtest.text import UNKNOWN, capitalised, counted, joined, listed, number, percent, seconds, signed, size, writer_of
 
 PREDICTED = (
     "Predictions come from the engine of the simulated server with the step times of this run; lengths that were all equal are "
@@ -166,19 +167,13 @@ def _better(share: float) -> str:
 
 def _now_and_then(before: Prediction, after: Prediction) -> str:
     """Say what was measured, and what is predicted with its band."""
-    ttft, speed, output = ("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean")
-    return (
-        f"TTFT p95 is {seconds(before.figure(*ttft))} as measured and {_range(after, *ttft)} as predicted, with {_speed_text(before)} and "
-        f"{_range(after, *speed)} tokens/s a stream, and {_output(before)} and {_range(after, *output)} tokens/s in all"
+    ttft, speed, output = (
+        with_band(after, figure) for figure in ("ttft_s.p95", "stream_tokens_per_s.p50", "output_tokens_per_s.mean")
     )
-
-
-def _range(prediction: Prediction, name: str, statistic: str) -> str:
-    """Return a predicted figure and its band, "1.91 s (1.36 s to 2.67 s)"."""
-    as_text = seconds if name.endswith("_s") and not name.endswith("per_s") else number
-    low, high = prediction.bands.get(f"{name}.{statistic}", (math.nan, math.nan))
-    value = as_text(prediction.figure(name, statistic))
-    return value if math.isnan(low) else f"{value} ({as_text(low)} to {as_text(high)})"
+    return (
+        f"TTFT p95 is {seconds(before.figure('ttft_s', 'p95'))} as measured and {ttft} as predicted, with {_speed_text(before)} and "
+        f"{speed} tokens/s a stream, and {_output(before)} and {output} tokens/s in all"
+    )
 
 
 def _figures_text(prediction: Prediction) -> str:
@@ -204,7 +199,7 @@ def notes(advice: Advice) -> list[str]:
             f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
     if advice.model.guess:
-        found.append(advice.model.guess[0].upper() + advice.model.guess[1:] + ".")
+        found.append(f"{capitalised(advice.model.guess)}.")
     if any(advice.extrapolated(*pair) for pair in advice.cells):
         found.append(
             f"{EXTRAPOLATED} extrapolated: more streams decode in parallel than the {streams} that the run measured; "
@@ -218,7 +213,7 @@ def notes(advice: Advice) -> list[str]:
             + (f"; ✗ is more than {size(advice.gpu_bytes)}." if advice.gpu_bytes else ".")
         )
     elif advice.memory is not None:
-        found.append(advice.memory[0].upper() + advice.memory[1:])
+        found.append(capitalised(advice.memory))
     return found
 
 
@@ -281,8 +276,7 @@ def predicted_text(prediction: Prediction, figure: str, statistic: str, *, beyon
     value = prediction.figure(figure, statistic)
     if math.isnan(value):
         return UNKNOWN
-    text = number(value) if figure.endswith("per_s") else seconds(value)
-    return text + (EXTRAPOLATED if beyond else "")
+    return writer_of(figure)(value) + (EXTRAPOLATED if beyond else "")
 
 
 def lever_table(advice: Advice) -> Grid:

@@ -15,7 +15,7 @@ from loadtest.analyse.whatif.promised.predict_loads import describe_basis
 from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.grid import Grid
-from loadtest.text import UNKNOWN, joined, listed, number, percent, seconds
+from loadtest.text import UNKNOWN, joined, listed, writer_of
 
 SHOWN = (
     ("TTFT p50", "ttft_s.p50"),
@@ -59,7 +59,7 @@ def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
     rows = []
     for each, clause in zip(curve.predictions, rests, strict=True):
         measured = "yes" if each.concurrency in curve.series.concurrencies else "no"
-        figures = [_with_band(each, figure) for _, figure in SHOWN[:4]]
+        figures = [with_band(each, figure) for _, figure in SHOWN[:4]]
         rows.append((str(each.concurrency), measured, *figures, *([clause] if beyond else [])))
     heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN[:4])]
     heads += ["rests on what was not measured"] if beyond else []
@@ -72,8 +72,9 @@ def _rests_on(each: Prediction, analysis: Analysis, curve: PredictedCurve) -> st
     return joined("; ", "the server has slots for as many" if past else "", each.extrapolates)
 
 
-def _with_band(each: Prediction, figure: str) -> str:
-    value, write = each.figure(*figure.split(".")), number if "per_s" in figure else seconds
+def with_band(each: Prediction, figure: str) -> str:
+    """Return a predicted figure and its band, "1.91 s (1.36 s to 2.67 s)"."""
+    value, write = each.figure(*figure.split(".")), writer_of(figure)
     if not math.isfinite(value):
         return UNKNOWN
     band = each.bands.get(figure)
@@ -91,7 +92,7 @@ def _slots_text(document: Document, case: Case) -> str:
 def _cell(case: Case, figure: str) -> str:
     if figure not in case.figures:
         return UNKNOWN
-    write = percent if "share" in figure else number if "per_s" in figure else seconds
+    write = writer_of(figure)
     low, high = case.bands[figure]
     return f"{write(case.figures[figure])}\n{write(low)} to {write(high)}"
 

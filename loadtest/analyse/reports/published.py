@@ -129,7 +129,7 @@ class Published:
         """Return a table for each of the two tests, and the sentences below."""
         parts = ["## Beside the published measurements\n", f"{INTRODUCTION}\n"]
         if self.simulated:
-            parts.append(f"**{self.simulated[0].upper()}{self.simulated[1:]}.**\n")
+            parts.append(f"**{capitalised(self.simulated)}.**\n")
         for table, title in TABLE_TITLES.items():
             rows = [row for row in self.rows if row.cell.table == table]
             if rows:
