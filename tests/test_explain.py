@@ -11,7 +11,7 @@ from support import planted
 from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.explain import explained as parts
+from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import Explainer, Explanation, row_of
 from loadtest.analyse.explain.timeline import WorkWindow, pieces_without, shared_out
 from loadtest.analyse.reports import explain_report as words

@@ -14,7 +14,19 @@ from loadtest.analyse.whatif.advice.slot_advice import Advice, Lever, gain, high
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
-from loadtest.text import UNKNOWN, capitalised, counted, joined, listed, number, percent, seconds, signed, size, writer_of
+from loadtest.text import (
+    UNKNOWN,
+    capitalised,
+    counted,
+    joined,
+    listed,
+    number,
+    percent,
+    seconds,
+    signed,
+    size,
+    writer_of,
+)
 
 PREDICTED = (
     "Predictions come from the engine of the simulated server with the step times of this run; lengths that were all equal are "
