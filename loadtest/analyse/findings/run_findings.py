@@ -37,7 +37,7 @@ from loadtest.analyse.summary import (
     mean_ttft,
     wait_in_words,
 )
-from loadtest.analyse.verdict import endings
+from loadtest.analyse.verdict import outcome_rules
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
@@ -52,7 +52,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     several, levels = bool(analysis.groups), analysis.summary["levels"]
     found: list[str | Finding | None] = [
-        endings.end_sentence(analysis.run),
+        outcome_rules.end_sentence(analysis.run),
         _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
         *data_findings.batch_sentences(analysis.run, levels),
@@ -69,7 +69,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         found += memory_parts.difference_sentences(analysis.memory)
     found += [*energy_findings.energy_sentences(analysis.summary)]
     found += data_findings.length_sentences(analysis.run, levels)
-    found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
+    found += [*machine.sentences(analysis.run), *outcome_rules.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
