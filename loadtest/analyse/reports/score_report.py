@@ -209,7 +209,7 @@ def grid(figures: Sequence[ScoredFigure]) -> Grid:
     heads = ("figure", "case", "said", "95 % band", "measured", "error", "inside", "Winkler", *models)
     found = Grid(heads, rows)
     if all(each.case == AS_KNOWN for each in figures):
-        found = found.only([i for i, head in enumerate(heads) if head != "case"])
+        found = found.without("case")
     return found
 
 
