@@ -214,8 +214,8 @@ def client_table(summary: dict[str, Any]) -> Grid:
             (
                 level["label"],
                 said["stamps"],
-                _beside(_largest(said["lag_s"]), figure(level, "itl_s", "p50")),
-                _beside(_largest(said["schedule_lag_s"]), None if waited is None else schedule_lag_limit(waited)),
+                _beside(said["lag_s"]["max"], figure(level, "itl_s", "p50")),
+                _beside(said["schedule_lag_s"]["max"], None if waited is None else schedule_lag_limit(waited)),
                 percent(said["cpu"]) if said["cpu"] is not None else UNKNOWN,
                 *([client_capacity.capacity_cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
@@ -261,11 +261,6 @@ def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:
 def _beside(value: float | None, limit: float | None) -> str:
     """Return a lag, and in brackets what it is held against."""
     return duration(value) if value is None or not limit else f"{seconds(value)} ({seconds(limit)})"
-
-
-def _largest(described: dict[str, Any]) -> float | None:
-    value: float | None = described["max"]
-    return value
 
 
 def _untold(described: dict[str, Any] | None, part: str) -> str | None:
