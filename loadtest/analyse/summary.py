@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.level_summary import level_summary
+from loadtest.analyse.level_summary import level_summary, or_reason
 from loadtest.analyse.run import frames, groups, samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
@@ -171,12 +171,7 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
     levels = [level for summary in summaries for level in summary["levels"]]
     targets, servers = ([summary[key] for summary in summaries] for key in ("target", "server"))
     return {
-        "schema": SCHEMA,
-        "name": run.name,
-        "driver": run.facts.get("driver"),
-        "started": run.facts.get("started"),
-        "state": run.facts.get("state"),
-        "trouble": run.trouble,
+        **_about(run),
         "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
         "target": _same_for_all(targets),
         "server": _same_for_all(servers),
@@ -200,6 +195,12 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
     }
 
 
+def _about(run: RunData) -> dict[str, Any]:
+    """Return what summary.json says of any run."""
+    said = {key: run.facts.get(key) for key in ("driver", "started", "state")}
+    return {"schema": SCHEMA, "name": run.name, **said, "trouble": run.trouble}
+
+
 def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts[1:])}
 
@@ -209,8 +210,8 @@ def summarise(
     found: Slots,
     measured: Steps,
     memory: MemoryComparison | str,
-    asked: Sequence[Objective] = (),
-    cached: CacheUse | None = None,
+    asked: Sequence[Objective],
+    cached: CacheUse | None,
 ) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
@@ -219,24 +220,15 @@ def summarise(
     levels = [level_summary(run, level, found, asked, cached) for level in run.levels]
     facts = run.facts
     return {
-        "schema": SCHEMA,
-        "name": run.name,
-        "driver": facts.get("driver"),
-        "started": facts.get("started"),
-        "state": facts.get("state"),
-        "trouble": run.trouble,
+        **_about(run),
         "simulated": run.simulated,
         "target": facts.get("target") or {},
         "server": facts.get("server") or {},
         "slots": found.to_dict(),
-        **(
-            {"step_law": measured.to_dict()}
-            if measured.times
-            else {"step_law": None, "step_law_reason": measured.law_reason}
-        ),
+        **or_reason("step_law", measured.to_dict() if measured.times else None, measured.law_reason),
         "knee": [_knee_of(series) for series in series_of(levels)],
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
-        **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
+        **(or_reason("memory", None, memory) if isinstance(memory, str) else {"memory": memory.to_dict()}),
         "verdict": verdict.of_run(run, levels),
         **({"find_max": facts["find_max"]} if facts.get("find_max") else {}),
         "levels": levels,
