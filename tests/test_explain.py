@@ -39,7 +39,7 @@ def command(*args: object) -> tuple[int, str]:
 
 
 def text(found: Explanation) -> str:
-    return "\n".join(f"{took} {said}" for took, said in words.rows(found))
+    return "\n".join(f"{took} {said}" for took, said in words.rows(found, found.parts.first))
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_parts_add_up_and_the_rest_is_printed(says: str | None, tmp_path: Path) 
         found = explainer.explain(row)
         assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
         assert sum(part.seconds for part in found.parts.decode) == pytest.approx(found.parts.decode_s)
-        assert "unexplained" in words.rows(found)[-1][1]
-        assert "unexplained" in words.decode_rows(found)[-1][1]
+        assert "unexplained" in words.rows(found, found.parts.first)[-1][1]
+        assert "unexplained" in words.rows(found, found.parts.decode)[-1][1]
         assert abs(found.parts.first[-1].seconds) < 0.1 * found.parts.total_s + 0.06
         held = next(part for part in found.parts.first if part.name == parts.SLOT)
         assert held.inferred == (says is None)
@@ -90,7 +90,7 @@ def test_a_server_that_tells_nothing_leaves_what_cannot_be_known_unexplained(tmp
     found = explained(Playing(case, 0).play().write(tmp_path / "run"), 12)  # one token each, never idle
     assert [part.name for part in found.parts.first if part.seconds > 0] == [parts.REST]
     assert found.parts.first[-1].seconds == found.parts.total_s
-    assert words.rows(found) == [(seconds(found.parts.total_s), "unexplained")]
+    assert words.rows(found, found.parts.first) == [(seconds(found.parts.total_s), "unexplained")]
     assert found.no_replay == "what 100 % of it went into is not known"  # was "No other request caused a part of it"
 
 

@@ -46,16 +46,10 @@ def heading(found: Explanation) -> str:
     return f"{who}: {seconds(found.parts.total_s)} to the first token{usual}{whole}"
 
 
-def rows(found: Explanation) -> list[tuple[str, str]]:
-    """Return the parts up to the first token: how long, and what. The unexplained rest is always there."""
-    shown = [part for part in found.parts.first if part.seconds >= time_parts.LEAST_S or part.name == time_parts.REST]
+def rows(found: Explanation, parts: Sequence[TimePart]) -> list[tuple[str, str]]:
+    """Return these parts of its time: how long, and what. The unexplained rest is always there."""
+    shown = [part for part in parts if part.seconds >= time_parts.LEAST_S or part.name == time_parts.REST]
     return [(_duration(part.seconds), _words(part, found)) for part in shown]
-
-
-def decode_rows(found: Explanation) -> list[tuple[str, str]]:
-    """Return the parts from the first token to the last."""
-    shown = [part for part in found.parts.decode if part.seconds >= time_parts.LEAST_S or part.name == time_parts.REST]
-    return [(_duration(part.seconds), _decode_words(part, found)) for part in shown]
 
 
 def decode_heading(found: Explanation) -> str | None:
@@ -89,12 +83,12 @@ def _words(part: TimePart, found: Explanation) -> str:
             return _slot_words(part, found) + inferred
         case time_parts.WAIT:
             return "waiting for a slot or a running step: which of the two is not known"
-        case time_parts.PROMPTS:
-            return f"while {_prompts(who, part, found)} {'was' if len(who) == 1 else 'were'} read{inferred}".replace(
-                "tokens was", "tokens were"
-            )
+        case time_parts.PROMPTS | time_parts.STALL:
+            return f"while {_prompts_read(who, part, found)}{inferred}"
         case time_parts.SILENT:
-            return f"while {_names(who, part.seconds)} was at the server, which ended without a token{inferred}"
+            names = _names(who, part.seconds)
+            verb = "were" if " and " in names else "was"
+            return f"while {names} {verb} at the server, which ended without a token{inferred}"
         case time_parts.STEP:
             many = f"{part.streams} streams" if (part.streams or 0) > 1 else "stream"
             return f"until the running step of the {many} that decoded was over"
@@ -106,6 +100,10 @@ def _words(part: TimePart, found: Explanation) -> str:
             return f"reading {tokens}{beside}{inferred}"
         case time_parts.SLOW:
             return "longer than such a prompt takes here"
+        case time_parts.STEPS:
+            return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
+        case time_parts.SHARED:
+            return f"as up to {counted(part.streams or 0, 'stream')} shared the steps"
         case _:
             return "unexplained" if part.seconds > -time_parts.LEAST_S else "unexplained: the parts come to more"
 
@@ -120,7 +118,7 @@ def _slot_words(part: TimePart, found: Explanation) -> str:
     queue = f", for which {counted(part.ahead, 'other')} waited already" if part.ahead else ""
     text = f"waiting for a slot{queue}" + (f"; slots were held by {_names(held, part.seconds)}" if held else "")
     if read:
-        text += f"; {_prompts(read, part, found)} were read for {seconds(sum(each.seconds for each in read))} of it"
+        text += f"; {_prompts_read(read, part, found)} for {seconds(sum(each.seconds for each in read))} of it"
     if silent:
         sure = "probably" if len(silent) == 1 else "perhaps"
         text += f"; one {sure} by {_names(silent, part.seconds)}, which ended without a token"
@@ -142,22 +140,13 @@ def _reread_words(found: Explanation) -> str:
     return f"{text}; since then {_names(takers, 0.0)} took a slot" if takers else text
 
 
-def _decode_words(part: TimePart, found: Explanation) -> str:
-    inferred = " (inferred)" if part.inferred else ""
-    match part.name:
-        case time_parts.STEPS:
-            return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
-        case time_parts.SHARED:
-            return f"as up to {counted(part.streams or 0, 'stream')} shared the steps"
-        case time_parts.STALL:
-            verb = "was" if len(part.causes) == 1 and part.causes[0].tokens is None else "were"
-            return f"while {_prompts(part.causes, part, found)} {verb} read{inferred}"
-        case _:
-            return "unexplained" if part.seconds > -time_parts.LEAST_S else "unexplained: the parts come to more"
-
-
 def _tokens(count: int | None) -> str:
-    return f"{count:,} prompt token{'' if count == 1 else 's'}" if count is not None else "prompt"
+    return "prompt" if count is None else f"{count:,} prompt token{'' if count == 1 else 's'}"
+
+
+def _prompts_read(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str:
+    one = len(causes) == 1 and causes[0].tokens in (None, 1)
+    return f"{_prompts(causes, part, found)} {'was' if one else 'were'} read"
 
 
 def _prompts(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str:
