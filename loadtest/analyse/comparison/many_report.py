@@ -12,9 +12,8 @@ from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairC
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import failed
+from loadtest.analyse.summary import failed, is_void
 from loadtest.grid import Grid, escaped
-from loadtest.metrics import VOID
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, listed, percent, signed
 
@@ -62,7 +61,7 @@ def outcome(many: Many) -> list[str]:
 
     Void levels do not count.
     """
-    believed_at = [[(entry, level) for entry, level in pairs if level["verdict"] != VOID] for _, pairs in loads(many)]
+    believed_at = [[(entry, level) for entry, level in pairs if not is_void(level)] for _, pairs in loads(many)]
     most = max(map(len, believed_at), default=0)
     if most < 2:
         return [f"{len(many.entries)} runs have no level in common that is not void."]
@@ -90,8 +89,7 @@ def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metr
     amount = metric.written(value)
     what = f"{'lowest' if metric.lower_is_better else 'most'} {metric.name}"
     pair = many.between(first, second)
-    rows = [row for row in pair.rows if row.change.metric is metric and row.level in [level for _, level in load]]
-    row = rows[0] if rows else None
+    row = pair.row(next(level for entry, level in load if entry is pair.first), metric)
     if row is None or row.chance is None or row.change.ratio is None:
         return f"At {at}, {_named(first)} has the {what} ({amount}); whether {_named(second)} differs was not judged."
     if row.change.verdict == SAME:
@@ -122,8 +120,8 @@ def level_grid(many: Many, *, most: int = 1000) -> Grid:
     return Grid(heads, tuple(rows), names=2).without_unknown()
 
 
-def _figure_cell(entry: Entry, level: dict[str, Any], metric: Metric) -> str:
-    found = entry.figure(level, metric)
+def _figure_cell(entry: Entry, level: dict[str, Any] | None, metric: Metric) -> str:
+    found = entry.figure(level, metric) if level is not None else None
     if found is None:
         return UNKNOWN
     amount = metric.written(found.value)
@@ -148,8 +146,7 @@ def pair_grid(many: Many, pairs: Iterable[Pair]) -> Grid:
         levels = list({id(row.level): row.level for row in pair.rows}.values())
         begun = False
         for level in levels:
-            mine = {row.change.metric: row for row in pair.rows if row.level is level}
-            cells = [change_cell(mine.get(metric)) for metric in metrics]
+            cells = [change_cell(pair.row(level, metric)) for metric in metrics]
             if all(cell == UNKNOWN for cell in cells):
                 continue  # why stands below
             rows.append(("" if begun else pair.name, names[offered_load.level_of(level).label], *cells))
@@ -176,7 +173,7 @@ def unjudged(many: Many) -> list[str]:
     void: dict[tuple[str, str], list[str]] = {}
     _, own = level_names(many)
     for entry in many.entries:
-        for level in (level for level in entry.levels if level["verdict"] == VOID):
+        for level in filter(is_void, entry.levels):
             name = own[offered_load.level_of(level).label]
             void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
     said = [
@@ -241,21 +238,10 @@ def against_first(many: Many, metric: Metric) -> Grid:
     rows = []
     for name, pairs in loads(many):
         here = {entry.letter: level for entry, level in pairs}
-
-        def cell(entry: Entry, here: dict[str, dict[str, Any]] = here) -> str:
-            return _figure_cell(entry, here[entry.letter], metric) if entry.letter in here else UNKNOWN
-
-        cells = [cell(first)]
+        cells = [_figure_cell(first, here.get(first.letter), metric)]
         for entry in others:
-            row = next(
-                (
-                    row
-                    for row in many.between(first, entry).rows
-                    if row.level is here.get(first.letter) and row.change.metric is metric
-                ),
-                None,
-            )
-            cells += [cell(entry), change_cell(row)]
+            row = many.between(first, entry).row(here.get(first.letter), metric)
+            cells += [_figure_cell(entry, here.get(entry.letter), metric), change_cell(row)]
         rows.append((names[name], *cells))
     means = [many.between(first, entry).overall(metric) for entry in others]
     if any(mean is not None for mean in means):
