@@ -123,7 +123,7 @@ def _draw_tradeoff(path: Path, analysis: Analysis) -> Path:
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
     said = f"a point a level, with its {offered_load.axis(levels).partition(' (')[0]} beside it"
-    subtitle = joined("; ", said, tradeoff.left_out(levels))
+    subtitle = joined("; ", said, tradeoff.without_p95(levels))
     write = [each.write for each in names]
     return style.save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
 

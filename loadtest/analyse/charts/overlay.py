@@ -100,7 +100,7 @@ def styled_series(many: Many) -> list[StyledSeries]:
 
 def _label(entry: Entry) -> str:
     """Return a run's name in the legend; one of a simulated server says so."""
-    simulated = entry.one.summary["simulated"] and "simulated" not in entry.name
+    simulated = entry.analysis.summary["simulated"] and "simulated" not in entry.name
     return f"{entry.letter} {entry.name}" + (" (simulated)" if simulated else "")
 
 
@@ -208,25 +208,25 @@ def _subtitle(many: Many) -> str:
 
 def _servers(many: Many) -> str:
     """Name each server and model once."""
-    names = [measured_on(entry.one.summary) for entry in many.entries]
+    names = [measured_on(entry.analysis.summary) for entry in many.entries]
     each = [f"{entry.letter} {name}" for entry, name in zip(many.entries, names, strict=True)]
     return names[0] if len(set(names)) == 1 else ", ".join(each)
 
 
 def framed(many: Many) -> Analysis:
     """Return what the frame says of all runs: their names, the gravest verdict, what is simulated, what they share."""
-    summaries = [entry.one.summary for entry in many.entries]
+    summaries = [entry.analysis.summary for entry in many.entries]
     levels = [level for one in summaries for level in one["levels"]]
     same = {
         key: summaries[0][key] if all(one[key] == summaries[0][key] for one in summaries) else {}
         for key in ("server", "target")
     }
     hardware = summaries[0].get("hardware", [])
-    named: list[dict[str, Any]] = [
-        {"name": f"{entry.letter}", "server": {"simulated": entry.one.summary["simulated"]}} for entry in many.entries
+    named = [
+        {"name": entry.letter, "server": {"simulated": entry.analysis.summary["simulated"]}} for entry in many.entries
     ]
     return dataclasses.replace(
-        many.entries[0].one,
+        many.entries[0].analysis,
         summary={
             **summaries[0],
             **same,

@@ -53,16 +53,16 @@ class Entry:
 
     letter: str
     name: str
-    one: Analysis
+    analysis: Analysis
 
     @property
     def levels(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.one.summary["levels"]
+        found: list[dict[str, Any]] = self.analysis.summary["levels"]
         return found
 
     def figure(self, level: dict[str, Any], metric: Metric) -> Figure | None:
         """Return a figure of one of its levels with its error."""
-        return figure_of(self.one.run, level, metric)
+        return figure_of(self.analysis.run, level, metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _tested(
     run_noise: float,
 ) -> Iterator[_Tested]:
     """Yield the headline figures of a pair of runs with their chances of error, level by level."""
-    levels, _ = compare_part(((one.one,), (other.one,)), across, metrics)
+    levels, _ = compare_part(((one.analysis,), (other.analysis,)), across, metrics)
     for level in levels:
         first = level.base[0]
         void = [entry.letter for entry, side in ((one, level.base), (other, level.new)) if is_void(side[0])]

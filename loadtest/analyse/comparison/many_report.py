@@ -25,7 +25,7 @@ def run_lines(many: Many) -> list[str]:
     """Name every run: its name in the table, server and model, folder; simulated ones as such."""
     said = []
     for entry in many.entries:
-        one = entry.one
+        one = entry.analysis
         mark = simulated_mark(one.summary)
         facts = (measured_on(one.summary), mark, one.summary["started"] or "start unknown", str(one.run.path))
         said.append(f"{entry.letter}  {entry.name}: " + ", ".join(filter(None, facts)))
@@ -192,7 +192,7 @@ def unjudged(many: Many) -> list[str]:
     for (reason, at), pairs in reasons.items():
         said.append(f"No verdict on {', '.join(pairs)}{f' at {at}' if at else ''}: {reason}.")
     for entry in many.entries:
-        said += [f"{entry.letter}: {trouble}" for trouble in entry.one.run.trouble]
+        said += [f"{entry.letter}: {trouble}" for trouble in entry.analysis.run.trouble]
     return said
 
 
@@ -214,7 +214,7 @@ def markdown(many: Many, picture: str | None) -> str:
     """Return compare.md; it names the PNG beside it."""
     shared, _ = level_names(many)
     lines = [f"# {listed([entry.name for entry in many.entries])}", ""]
-    marks = {entry.letter: simulated_mark(entry.one.summary) for entry in many.entries}
+    marks = {entry.letter: simulated_mark(entry.analysis.summary) for entry in many.entries}
     if simulated := [letter for letter, mark in marks.items() if mark]:
         who = "all of these runs" if len(simulated) == len(marks) else f"run {listed(simulated)}"
         lines += [
@@ -279,12 +279,12 @@ def to_dict(many: Many) -> dict[str, Any]:
 
 
 def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
-    summary = entry.one.summary
+    summary = entry.analysis.summary
     traits = {trait.key: trait.values[place] for trait in (*many.named.legend, *many.named.besides)}
     return {
         "letter": entry.letter,
         "name": entry.name,
-        "path": str(entry.one.run.path),
+        "path": str(entry.analysis.run.path),
         **{key: summary[key] for key in ("started", "server", "target", "simulated")},
         "traits": traits,
         "levels": [

@@ -43,20 +43,17 @@ def speed(axes: Axes, _: Analysis, all_series: Sequence[Series]) -> PointNames:
 def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor: float, *, side: int) -> PointNames:
     names = PointNames(axes, side)
     for i, series in enumerate(all_series):
-        known = [level for level in series.levels if _point(level, name, part)]
+        known = [(level, point) for level in series.levels if (point := _point(level, name, part, factor))]
         if not known:
             continue
-        points = [(x, y * factor) for level in known if (found := _point(level, name, part)) for x, y in (found,)]
-        good, void = (
-            [point for level, point in zip(known, points, strict=True) if is_void(level) == wanted]
-            for wanted in (False, True)
-        )
+        good = [point for level, point in known if not is_void(level)]
         label = (series.label or "no lengths set") if len(all_series) > 1 else None
         look = style.line_look(i)
         if good:
             axes.plot(*zip(*good, strict=True), label=label, **look)
-        crosses(axes, void)
-        names.add(points, [f"{offered_load.amount(level):.4g}" for level in known], look["color"])
+        crosses(axes, [point for level, point in known if is_void(level)])
+        loads = [f"{offered_load.amount(level):.4g}" for level, _ in known]
+        names.add([point for _, point in known], loads, look["color"])
     if not names.points:
         style.empty(
             axes, f"No level has {'enough requests for a TTFT p95' if part == 'p95' else 'a decode speed'} and a rate."
@@ -71,12 +68,12 @@ def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor
     return names
 
 
-def _point(level: dict[str, Any], name: str, part: str) -> tuple[float, float] | None:
-    rate, value = level["output_tokens_per_s"], figure(level, name, part)
-    return None if rate is None or value is None else (float(rate), float(value))
+def _point(level: dict[str, Any], name: str, part: str, factor: float = 1.0) -> tuple[float, float] | None:
+    rate, value = figure(level, "output_tokens_per_s"), figure(level, name, part)
+    return None if rate is None or value is None else (float(rate), value * factor)
 
 
-def left_out(levels: Sequence[dict[str, Any]]) -> str:
+def without_p95(levels: Sequence[dict[str, Any]]) -> str:
     """Say how many levels the left panel lacks that the right one has; nothing where it lacks none, or all."""
     right = [level for level in levels if _point(level, "stream_tokens_per_s", "p50")]
     fewer = [level for level in right if not _point(level, "ttft_s", "p95")]
