@@ -13,7 +13,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import Explainer, Explanation, row_of
-from loadtest.analyse.explain.timeline import WorkWindow, pieces_without, shared_out
+from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -112,7 +112,7 @@ def test_moments_are_shared_by_rate_and_what_nobody_has_is_kept_apart() -> None:
     shares, free = shared_out(0.5, 4.0, windows)
     assert shares == {1: pytest.approx(0.5 + 0.75), 2: pytest.approx(0.25 + 1.0)}
     assert free == pytest.approx(1.0)
-    assert pieces_without(-1.0, 4.0, windows) == [(-1.0, 0.0), (3.0, 4.0)]
+    assert [piece[:2] for piece in moments(-1.0, 4.0, windows) if not piece[2]] == [(-1.0, 0.0), (3.0, 4.0)]
     assert shared_out(2.0, 1.0, windows) == ({}, 0.0)
 
 

@@ -8,7 +8,6 @@ was are a step of the streams that decoded, at most as long as such a step takes
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from loadtest.analyse.explain.timeline import (
     Timeline,
     WorkWindow,
     held_slots,
-    pieces_without,
+    moments,
     prompt_windows,
     shared_out,
     silent_windows,
@@ -153,12 +152,8 @@ class Splitter:
 
     def _unheld(self, holders: Sequence[WorkWindow], low: float, high: float) -> list[tuple[float, float]]:
         """Return the pieces of a wait in which fewer requests are known to hold a slot than there are slots."""
-        edges = sorted({low, high, *(min(max(at, low), high) for each in holders for at in (each.start, each.end))})
-        return [
-            (left, right)
-            for left, right in itertools.pairwise(edges)
-            if sum(each.start <= left and each.end >= right for each in holders) < (self.slots.estimate or 0)
-        ]
+        known = self.slots.estimate or 0
+        return [(left, right) for left, right, held in moments(low, high, holders) if len(held) < known]
 
     def _read_meanwhile(self, row: int, low: float, high: float) -> list[Cause]:
         """Return the long prompts that were read while a request waited for a slot: they held up those who held one."""
@@ -198,8 +193,8 @@ class Splitter:
         parts += (
             [TimePart(time_parts.SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
         )
-        if pieces := pieces_without(low, start if known else high, [*others, *silent]):
-            parts += self._nobodys(row, pieces[0][0], free)
+        idle = [left for left, _, at_work in moments(low, start if known else high, [*others, *silent]) if not at_work]
+        parts += self._nobodys(row, idle[0], free) if idle else []
         return parts + self._own(row, own, lost)
 
     def _reading_silently(self, row: int, low: float, high: float) -> list[WorkWindow]:

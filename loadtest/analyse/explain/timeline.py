@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,36 +91,25 @@ class WorkWindow(NamedTuple):
     rate: float = 1.0
 
 
+def moments(low: float, high: float, windows: Iterable[WorkWindow]) -> Iterator[tuple[float, float, list[WorkWindow]]]:
+    """Yield the pieces of the time from `low` to `high` in which no window opens or closes, each with those that are open."""
+    inside = [each for each in windows if each.start < high and each.end > low]
+    edges = {low, high, *(min(max(at, low), high) for each in inside for at in (each.start, each.end))}
+    for left, right in itertools.pairwise(sorted(edges)) if high > low else ():
+        yield left, right, [each for each in inside if each.start <= left and each.end >= right]
+
+
 def shared_out(low: float, high: float, windows: Sequence[WorkWindow]) -> tuple[dict[int, float], float]:
     """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has."""
     found: dict[int, float] = {}
     free = 0.0
-    if not high > low:
-        return found, free
-    inside = [each for each in windows if each.start < high and each.end > low]
-    ordered = sorted({low, high, *(min(max(at, low), high) for each in inside for at in (each.start, each.end))})
-    for left, right in itertools.pairwise(ordered):
-        at_work = [each for each in inside if each.start <= left and each.end >= right]
+    for left, right, at_work in moments(low, high, windows):
         total = sum(each.rate for each in at_work)
         free += 0.0 if total > 0 else right - left
         for each in at_work:
             if total > 0:
                 found[each.row] = found.get(each.row, 0.0) + (right - left) * each.rate / total
     return found, free
-
-
-def pieces_without(low: float, high: float, windows: Iterable[WorkWindow]) -> list[tuple[float, float]]:
-    """Return the pieces of the time from `low` to `high` in which no window is open."""
-    found, at = [], low
-    for each in sorted(windows, key=lambda window: window.start):
-        if each.start > at:
-            found.append((at, min(each.start, high)))
-        at = max(at, each.end)
-        if at >= high:
-            break
-    if at < high:
-        found.append((at, high))
-    return [(left, right) for left, right in found if right > left]
 
 
 def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[WorkWindow]:
