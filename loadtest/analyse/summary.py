@@ -250,6 +250,17 @@ def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [level for level in levels if not is_void(level)]
 
 
+def with_most(levels: Iterable[dict[str, Any]], rate: str) -> dict[str, Any] | None:
+    """Return the level that is not void and has the most of a rate; None where none has it."""
+    known = [level for level in believed(levels) if level[rate] is not None]
+    return max(known, key=lambda level: float(level[rate]), default=None)
+
+
+def series_with(levels: Iterable[dict[str, Any]], level: dict[str, Any]) -> Series:
+    """Return the series of these levels that one of them is in."""
+    return next(series for series in series_of(levels) if any(one is level for one in series.levels))
+
+
 def is_void(level: dict[str, Any]) -> bool:
     """Return whether the figures of a level must not be quoted."""
     return bool(level.get("verdict") == VOID)

@@ -51,7 +51,7 @@ def draw(many: Many, path: Path) -> Path:
         figure_, panels = style.page(4, columns=2, height=4.4, share_y=False)
         for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):
             panel(axes, styled_series(many)[:MOST_DRAWN])
-        return style.save(figure_, path, framed(many), _title(many), _subtitle(many))
+        return style.save(figure_, path, framed(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
 
 
 def draw_each(many: Many, out: Path) -> list[Path]:
@@ -191,10 +191,6 @@ def _logarithmic_y(axes: Axes) -> None:
     low, high = style.logarithmic_y(axes)
     if high < 4 * low:
         axes.set_ylim(low / 1.5, high * 1.5)
-
-
-def _title(many: Many) -> str:
-    return many_report.outcome(many)[0].rstrip(".")
 
 
 def _subtitle(many: Many) -> str:

@@ -10,7 +10,7 @@ from loadtest.analyse.findings.measured_on import marked, measured_on, simulated
 from loadtest.analyse.reports.prediction_report import with_band
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.advice.slot_advice import Advice, Lever, gain, highest_met_load
+from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
@@ -363,7 +363,10 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "gpu_memory_bytes": advice.gpu_bytes,
         "promised": [each.to_dict() for each in advice.promised.values()],
         "predictions": list(_predictions(advice)),
-        "levers": [_lever(each) for each in advice.levers],
+        "levers": [
+            {"name": each.name, "means": each.means, "gain": each.gain, **each.prediction.to_dict()}
+            for each in advice.levers
+        ],
         "levers_ranked_by": advice.ranked_by.name,
     }
 
@@ -380,10 +383,6 @@ def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
             "fits": advice.fits(slots),
             **cell.to_dict(),
         }
-
-
-def _lever(lever: Lever) -> dict[str, Any]:
-    return {"name": lever.name, "means": lever.means, "gain": lever.gain, **lever.prediction.to_dict()}
 
 
 def _wait(prediction: Prediction) -> str:

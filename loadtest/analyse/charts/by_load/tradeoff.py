@@ -13,8 +13,8 @@ from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import void_above
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, believed, figure, is_void, wait_in_words
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure, is_void, series_with, wait_in_words, with_most
 from loadtest.metrics import needed
 from loadtest.text import counted, number
 
@@ -85,13 +85,12 @@ def without_p95(levels: Sequence[dict[str, Any]]) -> str:
 
 def title(analysis: Analysis) -> str:
     """Say what the level of the most output costs a user."""
-    levels = [level for level in believed(analysis.summary["levels"]) if level["output_tokens_per_s"] is not None]
-    if not levels:
+    levels = analysis.summary["levels"]
+    best = with_most(levels, "output_tokens_per_s")
+    if best is None:
         return "Throughput against latency"
-    best = max(levels, key=lambda level: float(level["output_tokens_per_s"]))
     p95, speed = figure(best, "ttft_s", "p95"), figure(best, "stream_tokens_per_s", "p50")
     costs = [f"TTFT p95 is {wait_in_words(best, 'ttft_s', 'p95')}"] if p95 is not None else []
     costs += [f"a stream gets {number(speed)} tokens/s"] if speed is not None else []
     said = f"The most output is {number(best['output_tokens_per_s'])} tokens/s, at {offered_load.load_name(best)}"
-    series = next(each for each in series_of(analysis.summary["levels"]) if best in each.levels)
-    return said + (f": there {' and '.join(costs)}" if costs else "") + void_above(series, best)
+    return said + (f": there {' and '.join(costs)}" if costs else "") + void_above(series_with(levels, best), best)
