@@ -123,7 +123,10 @@ def shown(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or _is_blank(char) else _escape(char) for char in text)
+    return "".join(
+        char if char.isprintable() or _is_blank(char) else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
 
 
 def encodable(text: str) -> bool:
@@ -146,7 +149,3 @@ def join_text(texts: Iterable[str]) -> str:
 
 def _is_blank(char: str) -> bool:
     return char.isspace() and char not in "\u2028\u2029\x85" and ord(char) > 0x1F
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")

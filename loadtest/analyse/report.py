@@ -47,8 +47,6 @@ VERDICT_STYLES = {"valid": "green", "suspect": "yellow", "void": "bold red"}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was worked out and written."""
-
     analyses: tuple[Analysis, ...]  # one a run, in the order given
     files: tuple[Path, ...]
 
@@ -100,7 +98,6 @@ def write_report(
 
 
 def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
-    """Return the figures of the prediction chart."""
     curve = ahead.result(one.summary["levels"]) if ahead else None
     return prediction_report.curve_grid(one, curve) if curve else None
 

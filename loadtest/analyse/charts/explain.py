@@ -26,7 +26,6 @@ MOST_TICKS = 4000  # ticks in all; more only blur
 
 
 def draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanation) -> Path:
-    """Draw it."""
     timeline, run = explainer.splitter.timeline, analysis.run
     total = found.parts.total_s
     low, high = found.begin_s - MARGIN * total, found.begin_s + (1 + 2 * MARGIN) * total

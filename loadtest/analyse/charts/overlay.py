@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
-from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import capitalised, joined
 
 MOST_DRAWN = 14  # series of one chart; more are in the tables
@@ -212,27 +210,19 @@ def _servers(many: Many) -> str:
 def framed(many: Many) -> Analysis:
     """Return what the frame says of all runs: their names, the gravest verdict, what is simulated, what they share."""
     summaries = [entry.analysis.summary for entry in many.entries]
-    levels = [level for one in summaries for level in one["levels"]]
-    same = {
-        key: summaries[0][key] if all(one[key] == summaries[0][key] for one in summaries) else {}
-        for key in ("server", "target")
-    }
+    target = summaries[0]["target"] if all(one["target"] == summaries[0]["target"] for one in summaries) else {}
     hardware = summaries[0].get("hardware", [])
     named = [
         {"name": entry.letter, "server": {"simulated": entry.analysis.summary["simulated"]}} for entry in many.entries
     ]
-    return dataclasses.replace(
+    return style.framed(
         many.entries[0].analysis,
-        summary={
-            **summaries[0],
-            **same,
-            "server": {},  # the name has it
-            "group": None,
-            "name": _servers(many),
-            "measured_on": "",  # the name has it, too
-            "groups": named,
-            "levels": levels,
-            "verdict": worst([level["verdict"] for level in levels]),
-            "hardware": hardware if all(one.get("hardware", []) == hardware for one in summaries) else [],
-        },
+        summaries,
+        _servers(many),
+        server={},  # the name has it
+        measured_on="",  # the name has it, too
+        target=target,
+        group=None,
+        groups=named,
+        hardware=hardware if all(one.get("hardware", []) == hardware for one in summaries) else [],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, wra
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import counted, joined, percent, seconds
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
@@ -159,6 +160,13 @@ class _Legend:
         if self.named:
             place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (EDGE / 2, top), "ncols": self.columns}
             figure.legend(list(self.named.values()), list(self.named), **place).set_in_layout(False)
+
+
+def framed(one: Analysis, summaries: Sequence[dict[str, Any]], name: str, **said: Any) -> Analysis:
+    """Return an analysis of which `save` says what holds of several runs: a name, and the gravest verdict."""
+    levels = [level for each in summaries for level in each["levels"]]
+    verdict = worst([level["verdict"] for level in levels])
+    return replace(one, summary={**one.summary, "name": name, "levels": levels, "verdict": verdict, **said})
 
 
 def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:

@@ -32,7 +32,6 @@ def interval_text(row: Change) -> str:
 
 
 def amount_text(row: Change, amount: float | None) -> str:
-    """Return a figure of one run with its unit."""
     if amount is None:
         return UNKNOWN
     return row.metric.written(amount) + ("/s" if row.metric.unit == "1/s" else "")

@@ -61,7 +61,6 @@ class Entry:
         return found
 
     def figure(self, level: dict[str, Any], metric: Metric) -> Figure | None:
-        """Return a figure of one of its levels with its error."""
         return figure_of(self.analysis.run, level, metric)
 
 

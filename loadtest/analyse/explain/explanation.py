@@ -65,8 +65,6 @@ class Without:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """One request explained."""
-
     row: int
     id: int
     level: dict[str, Any]  # of summary.json
@@ -172,8 +170,6 @@ def _part_dict(part: TimePart) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Explains the requests of a run."""
-
     run: RunData  # whose requests carry their waits, as those of an Analysis do
     levels: Sequence[dict[str, Any]]  # of summary.json
     splitter: Splitter
@@ -195,7 +191,6 @@ class Explainer:
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))
 
     def explain(self, row: int) -> Explanation:
-        """Explain the request in this row of the run's requests."""
         run, timeline = self.run, self.splitter.timeline
         parts = self.splitter.split(row)
         level = next(each for each in self.levels if each["index"] == timeline.level[row])

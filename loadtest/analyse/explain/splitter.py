@@ -53,7 +53,6 @@ class Splitter:
     timeline: Timeline
 
     def split(self, row: int) -> Parts:
-        """Return the parts of the time of the request in this row."""
         timeline = self.timeline
         begin = timeline.sched[row]
         until = timeline.first[row] if math.isfinite(timeline.first[row]) else timeline.end[row]

@@ -200,7 +200,12 @@ def _host_memory(host: str, frame: pd.DataFrame, run: RunData) -> str | None:
 def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
     """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
     in_turn = run.requests[run.requests["loaded_in_turn"]] if "loaded_in_turn" in run.requests else run.requests[:0]
-    sampled = [(t, said) for t, name, said in _sampled_reloads(machine, run) if name not in set(in_turn["model"])]
+    sampled = [
+        (t, said)
+        for samples in machine.loaded.values()
+        for t, name, said in _sampled_reloads(samples, machine.mark("ollama"), run)
+        if name not in set(in_turn["model"])
+    ]
     yield from (sentence for _, sentence in sampled)
     mark = " (simulated)" if run.simulated else ""
     first_answer, told = float(run.requests["first_token"].min()), -np.inf
@@ -218,16 +223,11 @@ def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
             told = max(told, float(answer))
 
 
-def _sampled_reloads(machine: Machine, run: RunData) -> Iterator[tuple[float, str, str]]:
+def _sampled_reloads(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:
     """Yield instant, model and sentence of each time in the run that a model came back after it was gone, or otherwise.
 
     A load that is shorter than the time between two samples may go unseen.
     """
-    for samples in machine.loaded.values():
-        yield from _reloads_of_server(samples, machine.mark("ollama"), run)
-
-
-def _reloads_of_server(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
     end = run.last_end

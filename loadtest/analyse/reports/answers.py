@@ -61,7 +61,6 @@ class Tile:
     note: str
 
     def __str__(self) -> str:
-        """Return it in a line."""
         return f"{self.name}: {self.value} ({self.note})" if self.value else f"{self.name}: not known: {self.note}"
 
 
@@ -75,7 +74,6 @@ class Seen:
     name: str = ""  # of the level; empty: its label
 
     def __str__(self) -> str:
-        """Return it as a sentence."""
         if self.besides:
             return f"{self.called}, void for another reason, also: {self.reason}."
         return f"{self.called} is {self.verdict}: {self.reason}."

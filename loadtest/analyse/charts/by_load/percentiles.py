@@ -21,12 +21,10 @@ SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line t
 
 
 def ttft(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw p50 to p99 of TTFT."""
     _draw(axes, analysis, series, "ttft_s", "TTFT")
 
 
 def e2e(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw p50 to p99 of the whole answer."""
     _draw(axes, analysis, series, "e2e_s", "E2E (whole answer)")
 
 

@@ -107,14 +107,12 @@ def cores_panel(axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def share_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
-    """Draw a share from 0 to 100 %."""
     axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
     axes.set_ylim(0, 1.05)
     _percent_axis(axes)
 
 
 def power_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
-    """Draw watts from 0 up."""
     axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
     axes.set_ylim(bottom=0)
 
@@ -126,7 +124,6 @@ def gigabytes_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -
 
 
 def metric_panel(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw a metric of the user's own."""
     axes.plot(frame["t"], frame["value"], color=style.INK)
 
 
