@@ -57,7 +57,7 @@ class Analysis:
     summary: dict[str, Any]  # summary.json
     memory: MemoryComparison | None  # None where the run does not hold enough for an estimate, or nothing was measured
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
-    turns: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
+    alternating: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
     replayed: CacheReplay | None = None  # of conversations, what slots alone would have kept of them
 

@@ -19,9 +19,9 @@ from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
     RUN_NOISE,
-    Figure,
+    Estimate,
     Metric,
-    figure_of,
+    estimate_of,
     fisher,
     geometric,
     ratio,
@@ -147,8 +147,8 @@ class BothSides:
 
     level: dict[str, Any]
     metric: Metric
-    base: tuple[Figure, ...]  # one a run; empty where a run lacks it
-    new: tuple[Figure, ...]
+    base: tuple[Estimate, ...]  # one a run; empty where a run lacks it
+    new: tuple[Estimate, ...]
     reason: str
     scatter: float
 
@@ -281,7 +281,7 @@ def _sides_of(
         if not known and not metric.headline:
             continue
         found = [
-            [figure_of(run, level, metric) for run, level in zip(mine, side, strict=True)] if known else []
+            [estimate_of(run, level, metric) for run, level in zip(mine, side, strict=True)] if known else []
             for mine, side in zip(runs, sides, strict=True)
         ]
         base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
@@ -299,7 +299,7 @@ def _change(both: BothSides, limits: Limits) -> Change:
     return judge_change(plain, both.base, both.new, dataclasses.replace(limits, scatter=both.scatter))
 
 
-def judge_change(row: Change, base: Sequence[Figure], new: Sequence[Figure], limits: Limits) -> Change:
+def judge_change(row: Change, base: Sequence[Estimate], new: Sequence[Estimate], limits: Limits) -> Change:
     """Return the row with its ratio, interval and, of a headline figure, verdict.
 
     One run a side is judged only where the change is past the tolerance and the noise between runs as well.

@@ -29,10 +29,10 @@ from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
     RUN_NOISE,
-    Figure,
+    Estimate,
     Metric,
     chance,
-    figure_of,
+    estimate_of,
 )
 from loadtest.analyse.summary import Analysis, has_tokens, is_void
 from loadtest.errors import LoadTestError, RunFolderError
@@ -60,8 +60,8 @@ class Entry:
         found: list[dict[str, Any]] = self.analysis.summary["levels"]
         return found
 
-    def figure(self, level: dict[str, Any], metric: Metric) -> Figure | None:
-        return figure_of(self.analysis.run, level, metric)
+    def estimate(self, level: dict[str, Any], metric: Metric) -> Estimate | None:
+        return estimate_of(self.analysis.run, level, metric)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE
 from loadtest.analyse.comparison.compare_report import change_text
-from loadtest.analyse.comparison.differences import FAILED, Figure, Metric
+from loadtest.analyse.comparison.differences import FAILED, Estimate, Metric
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
@@ -32,7 +32,7 @@ def run_lines(many: Many) -> list[str]:
     return said
 
 
-def loads(many: Many) -> list[tuple[str, list[tuple[Entry, dict[str, Any]]]]]:
+def runs_by_level(many: Many) -> list[tuple[str, list[tuple[Entry, dict[str, Any]]]]]:
     """Return each level's name with the runs that have it; the levels in order of their load."""
     found: dict[str, list[tuple[Entry, dict[str, Any]]]] = {}
     for entry in many.entries:
@@ -48,7 +48,7 @@ def _place(level: dict[str, Any]) -> tuple[float, ...]:
 
 def level_names(many: Many) -> tuple[str, dict[str, str]]:
     """Return what all levels share, such as lengths, and each level's name without it."""
-    names = [name for name, _ in loads(many)]
+    names = [name for name, _ in runs_by_level(many)]
     if len(names) == 1:
         load, _, rest = names[0].partition(" · ")
         return rest, {names[0]: load}
@@ -61,7 +61,7 @@ def outcome(many: Many) -> list[str]:
 
     Void levels do not count.
     """
-    believed_at = [[(entry, level) for entry, level in pairs if not is_void(level)] for _, pairs in loads(many)]
+    believed_at = [[(entry, level) for entry, level in pairs if not is_void(level)] for _, pairs in runs_by_level(many)]
     most = max(map(len, believed_at), default=0)
     if most < 2:
         return [f"{len(many.entries)} runs have no level in common that is not void."]
@@ -80,7 +80,7 @@ def outcome(many: Many) -> list[str]:
 
 def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metric) -> str | None:
     """Say which run is best in a figure at one load, and whether the next one differs from it."""
-    known = [(entry, found.value) for entry, level in load if (found := entry.figure(level, metric)) is not None]
+    known = [(entry, found.value) for entry, level in load if (found := entry.estimate(level, metric)) is not None]
     if len(known) < len(load):
         return None
     at = offered_load.load_name(load[0][1])
@@ -109,7 +109,7 @@ def level_grid(many: Many, *, most: int = 1000) -> Grid:
     """
     _, names = level_names(many)
     rows = []
-    for name, pairs in loads(many):
+    for name, pairs in runs_by_level(many):
         for place, (entry, level) in enumerate(pairs):
             figures = [_figure_cell(entry, level, metric) for metric in many.metrics]
             bad = str(failed(level)) if failed(level) else ""
@@ -121,7 +121,7 @@ def level_grid(many: Many, *, most: int = 1000) -> Grid:
 
 
 def _figure_cell(entry: Entry, level: dict[str, Any] | None, metric: Metric) -> str:
-    found = entry.figure(level, metric) if level is not None else None
+    found = entry.estimate(level, metric) if level is not None else None
     if found is None:
         return UNKNOWN
     amount = metric.written(found.value)
@@ -129,7 +129,7 @@ def _figure_cell(entry: Entry, level: dict[str, Any] | None, metric: Metric) -> 
     return f"{amount} ±{half * 100:.{1 if half < 0.0995 else 0}f} %" if half is not None else amount
 
 
-def half_width(found: Figure) -> float | None:
+def half_width(found: Estimate) -> float | None:
     """Return the half of a figure's 95 % interval as a share of it; None where too few samples tell it."""
     return t_quantile(found.freedom) * max(found.down, found.up) if found.told else None
 
@@ -236,7 +236,7 @@ def against_first(many: Many, metric: Metric) -> Grid:
     first, *others = many.entries
     _, names = level_names(many)
     rows = []
-    for name, pairs in loads(many):
+    for name, pairs in runs_by_level(many):
         here = {entry.letter: level for entry, level in pairs}
         cells = [_figure_cell(first, here.get(first.letter), metric)]
         for entry in others:
@@ -299,7 +299,7 @@ def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
 
 
 def _figure_dict(entry: Entry, level: dict[str, Any], metric: Metric) -> dict[str, Any] | None:
-    found = entry.figure(level, metric)
+    found = entry.estimate(level, metric)
     return None if found is None else {"value": found.value, "ci95_share": half_width(found)}
 
 
@@ -330,7 +330,7 @@ def styles(many: Many) -> dict[str, str]:
     }
 
 
-def explained(many: Many) -> Iterator[str]:
+def first_unjudged(many: Many) -> Iterator[str]:
     """Yield what the terminal says of levels and pairs without a verdict."""
     said = unjudged(many)
     yield from said[:MOST_SAID]

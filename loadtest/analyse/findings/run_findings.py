@@ -104,8 +104,8 @@ def _shared_servers(analysis: Analysis) -> list[str]:
             f"{listed(names)} were in use at the same time at {url}: the waits, step times and speeds of each include what "
             "the others cost it."
         )
-    found += [one.sentence for one in analysis.turns]
-    if analysis.turns:
+    found += [one.sentence for one in analysis.alternating]
+    if analysis.alternating:
         found.append(alternating_models.what_helps(analysis.run))
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
@@ -113,7 +113,7 @@ def _shared_servers(analysis: Analysis) -> list[str]:
 def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
-    found: list[str] = [*loads(analysis)]
+    found: list[str] = [*cold_loads(analysis)]
     if not summary["levels"]:
         found.append("No request was recorded.")
     elif has_tokens(*summary["levels"]):
@@ -143,7 +143,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
     return [each if isinstance(each, Finding) else Finding(each) for each in found]
 
 
-def loads(analysis: Analysis) -> list[str]:
+def cold_loads(analysis: Analysis) -> list[str]:
     """Say what cold loads took, a level at a time; nothing where none was asked for."""
     cold = [level for level in analysis.summary["levels"] if level.get("cold_load")]
     levels = [level for level in cold if not is_void(level) or not level["cold_load"]["n"]]
