@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -306,6 +307,18 @@ def test_fourteen_series_are_told_apart() -> None:
     looks = [tuple(style.line_look(place).values()) for place in range(14)]
     assert len(set(looks)) == 14
     assert len({look[:2] for look in looks}) == 14  # by colour and marker alone, where a line is too short for dashes
+
+
+def test_an_answer_without_text_is_no_point_of_the_distribution_of_ttft(tmp_path: Path, axes: Axes) -> None:
+    levels, truth = grid(Made(), (4,), each=10)
+    last = len(truth.records) - 1
+    records = [unanswered(each, Outcome.OK) if each.id == last else each for each in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    (level,) = analysis.summary["levels"]
+    distributions.ttft(axes, analysis, series_of([level])[0])
+    assert level["outcomes"]["ok"] == level["ttft_s"]["n"] + 1
+    assert axes.get_legend_handles_labels()[1] == [f"4 streams (n = {level['ttft_s']['n']})"]
+    assert float(np.asarray(axes.lines[0].get_ydata())[-1]) == 1.0
 
 
 def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: Axes) -> None:

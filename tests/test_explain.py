@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
@@ -105,6 +108,23 @@ def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) ->
         found
     )
     assert "never got a token" in words.without(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "said"),
+    [
+        (parts.PROMPTS, (None,), "while #7's prompt was read"),
+        (parts.STALL, (1,), "while #7's 1 prompt token was read"),
+        (parts.STALL, (205,), "while #7's 205 prompt tokens were read"),
+        (parts.PROMPTS, (205, 300), "while the prompts of #7 and #8 were read"),
+        (parts.SILENT, (None,), "while #7 was at the server, which ended without a token"),
+        (parts.SILENT, (None, None), "while #7 and #8 were at the server, which ended without a token"),
+    ],
+)
+def test_verbs_agree_with_what_was_read(name: str, tokens: tuple[int | None, ...], said: str) -> None:
+    causes = tuple(parts.Cause(i, 7 + i, 1.0, count, parts.PROMPTS, 1.0) for i, count in enumerate(tokens))
+    found = cast("Explanation", SimpleNamespace(usual_prompt=math.nan))
+    assert words.rows(found, [parts.TimePart(name, 2.0, causes)]) == [("2.00 s", said)]
 
 
 def test_moments_are_shared_by_rate_and_what_nobody_has_is_kept_apart() -> None:
