@@ -25,7 +25,7 @@ from loadtest.targets.connect import control_client
 from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
 from loadtest.targets.target import Target, located, reread
-from loadtest.text import shown
+from loadtest.text import profile_at_speed, shown
 from loadtest.urls import base_url, default_url
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
@@ -143,8 +143,7 @@ def _server_dict(
 def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe | None) -> None:
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
-        profile = shown(server.simulated["profile"])
-        rows.append(("simulated", f"profile {profile} at {server.simulated['speed']:g}× speed"))
+        rows.append(("simulated", shown(profile_at_speed(server.simulated))))
     names = ", ".join(shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models)
     unnamed = "not listed by this server" if server.unlisted else "none" if server.kind == "ollama" else "none listed"
     rows.append(("models", names or unnamed))

@@ -68,7 +68,7 @@ def _print(many: Many, written: Sequence[Path], console: Console) -> None:
     levels = many_report.level_grid(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))
     console.print(levels.console_within(console.width, EXPENDABLE, shared or "Levels", styles=VERDICT_STYLES))
     _print_pairs(many, console)
-    for said_once in many_report.explained(many):
+    for said_once in many_report.first_unjudged(many):
         console.print(Text(f"• {said_once}"))
     console.print(Text(many_report.method(many), style="dim"))
     print_written(console, written)

@@ -140,13 +140,13 @@ def _show(console: Console, found: Explanation) -> None:
     from loadtest.analyse.reports import explain_report as words
 
     console.print(Text(words.heading(found), style="bold"))
-    console.print(_lines(words.rows(found)))
+    console.print(_lines(words.rows(found, found.parts.first)))
     console.print(Text(words.without(found)))
     if more := words.others(found):
         console.print(Text(more, style="dim"))
     if head := words.decode_heading(found):
         console.print(Text(head, style="bold"))
-        console.print(_lines(words.decode_rows(found)))
+        console.print(_lines(words.rows(found, found.parts.decode)))
     for note in words.notes(found):
         console.print(Text(f"! {note}", style="yellow"))
 

@@ -29,7 +29,7 @@ from loadtest.analyse.whatif.promised.score import FIGURE_NAMES, ScoredFigure, m
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
-from loadtest.text import UNKNOWN, listed, number, percent, seconds, signed
+from loadtest.text import UNKNOWN, listed, percent, signed, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
 MODELS = ("M/M/c", "USL", "straight line", "knee")
@@ -196,9 +196,9 @@ def grid(figures: Sequence[ScoredFigure]) -> Grid:
         (
             f"{each.load}: {FIGURE_NAMES[each.figure]}",
             each.case,
-            _value(each.figure, each.said),
-            f"{_value(each.figure, each.band[0])} to {_value(each.figure, each.band[1])}",
-            _value(each.figure, each.measured),
+            writer_of(each.figure)(each.said),
+            f"{writer_of(each.figure)(each.band[0])} to {writer_of(each.figure)(each.band[1])}",
+            writer_of(each.figure)(each.measured),
             signed(each.error),
             "yes" if each.inside else "no",
             percent(each.winkler),
@@ -209,7 +209,7 @@ def grid(figures: Sequence[ScoredFigure]) -> Grid:
     heads = ("figure", "case", "said", "95 % band", "measured", "error", "inside", "Winkler", *models)
     found = Grid(heads, rows)
     if all(each.case == AS_KNOWN for each in figures):
-        found = found.only([i for i, head in enumerate(heads) if head != "case"])
+        found = found.without("case")
     return found
 
 
@@ -217,10 +217,6 @@ def table(summary: Mapping[str, Any]) -> Grid | None:
     """Return the score that add_score put into a summary; None where there is none."""
     figures = (summary.get("prediction") or {}).get("figures")
     return grid([ScoredFigure.of(each) for each in figures]) if figures else None
-
-
-def _value(figure: str, value: float) -> str:
-    return number(value) if "per_s" in figure else seconds(value)
 
 
 def heading(found: Score) -> str:

@@ -19,7 +19,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.alternating_models import work_spans
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.timing.prefill import has_turns, shares_prefix
-from loadtest.analyse.verdict import endings
+from loadtest.analyse.verdict import outcome_rules
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 from loadtest.text import counted, percent, seconds
@@ -316,7 +316,7 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
 
 
 RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
-    *endings.ENDING_RULES,
+    *outcome_rules.OUTCOME_RULES,
     _late_sends,
     _client_lag,
     _stood_still,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,7 +24,7 @@ from support.made_runs import Made, closed_loop, grid, make, recorded, unanswere
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import itl, style
-from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import Series, series_of
@@ -224,7 +225,7 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
     analysis = analyse(tmp_path / "run")
     titles = (
         ttft.split_title(analysis),
-        ttft.distribution_title(analysis),
+        distributions.title(analysis),
         itl.title(analysis),
         throughput.title(analysis),
         tradeoff.title(analysis),
@@ -243,7 +244,7 @@ def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize(
-    "chart", [ttft.ttft_parts, ttft.distribution, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
+    "chart", [ttft.ttft_parts, distributions.ttft, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
 )
 def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, chart: Any) -> None:
     analysis, levels = of_many_levels, of_many_levels.summary["levels"]
@@ -254,7 +255,7 @@ def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, c
     if chart is ttft.ttft_parts:  # marks that touch would look like a line
         place = axes.get_window_extent().width / axes.figure.dpi * 72 / len(levels)
         assert all(line.get_markersize() < place for line in axes.lines if line.get_marker() in ("_", "^"))
-    if chart in (ttft.distribution, itl.tail):
+    if chart in (distributions.ttft, itl.tail):
         assert style.left_out(levels).startswith(f"{style.MOST_LINES} of {len(levels)} levels")
 
 
@@ -290,6 +291,18 @@ def test_fourteen_series_are_told_apart() -> None:
     looks = [tuple(style.line_look(place).values()) for place in range(14)]
     assert len(set(looks)) == 14
     assert len({look[:2] for look in looks}) == 14  # by colour and marker alone, where a line is too short for dashes
+
+
+def test_an_answer_without_text_is_no_point_of_the_distribution_of_ttft(tmp_path: Path, axes: Axes) -> None:
+    levels, truth = grid(Made(), (4,), each=10)
+    last = len(truth.records) - 1
+    records = [unanswered(each, Outcome.OK) if each.id == last else each for each in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    (level,) = analysis.summary["levels"]
+    distributions.ttft(axes, analysis, series_of([level])[0])
+    assert level["outcomes"]["ok"] == level["ttft_s"]["n"] + 1
+    assert axes.get_legend_handles_labels()[1] == [f"4 streams (n = {level['ttft_s']['n']})"]
+    assert float(np.asarray(axes.lines[0].get_ydata())[-1]) == 1.0
 
 
 def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: Axes) -> None:

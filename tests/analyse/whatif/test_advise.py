@@ -337,7 +337,7 @@ def test_the_prediction_chart_shows_measured_beside_predicted(analysis: Analysis
     assert [users for users, _, _ in points] == [1, 2, 4, 8]
     found = PredictedCurve(group, curve, model=model)
     assert "where measured it is off by at most" in prediction.title(analysis, found)
-    picture = prediction.draw(tmp_path / "prediction.png", analysis, found, parse_objectives("ttft_p95=2"))
+    picture = prediction.draw(tmp_path / "prediction.png", analysis, found)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,10 +1,26 @@
-"""What is said of simulated servers: of a run of several servers, which of them are."""
+"""What a run measured, in words: server and model, and which of several servers are simulated."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from loadtest.text import joined, profile_at_speed
+
 ALL, SOME = "SIMULATED SERVER", "PARTLY SIMULATED"
+
+
+def measured_on(summary: dict[str, Any]) -> str:
+    """Return server and model in words, e.g. "ollama 0.33.0 · llama3.1:70b"."""
+    server, several = summary["server"], summary.get("groups")
+    kind = server.get("kind") or ("" if several else "server")
+    models = ", ".join(group["name"] for group in several) if several else summary["target"].get("model")
+    return joined(" · ", joined(" ", kind, server.get("version")), models)
+
+
+def marked(title: str, summary: dict[str, Any]) -> str:
+    """Return a title, and behind it in brackets what is simulated."""
+    mark = simulated_mark(summary)
+    return f"{title} ({mark})" if mark else title
 
 
 def simulated_mark(summary: dict[str, Any]) -> str | None:
@@ -52,8 +68,4 @@ def _profiles(summary: dict[str, Any]) -> dict[str, str | None]:
     groups = summary.get("groups")
     servers = {one["name"]: (one.get("server") or {}).get("simulated") for one in groups or ()}
     servers = servers or {"": summary["simulated"]}
-    return {name: _profile(said) if said else None for name, said in servers.items()}
-
-
-def _profile(said: dict[str, Any]) -> str:
-    return f"profile {said['profile']} at {float(said['speed']):g}× speed"
+    return {name: profile_at_speed(said) if said else None for name, said in servers.items()}

@@ -307,7 +307,7 @@ def _undistinguished(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(SUSPECT, said)
 
 
-ENDING_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
+OUTCOME_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _nothing_succeeded,
     _only_warmups,
     _client_error,
