@@ -274,6 +274,13 @@ def open_intervals(starts: FloatArray, ends: FloatArray) -> tuple[FloatArray, Fl
     return times[order], np.cumsum(steps[order])
 
 
+def open_within(starts: FloatArray, ends: FloatArray, since: FloatArray, until: FloatArray) -> IntArray:
+    """Count the intervals that began before `until` and had not ended by `since`, both one a row; unknown ones do not count."""
+    known = np.isfinite(starts) & np.isfinite(ends)
+    begun = np.searchsorted(np.sort(starts[known]), until, side="left")
+    return np.asarray(begun - np.searchsorted(np.sort(ends[known]), since, side="right"), dtype=np.int64)
+
+
 def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     """Return the most intervals open at once."""
     return int(open_intervals(starts, ends)[1].max(initial=0))

@@ -16,7 +16,7 @@ import numpy as np
 
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.run.frames import RunData, join_levels, peak_at_once
+from loadtest.analyse.run.frames import RunData, join_levels, open_within, peak_at_once
 from loadtest.analyse.run.subset import only_rows
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
@@ -279,10 +279,8 @@ def _users_planned(run: RunData, level: dict[str, Any], rows: BoolArray) -> int 
 def _accompanied(run: RunData, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
-    theirs = theirs & np.isfinite(send) & np.isfinite(end)
-    began, over = np.sort(send[theirs]), np.sort(end[theirs])
-    open_then = np.searchsorted(began, end[mine], side="left") - np.searchsorted(over, send[mine], side="right")
-    return np.asarray(np.isfinite(send[mine]) & (open_then > 0), dtype=np.bool_)
+    beside = open_within(send[theirs], end[theirs], send[mine], end[mine])
+    return np.asarray(np.isfinite(send[mine]) & (beside > 0), dtype=np.bool_)
 
 
 def _dialect(part: RunData) -> str:

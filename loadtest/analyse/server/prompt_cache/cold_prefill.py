@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.frames import RunData, open_within
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import token_gaps as gaps_of
 from loadtest.analyse.server.timing.prefill import shares_prefix
@@ -197,9 +197,7 @@ def prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots, *, told: bool) -
     start = requests.started if told else send
     spent = first - start
     known = np.isfinite(spent) & (spent > 0) & (requests.told if told else np.isfinite(send))
-    opened = np.sort((requests.started if told else send)[np.isfinite(start) & np.isfinite(first)])
-    closed = np.sort(first[np.isfinite(start) & np.isfinite(first)])
-    others = np.searchsorted(opened, first - edge, side="left") - np.searchsorted(closed, start + edge, side="right")
+    others = open_within(start, first, start + edge, first - edge)
     beside = gaps.decoding_at(np.where(known, start + edge, 0.0)).astype(np.float64)
     alone = known & (others <= 1)
     if not told:

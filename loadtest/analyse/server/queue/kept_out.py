@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.frames import RunData, open_within
 from loadtest.analyse.server.queue.at_work import Depth, RequestInstants, last_before
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
@@ -142,7 +142,7 @@ def _idle_ttft(run: RunData, requests: RequestInstants) -> tuple[FloatArray, flo
     known = np.isfinite(ttft)
     if not known.any():
         return np.full(len(ttft), np.nan), SCATTER_S, (0.0, 0.0)
-    lone = known & _lone(requests)
+    lone = known & (open_within(requests.arrived, requests.gone, requests.arrived, requests.first) == 1)
     taken = lone if lone.sum() >= FEWEST_LONE else known & (ttft <= np.min(ttft[known]))
     line = _line(tokens[taken], ttft[taken])
     if line is None:
@@ -181,13 +181,6 @@ def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArra
     for row in np.flatnonzero(np.isfinite(left) & np.isfinite(right)):
         found[row] = depth.depth[max(low[row], 0) : max(high[row], low[row] + 1)].max(initial=0)
     return found
-
-
-def _lone(requests: RequestInstants) -> BoolArray:
-    """Mark the requests that were alone in flight until their first token."""
-    before = np.searchsorted(np.sort(requests.arrived), requests.first, side="left")
-    over = np.searchsorted(np.sort(requests.gone), requests.arrived, side="right")
-    return np.asarray(before - over == 1, dtype=np.bool_)
 
 
 def _line(tokens: FloatArray, ttft: FloatArray) -> tuple[float, float] | None:

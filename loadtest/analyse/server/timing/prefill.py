@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.frames import RunData, open_within
 from loadtest.analyse.server.timing.prefill_law import (
     FEWEST_PROMPTS,
     FEWEST_TO_SPLIT,
@@ -141,9 +141,7 @@ def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> _PromptGroups:
     size = np.diff(head, append=len(rows))
     first, last = np.minimum.reduceat(start, head), np.maximum.reduceat(start, head)
     ends = np.maximum.reduceat(end, head)
-    opened = np.searchsorted(np.sort(start), ends - near, side="left")
-    closed = np.searchsorted(end, first + near, side="right")
-    whole = (opened - closed == size) & (last - first <= near)
+    whole = (open_within(start, end, first + near, ends - near) == size) & (last - first <= near)
     kept = np.repeat(whole, size)
     size = size[whole]
     return _PromptGroups(rows[kept], np.cumsum(size) - size, size, first[whole], ends[whole])
