@@ -59,7 +59,7 @@ def peak_events(run: RunData, index: int) -> int:
     Warm-ups, failed requests and requests to other models or servers load the client as well and count too.
     """
     run = run.entire
-    rows = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(run.column("send"))
+    rows = run.of_level(index) & np.isfinite(run.column("send"))
     sources = run.requests["source"].to_numpy()
     return max(
         (_peak_events_of_process(run, rows & (sources == source)) for source in np.unique(sources[rows])), default=0

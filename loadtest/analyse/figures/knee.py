@@ -121,7 +121,7 @@ def little(run: RunData, level: int, flow: rates.Flow | None = None) -> Little |
     sojourn = float((shares * (end - send)).sum() / shares.sum())
     if sojourn <= 0:
         return None
-    everyone = np.asarray(run.requests["level"] == level, dtype=np.bool_) & np.isfinite(run.column("send"))
+    everyone = run.of_level(level) & np.isfinite(run.column("send"))
     return Little(
         in_flight=float(inside.sum()) / window.seconds,
         per_second=float(shares.sum()) / window.seconds,

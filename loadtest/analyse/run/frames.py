@@ -84,10 +84,17 @@ class RunData:
         """Return a column of `requests` as floats."""
         return self.requests[name].to_numpy(dtype=np.float64)
 
+    def of_level(self, level: int) -> BoolArray:
+        """Mark every request of a level, warm-ups and failures included."""
+        return np.asarray(self.requests["level"] == level, dtype=np.bool_)
+
     def measured(self, level: int) -> BoolArray:
         """Mark the measured requests of a level: those that were not warm-ups."""
-        frame = self.requests
-        return np.asarray((frame["level"] == level) & ~frame["warmup"], dtype=np.bool_)
+        return self.of_level(level) & ~self.requests["warmup"].to_numpy(dtype=np.bool_)
+
+    def sent(self, level: int) -> BoolArray:
+        """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
+        return self.measured(level) & np.asarray(self.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
 
     def left(self, level: int) -> BoolArray:
         """Mark the measured requests of a level whose user hung up."""

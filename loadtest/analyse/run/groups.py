@@ -237,7 +237,7 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
 
 def _level_of_group(run: RunData, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
     """Return a level as one group saw it: with the group's own streams at once, share of the rate and lengths."""
-    everyone = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
+    everyone = run.of_level(level["index"])
     mine = everyone & rows
     counted = mine & run.measured(level["index"])
     sent = run.requests[counted if counted.any() else mine]

@@ -117,7 +117,7 @@ def _point_of(run: RunData, level: dict[str, Any], frame: pd.DataFrame | None, c
     prompts = run.column("prompt_tokens")[run.good(level["index"])]
     prompts = prompts[np.isfinite(prompts)]
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
-    rows = run.requests[run.requests["level"] == level["index"]]
+    rows = run.requests[run.of_level(level["index"])]
     held = None
     if frame is not None and rows["send"].notna().any():
         t, values = samples.known_values(frame, column)

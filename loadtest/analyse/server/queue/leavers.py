@@ -74,7 +74,7 @@ def summed_up(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
     if not left.any():
         return {}
     seen = np.isfinite(run.column("first_token"))
-    sent = run.measured(index) & np.asarray(run.requests["outcome"] != "cancelled", dtype=np.bool_)
+    sent = run.sent(index)
     waited = (run.column("end") - run.column("send"))[left & ~seen]
     found: dict[str, Any] = {
         "users": int(left.sum()),
@@ -84,7 +84,7 @@ def summed_up(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
         "in_answer": int((left & seen).sum()),
         "output_tokens": float(np.nansum(delivered(run)[left])),
     }
-    told = worked_on(run, np.asarray(run.requests["level"] == index, dtype=np.bool_), slots)
+    told = worked_on(run, run.of_level(index), slots)
     if isinstance(told, str):
         return {"left": {**found, "worked_on_s": None, "worked_on_s_reason": told}}
     return {"left": {**found, **told.to_dict()}}
