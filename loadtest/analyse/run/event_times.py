@@ -74,11 +74,7 @@ class Delays:
         rows = rows & self.usable
         counts = self.counts[rows]
         seconds = filled(self._late(rows), int(counts.sum()), self.unit)
-        clocks = np.unique(self.least[rows])
-        if len(clocks) > 1:
-            seconds -= np.repeat(self.least[rows] * self.unit, counts)
-        elif len(clocks):
-            seconds -= clocks[0] * self.unit
+        seconds -= np.repeat(self.least[rows] * self.unit, counts)
         return seconds
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
@@ -87,16 +83,12 @@ class Delays:
 
     def at(self, row: IntArray, place: IntArray) -> FloatArray:
         """Return the delays of the events at `place` in Run.chunks.flat, of requests `row`; seconds, zero where unknown."""
-        late = self.chunks.flat[place].astype(np.int64)
-        mirrored = place + (self.server.starts[:-1] - self.chunks.starts[:-1])[row]
         known = self.usable[row]
-        if not known.all():
-            mirrored = np.where(known, mirrored, 0)
-        if not len(self.server.flat):
+        if not known.any():
             return np.zeros(len(row))
-        late = (late - self.server.flat[mirrored]) * 1000 + self.ahead[row]
-        seconds = late * self.unit - (self.least * self.unit)[row]
-        return seconds if known.all() else np.where(known, seconds, 0.0)
+        mirrored = np.where(known, place + (self.server.starts[:-1] - self.chunks.starts[:-1])[row], 0)
+        late = (self.chunks.flat[place].astype(np.int64) - self.server.flat[mirrored]) * 1000 + self.ahead[row]
+        return np.where(known, late * self.unit - (self.least * self.unit)[row], 0.0)
 
     def _late(self, rows: BoolArray, less: IntArray | int = 0) -> Iterator[IntArray]:
         """Yield arrival − created_at of usable `rows` in ns, less the request's entry of `less`."""
