@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import reading
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.event_times import Delays, EventGaps
+from loadtest.analyse.run.facts import read_facts
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.reading import INSTANT_FIELDS, Columns
 from loadtest.records import FileHeader, Outcome, read_lines
@@ -111,7 +111,7 @@ def load(path: Path) -> RunData:
     Raises RunFolderError where it is not a run folder, or was written by a newer loadtest.
     """
     folder = RunFolder.open(path)
-    facts, trouble = facts_of.read_facts(folder)
+    facts, trouble = read_facts(folder)
     found = reading.read_requests(path)
     headers, lines, sources = found.headers, found.lines, found.sources
     trouble += found.trouble
@@ -213,8 +213,7 @@ def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
         ("words", "words"),
         ("rate", "rate"),
     ):
-        values = {index: level.get(key) for index, level in facts.items()}
-        frame[name] = np.array([values[level] for level in frame["level"]], dtype=np.float64)
+        frame[name] = np.array([facts[index].get(key) for index in frame["level"]], dtype=np.float64)
 
 
 def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:

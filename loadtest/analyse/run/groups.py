@@ -82,16 +82,14 @@ def groups_of(run: RunData) -> list[Group]:
     which = np.array([number[pair] for pair in pairs], dtype=np.int64)
     names = _group_names(keys)
     targets = {target.key: target for target in reversed(known.values())}
-    accompanied = {
-        (one, other): _accompanied(run, which == one, which == other)
-        for one in range(len(keys))
-        for other in range(len(keys))
-        if one != other and keys[one][1] == keys[other][1]
-    }
     found = []
     for index, key in enumerate(keys):
         rows = which == index
-        others = {other: beside for (one, other), beside in accompanied.items() if one == index}
+        others = {
+            other: _accompanied(run, rows, which == other)
+            for other, (_, url) in enumerate(keys)
+            if other != index and url == key[1]
+        }
         part = _run_of_group(run, rows, targets[key], names[index])
         part.requests["accompanied"] = np.any(
             list(others.values()) or [np.zeros(int(rows.sum()), dtype=np.bool_)], axis=0

@@ -82,5 +82,5 @@ class Ragged:
 
 def _narrow(flat: IntArray) -> IntArray:
     limit = np.iinfo(np.int32)
-    fits = not len(flat) or (int(flat.min()) >= limit.min and int(flat.max()) <= limit.max)
+    fits = limit.min <= flat.min(initial=0) <= flat.max(initial=0) <= limit.max
     return flat.astype(np.int32, copy=False) if fits else flat
