@@ -297,7 +297,7 @@ def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: flo
     frames = []
     for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
         lines, wrong = read_lines(path)
-        header = FileHeader.of({"worker": "", "driver": "", **lines[0]}) if lines else None
+        header = reading.samples_header(lines)
         rows = [values for line in lines[1:] if (values := _driver_sample(line, names)) is not None]
         wrong += len(lines[1:]) - len(rows)
         if header is None:

@@ -14,6 +14,7 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.damage import lines_left_out, no_header
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.mixed_samples import mixed_counter
+from loadtest.analyse.run.reading import samples_header
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 from loadtest.text import counted, size
@@ -190,15 +191,14 @@ def _files(run: RunData) -> Iterator[_SamplesFile]:
         if path.name.startswith("samples-driver"):
             continue  # read by frames.py
         lines, wrong = read_lines(path)
-        if not lines:
-            if wrong:
-                yield _SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
+        if not lines and not wrong:
             continue
-        header, every = FileHeader.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
-        if header is None or not isinstance(lines[0].get("source"), str) or not _is_number(every) or every <= 0:
+        header, first = samples_header(lines), lines[0] if lines else {}
+        source, every = first.get("source"), first.get("every", 0)
+        if header is None or not isinstance(source, str) or not _is_number(every) or every <= 0:
             yield _SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
             continue
-        file = _SamplesFile(lines[0]["source"], header.host, float(every))
+        file = _SamplesFile(source, header.host, float(every))
         if wrong := wrong + _fill_samples(file, lines[1:], _shift(run, header)):
             file.trouble.append(lines_left_out(wrong, path.name))
         yield file
