@@ -40,10 +40,6 @@ class _Held:
         best = max(agrees)
         return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
 
-    def clearly_better(self, agrees: float, number: int) -> bool:
-        """Whether a budget that agrees with this share of the time explains it better than that `number` were at work."""
-        share = float(self.seconds[self.number == number].sum()) / float(self.seconds.sum())
-        return agrees >= share + CLEARLY
 
 
 def kv_budget(run: RunData) -> int | None:
@@ -65,8 +61,8 @@ def budget_instead_of(
     if held is None:
         return None
     budget, agrees = held.best_budget()
-    better = number is None or held.clearly_better(agrees, number)
-    return (budget, agrees) if agrees >= KV_AGREES and better else None
+    by_number = 0.0 if number is None else float(held.seconds[held.number == number].sum() / held.seconds.sum())
+    return (budget, agrees) if agrees >= max(KV_AGREES, by_number + CLEARLY) else None
 
 
 def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _Held | None:
