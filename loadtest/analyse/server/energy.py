@@ -18,8 +18,10 @@ from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server.model_memory.memory_parts import same_machine
 from loadtest.text import counted, listed, percent, seconds
 
-SETTLE_S = 2.0  # after work: drivers average watts over a second, and clocks stay up a little
-BEFORE_S = 0.1  # a request's send, within which a reading may hold some of its work
+AFTER_WORK_S = (
+    2.0  # by which a reading may hold some of it: drivers average watts over a second, and clocks stay up a little
+)
+BEFORE_WORK_S = 0.1  # likewise, before a request is sent
 FEWEST_READINGS = 3  # of a level or an idle time
 LEAST_COVERED = 0.7  # of a level's window that readings must cover, for its energy to be told
 MOST_BETWEEN = 2.5  # intervals of sampling between two readings of watts; more, and what lay between is unknown
@@ -164,12 +166,12 @@ def _free_spans(run: RunData, first: float) -> list[tuple[tuple[float, float], s
     begun, over = (values[known].to_numpy(dtype=np.float64) for values in (send, end))
     order = np.argsort(begun)
     begun, last = begun[order], np.maximum.accumulate(over[order])
-    spans = [((first + SETTLE_S, float(begun[0]) - BEFORE_S), "before the first request")]
+    spans = [((first + AFTER_WORK_S, float(begun[0]) - BEFORE_WORK_S), "before the first request")]
     spans += [
-        ((float(last[i]) + SETTLE_S, float(begun[i + 1]) - BEFORE_S), "between requests")
-        for i in np.flatnonzero(begun[1:] > last[:-1] + SETTLE_S + BEFORE_S)
+        ((float(last[i]) + AFTER_WORK_S, float(begun[i + 1]) - BEFORE_WORK_S), "between requests")
+        for i in np.flatnonzero(begun[1:] > last[:-1] + AFTER_WORK_S + BEFORE_WORK_S)
     ]
-    spans.append(((float(last[-1]) + SETTLE_S, np.inf), "after the last answer"))
+    spans.append(((float(last[-1]) + AFTER_WORK_S, np.inf), "after the last answer"))
     return [span for span in spans if span[0][1] > span[0][0]]
 
 

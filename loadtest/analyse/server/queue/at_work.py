@@ -99,7 +99,7 @@ class RequestInstants:
         return min(3 * TIE_S, 0.3 * self.gap)
 
     @property
-    def handover(self) -> float:
+    def unnoticed_s(self) -> float:
         """How long before a step a request must have arrived to count as passed over by it, seconds."""
         return min(UNNOTICED_S, self.gap / 2)
 

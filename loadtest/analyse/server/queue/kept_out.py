@@ -38,7 +38,7 @@ NEAR_FIRST = 0.3
 EXPLAINED = 0.8  # of the variance of TTFT, by the prompts' lengths alone
 LEAST_READ = 0.5  # of the time that a prompt takes to read, between its slot's being free and its first token
 SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much
-MOST_UNSETTLED = 0.9  # of that time may be left out, because a request at work had just ended
+MOST_LEFT_OUT = 0.9  # of that time may be left out, because a request at work had just ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _reading(
     """Return the slots that most of the time names, after its shares at them and above; None where too few waited."""
     gone, arrived = np.maximum(requests.last[seen], begun), requests.arrived[seen]
     times, work, asked, seconds = _depths(begun, gone, arrived)
-    seconds = _settled(times, seconds, gone, scatter)
+    seconds = _clear_of_ends(times, seconds, gone, scatter)
     pressed = np.unique(work[(asked > work) & (work >= peak)])
     shares = [_shares(work, asked, seconds, number) for number in pressed]
     if not shares:
@@ -203,7 +203,7 @@ def _depths(
     return times, work, asked, np.diff(times, append=times[-1:])
 
 
-def _settled(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: float) -> FloatArray:
+def _clear_of_ends(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: float) -> FloatArray:
     """Return the time of each part that lies further than `scatter` from any end; all of it where that is hardly any.
 
     Where an end and a begin are each known to `scatter`, one at work may seem missing or too many between them.
@@ -212,7 +212,7 @@ def _settled(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: 
     before = -last_before(-gone, -(times + seconds)) - scatter
     left, right = np.maximum(times, after), np.minimum(times + seconds, before)
     inside = np.maximum(right - left, 0.0)
-    return inside if inside.sum() > (1 - MOST_UNSETTLED) * seconds.sum() else seconds
+    return inside if inside.sum() > (1 - MOST_LEFT_OUT) * seconds.sum() else seconds
 
 
 def _shares(work: FloatArray, asked: FloatArray, seconds: FloatArray, number: float) -> tuple[float, float]:

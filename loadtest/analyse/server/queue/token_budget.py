@@ -41,7 +41,6 @@ class _Held:
         return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
 
 
-
 def kv_budget(run: RunData) -> int | None:
     """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None."""
     requests = RequestInstants.of(run)
