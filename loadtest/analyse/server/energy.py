@@ -18,10 +18,8 @@ from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server.model_memory.memory_parts import same_machine
 from loadtest.text import counted, listed, percent, seconds
 
-AFTER_WORK_S = (
-    2.0  # by which a reading may hold some of it: drivers average watts over a second, and clocks stay up a little
-)
-BEFORE_WORK_S = 0.1  # likewise, before a request is sent
+AFTER_WORK_S = 2.0  # until readings are idle ones: drivers average watts over a second, and clocks stay up a little
+BEFORE_WORK_S = 0.1  # a request's send, within which a reading may hold some of its work
 FEWEST_READINGS = 3  # of a level or an idle time
 LEAST_COVERED = 0.7  # of a level's window that readings must cover, for its energy to be told
 MOST_BETWEEN = 2.5  # intervals of sampling between two readings of watts; more, and what lay between is unknown
