@@ -19,10 +19,9 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData, open_within
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing import token_gaps as gaps_of
 from loadtest.analyse.server.timing.prefill import shares_prefix
 from loadtest.analyse.server.timing.steps import Steps, step_table
-from loadtest.analyse.server.timing.token_gaps import TokenGaps
+from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import percent
 
@@ -80,7 +79,7 @@ def infer_cached(
     scenario = run.facts.get("scenario") or {}
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
         return None, NOT_MADE_UP
-    gaps = gaps_of.read_gaps(run, slots)
+    gaps = read_gaps(run, slots)
     windows = prefills_alone(run, gaps, slots, told=bool(gaps.requests.told.any()))
     prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
     n_batch = steps.prefill.n_batch if steps.prefill else 512
