@@ -166,18 +166,18 @@ def by_streams(gaps: TokenGaps) -> tuple[StepTimes, ...]:
 
 def step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
     """Describe the step times of so many streams, each with its instant."""
-    ordered = np.sort(step_s)
+    ordered, in_time = np.sort(step_s), step_s[np.argsort(at, kind="stable")]
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
     return StepTimes(
         streams=streams,
         n=len(step_s),
         mean_s=float(step_s.mean()),
-        error_s=_error(step_s[np.argsort(at, kind="stable")], streams),
+        error_s=_error(in_time, streams),
         median_s=float(middle),
         p10_s=float(low),
         p90_s=float(high),
         kinds=step_kinds(ordered),
-        sample=tuple(float(value) for value in _stretches(step_s[np.argsort(at, kind="stable")][::streams])),
+        sample=tuple(_stretches(in_time[::streams]).tolist()),
     )
 
 
@@ -201,9 +201,7 @@ def _error(in_time: FloatArray, streams: int) -> float:
         return float(in_time.mean()) * 0.5
     blocks = np.array_split(in_time, min(BLOCKS, steps))
     means = np.array([block.mean() for block in blocks])
-    freedom = len(means) - 1
-    widen = t_quantile(freedom) / 1.96
-    return float(means.std(ddof=1)) / math.sqrt(len(means)) * widen
+    return float(means.std(ddof=1)) / math.sqrt(len(means)) * (t_quantile(len(means) - 1) / 1.96)
 
 
 def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
