@@ -66,7 +66,7 @@ def level_summary(
     stamps = verdict.stamps_of(run.requests[good])
     commonest = run.requests["wait_source"][good].mode()
     flow = rates.flow(run, level)
-    throughput = rates.summed_up(run, flow, good)
+    throughput = rates.level_rates(run, flow, good)
     found: dict[str, Any] = {
         "index": index,
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
@@ -78,7 +78,7 @@ def level_summary(
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **_described(run, index, good, block),
-        **leavers.summed_up(run, index, found_slots),
+        **leavers.left_figures(run, index, found_slots),
         **_little_of(run, index, flow),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
         "wait_source": str(commonest.iloc[0]) if len(commonest) else waits.UNKNOWN,

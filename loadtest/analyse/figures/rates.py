@@ -208,7 +208,7 @@ def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
     return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ANSWERS else None
 
 
-def summed_up(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
+def level_rates(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     """Return a level's rates and window as summary.json holds them; `good` marks measured requests that ended well."""
     names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
     if found is None or not good.any():

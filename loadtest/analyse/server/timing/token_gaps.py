@@ -109,7 +109,7 @@ class TokenInstants:
         every = (first[seen], last[seen], started[known], first[known])
         firsts, lasts, begun, ended = (np.sort(values) for values in every)
         if np.array_equal(firsts, ended):
-            ended = firsts
+            ended = firsts  # by this `_gaps_of` sees that one search does for both
         return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
 
 
