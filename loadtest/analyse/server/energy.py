@@ -15,7 +15,7 @@ import pandas as pd
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
-from loadtest.analyse.server.model_memory.memory_parts import same_machine
+from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.text import counted, listed, percent, seconds
 
 AFTER_WORK_S = 2.0  # until readings are idle ones: drivers average watts over a second, and clocks stay up a little

@@ -254,7 +254,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
-    context = memory.granted(e.run)
+    context = memory.granted_context(e.run)
     if not context or int(e.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
