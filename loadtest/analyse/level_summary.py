@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
+from loadtest.analyse.figures import client_capacity, goodput, objectives, rates, stationarity, stats
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
@@ -161,7 +161,7 @@ def _offered(run: RunData, level: dict[str, Any]) -> dict[str, Any]:
 
 
 def _little_of(run: RunData, index: int, flow: rates.Flow | None) -> dict[str, Any]:
-    found = knee.little(run, index, flow)
+    found = stationarity.little(run, index, flow)
     if found is None:
         return {"little": None, "little_reason": "no request ended in the steady window"}
     return {"little": found.to_dict()}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.figures.knee import part_looked_at
+from loadtest.analyse.figures.stationarity import part_looked_at
 from loadtest.analyse.run import offered_load
 from loadtest.records import NO_FAILURES
 from loadtest.text import listed, out_of

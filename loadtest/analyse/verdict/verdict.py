@@ -12,7 +12,7 @@ import pandas as pd
 
 from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
-from loadtest.analyse.figures.knee import growth
+from loadtest.analyse.figures.stationarity import growth
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
