@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,22 +17,15 @@ CHUNKS_AT_ONCE = 1 << 17  # few enough for the processor's cache, and to spare m
 
 @dataclass(frozen=True, slots=True)
 class EventGaps:
-    """Gaps between consecutive events of a stream, of all streams together; computed on demand, because they are many.
+    """Gaps between consecutive events of a stream, of all streams together; computed on demand, because they are many."""
 
-    `events` holds the instants of each stream in units of `unit` seconds.
-    """
-
-    events: Ragged
-    unit: float = S_PER_US
+    events: Ragged  # the instants of each stream, µs
+    unit: ClassVar[float] = S_PER_US
 
     @property
     def counts(self) -> IntArray:
         """How many gaps each request has."""
         return np.maximum(self.events.counts - 1, 0)
-
-    @property
-    def seconds(self) -> FloatArray:
-        return self.of(np.ones(len(self.counts), dtype=np.bool_))
 
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
@@ -58,16 +52,12 @@ class Delays:
     # per request: t_send − the first created_at, ns; chunks count from the one, created_at from the other
     ahead: IntArray
     least: IntArray  # per request: the smallest arrival − created_at in its file, ns
-    unit: float = S_PER_NS
+    unit: ClassVar[float] = S_PER_NS
 
     @property
     def counts(self) -> IntArray:
         """How many stamped events each request has."""
         return np.where(self.usable, self.chunks.counts, 0)
-
-    @property
-    def seconds(self) -> FloatArray:
-        return self.of(self.usable)
 
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the delays of the requests marked in `rows` (one flag a request), in seconds."""
