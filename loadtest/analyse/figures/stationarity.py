@@ -75,17 +75,18 @@ class Little:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds of it."""
+        grown = self.growth
         return {
             "in_flight": self.in_flight,
             "ends_per_s": self.per_second,
             "sojourn_s": self.sojourn_s,
             "ratio": self.ratio,
             "holds": self.holds,
-            "growing": self.growth.growing if self.growth else None,
-            "growth_per_s": self.growth.per_s if self.growth else None,
-            "in_flight_first": self.growth.before if self.growth else None,
-            "in_flight_last": self.growth.after if self.growth else None,
-            **({"filled_s": self.growth.filled_s} if self.growth and self.growth.filled_s is not None else {}),
+            "growing": grown and grown.growing,
+            "growth_per_s": grown and grown.per_s,
+            "in_flight_first": grown and grown.before,
+            "in_flight_last": grown and grown.after,
+            **({"filled_s": grown.filled_s} if grown and grown.filled_s is not None else {}),
         }
 
 

@@ -93,11 +93,8 @@ class Damage:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        found = cls(sum(part.unread for part in parts))
-        for part in parts:
-            found.records.update(part.records)
-            found.values.update(part.values)
-        return found
+        records, values = (part.records for part in parts), (part.values for part in parts)
+        return cls(sum(part.unread for part in parts), sum(records, Counter()), sum(values, Counter()))
 
     @property
     def lost(self) -> int:

@@ -88,11 +88,8 @@ class RequestColumns:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Join parts in order; there must be at least one."""
-        if len(parts) == 1:
-            return parts[0]
-        names = parts[0].columns
         return cls(
-            {name: np.concatenate([part.columns[name] for part in parts]) for name in names},
+            {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
             Ragged.joined([part.chunks for part in parts]),
             Ragged.joined([part.server_chunks for part in parts]),
         )

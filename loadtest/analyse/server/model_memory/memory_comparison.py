@@ -106,13 +106,9 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
         readings.append(_gpu_reading(machine, on_gpus, plan))
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
-    return MemoryComparison(plan, _slots_from(run, slots), tuple(readings), vram, run.simulated is not None)
-
-
-def _slots_from(run: RunData, slots: Slots) -> str:
-    if (run.facts.get("server") or {}).get("slots_said"):
-        return "server"
-    return "inferred" if slots.limit else "assumed"
+    slots_said = (run.facts.get("server") or {}).get("slots_said")
+    slots_from = "server" if slots_said else "inferred" if slots.limit else "assumed"
+    return MemoryComparison(plan, slots_from, tuple(readings), vram, run.simulated is not None)
 
 
 def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
