@@ -92,7 +92,7 @@ def level_summary(
             "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
             "cpu": verdict.client_cpu(run, index),
             "stamps": stamps,
-            **client_capacity.used(run, index, stamps),
+            **client_capacity.capacity_used(run, index, stamps),
         },
         "verdict": judged.verdict,
         "reasons": judged.reasons,

@@ -74,7 +74,7 @@ def _peak_events_of_process(run: RunData, rows: BoolArray) -> int:
     return metrics.busiest_second(bins.tolist())
 
 
-def used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
+def capacity_used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
     """Return the capacity's part of a level's `client` in summary.json; empty where nothing was calibrated."""
     known = client_capacity(run, stamps)
     if known is None:

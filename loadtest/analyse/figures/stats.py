@@ -17,7 +17,7 @@ from loadtest.analyse.figures.intervals import (
     quantile_of_sorted,
 )
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.event_times import Delays, EventGaps, filled
+from loadtest.analyse.run.event_times import Delays, EventGaps, as_seconds
 
 Described = dict[str, float | int | list[float] | None]
 
@@ -76,7 +76,7 @@ def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int =
     counts = pooled.counts[rows]
     counts = counts[counts > 0]
     total = int(counts.sum())
-    values = pooled.of(rows) if total <= MANY else filled(pooled.ticks(rows), total, pooled.unit)
+    values = pooled.of(rows) if total <= MANY else as_seconds(pooled.ticks(rows), total, pooled.unit)
     return _described_values(values, ranked(pooled, rows), block, np.cumsum(counts) - counts)
 
 

@@ -111,7 +111,7 @@ class Damage:
             yield f"{counted(count, 'record')} of {name} {_have(count)} a {value} that cannot be right; it counts as unknown."
 
 
-def doubles(again: int, others: int) -> Iterator[str]:
+def repeated_ids(again: int, others: int) -> Iterator[str]:
     """Yield sentences on records that are there twice, and on other requests under an id already used."""
     if again:
         yield f"{counted(again, 'record')} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."

@@ -29,7 +29,7 @@ class EventGaps:
 
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
-        return filled(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
+        return as_seconds(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
         """Yield the same gaps as whole units, block by block."""
@@ -63,7 +63,7 @@ class Delays:
         """Return the delays of the requests marked in `rows` (one flag a request), in seconds."""
         rows = rows & self.usable
         counts = self.counts[rows]
-        seconds = filled(self._late(rows), int(counts.sum()), self.unit)
+        seconds = as_seconds(self._late(rows), int(counts.sum()), self.unit)
         seconds -= np.repeat(self.least[rows] * self.unit, counts)
         return seconds
 
@@ -92,7 +92,7 @@ class Delays:
             yield (ours.astype(np.int64) - theirs) * 1000 + np.repeat(ahead[low:high], counts)
 
 
-def filled(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
+def as_seconds(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
     """Return parts of whole units, `count` in all, as one array of seconds."""
     out = np.empty(count)
     done = 0

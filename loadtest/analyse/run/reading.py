@@ -24,7 +24,7 @@ import orjson
 
 from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
-from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, doubles, mended
+from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import RunFolderError
 from loadtest.metrics import S_PER_US
@@ -157,7 +157,7 @@ def _read_folder(folder: Path) -> RequestsRead:
     kept, again, strangers = _first_of_each_id(lines.columns)
     if again or strangers:
         lines, sources = lines.take(kept), sources[kept]
-        trouble += doubles(again, strangers)
+        trouble += repeated_ids(again, strangers)
     usual = next((header for _, header, _ in headed if header), None) or _sampled_header(folder)
     return RequestsRead([header or usual for _, header, _ in headed], lines, sources, trouble, lost + strangers)
 

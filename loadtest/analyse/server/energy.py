@@ -233,22 +233,22 @@ def level_energy(meters: Meters, level: dict[str, Any]) -> dict[str, Any] | str:
         "idle_use": meters.in_use,
         "idle_watts": idle,
         **({"idle_reason": meters.idle_from} if idle is None else {"idle_measured": meters.idle_from}),
-        **_each(level, watts, idle),
+        **_per_token_and_request(level, watts, idle),
     }
 
 
-def _each(level: dict[str, Any], watts: float, idle: float | None) -> dict[str, Any]:
+def _per_token_and_request(level: dict[str, Any], watts: float, idle: float | None) -> dict[str, Any]:
     """Return joules a token and a request, and tokens/s a watt."""
     above = None if idle is None or watts <= idle else watts - idle
     found: dict[str, Any] = {}
-    for name, rate in _rates(level):
+    for name, rate in _divisors(level):
         found[f"joules_per_{name}"] = watts / rate
         found[f"joules_per_{name}_above_idle"] = None if above is None else above / rate
     tokens = level.get("output_tokens_per_s")
     return {**found, "output_tokens_per_s_per_watt": tokens / watts if tokens and watts > 0 else None}
 
 
-def _rates(level: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _divisors(level: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield what energy is divided by; input tokens where there are no others, since nothing tells the two apart."""
     if rate := level.get("output_tokens_per_s"):
         yield "output_token", rate

@@ -14,8 +14,9 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData, open_within
-from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, UNKNOWN, CacheUse, talk_keys
+from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, talk_keys
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.waits import UNKNOWN
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream

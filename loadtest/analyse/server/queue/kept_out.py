@@ -90,7 +90,7 @@ def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) ->
     return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
 
 
-def reads_beside(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
+def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
     """Return whether prompts were read while all of so many slots are taken to have been held: then there are more.
 
     A prompt cannot be read sooner than its slot is free. Where first tokens come sooner after that than their prompts take

@@ -30,7 +30,7 @@ from loadtest.analyse.server.queue.at_work import (
     last_before,
     latest_end,
 )
-from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, reads_beside
+from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, prompts_read_while_full
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
@@ -126,7 +126,7 @@ def estimate_slots(run: RunData) -> Slots:
         if (
             passed is not None
             and full is None
-            and (_answers_are_short(run) or reads_beside(run, requests, passed.slots, peak))
+            and (_answers_are_short(run) or prompts_read_while_full(run, requests, passed.slots, peak))
         ):
             passed = None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)

@@ -23,7 +23,7 @@ CLEARLY = 0.03  # of the time: by so much more must a budget explain than a numb
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _WaitedTime:
     """Parts of time in which somebody waited."""
 
     number: FloatArray  # requests at work
@@ -64,7 +64,7 @@ def budget_instead_of(
     return (budget, agrees) if agrees >= max(KV_AGREES, by_number + CLEARLY) else None
 
 
-def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _Held | None:
+def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _WaitedTime | None:
     """Return what was held while somebody waited; None where nobody did, or requests are few or hold alike."""
     kept = np.isfinite(run.column("send"))
     tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[kept]
@@ -89,4 +89,4 @@ def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _
             rows.append((float(working.sum()), here, here + following, float(length)))
     if not rows:
         return None
-    return _Held(*np.array(rows).T)
+    return _WaitedTime(*np.array(rows).T)
