@@ -90,7 +90,7 @@ class RunData:
 
     def measured(self, level: int) -> BoolArray:
         """Mark the measured requests of a level: those that were not warm-ups."""
-        return self.of_level(level) & ~self.requests["warmup"].to_numpy(dtype=np.bool_)
+        return self.of_level(level) & ~np.asarray(self.requests["warmup"], dtype=np.bool_)
 
     def sent(self, level: int) -> BoolArray:
         """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
