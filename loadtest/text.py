@@ -74,13 +74,16 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-def out_of(count: int, whole: int, noun: str) -> str:
-    """Return how many of all, with their verb: "1 of 4 levels is", "the only level is", "both levels are", "all 3 levels are"."""
+def some_of(count: int, whole: int, noun: str) -> str:
+    """Return how many of all: "1 of 4 levels", "the only level", "both levels", "all 3 levels"."""
     if count < whole:
-        return f"{count} of {counted(whole, noun)} {'is' if count == 1 else 'are'}"
-    if whole == 1:
-        return f"the only {noun} is"
-    return f"both {noun}s are" if whole == 2 else f"all {whole} {noun}s are"
+        return f"{count} of {counted(whole, noun)}"
+    return f"the only {noun}" if whole == 1 else f"both {noun}s" if whole == 2 else f"all {whole} {noun}s"
+
+
+def out_of(count: int, whole: int, noun: str) -> str:
+    """Return the same with its verb: "1 of 4 levels is", "all 3 levels are"."""
+    return f"{some_of(count, whole, noun)} {'is' if count == 1 else 'are'}"
 
 
 def rated(rate: float, noun: str = "request", form: str = "g") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
+from loadtest.analyse.figures import client_capacity, goodput, objectives, rates, stationarity, stats
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData
@@ -67,8 +67,8 @@ def level_summary(
     stamps = verdict.stamps_of(run.requests[good])
     commonest = run.requests["wait_source"][good].mode()
     flow = rates.flow(run, level)
-    little = knee.little(run, index, flow)
-    throughput = rates.summed_up(run, flow, good)
+    little = stationarity.little(run, index, flow)
+    throughput = rates.level_rates(run, flow, good)
     found: dict[str, Any] = {
         "index": index,
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
@@ -80,7 +80,7 @@ def level_summary(
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **_described(run, index, good, block),
-        **leavers.summed_up(run, index, found_slots),
+        **leavers.left_figures(run, index, found_slots),
         **or_reason("little", little.to_dict() if little else None, "no request ended in the steady window"),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
         "wait_source": str(commonest.iloc[0]) if len(commonest) else waits.UNKNOWN,
@@ -94,7 +94,7 @@ def level_summary(
             "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
             "cpu": verdict.client_cpu(run, index),
             "stamps": stamps,
-            **client_capacity.used(run, index, stamps),
+            **client_capacity.capacity_used(run, index, stamps),
         },
         "verdict": judged.verdict,
         "reasons": judged.reasons,

@@ -19,7 +19,7 @@ from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.run.subset import without_levels
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
-from loadtest.analyse.server.model_memory.memory_parts import MemoryComparison, compare_memory
+from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
 from loadtest.analyse.server.prompt_cache import cache, cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay

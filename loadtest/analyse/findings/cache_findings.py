@@ -11,8 +11,9 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.server.prompt_cache import cache_replay
-from loadtest.analyse.server.prompt_cache.cache import INFERRED, UNKNOWN, CacheUse
+from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
+from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, percent, seconds
 

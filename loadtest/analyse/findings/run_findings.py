@@ -25,7 +25,7 @@ from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.model_memory import cold_load, memory_parts
+from loadtest.analyse.server.model_memory import cold_load, memory_comparison
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import (
     Analysis,
@@ -66,7 +66,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         found += _server_findings(analysis)
     found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
     if not several:
-        found += memory_parts.difference_sentences(analysis.memory)
+        found += memory_comparison.difference_sentences(analysis.memory)
     found += [*energy_findings.energy_sentences(analysis.summary)]
     found += data_findings.length_sentences(analysis.run, levels)
     found += [*machine.sentences(analysis.run), *outcome_rules.answer_notes(analysis.run)]

@@ -7,7 +7,7 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.server.model_memory import memory_parts
+from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, VOID, needed, schedule_lag_limit
@@ -194,9 +194,9 @@ def step_time_table(analysis: Analysis) -> Grid:
     return Grid(heads, tuple(rows), names=0)
 
 
-def memory_table(found: memory_parts.MemoryComparison) -> Grid:
+def memory_table(found: memory_comparison.MemoryComparison) -> Grid:
     """Return what the model should take in memory, part by part, beside what was measured."""
-    rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_parts.comparison_rows(found)]
+    rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_comparison.comparison_rows(found)]
     made_up = all(reading.simulated for reading in found.readings)
     head = "said by the simulated server" if made_up else "measured"
     return Grid(("", "estimate", head, "difference", "from"), tuple(rows), prose=True)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
-from loadtest.analyse.figures.knee import growth
+from loadtest.analyse.figures.stationarity import growth
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
@@ -254,7 +254,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
-    context = memory.granted(e.run)
+    context = memory.granted_context(e.run)
     if not context or int(e.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free

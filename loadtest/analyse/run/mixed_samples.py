@@ -1,4 +1,4 @@
-"""Whether samples of one address come from several servers in turn, behind a gateway that spreads requests: counters show it."""
+"""Whether samples of one address are of several servers, behind a gateway that spreads requests: counters show it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BACK_AND_FORTH = (
 SOON = 4  # samples
 
 
-def counter_in_turn(samples: Sequence[tuple[float, dict[str, Any]]]) -> str | None:
+def mixed_counter(samples: Sequence[tuple[float, dict[str, Any]]]) -> str | None:
     """Return the name of a counter that goes back and forth in these samples; None where none does."""
     series: dict[str, list[float]] = {}
     for _, line in samples:

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
-from loadtest.analyse.server.model_memory import by_slots as memory
+from loadtest.analyse.server.model_memory.by_slots import plan_of_run
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError
 from loadtest.memory import report
@@ -87,7 +85,7 @@ class MemoryComparison:
 def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     """Return estimate and measurements of a run, or a sentence on what is missing."""
     try:
-        plan = memory.plan_of_run(run, slots)
+        plan = plan_of_run(run, slots)
     except PredictionError as error:
         return str(error)
     if plan.kv is None:
@@ -108,13 +106,9 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
         readings.append(_gpu_reading(machine, on_gpus, plan))
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
-    return MemoryComparison(plan, _slots_from(run, slots), tuple(readings), vram, run.simulated is not None)
-
-
-def _slots_from(run: RunData, slots: Slots) -> str:
-    if (run.facts.get("server") or {}).get("slots_said"):
-        return "server"
-    return "inferred" if slots.limit else "assumed"
+    slots_said = (run.facts.get("server") or {}).get("slots_said")
+    slots_from = "server" if slots_said else "inferred" if slots.limit else "assumed"
+    return MemoryComparison(plan, slots_from, tuple(readings), vram, run.simulated is not None)
 
 
 def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
@@ -139,8 +133,8 @@ def _on_gpus(run: RunData, machine: Machine) -> int | None:
         return None
     if frame.attrs["source"] == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
         return None
-    t, used = (frame[name].to_numpy(dtype=np.float64) for name in ("t", "memory_used"))
-    during = used[(t >= 0) & (t <= run.last_end) & np.isfinite(used)]
+    t, used = samples.known_values(frame, "memory_used")
+    during = used[(t >= 0) & (t <= run.last_end)]
     return int(during.max()) if len(during) else None
 
 
