@@ -88,7 +88,6 @@ class GgufHeader:
 
     metadata: dict[str, Any]
     tensors: tuple[StoredTensor, ...]
-    file_bytes: int  # of all parts
     missing: int  # bytes by which the file is shorter than its header says: an incomplete download
 
     @property
@@ -136,7 +135,6 @@ def read_gguf(path: Path) -> GgufHeader:
     return GgufHeader(
         headers[0].metadata,
         tuple(item for header in headers for item in header.tensors),
-        sum(header.file_bytes for header in headers),
         sum(header.missing for header in headers),
     )
 
@@ -225,7 +223,7 @@ def _parse_header(reader: _HeaderReader) -> GgufHeader:
         end = max(end, offset + tensor.bytes)
     alignment = int(metadata.get("general.alignment") or 32)
     data = -(-reader.file.tell() // alignment) * alignment
-    return GgufHeader(metadata, tuple(tensors), reader.size, max(0, data + end - reader.size if tensors else 0))
+    return GgufHeader(metadata, tuple(tensors), max(0, data + end - reader.size if tensors else 0))
 
 
 def _tensor(reader: _HeaderReader) -> tuple[StoredTensor, int]:

@@ -74,7 +74,6 @@ class Fitted:
     """The models of a run that give its levels back."""
 
     known: KnownSlots
-    used: tuple[dict[str, Any], ...]  # that predictions rest on
     models: dict[str, ServerModel]  # by case, AS_KNOWN alone where the limit is known; the first is the likeliest
     ruled_out: tuple[str, ...]  # a sentence for each case that the run itself rules out
 
@@ -121,7 +120,7 @@ def fit_models(
     if not models:
         raise next(iter(missed.values()))
     ruled_out = [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
-    return Fitted(known, tuple(used), models, tuple(ruled_out))
+    return Fitted(known, models, tuple(ruled_out))
 
 
 def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Talks | None]:

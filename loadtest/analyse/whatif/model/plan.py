@@ -34,10 +34,6 @@ class Plan:
     requests: int
     seed: int
 
-    def to_dict(self) -> dict[str, int]:
-        """Return plain JSON values."""
-        return {"requests": self.requests, "seed": self.seed}
-
 
 def new_seed() -> int:
     """Draw the seed of a run to come."""

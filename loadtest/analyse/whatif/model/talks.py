@@ -37,11 +37,6 @@ class Talks:
     host: bool = False
     host_tokens: float | None = None  # None: never full
 
-    @property
-    def lengths(self) -> list[tuple[int, int]]:
-        """Prompt and output tokens of every turn."""
-        return [(turn.prompt, turn.answer) for talk in self.conversations for turn in talk]
-
     def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Talks:
         """Return the talks with what people say, or the answers, longer or shorter by these factors."""
         found = tuple(tuple(_scaled(talk, said, answers)) for talk in self.conversations)
