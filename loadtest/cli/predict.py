@@ -68,7 +68,7 @@ def predict(
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse, without_void
-    from loadtest.analyse.whatif.model.plan import Plan, new_seed
+    from loadtest.analyse.whatif.model.seeded_run import SeededRun, new_seed
     from loadtest.analyse.whatif.promised.predict_loads import predict_loads
 
     _check_loads(concurrency, rate, slots)
@@ -86,7 +86,7 @@ def predict(
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),
-        plan=Plan(requests, new_seed()) if requests else None,
+        seeded=SeededRun(requests, new_seed()) if requests else None,
     )
     _show(document, analysis, _write(path, document, analysis), as_json=as_json)
 

@@ -11,7 +11,7 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.analyse.whatif.model.plan import Plan
+from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.promised.predict_loads import length_of
 from loadtest.analyse.whatif.promised.prediction_file import (
     AS_ASKED,
@@ -131,7 +131,7 @@ def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -
     return ""
 
 
-def _other_requests(document: Document, plan: Plan, analysis: Analysis, level: Mapping[str, Any]) -> str:
+def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, level: Mapping[str, Any]) -> str:
     """Say what a level sent in place of the very requests that were predicted; empty where it sent these."""
     scenario = analysis.run.facts.get("scenario") or {}
     sent = next(each for each in analysis.run.levels if each["index"] == level["index"]).get("requests")

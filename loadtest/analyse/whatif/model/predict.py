@@ -35,7 +35,6 @@ from loadtest.analyse.whatif.model.bands import (
     middle,
     prediction_band,
 )
-from loadtest.analyse.whatif.model.plan import PlannedRequests
 from loadtest.analyse.whatif.model.play import (
     CONTEXT,
     Played,
@@ -47,6 +46,7 @@ from loadtest.analyse.whatif.model.play import (
     figures_of_play,
     queue_grows,
 )
+from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.engine import Engine
@@ -120,7 +120,7 @@ class Load:
     requests: int  # measured ones
     warmups: int
     talks: Talks | None = None  # people in conversations, in place of `send`
-    planned: PlannedRequests | None = None  # the very requests; None: any of such lengths, at any instants
+    seeded: SeededRequests | None = None  # the very requests; None: any of such lengths, at any instants
 
 
 def require_tokens(run: RunData) -> None:
@@ -195,15 +195,16 @@ class ServerModel:
         *,
         slots: int | None = None,
         requests: int | None = None,
-        planned: PlannedRequests | None = None,
+        seeded: SeededRequests | None = None,
     ) -> Prediction:
         """Predict a closed loop of `concurrency` users.
 
         Args:
             slots: parallel slots in place of the measured ones.
             requests: how many are measured, warm-up apart; as the run did it when not given.
-            planned: the very requests, in place of any of such lengths.
+            seeded: the very requests, and so their number, in place of any of such lengths.
         """
+        requests = seeded.run.requests if seeded else requests
         pattern, limit = self.pattern, slots or self.slots
         burst = concurrency if limit is None else min(concurrency, limit)
 
@@ -222,7 +223,7 @@ class ServerModel:
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
             talks=self.talks,
-            planned=planned,
+            seeded=seeded,
         )
         return self._predict(load)
 
@@ -232,13 +233,14 @@ class ServerModel:
         *,
         slots: int | None = None,
         requests: int | None = None,
-        planned: PlannedRequests | None = None,
+        seeded: SeededRequests | None = None,
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
+        requests = seeded.run.requests if seeded else requests
 
         def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
             drawn = accumulate(draw.expovariate(rate) for _ in plan)
-            return open_loop(engine, plan, list(planned.instants_s(rate) if planned else drawn), see=see)
+            return open_loop(engine, plan, list(seeded.instants_s(rate) if seeded else drawn), see=see)
 
         load = Load(
             send=send,
@@ -248,7 +250,7 @@ class ServerModel:
             lengths=list(zip(self.prompts, self.outputs, strict=True)),
             requests=requests or OPEN_REQUESTS,
             warmups=0,
-            planned=planned,
+            seeded=seeded,
         )
         return self._predict(load)
 
@@ -262,8 +264,8 @@ class ServerModel:
             played = talks.play(engine, plan, users, log.see)
             return counted_turns(played, log, requests, users, warm=talks.warm)
         lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
-        if load.planned is not None:
-            lengths = load.planned.lengths(lengths, warmups=load.warmups)
+        if load.seeded is not None:
+            lengths = load.seeded.lengths(lengths, warmups=load.warmups)
         streams = load.send(engine, cold_requests(lengths), draw, log.see)
         return Played(streams, log, np.arange(len(streams)) >= load.warmups)
 
@@ -349,7 +351,7 @@ class ServerModel:
         tokens = sum(output for _, output in load.lengths) / len(load.lengths)
         at_once = min(load.concurrency or self.streams, load.slots or self.streams, self.streams)
         tokens *= 1 + 2 / at_once  # a step takes time to simulate as well, however few streams share it
-        fewest = load.requests if load.planned else max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
+        fewest = load.requests if load.seeded else max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
         most, budget = MOST_SEEDS, TOKENS_SIMULATED
         if load.rate is not None:
             most, budget = MOST_OPEN_SEEDS, OPEN_TIMES * TOKENS_SIMULATED

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from loadtest.analyse.server.timing.prefill import Interval
-from loadtest.analyse.whatif.model.plan import Plan
 from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.promised.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
@@ -79,7 +79,7 @@ class Document:
     rests_on: dict[str, Any]  # levels, slots and how they are known, step times, prefill, errors
     said: tuple[str, ...]  # sentences to be read before any figure
     loads: tuple[PredictedLoad, ...]
-    plan: Plan | None = None  # of the run whose very requests are predicted; None: any run of such loads
+    plan: SeededRun | None = None  # of the run whose very requests are predicted; None: any run of such loads
 
     @property
     def slots(self) -> int | None:
@@ -139,7 +139,7 @@ def parse_document(body: bytes, name: str) -> Document:
             rests_on={**found["rests_on"], "slots": {"limit": None, **found["rests_on"]["slots"]}},
             said=tuple(map(str, found["said"])),
             loads=tuple(map(_load, found["loads"])),
-            plan=None if (plan := found.get("plan")) is None else Plan(int(plan["requests"]), int(plan["seed"])),
+            plan=None if (plan := found.get("plan")) is None else SeededRun(int(plan["requests"]), int(plan["seed"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise PredictionError(f"{name} lacks what a prediction holds; make it anew with `loadtest predict`.") from None
@@ -172,12 +172,3 @@ def _case(found: Mapping[str, Any]) -> Case:
 
 def _figures(found: Mapping[str, Any]) -> FigureValues:
     return {str(name): float(value) for name, value in found.items() if value is not None}
-
-
-def grid_of(
-    concurrencies: Sequence[int], rates: Sequence[float], slots: Sequence[int]
-) -> list[tuple[int | None, float | None, int | None]]:
-    """Return every load asked for with every number of slots asked for: (users, rate, slots)."""
-    loads: list[tuple[int | None, float | None]] = [(users, None) for users in concurrencies]
-    loads += [(None, rate) for rate in rates]
-    return [(*load, each) for load in dict.fromkeys(loads) for each in (dict.fromkeys(slots) or (None,))]
