@@ -19,8 +19,7 @@ from support.made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETER
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, report, shapes, weights
 from loadtest.memory import gguf as header
-from loadtest.memory.estimate import Cache, Facts, MemoryPlan
-from loadtest.memory.loaded import kv_bytes, server_facts
+from loadtest.memory.estimate import Cache, Facts, MemoryPlan, facts_of_server, kv_bytes
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30
@@ -324,13 +323,13 @@ def test_beside_a_run(loadtest: Call, simulated_url: str, tmp_path: Path) -> Non
 
 
 def test_a_server_that_says_little_is_filled_from_its_name() -> None:
-    facts = server_facts("llama3.1:70b", {"quantization_level": "Q4_0"}, None)
+    facts = facts_of_server("llama3.1:70b", {"quantization_level": "Q4_0"}, None)
     assert facts.weights == 39_961_870_592
-    unknown = server_facts("mine", {"quantization_level": "Q4_0", "parameter_size": "3.2B"}, None)
+    unknown = facts_of_server("mine", {"quantization_level": "Q4_0", "parameter_size": "3.2B"}, None)
     assert unknown.weights == 3_200_000_000 * 18 // 32
     assert "up to a tenth low" in unknown.weights_from
     with pytest.raises(ScenarioError, match="does not say how large"):
-        server_facts("mine", {}, None)
+        facts_of_server("mine", {}, None)
 
 
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:

@@ -52,12 +52,12 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
       loadtest advise runs/first --slo ttft_p95=2 --gpu-memory 80GB
     """
     from loadtest.analyse.summary import analyse
-    from loadtest.memory.loaded import parse_memory
+    from loadtest.memory.sizes import parse_size
 
     objectives = () if slo is None else parse_objectives(slo)
     if any(each.figure == ERRORS for each in objectives):
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
-    room = None if gpu_memory is None else parse_memory(gpu_memory)
+    room = None if gpu_memory is None else parse_size(gpu_memory)
     analysis = analyse(run)
     body = (
         _advise_groups(run, analysis.groups, objectives, room, as_json=as_json)

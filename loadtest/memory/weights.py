@@ -49,10 +49,10 @@ def dtype(name: str) -> str:
     return known
 
 
-def bytes_each(dtype_name: str) -> str:
-    """Return the size of one parameter in words, "2 bytes"."""
-    size = DTYPES[dtype_name]
-    return f"{size:g} byte{'' if size == 1 else 's'}"
+def dtype_source(parameters: int, name: str) -> str:
+    """Say how weights of a dtype are computed, "7,000,000,000 parameters × 2 bytes (fp16)"."""
+    kind = dtype(name)
+    return f"{parameters:,} parameters × {DTYPES[kind]:g} byte{'' if DTYPES[kind] == 1 else 's'} ({kind})"
 
 
 def recipe(name: str) -> str:
@@ -64,6 +64,10 @@ def recipe(name: str) -> str:
             "for a file of any other type: --gguf FILE."
         )
     return known[name.upper()]
+
+
+def quantised_source(quantization: str) -> str:
+    return f"every tensor as llama.cpp quantises to {recipe(quantization)}"
 
 
 def weigh(shape: Shape, quantization: str) -> int:
