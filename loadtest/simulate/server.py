@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import signal
 import socket
@@ -22,14 +23,14 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
-from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, AnswerFormat, OllamaFormat, OpenAIFormat, refusal_body
-from loadtest.simulate.api.answer_writer import AnswerWriter, fault_place, refusal_of
+from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, OpenAIFormat
+from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, fault_place
 from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.api.http1 import ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.refusals import BUSY_SENTENCE, RefusedError, refusal_body
 from loadtest.simulate.api.request_bodies import (
     GenerationRequest,
-    RefusedError,
     check_model,
     parse_body,
     read_ollama_request,
@@ -131,14 +132,11 @@ class SimulatedServer:
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", self.options.port))
+            listener = socket.create_server(("127.0.0.1", self.options.port), backlog=4096)
         except OSError as error:
-            listener.close()
-            raise ScenarioError(f"cannot listen on 127.0.0.1:{self.options.port}: {error.strerror}.") from None
-        listener.listen(4096)
+            why = os.strerror(error.errno or 0)
+            raise ScenarioError(f"cannot listen on 127.0.0.1:{self.options.port}: {why}.") from None
         listener.setblocking(False)
         if self.options.truth is not None:
             try:
@@ -237,7 +235,7 @@ class SimulatedServer:
         if request.unload:
             self.engine.unload()
             answer.whole(Stream(EngineRequest(self._count, (), 0), 0, reason="unload"))
-        elif answer.fault is not None and (refusal := refusal_of(answer.fault.kind)) is not None:
+        elif answer.fault is not None and (refusal := REFUSED_AT_ONCE.get(answer.fault.kind)):
             answer.refuse(*refusal, outcome=answer.fault.kind.value)
         else:
             self._submit(answer)

@@ -6,17 +6,14 @@ import functools
 import random
 import time
 import zlib
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from loadtest.simulate.api.event_formats import messages_refusal
 from loadtest.simulate.api.request_bodies import GenerationRequest
 from loadtest.simulate.model.stream import Stream
 
 KILLED_SENTENCE = "an error was encountered while running the model: unexpected EOF"
-DIED_SENTENCE = "llama runner process no longer running: -1 "
-BUSY_SENTENCE = "server busy, please try again.  maximum pending requests exceeded"
 
 
 def created_at(wall_ns: int) -> bytes:
@@ -31,23 +28,31 @@ def _second_text(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-class AnswerFormat(Protocol):
-    """Makes one answer's bytes: `token` for each token with text, then `end`; or `whole` where it is not streamed."""
+class AnswerFormat:
+    """Makes one answer's bytes: `token` for each token with text, then `end`; or `whole` where it is not streamed.
 
-    content_type: str
-    content_type_whole: str
+    The texts given to `token` are JSON-encoded already, to save time.
+    """
 
-    def token(self, text: bytes, wall_ns: int, /) -> bytes: ...
+    content_type = "text/event-stream"
+    content_type_whole = "application/json"
 
-    def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes: ...
+    def token(self, text: bytes, wall_ns: int, /) -> bytes:
+        raise NotImplementedError
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes: ...
+    def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes:
+        raise NotImplementedError
 
-    def broken(self) -> bytes: ...
+    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes:
+        raise NotImplementedError
+
+    def broken(self) -> bytes:
+        """Return what a stream says whose engine died: nothing in most formats, where it just ends."""
+        return b""
 
 
-class OllamaFormat:
-    """/api/chat and /api/generate. The texts given to `token` are JSON-encoded already, to save time."""
+class OllamaFormat(AnswerFormat):
+    """/api/chat and /api/generate."""
 
     content_type = "application/x-ndjson"
     content_type_whole = "application/json; charset=utf-8"
@@ -92,11 +97,8 @@ class OllamaFormat:
         return start + b"," + orjson.dumps(tail)[1:]
 
 
-class OpenAIFormat:
+class OpenAIFormat(AnswerFormat):
     """/v1/chat/completions and /v1/completions as Ollama 0.24 writes them; `created` is whole seconds, ids not unique."""
-
-    content_type = "text/event-stream"
-    content_type_whole = "application/json"
 
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
         self._request = request
@@ -144,34 +146,10 @@ class OpenAIFormat:
         return event
 
     def _frame(self, choices: list[dict[str, Any]], second: int, *, streamed: bool) -> dict[str, Any]:
-        if self._chat:
-            return {
-                "id": self._id,
-                "object": "chat.completion.chunk" if streamed else "chat.completion",
-                "created": second,
-                "model": self._request.model,
-                "system_fingerprint": "fp_ollama",
-                "choices": choices,
-            }
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": second,
-            "choices": choices,
-            "model": self._request.model,
-            "system_fingerprint": "fp_ollama",
-        }
-
-
-def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
-    """Return content type and body of an error answer on `path`, in its API's form."""
-    if path == "/v1/messages":
-        return "application/json", messages_refusal(status, sentence)
-    if not path.startswith("/v1/"):
-        return "application/json; charset=utf-8", orjson.dumps({"error": sentence})
-    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
-    error = {"message": sentence, "type": kind, "param": None, "code": None}
-    return "application/json", orjson.dumps({"error": error}) + b"\n"
+        kind = "text_completion" if not self._chat else "chat.completion.chunk" if streamed else "chat.completion"
+        head = {"id": self._id, "object": kind, "created": second}
+        said, model = {"choices": choices}, {"model": self._request.model, "system_fingerprint": "fp_ollama"}
+        return head | model | said if self._chat else head | said | model
 
 
 def _usage(stream: Stream) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
-from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, DIED_SENTENCE, AnswerFormat, refusal_body
+from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.embeddings import EmbeddingsFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.refusals import BUSY_SENTENCE, DIED_SENTENCE, refusal_body
 from loadtest.simulate.api.request_bodies import GenerationRequest
 from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
@@ -21,6 +22,7 @@ from loadtest.simulate.model.prompts import Prompt, of_pieces
 from loadtest.simulate.model.stream import Emission, Stream
 
 EVENT_END = b"\n\n"
+REFUSED_AT_ONCE = {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}
 _ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
 
 
@@ -68,10 +70,6 @@ class AnswerWriter:
     _sent: int = 0  # tokens with text; of embeddings inputs that were read
     _headed: bool = False
     _held: list[Emission] | None = None  # while stalled
-
-    @property
-    def stream(self) -> Stream | None:
-        return self.streams[0] if self.streams else None
 
     def emit(self, emission: Emission) -> None:
         """Write a token or an end that the engine has made."""
@@ -127,7 +125,8 @@ class AnswerWriter:
             "last_token": self.last_ns,
             "end": self.end_ns,
         }
-        if (stream := self.stream) is not None:
+        if self.streams:
+            stream = self.streams[0]
             facts |= {
                 "reason": stream.reason,
                 "slot": stream.slot,
@@ -226,8 +225,3 @@ def fault_place(limit: int, natural: int | None, rng: random.Random) -> int:
     """Draw after how many tokens a fault strikes: within the first half of the answer, at least one."""
     length = min(limit, natural or limit, 200)
     return rng.randint(1, max(length // 2, 1))
-
-
-def refusal_of(kind: FaultKind) -> tuple[int, str] | None:
-    """Return status and sentence of a fault that refuses at once, None for those that strike in mid-stream."""
-    return {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}.get(kind)

@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 
 from loadtest.simulate.api import text
-from loadtest.simulate.api.request_bodies import GenerationRequest, RefusedError, check_model
+from loadtest.simulate.api.answer_formats import AnswerFormat
+from loadtest.simulate.api.refusals import RefusedError
+from loadtest.simulate.api.request_bodies import GenerationRequest, check_model
 from loadtest.simulate.model.stream import Stream
 from loadtest.simulate.profiles import Profile
 
@@ -56,21 +58,13 @@ def vector(said: str) -> tuple[float, ...]:
     return tuple(round(value / length, 9) for value in values)
 
 
-class EmbeddingsFormat:
+class EmbeddingsFormat(AnswerFormat):
     """Both answers; nothing of them comes before the whole."""
-
-    content_type = content_type_whole = "application/json; charset=utf-8"
 
     def __init__(self, request: GenerationRequest) -> None:
         self._request = request
-        if request.endpoint != "embed":
-            self.content_type_whole = "application/json"
-
-    def token(self, text: bytes, wall_ns: int, /) -> bytes:
-        raise NotImplementedError  # an answer without a stream has no tokens
-
-    def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes:
-        raise NotImplementedError
+        if request.endpoint == "embed":
+            self.content_type_whole = "application/json; charset=utf-8"
 
     def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
         del text, wall_ns
@@ -92,9 +86,6 @@ class EmbeddingsFormat:
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return orjson.dumps({"object": "list", "data": data, "model": self._request.model, "usage": usage}) + b"\n"
-
-    def broken(self) -> bytes:
-        return b""
 
 
 def _packed(values: Sequence[float]) -> str:

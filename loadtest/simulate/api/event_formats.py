@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
 import orjson
 
+from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.request_bodies import GenerationRequest
 from loadtest.simulate.model.stream import Stream
 
 SORTED = orjson.OPT_SORT_KEYS  # as Go writes a map
 
 
-class ResponsesFormat:
-    """/v1/responses; the texts given to `token` are JSON-encoded already."""
-
-    content_type = "text/event-stream"
-    content_type_whole = "application/json"
+class ResponsesFormat(AnswerFormat):
+    """/v1/responses."""
 
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
         self._request = request
@@ -58,10 +55,6 @@ class ResponsesFormat:
         self._began = wall_ns // 1_000_000_000
         item = self._message([part], "completed")
         return orjson.dumps(self._response(wall_ns, "completed", [item], _usage(stream))) + b"\n"
-
-    def broken(self) -> bytes:
-        """Return nothing: of an engine that died these streams say not a word, they end."""
-        return b""
 
     def _start(self, wall_ns: int) -> bytes:
         self._began = wall_ns // 1_000_000_000
@@ -132,11 +125,8 @@ def _usage(stream: Stream) -> dict[str, Any]:
     }
 
 
-class MessagesFormat:
-    """/v1/messages; the texts given to `token` are JSON-encoded already."""
-
-    content_type = "text/event-stream"
-    content_type_whole = "application/json"
+class MessagesFormat(AnswerFormat):
+    """/v1/messages."""
 
     _BEFORE = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":'
 
@@ -165,10 +155,6 @@ class MessagesFormat:
         said = {"content": [{"type": "text", "text": text}], "stop_reason": _stop_reason(stream), "usage": usage}
         return orjson.dumps({**self._head(), **said}) + b"\n"
 
-    def broken(self) -> bytes:
-        """Return nothing: of an engine that died these streams say not a word, they end."""
-        return b""
-
     def _start(self) -> bytes:
         """Return what comes before the first token, with a guess of the prompt's tokens, as Ollama makes it."""
         if self._begun:
@@ -189,10 +175,3 @@ def _event(row: dict[str, Any]) -> bytes:
 
 def _stop_reason(stream: Stream) -> str:
     return "max_tokens" if stream.reason == "length" else "end_turn"
-
-
-def messages_refusal(status: int, sentence: str) -> bytes:
-    """Return the body of an error on /v1/messages."""
-    kinds = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}
-    error = {"type": kinds.get(status, "api_error"), "message": sentence}
-    return orjson.dumps({"type": "error", "error": error, "request_id": f"req_{time.time_ns():024x}"}) + b"\n"

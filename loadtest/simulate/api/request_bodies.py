@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from loadtest.simulate.api import text
+from loadtest.simulate.api.refusals import RefusedError
 from loadtest.simulate.profiles import Profile
 
 _INTEGERS = {
@@ -20,15 +21,6 @@ _FLOATS = {
     *("top_p", "min_p", "typical_p", "temperature"),
     *("repeat_penalty", "presence_penalty", "frequency_penalty"),
 }
-
-
-class RefusedError(Exception):
-    """The request is answered with an error: its HTTP status and its sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
