@@ -328,7 +328,7 @@ class Engine:
         if not self.timing.neighbours:
             return self._draw(len(decoding))
         slots = [stream.slot for stream in decoding if stream.slot is not None]
-        return sum(map(self._draw, pass_sizes(slots, neighbours=True))) if slots else self._draw(len(decoding))
+        return sum(map(self._draw, pass_sizes(slots))) if slots else self._draw(len(decoding))
 
     def _draw(self, streams: int) -> float:
         values = self._step_values.get(streams)
