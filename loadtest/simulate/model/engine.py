@@ -201,7 +201,7 @@ class Engine:
         while self._queue and self._room(self._queue[0]):
             stream = self._queue.popleft()
             self._tickets += 1
-            self._held += _holds(stream)
+            self._held += _tokens_held(stream)
             stream.slot_won = at
             handover = self._handed_over(at, ended=ended, beside=beside)
             if timing.apart and not beside and self._granted == at and self._random.random() < timing.apart:
@@ -227,7 +227,7 @@ class Engine:
         if self._limit is not None and self._tickets >= self._limit:
             return False
         most = self.timing.kv_tokens
-        return most is None or not self._tickets or self._held + _holds(stream) <= most
+        return most is None or not self._tickets or self._held + _tokens_held(stream) <= most
 
     def _make_ready(self, stream: Stream) -> None:
         stream.stage = Stage.READY
@@ -239,7 +239,7 @@ class Engine:
         self._ended = True
         if stage in _HOLDS_SLOT:
             self._tickets -= 1
-            self._held -= _holds(stream)
+            self._held -= _tokens_held(stream)
             if self._batch is None or self._batch.end != at:
                 self._grant(at)
         self._schedule(at)
@@ -268,7 +268,7 @@ class Engine:
             decoding = []
         if not decoding and not prompts:
             return
-        seconds = self._jittered(self._seconds(decoding, prompts))
+        seconds = self._jittered(self._batch_seconds(decoding, prompts))
         self._batch = _Batch(at + max(round(seconds * NS_PER_S), 1), decoding, prompts)
 
     @property
@@ -278,11 +278,11 @@ class Engine:
     def _prompt_alone(self, stream: Stream) -> float:
         """Return how long a prompt takes that is evaluated beside everything else."""
         timing = self.timing
-        seconds = timing.prompt_s + self._evaluation(stream, stream.todo) + timing.beside_s * (self._tickets - 1)
+        seconds = timing.prompt_s + self._prompt_seconds(stream, stream.todo) + timing.beside_s * (self._tickets - 1)
         seconds *= self._prompt_factor()
         return seconds if timing.own_clocks else max(seconds, self._draw(1))
 
-    def _evaluation(self, stream: Stream, tokens: int) -> float:
+    def _prompt_seconds(self, stream: Stream, tokens: int) -> float:
         """Return how long the next `tokens` of a stream's prompt take."""
         timing = self.timing
         seconds = tokens * timing.prefill_s
@@ -309,7 +309,7 @@ class Engine:
         stream.stage, stream.prefill_start = Stage.PREFILL, at
         return True
 
-    def _seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
+    def _batch_seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
         alone = self._step(decoding)
         if self.timing.context_s and decoding:
             held = sum(stream.prompt_tokens + stream.tokens for stream in decoding)
@@ -317,7 +317,7 @@ class Engine:
         if not prompts:
             return alone
         timing = self.timing
-        evaluated = sum(self._evaluation(stream, tokens) for stream, tokens in prompts)
+        evaluated = sum(self._prompt_seconds(stream, tokens) for stream, tokens in prompts)
         if timing.prompt_s or timing.restore_s:
             new = [stream for stream, _ in prompts if stream.todo == stream.prompt_tokens - stream.cached]
             evaluated += len(new) * timing.prompt_s + sum(stream.restored for stream in new) * timing.restore_s
@@ -365,7 +365,7 @@ class Engine:
             self._end(stream, at, "length" if token.text else "stop")
 
 
-def _holds(stream: Stream) -> int:
+def _tokens_held(stream: Stream) -> int:
     """Return how many tokens a stream will hold in the end."""
     request = stream.request
     return stream.prompt_tokens + (request.limit if request.natural is None else min(request.natural, request.limit))
