@@ -124,9 +124,10 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model.fit import known_slots
     from loadtest.analyse.whatif.model.predict import require_tokens
+    from loadtest.analyse.whatif.model.series import longest_series
     from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 
-    series = work.longest_series(analysis.run)
+    series = longest_series(analysis.run)
     if series is None:
         raise PredictionError(
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."

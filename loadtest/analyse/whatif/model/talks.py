@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,13 +102,13 @@ def talks_of(run: RunData, use: CacheUse | None) -> Talks | None:
     )
 
 
-def only_levels(talks: Talks, run: RunData, levels: list[int]) -> Talks:
+def only_levels(talks: Talks, run: RunData, levels: Sequence[int]) -> Talks:
     """Return the talks with the conversations of these levels alone."""
     found = tuple(_whole(run, levels))
     return replace(talks, conversations=found) if found else talks
 
 
-def _whole(run: RunData, levels: list[int] | None = None) -> Iterator[EngineConversation]:
+def _whole(run: RunData, levels: Sequence[int] | None = None) -> Iterator[EngineConversation]:
     """Yield the conversations of which every turn went well."""
     frame = talk_keys(run)
     frame["prompt"], frame["answer"] = run.column("prompt_tokens"), run.column("output_tokens")
@@ -116,7 +116,7 @@ def _whole(run: RunData, levels: list[int] | None = None) -> Iterator[EngineConv
     usual = frame["think"].median()
     frame["think"] = frame["think"].fillna(0.0 if np.isnan(usual) else usual)
     if levels is not None:
-        frame = frame[frame["level"].isin(levels)]
+        frame = frame[frame["level"].isin(list(levels))]
     frame = frame[np.isfinite(frame["talk"])].sort_values(["level", "talk", "turn"], kind="stable")
     for _, rows in frame.groupby(["level", "talk"], sort=False):
         lengths = rows[["prompt", "answer", "think"]].to_numpy(dtype=np.float64)

@@ -8,7 +8,7 @@ steps behind slots, is tried first and kept where it gives back the run. Where n
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,8 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.token_budget import kv_budget
 from loadtest.analyse.server.timing.own_clocks import own_clocks
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.advice.slot_advice import narrowed
 from loadtest.analyse.whatif.model import self_check
-from loadtest.analyse.whatif.model.lengths import with_asked_lengths
+from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.errors import PredictionError
@@ -63,7 +62,7 @@ def fitted_way(
             if talks is not None and way.startswith(CLOCKS_WAY):
                 continue  # no cache of prompts is known of such servers
             model = model if talks is None else replace(model, talks=talks)  # noqa: PLW2901
-            mine = likely_lengths(model, run, [level["index"] for level in used])
+            mine = with_likely_lengths(model, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}
             wrong = self_check.unmatched(functools.partial(_said, mine, run, known), used)
             if wrong is None:
@@ -78,19 +77,13 @@ def fitted_way(
     )
 
 
-def likely_lengths(model: ServerModel, run: RunData, levels: Iterable[int]) -> ServerModel:
-    """Return the model with the lengths that another run of these levels would draw from."""
-    levels = list(levels)
-    return with_asked_lengths(narrowed(model, run, levels), run, levels)
-
-
 def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], level: Mapping[str, Any]) -> Prediction:
     return known.get(level["index"]) or own_level(model, run, level)
 
 
 def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
     """Return what a model says of a level of its run, for the lengths and at the pace of steps that this level had."""
-    mine = replace(narrowed(model, run, [level["index"]]), redrawn=False, pace_error=0.0)
+    mine = replace(with_lengths_of(model, run, [level["index"]]), redrawn=False, pace_error=0.0)
     if pace := dict(model.paces).get(level["index"]):
         mine = _worked(mine, step=mine.timing.step.scaled(pace))  # its slots are those measured
     if level["concurrency"]:

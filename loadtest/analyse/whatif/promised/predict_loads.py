@@ -17,9 +17,10 @@ from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.beyond import allowing_for_growth
-from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, levels_used
+from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
+from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.ways import NoWayError
 from loadtest.analyse.whatif.promised.prediction_file import (
     AS_ASKED,

@@ -8,8 +8,9 @@ from typing import Any
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.advice.slot_advice import Advice, longest_series
+from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model.fit import known_slots
+from loadtest.analyse.whatif.model.series import longest_series
 from loadtest.analyse.whatif.promised.predict_loads import document_of, textbook_beside
 from loadtest.analyse.whatif.promised.prediction_file import AS_ASKED, Case, Document, PredictedLoad
 
