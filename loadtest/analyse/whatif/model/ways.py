@@ -23,7 +23,7 @@ from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_l
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.errors import PredictionError
-from loadtest.simulate.model.timing import BEFORE, BESIDE
+from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED
 
 BEFORE_WAY = "streams share steps, and wait while a prompt is evaluated"
 BESIDE_WAY = "streams share steps, and prompts are evaluated beside them"
@@ -56,25 +56,22 @@ def fitted_way(
     NoWayError where no way gives the levels back, and PredictionError where the run says too little.
     """
     require_tokens(run)
-    missed, refused = "", None
+    missed = ""
     try:
         for way, model in _ways(run, slots, steps):
             if talks is not None and way.startswith(CLOCKS_WAY):
                 continue  # no cache of prompts is known of such servers
-            model = model if talks is None else replace(model, talks=talks)  # noqa: PLW2901
-            mine = with_likely_lengths(model, run, [level["index"] for level in used])
+            talking = model if talks is None else replace(model, talks=talks)
+            mine = with_likely_lengths(talking, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}
             wrong = self_check.unmatched(functools.partial(_said, mine, run, known), used)
             if wrong is None:
                 return replace(mine, way=way)
             missed = missed or wrong
-    except PredictionError as error:
-        refused = error
-    if missed:
-        raise NoWayError(missed)
-    raise refused or PredictionError(
-        "No prediction: no steps between tokens were seen; measure answers of more tokens."
-    )
+    except PredictionError:
+        if not missed:
+            raise
+    raise NoWayError(missed)
 
 
 def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], level: Mapping[str, Any]) -> Prediction:
@@ -98,20 +95,17 @@ def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, Serve
         usual = ServerModel.of(run, slots, steps)
     except PredictionError as error:
         usual, refused = None, error
-    budget = None if slots.limit else kv_budget(run)
-    limit = f"; {budget} tokens of prompts and answers are held at most" if budget else ""
+    limits: list[tuple[int | None, str]] = [(None, "")]
+    if not slots.limit and (budget := kv_budget(run)):
+        limits.append((budget, f"; {budget} tokens of prompts and answers are held at most"))
     if usual is not None:
-        yield SLICED_WAY, usual
-        for way, name in ((BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
-            yield name, _worked(usual, prefill_way=way)
-        if budget:
-            for way, name in (("sliced", SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
-                yield name + limit, _worked(usual, prefill_way=way, kv_tokens=budget)
+        for held, limit in limits:
+            for way, name in ((SLICED, SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
+                yield name + limit, _worked(usual, prefill_way=way, kv_tokens=held)
     clocks = _of_own_clocks(run, slots, steps)
     if clocks is not None:
-        yield CLOCKS_WAY, clocks
-        if budget:
-            yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=budget)
+        for held, limit in limits:
+            yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=held)
     if refused is not None:
         raise refused
 

@@ -7,7 +7,7 @@ Each is fitted to the levels of a closed loop that the prediction rests on. A fi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -16,6 +16,7 @@ import numpy as np
 from loadtest.analyse.run.arrays import FloatArray
 
 FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
+Points = list[tuple[int, float]]  # (users, figure), in order of users
 
 ERLANG, USL, LINE, KNEE = "M/M/c", "USL", "straight line", "knee"
 KNEES_TRIED = 200
@@ -158,16 +159,12 @@ def straight_line(levels: Sequence[Measured], users: int) -> FigureValues:
 
     Linear interpolation as anybody draws it with a ruler. It needs two levels.
     """
-    found: FigureValues = {}
-    for name in SCORED:
-        points = _points(levels, name)
-        if len(points) < 2:
-            continue
+
+    def value(points: Points) -> float:
         (x0, y0), (x1, y1) = next((pair for pair in pairwise(points) if users <= pair[1][0]), (points[-2], points[-1]))
-        value = y0 + (y1 - y0) * (users - x0) / (x1 - x0)
-        if value > 0:
-            found[name] = value
-    return found
+        return y0 + (y1 - y0) * (users - x0) / (x1 - x0)
+
+    return _by_figure(levels, 2, value)
 
 
 def knee(levels: Sequence[Measured], users: int) -> FigureValues:
@@ -176,21 +173,17 @@ def knee(levels: Sequence[Measured], users: int) -> FigureValues:
     R. E. Quandt, 1958 (switching regressions); V. M. R. Muggeo, 2003 (continuous ones). The knee is searched among 200
     numbers of users between the second level and the last but one. It needs four levels.
     """
-    found: FigureValues = {}
-    for name in SCORED:
-        points = _points(levels, name)
-        if len(points) < 4:
-            continue
+
+    def value(points: Points) -> float:
         x, y = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
         fits = []
         for bend in map(float, np.linspace(x[1], x[-2], KNEES_TRIED)):
             parts = np.linalg.lstsq(_segments(x, bend), y, rcond=None)[0]
             fits.append((float(((_segments(x, bend) @ parts - y) ** 2).sum()), bend, parts))
         _, bend, parts = min(fits, key=lambda fit: fit[:2])
-        value = float((_segments(np.array([float(users)]), bend) @ parts)[0])
-        if value > 0:
-            found[name] = value
-    return found
+        return float((_segments(np.array([float(users)]), bend) @ parts)[0])
+
+    return _by_figure(levels, 4, value)
 
 
 def _segments(users: FloatArray, bend: float) -> FloatArray:
@@ -198,8 +191,15 @@ def _segments(users: FloatArray, bend: float) -> FloatArray:
     return np.stack([np.ones_like(users), users, np.maximum(users - bend, 0.0)], axis=1)
 
 
-def _points(levels: Sequence[Measured], name: str) -> list[tuple[int, float]]:
-    """Return (users, figure) in order of users, the mean where a number of users was measured twice."""
+def _by_figure(levels: Sequence[Measured], fewest: int, value: Callable[[Points], float]) -> FigureValues:
+    """Return what a model says of each figure that at least so many numbers of users have, if it is above zero."""
+    points = {name: _points(levels, name) for name in SCORED}
+    found = {name: value(each) for name, each in points.items() if len(each) >= fewest}
+    return {name: figure for name, figure in found.items() if figure > 0}
+
+
+def _points(levels: Sequence[Measured], name: str) -> Points:
+    """Return a figure by users, its mean where a number of users was measured twice."""
     known: dict[int, list[float]] = {}
     for level in levels:
         if level.get(name) > 0:
