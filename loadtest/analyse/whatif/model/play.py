@@ -77,13 +77,12 @@ def cold_requests(lengths: list[tuple[int, int]]) -> list[EngineRequest]:
     ]
 
 
-def figures_of_play(
-    streams: list[Stream], log: TokenLog, measured: BoolArray, users: int | None, *, talks: bool = False
-) -> tuple[dict[str, dict[str, float]], int]:
+def figures_of_play(played: Played, users: int | None, *, talks: bool) -> tuple[dict[str, dict[str, float]], int]:
     """Return the figures of one simulated run, of its `measured` requests, and the most streams at once.
 
     `talks`: they are turns of conversations, which a prefix cache may hold.
     """
+    streams, log, measured = played.streams, played.log, played.measured
     arrived, scheduled, won, start, first, last = (
         np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS_PER_S
         for name in ("arrived", "scheduled", "slot_won", "prefill_start", "first", "last")

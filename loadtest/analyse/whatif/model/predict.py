@@ -341,9 +341,7 @@ class ServerModel:
         host = load.talks.engine_cache() if load.talks is not None else None
         engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
         one = self._play(load, engine, requests, draw)
-        figures, depth = figures_of_play(
-            one.streams, one.log, one.measured, load.concurrency, talks=load.talks is not None
-        )
+        figures, depth = figures_of_play(one, load.concurrency, talks=load.talks is not None)
         return figures, depth, load.rate is not None and queue_grows(one.streams)
 
     def _affordable(self, load: Load) -> tuple[int, int]:

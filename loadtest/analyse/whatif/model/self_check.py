@@ -94,6 +94,4 @@ def _known_to(seen: Prediction, name: str, statistic: str, share: float) -> Inte
 
 
 def _figure_text(name: str, value: float) -> str:
-    if name.endswith("per_s"):
-        return number(value)
-    return seconds(value)
+    return number(value) if name.endswith("per_s") else seconds(value)

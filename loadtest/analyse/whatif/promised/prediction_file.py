@@ -133,42 +133,39 @@ def parse_document(body: bytes, name: str) -> Document:
         )
     try:
         return Document(
-            made=str(found["made"]),
-            loadtest=str(found["loadtest"]),
-            run={**found["run"], "sha256": str(found["run"]["sha256"])},
+            made=found["made"],
+            loadtest=found["loadtest"],
+            run={**found["run"], "sha256": found["run"]["sha256"]},
             rests_on={**found["rests_on"], "slots": {"limit": None, **found["rests_on"]["slots"]}},
-            said=tuple(map(str, found["said"])),
+            said=tuple(found["said"]),
             loads=tuple(map(_load, found["loads"])),
-            plan=None if (plan := found.get("plan")) is None else SeededRun(int(plan["requests"]), int(plan["seed"])),
+            plan=None if (plan := found.get("plan")) is None else SeededRun(plan["requests"], plan["seed"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise PredictionError(f"{name} lacks what a prediction holds; make it anew with `loadtest predict`.") from None
 
 
 def _load(found: Mapping[str, Any]) -> PredictedLoad:
-    users, rate, slots = found["concurrency"], found["rate"], found["slots_asked"]
     return PredictedLoad(
-        None if users is None else int(users),
-        None if rate is None else float(rate),
-        None if slots is None else int(slots),
+        found["concurrency"],
+        found["rate"],
+        found["slots_asked"],
         tuple(map(_case, found["cases"])),
-        {str(name): _figures(figures) for name, figures in found["textbook"].items()},
+        {name: _figures(figures) for name, figures in found["textbook"].items()},
         bool(found.get("people")),
     )
 
 
 def _case(found: Mapping[str, Any]) -> Case:
-    bands = {str(name): (float(low), float(high)) for name, (low, high) in found["bands"].items()}
-    slots, beyond = found["slots"], found["extrapolates"]
     return Case(
-        str(found["name"]),
-        None if slots is None else int(slots),
+        found["name"],
+        found["slots"],
         _figures(found["figures"]),
-        bands,
-        None if beyond is None else str(beyond),
-        bool(found["grows"]),
+        {name: (low, high) for name, (low, high) in found["bands"].items()},
+        found["extrapolates"],
+        found["grows"],
     )
 
 
 def _figures(found: Mapping[str, Any]) -> FigureValues:
-    return {str(name): float(value) for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None}
