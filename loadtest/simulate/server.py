@@ -30,7 +30,6 @@ from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.api.http1 import ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.refusals import BUSY_SENTENCE, RefusedError, refusal_body
 from loadtest.simulate.api.request_bodies import (
-    GenerationRequest,
     check_model,
     parse_body,
     read_ollama_request,
@@ -57,6 +56,14 @@ GENERATION_PATHS = {
     "/v1/messages": "v1-messages",
     "/v1/embeddings": "v1-embeddings",
     "/api/embed": "embed",
+}
+FORMATS: dict[str, type[AnswerFormat]] = {  # by endpoint; Ollama's own are not here
+    "v1-chat": OpenAIFormat,
+    "v1-completions": OpenAIFormat,
+    "v1-responses": ResponsesFormat,
+    "v1-messages": MessagesFormat,
+    "v1-embeddings": EmbeddingsFormat,
+    "embed": EmbeddingsFormat,
 }
 
 
@@ -224,7 +231,7 @@ class SimulatedServer:
             ordinal=self._count,
             request=request,
             http=http,
-            answer_format=_format_of(request, rng),
+            answer_format=FORMATS.get(endpoint, OllamaFormat)(request, rng),
             connection=connection,
             banner=self._banner,
             offset=rng.choice(OPENINGS),
@@ -328,19 +335,6 @@ class SimulatedServer:
         if answer is not None:
             answer.drop()
             self._arm()
-
-
-def _format_of(request: GenerationRequest, rng: random.Random) -> AnswerFormat:
-    match request.endpoint:
-        case "v1-responses":
-            return ResponsesFormat(request, rng)
-        case "v1-messages":
-            return MessagesFormat(request, rng)
-        case "v1-chat" | "v1-completions":
-            return OpenAIFormat(request, rng)
-        case "v1-embeddings" | "embed":
-            return EmbeddingsFormat(request)
-    return OllamaFormat(request)
 
 
 def serve_forever(options: ServerOptions) -> None:

@@ -37,6 +37,9 @@ class AnswerFormat:
     content_type = "text/event-stream"
     content_type_whole = "application/json"
 
+    def __init__(self, request: GenerationRequest, _rng: random.Random) -> None:
+        self._request = request
+
     def token(self, text: bytes, wall_ns: int, /) -> bytes:
         raise NotImplementedError
 
@@ -57,8 +60,8 @@ class OllamaFormat(AnswerFormat):
     content_type = "application/x-ndjson"
     content_type_whole = "application/json; charset=utf-8"
 
-    def __init__(self, request: GenerationRequest) -> None:
-        self._request = request
+    def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
+        super().__init__(request, rng)
         self._chat = request.endpoint == "chat"
         self._start = b'{"model":%s,"created_at":"' % orjson.dumps(request.model)
         opening, closing = (b'"message":{"role":"assistant","content":', b"}") if self._chat else (b'"response":', b"")
@@ -101,7 +104,7 @@ class OpenAIFormat(AnswerFormat):
     """/v1/chat/completions and /v1/completions as Ollama 0.24 writes them; `created` is whole seconds, ids not unique."""
 
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
-        self._request = request
+        super().__init__(request, rng)
         self._chat = request.endpoint == "v1-chat"
         self._id = f"{'chatcmpl' if self._chat else 'cmpl'}-{rng.randrange(999)}"
         self._second = 0

@@ -61,8 +61,8 @@ def vector(said: str) -> tuple[float, ...]:
 class EmbeddingsFormat(AnswerFormat):
     """Both answers; nothing of them comes before the whole."""
 
-    def __init__(self, request: GenerationRequest) -> None:
-        self._request = request
+    def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
+        super().__init__(request, rng)
         if request.endpoint == "embed":
             self.content_type_whole = "application/json; charset=utf-8"
 

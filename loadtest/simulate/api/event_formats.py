@@ -18,7 +18,7 @@ class ResponsesFormat(AnswerFormat):
     """/v1/responses."""
 
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
-        self._request = request
+        super().__init__(request, rng)
         self._id, self._item = f"resp_{rng.randrange(999_999)}", f"msg_{rng.randrange(999_999)}"
         self._number = 0
         self._texts: list[bytes] = []
@@ -131,7 +131,7 @@ class MessagesFormat(AnswerFormat):
     _BEFORE = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":'
 
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
-        self._request = request
+        super().__init__(request, rng)
         self._id = f"msg_{rng.getrandbits(96):024x}"
         self._begun = False
 

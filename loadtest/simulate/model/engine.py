@@ -98,12 +98,9 @@ class Engine:
         """Drop a stream whose client is gone: its place in the queue is freed at once, its slot after the batch."""
         if stream.stage is Stage.ENDED:
             return
-        if stream.stage is Stage.PENDING:
-            self._pending.remove(stream)
-        elif stream.stage is Stage.QUEUED:
-            self._queue.remove(stream)
-        elif stream.stage is Stage.READY:
-            self._ready.remove(stream)
+        for stage, waiting in ((Stage.PENDING, self._pending), (Stage.QUEUED, self._queue), (Stage.READY, self._ready)):
+            if stream.stage is stage:
+                waiting.remove(stream)
         self._end(stream, now, "cancelled")
 
     def due(self) -> int | None:
