@@ -12,8 +12,8 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
-from loadtest.analyse.whatif.promised.predict_loads import length_of
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.predictions.predict_loads import length_of
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     FILE_NAME,
@@ -25,7 +25,7 @@ from loadtest.analyse.whatif.promised.prediction_file import (
     file_digest,
     parse_document,
 )
-from loadtest.analyse.whatif.promised.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
+from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID

@@ -20,8 +20,8 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import prefill, steps, token_gaps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.promised import prediction_chart
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions import prediction_chart
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)

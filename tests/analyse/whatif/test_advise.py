@@ -26,7 +26,7 @@ from loadtest.analyse.whatif.model import predict, self_check
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_spread_lengths
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.series import ClosedLoopSeries, longest_series
-from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import parse_objectives

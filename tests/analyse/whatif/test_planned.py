@@ -16,8 +16,8 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
-from loadtest.analyse.whatif.promised.predict_loads import predict_loads
-from loadtest.analyse.whatif.promised.prediction_file import read_document
+from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
+from loadtest.analyse.whatif.predictions.prediction_file import read_document
 from loadtest.errors import PredictionError
 from loadtest.scenario import Level
 from loadtest.simulate.model.timing import StepLaw, Timing

@@ -21,9 +21,9 @@ from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.analyse.whatif.promised import score, textbook
-from loadtest.analyse.whatif.promised.predict_loads import predict_loads
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.predictions import score, textbook
+from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_KNOWN,
     LIMIT_SEEN,
     NO_LIMIT,
@@ -31,7 +31,7 @@ from loadtest.analyse.whatif.promised.prediction_file import (
     parse_document,
     read_document,
 )
-from loadtest.analyse.whatif.promised.textbook import Measured
+from loadtest.analyse.whatif.predictions.textbook import Measured
 from loadtest.cli import cli
 from loadtest.cli.run_keeping import kept_prediction
 from loadtest.errors import LoadTestError, PredictionError

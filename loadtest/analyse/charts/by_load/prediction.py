@@ -17,8 +17,8 @@ from loadtest.analyse.summary import Analysis, believed, without_void
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction
 from loadtest.analyse.whatif.model.series import ClosedLoopSeries
 from loadtest.analyse.whatif.model.talks import NO_HOST_CACHE
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead, PredictedCurve
-from loadtest.analyse.whatif.promised.prediction_file import NO_LIMIT, Document
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
+from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Document
 from loadtest.slo import Objective
 from loadtest.text import counted, number, percent, seconds
 

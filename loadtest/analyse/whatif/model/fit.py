@@ -19,7 +19,7 @@ from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 

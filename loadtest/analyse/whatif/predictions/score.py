@@ -10,8 +10,8 @@ from typing import Any
 from loadtest import metrics
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.whatif.model.self_check import as_measured
-from loadtest.analyse.whatif.promised.prediction_file import Case
-from loadtest.analyse.whatif.promised.textbook import SCORED, FigureValues
+from loadtest.analyse.whatif.predictions.prediction_file import Case
+from loadtest.analyse.whatif.predictions.textbook import SCORED, FigureValues
 
 ALPHA = 0.05  # bands are for 95 %
 SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "mean": 0.5}

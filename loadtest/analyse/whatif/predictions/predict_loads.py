@@ -22,14 +22,14 @@ from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, Server
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.ways import NoWayError
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     Case,
     Document,
     PredictedLoad,
 )
-from loadtest.analyse.whatif.promised.textbook import FigureValues, Measured, textbook
+from loadtest.analyse.whatif.predictions.textbook import FigureValues, Measured, textbook
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder, utc_now

@@ -18,7 +18,7 @@ import orjson
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
-from loadtest.analyse.whatif.promised.textbook import FigureValues
+from loadtest.analyse.whatif.predictions.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
 from loadtest.records import newer

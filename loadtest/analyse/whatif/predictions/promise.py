@@ -11,8 +11,8 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.series import longest_series
-from loadtest.analyse.whatif.promised.predict_loads import document_of, textbook_beside
-from loadtest.analyse.whatif.promised.prediction_file import AS_ASKED, Case, Document, PredictedLoad
+from loadtest.analyse.whatif.predictions.predict_loads import document_of, textbook_beside
+from loadtest.analyse.whatif.predictions.prediction_file import AS_ASKED, Case, Document, PredictedLoad
 
 
 def promise(

@@ -26,7 +26,7 @@ from loadtest.analyse.whatif.model.lengths import with_likely_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.model.series import ClosedLoopSeries, longest_series
 from loadtest.analyse.whatif.model.ways import NoWayError, own_level
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN
 from loadtest.errors import PredictionError
 
 
