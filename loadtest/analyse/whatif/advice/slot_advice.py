@@ -15,7 +15,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.analyse.whatif.model import self_check
-from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.lengths import with_spread_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.model.series import ClosedLoopSeries

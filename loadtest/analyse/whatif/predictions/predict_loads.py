@@ -16,7 +16,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import self_check
-from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun

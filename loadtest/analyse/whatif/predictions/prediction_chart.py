@@ -20,7 +20,7 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import fit_models, known_slots
 from loadtest.analyse.whatif.model.lengths import with_likely_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
