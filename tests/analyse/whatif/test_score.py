@@ -31,7 +31,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     parse_document,
     read_document,
 )
-from loadtest.analyse.whatif.predictions.textbook import Measured
+from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel
 from loadtest.cli import cli
 from loadtest.cli.run_keeping import kept_prediction
 from loadtest.errors import LoadTestError, PredictionError
@@ -335,8 +335,8 @@ def test_a_mistake_is_said_before_anything_is_worked_out(args: Sequence[str], wo
     assert words in said
 
 
-def level(users: int, **figures: float) -> Measured:
-    return Measured(users, {name.replace("__", "."): value for name, value in figures.items()})
+def level(users: int, **figures: float) -> MeasuredLevel:
+    return MeasuredLevel(users, {name.replace("__", "."): value for name, value in figures.items()})
 
 
 def test_erlang_c_is_that_of_the_tables() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -110,16 +109,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a simulated run sends."""
+    """What a simulated run sends: an open loop where it has a rate, else a closed one."""
 
-    send: Callable[[Engine, list[EngineRequest], random.Random, See], list[Stream]]  # plays a plan on an engine
     concurrency: int | None
     rate: float | None
     slots: int | None
     lengths: list[tuple[int, int]]  # prompt and output tokens, to draw from
     requests: int  # measured ones
     warmups: int
-    talks: Talks | None = None  # people in conversations, in place of `send`
+    talks: Talks | None = None  # people in conversations, in place of single requests
     seeded: SeededRequests | None = None  # the very requests; None: any of such lengths, at any instants
 
 
@@ -205,20 +203,11 @@ class ServerModel:
             seeded: the very requests, and so their number, in place of any of such lengths.
         """
         requests = seeded.run.requests if seeded else requests
-        pattern, limit = self.pattern, slots or self.slots
-        burst = concurrency if limit is None else min(concurrency, limit)
-
-        def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            share = draw.choice(pattern.together) if pattern.together else 0.0
-            first = 1 + round(share * (burst - 1))
-            starts = [0.0] * first + [SPACING_S * (1 + user) for user in range(concurrency - first)]
-            return closed_loop(engine, plan, starts_s=starts, turnaround_s=pattern.turnaround_s, see=see)
-
+        pattern = self.pattern
         load = Load(
-            send=send,
             concurrency=concurrency,
             rate=None,
-            slots=limit,
+            slots=slots or self.slots,
             lengths=list(zip(self.prompts, self.outputs, strict=True)),
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
@@ -237,13 +226,7 @@ class ServerModel:
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
         requests = seeded.run.requests if seeded else requests
-
-        def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            drawn = accumulate(draw.expovariate(rate) for _ in plan)
-            return open_loop(engine, plan, list(seeded.instants_s(rate) if seeded else drawn), see=see)
-
         load = Load(
-            send=send,
             concurrency=None,
             rate=rate,
             slots=slots or self.slots,
@@ -266,8 +249,21 @@ class ServerModel:
         lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
         if load.seeded is not None:
             lengths = load.seeded.lengths(lengths, warmups=load.warmups)
-        streams = load.send(engine, cold_requests(lengths), draw, log.see)
+        streams = self._send(load, engine, cold_requests(lengths), draw, log.see)
         return Played(streams, log, np.arange(len(streams)) >= load.warmups)
+
+    def _send(
+        self, load: Load, engine: Engine, requests: list[EngineRequest], draw: random.Random, see: See
+    ) -> list[Stream]:
+        if load.rate is not None:
+            drawn = accumulate(draw.expovariate(load.rate) for _ in requests)
+            arrivals = load.seeded.instants_s(load.rate) if load.seeded else drawn
+            return open_loop(engine, requests, list(arrivals), see=see)
+        users, together = load.concurrency or 1, self.pattern.together
+        share = draw.choice(together) if together else 0.0
+        first = 1 + round(share * (min(users, load.slots or users) - 1))
+        starts = [0.0] * first + [SPACING_S * (1 + user) for user in range(users - first)]
+        return closed_loop(engine, requests, starts_s=starts, turnaround_s=self.pattern.turnaround_s, see=see)
 
     def _repeated(self, load: Load, count: int, times: int) -> list[Load]:
         """Return the load for each repetition, with lengths as another run would draw them.

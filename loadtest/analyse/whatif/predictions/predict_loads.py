@@ -29,7 +29,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     Document,
     PredictedLoad,
 )
-from loadtest.analyse.whatif.predictions.textbook import FigureValues, Measured, textbook
+from loadtest.analyse.whatif.predictions.textbook import FigureValues, MeasuredLevel, textbook
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder, utc_now
@@ -219,10 +219,10 @@ def _prediction(model: ServerModel, load: AskedLoad, seeded: SeededRequests | No
     return model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
 
 
-def _measured(level: dict[str, Any]) -> Measured:
+def _measured(level: dict[str, Any]) -> MeasuredLevel:
     seen = self_check.as_measured(level, None)
     flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
-    return Measured(level["concurrency"], flat)
+    return MeasuredLevel(level["concurrency"], flat)
 
 
 def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, float] | None:

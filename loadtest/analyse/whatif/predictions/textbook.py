@@ -32,7 +32,7 @@ SCORED = (  # figures that a prediction is scored by
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredLevel:
     """A level of a closed loop: its users and its figures."""
 
     users: int
@@ -44,7 +44,7 @@ class Measured:
 
 
 def textbook(
-    levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None
+    levels: Sequence[MeasuredLevel], servers: int, *, users: int | None, rate: float | None
 ) -> dict[str, FigureValues]:
     """Return what each model says of a load, by its name; a model that cannot say anything is left out.
 
@@ -71,7 +71,7 @@ def waiting_probability(servers: int, load: float) -> float:
     return blocked / (1 - load / servers * (1 - blocked))
 
 
-def erlang_c(levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None) -> FigureValues:
+def erlang_c(levels: Sequence[MeasuredLevel], servers: int, *, users: int | None, rate: float | None) -> FigureValues:
     """Return M/M/c: Poisson arrivals, exponential service, `servers` servers that do not slow each other down.
 
     The service time is that of the most users who had a slot each. Waiting is zero with probability 1 − C, else
@@ -117,7 +117,7 @@ def _arrivals_of(users: int, servers: int, service: float) -> float:
     return low
 
 
-def scalability_law(levels: Sequence[Measured], users: int) -> FigureValues:
+def scalability_law(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     """Return the universal scalability law: X(N) = γN / (1 + α(N − 1) + βN(N − 1)), all three at least zero.
 
     N. J. Gunther, Guerrilla Capacity Planning, 2007, chapter 4; fitted in the form N/X, which is linear, with relative
@@ -154,7 +154,7 @@ def _least_squares(columns: FloatArray) -> FloatArray:
     return best
 
 
-def straight_line(levels: Sequence[Measured], users: int) -> FigureValues:
+def straight_line(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     """Return each figure on the straight line between the neighbouring levels; past the ends their line goes on.
 
     Linear interpolation as anybody draws it with a ruler. It needs two levels.
@@ -167,7 +167,7 @@ def straight_line(levels: Sequence[Measured], users: int) -> FigureValues:
     return _by_figure(levels, 2, value)
 
 
-def knee(levels: Sequence[Measured], users: int) -> FigureValues:
+def knee(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     """Return each figure on two straight segments that meet in a knee, by least squares.
 
     R. E. Quandt, 1958 (switching regressions); V. M. R. Muggeo, 2003 (continuous ones). The knee is searched among 200
@@ -191,14 +191,14 @@ def _segments(users: FloatArray, bend: float) -> FloatArray:
     return np.stack([np.ones_like(users), users, np.maximum(users - bend, 0.0)], axis=1)
 
 
-def _by_figure(levels: Sequence[Measured], fewest: int, value: Callable[[Points], float]) -> FigureValues:
+def _by_figure(levels: Sequence[MeasuredLevel], fewest: int, value: Callable[[Points], float]) -> FigureValues:
     """Return what a model says of each figure that at least so many numbers of users have, if it is above zero."""
     points = {name: _points(levels, name) for name in SCORED}
     found = {name: value(each) for name, each in points.items() if len(each) >= fewest}
     return {name: figure for name, figure in found.items() if figure > 0}
 
 
-def _points(levels: Sequence[Measured], name: str) -> Points:
+def _points(levels: Sequence[MeasuredLevel], name: str) -> Points:
     """Return a figure by users, its mean where a number of users was measured twice."""
     known: dict[int, list[float]] = {}
     for level in levels:
