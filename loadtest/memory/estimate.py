@@ -41,7 +41,7 @@ LONGEST_CONTEXT = 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class KVCache:
     """Values in the KV cache per token: 2 · KV heads · head size, summed over the layers."""
 
     full: int  # of layers that keep every token
@@ -67,7 +67,7 @@ class Facts:
     weights_from: str  # the source of that figure, in words
     tensors_only: bool = False  # computed from tensors, without the header that a file has as well
     parameters: int | None = None
-    cache: Cache | None = None  # None: the layers are unknown
+    cache: KVCache | None = None  # None: the layers are unknown
     trained: int | None = None  # context that the model was trained for, tokens
     width: int | None = None
     feed_forward: int | None = None
@@ -176,7 +176,7 @@ def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, 
         size = weights.by_dtype(shape.parameters, dtype or "fp16")
         where = weights.dtype_source(shape.parameters, dtype or "fp16")
     values = 2 * shape.kv_heads * shape.head
-    cache = Cache(values * shape.full_layers, values * (shape.layers - shape.full_layers), shape.window)
+    cache = KVCache(values * shape.full_layers, values * (shape.layers - shape.full_layers), shape.window)
     return Facts(
         name=name,
         weights=size,
@@ -248,7 +248,7 @@ def _shape_by_name(name: str, quantization: str) -> tuple[Shape, str] | None:
     return (shape, known) if (known := quantization or tagged) else None
 
 
-def cache_of(architecture: Mapping[str, Any], family: str = "") -> Cache | None:
+def cache_of(architecture: Mapping[str, Any], family: str = "") -> KVCache | None:
     """Return the KV cache of a token from GGUF's keys without their prefix; None where a key is missing.
 
     A list of KV heads means that layers differ. Sliding windows are known for Gemma 2 and 3, gpt-oss and Command R7B; of any
@@ -264,9 +264,9 @@ def cache_of(architecture: Mapping[str, Any], family: str = "") -> Cache | None:
     each = list(kv_heads) if isinstance(kv_heads, list) else [kv_heads] * layers
     window, every = architecture.get("attention.sliding_window") or 0, _WINDOWED.get(family)
     if not window or every is None:
-        return Cache(pair * sum(each))
+        return KVCache(pair * sum(each))
     full = sum(count for layer, count in enumerate(each, start=1) if layer % every == 0)
-    return Cache(pair * full, pair * (sum(each) - full), window)
+    return KVCache(pair * full, pair * (sum(each) - full), window)
 
 
 def kv_bytes(architecture: Mapping[str, Any]) -> int | None:

@@ -142,7 +142,6 @@ def _raised_by_layer(item: Tensor, shape: Shape, name: str, base: str, *, q2: st
 
 
 def by_dtype(parameters: int, name: str) -> int:
-    """Return parameters × bytes of the dtype."""
     return int(parameters * DTYPES[dtype(name)])
 
 

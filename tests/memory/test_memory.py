@@ -19,7 +19,7 @@ from support.made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETER
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, report, shapes, weights
 from loadtest.memory import gguf as header
-from loadtest.memory.estimate import Cache, Facts, MemoryPlan, facts_of_server, kv_bytes
+from loadtest.memory.estimate import Facts, KVCache, MemoryPlan, facts_of_server, kv_bytes
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30
@@ -202,7 +202,7 @@ def test_sliding_windows_stop_growing() -> None:
     assert estimate.cache_of(architecture, "gemma2") == plan.facts.cache
     assert kv_bytes(architecture) == 42 * layer  # without the family: every layer whole
     uneven = {**architecture, "block_count": 4, "attention.head_count_kv": [8, 2, 8, 2]}
-    assert estimate.cache_of(uneven, "gemma2") == Cache(2 * 256 * 4, 2 * 256 * 16, 4096)  # layers 2 and 4 see all
+    assert estimate.cache_of(uneven, "gemma2") == KVCache(2 * 256 * 4, 2 * 256 * 16, 4096)  # layers 2 and 4 see all
     assert estimate.cache_of({**architecture, "attention.kv_lora_rank": 512}) is None
 
 
@@ -335,7 +335,7 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     from loadtest.memory.loaded import LoadedMemory
 
-    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=Cache(2**20), width=4096)
+    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=KVCache(2**20), width=4096)
     plan = MemoryPlan(facts=facts, context=1024)  # 2 GiB a slot
     assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [
         "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",

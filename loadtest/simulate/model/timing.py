@@ -49,7 +49,6 @@ class StepLaw:
         return (low_s + slope * (streams - low),)
 
     def scaled(self, factor: float) -> Self:
-        """Return the law with every time multiplied by `factor`."""
         table = tuple((entry, tuple(value * factor for value in values)) for entry, values in self.table)
         return replace(self, base_s=self.base_s * factor, per_stream_s=self.per_stream_s * factor, table=table)
 

@@ -107,8 +107,8 @@ class Advice:
     def untold(self, slots: int, load: int) -> bool:
         """Whether a cell lacks a figure of an objective and misses no other, as where p95 was measured on too few requests."""
         values = [(each, self.cells[slots, load].figure(each.figure, each.statistic)) for each in self.objectives]
-        lacks = [math.isnan(value) for _, value in values]
-        return any(lacks) and all(lack or each.met(value) for lack, (each, value) in zip(lacks, values, strict=True))
+        known = [each.met(value) for each, value in values if not math.isnan(value)]
+        return len(known) < len(values) and all(known)
 
     def extrapolated(self, slots: int, load: int) -> bool:
         """Whether more streams decode together in a cell than were measured, so that their step time is extrapolated."""

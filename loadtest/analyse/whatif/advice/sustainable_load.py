@@ -48,7 +48,6 @@ class SustainableLoad:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {
             "slots": self.slots,
             "concurrency": self.concurrency,

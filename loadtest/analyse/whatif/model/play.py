@@ -47,14 +47,9 @@ class Played:
 def counted_turns(turns: list[PlayedTurn], log: TokenLog, requests: int, users: int, *, warm: bool) -> Played:
     """Return the first `requests` turns sent once each person's first conversation is over (`warm`), or from the start on."""
     begin = 0
-    if warm:
-        firsts: dict[int, int] = {}
-        ends: dict[int, int] = {}
-        for one in turns:
-            session = firsts.setdefault(one.user, one.session)
-            if one.session == session:
-                ends[one.user] = max(ends.get(one.user, 0), one.stream.ended or 0)
-        begin = max(ends.values()) if len(ends) == users else 0
+    first = {one.user: one.session for one in reversed(turns)}
+    if warm and len(first) == users:
+        begin = max(one.stream.ended or 0 for one in turns if one.session == first[one.user])
     order = sorted(turns, key=lambda one: one.stream.arrived)
     arrived = np.array([one.stream.arrived for one in order])
     last = int(np.searchsorted(arrived, begin)) + requests

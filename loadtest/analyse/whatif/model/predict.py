@@ -103,7 +103,6 @@ class Prediction:
         return self.figures.get(name, {}).get(statistic, math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {**asdict(self), "bands": {name: list(band) for name, band in self.bands.items()}}
 
 

@@ -14,6 +14,7 @@ from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, talk_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
+from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission
@@ -66,7 +67,7 @@ class Talks:
             engine,
             plan,
             starts_s=[user * self.joined_over_s / users for user in range(users)],
-            num_ctx=1 << 30,
+            num_ctx=CONTEXT,
             shared=self.shared,
             answers_kept=self.answers_kept,
             turnaround_s=0.0,
