@@ -241,7 +241,7 @@ class SimulatedServer:
         )
         if request.unload:
             self.engine.unload()
-            answer.whole(Stream(EngineRequest(self._count, (), 0), 0, reason="unload"))
+            answer.whole([Stream(EngineRequest(self._count, (), 0), 0, reason="unload")])
         elif answer.fault is not None and (refusal := REFUSED_AT_ONCE.get(answer.fault.kind)):
             answer.refuse(*refusal, outcome=answer.fault.kind.value)
         else:

@@ -6,6 +6,7 @@ import functools
 import random
 import time
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -31,7 +32,8 @@ def _second_text(second: int) -> str:
 class AnswerFormat:
     """Makes one answer's bytes: `token` for each token with text, then `end`; or `whole` where it is not streamed.
 
-    The texts given to `token` are JSON-encoded already, to save time.
+    An answer is one stream's; one of embeddings has a stream for each input. The texts given to `token` are JSON-encoded
+    already, to save time.
     """
 
     content_type = "text/event-stream"
@@ -46,7 +48,7 @@ class AnswerFormat:
     def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes:
         raise NotImplementedError
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes:
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, total_ns: int, /) -> bytes:
         raise NotImplementedError
 
     def broken(self) -> bytes:
@@ -75,8 +77,8 @@ class OllamaFormat(AnswerFormat):
     def end(self, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
         return self._final(b'""', stream, wall_ns, total_ns) + b"\n"
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
-        return self._final(orjson.dumps(text), stream, wall_ns, total_ns)
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, total_ns: int) -> bytes:
+        return self._final(orjson.dumps(text), streams[0], wall_ns, total_ns)
 
     def broken(self) -> bytes:
         """Return the line that ends a stream whose engine died."""
@@ -126,7 +128,8 @@ class OpenAIFormat(AnswerFormat):
             events.append(self._frame([], second, streamed=True) | {"usage": _usage(stream)})
         return b"".join(b"data: %s\n\n" % orjson.dumps(event) for event in events) + b"data: [DONE]\n\n"
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, _total_ns: int) -> bytes:
+        stream = streams[0]
         choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": text}}
         if not self._chat:
             choice = {"text": text, "index": 0}

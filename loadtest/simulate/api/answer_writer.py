@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 
 from loadtest.simulate.api.answer_formats import AnswerFormat
-from loadtest.simulate.api.embeddings import EmbeddingsFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.refusals import BUSY_SENTENCE, DIED_SENTENCE, refusal_body
 from loadtest.simulate.api.request_bodies import GenerationRequest
@@ -75,28 +74,22 @@ class AnswerWriter:
         """Write a token or an end that the engine has made."""
         self.late.add(max(time.perf_counter_ns() - emission.at, 0))
         if emission.stream.request.load_only:
-            self.whole(emission.stream)
+            self.whole([emission.stream])
         elif self.request.inputs:
-            self._read_input(emission)
+            self._sent += emission.done
+            if self._sent == len(self.streams):
+                self.whole(self.streams)
         elif self._held is not None:
             self._held.append(emission)
         elif self.fault is None or not self._strike(self.fault, emission):
             self._write(emission)
 
-    def whole(self, stream: Stream) -> None:
-        """Answer with one object, for a request that does not stream or only loads the model."""
+    def whole(self, streams: list[Stream]) -> None:
+        """Answer with one object, for a request that does not stream, only loads the model or asks for embeddings."""
         text = self._words(self._sent)
         total = time.perf_counter_ns() - self.http.arrived_ns
-        body = self.answer_format.whole(text, stream, time.time_ns(), total)
+        body = self.answer_format.whole(text, streams, time.time_ns(), total)
         self._body(200, self.answer_format.content_type_whole, body)
-
-    def _read_input(self, emission: Emission) -> None:
-        """Answer once the last input has been read."""
-        assert isinstance(self.answer_format, EmbeddingsFormat)
-        self._sent += emission.done
-        if self._sent == len(self.streams):
-            body = self.answer_format.of_all(self.streams, time.perf_counter_ns() - self.http.arrived_ns)
-            self._body(200, self.answer_format.content_type_whole, body)
 
     def refuse(self, status: int, sentence: str, outcome: str) -> None:
         """Answer with an error before anything was sent."""
@@ -134,8 +127,7 @@ class AnswerWriter:
                 "cached_tokens": stream.cached,
                 "output_tokens": stream.tokens,
             }
-            engine = {"slot_won": stream.slot_won, "prefill_start": stream.prefill_start, "slot_freed": stream.ended}
-            instants |= engine
+            instants |= {"slot_won": stream.slot_won, "prefill_start": stream.prefill_start, "slot_freed": stream.ended}
         return facts, instants
 
     def answer_tokens(self, tokens: int) -> Prompt:
@@ -158,9 +150,9 @@ class AnswerWriter:
         if emission.done and self.request.stream:
             total = time.perf_counter_ns() - self.http.arrived_ns
             self._chunk(self.answer_format.end(emission.stream, time.time_ns(), total))
-            self._terminate()
+            self._finish(LAST_CHUNK)
         elif emission.done:
-            self.whole(emission.stream)
+            self.whole([emission.stream])
 
     def _text(self) -> bytes:
         repeating = self.fault is not None and self.fault.kind is FaultKind.REPEAT_GUARD
@@ -177,14 +169,12 @@ class AnswerWriter:
             data = response_head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
         self.connection.write(data)
 
-    def _terminate(self) -> None:
-        self.connection.write(LAST_CHUNK)
-        self._ended()
-        self.connection.finish(close=self.http.close)
-
     def _body(self, status: int, content_type: str, body: bytes) -> None:
         start = response_head(status, content_type, banner=self.banner, length=len(body), close=self.http.close)
-        self.connection.write(start + body)
+        self._finish(start + body)
+
+    def _finish(self, last: bytes) -> None:
+        self.connection.write(last)
         self._ended()
         self.connection.finish(close=self.http.close)
 
@@ -211,7 +201,7 @@ class AnswerWriter:
         else:
             if fault.kind is FaultKind.ERROR_LINE and (said := self.answer_format.broken()):
                 self._chunk(said)
-            self._terminate()
+            self._finish(LAST_CHUNK)
         return True
 
     def _release(self) -> None:

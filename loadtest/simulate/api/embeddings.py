@@ -66,12 +66,7 @@ class EmbeddingsFormat(AnswerFormat):
         if request.endpoint == "embed":
             self.content_type_whole = "application/json; charset=utf-8"
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
-        del text, wall_ns
-        return self.of_all([stream], total_ns)
-
-    def of_all(self, streams: Sequence[Stream], total_ns: int) -> bytes:
-        """Return the answer once every input has been read, each by a stream of its own."""
+    def whole(self, _text: str, streams: Sequence[Stream], _wall_ns: int, total_ns: int) -> bytes:
         tokens = sum(stream.prompt_tokens for stream in streams)
         vectors = [vector(one) for one in self._request.inputs]
         if self._request.endpoint == "embed":

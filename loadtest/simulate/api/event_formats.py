@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -50,11 +51,11 @@ class ResponsesFormat(AnswerFormat):
             )
         )
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, _total_ns: int) -> bytes:
         part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
         self._began = wall_ns // 1_000_000_000
         item = self._message([part], "completed")
-        return orjson.dumps(self._response(wall_ns, "completed", [item], _usage(stream))) + b"\n"
+        return orjson.dumps(self._response(wall_ns, "completed", [item], _usage(streams[0]))) + b"\n"
 
     def _start(self, wall_ns: int) -> bytes:
         self._began = wall_ns // 1_000_000_000
@@ -150,7 +151,8 @@ class MessagesFormat(AnswerFormat):
             )
         )
 
-    def whole(self, text: str, stream: Stream, _wall_ns: int, _total_ns: int) -> bytes:
+    def whole(self, text: str, streams: Sequence[Stream], _wall_ns: int, _total_ns: int) -> bytes:
+        stream = streams[0]
         usage = {"input_tokens": stream.prompt_tokens, "output_tokens": stream.tokens}
         said = {"content": [{"type": "text", "text": text}], "stop_reason": _stop_reason(stream), "usage": usage}
         return orjson.dumps({**self._head(), **said}) + b"\n"
