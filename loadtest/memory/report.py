@@ -76,9 +76,7 @@ def _fit_sentences(plan: MemoryPlan, gpu: float) -> list[str]:
 
 
 def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
-    most, context = plan.most_slots(gpu), plan.most_context(gpu)
-    assert most is not None
-    assert context is not None
+    most, context = plan.most_slots(gpu) or 0, plan.most_context(gpu) or 0
     if context == 0:
         bare = replace(plan, slots=1).most_context(gpu)
         if not bare:

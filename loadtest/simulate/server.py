@@ -27,7 +27,7 @@ from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, Ope
 from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, fault_place
 from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
-from loadtest.simulate.api.http1 import ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.refusals import BUSY_SENTENCE, RefusedError, refusal_body
 from loadtest.simulate.api.request_bodies import (
     check_model,
@@ -314,7 +314,7 @@ class SimulatedServer:
     ) -> None:
         length = len(body) if len(body) <= CHUNKED_ABOVE else None
         start = response_head(status, content_type, banner=self._banner, length=length, close=http.close)
-        rest = body if length is not None else chunk(body) + b"0\r\n\r\n"
+        rest = body if length is not None else chunk(body) + LAST_CHUNK
         connection.write(start + (b"" if http.method == "HEAD" else rest))
         connection.finish(close=http.close)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,24 +24,6 @@ from loadtest.simulate.model.stream import Emission, Stream
 EVENT_END = b"\n\n"
 REFUSED_AT_ONCE = {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}
 _ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
-
-
-@dataclass(slots=True)
-class Lateness:
-    """How far behind its own schedule the server wrote, ns."""
-
-    most: int = 0
-    total: int = 0
-    count: int = 0
-
-    def add(self, late: int) -> None:
-        self.most = max(self.most, late)
-        self.total += late
-        self.count += 1
-
-    def facts(self) -> dict[str, float]:
-        mean = self.total / self.count if self.count else 0.0
-        return {"late_max_us": round(self.most / 1e3, 1), "late_mean_us": round(mean / 1e3, 1)}
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -65,14 +48,14 @@ class AnswerWriter:
     first_ns: int | None = None
     last_ns: int | None = None
     end_ns: int | None = None
-    late: Lateness = field(default_factory=Lateness)
+    late: array[int] = field(default_factory=lambda: array("q"))  # behind the engine's schedule, ns, by emission
     _sent: int = 0  # tokens with text; of embeddings inputs that were read
     _headed: bool = False
     _held: list[Emission] | None = None  # while stalled
 
     def emit(self, emission: Emission) -> None:
         """Write a token or an end that the engine has made."""
-        self.late.add(max(time.perf_counter_ns() - emission.at, 0))
+        self.late.append(max(time.perf_counter_ns() - emission.at, 0))
         if emission.stream.request.load_only:
             self.whole([emission.stream])
         elif self.request.inputs:
@@ -110,7 +93,8 @@ class AnswerWriter:
             "prompt": self.request.opening,
             "outcome": self.outcome,
             "stamped": self.http.stamped,
-            **self.late.facts(),
+            "late_max_us": round(max(self.late, default=0) / 1e3, 1),
+            "late_mean_us": round(sum(self.late) / max(len(self.late), 1) / 1e3, 1),
         }
         instants = {
             "arrived": self.http.arrived_ns,

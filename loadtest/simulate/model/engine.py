@@ -14,6 +14,7 @@ All randomness comes from `seed`, so that equal calls give equal results.
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections import deque
 from collections.abc import Iterable
@@ -65,7 +66,7 @@ class Engine:
         self._load_end: int | None = None
         self._load_ctx = 0
         self._timed: list[tuple[int, int, Stream]] = []  # HANDLING and HANDOVER, by the instant they end
-        self._sequence = 0
+        self._order = itertools.count()
         self._pending: deque[Stream] = deque()
         self._queue: deque[Stream] = deque()
         self._ready: list[Stream] = []
@@ -176,8 +177,7 @@ class Engine:
 
     def _later(self, stream: Stream, stage: Stage, now: int, seconds: float) -> None:
         stream.stage = stage
-        self._sequence += 1
-        heapq.heappush(self._timed, (now + round(seconds * NS_PER_S), self._sequence, stream))
+        heapq.heappush(self._timed, (now + round(seconds * NS_PER_S), next(self._order), stream))
 
     def _enqueue(self, stream: Stream, at: int) -> None:
         stream.scheduled = at
