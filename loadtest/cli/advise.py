@@ -155,8 +155,8 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
     from loadtest.analyse.charts import advice as chart
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.reports import advice_report as words
+    from loadtest.analyse.whatif.predictions.predict_loads import promise
     from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
-    from loadtest.analyse.whatif.predictions.promise import promise
 
     picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
     written = [folder / "advice.md", folder / "advice.json", picture]

@@ -17,13 +17,14 @@ from loadtest.memory.estimate import (
     CACHE_DTYPES,
     DEFAULT_CONTEXT,
     Facts,
+    LoadedMemory,
     MemoryPlan,
     cache_of,
     facts_of_gguf,
     facts_of_server,
     facts_of_shape,
+    loaded_memory,
 )
-from loadtest.memory.loaded import LoadedMemory, loaded_memory
 from loadtest.memory.sizes import parse_size
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown

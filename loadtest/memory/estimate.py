@@ -1,4 +1,7 @@
-"""The memory that a model takes: weights, KV cache and buffers, by slots and context; needs no server."""
+"""The memory that a model takes (weights, KV cache and buffers, by slots and context), and what a server reports of it.
+
+It needs no server.
+"""
 
 from __future__ import annotations
 
@@ -165,6 +168,31 @@ class MemoryPlan:
 def _largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
     """Return the largest number up to `limit` that fits, given that all smaller ones do; 0 where not even 1 fits."""
     return bisect.bisect_left(range(1, limit + 1), True, key=lambda number: not fits(number))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedMemory:
+    """What the server reported of the loaded model (Ollama: /api/ps), bytes."""
+
+    size: int
+    size_vram: int | None
+
+    def beside(self, plan: MemoryPlan) -> dict[str, Any]:
+        """Return estimate, measurement and difference (measured − estimated; bytes, and share of the estimate)."""
+        difference = self.size - plan.loaded
+        return {
+            "estimated_bytes": plan.loaded,
+            "measured_bytes": self.size,
+            "measured_vram_bytes": self.size_vram,
+            "difference_bytes": difference,
+            "difference_share": difference / plan.loaded,
+        }
+
+
+def loaded_memory(said: Mapping[str, Any] | None) -> LoadedMemory | None:
+    """Return the sizes in a row of /api/ps; None without a row or a size."""
+    size = (said or {}).get("size")
+    return LoadedMemory(int(size), (said or {}).get("size_vram")) if size else None
 
 
 def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:

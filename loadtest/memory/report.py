@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from loadtest.memory import weights
-from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, MemoryPlan
-from loadtest.memory.loaded import LoadedMemory
+from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, LoadedMemory, MemoryPlan
 from loadtest.text import GIB, binary_size, counted, percent
 
 SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f16

@@ -19,7 +19,7 @@ from support.made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETER
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, report, shapes, weights
 from loadtest.memory import gguf as header
-from loadtest.memory.estimate import Facts, KVCache, MemoryPlan, facts_of_server, kv_bytes
+from loadtest.memory.estimate import Facts, KVCache, LoadedMemory, MemoryPlan, facts_of_server, kv_bytes
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30
@@ -333,8 +333,6 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
 
 
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
-    from loadtest.memory.loaded import LoadedMemory
-
     facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=KVCache(2**20), width=4096)
     plan = MemoryPlan(facts=facts, context=1024)  # 2 GiB a slot
     assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [

@@ -1,4 +1,7 @@
-"""Predict the loads that were asked for from a run: which levels, which slots, and what is said before any figure."""
+"""What is kept in prediction.json: predictions of the loads that were asked for, and of those that advice promises.
+
+Which levels they rest on, with which slots, and what is said before any figure.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
-from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models
+from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slots
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.series import levels_used
@@ -98,10 +102,37 @@ def predict_loads(
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
-    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), seeded=seeded)
+    return _document_of(
+        run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), seeded=seeded
+    )
 
 
-def document_of(
+def promise(
+    run: RunData, advice: Advice, found: Slots, steps: Steps, levels: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> Document | None:
+    """Return the prediction that advice promises, for every load that was measured; None where it promises nothing.
+
+    `levels` and `facts` as in predict_loads.
+    """
+    if not advice.promised:
+        return None
+    used, known = levels_used(run, levels), known_slots(run, found)
+    loads = tuple(
+        PredictedLoad(
+            load,
+            None,
+            advice.trial,
+            (Case.of(AS_ASKED, said),),
+            _textbook_beside(used, known.limit or 1, load, None, advice.trial),
+            advice.model.talks is not None,
+        )
+        for load, said in advice.promised.items()
+    )
+    said = (f"Promised by loadtest advise for {advice.knob} {advice.trial}, with the lengths of this run.",)
+    return _document_of(run, known, steps, used, advice.model, facts=facts, said=said, loads=loads)
+
+
+def _document_of(
     run: RunData,
     known: KnownSlots,
     steps: Steps,
@@ -198,11 +229,11 @@ def _predicted_load(
     if len(cases) > 1 and nobody_waits and alike:
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
     people = any(model.talks is not None for model in models.values())
-    beside = textbook_beside(used, servers, load.users, load.rate, load.slots)
+    beside = _textbook_beside(used, servers, load.users, load.rate, load.slots)
     return PredictedLoad(load.users, load.rate, load.slots, tuple(cases), beside, people)
 
 
-def textbook_beside(
+def _textbook_beside(
     used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
 ) -> dict[str, FigureValues]:
     """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
