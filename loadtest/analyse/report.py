@@ -22,7 +22,7 @@ from loadtest.analyse.reports import answers, pages, prediction_report, score_re
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.verdict.verdict import worst
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.grid import Grid
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective

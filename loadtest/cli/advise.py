@@ -52,12 +52,12 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
       loadtest advise runs/first --slo ttft_p95=2 --gpu-memory 80GB
     """
     from loadtest.analyse.summary import analyse
-    from loadtest.memory.loaded import parse_memory
+    from loadtest.memory.sizes import parse_size
 
     objectives = () if slo is None else parse_objectives(slo)
     if any(each.figure == ERRORS for each in objectives):
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
-    room = None if gpu_memory is None else parse_memory(gpu_memory)
+    room = None if gpu_memory is None else parse_size(gpu_memory)
     analysis = analyse(run)
     body = (
         _advise_groups(run, analysis.groups, objectives, room, as_json=as_json)
@@ -124,9 +124,10 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model.fit import known_slots
     from loadtest.analyse.whatif.model.predict import require_tokens
+    from loadtest.analyse.whatif.model.series import longest_series
     from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 
-    series = work.longest_series(analysis.run)
+    series = longest_series(analysis.run)
     if series is None:
         raise PredictionError(
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
@@ -154,8 +155,8 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
     from loadtest.analyse.charts import advice as chart
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.reports import advice_report as words
-    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME
-    from loadtest.analyse.whatif.promised.promise import promise
+    from loadtest.analyse.whatif.predictions.predict_loads import promise
+    from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 
     picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
     written = [folder / "advice.md", folder / "advice.json", picture]

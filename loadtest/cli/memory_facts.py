@@ -17,12 +17,15 @@ from loadtest.memory.estimate import (
     CACHE_DTYPES,
     DEFAULT_CONTEXT,
     Facts,
+    LoadedMemory,
     MemoryPlan,
     cache_of,
     facts_of_gguf,
+    facts_of_server,
     facts_of_shape,
+    loaded_memory,
 )
-from loadtest.memory.loaded import LoadedMemory, loaded_memory, parse_memory, server_facts
+from loadtest.memory.sizes import parse_size
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 from loadtest.urls import parse_url
@@ -173,9 +176,8 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
         size = weights.rough(parameters, asked.quantization)
         where = f"{parameters:,} parameters × the bytes of {asked.quantization}; up to a tenth low"
     else:
-        kind = weights.dtype(asked.dtype or "fp16")
-        size = weights.by_dtype(parameters, kind)
-        where = f"{parameters:,} parameters × {weights.bytes_each(kind)} ({kind})"
+        size = weights.by_dtype(parameters, asked.dtype or "fp16")
+        where = weights.dtype_source(parameters, asked.dtype or "fp16")
     return Facts(
         name=f"{parameters / 1e9:.3g} B parameters",
         weights=size,
@@ -235,7 +237,7 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
                 f"{server.described} does not say what its models are made of: give --model, --gguf or --config."
             )
         model = with_details(client, server, choose_model(server, asked.model))
-    facts = server_facts(shown(model.name), model.details, model.trained_context)
+    facts = facts_of_server(shown(model.name), model.details, model.trained_context)
     plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)
     notes = ["1 slot is assumed, because Ollama does not say how many it has; give more with --slots."]
     said = LoadedMemory(model.size, model.size_vram) if model.size else None
@@ -245,4 +247,4 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
 
 
 def memory_size(text: str | None, option: str) -> float | None:
-    return None if text is None else parse_memory(text, option)
+    return None if text is None else parse_size(text, option)

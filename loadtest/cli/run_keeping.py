@@ -35,7 +35,7 @@ def kept_beforehand(scenario: Scenario, prediction: Path | None, *, probe_slots:
 
 def kept_prediction(file: Path) -> Kept:
     """Return what copies a prediction into the run folder; it is read and checked now, before anything is sent."""
-    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME, file_digest, parse_document
+    from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME, file_digest, parse_document
 
     with os_error_as(PredictionError, f"cannot read {file}"):
         body = file.read_bytes()
@@ -51,7 +51,7 @@ def kept_prediction(file: Path) -> Kept:
 
 def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
     """Return the scenario that sends the very requests of a prediction, where it is of such."""
-    from loadtest.analyse.whatif.promised.prediction_file import read_document
+    from loadtest.analyse.whatif.predictions.prediction_file import read_document
 
     plan = None if prediction is None else read_document(prediction).plan
     if plan is None:

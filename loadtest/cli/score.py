@@ -30,7 +30,7 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     """
     from loadtest.analyse.reports import score_report as words
     from loadtest.analyse.summary import analyse
-    from loadtest.analyse.whatif.promised.prediction_file import read_document
+    from loadtest.analyse.whatif.predictions.prediction_file import read_document
 
     document = read_document(prediction)
     analysis = analyse(run)

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.promised.predict_loads import predict_loads
-from loadtest.analyse.whatif.promised.prediction_file import Document
+from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
+from loadtest.analyse.whatif.predictions.prediction_file import Document
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError
 from loadtest.simulate.model.timing import StepLaw, Timing

@@ -22,7 +22,7 @@ from loadtest.analyse.charts.over_time import cold_load, depth, drift, machine, 
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, has_tokens
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.text import joined
 
 RunChart = Callable[[Axes, Analysis], None]

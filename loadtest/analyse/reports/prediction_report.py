@@ -11,9 +11,9 @@ from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
-from loadtest.analyse.whatif.promised.predict_loads import describe_basis
-from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
+from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
+from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.grid import Grid
 from loadtest.text import UNKNOWN, joined, listed, writer_of
 

@@ -11,9 +11,9 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.analyse.whatif.model.plan import Plan
-from loadtest.analyse.whatif.promised.predict_loads import length_of
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.model.seeded_run import SeededRun
+from loadtest.analyse.whatif.predictions.predict_loads import length_of
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     FILE_NAME,
@@ -25,7 +25,7 @@ from loadtest.analyse.whatif.promised.prediction_file import (
     file_digest,
     parse_document,
 )
-from loadtest.analyse.whatif.promised.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
+from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
@@ -131,7 +131,7 @@ def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -
     return ""
 
 
-def _other_requests(document: Document, plan: Plan, analysis: Analysis, level: Mapping[str, Any]) -> str:
+def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, level: Mapping[str, Any]) -> str:
     """Say what a level sent in place of the very requests that were predicted; empty where it sent these."""
     scenario = analysis.run.facts.get("scenario") or {}
     sent = next(each for each in analysis.run.levels if each["index"] == level["index"]).get("requests")

@@ -26,7 +26,7 @@ from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)

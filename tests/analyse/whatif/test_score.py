@@ -20,15 +20,15 @@ from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.analyse.whatif.promised import score, textbook
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.predictions import score, textbook
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_KNOWN,
     LIMIT_SEEN,
     NO_LIMIT,
     parse_document,
     read_document,
 )
-from loadtest.analyse.whatif.promised.textbook import Measured
+from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel
 from loadtest.cli.run_keeping import kept_prediction
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
@@ -304,8 +304,8 @@ def test_a_mistake_is_said_before_anything_is_worked_out(args: Sequence[str], wo
     assert words in said
 
 
-def level(users: int, **figures: float) -> Measured:
-    return Measured(users, {name.replace("__", "."): value for name, value in figures.items()})
+def level(users: int, **figures: float) -> MeasuredLevel:
+    return MeasuredLevel(users, {name.replace("__", "."): value for name, value in figures.items()})
 
 
 def test_erlang_c_is_that_of_the_tables() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.memory.estimate import MemoryPlan
-from loadtest.memory.loaded import kv_bytes, server_facts
+from loadtest.memory.estimate import MemoryPlan, facts_of_server, kv_bytes
 
 
 def granted_context(run: RunData) -> int | None:
@@ -77,7 +76,7 @@ def plan_of_run(run: RunData, slots: Slots) -> MemoryPlan:
         raise PredictionError(f"{run.path} does not say {missing}: estimate with --model, --context and --slots.")
     name = str((run.facts.get("target") or {}).get("model"))
     try:
-        facts = server_facts(name, said.get("details") or {}, said.get("trained_context"))
+        facts = facts_of_server(name, said.get("details") or {}, said.get("trained_context"))
     except ScenarioError as error:
         raise PredictionError(f"{run.path} is not enough to estimate from: {error}") from None
     return MemoryPlan(facts=facts, context=int(context), slots=int(count))

@@ -14,8 +14,7 @@ from loadtest.analyse.server.model_memory.by_slots import plan_of_run
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError
 from loadtest.memory import report
-from loadtest.memory.estimate import MemoryPlan
-from loadtest.memory.loaded import loaded_memory
+from loadtest.memory.estimate import MemoryPlan, loaded_memory
 from loadtest.text import binary_size, counted, percent, signed
 from loadtest.urls import loopback
 

@@ -10,8 +10,8 @@ from typing import Any
 from loadtest import metrics
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.whatif.model.self_check import as_measured
-from loadtest.analyse.whatif.promised.prediction_file import Case
-from loadtest.analyse.whatif.promised.textbook import SCORED, FigureValues
+from loadtest.analyse.whatif.predictions.prediction_file import Case
+from loadtest.analyse.whatif.predictions.textbook import SCORED, FigureValues
 
 ALPHA = 0.05  # bands are for 95 %
 SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "mean": 0.5}
@@ -46,7 +46,6 @@ class ScoredFigure:
 
     @property
     def inside(self) -> bool:
-        """Whether the measured value lies in the band."""
         return self.band[0] <= self.measured <= self.band[1]
 
     @property
@@ -55,7 +54,6 @@ class ScoredFigure:
         return winkler_score(self.band, self.measured) / self.measured
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {
             "load": self.load,
             "case": self.case,
@@ -104,9 +102,7 @@ def score_case(
     for figure in SCORED:
         name, statistic = figure.split(".")
         measured = seen.figure(name, statistic)
-        if figure not in case.figures or not measured > 0:
-            continue
-        if not metrics.enough_for(SHARES[statistic], seen.requests):
+        if figure not in case.figures or not measured > 0 or not metrics.enough_for(SHARES[statistic], seen.requests):
             continue
         found.append(
             ScoredFigure(

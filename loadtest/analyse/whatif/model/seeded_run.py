@@ -28,15 +28,11 @@ AS_LONG_AS_ASKED = 0.95  # of the answers: the others are then as long as asked,
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How many requests a run sends to each load, and the seed that it draws them from."""
+class SeededRun:
+    """A run to come: how many requests it sends to each load, and the seed that it draws them from."""
 
     requests: int
     seed: int
-
-    def to_dict(self) -> dict[str, int]:
-        """Return plain JSON values."""
-        return {"requests": self.requests, "seed": self.seed}
 
 
 def new_seed() -> int:
@@ -45,11 +41,11 @@ def new_seed() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedRequests:
-    """When the requests of one level are due and how long they are, as a run with the plan's seed has them."""
+class SeededRequests:
+    """When the requests of one level of such a run are due, and how long they are."""
 
-    plan: Plan
-    place: int  # of the level in that run
+    run: SeededRun
+    place: int  # of the level in it
     like: Level  # a level of the run predicted from: its lengths
     template_tokens: int  # a prompt's tokens that were read, less those asked for
     output_as_asked: bool
@@ -58,7 +54,7 @@ class PlannedRequests:
     burstiness: float | None
 
     @classmethod
-    def of(cls, run: RunData, used: Mapping[str, Any], plan: Plan, place: int) -> PlannedRequests:
+    def of(cls, run: RunData, used: Mapping[str, Any], seeded: SeededRun, place: int) -> SeededRequests:
         """Take from a run what its next one keeps; `used` is the first level predicted from. Raises PredictionError."""
         scenario = run.facts.get("scenario") or {}
         used = next(each for each in run.levels if each["index"] == used["index"])  # as it was asked for
@@ -69,12 +65,12 @@ class PlannedRequests:
         more = (uncached(run) - run.column("asked_input"))[good]
         as_asked = run.column("output_tokens")[good] == run.column("asked")[good]
         return cls(
-            plan,
+            seeded,
             place,
             Level(
                 index=place,
                 concurrency=None,
-                requests=plan.requests,
+                requests=seeded.requests,
                 input_tokens=used.get("input_tokens"),
                 output_tokens=used.get("output_tokens"),
                 input_lengths=used.get("input_lengths"),
@@ -89,17 +85,17 @@ class PlannedRequests:
 
     def instants_s(self, rate: float) -> Iterator[float]:
         """Yield when the requests of an open loop are due, seconds after its start."""
-        every = instants(rate, self.arrivals, f"{self.plan.seed} {self.place}", burstiness=self.burstiness)
-        return (at / NS_PER_S for at in itertools.islice(every, self.plan.requests))
+        every = instants(rate, self.arrivals, f"{self.run.seed} {self.place}", burstiness=self.burstiness)
+        return (at / NS_PER_S for at in itertools.islice(every, self.run.requests))
 
     def lengths(self, drawn: list[tuple[int, int]], *, warmups: int) -> list[tuple[int, int]]:
         """Return prompt and output tokens of each request in order, warm-ups first; `drawn` takes the place of what is unknown."""
         level = self.like
         if level.input_lengths is None and level.output_lengths is None:
             return drawn
-        said = DrawnLengths(self.plan.seed, COUNTER, TokenFit(), self.context)
+        said = DrawnLengths(self.run.seed, COUNTER, TokenFit(), self.context)
         every = [said.at(level, i, warmup=True) for i in range(warmups)]
-        every += [said.at(level, i, warmup=False) for i in range(self.plan.requests)]
+        every += [said.at(level, i, warmup=False) for i in range(self.run.requests)]
         return [
             (
                 prompt if one.input_tokens is None else max(one.input_tokens + self.template_tokens, 1),

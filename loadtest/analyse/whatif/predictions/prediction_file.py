@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 
 from loadtest.analyse.server.timing.prefill import Interval
-from loadtest.analyse.whatif.model.plan import Plan
 from loadtest.analyse.whatif.model.predict import Prediction
-from loadtest.analyse.whatif.promised.textbook import FigureValues
+from loadtest.analyse.whatif.model.seeded_run import SeededRun
+from loadtest.analyse.whatif.predictions.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
 from loadtest.records import newer
@@ -79,7 +79,7 @@ class Document:
     rests_on: dict[str, Any]  # levels, slots and how they are known, step times, prefill, errors
     said: tuple[str, ...]  # sentences to be read before any figure
     loads: tuple[PredictedLoad, ...]
-    plan: Plan | None = None  # of the run whose very requests are predicted; None: any run of such loads
+    plan: SeededRun | None = None  # of the run whose very requests are predicted; None: any run of such loads
 
     @property
     def slots(self) -> int | None:
@@ -133,51 +133,39 @@ def parse_document(body: bytes, name: str) -> Document:
         )
     try:
         return Document(
-            made=str(found["made"]),
-            loadtest=str(found["loadtest"]),
-            run={**found["run"], "sha256": str(found["run"]["sha256"])},
+            made=found["made"],
+            loadtest=found["loadtest"],
+            run={**found["run"], "sha256": found["run"]["sha256"]},
             rests_on={**found["rests_on"], "slots": {"limit": None, **found["rests_on"]["slots"]}},
-            said=tuple(map(str, found["said"])),
+            said=tuple(found["said"]),
             loads=tuple(map(_load, found["loads"])),
-            plan=None if (plan := found.get("plan")) is None else Plan(int(plan["requests"]), int(plan["seed"])),
+            plan=None if (plan := found.get("plan")) is None else SeededRun(plan["requests"], plan["seed"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise PredictionError(f"{name} lacks what a prediction holds; make it anew with `loadtest predict`.") from None
 
 
 def _load(found: Mapping[str, Any]) -> PredictedLoad:
-    users, rate, slots = found["concurrency"], found["rate"], found["slots_asked"]
     return PredictedLoad(
-        None if users is None else int(users),
-        None if rate is None else float(rate),
-        None if slots is None else int(slots),
+        found["concurrency"],
+        found["rate"],
+        found["slots_asked"],
         tuple(map(_case, found["cases"])),
-        {str(name): _figures(figures) for name, figures in found["textbook"].items()},
+        {name: _figures(figures) for name, figures in found["textbook"].items()},
         bool(found.get("people")),
     )
 
 
 def _case(found: Mapping[str, Any]) -> Case:
-    bands = {str(name): (float(low), float(high)) for name, (low, high) in found["bands"].items()}
-    slots, beyond = found["slots"], found["extrapolates"]
     return Case(
-        str(found["name"]),
-        None if slots is None else int(slots),
+        found["name"],
+        found["slots"],
         _figures(found["figures"]),
-        bands,
-        None if beyond is None else str(beyond),
-        bool(found["grows"]),
+        {name: (low, high) for name, (low, high) in found["bands"].items()},
+        found["extrapolates"],
+        found["grows"],
     )
 
 
 def _figures(found: Mapping[str, Any]) -> FigureValues:
-    return {str(name): float(value) for name, value in found.items() if value is not None}
-
-
-def grid_of(
-    concurrencies: Sequence[int], rates: Sequence[float], slots: Sequence[int]
-) -> list[tuple[int | None, float | None, int | None]]:
-    """Return every load asked for with every number of slots asked for: (users, rate, slots)."""
-    loads: list[tuple[int | None, float | None]] = [(users, None) for users in concurrencies]
-    loads += [(None, rate) for rate in rates]
-    return [(*load, each) for load in dict.fromkeys(loads) for each in (dict.fromkeys(slots) or (None,))]
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,10 +1,13 @@
-"""Predict the loads that were asked for from a run: which levels, which slots, and what is said before any figure."""
+"""What is kept in prediction.json: predictions of the loads that were asked for, and of those that advice promises.
+
+Which levels they rest on, with which slots, and what is said before any figure.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +18,22 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model import self_check
-from loadtest.analyse.whatif.model.beyond import allowing_for_growth
-from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, levels_used
-from loadtest.analyse.whatif.model.plan import Plan, PlannedRequests
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
+from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slots
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
+from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
+from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.ways import NoWayError
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     Case,
     Document,
     PredictedLoad,
-    grid_of,
 )
-from loadtest.analyse.whatif.promised.textbook import FigureValues, Measured, textbook
+from loadtest.analyse.whatif.predictions.textbook import FigureValues, MeasuredLevel, textbook
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder, utc_now
@@ -37,6 +41,15 @@ from loadtest.text import counted, listed
 
 MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
+
+
+class AskedLoad(NamedTuple):
+    """A load to predict: users of a closed loop or a rate, and slots in place of the server's own."""
+
+    users: int | None
+    rate: float | None
+    slots: int | None
+    place: int  # of its level in a run of all these users, or of all these rates
 
 
 def predict_loads(
@@ -50,7 +63,7 @@ def predict_loads(
     concurrencies: Sequence[int] = (),
     rates: Sequence[float] = (),
     slots: Sequence[int] = (),
-    plan: Plan | None = None,
+    seeded: SeededRun | None = None,
 ) -> Document:
     """Predict every load with every number of slots asked for, each with its 95 % bands.
 
@@ -59,7 +72,7 @@ def predict_loads(
         facts: what another run must share with this one to be held against the prediction.
         void: labels of levels that the run has and that are left out here.
         slots: to predict for, in place of the server's own.
-        plan: of the run to come, whose very requests are predicted.
+        seeded: the run to come, whose very requests are predicted.
 
     Raises PredictionError where the run says too little, or where the model does not give back the levels it rests on.
     """
@@ -74,9 +87,14 @@ def predict_loads(
     known, models, said = fitted.known, fitted.models, list(fitted.ruled_out)
     seen = known.slots.estimate or 0
     loads = [
-        _predicted_load(models, load, used, known.limit or max(seen, 1), planned)
-        for load in grid_of(concurrencies, rates, slots)
-        for planned in (None if plan is None else _planned(run, used, plan, concurrencies, rates, load),)
+        _predicted_load(
+            models,
+            load,
+            used,
+            known.limit or max(seen, 1),
+            None if seeded is None else SeededRequests.of(run, used[0], seeded, load.place),
+        )
+        for load in _asked_loads(concurrencies, rates, slots)
     ]
     said += _unknown_cache(models)
     if known.limit is None:
@@ -84,10 +102,37 @@ def predict_loads(
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
-    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), plan=plan)
+    return _document_of(
+        run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), seeded=seeded
+    )
 
 
-def document_of(
+def promise(
+    run: RunData, advice: Advice, found: Slots, steps: Steps, levels: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> Document | None:
+    """Return the prediction that advice promises, for every load that was measured; None where it promises nothing.
+
+    `levels` and `facts` as in predict_loads.
+    """
+    if not advice.promised:
+        return None
+    used, known = levels_used(run, levels), known_slots(run, found)
+    loads = tuple(
+        PredictedLoad(
+            load,
+            None,
+            advice.trial,
+            (Case.of(AS_ASKED, said),),
+            _textbook_beside(used, known.limit or 1, load, None, advice.trial),
+            advice.model.talks is not None,
+        )
+        for load, said in advice.promised.items()
+    )
+    said = (f"Promised by loadtest advise for {advice.knob} {advice.trial}, with the lengths of this run.",)
+    return _document_of(run, known, steps, used, advice.model, facts=facts, said=said, loads=loads)
+
+
+def _document_of(
     run: RunData,
     known: KnownSlots,
     steps: Steps,
@@ -97,7 +142,7 @@ def document_of(
     facts: dict[str, Any],
     said: tuple[str, ...],
     loads: tuple[PredictedLoad, ...],
-    plan: Plan | None = None,
+    seeded: SeededRun | None = None,
 ) -> Document:
     """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
@@ -127,7 +172,7 @@ def document_of(
         },
         said=said,
         loads=loads,
-        plan=plan,
+        plan=seeded,
     )
 
 
@@ -154,25 +199,41 @@ def _unknown_limit(seen: int, run: RunData) -> str:
     )
 
 
+def _asked_loads(concurrencies: Sequence[int], rates: Sequence[float], slots: Sequence[int]) -> list[AskedLoad]:
+    """Return every load asked for with every number of slots asked for."""
+    loads: list[tuple[int | None, float | None, int]] = [
+        (users, None, concurrencies.index(users)) for users in concurrencies
+    ]
+    loads += [(None, rate, rates.index(rate)) for rate in rates]
+    return [
+        AskedLoad(users, rate, each, place)
+        for users, rate, place in dict.fromkeys(loads)
+        for each in (dict.fromkeys(slots) or (None,))
+    ]
+
+
 def _predicted_load(
     models: dict[str, ServerModel],
-    load: tuple[int | None, float | None, int | None],
+    load: AskedLoad,
     used: Sequence[dict[str, Any]],
     servers: int,
-    planned: PlannedRequests | None,
+    seeded: SeededRequests | None,
 ) -> PredictedLoad:
-    users, rate, slots = load
-    if slots is not None:
+    if load.slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
-    cases = [Case.of(name, _predict(model, users, rate, slots, planned)) for name, model in models.items()]
+    cases = [
+        Case.of(name, allowing_for_growth(model, _prediction(model, load, seeded))) for name, model in models.items()
+    ]
     alike = len({model.talks for model in models.values()}) == 1
-    if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
+    nobody_waits = load.users is not None and load.users <= servers
+    if len(cases) > 1 and nobody_waits and alike:
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
     people = any(model.talks is not None for model in models.values())
-    return PredictedLoad(users, rate, slots, tuple(cases), textbook_beside(used, servers, users, rate, slots), people)
+    beside = _textbook_beside(used, servers, load.users, load.rate, load.slots)
+    return PredictedLoad(load.users, load.rate, load.slots, tuple(cases), beside, people)
 
 
-def textbook_beside(
+def _textbook_beside(
     used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
 ) -> dict[str, FigureValues]:
     """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
@@ -183,35 +244,16 @@ def textbook_beside(
     return beside
 
 
-def _predict(
-    model: ServerModel, users: int | None, rate: float | None, slots: int | None, planned: PlannedRequests | None
-) -> Prediction:
-    requests = None if planned is None else planned.plan.requests
-    if users is None:
-        said = model.open(rate or 0.0, slots=slots, requests=requests, planned=planned)
-    else:
-        said = model.closed(users, slots=slots, requests=requests, planned=planned)
-    return allowing_for_growth(model, said)
+def _prediction(model: ServerModel, load: AskedLoad, seeded: SeededRequests | None) -> Prediction:
+    if load.users is not None:
+        return model.closed(load.users, slots=load.slots, seeded=seeded)
+    return model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
 
 
-def _planned(
-    run: RunData,
-    used: Sequence[dict[str, Any]],
-    plan: Plan,
-    concurrencies: Sequence[int],
-    rates: Sequence[float],
-    load: tuple[int | None, float | None, int | None],
-) -> PlannedRequests:
-    """Return the requests that a run of these concurrencies, or of these rates, sends to one of them."""
-    users, rate, _ = load
-    place = list(concurrencies).index(users) if users is not None else list(rates).index(rate or 0.0)
-    return PlannedRequests.of(run, used[0], plan, place)
-
-
-def _measured(level: dict[str, Any]) -> Measured:
+def _measured(level: dict[str, Any]) -> MeasuredLevel:
     seen = self_check.as_measured(level, None)
     flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
-    return Measured(level["concurrency"], flat)
+    return MeasuredLevel(level["concurrency"], flat)
 
 
 def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, float] | None:

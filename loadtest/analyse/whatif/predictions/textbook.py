@@ -7,7 +7,7 @@ Each is fitted to the levels of a closed loop that the prediction rests on. A fi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -16,6 +16,7 @@ import numpy as np
 from loadtest.analyse.run.arrays import FloatArray
 
 FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
+Points = list[tuple[int, float]]  # (users, figure), in order of users
 
 ERLANG, USL, LINE, KNEE = "M/M/c", "USL", "straight line", "knee"
 KNEES_TRIED = 200
@@ -31,7 +32,7 @@ SCORED = (  # figures that a prediction is scored by
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredLevel:
     """A level of a closed loop: its users and its figures."""
 
     users: int
@@ -43,7 +44,7 @@ class Measured:
 
 
 def textbook(
-    levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None
+    levels: Sequence[MeasuredLevel], servers: int, *, users: int | None, rate: float | None
 ) -> dict[str, FigureValues]:
     """Return what each model says of a load, by its name; a model that cannot say anything is left out.
 
@@ -70,7 +71,7 @@ def waiting_probability(servers: int, load: float) -> float:
     return blocked / (1 - load / servers * (1 - blocked))
 
 
-def erlang_c(levels: Sequence[Measured], servers: int, *, users: int | None, rate: float | None) -> FigureValues:
+def erlang_c(levels: Sequence[MeasuredLevel], servers: int, *, users: int | None, rate: float | None) -> FigureValues:
     """Return M/M/c: Poisson arrivals, exponential service, `servers` servers that do not slow each other down.
 
     The service time is that of the most users who had a slot each. Waiting is zero with probability 1 − C, else
@@ -116,7 +117,7 @@ def _arrivals_of(users: int, servers: int, service: float) -> float:
     return low
 
 
-def scalability_law(levels: Sequence[Measured], users: int) -> FigureValues:
+def scalability_law(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     """Return the universal scalability law: X(N) = γN / (1 + α(N − 1) + βN(N − 1)), all three at least zero.
 
     N. J. Gunther, Guerrilla Capacity Planning, 2007, chapter 4; fitted in the form N/X, which is linear, with relative
@@ -153,44 +154,36 @@ def _least_squares(columns: FloatArray) -> FloatArray:
     return best
 
 
-def straight_line(levels: Sequence[Measured], users: int) -> FigureValues:
+def straight_line(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     """Return each figure on the straight line between the neighbouring levels; past the ends their line goes on.
 
     Linear interpolation as anybody draws it with a ruler. It needs two levels.
     """
-    found: FigureValues = {}
-    for name in SCORED:
-        points = _points(levels, name)
-        if len(points) < 2:
-            continue
+
+    def value(points: Points) -> float:
         (x0, y0), (x1, y1) = next((pair for pair in pairwise(points) if users <= pair[1][0]), (points[-2], points[-1]))
-        value = y0 + (y1 - y0) * (users - x0) / (x1 - x0)
-        if value > 0:
-            found[name] = value
-    return found
+        return y0 + (y1 - y0) * (users - x0) / (x1 - x0)
+
+    return _by_figure(levels, 2, value)
 
 
-def knee(levels: Sequence[Measured], users: int) -> FigureValues:
+def knee(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     """Return each figure on two straight segments that meet in a knee, by least squares.
 
     R. E. Quandt, 1958 (switching regressions); V. M. R. Muggeo, 2003 (continuous ones). The knee is searched among 200
     numbers of users between the second level and the last but one. It needs four levels.
     """
-    found: FigureValues = {}
-    for name in SCORED:
-        points = _points(levels, name)
-        if len(points) < 4:
-            continue
+
+    def value(points: Points) -> float:
         x, y = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
         fits = []
         for bend in map(float, np.linspace(x[1], x[-2], KNEES_TRIED)):
             parts = np.linalg.lstsq(_segments(x, bend), y, rcond=None)[0]
             fits.append((float(((_segments(x, bend) @ parts - y) ** 2).sum()), bend, parts))
         _, bend, parts = min(fits, key=lambda fit: fit[:2])
-        value = float((_segments(np.array([float(users)]), bend) @ parts)[0])
-        if value > 0:
-            found[name] = value
-    return found
+        return float((_segments(np.array([float(users)]), bend) @ parts)[0])
+
+    return _by_figure(levels, 4, value)
 
 
 def _segments(users: FloatArray, bend: float) -> FloatArray:
@@ -198,8 +191,15 @@ def _segments(users: FloatArray, bend: float) -> FloatArray:
     return np.stack([np.ones_like(users), users, np.maximum(users - bend, 0.0)], axis=1)
 
 
-def _points(levels: Sequence[Measured], name: str) -> list[tuple[int, float]]:
-    """Return (users, figure) in order of users, the mean where a number of users was measured twice."""
+def _by_figure(levels: Sequence[MeasuredLevel], fewest: int, value: Callable[[Points], float]) -> FigureValues:
+    """Return what a model says of each figure that at least so many numbers of users have, if it is above zero."""
+    points = {name: _points(levels, name) for name in SCORED}
+    found = {name: value(each) for name, each in points.items() if len(each) >= fewest}
+    return {name: figure for name, figure in found.items() if figure > 0}
+
+
+def _points(levels: Sequence[MeasuredLevel], name: str) -> Points:
+    """Return a figure by users, its mean where a number of users was measured twice."""
     known: dict[int, list[float]] = {}
     for level in levels:
         if level.get(name) > 0:

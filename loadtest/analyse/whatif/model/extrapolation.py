@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from loadtest.analyse.whatif.model.bands import SHARE
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 
 ARITHMETIC_FROM = 2.0  # times the most streams measured
@@ -23,7 +24,6 @@ STANDARD_ERRORS = 2.0  # of the growth, that make a band for 95 of 100 cases
 # share of a figure by which its band widens with each doubling of streams, where slots are not the measured ones
 SPLIT = 0.4
 UNSEEN = 0.25  # the same, where only one number of streams was measured
-SHARE = "cached_share"
 RATES = ("stream_tokens_per_s", "output_tokens_per_s", "requests_per_s")
 
 
@@ -37,13 +37,12 @@ def allowing_for_growth(model: ServerModel, said: Prediction) -> Prediction:
     if widened:
         split = 1 + widened * math.log2(streams / model.streams)
         shorter, longer = min(shorter, 1 / split), max(longer, split)
-    bands = {}
+    bands = dict(said.bands)
     for name, (low, high) in said.bands.items():
-        if name.startswith(SHARE):  # how much was cached is no matter of step times
-            bands[name] = (low, high)
-            continue
-        rate = name.startswith(RATES)
-        bands[name] = (low / longer, high / shorter) if rate else (low * shorter, high * longer)
+        if name.startswith(RATES):
+            bands[name] = (low / longer, high / shorter)
+        elif not name.startswith(SHARE):  # how much was cached is no matter of step times
+            bands[name] = (low * shorter, high * longer)
     return dataclasses.replace(said, bands=bands, extrapolates=_words(said, model, shorter, longer))
 
 
@@ -76,9 +75,7 @@ def _growth_error(model: ServerModel) -> float:
 
 
 def _words(said: Prediction, model: ServerModel, shorter: float, longer: float) -> str | None:
-    if said.extrapolates is None:
-        return None
-    if not model.slope_known:
+    if said.extrapolates is None or not model.slope_known:
         return said.extrapolates
     return (
         f"{said.extrapolates}; the bands allow for steps {(1 - shorter) * 100:.0f} % shorter, where growth slows down, to "

@@ -6,6 +6,7 @@ A curve is about a dozen predictions, each a quarter of a second of plain Python
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import sys
 import warnings
@@ -19,12 +20,13 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.advice import slot_advice
-from loadtest.analyse.whatif.advice.slot_advice import ClosedLoopSeries
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import fit_models, known_slots
+from loadtest.analyse.whatif.model.lengths import with_likely_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.ways import NoWayError, likely_lengths, own_level
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN
+from loadtest.analyse.whatif.model.series import ClosedLoopSeries, longest_series
+from loadtest.analyse.whatif.model.ways import NoWayError, own_level
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN
 from loadtest.errors import PredictionError
 
 
@@ -50,7 +52,7 @@ class _Foretold:
 def _foretell(model: ServerModel, run: RunData, series: ClosedLoopSeries) -> _Foretold:
     mine = [level for level in run.levels if level["index"] in series.levels]
     levels = {int(level["index"]): own_level(model, run, level) for level in mine}
-    return _Foretold(levels, slot_advice.curve(model, series.concurrencies))
+    return _Foretold(levels, predict_curve(model, series.concurrencies))
 
 
 class CurveAhead:
@@ -59,7 +61,7 @@ class CurveAhead:
     def __init__(self, run: RunData, slots: Slots, steps: Steps, *, apart: bool | None = None) -> None:
         """Begin with the usual way; `apart`: in another process, by default for runs of more than two million chunks."""
         self._run, self._slots, self._steps = run, slots, steps
-        self._series = slot_advice.longest_series(run)
+        self._series = longest_series(run)
         self._model: ServerModel | None = None
         self._begun: Future[_Foretold] | None = None
         self._found: list[PredictedCurve | None] = []  # once it was asked for: chart and table show one curve
@@ -70,7 +72,7 @@ class CurveAhead:
             usual = ServerModel.of(run, known_slots(run, slots).slots, steps)
         except PredictionError:
             return
-        self._model = likely_lengths(usual, run, self._series.levels)
+        self._model = with_likely_lengths(usual, run, self._series.levels)
         with warnings.catch_warnings():  # a fork: a new interpreter would run a script without a main guard again
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads: NumPy's, which the fork does not use
             pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
@@ -101,7 +103,7 @@ class CurveAhead:
         if foretold is not None and model == self._model:
             curve = foretold.curve
         else:
-            curve = slot_advice.curve(model, self._series.concurrencies)
+            curve = predict_curve(model, self._series.concurrencies)
         return PredictedCurve(self._series, curve, model=model, case=case)
 
     def _foretold(self) -> _Foretold | None:
@@ -109,3 +111,11 @@ class CurveAhead:
             return None if self._begun is None else self._begun.result()
         except BrokenProcessPool:  # the other process was killed: predict here
             return None
+
+
+def predict_curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]:
+    """Predict the concurrencies of the prediction chart: measured ones, those between, and up to twice the highest."""
+    top = 2 * max(measured)
+    between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}
+    loads = [load for load in sorted({*measured, *between, top}) if load <= top]
+    return tuple(allowing_for_growth(model, model.closed(load)) for load in loads)
