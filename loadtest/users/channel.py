@@ -13,7 +13,7 @@ import httpx
 
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
-from loadtest.measure.leaving import STAYS, Leaving
+from loadtest.measure.leaving import Leaving
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
@@ -237,7 +237,7 @@ class Channel:
             count=self._count,
             save_text=self.scenario.save_text,
             target=self._target,
-            stay=STAYS if self._leaving is None else self._leaving.stay(job),
+            stay=self._leaving.stay(job),
         )
 
     def __enter__(self) -> Self:
