@@ -11,6 +11,7 @@ import pytest
 from loadtest.analyse.figures.stats import describe_waits
 from loadtest.errors import ScenarioError
 from loadtest.live import Figures
+from loadtest.measure.failure import FailedInARow
 from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.progress import Tally
 from loadtest.records import Outcome, Record
@@ -81,10 +82,12 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(keys: dict[str, Any], wo
 
 def test_a_user_who_left_is_no_failure() -> None:
     tally = Tally(LEVEL, 8, 0)
-    for outcome in (Outcome.TIMEOUT, Outcome.LEFT, Outcome.TIMEOUT):
-        tally.add(record(outcome, first=None))
+    ended = [record(outcome, first=None) for outcome in (Outcome.TIMEOUT, Outcome.LEFT, Outcome.TIMEOUT)]
+    for one in ended:
+        tally.add(one)
     assert (tally.failed, tally.left) == (2, 1)
-    assert tally.failed_in_a_row[0] == 2  # neither a failure, nor proof that the server answers
+    in_a_row = FailedInARow({0: 2})
+    assert [in_a_row.hopeless(one) is not None for one in ended] == [False, False, True]  # no proof that it answers
     assert failed_and_sent({"outcomes": {"ok": 5, "left": 3, "timeout": 1, "cancelled": 2}}) == (1, 9)
 
 

@@ -15,7 +15,7 @@ from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
 from loadtest.asyncio_driver.session_plan import PlannedSession, SessionPlan
 from loadtest.asyncio_driver.turn_count import InStep, TurnCount
 from loadtest.measure.backlog import Backlog
-from loadtest.measure.failure import Failure
+from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
@@ -84,6 +84,8 @@ class Driver:
         self._streams: list[asyncio.Task[None]] = []
         self._turns: TurnCount | None = None  # of a level of conversations in a closed loop
         self._tally: Tally | None = None
+        most = self._scenario.stop_after_errors
+        self._failed = FailedInARow({} if most is None else dict.fromkeys(range(len(targets)), most))
         self._alarm = Alarm()
         rate = self._scenario.max_rate
         self._permits = None if rate is None else Permits(rate, self._share, self._clock.monotonic_ns)
@@ -331,9 +333,7 @@ class Driver:
         if self._tally is None:
             return
         self._tally.add(record)
-        most = self._scenario.stop_after_errors
-        if most is not None and self._tally.failed_in_a_row[record.target] >= most and self._tally.given_up is None:
-            why = f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}"
+        if (why := self._failed.hopeless(record)) is not None:
             self.give_up(why)
             if self._in_step is not None:
                 self._in_step.hopeless(why)

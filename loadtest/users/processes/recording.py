@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,9 +20,10 @@ from gevent.lock import BoundedSemaphore
 
 from loadtest.errors import RunFolderError
 from loadtest.measure.descriptors import room_for
+from loadtest.measure.failure import FailedInARow
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Request
-from loadtest.records import Clock, Outcome, Record
+from loadtest.records import Clock, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
@@ -145,9 +145,7 @@ class Recorder:
         self._stack.callback(waiter.close)
         self.backlog = GeventBacklog()
         self._on_broken, self._on_hopeless = on_broken, on_hopeless
-        self._hopeless = False
-        self._failed_in_a_row: Counter[tuple[int, int]] = Counter()  # of a server and model, in a level
-        self._stop_after = _failures_allowed(user_targets.values())
+        self._failed = FailedInARow(_failures_allowed(user_targets.values()))
         self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
@@ -181,19 +179,14 @@ class Recorder:
         )
 
     def _recorded(self, name: str, record: Record) -> None:
-        """Tell the listeners of a record, and count failures in a row; a success of another server ends no such row."""
+        """Tell the listeners of a record, and say where too many in a row were failures."""
         for listener in record_listeners:
             try:
                 listener(name, record)
             except Exception:
                 logger.exception("a listener failed over a record")
-        most, where = self._stop_after.get(record.target), (record.target, record.level)
-        if most is None or record.outcome in (Outcome.CANCELLED, Outcome.LEFT):
-            return
-        self._failed_in_a_row[where] = self._failed_in_a_row[where] + 1 if record.outcome is not Outcome.OK else 0
-        if self._failed_in_a_row[where] >= most and not self._hopeless:
-            self._hopeless = True
-            self._on_hopeless(f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}")
+        if (why := self._failed.hopeless(record)) is not None:
+            self._on_hopeless(why)
 
     def channel(self, class_name: str) -> Channel:
         """Return what users of a class send through."""
