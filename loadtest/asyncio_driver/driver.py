@@ -78,7 +78,7 @@ class Driver:
             samples=samples,
             stops=(asyncio.CancelledError,),
             on_record=[self._recorded],
-            on_broken=self.stop,
+            on_broken=lambda _: self.stop(),
         )
         self._maker = RequestMaker(targets, posts, self._clock, self._share)
         self._streams: list[asyncio.Task[None]] = []

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -136,14 +136,11 @@ async def opened(
     scenario, share = part.scenario, part.share
     folder = RunFolder(part.folder)
     async with AsyncExitStack() as stack:
-        wire = AsyncWire(**way_of(scenario))
-        await stack.enter_async_context(wire)
+        wire = await stack.enter_async_context(AsyncWire(**way_of(scenario)))
         stack.enter_context(keeper())
-        records = folder.record_writer(part.clock, worker=str(share.worker))
-        stack.callback(records.close)
+        records = stack.enter_context(closing(folder.record_writer(part.clock, worker=str(share.worker))))
         source = "driver" if share.of == 1 else f"driver-{share.worker}"
-        samples = folder.sample_writer(part.clock, source=source)
-        stack.callback(samples.close)
+        samples = stack.enter_context(closing(folder.sample_writer(part.clock, source=source)))
         yield Driver(
             targets=part.targets,
             wire=wire,

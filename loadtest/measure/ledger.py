@@ -34,7 +34,7 @@ class Ledger:
     """All requests of this process from release to record, for both drivers.
 
     A fault in one request costs that request alone. A fault of the disk ends the run: `broken` says why, and `on_broken`
-    is called once. `stops` are the exceptions with which the driver ends a request.
+    is told, once. `stops` are the exceptions with which the driver ends a request.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Ledger:
         samples: SampleWriter | None,
         stops: tuple[type[BaseException], ...],
         on_record: Iterable[OnRecord] = (),
-        on_broken: Callable[[], object] = bool,
+        on_broken: Callable[[str], object] = bool,
     ) -> None:
         self.backlog = backlog
         self.broken: str | None = None
@@ -151,4 +151,4 @@ class Ledger:
     def _break(self, sentence: str) -> None:
         if self.broken is None:
             self.broken = sentence
-            self._on_broken()
+            self._on_broken(sentence)

@@ -10,7 +10,7 @@ import gc
 import itertools
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,9 +144,9 @@ class Recorder:
         waiter = GeventWaiter()
         self._stack.callback(waiter.close)
         self.backlog = GeventBacklog()
-        self._on_broken, self._on_hopeless = on_broken, on_hopeless
+        self._on_hopeless = on_hopeless
         self._failed = FailedInARow(_failures_allowed(user_targets.values()))
-        self.ledger = self._open_ledger(folder, str(worker), source)
+        self.ledger = self._open_ledger(folder, str(worker), source, on_broken)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
@@ -159,14 +159,15 @@ class Recorder:
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
         self._heartbeat.start()
 
-    def _open_ledger(self, folder: RunFolder | None, worker: str, source: str) -> Ledger:
+    def _open_ledger(
+        self, folder: RunFolder | None, worker: str, source: str, on_broken: Callable[[str], object]
+    ) -> Ledger:
         records: RecordWriter | None = None
         samples: SampleWriter | None = None
         if folder is not None:
-            records = folder.record_writer(self.clock, worker=worker, driver="locust")
-            self._stack.callback(records.close)
-            samples = folder.sample_writer(self.clock, source=source)
-            self._stack.callback(samples.close)
+            opened = self._stack.enter_context
+            records = opened(closing(folder.record_writer(self.clock, worker=worker, driver="locust")))
+            samples = opened(closing(folder.sample_writer(self.clock, source=source)))
         return Ledger(
             self.backlog,
             wall=self.wall,
@@ -175,7 +176,7 @@ class Recorder:
             samples=samples,
             stops=(GreenletExit, KeyboardInterrupt, SystemExit),
             on_record=[self._recorded],
-            on_broken=lambda: self._on_broken(self.ledger.broken or ""),
+            on_broken=on_broken,
         )
 
     def _recorded(self, name: str, record: Record) -> None:
