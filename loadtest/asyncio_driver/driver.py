@@ -14,7 +14,7 @@ from loadtest import metrics
 from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
 from loadtest.asyncio_driver.session_plan import PlannedSession, SessionPlan
 from loadtest.asyncio_driver.turn_count import InStep, TurnCount
-from loadtest.measure.backlog import Backlog
+from loadtest.measure.backlog import AsyncioBacklog
 from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
@@ -69,7 +69,7 @@ class Driver:
         self._before_each = before_each
         self._share = self._plan.share
         self._in_step = in_step
-        self._backlog = Backlog()
+        self._backlog = AsyncioBacklog()
         self._ledger = Ledger(
             self._backlog,
             wall=wire.wall,
@@ -168,7 +168,7 @@ class Driver:
         if self._scenario.has_sessions:
             self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, self._in_step)
         begins = [started + after for after in plan.joins(users)]
-        with Alarm(self._backlog.queue) as self._alarm:
+        with Alarm(self._backlog) as self._alarm:
             streams = zip(own, mine, begins, strict=True)
             return started, await self._all(
                 self._stream(user, stocks[target], begin) for user, target, begin in streams
@@ -268,7 +268,7 @@ class Driver:
             with Alarm() as alarm:
                 async with asyncio.TaskGroup() as answers:
                     for offset in schedule:
-                        self._backlog.queue.due = start + offset
+                        self._backlog.due = start + offset
                         await alarm.until(start + offset)
                         request = stock.take()
                         assert request is not None, "each instant of a schedule has a session"
@@ -282,9 +282,9 @@ class Driver:
                             why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
                             request.failure = Failure(Outcome.CANCELLED, why)
                             self._backlog.add(partial(self._ledger.record, request))
-                    self._backlog.queue.due = None  # only answers are awaited now
+                    self._backlog.due = None  # only answers are awaited now
         finally:
-            self._backlog.queue.due = None
+            self._backlog.due = None
 
     async def _converse(self, first: Request) -> None:
         """Send the turns of one session, each as soon as the answer before it is there."""

@@ -12,7 +12,7 @@ from gevent.event import Event
 from gevent.hub import Waiter as Switch
 from gevent.monkey import get_original
 
-from loadtest.measure.backlog import PAUSE_S, WorkQueue
+from loadtest.measure.backlog import PAUSE_S, Backlog
 from loadtest.measure.failure import GivenUpError
 from loadtest.metrics import S_PER_NS
 from loadtest.wire import Heartbeat, LagLog, WallClock, now
@@ -212,24 +212,23 @@ class GeventHeartbeat(Heartbeat):
             self._queue.popleft().switch(None)
 
 
-class GeventBacklog:
-    """Like the asyncio driver's Backlog, but in a greenlet of its own, because listeners of Locust's events may wait."""
+class GeventBacklog(Backlog):
+    """Does its work in slices in a greenlet of its own, because listeners of Locust's events may wait."""
 
     def __init__(self) -> None:
-        self.queue = WorkQueue()
-        self._wake = Event()
+        super().__init__()
+        self._awake = Event()
         self._busy = False
         self._greenlet = gevent.spawn(self._run)
 
-    def add(self, work: Callable[[], object]) -> None:
-        self.queue.put(work)
-        self._wake.set()
+    def _wake(self) -> None:
+        self._awake.set()
 
     def flush(self) -> None:
         """Do all waiting work now, and wait for the piece that is being done."""
-        while self.queue or (self._busy and gevent.getcurrent() is not self._greenlet):
-            if self.queue:
-                self.queue.do_next()
+        while self._work or (self._busy and gevent.getcurrent() is not self._greenlet):
+            if self._work:
+                self.do_next()
             else:
                 gevent.sleep(PAUSE_S)
 
@@ -241,16 +240,16 @@ class GeventBacklog:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self.queue.rest()
+            self._awake.wait()
+            self.rest()
             gevent.sleep(PAUSE_S)
             self._busy = True
             try:
-                self.queue.work_a_slice()
+                self.work_a_slice()
             finally:
                 self._busy = False
-            if not self.queue:
-                self._wake.clear()
+            if not self._work:
+                self._awake.clear()
 
 
 def sleep_until(due: int) -> None:
