@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Self
 
-from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, kept, known_number, short_key
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
+from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.rows.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, kept, known_number, short_key
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, Said, field_named
 from loadtest.scenario import Scenario

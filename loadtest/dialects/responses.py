@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from loadtest import metrics
-from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import Usage, kept
 from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
+from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.rows.counts import Usage, kept
 from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from loadtest.credentials import redacted
-from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.errors.redirects import LOG_IN, leads_to_login
+from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.text import join_text, shown
 
 MOST_CHARACTERS = 300  # kept of a text that the server sent
