@@ -23,7 +23,7 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.connect import way_of
+from loadtest.targets.connect import wire_arguments
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, keeper, now
 from loadtest.workloads.schedule import PlanShare
@@ -136,7 +136,7 @@ async def opened(
     scenario, share = part.scenario, part.share
     folder = RunFolder(part.folder)
     async with AsyncExitStack() as stack:
-        wire = await stack.enter_async_context(AsyncWire(**way_of(scenario)))
+        wire = await stack.enter_async_context(AsyncWire(**wire_arguments(scenario)))
         stack.enter_context(keeper())
         records = stack.enter_context(closing(folder.record_writer(part.clock, worker=str(share.worker))))
         source = "driver" if share.of == 1 else f"driver-{share.worker}"

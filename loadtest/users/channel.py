@@ -17,7 +17,7 @@ from loadtest.measure.leaving import Leaving
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.targets.connect import way_of
+from loadtest.targets.connect import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.tryout import UserTarget
@@ -84,7 +84,7 @@ class Channel:
         self._api = "openai" if asked.api == "anthropic" else asked.api  # of what is no message
         self._measured = target
         self._dialects: dict[Endpoint, Dialect] = {}
-        self.wire = SyncWire(**way_of(scenario), waiter=waiter)
+        self.wire = SyncWire(**wire_arguments(scenario), waiter=waiter)
         self._headers = target.headers
         self._posts: dict[str, Posts] = {}  # by dialect: their keys differ
         self._numbers = numbers
