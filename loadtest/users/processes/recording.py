@@ -152,7 +152,8 @@ class Recorder:
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
         channels = {key: Channel(one, waiter, clock=self.clock, numbers=numbers) for key, one in different.items()}
         for channel in channels.values():
-            self._stack.enter_context(channel).warm_up(users)
+            self._stack.callback(channel.wire.close)
+            channel.warm_up(users)
         self._by_class = {name: channels[id(one)] for name, one in user_targets.items()}
         self._sampler = gevent.spawn(self._sample)
         gc.collect()
