@@ -35,22 +35,18 @@ class Waiter(Protocol):
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
         """Call `step`, which reads once, whenever `fd` is readable, until it returns True; most steps return False."""
-        ...
 
     def writable(self, fd: int, deadline: Deadline) -> bool:
         """Wait until `fd` takes bytes."""
-        ...
 
     def forget(self, fd: int) -> None:
         """Drop what is kept for `fd`, which is about to be closed."""
-        ...
 
     def expect_no_stamps(self) -> None:
         """See to it that reads are made at once: some sockets get no stamps from the kernel."""
-        ...
 
 
-class BlockingWaiter:
+class BlockingWaiter(Waiter):
     """Waits by poll(2), blocking its thread."""
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
@@ -65,12 +61,6 @@ class BlockingWaiter:
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         return _ready(poll, deadline)
-
-    def forget(self, fd: int) -> None:
-        pass
-
-    def expect_no_stamps(self) -> None:
-        pass
 
 
 def _ready(poll: select.poll, deadline: Deadline) -> bool:
