@@ -60,7 +60,7 @@ def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> 
     return Failure(Outcome.CANCELLED, f"given up by the test's own code ({said})")
 
 
-def told(known: Failure, said: str | None) -> Failure:
+def with_server_words(known: Failure, said: str | None) -> Failure:
     """Return a failure; of a time limit that passed, what the server had `said` was wrong before it fell silent."""
     if known.outcome is not Outcome.TIMEOUT or said is None or is_ours(said):
         return known

@@ -20,7 +20,7 @@ from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.targets.connect import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
-from loadtest.users.processes.tryout import UserTarget
+from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.conversations.sessions import ConversationSource

@@ -239,7 +239,7 @@ class Heartbeat:
 
 
 @contextmanager
-def keeper() -> Iterator[bool]:
+def kernel_stamping() -> Iterator[bool]:
     """Keep the kernel's stamping switched on; give whether reads on loopback soon carried stamps.
 
     The kernel stamps only while some socket asks for it, and a new process misses stamps for its first milliseconds

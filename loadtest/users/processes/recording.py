@@ -28,8 +28,8 @@ from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
-from loadtest.users.processes.tryout import UserTarget
-from loadtest.wire import LagLog, WallClock, keeper
+from loadtest.users.processes.user_target import UserTarget
+from loadtest.wire import LagLog, WallClock, kernel_stamping
 from loadtest.workloads.data_source import WORKER_STRIDE
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Recorder:
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
         self._stack = ExitStack()
-        self._stack.enter_context(keeper())
+        self._stack.enter_context(kernel_stamping())
         self.clock = Clock.now()
         self.wall = WallClock()
         self.lag = LagLog()
