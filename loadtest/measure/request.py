@@ -15,7 +15,7 @@ from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
-from loadtest.measure.failure import Failure, bug, told
+from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.leaving import STAYS, Stay
 from loadtest.measure.token_counts import CHARACTERS, counts_characters, token_fields
 from loadtest.records import Clock, Outcome, Record
@@ -317,7 +317,7 @@ class Request:
         if received.excessive is not None:
             return Failure(Outcome.STREAM_ERROR, received.excessive)
         if known is not None and received.marked is None:
-            known = told(known, ending.error if received.success else None)
+            known = with_server_words(known, ending.error if received.success else None)
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
             said = http_sentence(received.status, reads.body, received.headers)

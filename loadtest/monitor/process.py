@@ -87,7 +87,7 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
         base = parse_url(server).base
         rest = base if kind == "ollama" else endpoint_url(base, "/metrics")
     found = _ENDPOINT.fullmatch(rest)
-    if not found:
+    if not found or origin(found["url"]) is None:
         raise ScenarioError(
             f"{kind} needs an address: {kind}=http://HOST:PORT{'/metrics' if kind != 'ollama' else ''}."
         )

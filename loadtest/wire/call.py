@@ -48,9 +48,9 @@ class Call:
             deadline = min(deadline, (look_at, "look"))
         return deadline
 
-    def begin(self, payload: bytes, *, fresh: bool) -> bool:
+    def begin(self, payload: bytes) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
-        self.connection.begin(payload, self.received, self._changed, fresh=fresh)
+        self.connection.begin(payload, self.received, self._changed)
         return self.connection.transmit()
 
     def check(self, t: int) -> None:

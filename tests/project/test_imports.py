@@ -21,7 +21,7 @@ APART = {
     "memory": {"wire", "measure", "targets", "asyncio_driver", "monitor", "records"},
     "simulate": set(ORDER) - {"errors", "simulate"},
     "users": {"asyncio_driver"},
-    "monitor": {"workloads", "dialects", "wire", "measure", "targets", "asyncio_driver"},
+    "monitor": {"workloads", "dialects", "measure", "targets", "asyncio_driver"},
 }
 HEAVY = {"pandas", "matplotlib", "locust", "gevent"}
 FORBIDDEN = {

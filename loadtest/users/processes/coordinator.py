@@ -284,7 +284,7 @@ class Coordinator:
     def _connected(self, client_id: str, **_: Any) -> None:
         run, runner = self._run, self._runner
         if run is not None and isinstance(runner, MasterRunner) and self._environment.parsed_options is None:
-            runner.send_message(RUN, _told(runner, run), client_id)
+            runner.send_message(RUN, _run_message(runner, run), client_id)
 
     def _tell(self, runner: MasterRunner, run: LocustRun) -> None:
         """Tell workers what is measured and where records go, before Locust asks them for users.
@@ -294,9 +294,9 @@ class Coordinator:
         """
         options = self._environment.parsed_options
         if options is None:
-            runner.send_message(RUN, _told(runner, run))
+            runner.send_message(RUN, _run_message(runner, run))
         else:
-            setattr(options, RUN, _told(runner, run))
+            setattr(options, RUN, _run_message(runner, run))
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
         if self._last is not None and msg.data["id"] == self._last.clock.wall_ns:
@@ -337,7 +337,7 @@ class Coordinator:
         run.end()
 
 
-def _told(runner: MasterRunner, run: LocustRun) -> dict[str, Any]:
+def _run_message(runner: MasterRunner, run: LocustRun) -> dict[str, Any]:
     return {
         "id": run.clock.wall_ns,
         "folder": str(run.folder.path) if run.folder is not None else None,

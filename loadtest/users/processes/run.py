@@ -26,7 +26,7 @@ from loadtest.urls import without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
 from loadtest.users.processes.levels import LevelRequests, ReachedLevels
-from loadtest.users.processes.tryout import UserTarget, try_out
+from loadtest.users.processes.user_target import UserTarget, prepare_user_target
 from loadtest.users.user import ModelUser
 
 
@@ -68,7 +68,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
             )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
-            by_scenario[scenario] = try_out(scenario, say)
+            by_scenario[scenario] = prepare_user_target(scenario, say)
         one = by_scenario[scenario]
         if one.target.facts not in targets:
             targets.append(one.target.facts)

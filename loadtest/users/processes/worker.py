@@ -20,7 +20,7 @@ from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.exit_code import NOT_TO_BE_BELIEVED
 from loadtest.users.processes.levels import CurrentLevel
-from loadtest.users.processes.tryout import UserTarget
+from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import now
 
 ORPHAN_S = 10  # within it the master may come back; later its users would load the server for nobody

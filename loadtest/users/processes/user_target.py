@@ -39,7 +39,7 @@ class UserTarget:
         return context_of(self.scenario, self.target.model, loaded=True)
 
     def counter(self) -> Counter:
-        """Return this process's token counter; its ranks were fetched in `try_out`, where possible."""
+        """Return this process's token counter; its ranks were fetched in `prepare_user_target`, where possible."""
         return load_counter(self.target.model.name, fetch=False)
 
     def ready(self) -> ReadyTarget:
@@ -67,7 +67,7 @@ class UserTarget:
         return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
 
 
-def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
+def prepare_user_target(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
     for note in check_files(scenario.replace(duration=scenario.duration or 1.0)):
         # a test ends when its users are told to
