@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cli.run_expected import Expected, beforehand, enough
+from loadtest.cli.run.how_long import Expected, beforehand, enough
 from loadtest.measure.progress import Progress
 from loadtest.scenario import Scenario
 from loadtest.slo import parse_objectives

@@ -41,9 +41,14 @@ SHOWING = (
 )  # change nothing in what is measured
 
 
+def flag_of(option: click.Option) -> str:
+    """Return the long name of an option: --quiet of -q and --quiet."""
+    return max(option.opts, key=len)
+
+
 def variable_of(option: click.Option) -> str:
     """Return the variable of an option: --input-tokens has LOADTEST_INPUT_TOKENS."""
-    return PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+    return PREFIX + flag_of(option).lstrip("-").replace("-", "_").upper()
 
 
 def named_in_environment(command: click.Command, only: Iterable[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`loadtest compare`: two sides, or by compare_many.py several runs side by side."""
+"""`loadtest compare`: two sides, or several runs side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.comparison.differences import RUN_NOISE
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.summary import analyse
-from loadtest.cli.compare_many import set_side_by_side
+from loadtest.cli.compare.side_by_side import set_side_by_side
 from loadtest.cli.output.results import json_option, print_json, print_written, write_comparison
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid

@@ -10,7 +10,13 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.memory_facts import DEFAULT_QUANTIZATION, MemoryEstimate, MemoryOptions, asked_estimates, memory_size
+from loadtest.cli.memory.estimates import (
+    DEFAULT_QUANTIZATION,
+    MemoryEstimate,
+    MemoryOptions,
+    asked_estimates,
+    memory_size,
+)
 from loadtest.cli.options.connection import connection_of, connection_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options.scenario_options import one_url

@@ -19,9 +19,9 @@ from loadtest.cli.options.scenario_options import file_and_url, make_scenario, s
 from loadtest.cli.output.progress_line import LiveLine, NoLine
 from loadtest.cli.output.results import GateFiles, gate_options, json_option, print_json, report_dict
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
-from loadtest.cli.run_expected import Expected, beforehand, enough, people_sentence
-from loadtest.cli.run_keeping import as_predicted, kept_beforehand, with_question
-from loadtest.cli.run_search import Finder
+from loadtest.cli.run.find_max import Finder
+from loadtest.cli.run.how_long import Expected, beforehand, enough, people_sentence
+from loadtest.cli.run.kept_beforehand import as_predicted, kept_beforehand, with_question
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST, SearchResult

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import httpx
 
-from loadtest.cli.check_trial import try_server
+from loadtest.cli.check.trial import try_server
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import make_scenario, one_url, option_of
 from loadtest.cli.output.results import json_option, print_json
