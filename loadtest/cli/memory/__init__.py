@@ -21,7 +21,7 @@ from loadtest.cli.options.connection import connection_of, connection_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options.scenario_options import one_url
 from loadtest.cli.output.results import json_option, print_json
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
 from loadtest.scenario import ConnectionKeys, keys_of
@@ -111,19 +111,19 @@ def _one_source(asked: MemoryOptions) -> None:
     sources = ["model", "gguf", "config", "url", "run", "parameters"]
     given = [name for name in sources if getattr(asked, name) is not None]
     together = ({"model", "url"}, {"config", "parameters"})
-    if not given:
-        raise ScenarioError(
-            "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
-        )
+    refuse(
+        not given, "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
+    )
     if len(given) > 1 and set(given) not in together:
         raise ScenarioError(f"{' and '.join('--' + name for name in given)} each name a model: give one of them.")
-    if asked.quantization and asked.dtype:
-        raise ScenarioError("--quantization and --dtype both say what the weights are: give one of them.")
+    refuse(
+        asked.quantization and asked.dtype,
+        "--quantization and --dtype both say what the weights are: give one of them.",
+    )
     fixed = next((name for name in ("gguf", "url", "run") if name in given), None)
     if fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training):
         raise ScenarioError(f"--{fixed} says what the weights are: leave out --quantization and --dtype.")
-    if asked.table and asked.training:
-        raise ScenarioError("--table and --training are two answers: ask for one.")
+    refuse(asked.table and asked.training, "--table and --training are two answers: ask for one.")
     if asked.parameters is not None and not 1 <= asked.parameters < 1e15:
         raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
 

@@ -17,13 +17,13 @@ from loadtest.scenario import (
     FORMER,
     Key,
     Scenario,
+    as_sentence,
     check_lengths_used,
     keys_of,
     parse_whole,
     read_length,
     read_seconds,
     read_share,
-    sentence,
     short_repr,
     split_outside_brackets,
 )
@@ -90,7 +90,7 @@ class DrawnParam(click.ParamType[Any]):
         try:
             return self._read(str(value))
         except ScenarioError as error:
-            self.fail(sentence(error), param, ctx)
+            self.fail(as_sentence(error), param, ctx)
 
 
 def read_lengths(text: str) -> tuple[int | str, ...]:

@@ -22,7 +22,7 @@ from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_repo
 from loadtest.cli.run.find_max import Finder
 from loadtest.cli.run.how_long import Expected, beforehand, enough, people_sentence
 from loadtest.cli.run.kept_beforehand import as_predicted, kept_beforehand, with_question
-from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.errors import LoadTestError, ScenarioError, refuse
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST, SearchResult
 from loadtest.metrics import VOID
@@ -221,17 +221,17 @@ def _check_find_max(most: int | None, objectives: Sequence[Objective], values: d
     """Raise ScenarioError where --find-max is given and makes no sense with the other options."""
     if most is None:
         return
-    if not objectives:
-        raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
-    if values.get("trace") is not None:
-        raise ScenarioError("--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.")
-    if values.get("duration") is not None:
-        raise ScenarioError(
-            "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
-            "--requests."
-        )
-    if values.get("concurrency") is not None:
-        raise ScenarioError("--find-max chooses the concurrency itself; leave out --concurrency.")
+    refuse(not objectives, "--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
+    refuse(
+        values.get("trace") is not None,
+        "--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.",
+    )
+    refuse(
+        values.get("duration") is not None,
+        "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
+        "--requests.",
+    )
+    refuse(values.get("concurrency") is not None, "--find-max chooses the concurrency itself; leave out --concurrency.")
 
 
 def _find_max(

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.scenario.fields import MOST_BODY, check_body, check_headers, check_keep_alive, check_path, query_parts
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.several import MOST_TARGETS, ModelShare, models_in, urls_in
+from loadtest.scenario.request_additions import (
+    MOST_BODY,
+    body_text,
+    check_body,
+    check_headers,
+    check_keep_alive,
+    check_path,
+    query_parts,
+)
+from loadtest.scenario.several_targets import MOST_TARGETS, ModelShare, models_in, urls_in
 from loadtest.scenario.values import Range, Text
 from loadtest.urls import parse_url, without_secrets
 
@@ -94,6 +102,7 @@ class RequestKeys:
         "'{\"stream_options\": null}'; ${NAME} in a text as in --header.",
         None,
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
+        read=body_text,
         table="request",
         locust=(ATTRIBUTE, OPTION),
         metavar="JSON",

@@ -21,16 +21,9 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
-from loadtest.scenario.wrong_file import (
-    LONE_RETURNS,
-    is_utf8,
-    not_regular,
-    not_rows,
-    wrong_cells,
-    wrong_csv,
-    wrong_head,
-)
+from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
+from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv, wrong_head
 from loadtest.workloads.files.data_row import (
     IDS,
     KNOWN,
