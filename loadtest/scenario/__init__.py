@@ -1,12 +1,17 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its levels, reading and writing · parts/: request, connection, load, prompts, data, sessions, limits:
-they hold its keys, each with what its own must be together · checks: the parts put together, and what keys of several
-parts must be together · keys: what a key says of itself · request_additions: headers, query, path and body that
-are added to requests · toml_tables: TOML files and former names · several_targets: servers and models, where there is more
-than one · values:
-what a single value must be · distributions: lengths and times that are drawn · level: one cell of the grid · files: text files that
-a user names.
+schema              Scenario, its levels, reading and writing
+parts/              its keys: request, connection, load, prompts, data, sessions, limits; and what those of one part must be
+checks              the parts put together, and what keys of several parts must be
+keys                what a key says of itself, and how its value is read
+values              what a single value must be
+distributions       lengths and times: a number, or a distribution that each request's is drawn from
+request_additions   headers, query, path and body that are added to requests
+several_targets     servers and models, where there is more than one
+price               prices in any currency
+level               one cell of the grid
+toml_tables         TOML files and former names
+files, wrong_file   text files that a user names, and files that are none
 """
 
 from loadtest.scenario.checks import check_lengths_used

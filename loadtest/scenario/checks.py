@@ -17,7 +17,7 @@ from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import LoadKeys
 from loadtest.scenario.parts.prompts import PromptKeys
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys
-from loadtest.scenario.parts.sessions import MOST_TURNS, SessionKeys
+from loadtest.scenario.parts.sessions import SessionKeys
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S
 
 MOST_GRID = 10_000  # levels of a scenario
@@ -83,14 +83,13 @@ def check_together(scenario: ScenarioParts) -> None:
         scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None,
         "leave must know how long an answer is expected to be; give output_tokens.",
     )
-    if scenario.endpoint == EMBEDDINGS and scenario.output_tokens:
-        raise ScenarioError(NO_OUTPUT)
+    refuse(scenario.endpoint == EMBEDDINGS and scenario.output_tokens, NO_OUTPUT)
     refuse(
         scenario.unload and scenario.api == "openai",
         "unload works over Ollama's own API only; leave out --api or set it to ollama.",
     )
-    if (levels := math.prod(map(len, scenario.grid()))) > MOST_GRID:
-        raise ScenarioError(f"the scenario has {levels} levels; name fewer values, for {MOST_GRID} at most.")
+    levels = math.prod(map(len, scenario.grid()))
+    refuse(levels > MOST_GRID, f"the scenario has {levels} levels; name fewer values, for {MOST_GRID} at most.")
     _check_closed_loop_ends(scenario)
     for rate in scenario.rate:
         _check_rate_ends(scenario, rate)
@@ -98,31 +97,32 @@ def check_together(scenario: ScenarioParts) -> None:
 
 def check_sessions(scenario: ScenarioParts) -> None:
     """Raise ScenarioError for conversations that cannot be held."""
-    alone = "follow_up_tokens" if scenario.turns is None and scenario.follow_up_tokens is not None else None
-    if scenario.turns is None and scenario.data is None and scenario.answers is not None:
-        alone = "answers"
-    if alone is not None:
-        raise ScenarioError(f"{alone} shapes conversations, and there are none; add turns, e.g. turns = 4.")
+    if scenario.turns is None:
+        for name, stray in (("answers", scenario.data is None), ("follow_up_tokens", True)):
+            refuse(
+                stray and getattr(scenario, name) is not None,
+                f"{name} shapes conversations, and there are none; add turns, e.g. turns = 4.",
+            )
     if not scenario.has_sessions:
         refuse(
             scenario.open_loop and scenario.think_time,
             "think_time slows the streams of a closed loop; leave it out in an open loop.",
         )
         return
-    if isinstance(scenario.turns, int) and scenario.turns > MOST_TURNS:
-        raise ScenarioError(f"turns must be at most {MOST_TURNS}, not {scenario.turns}.")
-    if scenario.endpoint in ("generate", "completions", EMBEDDINGS):
-        raise ScenarioError(
-            f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
-            "leave out turns and answers."
-        )
+    refuse(
+        scenario.endpoint in ("generate", "completions", EMBEDDINGS),
+        f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
+        "leave out turns and answers.",
+    )
     refuse(
         scenario.literal,
         "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns.",
     )
     for name in ("trace", "unload", "data_once", "up_to_context"):
-        if getattr(scenario, name):
-            raise ScenarioError(f"{name} is for requests by themselves, not for turns of conversations; leave out one.")
+        refuse(
+            getattr(scenario, name),
+            f"{name} is for requests by themselves, not for turns of conversations; leave out one.",
+        )
     refuse(
         scenario.data is not None and scenario.follow_up_tokens is not None,
         "follow_up_tokens is for made-up turns, and the data has its own; leave it out.",

@@ -93,8 +93,7 @@ class DataKeys:
 def check_data(data: DataKeys) -> None:
     """Raise ScenarioError for keys that need another, or exclude each other."""
     for name in ("data_column", "data_once"):
-        if getattr(data, name) and data.data is None:
-            raise ScenarioError(f"{name} says how data is read, and there is none; add data.")
+        refuse(getattr(data, name) and data.data is None, f"{name} says how data is read, and there is none; add data.")
     refuse(
         data.system is not None and data.system_tokens is not None,
         "system and system_tokens exclude each other; give one.",

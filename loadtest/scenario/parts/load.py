@@ -163,10 +163,8 @@ def check_load(load: LoadKeys) -> None:
 
 def _check_needs_rate(load: LoadKeys) -> None:
     for name in ("rate_to", "burstiness"):
-        if getattr(load, name) is not None:
-            raise ScenarioError(f"{name} shapes an open loop at a rate, and there is none; add rate.")
-    if load.arrivals != "poisson":
-        raise ScenarioError(f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
+        refuse(getattr(load, name) is not None, f"{name} shapes an open loop at a rate, and there is none; add rate.")
+    refuse(load.arrivals != "poisson", f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
 
 
 def _check_open_loop(load: LoadKeys) -> None:
