@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
@@ -178,15 +178,12 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
 
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    if doubt := words.void_sentence(found):
-        console.print(Text(f"! {doubt}", style="bold yellow"))
+    print_lines(console, filter(None, [words.void_sentence(found)]), before="! ", style="bold yellow")
     console.print(
         words.console_grid(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
     )
-    for sentence in words.sentences(found):
-        console.print(Text(f"• {sentence}"))
-    for note in words.notes(found):
-        console.print(Text(note, style="dim"))
+    print_lines(console, words.sentences(found), before="• ")
+    print_lines(console, words.notes(found), style="dim")
     print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
         console.print(Text(words.promise_sentence(found, str(promised[0]), command(analysis.run))), soft_wrap=True)

@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
-from loadtest.cli.output.results import GateFiles, gate_options, json_option, print_json, report_dict
+from loadtest.cli.output.gates import GateFiles, gate_options
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario, keys_of
@@ -59,6 +60,28 @@ def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int
 def any_records_lost(reports: Sequence[Report]) -> bool:
     """Whether records are missing that were, or should have been, written, or run.json cannot be read."""
     return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
+
+
+def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, Any]:
+    """Return the report of one run as plain values: what `run --json` and `report --json` print."""
+    from loadtest.analyse.findings import run_findings as findings
+
+    one = written.analyses[0]
+    said = [{"claim": str(each), "evidence": each.evidence or None} for each in findings.all_findings(one)]
+    judged = [
+        {"level": level["label"], "index": level["index"], **each.to_dict(), "met": each.met, "sentence": str(each)}
+        for level in one.summary["levels"]
+        for each in judge_objectives(objectives, level)
+    ]
+    return {
+        "path": str(one.run.path),
+        "state": one.summary["state"],
+        "verdict": one.summary["verdict"],
+        "objectives": judged,
+        "findings": said,
+        "files": [str(path) for path in written.files],
+        "summary": one.summary,
+    }
 
 
 def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:

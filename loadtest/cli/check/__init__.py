@@ -14,7 +14,7 @@ import httpx
 from loadtest.cli.check.trial import try_server
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import make_scenario, one_url, option_of
-from loadtest.cli.output.results import json_option, print_json
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.cli.output.wrapped import print_wrapped
 from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for

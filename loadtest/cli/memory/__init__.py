@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from loadtest.cli.memory.estimates import (
     DEFAULT_QUANTIZATION,
@@ -20,7 +19,7 @@ from loadtest.cli.memory.estimates import (
 from loadtest.cli.options.connection import connection_of, connection_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options.scenario_options import one_url
-from loadtest.cli.output.results import json_option, print_json
+from loadtest.cli.output.printing import json_option, print_json, print_lines
 from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
@@ -133,10 +132,8 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
     grid = Grid(SIZE_HEADS, tuple(report.estimate_rows(plan)), prose=True)
     console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
-    for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
-        console.print(Text(f"• {line}"))
-    for note in found.notes:
-        console.print(Text(note, style="dim"))
+    print_lines(console, report.estimate_sentences(plan, found.measured, room, simulated=found.simulated), before="• ")
+    print_lines(console, found.notes, style="dim")
 
 
 def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
@@ -164,8 +161,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
         return
     grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
     console.print(grid.console(title, styles={"total": "bold"}))
-    for note in notes:
-        console.print(Text(note, style="dim"))
+    print_lines(console, notes, style="dim")
 
 
 named_in_environment(memory, ["api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))])

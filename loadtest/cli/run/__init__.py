@@ -16,9 +16,10 @@ from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options.environment import is_from_environment, named_in_environment, url_taken
 from loadtest.cli.options.help_groups import RunCommand
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
+from loadtest.cli.output.gates import GateFiles, gate_options
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.cli.output.progress_line import LiveLine, NoLine
-from loadtest.cli.output.results import GateFiles, gate_options, json_option, print_json, report_dict
-from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
+from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, report_dict, show_report
 from loadtest.cli.run.find_max import Finder
 from loadtest.cli.run.how_long import Expected, beforehand, enough, people_sentence
 from loadtest.cli.run.kept_beforehand import as_predicted, kept_beforehand, with_question
