@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from loadtest.cli.options.scenario_options import LIST_METAVARS, LISTS_OF
+from loadtest.cli.options.param_types import LIST_METAVARS, LISTS_OF
 from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID

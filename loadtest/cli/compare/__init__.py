@@ -23,7 +23,7 @@ from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.summary import analyse
 from loadtest.cli.compare.results import write_and_print
 from loadtest.cli.compare.side_by_side import set_side_by_side
-from loadtest.cli.options.scenario_options import ShareParam
+from loadtest.cli.options.param_types import ShareParam
 from loadtest.cli.output.printing import json_option, print_lines
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid

@@ -16,14 +16,13 @@ from loadtest.cli.memory.estimates import (
     asked_estimates,
     memory_size,
 )
-from loadtest.cli.options.connection import connection_of, connection_options
+from loadtest.cli.options.connection import SERVER, connection_of, server_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options.scenario_options import one_url
 from loadtest.cli.output.printing import json_option, print_json, print_lines
 from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
-from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.text import shown
 
 SIZE_HEADS = ("", "size", "from")
@@ -37,7 +36,7 @@ SIZE_HEADS = ("", "size", "from")
 @click.option(
     "--url", metavar="URL", help="An Ollama server: estimate its model, and show what the server says the model takes."
 )
-@connection_options
+@server_options
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="A run folder: estimate beside measured.")
 @click.option(
     "--parameters", type=float, metavar="N", help="Number of parameters, e.g. 7e9, for a model not known here."
@@ -164,4 +163,4 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     print_lines(console, notes, style="dim")
 
 
-named_in_environment(memory, ["api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))])
+named_in_environment(memory, SERVER)

@@ -23,7 +23,7 @@ from loadtest.memory.estimate import (
     facts_of_shape,
 )
 from loadtest.memory.loaded import LoadedMemory, loaded_memory, parse_memory, server_facts
-from loadtest.scenario import ConnectionKeys
+from loadtest.scenario import Scenario
 from loadtest.text import shown
 from loadtest.urls import parse_url
 
@@ -41,9 +41,7 @@ class MemoryOptions:
     gguf: Path | None
     config: Path | None
     url: str | None
-    api: str
-    connection: ConnectionKeys
-    connect_timeout: float
+    connection: Scenario
     run: Path | None
     parameters: float | None
     layers: int | None
@@ -225,10 +223,10 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.targets.probe import choose_model, probe, with_details
 
     address = parse_url(withhold(url))
-    api = asked.api
+    api = asked.connection.api
     if api == "auto" and address.path is not None:
         api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
-    with control_client(asked.connection, asked.connect_timeout) as client:
+    with control_client(asked.connection, asked.connection.connect_timeout) as client:
         server = probe(client, address.base, api=api, path=address.path)
         if server.kind != "ollama":
             raise TargetError(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from loadtest.errors import ScenarioError, refuse
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import Text, short_repr
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -63,16 +63,6 @@ class ConnectionKeys:
         locust=(ATTRIBUTE, OPTION),
         metavar="URL",
     )
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """Return the keys of this part that `values`, say a command's options, hold; raise ScenarioError as Scenario does."""
-        keys = [one for one in keys_of(ConnectionKeys) if values.get(one.name) is not None]
-        found = cls(**{one.name: one.read(values[one.name], "the command line") for one in keys})
-        for one in keys:
-            one.check(getattr(found, one.name))
-        check_connection(found)
-        return found
 
     def by_proxy(self, proxy: str | None) -> Self:
         return self if proxy == self.proxy else dataclasses.replace(self, proxy=proxy)
