@@ -33,7 +33,7 @@ from loadtest.analyse.whatif.promised.prediction_file import (
 )
 from loadtest.analyse.whatif.promised.textbook import Measured
 from loadtest.cli import cli
-from loadtest.cli.run.kept_beforehand import kept_prediction
+from loadtest.cli.run.prediction_and_probe import kept_prediction
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.run_folder import RunFolder
 from loadtest.simulate.model.timing import StepLaw, Timing

@@ -19,7 +19,8 @@ from rich.text import Text
 
 from loadtest.cli.options.param_types import NumberParam
 from loadtest.cli.report import any_records_lost, show_report
-from loadtest.cli.run import Showing, run_scenario, show_ended
+from loadtest.cli.run import run_scenario
+from loadtest.cli.run.results import Showing, show_ended
 from loadtest.errors import TargetError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario

@@ -43,7 +43,7 @@ from loadtest.scenario.parts.request import (
 )
 from loadtest.scenario.parts.sessions import SessionKeys
 from loadtest.scenario.schema import Scenario
-from loadtest.scenario.several_targets import ModelShare, even_weights, rotation, share_of_fewest
+from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
 from loadtest.scenario.toml_tables import FORMER
 from loadtest.scenario.values import (
     BURSTINESS,
@@ -103,7 +103,6 @@ __all__ = [
     "record_format",
     "rotation",
     "sendable",
-    "share_of_fewest",
     "short_repr",
     "split_outside_brackets",
     "times_of",

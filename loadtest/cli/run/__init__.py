@@ -1,40 +1,31 @@
-"""`loadtest run`: options, the levels or the search, what is shown at the end, and the exit code."""
+"""`loadtest run`: options, and the levels or the search."""
 
 from __future__ import annotations
 
-import functools
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from loadtest.asyncio_driver.run import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.monitor import Monitoring, monitor_options
-from loadtest.cli.options.environment import is_from_environment, named_in_environment, url_taken
+from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.help_groups import RunCommand
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
-from loadtest.cli.output.gates import GateFiles, gate_options
-from loadtest.cli.output.printing import json_option, print_json
-from loadtest.cli.output.progress_line import LiveLine, NoLine
-from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, report_dict, show_report
+from loadtest.cli.output.progress_line import LiveLine
+from loadtest.cli.report import SLO_HELP
 from loadtest.cli.run.find_max import Finder
-from loadtest.cli.run.how_long import Expected, beforehand, enough, people_sentence
-from loadtest.cli.run.kept_beforehand import as_predicted, kept_beforehand, with_question
-from loadtest.errors import LoadTestError, ScenarioError, refuse
+from loadtest.cli.run.how_long import TimeNotice, people_sentence, requests_sentence, with_enough_requests
+from loadtest.cli.run.prediction_and_probe import as_predicted, kept_beforehand, question
+from loadtest.cli.run.results import Showing, show_ended, showing_options
+from loadtest.errors import ScenarioError, refuse
 from loadtest.measure.progress import Progress
-from loadtest.measure.search import DEFAULT_MOST, SearchResult
-from loadtest.metrics import VOID
+from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
-from loadtest.slo import Objective, judge_objectives, parse_objectives
-from loadtest.text import capitalised, out_of
+from loadtest.slo import Objective, parse_objectives
 from loadtest.workloads.conversations.sessions import mean_turns
 from loadtest.workloads.workload import check_files, planned
-
-if TYPE_CHECKING:
-    from loadtest.analyse.report import Report
 
 
 def run_scenario(
@@ -60,50 +51,6 @@ def run_scenario(
         return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside, keep=keep)
     finally:
         line.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Showing:
-    """How a run's results come out."""
-
-    charts: bool = True
-    text: bool = True  # tables, findings and objectives
-    quiet: bool = False  # no progress, no notes; of the results the folder alone
-    as_json: bool = False
-    gates: GateFiles = field(default_factory=GateFiles)
-
-    def line(self) -> LiveLine:
-        return NoLine() if self.quiet else LiveLine()
-
-
-def showing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say how results come out, as `showing`."""
-
-    @functools.wraps(command)
-    def with_showing(
-        *given: Any,
-        report: bool,
-        no_report: bool,
-        quiet: bool,
-        as_json: bool,
-        gates: GateFiles,
-        **others: Any,
-    ) -> Any:
-        charts = _charts_wanted(report=report, no_report=no_report)
-        text = not (quiet or as_json)
-        showing = Showing(charts, text=text, quiet=quiet, as_json=as_json, gates=gates)
-        return command(*given, showing=showing, **others)
-
-    with_results = json_option(gate_options(with_showing))
-    with_quiet = click.option(
-        "-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr."
-    )(with_results)
-    with_no_report = click.option(
-        "--no-report",
-        is_flag=True,
-        help="Leave out report.html, report.md and the charts; `loadtest report` makes them later.",
-    )(with_quiet)
-    return click.option("--report", is_flag=True, hidden=True)(with_no_report)
 
 
 @click.command(cls=RunCommand)
@@ -176,25 +123,16 @@ def run(
     """
     objectives = () if slo is None else parse_objectives(slo)
     _check_find_max(find_max, objectives, values)
-    scenario = as_predicted(_scenario_asked(given, values), prediction)
-    keep = with_question(kept_beforehand(scenario, prediction, probe_slots=probe_slots), slo, find_max, scenario)
+    url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
+    scenario_file, values["url"] = file_and_url(given, url)
+    scenario = as_predicted(make_scenario(scenario_file, values), prediction)
+    asked = question(slo, find_max, scenario)
+    keep = kept_beforehand(scenario, prediction, asked, probe_slots=probe_slots)
     beside = monitoring.beside(scenario)
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside, keep=keep)
-    scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
+    scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)
     return _measure_levels(scenario, out, objectives, showing=showing, beside=beside, keep=keep)
-
-
-def _scenario_asked(given: Sequence[str], values: dict[str, Any]) -> Scenario:
-    url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
-    scenario_file, values["url"] = file_and_url(given, url)
-    return make_scenario(scenario_file, values)
-
-
-def _charts_wanted(*, report: bool, no_report: bool) -> bool:
-    if report and no_report and not is_from_environment("no_report"):
-        raise ScenarioError("--report and --no-report exclude each other; a report is written without either.")
-    return report or not no_report
 
 
 def _measure_levels(
@@ -206,14 +144,12 @@ def _measure_levels(
     beside: Beside | None,
     keep: Keep | None,
 ) -> int:
-    line = showing.line()
+    line = showing.progress_line()
     plan = planned(scenario)
-    if (said := beforehand(plan, objectives)) is not None:
-        line.say(said)
     turns = mean_turns(plan)
-    if (said := people_sentence(plan, turns)) is not None:
+    for said in filter(None, (requests_sentence(plan, objectives), people_sentence(plan, turns))):
         line.say(said)
-    watch = Expected(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
+    watch = TimeNotice(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     return show_ended(finished, showing, objectives=objectives)
 
@@ -247,107 +183,12 @@ def _find_max(
 ) -> int:
     if scenario.data_once:
         raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
-    line = showing.line()
+    line = showing.progress_line()
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside, keep=keep)
     if finished.failure is not None:
         return show_ended(finished, showing)
-    found, sentence = finder.conclude(finished.folder)
-    return show_ended(finished, showing, objectives=objectives, searched=(found, sentence))
-
-
-def show_ended(
-    finished: Finished,
-    showing: Showing = Showing(),
-    *,
-    objectives: Sequence[Objective] = (),
-    searched: tuple[SearchResult, str] | None = None,
-) -> int:
-    """Show what a run left, also where it was interrupted or could not keep all that it measured; return the exit code.
-
-    `searched` is what --find-max found: its levels are not held against the objectives one by one.
-    """
-    failed = finished.failure is not None
-    judged = () if searched else objectives
-    written = None
-    try:
-        written = show_report(
-            finished.folder,
-            charts=showing.charts and not failed,
-            objectives=judged,
-            text=showing.text,
-        )
-    except (LoadTestError, OSError):
-        if not failed:
-            raise  # where the run failed, the reason is the same, and it is said once
-    code = _exit_code(finished, written, judged, searched)
-    conclusion = None if searched is None else searched[1]
-    if written is not None:
-        showing.gates.write([written], judged, searched)
-    if showing.as_json:
-        print_json(_run_dict(finished, written, judged, conclusion, code))
-    elif showing.quiet:
-        print(finished.folder)
-    if conclusion is not None and finished.state != "interrupted" and not showing.as_json:
-        print(conclusion, file=sys.stderr if showing.quiet else sys.stdout)
-    if showing.quiet and written is not None:
-        _print_what_is_wrong(written, judged)
-    if failed:
-        print(f"loadtest: {finished.failure}", file=sys.stderr)
-    elif finished.state == "interrupted":
-        print("Interrupted: every finished request is kept.", file=sys.stderr)
-    elif showing.text and searched is None and written is not None and written.verdict == VOID:
-        print(_void_last(written.summary["levels"]))
-    return code
-
-
-def _void_last(levels: Sequence[dict[str, Any]]) -> str:
-    """Say at the end of a long report why the exit code is 3, and where it says what to do."""
-    void = sum(level["verdict"] == VOID for level in levels)
-    which = f"{capitalised(out_of(void, len(levels), 'level'))} void" if void else "The run is void"
-    return f"{which}: do not quote void figures. What to do is said above, under the verdict."
-
-
-def _exit_code(
-    finished: Finished,
-    written: Report | None,
-    objectives: Sequence[Objective],
-    searched: tuple[SearchResult, str] | None,
-) -> int:
-    if finished.failure is not None or written is None:
-        return 3
-    if finished.state == "interrupted":
-        return 130
-    if searched is None:
-        return exit_code([written], objectives)
-    found, _ = searched
-    return 3 if found.void or any_records_lost([written]) else 0 if found.met else 1
-
-
-def _run_dict(
-    finished: Finished,
-    written: Report | None,
-    objectives: Sequence[Objective],
-    conclusion: str | None,
-    code: int,
-) -> dict[str, Any]:
-    """Return what `run --json` prints: the report of the run, and how the run ended."""
-    body: dict[str, Any] = {"path": str(finished.folder), "state": finished.state}
-    if written is not None:
-        body = report_dict(written, objectives)
-    return {**body, "find_max": conclusion, "failure": finished.failure, "exit_code": code}
-
-
-def _print_what_is_wrong(written: Report, objectives: Sequence[Objective]) -> None:
-    """Print to stderr why the exit code is not 0: void levels, and objectives that are not met."""
-    for sentence in written.summary["trouble"]:
-        print(f"loadtest: {sentence}", file=sys.stderr)
-    for level in written.summary["levels"]:
-        if level["verdict"] == VOID:
-            print(f"loadtest: {level['label']} is void: {'; '.join(level['reasons'])}.", file=sys.stderr)
-        for each in judge_objectives(objectives, level):
-            if not each.met:
-                print(f"loadtest: {level['label']}: {each}.", file=sys.stderr)
+    return show_ended(finished, showing, searched=finder.conclude(finished.folder))
 
 
 named_in_environment(run)

@@ -184,6 +184,12 @@ class RequestKeys:
         return models_in(self.model)
 
     @property
+    def requests_per_rarest_target(self) -> int:
+        """How many requests a run sends for each one to the target that has the fewest users; 1 for one target."""
+        weights = [one.weight for one in self.models]
+        return len(self.urls) * -(-sum(weights) // min(weights))
+
+    @property
     def several(self) -> bool:
         """Whether more than one server or model is named."""
         return len(self.urls) * len(self.models) > 1
