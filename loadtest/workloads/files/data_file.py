@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import functools
+import itertools
 import re
 import time
 from array import array
@@ -258,8 +259,7 @@ class DataFile:
         assert self.head is not None
         lines = _CsvLines(self, file)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        first = True
-        while True:
+        for number in itertools.count():
             start = lines.at
             try:
                 cells = next(reader)
@@ -267,10 +267,7 @@ class DataFile:
                 return
             except csv.Error as error:
                 raise self._wrong(start, wrong_csv(error)) from None
-            if first:
-                first = False
-                continue
-            if not any(cell.strip() for cell in cells):
+            if not number or not any(cell.strip() for cell in cells):  # the head, or a blank line
                 continue
             if len(cells) != len(self.head):
                 raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))
