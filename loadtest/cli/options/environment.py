@@ -77,17 +77,9 @@ class _ValuePerLine(click.ParamType[object]):
         return [line.strip() for line in rv.splitlines() if line.strip()]
 
 
-def _taken(context: click.Context, beaten: Iterable[str]) -> Iterator[str]:
-    kept_out = {*SHOWING, *beaten}
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if isinstance(option, click.Option) and source is ParameterSource.ENVIRONMENT and option.name not in kept_out:
-            yield variable_of(option)
-
-
-def is_from_environment(name: str) -> bool:
+def is_from_environment(name: str | None) -> bool:
     """Whether the running command has this option from the environment."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT
+    return click.get_current_context().get_parameter_source(name or "") is ParameterSource.ENVIRONMENT
 
 
 def url_taken(url: str | None, *, argument: bool) -> str | None:
@@ -105,11 +97,11 @@ def say_what_is_taken(beaten: Iterable[str] = ()) -> None:
 
     `beaten` are options whose place an argument takes.
     """
-    context = click.get_current_context()
-    names = list(_taken(context, beaten))
-    if names:
+    command, kept_out = click.get_current_context().command, {*SHOWING, *beaten}
+    options = [option for option in command.params if isinstance(option, click.Option) and option.name not in kept_out]
+    if names := [variable_of(option) for option in options if is_from_environment(option.name)]:
         print(f"loadtest: from the environment: {', '.join(names)}.", file=sys.stderr)
-    for name, meant in _misspelt(context.command):
+    for name, meant in _misspelt(command):
         print(f"loadtest: {name} in the environment is not used; {meant} is an option's.", file=sys.stderr)
 
 
