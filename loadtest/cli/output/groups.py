@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from loadtest.errors import LoadTestError
 
-One, Result = TypeVar("One"), TypeVar("Result")
+One = TypeVar("One")
+Result = TypeVar("Result")
 
 
 def for_each(named: Iterable[tuple[str, One]], work: Callable[[One], Result]) -> list[Result]:
