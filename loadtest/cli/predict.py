@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 from rich.console import Console
-from rich.text import Text
 
-from loadtest.cli.options.scenario_options import LIST_METAVARS, LISTS_OF
-from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.options.param_types import LIST_METAVARS, LISTS_OF
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
@@ -142,11 +141,9 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
         return
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    for sentence in document.said:
-        console.print(Text(f"! {sentence}", style="bold yellow"))
+    print_lines(console, document.said, before="! ", style="bold yellow")
     console.print(
         words.grid(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
     )
-    for note in words.notes(document):
-        console.print(Text(note, style="dim"))
+    print_lines(console, words.notes(document), style="dim")
     print_written(console, written)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json, print_trouble
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
 
@@ -47,6 +47,5 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     if found.figures:
         console.print(words.grid(found.figures).console_within(console.width, words.EXPENDABLE, words.heading(found)))
         console.print(Text(f"• {words.sentence(found)}"))
-    for note in found.said:
-        console.print(Text(note, style="yellow"))
+    print_lines(console, found.said, style="yellow")
     return 0 if found.figures else 2

@@ -18,7 +18,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.talks import only_levels
-from loadtest.scenario.lengths import lengths_of
+from loadtest.scenario import lengths_of
 
 DRAWN = 2000  # lengths to draw from
 FEWEST = 20  # requests, to see how the server counts what was asked for

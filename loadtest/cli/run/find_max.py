@@ -11,7 +11,7 @@ from typing import Any
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Level, Scenario, share_of_fewest
+from loadtest.scenario import Level, Scenario
 from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
 
 SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interval
@@ -31,7 +31,7 @@ class Finder:
             for each in objectives
         ]
         least = max(SEARCH_FEWEST, *needed, scenario.requests or 0)
-        least *= share_of_fewest(len(scenario.urls), scenario.models)
+        least *= scenario.requests_per_rarest_target
         each, start = scenario.requests_per_stream, 1
         self._loads = Loads("people" if scenario.has_sessions else "streams")
         if scenario.rate:

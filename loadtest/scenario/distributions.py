@@ -16,7 +16,8 @@ import functools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
@@ -24,44 +25,51 @@ from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, reads_as_
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
 SHARES = Range(0, 100, above_zero=True)
-ARGUMENTS = {  # of each distribution: what they are called and what they may be
-    "lognormal": (("median", TOKEN_COUNTS), ("sigma", SIGMAS)),
-    "normal": (("mean", TOKEN_COUNTS), ("standard deviation", SPREADS)),
-    "uniform": (("least", TOKEN_COUNTS), ("most", TOKEN_COUNTS)),
-}
-EXAMPLES = {
-    "lognormal": "lognormal(800, 0.6)",
-    "normal": "normal(500, 100)",
-    "uniform": "uniform(100, 900)",
-    "empirical": "empirical(trace.csv)",
-}
-MOST_LENGTH = int(TOKEN_COUNTS.high)
 PAUSES = Range(0, 86_400)  # seconds
+MOST_LENGTH = int(TOKEN_COUNTS.high)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Quantity:
     """What a distribution is of: what it is called, its bounds, whether it is whole, and its distributions."""
 
     noun: str
+    number: str  # a value of it, for a sentence
     bounds: Range
     whole: bool
-    arguments: Mapping[str, tuple[tuple[str, Range], ...]]
+    arguments: Mapping[str, tuple[tuple[str, Range], ...]]  # of each distribution: their names and bounds
     examples: Mapping[str, str]
 
 
-TOKEN_LENGTHS = Quantity("length", TOKEN_COUNTS, True, ARGUMENTS, EXAMPLES)
-SPANS = Quantity(
+LENGTHS = Quantity(
+    "length",
+    "a whole number",
+    TOKEN_COUNTS,
+    whole=True,
+    arguments={
+        "lognormal": (("median", TOKEN_COUNTS), ("sigma", SIGMAS)),
+        "normal": (("mean", TOKEN_COUNTS), ("standard deviation", SPREADS)),
+        "uniform": (("least", TOKEN_COUNTS), ("most", TOKEN_COUNTS)),
+    },
+    examples={
+        "lognormal": "lognormal(800, 0.6)",
+        "normal": "normal(500, 100)",
+        "uniform": "uniform(100, 900)",
+        "empirical": "empirical(trace.csv)",
+    },
+)
+TIMES = Quantity(
     "time",
+    "a number of seconds",
     PAUSES,
-    False,
-    {
+    whole=False,
+    arguments={
         "lognormal": (("median", PAUSES), ("sigma", SIGMAS)),
         "normal": (("mean", PAUSES), ("standard deviation", PAUSES)),
         "uniform": (("least", PAUSES), ("most", PAUSES)),
         "exponential": (("mean", PAUSES),),
     },
-    {
+    examples={
         "lognormal": "lognormal(20, 0.8)",
         "normal": "normal(20, 5)",
         "uniform": "uniform(5, 30)",
@@ -144,6 +152,7 @@ class Mixture:
         return tuple(part.file for part in self.parts if part.file is not None)
 
     def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
+        """Return one length; `place`, from 0 to 1, chooses among those of a file."""
         return self._one_part(rng).draw(rng, place, observed)
 
     def seconds(self, rng: random.Random) -> float:
@@ -171,8 +180,8 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
     return [*parts, text[begin:]]
 
 
-def sentence(error: ScenarioError) -> str:
-    """Return the sentence that tells what is wrong with a length."""
+def as_sentence(error: ScenarioError) -> str:
+    """Return the sentence that tells what is wrong with a distribution."""
     return str(error) if str(error).endswith("?") else f"{error}."
 
 
@@ -184,32 +193,6 @@ def read_length(text: str) -> int | str:
         return lengths_of(text).text
 
 
-def distribution_text(key: str, value: str, read: Callable[[str], Mixture] | None = None) -> str:
-    """Return a distribution as it is kept, of lengths unless `read` says otherwise; raise ScenarioError, naming the key."""
-    try:
-        return (read or lengths_of)(value).text
-    except ScenarioError as error:
-        raise ScenarioError(f"{key}: {sentence(error)}") from None
-
-
-def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
-    """Return the values of a key as they are kept; raise ScenarioError, naming the key."""
-    kept: list[int | str] = []
-    for value in values:
-        if isinstance(value, str):
-            if reads_as_number(value):
-                quoted = f"{short_repr(value)}; leave out the quotes" if float(value).is_integer() else value
-                raise ScenarioError(f"{key} must be a whole number, not {quoted}.")
-            value = distribution_text(key, value)  # noqa: PLW2901
-        kept.append(value)
-    return tuple(kept)
-
-
-def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
-    """Return those lengths that are numbers."""
-    return tuple(value for value in values if isinstance(value, int))
-
-
 def read_seconds(text: str) -> float | str:
     """Return a time as it is kept: a number of seconds, or a distribution as users write it; raise ScenarioError."""
     try:
@@ -218,28 +201,41 @@ def read_seconds(text: str) -> float | str:
         return times_of(text).text
 
 
-def as_seconds(key: str, value: float | str) -> float | str:
-    """Return the value of a key as it is kept; raise ScenarioError, naming the key."""
+def kept(key: str, value: Any, of: Quantity) -> Any:
+    """Return a key's value as it is kept, a distribution as users write it; raise ScenarioError, naming the key."""
     if not isinstance(value, str):
         return value
     if reads_as_number(value):
-        raise ScenarioError(f"{key} must be a number of seconds, not {short_repr(value)}; leave out the quotes.")
-    return distribution_text(key, value, times_of)
+        quoted = f"{short_repr(value)}; leave out the quotes" if not of.whole or float(value).is_integer() else value
+        raise ScenarioError(f"{key} must be {of.number}, not {quoted}.")
+    return distribution_text(key, value, of)
 
 
-@functools.lru_cache(maxsize=64)
+def distribution_text(key: str, value: str, of: Quantity = LENGTHS) -> str:
+    """Return a distribution as it is kept, of lengths unless `of` says otherwise; raise ScenarioError, naming the key."""
+    try:
+        return _distribution(value, of).text
+    except ScenarioError as error:
+        raise ScenarioError(f"{key}: {as_sentence(error)}") from None
+
+
+def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
+    """Return those lengths that are numbers."""
+    return tuple(value for value in values if isinstance(value, int))
+
+
 def times_of(value: float | str) -> Mixture:
     """Return the distribution of a time; raise ScenarioError, a phrase on what is wrong with it."""
-    return _mixture(value, SPANS) if isinstance(value, str) else Mixture((MixturePart("fixed", (value,)),))
+    return _distribution(value, TIMES) if isinstance(value, str) else Mixture((MixturePart("fixed", (value,)),))
+
+
+def lengths_of(text: str) -> Mixture:
+    """Return the distribution that a text describes; raise ScenarioError, a phrase on what is wrong with it."""
+    return _distribution(text, LENGTHS)
 
 
 @functools.lru_cache(maxsize=256)
-def lengths_of(text: str) -> Mixture:
-    """Return the distribution that a text describes; raise ScenarioError, a phrase on what is wrong with it."""
-    return _mixture(text, TOKEN_LENGTHS)
-
-
-def _mixture(text: str, of: Quantity) -> Mixture:
+def _distribution(text: str, of: Quantity) -> Mixture:
     parts = tuple(_part(part, text, of) for part in split_outside_brackets(text, "+"))
     shares = [part.share for part in parts]
     if len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4):
@@ -248,9 +244,7 @@ def _mixture(text: str, of: Quantity) -> Mixture:
         )
     if len(parts) == 1 and shares[0] not in (0, 1):
         raise ScenarioError(f"{short_repr(text)} gives its only {of.noun} {shares[0]:.0%}; leave the share out")
-    if len(parts) == 1:
-        parts = (MixturePart(parts[0].kind, parts[0].numbers, parts[0].file),)
-    return Mixture(parts)
+    return Mixture(parts if len(parts) > 1 else (replace(parts[0], share=1.0),))
 
 
 def _part(text: str, whole: str, of: Quantity) -> MixturePart:

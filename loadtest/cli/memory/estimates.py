@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from loadtest.cli.output.groups import for_each
 from loadtest.credentials import withhold
-from loadtest.errors import LoadTestError, ScenarioError, TargetError
+from loadtest.errors import ScenarioError, TargetError, os_error_as
 from loadtest.memory import gguf, shapes, weights
 from loadtest.memory.estimate import (
     CACHE_DTYPES,
@@ -26,7 +26,7 @@ from loadtest.memory.estimate import (
     loaded_memory,
 )
 from loadtest.memory.sizes import parse_size
-from loadtest.scenario import ConnectionKeys
+from loadtest.scenario import Scenario
 from loadtest.text import shown
 from loadtest.urls import parse_url
 
@@ -44,9 +44,7 @@ class MemoryOptions:
     gguf: Path | None
     config: Path | None
     url: str | None
-    api: str
-    connection: ConnectionKeys
-    connect_timeout: float
+    connection: Scenario
     run: Path | None
     parameters: float | None
     layers: int | None
@@ -135,9 +133,8 @@ def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
 
 def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     try:
-        config = orjson.loads(path.read_bytes())
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path}: {error.strerror}.") from None
+        with os_error_as(ScenarioError, f"cannot read {path}"):
+            config = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{path} is not JSON: {error}.") from None
     if not isinstance(config, dict):
@@ -194,17 +191,9 @@ def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
     run = frames.load(path)
     if not (parts := groups.groups_of(run)):
         return [_estimate_of_run(run)]
-    found, refused = [], []
-    for part in parts:
-        try:
-            found.append(replace(_estimate_of_run(part.run), group=part.name))
-        except LoadTestError as error:
-            refused.append(f"{shown(part.name)}: {error}")
-    if not found:
-        raise ScenarioError(" ".join(refused))
-    for sentence in refused:
-        print(f"loadtest: {sentence}", file=sys.stderr)
-    return found
+    return for_each(
+        ((shown(part.name), part) for part in parts), lambda part: replace(_estimate_of_run(part.run), group=part.name)
+    )
 
 
 def _estimate_of_run(run: RunData) -> MemoryEstimate:
@@ -227,10 +216,10 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.targets.probe import choose_model, probe, with_details
 
     address = parse_url(withhold(url))
-    api = asked.api
+    api = asked.connection.api
     if api == "auto" and address.path is not None:
         api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
-    with control_client(asked.connection, asked.connect_timeout) as client:
+    with control_client(asked.connection, asked.connection.connect_timeout) as client:
         server = probe(client, address.base, api=api, path=address.path)
         if server.kind != "ollama":
             raise TargetError(
@@ -247,4 +236,5 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
 
 
 def memory_size(text: str | None, option: str) -> float | None:
+    """Return the bytes that an option gives; None where it is not given."""
     return None if text is None else parse_size(text, option)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from loadtest.measure.progress import Progress
-from loadtest.scenario import OPEN_LOOP_S, Level, Scenario, share_of_fewest
+from loadtest.scenario import OPEN_LOOP_S, Level, Scenario
 from loadtest.slo import Objective, least_requests
 from loadtest.workloads.conversations.thinking import mean_think_time
 
 
-def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool) -> Scenario:
+def with_enough_requests(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool) -> Scenario:
     """Return the scenario with as many requests a level as the objectives need, unless it has a number of its own.
 
     Args:
@@ -21,17 +21,18 @@ def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool
         return scenario
     if scenario.duration is not None and not (scenario.rate and scenario.duration == OPEN_LOOP_S):
         return scenario
-    share = share_of_fewest(len(scenario.urls), scenario.models)  # each model and server is judged by its own requests
-    least = least_requests(objectives) * share
+    least = (
+        least_requests(objectives) * scenario.requests_per_rarest_target
+    )  # each model and server is judged by its own requests
     return scenario.replace(least_requests=max(scenario.least_requests or 0, least))
 
 
-def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | None:
+def requests_sentence(scenario: Scenario, objectives: Sequence[Objective]) -> str | None:
     """Say what will be sent for the objectives, or which of them cannot be judged; None without objectives."""
     if not objectives:
         return None
     levels = scenario.levels()
-    share = share_of_fewest(len(scenario.urls), scenario.models)
+    share = scenario.requests_per_rarest_target
     if scenario.requests is not None and (
         few := [each for each in objectives if each.requests * share > scenario.requests]
     ):
@@ -46,12 +47,10 @@ def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | Non
         return f"{_the_levels(levels)} will take about {_time(seconds)}, plus the time for the last answers."
     if scenario.duration is not None:
         return f"{_the_levels(levels)} will take about {_time(scenario.duration * len(levels))}, plus warm-up."
+    if scenario.trace is not None:
+        return None
     sent = ", ".join(str(level.requests) for level in levels)
-    return (
-        None
-        if scenario.trace is not None
-        else f"{_the_levels(levels)} will send {sent} requests; how long that takes is said after the first answers."
-    )
+    return f"{_the_levels(levels)} will send {sent} requests; how long that takes is said after the first answers."
 
 
 def people_sentence(scenario: Scenario, turns: float) -> str | None:
@@ -79,7 +78,7 @@ def people_sentence(scenario: Scenario, turns: float) -> str | None:
     return f"{counts}. Thinking alone takes {_time(least)} of the whole run; answers come on top of that."
 
 
-class Expected:
+class TimeNotice:
     """Says once, after the first answers, how long the levels of a closed loop will take in all."""
 
     def __init__(self, scenario: Scenario, say: Callable[[str], object], turns: float = 1.0) -> None:
@@ -94,13 +93,8 @@ class Expected:
             return
         self._said = True
         low, high = self._between(at.done / at.elapsed, first)
-        if len(self._levels) == 1:
-            self._say(f"At the pace of the first answers this takes {_time(low)}.")
-        else:
-            self._say(
-                f"At the pace of the first answers this takes {_time(low)} in all if streams do not slow each other down, "
-                f"{_time(high)} if they wait for each other."
-            )
+        waits = f" in all if streams do not slow each other down, {_time(high)} if they wait for each other"
+        self._say(f"At the pace of the first answers this takes {_time(low)}{waits if len(self._levels) > 1 else ''}.")
 
     def _between(self, rate: float, first: Level) -> tuple[float, float]:
         """Return the shortest and the longest time for all levels in seconds, where `first` completes `rate` requests/s.
@@ -125,8 +119,8 @@ def _work(level: Level, first: Level) -> float:
 
 
 def _level_seconds(scenario: Scenario, level: Level) -> float:
-    rates = (level.rate or 0.0, level.rate_to if level.rate_to is not None else level.rate or 0.0)
-    mean = sum(rates) / 2
+    rate = level.rate or 0.0
+    mean = (rate + (rate if level.rate_to is None else level.rate_to)) / 2
     return max(scenario.duration or 0.0, (scenario.least_requests or 0) / mean if mean else 0.0)
 
 

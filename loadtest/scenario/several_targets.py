@@ -74,12 +74,6 @@ def even_weights(models_of_servers: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(weight // common for weight in weights)
 
 
-def share_of_fewest(servers: int, models: Sequence[ModelShare]) -> int:
-    """Return how many requests a run sends for each one to the target that has the fewest users; 1 for one target."""
-    weights = [one.weight for one in models]
-    return servers * -(-sum(weights) // min(weights))
-
-
 def rotation(weights: Sequence[int]) -> tuple[int, ...]:
     """Return whose turn it is, by index, over one round in which each has as many turns as its weight, spread evenly.
 

@@ -153,8 +153,9 @@ def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> 
     for name in FILE_KEYS:
         if isinstance(named := table.get(name), str) and named and given.get(name) is None:
             table[name] = str(folder / named)
-    if isinstance(system := table.get("system"), str) and system.startswith("@") and given.get("system") is None:
-        table["system"] = f"@{folder / system[1:]}"
+    for name in ("system", "body"):
+        if isinstance(text := table.get(name), str) and text.startswith("@") and given.get(name) is None:
+            table[name] = f"@{folder / text[1:]}"
     for name in ("input_tokens", "output_tokens", "follow_up_tokens"):
         if name in table and given.get(name) is None:
             many = isinstance(table[name], list | tuple)

@@ -17,8 +17,11 @@ from loadtest.workloads.workload import Workload
 Kept = Callable[[Path], dict[str, Any]]  # keeps something in the run folder, and returns what run.json says of it
 
 
-def kept_beforehand(scenario: Scenario, prediction: Path | None, *, probe_slots: bool) -> Keep:
-    """Return what keeps a prediction, which is read and checked now, and probes the slots once the target is ready."""
+def kept_beforehand(scenario: Scenario, prediction: Path | None, asked: dict[str, Any], *, probe_slots: bool) -> Keep:
+    """Return what keeps a prediction, which is read and checked now, and what it finds when it probes the slots.
+
+    `asked` goes into run.json beside them.
+    """
     if probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS):
         what = "unload" if scenario.unload else "embeddings"
         raise ScenarioError(f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.")
@@ -28,7 +31,7 @@ def kept_beforehand(scenario: Scenario, prediction: Path | None, *, probe_slots:
 
     def keep(target: Target, workload: Workload) -> Kept:
         mine = [*keeps, *([probed(target, workload)] if probe_slots else [])]
-        return lambda folder: {key: value for each in mine for key, value in each(folder).items()}
+        return lambda folder: {key: value for each in mine for key, value in each(folder).items()} | asked
 
     return keep
 
@@ -82,16 +85,9 @@ def probed(target: Target, workload: Workload) -> Kept:
     return keep
 
 
-def with_question(keep: Keep, slo: str | None, find_max: int | None, scenario: Scenario) -> Keep:
-    """Return a Keep that also notes in run.json what the run is held against, so that a report can name the whole command."""
+def question(slo: str | None, find_max: int | None, scenario: Scenario) -> dict[str, Any]:
+    """Return what run.json notes of what the run is held against, so that a report can name the whole command."""
     if slo is None:
-        return keep
-    asked: dict[str, Any] = {"slo": slo}
-    if find_max is not None:
-        asked |= {"find_max": find_max, "requests": scenario.requests}
-
-    def also(target: Target, workload: Workload) -> Kept:
-        kept = keep(target, workload)
-        return lambda folder: {**kept(folder), "asked": asked}
-
-    return also
+        return {}
+    searched = {} if find_max is None else {"find_max": find_max, "requests": scenario.requests}
+    return {"asked": {"slo": slo, **searched}}

@@ -8,17 +8,21 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
-from loadtest.cli.memory_facts import DEFAULT_QUANTIZATION, MemoryEstimate, MemoryOptions, asked_estimates, memory_size
-from loadtest.cli.options.connection import connection_of, connection_options
+from loadtest.cli.memory.estimates import (
+    DEFAULT_QUANTIZATION,
+    MemoryEstimate,
+    MemoryOptions,
+    asked_estimates,
+    memory_size,
+)
+from loadtest.cli.options.connection import SERVER, connection_of, server_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options.scenario_options import one_url
-from loadtest.cli.output.results import json_option, print_json
-from loadtest.errors import ScenarioError
+from loadtest.cli.output.printing import json_option, print_json, print_lines
+from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
-from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.text import shown
 
 SIZE_HEADS = ("", "size", "from")
@@ -32,7 +36,7 @@ SIZE_HEADS = ("", "size", "from")
 @click.option(
     "--url", metavar="URL", help="An Ollama server: estimate its model, and show what the server says the model takes."
 )
-@connection_options
+@server_options
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="A run folder: estimate beside measured.")
 @click.option(
     "--parameters", type=float, metavar="N", help="Number of parameters, e.g. 7e9, for a model not known here."
@@ -105,19 +109,19 @@ def _one_source(asked: MemoryOptions) -> None:
     sources = ["model", "gguf", "config", "url", "run", "parameters"]
     given = [name for name in sources if getattr(asked, name) is not None]
     together = ({"model", "url"}, {"config", "parameters"})
-    if not given:
-        raise ScenarioError(
-            "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
-        )
+    refuse(
+        not given, "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
+    )
     if len(given) > 1 and set(given) not in together:
         raise ScenarioError(f"{' and '.join('--' + name for name in given)} each name a model: give one of them.")
-    if asked.quantization and asked.dtype:
-        raise ScenarioError("--quantization and --dtype both say what the weights are: give one of them.")
+    refuse(
+        asked.quantization and asked.dtype,
+        "--quantization and --dtype both say what the weights are: give one of them.",
+    )
     fixed = next((name for name in ("gguf", "url", "run") if name in given), None)
     if fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training):
         raise ScenarioError(f"--{fixed} says what the weights are: leave out --quantization and --dtype.")
-    if asked.table and asked.training:
-        raise ScenarioError("--table and --training are two answers: ask for one.")
+    refuse(asked.table and asked.training, "--table and --training are two answers: ask for one.")
     if asked.parameters is not None and not 1 <= asked.parameters < 1e15:
         raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
 
@@ -127,10 +131,8 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
     grid = Grid(SIZE_HEADS, tuple(report.estimate_rows(plan)), prose=True)
     console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
-    for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
-        console.print(Text(f"• {line}"))
-    for note in found.notes:
-        console.print(Text(note, style="dim"))
+    print_lines(console, report.estimate_sentences(plan, found.measured, room, simulated=found.simulated), before="• ")
+    print_lines(console, found.notes, style="dim")
 
 
 def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
@@ -158,8 +160,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
         return
     grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
     console.print(grid.console(title, styles={"total": "bold"}))
-    for note in notes:
-        console.print(Text(note, style="dim"))
+    print_lines(console, notes, style="dim")
 
 
-named_in_environment(memory, ["api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))])
+named_in_environment(memory, SERVER)

@@ -1,25 +1,21 @@
-"""How results come out: as text, as one JSON document, or quietly; and as files for continuous integration."""
+"""Files that tell continuous integration what came of a run: JUnit XML, and the summary of a GitHub step."""
 
 from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
-from rich.console import Console
-from rich.text import Text
 
 from loadtest.credentials import scrubber
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import SearchResult
 from loadtest.run_folder import write_whole
-from loadtest.slo import Objective, judge_objectives
+from loadtest.slo import Objective
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
@@ -78,77 +74,22 @@ def _check_writable(path: Path, option: str) -> None:
         raise ScenarioError(f"{option}: cannot write to {nearest}; name a file in another folder.")
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --json, whose value is `as_json`."""
-    words = "Print one JSON document, and nothing else, to stdout; its names stay (docs/ci.md)."
-    return click.option("--json", "as_json", is_flag=True, help=words)(command)
-
-
 def gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --junit and --github-summary, as `gates`."""
 
-    @functools.wraps(command)
-    def with_gates(*given: Any, junit: Path | None, github_summary: bool, **others: Any) -> Any:
-        return command(*given, gates=GateFiles.asked(junit, github_summary=github_summary), **others)
-
-    with_summary = click.option(
-        "--github-summary",
-        is_flag=True,
-        help=f"Append tables of levels and objectives to the summary of the GitHub step (the file named by {STEP_SUMMARY}).",
-    )(with_gates)
-    return click.option(
+    @click.option(
         "--junit",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write each level's verdict and objectives as JUnit XML, which CI systems show as tests.",
-    )(with_summary)
+    )
+    @click.option(
+        "--github-summary",
+        is_flag=True,
+        help=f"Append tables of levels and objectives to the summary of the GitHub step (the file named by {STEP_SUMMARY}).",
+    )
+    @functools.wraps(command)
+    def with_gates(*given: Any, junit: Path | None, github_summary: bool, **others: Any) -> Any:
+        return command(*given, gates=GateFiles.asked(junit, github_summary=github_summary), **others)
 
-
-def write_comparison(
-    out: Path, draw: Callable[[Path], Path], markdown: Callable[[str], str], body: dict[str, Any]
-) -> list[Path]:
-    """Write compare.png, compare.md (of the picture's name) and compare.json into a folder; return where they lie."""
-    out.mkdir(parents=True, exist_ok=True)
-    picture = draw(out / "compare.png")
-    page = write_whole(out / "compare.md", markdown(picture.name).encode())
-    return [page, write_whole(out / "compare.json", orjson.dumps(body, option=orjson.OPT_INDENT_2) + b"\n"), picture]
-
-
-def print_trouble(console: Console, sentences: Sequence[str]) -> None:
-    """Print what is wrong with a run folder before anything that rests on it."""
-    for sentence in sentences:
-        console.print(Text(sentence, style="bold yellow"))
-
-
-def print_written(console: Console, files: Sequence[Path]) -> None:
-    """Say which files were written, each on a line that can be copied whole."""
-    for path in files:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
-
-
-def print_json(body: Any) -> None:
-    """Print one JSON document to stdout, without the secrets of the environment."""
-    option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-    sys.stdout.write(scrubber()(orjson.dumps(body, option=option, default=str)).decode() + "\n")
-
-
-def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, Any]:
-    """Return the report of one run as plain values: what `run --json` and `report --json` print."""
-    from loadtest.analyse.findings import run_findings as findings
-
-    one = written.analyses[0]
-    said = [{"claim": str(each), "evidence": each.evidence or None} for each in findings.all_findings(one)]
-    judged = [
-        {"level": level["label"], "index": level["index"], **each.to_dict(), "met": each.met, "sentence": str(each)}
-        for level in one.summary["levels"]
-        for each in judge_objectives(objectives, level)
-    ]
-    return {
-        "path": str(one.run.path),
-        "state": one.summary["state"],
-        "verdict": one.summary["verdict"],
-        "objectives": judged,
-        "findings": said,
-        "files": [str(path) for path in written.files],
-        "summary": one.summary,
-    }
+    return with_gates

@@ -14,11 +14,12 @@ from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.report import VERDICT_STYLES
 from loadtest.analyse.summary import Analysis
-from loadtest.cli.output.results import print_json, print_written, write_comparison
+from loadtest.cli.compare.results import write_and_print
+from loadtest.cli.output.printing import print_lines
 
 MOST_PAIRS = 6  # on the terminal; of more those with the first run
-# Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
 BESIDE_NAMES, LEAST_NAME = 66, 14  # columns of a terminal that are not for a word of a run's name in the table
+# Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
 EXPENDABLE = (
     "TTFT mean",
     "E2E mean",
@@ -39,39 +40,25 @@ def set_side_by_side(
     run_noise: float,
     across: frozenset[str],
     as_json: bool,
-) -> int:
-    """Compare runs pair by pair, write compare.md, compare.json and compare.png, and print them; return the exit code."""
-    many = compare_many(runs, tolerance=tolerance, run_noise=run_noise, across=across)
-    written = _write_files(many, out)
-    if as_json:
-        print_json({**many_report.to_dict(many), "files": [str(path) for path in written]})
-    else:
-        _print(many, written, Console())
-    return 0
-
-
-def _write_files(many: Many, out: Path) -> list[Path]:
+) -> None:
+    """Compare runs pair by pair, write compare.md, compare.json and compare.png, and print them."""
     from loadtest.analyse.charts import overlay
 
-    return write_comparison(
-        out, partial(overlay.draw, many), lambda picture: many_report.markdown(many, picture), many_report.to_dict(many)
-    )
+    many = compare_many(runs, tolerance=tolerance, run_noise=run_noise, across=across)
+    body, markdown = many_report.to_dict(many), partial(many_report.markdown, many)
+    write_and_print(out, partial(overlay.draw, many), markdown, body, partial(_print, many), as_json=as_json)
 
 
-def _print(many: Many, written: Sequence[Path], console: Console) -> None:
-    for said in many_report.outcome(many):
-        console.print(Text(said, style="bold"))
-    for said in (*many.named.sentences(many.letters), *many_report.run_lines(many)):
-        console.print(Text(f"• {said}"))
+def _print(many: Many, console: Console) -> None:
+    print_lines(console, many_report.outcome(many), style="bold")
+    print_lines(console, (*many.named.sentences(many.letters), *many_report.run_lines(many)), before="• ")
     console.print()
     shared, _ = many_report.level_names(many)
     levels = many_report.level_grid(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))
     console.print(levels.console_within(console.width, EXPENDABLE, shared or "Levels", styles=VERDICT_STYLES))
     _print_pairs(many, console)
-    for said_once in many_report.first_unjudged(many):
-        console.print(Text(f"• {said_once}"))
+    print_lines(console, many_report.first_unjudged(many), before="• ")
     console.print(Text(many_report.method(many), style="dim"))
-    print_written(console, written)
 
 
 def _print_pairs(many: Many, console: Console) -> None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 import click
 import httpx
 
-from loadtest.cli.check_trial import try_server
+from loadtest.cli.check.trial import try_server
+from loadtest.cli.options.connection import SERVER
 from loadtest.cli.options.environment import named_in_environment, url_taken
-from loadtest.cli.options.scenario_options import make_scenario, one_url, option_of
-from loadtest.cli.output.results import json_option, print_json
+from loadtest.cli.options.scenario_options import key_options, make_scenario, one_url
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.cli.output.wrapped import print_wrapped
 from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
-from loadtest.scenario.several import urls_in
+from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.connect import control_client
 from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
@@ -29,15 +29,6 @@ from loadtest.text import profile_at_speed, shown
 from loadtest.urls import base_url, default_url
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
-
-
-def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of `loadtest run` on how requests are sent and what they say beside the prompt."""
-    known = {key.name: key for key in keys_of(Scenario)}
-    names = [key.name for part in (RequestKeys, ConnectionKeys) for key in keys_of(part)]
-    for name in reversed([*names, "connect_timeout"]):
-        command = option_of(known[name])(command)
-    return command
 
 
 @click.command()
@@ -50,7 +41,7 @@ def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "the model and cost tokens.",
 )
 @click.option("--slots", is_flag=True, help="Find how many requests it handles in parallel: sends a few bursts.")
-@_request_options
+@key_options(*(key.name for part in (RequestKeys, ConnectionKeys) for key in keys_of(part)), "connect_timeout")
 @json_option
 def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_json: bool, **values: Any) -> int:
     """Say what server answers at URL, and what could spoil a measurement.
@@ -193,4 +184,4 @@ def _context_text(model: ServedModel) -> str:
     return unknown + (f"; {trained}" if trained else "")
 
 
-named_in_environment(check, ["url", "model", "api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))])
+named_in_environment(check, ["url", "model", *SERVER])

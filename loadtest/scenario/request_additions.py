@@ -174,15 +174,15 @@ def check_keep_alive(text: str) -> None:
         raise ScenarioError(f"keep_alive must be a time like 10m, 0 or -1 (for ever), not {short_repr(text)}.")
 
 
-def body_text(value: Any, beside: Path | None = None) -> Any:
-    """Return a body as compact JSON: given as JSON, as a table, or as @FILE, which stands `beside` the scenario file.
+def body_text(value: Any) -> Any:
+    """Return a body as compact JSON: given as JSON, as a table, or as @FILE.
 
     Raises ScenarioError for what is no JSON object; anything but text and tables is returned as it is.
     """
     if value is None or not isinstance(value, str | Mapping):
         return value
     if isinstance(value, str) and value.startswith("@"):
-        path = Path(value[1:]) if beside is None else beside / value[1:]
+        path = Path(value[1:])
         where, text = f"the body file {path}", read_text(path, "body file", most=MOST_BODY)
     else:
         where, text = "body", value if isinstance(value, str) else _dumped(value)

@@ -1,4 +1,4 @@
-"""`loadtest compare`: two sides, or by compare_many.py several runs side by side."""
+"""`loadtest compare`: two sides, or several runs side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -20,8 +21,10 @@ from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.comparison.differences import RUN_NOISE
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.summary import analyse
-from loadtest.cli.compare_many import set_side_by_side
-from loadtest.cli.output.results import json_option, print_json, print_written, write_comparison
+from loadtest.cli.compare.results import write_and_print
+from loadtest.cli.compare.side_by_side import set_side_by_side
+from loadtest.cli.options.param_types import ShareParam
+from loadtest.cli.output.printing import json_option, print_lines
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
@@ -50,19 +53,13 @@ ONE_RUN = (
 )
 
 
-class ToleranceParam(click.ParamType[float]):
-    """A share, "5%" or "0.05"."""
+class ToleranceParam(ShareParam):
+    """A share from 0 to below 1."""
 
-    name = "share"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value).strip()
-        try:
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            self.fail(f"{text!r} is not a share; write 5% or 0.05.", param, ctx)
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        share = super().convert(value, param, ctx)
         if not 0 <= share < 1:
-            self.fail(f"{text!r} is not from 0 to below 1; write 5% or 0.05.", param, ctx)
+            self.fail(f"{str(value)!r} is not from 0 to below 1; write 5% or 0.05.", param, ctx)
         return share
 
 
@@ -144,32 +141,36 @@ def compare(
                 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
+    alone = len(runs) == 1 and not against
+    if alone and not (runs[0] / "run.json").is_file():
+        raise LoadTestError(ONE_RUN)
+    keys = _across_keys(across, _distinct((*runs, *against)))
     if not against and len(runs) != 2:
-        if len(runs) == 1 and not (runs[0] / "run.json").is_file():
+        every = [analyse(path) for path in runs]
+        if alone and not every[0].groups:
             raise LoadTestError(ONE_RUN)
-        keys, every = _across_keys(across, *_distinct(runs)), [analyse(path) for path in runs]
-        if len(runs) == 1 and not every[0].groups:
-            raise LoadTestError(ONE_RUN)
-        return set_side_by_side(
-            every, out or runs[-1], tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
-        )
+        set_side_by_side(every, out or runs[-1], tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json)
+        return 0
+    from loadtest.analyse.charts.compare import draw
+
     base, new = (runs, against) if against else (runs[:1], runs[1:])
-    _distinct((*base, *new))
-    keys = _across_keys(across, *base, *new)
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
-    written = _write_files(found, out or new[0])
-    if as_json:
-        print_json({**compare_report.to_dict(found), "files": [str(path) for path in written]})
-    else:
-        _print_comparison(found, written, Console())
+    write_and_print(
+        out or new[0],
+        partial(draw, found),
+        partial(compare_report.markdown, found),
+        compare_report.to_dict(found),
+        partial(_print_comparison, found),
+        as_json=as_json,
+    )
     if found.verdict == NOT_COMPARABLE:
         said = compare_report.outcome(found)
         raise LoadTestError(f"nothing was judged. {said}.")
     return 1 if found.regressions else 0
 
 
-def _across_keys(across: str, *runs: Path) -> frozenset[str]:
+def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:
     """Return the keys that --across names; raise ScenarioError, with the nearest key, for one that no run has."""
     known = {*ACROSS, *ASKED.values()}
     for run in runs:
@@ -194,26 +195,13 @@ def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
     return runs
 
 
-def _write_files(found: Comparison, out: Path) -> list[Path]:
-    from loadtest.analyse.charts.compare import draw
-
-    return write_comparison(
-        out,
-        partial(draw, found),
-        lambda picture: compare_report.markdown(found, picture),
-        compare_report.to_dict(found),
-    )
-
-
-def _print_comparison(found: Comparison, written: list[Path], console: Console) -> None:
+def _print_comparison(found: Comparison, console: Console) -> None:
     mark = compare_report.simulated_sides(found)
     console.print(Text(compare_report.outcome(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
-    for line in (*compare_report.run_lines(found), *found.notes):
-        console.print(Text(f"• {line}"))
+    print_lines(console, (*compare_report.run_lines(found), *found.notes), before="• ")
     for level in _tables(found, console.width):
         console.print(level)
     console.print(Text(compare_report.method(found), style="dim"))
-    print_written(console, written)
 
 
 def _tables(found: Comparison, width: int) -> Iterator[Table]:
