@@ -73,7 +73,14 @@ def scenario_page() -> str:
 def _keys_table(heading: str, keys: list[Key]) -> str:
     rows = [f"| `{one.name}` | {_type(one)} | {_default(one)} | {_locust(one)} | {_what(one)} |" for one in keys]
     return "\n".join(
-        [f"## {heading}", _place(keys), "| key | type | default | Locust | what it does |", "|---|---|---|---|---|", *rows, ""]
+        [
+            f"## {heading}",
+            _place(keys),
+            "| key | type | default | Locust | what it does |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
     )
 
 
