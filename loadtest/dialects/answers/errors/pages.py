@@ -14,7 +14,9 @@ _TITLES = tuple(  # the first that says something is the page's title
     (re.compile(rf"<{tag}\b[^<>]{{0,200}}>", re.IGNORECASE), re.compile(rf"</{tag}\b", re.IGNORECASE))
     for tag in ("title", "h1", "h2", "h3", "pre", "p")
 )
-_SAYS_NOTHING = re.compile(r"\W*(?:error|errors|error page|application error|oops|whitelabel error page)?\W*", re.IGNORECASE)
+_SAYS_NOTHING = re.compile(
+    r"\W*(?:error|errors|error page|application error|oops|whitelabel error page)?\W*", re.IGNORECASE
+)
 _SQUIDS = re.compile(r'<blockquote id="error">(.{1,500}?)</blockquote>', re.DOTALL)
 _XML_WORDS = re.compile(r"<(?:\w+:)?(?:message|detail|reason|faultstring)\b[^<>]*>([^<]{1,400})</", re.IGNORECASE)
 
