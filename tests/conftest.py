@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate a tenth of what a user gets, for tests that do not ask how near a report's predictions come."""
     monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 6_000)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-made certificate for localhost, with its key in the same file."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+        "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout key.pem -out cert.pem"
+    )
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    (folder / "both.pem").write_bytes((folder / "cert.pem").read_bytes() + (folder / "key.pem").read_bytes())
+    return folder / "both.pem"
 
 
 @pytest.fixture(scope="session")

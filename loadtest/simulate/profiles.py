@@ -108,7 +108,7 @@ LLAMA_98M = ModelFacts(
 )
 
 _BUILT_IN = (
-    # Fitted to the published A100 tables (tests/test_published.py): 25, 21.5 and 15.5 tokens/s a stream with 1, 2 and 4
+    # Fitted to the published A100 tables (tests/analyse/reports/test_published.py): 25, 21.5 and 15.5 tokens/s a stream with 1, 2 and 4
     # streams, less by 2, 6 and 14 % for answers of 800 words than of 100. The 484-word text took about 1.7 s cold, not
     # interleaved, as with Ollama in mid-2024. The file was read at about 1 GB/s. A num_ctx of 2048 and 4 slots come to the
     # 42 GB of GPU memory that were seen.
@@ -127,7 +127,7 @@ _BUILT_IN = (
         ),
         num_ctx=2048,
     ),
-    # Fitted to the recorded runs of Ollama 0.33 with a 98 M model on one core (tests/test_simulate_real_runs.py).
+    # Fitted to the recorded runs of Ollama 0.33 with a 98 M model on one core (tests/simulate/test_simulate_real_runs.py).
     Profile(
         name="cpu-98m",
         model=LLAMA_98M,

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten
+from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.not_reached import not_reached

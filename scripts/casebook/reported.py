@@ -1,4 +1,4 @@
-"""Rows of public reports: the streams that tests/test_streams_reported.py decodes, replayed, and what goes on around them."""
+"""Rows of public reports: the streams that tests/dialects/test_streams_reported.py decodes, replayed, and what goes on around them."""
 
 from __future__ import annotations
 

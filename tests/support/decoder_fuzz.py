@@ -12,7 +12,6 @@ import json
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,9 +19,9 @@ import orjson
 from loadtest.dialects import DIALECTS as KINDS
 from loadtest.dialects import Dialect
 from loadtest.text import shown
+from support.places import STREAMS
 
 DIALECTS: list[Dialect] = [kind("m") for kind in KINDS.values()]
-STREAMS = Path(__file__).parent.parent / "streams"
 BYTES = [
     b"",
     b"null",

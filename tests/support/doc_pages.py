@@ -11,8 +11,9 @@ from loadtest.cli import COMMANDS, cli
 from loadtest.cli.options.help_groups import run_groups
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION
+from support.places import ROOT
 
-ANEW = "`python tests/test_docs.py` writes it anew."
+ANEW = "`scripts/docs made` writes it anew."
 
 
 def cli_page() -> str:
@@ -125,3 +126,8 @@ MADE: dict[str, Callable[[], str]] = {
     "docs/scenario.md": scenario_page,
     "docs/glossary.md": glossary_page,
 }
+
+
+if __name__ == "__main__":
+    for path, make in MADE.items():
+        (ROOT / path).write_text(make(), encoding="utf-8")

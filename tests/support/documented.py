@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from support.places import ROOT
+
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 MODEL = "llama3.1:70b"  # of the simulated server
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 REASON = re.compile(r"<!-- not run: (.+?) -->")
-ELSEWHERE = re.compile(r"<!-- (tests/\w+\.py) runs this block -->")
+ELSEWHERE = re.compile(r"<!-- (tests/[\w/]+\.py) runs this block -->")
 SHELL = re.compile(r"^(for|while|if)\b|[|&<>]|\$\(|;")  # what takes a shell
 EXAMPLE = re.compile(r"^ {4}(loadtest .+)$", re.MULTILINE)  # of a command's help
 OPEN_ENDED = re.compile(r"…|\b[A-Z]{3,}\b(?![_=/])|<")  # an inline command that names a form, not a command

@@ -28,8 +28,8 @@ from loadtest.analyse.reports import pages
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.errors import LoadTestError
 from loadtest.grid import escaped
+from support.places import FOLDERS
 
-FOLDERS = Path(__file__).parent.parent / "folders"
 BASES = ("closed", "faults", "killed", "locust-processes", "open", "text", "workers")
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 2**31, 2**53, 2**63, 2**64 - 1, 2**70, -(2**63), 1e-300, 1e300, 0.5, -7.25, "", "x",

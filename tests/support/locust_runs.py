@@ -19,8 +19,6 @@ import pytest
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 
-SCENARIOS = Path(__file__).parent.parent.parent / "scenarios"
-
 
 @dataclass(frozen=True, slots=True)
 class Run:

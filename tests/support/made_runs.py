@@ -13,8 +13,8 @@ from typing import Any
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
+from support.places import RECORDED_RUNS
 
-RECORDED = Path(__file__).parent.parent / "runs"
 MS = 1_000_000  # ns
 WALL = 1_750_000_000_000_000_000
 CLOCK = Clock(monotonic_ns=5_000_000_000, wall_ns=WALL)
@@ -232,7 +232,7 @@ def recorded(path: Path, names: Iterable[str]) -> Path:
     start = 0
     model = server = ""
     for index, name in enumerate(names):
-        head, *lines = [json.loads(line) for line in (RECORDED / f"{name}.jsonl").read_text().splitlines()]
+        head, *lines = [json.loads(line) for line in (RECORDED_RUNS / f"{name}.jsonl").read_text().splitlines()]
         facts = head["facts"]
         model, server = facts["model"], facts["server"].removeprefix("Ollama ")
         records += [_real(line, index, model, start, len(records) + n) for n, line in enumerate(lines)]

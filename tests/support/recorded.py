@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from loadtest.dialects import (
@@ -22,9 +21,9 @@ from loadtest.dialects import (
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.workloads.job import Job
+from support.places import STREAMS
 from support.received import feed
 
-STREAMS = Path(__file__).parent.parent / "streams"
 EOF = "!EOF"
 ANCHOR = Clock(monotonic_ns=1_000_000, wall_ns=0)  # not zero, so that a forgotten subtraction shows
 T_SEND = 5_000_000

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loadtest.simulate.server import ServerOptions, SimulatedServer
-
-STREAMS = Path(__file__).parent.parent / "streams"
-
+from support.places import STREAMS
 
 T = TypeVar("T")
 STEP_MS = 2

@@ -14,7 +14,8 @@ from loadtest.dialects import Dialect
 from loadtest.dialects.base import End, EndMarks
 from loadtest.measure.request import decode
 from loadtest.wire import Received
-from support.recorded import DIALECTS, STREAMS, load
+from support.places import STREAMS
+from support.recorded import DIALECTS, load
 
 SPLICES = [
     b"\r\n", b"\n", b"\r", b"0\r\n\r\n", b"\n0", b"5\r\n", b"ffffffffffffffff\r\n", b"data: [DONE]\n\n", b": ping\n\n",

@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.rows import found_rows, repeats
-from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.decoded import Decoded, Rows
-from loadtest.dialects.answers.rows.found_rows import row_in_list, rows_of, rows_within, unwrapped
+from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.lines.framing import TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.rows import found_rows, repeats
+from loadtest.dialects.answers.rows.found_rows import row_in_list, rows_of, rows_within, unwrapped
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from loadtest.dialects.answers.rows.found_rows import run_together, unwrapped
-from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.errors.server_errors import error_sentence, in_row, quoted
+from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.rows.found_rows import run_together, unwrapped
 from loadtest.dialects.base import End, EndMarks
 
 _DONE = re.compile(rb"""\s*(?:"?\[*\s*DONE\s*\]*"?|\[done\])\s*""")  # most servers say [DONE], some "DONE" or [[DONE]]

@@ -9,9 +9,9 @@ import orjson
 
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.decoding import StreamDecoder
+from loadtest.dialects.answers.errors.server_errors import envelope, in_row
 from loadtest.dialects.answers.lines.framing import NO_SHAPE, LineShape, shape_around
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
-from loadtest.dialects.answers.errors.server_errors import envelope, in_row
 from loadtest.dialects.base import ContentEvents
 
 NUMBER = b'"sequence_number":'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kept, known_number
-from loadtest.dialects.answers.decoded import Decoded, Rows
 
 _STOPS = {"limit": "length", "eos": "stop", "word": "stop", "eos_token": "stop", "stop_sequence": "stop"}
 

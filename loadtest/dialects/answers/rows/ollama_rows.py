@@ -8,9 +8,16 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, contradiction, known_number, short_key
 from loadtest.dialects.answers.decoded import Decoded, as_name
+from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.rows.counts import (
+    MOST_NUMBER,
+    MOST_TOKENS,
+    WIDEST,
+    contradiction,
+    known_number,
+    short_key,
+)
 from loadtest.dialects.answers.rows.text_shapes import in_message
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from loadtest.dialects.answers import ends
+from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
-from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.rows.text_shapes import REASONING, Texts, in_message, in_value, text_of_number
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"

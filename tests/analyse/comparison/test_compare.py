@@ -1,0 +1,373 @@
+"""`loadtest compare`: what it says of equal servers, slower ones, and runs that must not be compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from support import insight_compare
+from support.insight_compare import Case
+from support.made_runs import Made, grid, make, unanswered, write
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.charts.compare import changes_panel
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
+from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
+from loadtest.analyse.comparison.differences import Metric, figure_of, fisher
+from loadtest.analyse.summary import analyse
+from loadtest.cli import cli
+from loadtest.errors import LoadTestError, RunFolderError
+from loadtest.records import Outcome, Record
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
+HERE = {"dialect": "ollama-chat", "model": "made", "server": "ollama 0.33.0", "warm_cache": False}
+PROFILE = {"profile": "a100-80g-llama3.1-70b-q4", "speed": 10.0}
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Return a function that measures in virtual time: a name, how much slower, a seed, the run's facts."""
+
+    def make(
+        name: str,
+        *,
+        slower: float = 0.0,
+        seed: int = 0,
+        users: tuple[int, ...] = (2, 8),
+        output: tuple[int, int] = (64, 64),
+        prompt: tuple[int, int] = (128, 128),
+        each: int = 8,
+        **facts: Any,
+    ) -> Path:
+        loads = [Load(users=count, requests=each * count, prompt=prompt, output=output) for count in users]
+        played = play(TIMING.scaled(1 + slower), loads, slots=4, seed=seed)
+        return played.write(tmp_path / name, name=name, **{"comparability": HERE, **facts})
+
+    return make
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["compare", *(str(arg) for arg in args)], standalone_mode=False)
+
+
+def verdicts(base: Path, new: Path, **options: Any) -> set[str | None]:
+    return {row.verdict for row in compare(analyse(base), analyse(new), **options).headline}
+
+
+def test_the_same_server_twice_shows_no_difference_and_a_slower_one_is_worse() -> None:
+    """A few tries; `scripts/bench compare` does very many, from a pool of runs."""
+    case = Case("small", (50, 400), (20, 100), users=(1, 4))
+    same = [insight_compare.attempt(case, seed) for seed in range(4)]
+    assert [one.verdict for one in same] == [SAME] * 4
+    slow = [insight_compare.attempt(case, seed, slower=0.25) for seed in range(3)]
+    assert [one.verdict for one in slow] == [WORSE] * 3
+    assert all(one.regressions for one in slow)
+
+
+def test_false_differences_are_rare_and_ten_percent_is_found_by_five_runs_a_side() -> None:
+    """A hundred tries each; `scripts/bench compare` does 1000 and prints the table."""
+    runs = insight_compare.pool(Case("small", (128, 128), (64, 64), users=(2, 8)), 12)
+    for a_side in (1, 5):
+        found = [insight_compare.examine(runs, 100, noise, a_side) for noise in insight_compare.NOISES]
+        assert max(each.false for each in found) <= 4  # of which one in a hundred is the promise
+        assert sum(each.false for each in found) <= 6
+    assert found[1].seen >= 90
+
+
+def test_ratios_are_new_over_base_and_each_metric_knows_its_better_side(folder: Folder) -> None:
+    found = compare(analyse(folder("base")), analyse(folder("new", slower=-0.2, seed=1)))
+    assert found.verdict == BETTER
+    assert not found.regressions
+    rows = {(row.concurrency, row.metric.id): row for row in found.headline}
+    assert rows[8, "ttft_s.mean"].ratio == pytest.approx(0.8, rel=0.02)
+    assert rows[8, "stream_tokens_per_s.mean"].ratio == pytest.approx(1.25, rel=0.02)
+    assert rows[8, "output_tokens_per_s"].ratio == pytest.approx(1.25, rel=0.02)
+    for row in (rows[8, "ttft_s.mean"], rows[8, "output_tokens_per_s"]):
+        assert row.interval is not None
+        assert row.interval[0] < (row.ratio or 0) < row.interval[1]
+
+
+def test_all_headline_intervals_hold_together(folder: Folder) -> None:
+    found = compare(analyse(folder("base")), analyse(folder("new", seed=1)))
+    judged = [row for row in found.headline if row.verdict != NOT_COMPARABLE]
+    assert found.tests == len(judged) >= 6  # at two streams p95 has too few samples
+    assert found.confidence == pytest.approx(1 - 0.01 / found.tests)
+
+
+def test_exactly_equal_runs_are_no_proof_of_the_last_thousandth(tmp_path: Path) -> None:
+    """Without any jitter inside the runs a difference of 0.3 % is still within what two runs differ by."""
+    for name, gap in (("base", 1000), ("new", 1003)):
+        levels, truth = grid(Made(gap_ms=gap, prefill_ms=5000, jitter_ms=lambda i: i % 2), (1, 4), each=8)
+        write(tmp_path / name, truth.records, levels)
+    found = compare(analyse(tmp_path / "base"), analyse(tmp_path / "new"))
+    assert found.verdict == SAME
+
+
+@pytest.mark.parametrize(("tolerance", "code"), [("2%", 1), ("0.15", 0)])
+def test_a_regression_is_past_the_tolerance(folder: Folder, tolerance: str, code: int) -> None:
+    base, new = folder("base"), folder("new", slower=0.1, seed=1)
+    result = run(base, new, "--tolerance", tolerance, "--run-noise", "0.5%")
+    assert result.return_value == code
+    assert ("NEW is worse in " in result.output) == (code == 1)
+    assert "within these two runs" in " ".join(result.output.split())
+
+
+def test_no_difference_exits_0_and_writes_the_files(folder: Folder, tmp_path: Path) -> None:
+    result = run(folder("base"), folder("new", seed=1), "-o", tmp_path / "out")
+    assert result.return_value == 0
+    assert result.output.startswith("No difference seen in 6 headline figures within these two runs, where one of ")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.json", "compare.md", "compare.png"]
+    said = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert said["verdict"] == SAME
+    assert said["regression"] is False
+    assert len([row for row in said["rows"] if row["headline"]]) == 8
+    assert imread(tmp_path / "out" / "compare.png").std() > 0.01
+    assert "![" in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_the_chart_shows_the_verdict_in_colour(folder: Folder) -> None:
+    found = compare(analyse(folder("base")), analyse(folder("new", slower=0.2, seed=1)))
+    rows = [row for row in found.headline if row.metric.id == "output_tokens_per_s"]
+    axes = Figure().subplots()
+    changes_panel(axes, rows[0].metric, rows, [row.level for row in rows], found.tolerance)
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert {line.get_color() for line in points} == {style.VERMILLION}
+    assert [float(np.asarray(line.get_xdata())[0]) for line in points] == pytest.approx(
+        [(row.ratio or 0) - 1 for row in rows]
+    )
+    assert axes.get_xlabel() == "← worse: change, %"
+
+
+def test_files_go_to_the_new_run_by_default(folder: Folder) -> None:
+    new = folder("new", seed=1)
+    run(folder("base"), new)
+    assert (new / "compare.md").exists()
+
+
+@pytest.mark.parametrize("key", ["model", "warm_cache", "dialect", "quantization"])
+def test_runs_that_ask_for_other_things_are_not_judged(folder: Folder, key: str) -> None:
+    base, new = folder("base"), folder("new", seed=1, comparability={**HERE, key: "other"})
+    assert verdicts(base, new) == {NOT_COMPARABLE}
+    result = run(base, new)
+    assert isinstance(result.exception, LoadTestError)
+    assert f"the runs differ in {key}" in str(result.exception)
+    assert f"--across {key}" in " ".join(result.output.split())
+
+
+def test_a_difference_made_on_purpose_is_judged_and_named(folder: Folder) -> None:
+    base, new = folder("base"), folder("new", seed=1, comparability={**HERE, "model": "other"})
+    result = run(base, new, "--across", "model")
+    assert result.return_value == 0
+    assert "Differs: model (made → other)." in result.output
+
+
+def test_another_server_version_is_judged_and_named(folder: Folder) -> None:
+    new = folder("new", seed=1, comparability={**HERE, "server": "ollama 0.34.0"})
+    found = compare(analyse(folder("base")), analyse(new))
+    assert found.verdict == SAME
+    assert "Differs: server (ollama 0.33.0 → ollama 0.34.0)." in found.notes
+
+
+@pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])
+def test_another_pace_or_text_of_the_users_is_not_judged(folder: Folder, asked: dict[str, Any]) -> None:
+    new = folder("new", seed=1, scenario={"prompt": "a text", **asked}, comparability={**HERE, "prompt": "literal"})
+    base = folder("base", scenario={"prompt": "a text"}, comparability={**HERE, "prompt": "literal"})
+    assert verdicts(base, new) == {NOT_COMPARABLE}
+
+
+def test_a_simulated_server_is_never_held_against_a_real_one(folder: Folder) -> None:
+    server = {"kind": "ollama", "version": "0.33.0", "simulated": PROFILE}
+    new = folder("new", seed=1, server=server, comparability={**HERE, "simulated": PROFILE})
+    assert verdicts(folder("base"), new, across=frozenset({"simulated"})) == {NOT_COMPARABLE}
+
+
+def test_simulated_runs_are_labelled_everywhere(folder: Folder) -> None:
+    server = {"kind": "ollama", "version": "0.33.0", "simulated": PROFILE}
+    base, new = (folder(name, seed=i, server=server) for i, name in enumerate(("base", "new")))
+    found = compare(analyse(base), analyse(new))
+    assert "SIMULATED SERVER" in markdown(found, None)
+    assert to_dict(found)["simulated"] == "simulated: profile a100-80g-llama3.1-70b-q4 at 10× speed"
+    assert "(simulated: profile" in run(base, new).output
+
+
+def test_longer_answers_are_other_work(folder: Folder) -> None:
+    """The level asks for no length, and the new model says more."""
+    found = compare(analyse(folder("base", output=(40, 60))), analyse(folder("new", seed=1, output=(80, 120))))
+    assert found.verdict == NOT_COMPARABLE
+    assert "answers differ in length" in outcome(found)
+
+
+def test_levels_are_matched_by_what_they_ask_for(folder: Folder) -> None:
+    found = compare(analyse(folder("base", users=(2, 4))), analyse(folder("new", users=(4, 8), seed=1)))
+    assert {row.concurrency for row in found.rows} == {4}
+    assert any(note.startswith("Only BASE has 2 streams") for note in found.notes)
+    assert any(note.startswith("Only NEW has 8 streams") for note in found.notes)
+
+
+def test_no_level_in_common_is_a_mistake(folder: Folder) -> None:
+    with pytest.raises(RunFolderError, match="no level in common"):
+        compare(analyse(folder("base", users=(2,))), analyse(folder("new", users=(4,))))
+
+
+def test_few_requests_are_not_judged(folder: Folder) -> None:
+    found = compare(analyse(folder("base", each=2, users=(2,))), analyse(folder("new", each=2, users=(2,), slower=1.0)))
+    assert {row.reason for row in found.headline} == {TOO_FEW}
+
+
+def failing(records: list[Record], share: int) -> list[Record]:
+    """Return the records with every `share`-th of the measured ones refused."""
+    return [
+        record if record.warmup or number % share else unanswered(record, Outcome.HTTP_ERROR, status=503)
+        for number, record in enumerate(records)
+    ]
+
+
+def test_more_failures_are_a_regression(tmp_path: Path) -> None:
+    for name, share in (("base", 1000), ("new", 4)):
+        levels, truth = grid(Made(jitter_ms=lambda i: i % 5), (4,), each=16)
+        write(tmp_path / name, failing(truth.records[1:], share), levels)
+    found = compare(analyse(tmp_path / "base"), analyse(tmp_path / "new"))
+    row = next(row for row in found.headline if row.metric.id == "failed")
+    assert row.verdict == WORSE
+    assert row.regression
+    assert run(tmp_path / "base", tmp_path / "new").return_value == 1
+
+
+def test_a_void_level_is_not_judged(folder: Folder, tmp_path: Path) -> None:
+    base = folder("base")
+    new = folder("new", seed=1, slower=0.5, client={"clock_steps": [1]})
+    found = compare(analyse(base), analyse(new))
+    assert {row.reason for row in found.headline} == {"void in NEW"}
+    assert method(found) == "No figure was judged, so no interval was made; the reason stands beside each level."
+    said = " ".join(run(base, new).output.split())
+    assert "No verdict at 2 streams · 128 in · 64 out: void in NEW (a clock of the client jumped 1 time" in said
+
+
+@pytest.mark.parametrize(
+    ("counts", "chance"), [((0, 10, 0, 10), 1.0), ((0, 10, 10, 10), 2 / math.comb(20, 10)), ((3, 9, 4, 12), 1.0)]
+)
+def test_fisher(counts: tuple[int, int, int, int], chance: float) -> None:
+    assert fisher(*counts) == pytest.approx(chance)
+
+
+@pytest.mark.parametrize(("waited", "told"), [(0, True), (3, False), (30, True)])
+def test_a_mean_that_a_few_long_waits_make_has_no_error(tmp_path: Path, waited: int, *, told: bool) -> None:
+    """Was "TTFT mean +256 %, worse" of one server at a third of its load: three of 60 requests had waited, and none before."""
+    made = Made(jitter_ms=lambda number: 1500 if waited and number % (60 // waited) == 1 else 0)
+    make(tmp_path / "run", made, users=(1,), each=60)
+    one = analyse(tmp_path / "run")
+    found = figure_of(one.run, one.summary["levels"][0], Metric("ttft_s", "mean", "TTFT mean", "s"))
+    assert found is not None
+    assert found.told is told
+
+
+def test_fisher_of_many_requests_is_exact() -> None:
+    """By whole binomials 2000 failures of 40,000 took minutes."""
+    assert fisher(200, 4000, 210, 4000) == pytest.approx(0.6482037321749842, rel=1e-9)
+    assert 0.05 < fisher(2000, 40_000, 2100, 40_000) < 0.2
+    assert fisher(0, 40_000, 2000, 40_000) == pytest.approx(0.0, abs=1e-300)
+
+
+def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Folder) -> None:
+    """10 % may be two runs of one server, whose differences two runs cannot show; several a side can."""
+    base, new = folder("base"), folder("new", slower=0.1, seed=1)
+    found = compare(analyse(base), analyse(new))
+    assert found.verdict == SAME
+    assert "within these two runs, where one of " in outcome(found)
+    assert found.visible is not None
+    assert found.visible[0] > 0.10
+    assert f"The smallest change that shows in nine of ten such comparisons is {found.visible[0] * 100:.0f}" in method(
+        found
+    )
+    assert compare(analyse(base), analyse(new), run_noise=0.005).verdict == WORSE
+
+
+def test_several_runs_a_side_show_how_much_they_differ(folder: Folder, tmp_path: Path) -> None:
+    """Five runs a side that differ by 2 % each: 10 % is seen, and so is nothing where there is nothing."""
+    noise = np.random.default_rng(3).normal(0, 0.02, 15)
+    runs = [folder(f"run{i}", seed=i, slower=float(off) + (0.1 if i >= 10 else 0.0)) for i, off in enumerate(noise)]
+    same = compare([analyse(path) for path in runs[:5]], [analyse(path) for path in runs[5:10]])
+    assert same.verdict == SAME
+    assert "these two runs" not in outcome(same)
+    slower = compare([analyse(path) for path in runs[:5]], [analyse(path) for path in runs[10:]])
+    assert slower.verdict == WORSE
+    assert len(slower.regressions) >= 6
+    result = run(*runs[:2], "--against", *runs[10:12], "-o", tmp_path / "out")
+    assert result.return_value in (0, 1)
+    said = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [len(said[key]) for key in ("base_runs", "new_runs")] == [2, 2]
+    assert "Intervals come from how much the 2 and 2 runs differ" in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_runs_of_one_side_must_be_alike(folder: Folder) -> None:
+    base = [folder("a"), folder("b", seed=1, comparability={**HERE, "model": "other"})]
+    with pytest.raises(RunFolderError, match=r"the runs of BASE differ among themselves.* in model"):
+        compare([analyse(path) for path in base], analyse(folder("new", seed=2)))
+
+
+@pytest.mark.parametrize("names", [("one",), ("one", "--against")])
+def test_sides_that_cannot_be_told_apart_are_a_mistake(folder: Folder, names: tuple[str, ...]) -> None:
+    result = run(*(name if name.startswith("-") else folder(name, users=(2,)) for name in names))
+    assert result.exception is not None
+    assert "name two runs" in str(result.exception) or "names no run" in str(result.exception)
+
+
+def test_one_command_run_twice_is_comparable_with_itself(folder: Folder) -> None:
+    """Each run calibrated the model's tokens anew: prompts of 64 tokens came out as 67 and 63."""
+    tokens = {"counter": "tiktoken cl100k_base", "ratio": 1.0}
+    base = folder("base", prompt=(67, 67), tokens={**tokens, "overhead": 9.0})
+    new = folder("new", prompt=(63, 63), seed=1, tokens={**tokens, "overhead": 13.0})
+    for path in (base, new):
+        said = json.loads((path / "run.json").read_text())
+        said["levels"] = [{**level, "input_tokens": 64} for level in said["levels"]]
+        (path / "run.json").write_text(json.dumps(said))
+    found = compare(analyse(base), analyse(new))
+    assert found.verdict == SAME
+    (note,) = [note for note in found.notes if "calibrated" in note]
+    assert "Prompts of 64 tokens came out as 67 → 63" in note
+    assert "--words or --prompt" in note
+    widths = {
+        row.metric.id: (row.interval[1] / row.interval[0])
+        for row in found.headline
+        if row.interval and row.concurrency == 8
+    }
+    assert widths["ttft_s.mean"] > widths["stream_tokens_per_s.mean"] * 1.05
+    said = json.loads((new / "run.json").read_text())
+    said["tokens"]["overhead"] = 9.0  # the same calibration: then such prompts are other work
+    (new / "run.json").write_text(json.dumps(said))
+    assert "prompts differ in length" in outcome(compare(analyse(base), analyse(new)))
+
+
+def test_another_number_of_requests_a_user_is_not_judged_unless_asked_for(folder: Folder) -> None:
+    """Ramp and drain are another part of such a level."""
+    base, new = folder("base"), folder("new", seed=1, each=20)
+    found = compare(analyse(base), analyse(new))
+    assert found.verdict == NOT_COMPARABLE
+    assert any(note.startswith("Differs: requests_a_user (8 → 20)") for note in found.notes)
+    across = compare(analyse(base), analyse(new), across=frozenset({"requests_a_user"}))
+    assert across.verdict == SAME
+
+
+@pytest.mark.parametrize("text", ["five", "5", "-1%", "100%"])
+def test_a_tolerance_that_makes_no_sense_is_a_mistake(folder: Folder, text: str) -> None:
+    result = run(folder("base"), folder("new"), "--tolerance", text)
+    assert result.exception is not None
+    assert "write 5% or 0.05" in str(result.exception)
+
+
+def test_a_run_is_not_compared_with_itself(folder: Folder) -> None:
+    base = folder("base")
+    result = run(base, base)
+    assert isinstance(result.exception, LoadTestError)
+    assert "same run" in str(result.exception)

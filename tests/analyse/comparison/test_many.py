@@ -1,0 +1,220 @@
+"""`loadtest compare` of three runs and more, `plot -o` of several: what differs, pairwise verdicts, what is not compared."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from matplotlib.image import imread
+from support.made_runs import write
+from support.two_models import FAST, SLOW, THERE, mixed, target
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.charts import overlay
+from loadtest.analyse.comparison import many as many_runs
+from loadtest.analyse.comparison import many_report, traits
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
+from loadtest.analyse.comparison.differences import chance, figure_of
+from loadtest.analyse.comparison.many import Many, compare_many
+from loadtest.analyse.summary import analyse
+from loadtest.cli import cli
+from loadtest.errors import LoadTestError
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
+QUICK = {"profile": "quick", "speed": 1.0}
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Return a function that measures in virtual time: a name, how much slower, what run.json says of model and server."""
+
+    def make(
+        name: str,
+        *,
+        slower: float = 0.0,
+        seed: int = 0,
+        users: tuple[int, ...] = (2, 8),
+        slots: int = 4,
+        model: str = "llama3.1:8b",
+        quantization: str = "Q4_0",
+        version: str = "0.33.0",
+        simulated: dict[str, Any] | None = None,
+        asked: dict[str, Any] | None = None,
+        **facts: Any,
+    ) -> Path:
+        loads = [Load(users=count, requests=8 * count, prompt=(128, 128), output=(64, 64)) for count in users]
+        played = play(TIMING.scaled(1 + slower), loads, slots=slots, seed=seed)
+        here = {"model": model, "quantization": quantization, "server": f"ollama {version}", "warm_cache": False}
+        said = {
+            "comparability": {"dialect": "ollama-chat", **here, **(asked or {})},
+            "target": {"url": "http://10.0.0.1:11434", "api": "ollama", "dialect": "ollama-chat", "model": model},
+            "server": {"kind": "ollama", "version": version, "context": 4096, "simulated": simulated, "facts": {}},
+        }
+        return played.write(tmp_path / name, name=name, **{**said, **facts})
+
+    return make
+
+
+def many(*folders: Path, **options: Any) -> Many:
+    return compare_many([analyse(path) for path in folders], **options)
+
+
+def run(command: str, *args: str | Path) -> Result:
+    return CliRunner().invoke(cli, [command, *map(str, args)], standalone_mode=False, env={"COLUMNS": "80"})
+
+
+def verdict(found: Many, pair: str, key: str, streams: int = 8) -> str | None:
+    (one,) = (one for one in found.pairs if one.name == pair)
+    return next(
+        row.change.verdict for row in one.rows if row.change.metric.id == key and row.change.concurrency == streams
+    )
+
+
+def test_every_pair_gets_a_verdict_and_the_legend_is_what_differs(folder: Folder) -> None:
+    found = many(
+        folder("one", quantization="F16"),
+        folder("two", quantization="F32", slower=0.9, seed=1),
+        folder("three", quantization="Q8_0", slower=0.01, seed=2),
+    )
+    assert [entry.name for entry in found.entries] == ["F16", "F32", "Q8_0"]
+    for key in ("ttft_s.mean", "output_tokens_per_s", "stream_tokens_per_s.mean"):
+        assert [verdict(found, pair, key) for pair in ("A → B", "A → C", "B → C")] == [WORSE, SAME, BETTER]
+    assert list(found.named.sentences(found.letters)) == ["The runs differ in quantization (A: F16; B: F32; C: Q8_0)."]
+    assert many_report.outcome(found)[0].startswith("At 8 streams, A (F16) has the most output tokens/s (")
+    assert "no difference from C (Q8_0) was seen" in many_report.outcome(found)[0]
+
+
+def test_slots_server_version_and_gpu_are_found_and_several_differences_are_said(folder: Folder) -> None:
+    slots = many(folder("two", slots=2), folder("four", slots=4))
+    assert [entry.name for entry in slots.entries] == ["2 slots", "4 slots"]
+    both = many(folder("old", version="0.24.0", slots=2), folder("new", version="0.33.0", slots=4))
+    assert [entry.name for entry in both.entries] == ["ollama 0.24.0", "ollama 0.33.0"]
+    said = " ".join(both.named.sentences(both.letters))
+    assert "They differ besides in slots (A: 2 slots; B: 4 slots): a difference may come from any of it." in said
+    analyses = [analyse(folder("a")), analyse(folder("b", seed=1))]
+    for one, name in zip(analyses, ("NVIDIA A100", "NVIDIA H100"), strict=True):
+        one.summary["hardware"] = [name, "box: 16 cores, 135 GB"]
+    assert traits.names_of(analyses).names == ("NVIDIA A100", "NVIDIA H100")
+
+
+def test_settings_name_runs_and_other_work_gets_no_verdict(folder: Folder) -> None:
+    found = many(folder("low", asked={"think": "low"}), folder("high", asked={"think": "high"}, slower=0.5, seed=1))
+    assert [entry.name for entry in found.entries] == ["think low", "think high"]
+    assert verdict(found, "A → B", "output_tokens_per_s") == WORSE
+    runs = folder("made"), folder("data", asked={"prompt": "data"}, slower=0.5, seed=1)
+    other = many(*runs)
+    assert {row.change.verdict for row in other.pairs[0].rows} == {NOT_COMPARABLE}
+    assert any("--across prompt compares all the same" in said for said in other.named.sentences(other.letters))
+    assert any("the runs differ in prompt (made up → data)" in said for said in many_report.unjudged(other))
+    assert verdict(many(*runs, across=frozenset(["prompt"])), "A → B", "output_tokens_per_s") == WORSE
+
+
+def test_runs_that_differ_in_nothing_have_their_own_names(folder: Folder) -> None:
+    found = many(folder("monday"), folder("tuesday", seed=1), folder("friday", seed=2))
+    assert [entry.name for entry in found.entries] == ["monday", "tuesday", "friday"]
+    assert next(found.named.sentences(found.letters)).startswith("Nothing that run.json says")
+    assert {row.change.verdict for pair in found.pairs for row in pair.rows if row.chance is not None} == {SAME}
+
+
+def test_a_void_level_is_not_compared_and_the_reason_is_said(folder: Folder) -> None:
+    found = many(folder("a"), folder("b", seed=1, slower=0.9, client={"clock_steps": [1]}), folder("c", seed=2))
+    reasons = {row.change.reason for pair in found.pairs[:1] for row in pair.rows}
+    assert reasons == {"void in B"}
+    assert many_report.unjudged(found)[0].startswith(
+        "B is void at 2 streams and 8 streams and not compared there: a clock of the client jumped 1 time"
+    )
+    assert "Without B: void there" in many_report.outcome(found)[0]
+    assert verdict(found, "A → C", "output_tokens_per_s") == SAME
+
+
+def test_a_simulated_run_is_named_and_never_judged_against_a_real_one(folder: Folder, tmp_path: Path) -> None:
+    runs = [folder("real"), folder("real too", seed=1), folder("made", simulated=QUICK, slower=0.9, seed=2)]
+    found = many(*runs)
+    assert {row.change.verdict for pair in found.pairs if pair.second.letter == "C" for row in pair.rows} == {
+        NOT_COMPARABLE
+    }
+    said = run("compare", *runs, "-o", tmp_path / "out").output
+    assert "C simulated quick at 1×: ollama 0.33.0 · llama3.1:8b, simulated: profile quick at 1× speed" in " ".join(
+        said.split()
+    )
+    page = (tmp_path / "out" / "compare.md").read_text()
+    assert "> **SIMULATED**: run C measured a simulated server" in page
+    assert [line.label for line in overlay.lines_of(found)] == ["A real", "B real too", "C simulated quick at 1×"]
+    alike = many(folder("x", simulated=QUICK), folder("y", simulated=QUICK, seed=3))
+    assert [line.label for line in overlay.lines_of(alike)] == ["A x (simulated)", "B y (simulated)"]
+
+
+def test_three_runs_on_the_command_line(folder: Folder, tmp_path: Path) -> None:
+    runs = [folder(name, model=f"model-{name}", slower=slower) for name, slower in (("a", 0.0), ("b", 0.5), ("c", 1.0))]
+    result = run("compare", *runs, "-o", tmp_path / "out")
+    assert result.return_value == 0
+    assert max(map(len, result.output.split("wrote ")[0].splitlines())) <= 80
+    assert "A → C" in result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.json", "compare.md", "compare.png"]
+    assert imread(tmp_path / "out" / "compare.png").std() > 0.01
+    page = (tmp_path / "out" / "compare.md").read_text()
+    assert "| level | A model-a | B model-b | vs A | C model-c | vs A |" in page
+    cells = {row[1] for row in many_report.level_grid(many(*runs), most=6).rows}
+    assert cells == {"A model…", "B model…", "C model…"}  # a table has no room for long names, which stand above it
+    said = json.loads(run("compare", *runs, "-o", tmp_path / "out", "--json").output)
+    assert [one["name"] for one in said["runs"]] == ["model-a", "model-b", "model-c"]
+    assert {pair["second"] for pair in said["pairs"]} == {"B", "C"}
+    for args, mistake in (((runs[0], runs[1], runs[0]), "are the same run"), ((runs[0],), "name two runs")):
+        error = run("compare", *args).exception
+        assert isinstance(error, LoadTestError)
+        assert mistake in str(error)
+
+
+def test_plot_draws_several_runs_over_each_other(folder: Folder, tmp_path: Path) -> None:
+    runs = [folder("a"), folder("b", slower=0.5, seed=1)]
+    drawn = [Path(line) for line in run("plot", *runs, "-o", tmp_path / "out").output.splitlines()]
+    names = [path.name for path in drawn if path.parent == tmp_path / "out"]
+    assert names == ["throughput.png", "ttft.png", "tradeoff.png", "itl.png"]
+    assert all(imread(path).std() > 0.01 for path in drawn[:4])
+    assert {path.parent.name for path in drawn[4:]} == {"a", "b"}
+
+
+def test_the_models_of_one_run_stand_side_by_side(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW)
+    path = write(tmp_path / "run", records, levels, targets=[target("made"), target("other", THERE)])
+    result = run("compare", path)
+    assert result.return_value == 0
+    assert "The runs differ in model (A: made; B: other)" in " ".join(result.output.split())
+
+
+def test_chances_are_adjusted_step_by_step() -> None:
+    """Holm: the smallest of m chances counts m times, the next m − 1 times, and none less than the one before."""
+    tested = [
+        many_runs._Tested(0, {}, Change("", 1, many_runs.OF_TOKENS[0], 1.0, 2.0, 2.0), p, 0.05)
+        for p in (0.004, 0.001, 0.5, None)
+    ]
+    found, count = many_runs._holm(tested)
+    assert count == 3
+    assert [row.chance for _, row in found] == [pytest.approx(0.008), pytest.approx(0.003), 0.5, None]
+    assert [row.change.verdict for _, row in found] == [WORSE, WORSE, SAME, None]
+
+
+def test_equal_servers_are_seldom_said_to_differ(folder: Folder) -> None:
+    """Twelve runs of one server, with 3 % between runs, in a hundred tables of four: one table in a hundred may say so."""
+    runs = [analyse(folder(str(seed), seed=seed)) for seed in range(4)]
+    metric = many_runs.OF_TOKENS[-1]
+    draw = random.Random(1)
+    false = 0
+    for _ in range(100):
+        figures = [
+            figure.scaled(math.exp(draw.gauss(0, 0.03)))
+            for one in runs
+            for level in one.summary["levels"][-1:]
+            if (figure := figure_of(one.run, level, metric))
+        ]
+        chances = sorted(chance(one, other, noise=0.03) for i, one in enumerate(figures) for other in figures[:i])
+        false += chances[0] * len(chances) < 0.01
+    assert false <= 4

@@ -1,0 +1,278 @@
+"""What a report says first: four figures, never of a void level, and the verdict with what to do about each reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from support.made_runs import Made, grid, make, write
+from support.places import ROOT
+
+from loadtest.analyse.charts.by_load import throughput, tradeoff, ttft
+from loadtest.analyse.charts.over_time import depth
+from loadtest.analyse.findings.run_findings import saturation, slots_finding
+from loadtest.analyse.reports import answers, glossary, pages
+from loadtest.analyse.reports.command import command
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.verdict import verdict
+from loadtest.analyse.verdict.evidence import Evidence
+from loadtest.analyse.verdict.remedies import REMEDIES
+
+ALONE = "every request of this level was a warm-up"
+
+
+def told(path: Path) -> dict[str, answers.Tile]:
+    return {tile.name: tile for tile in answers.tiles(analyse(path))}
+
+
+def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
+    analysis = analyse(tmp_path / "run")
+    tiles = told(tmp_path / "run")
+    best = max(level["output_tokens_per_s"] for level in analysis.summary["levels"])
+    assert float(tiles["Most output tokens/s"].value) == pytest.approx(best, rel=0.01)
+    assert tiles["Levels off at"].value == "4 streams"
+    assert tiles["Slots"].value == "4"
+    assert "4 streams" in tiles["TTFT p95 there"].note
+
+
+def slots_drawn(analysis: Analysis) -> bool:
+    """Return whether charts mark how many slots there are; they agree on it."""
+    levels, drawn = Series("", tuple(analysis.summary["levels"])), set()
+    draws: tuple[Callable[[Axes], None], ...] = (
+        lambda axes: ttft.ttft_parts(axes, analysis, levels),
+        lambda axes: throughput.all_streams(axes, analysis, [levels]),
+        lambda axes: depth.over_time(axes, analysis),
+    )
+    for draw in draws:
+        axes = Figure().subplots()
+        draw(axes)
+        said = [text.get_text() for text in axes.texts] + list(axes.get_legend_handles_labels()[1])
+        drawn.add("4 slots" in said)
+    (agreed,) = drawn
+    return agreed
+
+
+def test_no_tile_is_of_a_void_level(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2, 4, 8), each=30, clock_steps=1)
+    assert [tile.value for tile in told(tmp_path / "run").values()] == [""] * 4
+    assert {tile.note for tile in told(tmp_path / "run").values()} == {answers.ALL_VOID}
+    found = slots_finding(analyse(tmp_path / "run"))  # "handles 4" stood below "Slots: not known"
+    assert found == "How many requests the server handles in parallel is not known: every level is void."
+    assert found.evidence.endswith("All of that is from void levels: measure again before you rely on it.")
+
+
+def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
+    analysis = analyse(tmp_path / "run")
+    assert analysis.slots.limit
+    analysis.summary["levels"][-1]["verdict"] = "void"
+    slots = next(tile for tile in answers.tiles(analysis) if tile.name == "Slots")
+    assert (slots.value, slots.note) == ("≥ 4", "only a void level shows the limit")
+    # … beside which the finding said that the server handles 4, and charts drew a line at 4 slots
+    found = slots_finding(analysis)
+    assert found == "The server handles at least 4 requests in parallel; only a void level shows its limit."
+    assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
+    assert depth.title(analysis) == "Up to 4 streams decode at once; only a void level shows a limit"
+    assert not slots_drawn(analysis)
+    analysis.summary["levels"][-1]["verdict"] = "valid"
+    assert slots_drawn(analysis)
+
+
+def test_streams_that_only_a_void_level_had_are_said_to_be_its(tmp_path: Path) -> None:
+    """Above "At most 4 requests decoding at the same time" stood "at least 2", without a word on the void level between."""
+    make(tmp_path / "run", Made(slots=16), users=(1, 2, 4), each=30)
+    analysis = analyse(tmp_path / "run")
+    assert not slots_finding(analysis).evidence.endswith("rely on it.")
+    analysis.summary["levels"][-1]["verdict"] = "void"
+    found = slots_finding(analysis)
+    assert found == "The server handles at least 2 requests in parallel; its limit was not seen."
+    assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
+
+
+def test_the_most_is_not_called_so_without_the_void_levels_above(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
+    analysis = analyse(tmp_path / "run")
+    assert "void" not in answers.tiles(analysis)[0].note + tradeoff.title(analysis)
+    for level in analysis.summary["levels"][1:]:
+        level["verdict"] = "void"
+    assert answers.tiles(analysis)[0].note == "at 1 stream · 100 in · 20 out; the 3 levels above it are void"
+    assert tradeoff.title(analysis).endswith("; the 3 levels above it are void")
+
+
+def test_a_void_rate_is_not_passed_over() -> None:
+    """Was "the highest rate measured", although a higher one was, and is void."""
+    steady = {"index": 0, "rate": 4.0, "concurrency": None, "little": {"growing": False, "growth_per_s": 0.0}}
+    void = {"index": 1, "rate": 8.0, "concurrency": None, "little": None, "verdict": "void"}
+    tile, _ = answers._levels_off(Series("", (steady, void)))
+    assert str(tile) == "Kept up with: 4 requests/s (the highest rate measured; the level above it is void)"
+    assert (saturation(Series("", (steady, void))) or "").endswith("; the level above it is void.")
+    tile, _ = answers._levels_off(Series("", (steady,)))
+    assert tile.note == "the highest rate measured"
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("m · 1 of 2 streams", "m · 1 of 2 streams"),  # was "m · m · 1 of 2 streams"
+        ("here:1 · 1 stream", "m · here:1 · 1 stream"),
+        ("1 stream", "m · 1 stream"),
+    ],
+)
+def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
+    assert answers.Seen({"model": "m", "beside": [], "label": label}, "suspect", "").called == said
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(2,), each=4)
+    tiles = told(tmp_path / "run")
+    assert tiles["Levels off at"].note == "it takes 3 loads that are not void, here is 1"
+    assert "p95 takes 20 requests" in tiles["TTFT p95 at the most output"].note
+    write(tmp_path / "empty", [], [])
+    assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
+
+
+def test_every_rule_has_a_remedy_and_every_remedy_a_rule() -> None:
+    assert {verdict.cause(rule) for rule in verdict.RULES} == set(REMEDIES)
+
+
+def test_the_page_on_void_levels_says_the_same() -> None:
+    page = (ROOT / "docs/void.md").read_text(encoding="utf-8")
+    for heading in dict.fromkeys(remedy.wrong for remedy in REMEDIES.values()):
+        assert f"\n## {heading.rstrip('.')}\n" in page
+    sections = dict(re.findall(r"^## (.+)\n\n((?:.|\n)*?)(?=\n## |\Z)", page, flags=re.MULTILINE))
+    assert len(sections) == len(REMEDIES)
+    for remedy in REMEDIES.values():
+        assert f"**What to do:** {remedy.advice}" in " ".join(sections[remedy.wrong.rstrip(".")].split())
+
+
+def test_options_that_a_remedy_names_exist() -> None:
+    known = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    for option in {name for remedy in REMEDIES.values() for name in re.findall(r"--[a-z-]+", remedy.advice)}:
+        assert re.search(rf"{option}\b", known), option
+
+
+def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
+    (todo,) = answers.to_do(analyse(tmp_path / "run").summary["levels"])
+    (reason,) = todo.reasons
+    assert reason.wrong == "A clock jumped."
+    assert len(reason.seen) == 3
+    assert reason.where.endswith("are void")
+    assert reason.example.startswith("1 stream, 2 streams and 4 streams are void. At 1 stream: a clock ")
+
+
+def test_two_reasons_of_one_level_are_not_two_levels() -> None:
+    level = {"label": "2 streams", "verdict": "suspect"}
+    seen = [answers.Seen(level, "suspect", "answers are short"), answers.Seen(level, "suspect", "prompts are long")]
+    assert answers.Reason("Lengths.", tuple(seen)).example == (
+        "2 streams is suspect: answers are short; prompts are long."
+    )
+    other = answers.Seen({"label": "4 streams", "verdict": "suspect"}, "suspect", "answers are short")
+    assert answers.Reason("Lengths.", (*seen, other)).example == (
+        "2 streams and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
+    )
+
+
+def test_a_level_is_never_void_and_suspect_at_once() -> None:
+    void, fine = {"label": "2 streams", "verdict": "void"}, {"label": "4 streams", "verdict": "suspect"}
+    seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
+    reason = answers.Reason("Lengths.", seen)
+    assert reason.where == "4 streams is suspect; 2 streams, void for another reason, has it too"
+    assert reason.example == f"{reason.where}. At 2 streams: answers are short."
+
+
+def test_no_more_levels_are_called_void_than_are() -> None:
+    """Was "2 streams is void: …. 2 more levels likewise", where one of the two was suspect."""
+    seen = tuple(
+        answers.Seen({"label": label, "verdict": verdict}, verdict, "tokens were read late")
+        for label, verdict in (("2 streams", "void"), ("4 streams", "void"), ("1 stream", "suspect"))
+    )
+    assert answers.Reason("Late.", seen).example == (
+        "2 streams and 4 streams are void; 1 stream is suspect. At 2 streams: tokens were read late."
+    )
+
+
+def test_no_finding_repeats_the_verdict(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
+    page = pages.markdown(analyse(tmp_path / "run"), [])
+    assert "All 3 levels are void." in page
+    assert "levels are void" not in page.partition("## What it shows")[2].partition("## Levels")[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"driver": "asyncio"}, ALONE),
+        (
+            {"driver": "locust", "locust": {"spawn_rate": 1.0}},
+            f"{ALONE}: under Locust requests count once all users have started, which takes 4 users 4.00 s at 1 a second (-r)",
+        ),
+    ],
+)
+def test_a_level_of_warm_ups_alone_says_what_to_do(tmp_path: Path, facts: dict[str, Any], why: str) -> None:
+    levels, truth = grid(Made(), (4,))
+    levels[0]["requests"] = None
+    write(tmp_path / "run", [dataclasses.replace(record, warmup=True) for record in truth.records], levels, **facts)
+    (level,) = analyse(tmp_path / "run").summary["levels"]
+    assert (level["verdict"], level["reasons"]) == ("void", [why])
+    (todo,) = answers.to_do([level])
+    assert todo.advice.startswith("Let the level last beyond its warm-up")
+    assert "error says" not in todo.advice
+
+
+def test_of_answers_without_text_lag_is_held_against_e2e(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(gap_ms=200), users=(2,))
+    run = frames.load(tmp_path / "run")
+    run.requests["schedule_lag_s"] = 1.0
+    limits = {}
+    for of in ("TTFT", "E2E"):
+        (reason,) = [said for said in verdict.judge(run, run.levels[0]).reasons if said.startswith("schedule lag")]
+        assert f"1 % of median {of} or 5 ms" in reason
+        limits[of] = Evidence.of(run, run.levels[0]).lag_limit
+        run.requests["ttft_s"] = float("nan")
+    assert limits["E2E"] > limits["TTFT"]
+
+
+SCENARIO: dict[str, Any] = {
+    "url": "http://gpu:11434",
+    "concurrency": [1, 2],
+    "header": ["X-Team: ${TEAM}"],
+    "prompt": "it's",
+    "warm_cache": True,
+    "think_time": 0.0,
+}
+
+
+def test_the_command_runs_the_same_again(tmp_path: Path) -> None:
+    make(tmp_path / "run", users=(1, 2), scenario=SCENARIO)
+    said = command(analyse(tmp_path / "run").run)
+    assert said is not None
+    assert said.startswith("loadtest run --url http://gpu:11434")
+    assert "--concurrency 1,2 " in said
+    assert "--warm-cache" in said
+    assert "--header 'X-Team: ${TEAM}'" in said
+    assert "think-time" not in said
+    make(tmp_path / "chosen", users=(1,), scenario=SCENARIO, target={"url": "http://gpu:11434", "model": "a:1b"})
+    assert "--model a:1b" in str(command(analyse(tmp_path / "chosen").run))
+    make(tmp_path / "locust", users=(1,), locust={"locustfile": "a b.py", "user_classes": ["Chat"]})
+    assert command(analyse(tmp_path / "locust").run) == "locust -f 'a b.py' Chat"
+
+
+def test_the_glossary_has_the_heads_of_the_tables() -> None:
+    words = " ".join(word for word, _ in glossary.GLOSSARY)
+    for word in ("TTFT", "ITL", "TPOT", "E2E", "slots", "slot wait", "batch wait", "void"):
+        assert word in words
+
+
+def test_every_chart_of_the_report_is_explained() -> None:
+    page = (ROOT / "docs/charts.md").read_text(encoding="utf-8")
+    assert set(pages.CAPTIONS) <= set(re.findall(r"^\| `([a-z0-9-]+\.png)`", page, flags=re.MULTILINE))

@@ -1,0 +1,69 @@
+"""`loadtest report`: what its options add, and what its exit code says."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from support.a100 import Machine
+from support.made_runs import Made, make, write
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(("slo", "expected"), [("ttft_p50=10", 0), ("ttft_p50=1ms", 1)])
+def test_an_objective_sets_the_exit_code_and_goodput(slo: str, expected: int, tmp_path: Path, loadtest: Call) -> None:
+    make(tmp_path / "run", Made(), users=(4, 8))
+    code, out, _ = loadtest("report", tmp_path / "run", "--slo", slo)
+    assert code == expected
+    assert out.count("TTFT p50 is ") == 2  # a line a level
+    levels = orjson.loads((tmp_path / "run" / "summary.json").read_bytes())["levels"]
+    assert [level["goodput"]["share"] for level in levels] == [1.0 - expected] * 2
+
+
+def test_the_pages_say_what_came_of_each_objective(tmp_path: Path, loadtest: Call) -> None:
+    """Who was sent the HTML alone saw figures, and no word of the gate that the run was made for."""
+    make(tmp_path / "run", Made(), users=(4, 8))
+    _, out, _ = loadtest("report", tmp_path / "run", "--slo", "ttft_p50=1ms,errors=0.01")
+    for name in ("report.md", "report.html"):
+        page = html.unescape((tmp_path / "run" / name).read_text(encoding="utf-8"))
+        assert "Objectives" in page
+        for line in out.splitlines():
+            if "TTFT p50 is " in line or "error rate is " in line:
+                assert line.partition(": ")[2] in page
+    make(tmp_path / "void", Made(), users=(4,), clock_steps=1)
+    loadtest("report", tmp_path / "void", "--slo", "ttft_p50=10")
+    assert "| met, but void |" in (tmp_path / "void" / "report.md").read_text(encoding="utf-8")
+    loadtest("report", tmp_path / "run")
+    assert "Objectives" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_objective_that_cannot_be_judged_says_so_and_fails(tmp_path: Path, loadtest: Call) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2))
+    code, out, _ = loadtest("report", tmp_path / "run", "--slo", "ttft_p99=10")
+    assert code == 1
+    assert "1 stream · 100 in · 20 out: TTFT p99 needs 100 requests and has 8, TTFT p99 ≤ 10 s: not judged" in out
+
+
+def test_an_empty_run_is_no_success(tmp_path: Path, loadtest: Call) -> None:
+    write(tmp_path / "run", [], [])
+    assert loadtest("report", tmp_path / "run")[0] == 3
+
+
+def test_a_run_of_the_published_test_is_set_beside_it(tmp_path: Path, loadtest: Call) -> None:
+    Machine().run("published_input_484_words", tmp_path / "run")
+    code, out, _ = loadtest("report", tmp_path / "run", "--published")
+    assert code == 0
+    assert "3 of 3 cells are within 5 %" in out
+    assert (tmp_path / "run" / "published.md").read_text() in out
+
+
+def test_another_run_has_nothing_to_set_beside_it(tmp_path: Path, loadtest: Call) -> None:
+    make(tmp_path / "run", Made(), users=(1,))
+    code, _, err = loadtest("report", tmp_path / "run", "--published")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "published.md").exists()

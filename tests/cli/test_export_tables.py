@@ -1,0 +1,100 @@
+"""`loadtest export`: each table comes back as `read_run` gives it, in each format."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from support.places import FOLDERS, ROOT
+
+import loadtest as library
+from loadtest.analyse.dataframes import TEXT, WHOLE, typed
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("name", ["closed", "faults", "open"])
+@pytest.mark.parametrize("table", ["levels", "requests", "chunks"])
+def test_a_table_comes_back_as_it_was(loadtest: Call, tmp_path: Path, name: str, table: str) -> None:
+    read = typed(getattr(library.read_run(FOLDERS / name), table))
+    code, out, err = loadtest("export", FOLDERS / name, "--what", table, "--out", tmp_path)
+    assert (code, out) == (0, f"wrote {tmp_path / f'{table}.csv'}\n"), err
+    back = pd.read_csv(tmp_path / f"{table}.csv", dtype=read.dtypes.to_dict(), keep_default_na=False, na_values=[""])
+    text = [column for column in TEXT if column in read]
+    back[text], read[text] = back[text].fillna(""), read[text].fillna("")  # CSV has no other sign for what is unknown
+    assert_frame_equal(back, read, check_exact=False, rtol=1e-12)
+    code, out, _ = loadtest("export", FOLDERS / name, "--format", "json", "--what", table, "--out", "-")
+    rows = orjson.loads(out)
+    assert len(rows) == len(read)
+    assert list(rows[0]) == list(read.columns)
+
+
+def test_json_has_null_for_what_is_unknown_and_whole_numbers(loadtest: Call) -> None:
+    _, out, _ = loadtest("export", FOLDERS / "faults", "--format", "json", "--what", "requests", "-o", "-")
+    rows = orjson.loads(out)
+    assert any(row["prompt_tokens"] is None for row in rows)
+    assert {type(row["status"]) for row in rows} <= {int, type(None)}
+    assert {type(row["ok"]) for row in rows} == {bool}
+
+
+def test_every_column_is_documented_and_of_one_type(loadtest: Call) -> None:
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    kinds: dict[str, dict[str, str]] = {}
+    for path in sorted(folder for folder in FOLDERS.iterdir() if folder.is_dir()):
+        read = library.read_run(path)
+        for table in ("levels", "requests", "chunks"):
+            found = {str(name): str(kind) for name, kind in typed(getattr(read, table)).dtypes.items()}
+            assert kinds.setdefault(table, found) == found, path
+    assert not [name for table in kinds.values() for name in table if f"`{name}`" not in page]
+    assert not {"object"} & {kind for table in kinds.values() for kind in table.values()}
+    assert set(WHOLE) | set(TEXT) <= {name for table in kinds.values() for name in table}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_parquet_comes_back_as_it_was(loadtest: Call, tmp_path: Path) -> None:
+    code, out, err = loadtest("export", FOLDERS / "closed", "--format", "parquet", "--out", tmp_path)
+    assert code == 0, err
+    assert re.findall(r"(\w+)\.parquet", out) == ["levels", "requests", "chunks"]
+    read = typed(library.read_run(FOLDERS / "closed").requests)
+    assert_frame_equal(pd.read_parquet(tmp_path / "requests.parquet"), read, check_dtype=False)
+    assert io.BytesIO((tmp_path / "levels.parquet").read_bytes()).read(4) == b"PAR1"
+
+
+def test_without_pyarrow_it_says_what_to_install(
+    loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    code, out, err = loadtest("export", FOLDERS / "closed", "--format", "parquet", "--out", tmp_path / "new")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "pip install pyarrow" in err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--out", "-"), "stdout takes one table: name it with --what, e.g. --what levels"),
+        (("--what", "levels,rows"), "'rows' is not a table; tables are levels, requests, chunks"),
+        (("--what", ","), "is not a table"),
+        (("--format", "xml"), "'xml' is not one of"),
+        (("--out", "/dev/null/x"), "cannot make /dev/null/x"),
+    ],
+)
+def test_a_mistake_is_a_sentence(loadtest: Call, given: tuple[str, ...], words: str) -> None:
+    code, out, err = loadtest("export", FOLDERS / "closed", *given)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_without_a_run_is_said(loadtest: Call, tmp_path: Path) -> None:
+    code, _, err = loadtest("export", tmp_path)
+    assert code == 2
+    assert "is not a run folder" in err
