@@ -29,10 +29,14 @@ def utc_now() -> str:
 
 
 def write_whole(path: Path, body: bytes) -> Path:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a file whole or not at all; a device or a pipe, which a new file would take the place of, is written to as it is."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(body)
+        return path
+    target = path.resolve()  # a link goes on leading to the file
+    partial = target.with_name(target.name + ".partial")
     partial.write_bytes(body)
-    partial.replace(path)
+    partial.replace(target)
     return path
 
 

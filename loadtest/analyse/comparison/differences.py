@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from loadtest.analyse.figures import rates, stats
-from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile, t_tail
+from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile, t_tail
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import figure
@@ -29,6 +29,9 @@ FEWEST_COMPARED = 8  # requests a side
 LEAST_PART = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
+FEWEST_INDEPENDENT_AT_A_RATE = (
+    20  # likewise, of the TTFT of a level at a rate (with 10, false differences near saturation)
+)
 SURE = 10_000  # degrees of freedom of an error that is known
 
 
@@ -70,6 +73,7 @@ METRICS = (
     Metric("prefill_s", "mean", "prefill mean", "s"),
 )
 RATE_WEIGHTS = {"output_tokens_per_s": "output_tokens", "input_tokens_per_s": "prompt_tokens"}  # of a rate: its column
+WAITING = ("ttft_s", "ttft_sched_s", "e2e_s", "e2e_sched_s", "queue_wait_s")  # durations that hold waits
 FAILED = Metric("failed", None, "failed requests", "share", headline=True)
 
 
@@ -81,6 +85,7 @@ class Estimate:
     down: float  # nan: too few samples tell it, so that only other runs can
     up: float
     freedom: int
+    gain: float = 1.0  # how many times as large a change of the server's speed shows in it
 
     @classmethod
     def even(cls, value: float, share: float, freedom: int) -> Self:
@@ -102,7 +107,7 @@ class Estimate:
 
     def scaled(self, factor: float) -> Estimate:
         """Return it as another run of the same server would have it that is so many times as large."""
-        return Estimate(self.value * factor, self.down, self.up, self.freedom)
+        return replace(self, value=self.value * factor)
 
 
 def value_of(level: dict[str, Any], metric: Metric) -> float | None:
@@ -120,11 +125,40 @@ def estimate_of(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate
         values = run.column(metric.key)[run.good(level["index"])]
         known = values[np.isfinite(values)]
         share = stats.PERCENTILES.get(metric.part)
-        if share is None:
+        if not _queue_told(run, level):
+            found = None
+        elif share is None:
             found = mean_of(known, block_of(level)) if _of_many(known) else None
         else:
             found = _percentile(known, share, block_of(level))
-    return found or Estimate(value, math.nan, math.nan, 0)
+    return replace(found or Estimate(value, math.nan, math.nan, 0), gain=gain_of(run, level, metric))
+
+
+def gain_of(run: RunData, level: dict[str, Any], metric: Metric) -> float:
+    """Return how many times as large a change of the server's speed shows in a figure; 1 but for waits of an open loop.
+
+    Requests at a rate do not wait for the server: where it is slower by 1 %, a queue of one server grows by 2 % and by another
+    1 % for each request that waits, without bound towards saturation (M/G/1: 1 / (1 - utilisation) is about 1 + the mean number
+    waiting). The time outside the queue changes by 1 %.
+    """
+    if level.get("rate") is None or metric.key not in WAITING:
+        return 1.0
+    good = run.good(level["index"])
+    whole, waits = (run.column(key)[good] for key in (metric.key, "queue_wait_s"))
+    if not np.isfinite(waits).any():
+        waits = run.column("ttft_s")[good]
+        waits = waits - np.nanquantile(waits, 0.05) if np.isfinite(waits).any() else np.zeros(1)
+    wait, mean = float(np.nanmean(waits)), float(np.nanmean(whole))
+    waiting = float(level.get("requests_per_s") or level["rate"]) * wait
+    return 1.0 + min(wait / mean, 1.0) * (1.0 + waiting)
+
+
+def _queue_told(run: RunData, level: dict[str, Any]) -> bool:
+    """Whether a level is long enough for its queue: at a rate, requests that met the same queue are one sample, not many."""
+    first = run.column("ttft_s")[run.good(level["index"])]
+    first = first[np.isfinite(first)]
+    least = FEWEST_INDEPENDENT_AT_A_RATE
+    return level.get("rate") is None or len(first) >= least * correlation_time(first)
 
 
 def _of_many(values: FloatArray) -> bool:
@@ -194,7 +228,8 @@ def ratio(
             halves.append(tuple(_single(base[0], new[0], confidence, noise, up=up) for up in (False, True)))
         else:
             own = float(np.mean([(each.down**2 + each.up**2) / 2 for side in sides for each in side]))
-            variance = (NOISE_WORTH * (noise**2 + own) + square) / (NOISE_WORTH + freedom)
+            taken = float(np.mean([(noise * each.gain) ** 2 for side in sides for each in side]))
+            variance = (NOISE_WORTH * (taken + own) + square) / (NOISE_WORTH + freedom)
             half = t_quantile(NOISE_WORTH + freedom, confidence) * math.sqrt(variance * count)
             halves.append((half, half))
     if freedom > 0:
@@ -223,7 +258,7 @@ def _single(base: Estimate, new: Estimate, confidence: float, noise: float, *, u
 def _error(base: Estimate, new: Estimate, noise: float, *, up: bool) -> tuple[float, int]:
     """Return the standard error of one run over another, as a logarithm, and its degrees of freedom."""
     ours, theirs = (base.down, new.up) if up else (base.up, new.down)
-    total = ours**2 + theirs**2 + 2 * noise**2
+    total = ours**2 + theirs**2 + noise**2 * (base.gain**2 + new.gain**2)
     slack = ours**4 / max(base.freedom, 1) + theirs**4 / max(new.freedom, 1)
     freedom = min(int(total**2 / slack), SURE) if slack > 1e-300 else SURE
     return math.sqrt(total), freedom
