@@ -18,7 +18,7 @@ from loadtest.run_folder import RunFolder
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @json_option
 def score(prediction: Path, run: Path, *, as_json: bool) -> int:
-    """Hold a prediction against a run that was measured: errors, bands, and the textbook beside it.
+    """Hold a prediction against a run that was measured: errors and bands, beside those of textbook models.
 
     For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether it was
     measured inside the 95 % band, and the Winkler score (the band's width, and 40 times what lies outside of it) as a share
