@@ -24,22 +24,22 @@ from loadtest.measure.interruption import NothingRecorded, interrupting
 
 # name -> its one line in `loadtest --help`, in the order in which a newcomer needs them
 COMMANDS = {
-    "demo": "Simulated server, a small grid, a report with charts: about a minute.",
+    "demo": "Measure a simulated server and draw the charts: about a minute.",
     "check": "Say what server answers at a URL, and what could spoil a measurement.",
     "run": "Measure a server, level by level, into a run folder.",
     "report": "Make summary.json, report.md, report.html and PNG charts from run folders.",
-    "plot": "Make the PNG charts alone.",
-    "compare": "Say what changed between two runs, or set more side by side; exit code 1 on a regression.",
+    "plot": "Make the PNG charts alone, of one run or of several over each other.",
+    "compare": "Say what changed between two runs (exit code 1 on a regression), or set more side by side.",
     "advise": "Say how many parallel slots the server should have, and what they would change.",
     "ls": "List run folders: model, levels, verdict, most output tokens/s.",
     "export": "Write a run's levels, requests and chunks as CSV, JSON or Parquet.",
-    "predict": "Say beforehand what another load would give, with 95 % bands, into prediction.json.",
-    "score": "Hold a prediction.json against a run: errors, bands, and the textbook beside it.",
-    "explain": "Say why one request took as long as it did, and what it would have been without.",
+    "predict": "Say beforehand what another load would give, with 95 % bands; kept in prediction.json.",
+    "score": "Hold a prediction.json against a run: errors and bands, beside those of textbook models.",
+    "explain": "Say why one request took as long as it did, and what it would have taken without the cause.",
     "memory": "Say what a model takes in memory, and whether it fits.",
     "monitor": "Sample host, GPU and servers into a run folder.",
     "calibrate": "Find how many streams this machine can measure truthfully.",
-    "serve": "Run the simulated model server (Ollama and OpenAI wire).",
+    "serve": "Run the simulated model server, which speaks Ollama's API and OpenAI's.",
 }
 
 

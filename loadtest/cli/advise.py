@@ -42,8 +42,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
 
     From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
     and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the
-    run folder, and prediction.json: what the advised slots are promised to give, for a run with them to score. Of a run of
-    several models or servers it writes into a folder for each.
+    run folder, and prediction.json, which says what the advised slots should give; a run with them and
+    --prediction scores that. For a run of several models or servers it writes into a folder for each.
 
     \b
     Examples:

@@ -18,7 +18,7 @@ import click
     help="Folder for the PNGs: those of several runs over each other, and a folder a run.  [default: the run folder]",
 )
 def plot(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Make the PNG charts alone; with -o of several runs also those of all over each other."""
+    """Make the PNG charts alone. With several runs and -o, also draw charts of all of them over each other."""
     from loadtest.analyse.report import plot as draw
 
     for path in draw(list(runs), out, say=lambda sentence: print(f"loadtest: {sentence}", file=sys.stderr)):

@@ -37,7 +37,7 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_00
 @click.option(
     "--requests",
     type=click.IntRange(min=1, max=MOST_REQUESTS),
-    help="Predict the very requests of a run that sends so many to each load; `loadtest run --prediction` sends these.",
+    help="Predict for exactly this many requests a load, drawn now; `loadtest run --prediction` then sends the same ones.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")
 @json_option
@@ -56,7 +56,7 @@ def predict(
     From one run, which holds several concurrencies, it predicts TTFT, tokens/s and E2E at loads that were not measured,
     and writes prediction.json and prediction.png. `loadtest run --prediction prediction.json` keeps it before the first
     request, and its report scores it; `loadtest score` does so for any run. Where the run does not show how many requests
-    the server handles in parallel, each load has two cases. A model that does not give back its own run predicts nothing.
+    the server handles in parallel, each load has two cases. A model that does not reproduce its own run predicts nothing.
 
     \b
     Examples:

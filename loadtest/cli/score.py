@@ -18,12 +18,12 @@ from loadtest.run_folder import RunFolder
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @json_option
 def score(prediction: Path, run: Path, *, as_json: bool) -> int:
-    """Hold a prediction against a run that was measured: errors, bands, and the textbook beside it.
+    """Hold a prediction against a run that was measured: errors and bands, beside those of textbook models.
 
     For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether it was
     measured inside the 95 % band, and the Winkler score (the band's width, and 40 times what lies outside of it) as a share
-    of the measured value; then the errors of four textbook models fitted to the same levels. What was not predicted, is
-    void, or ran at another model, length or kind of server is said and not scored.
+    of the measured value; then the errors of four textbook models fitted to the same levels. A level that was not predicted, is
+    void, or ran with another model, length or kind of server is named and not scored.
 
     \b
     Exit codes: 0 scored · 2 nothing could be scored

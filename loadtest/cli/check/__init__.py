@@ -46,12 +46,12 @@ from loadtest.workloads.workload import Workload
 def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_json: bool, **values: Any) -> int:
     """Say what server answers at URL, and what could spoil a measurement.
 
-    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent, except
-    with --try, which finds out what has to be said to this server. The other options are those of `loadtest run`. Exit code
-    2 when no usable server answers; with --try 1 when no request is answered.
+    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent, except with
+    --try, which finds the options that this server needs, and with --slots. The other options are those of `loadtest run`.
+    Exit code 2 when no usable server answers; with --try 1 when no request is answered.
 
-    With --slots bursts of 2, 4, 8 and 16 short requests follow until one of them has to wait for another to end: at most
-    64 tokens each, and what they cost is said. A server that says its slots is asked for them instead.
+    With --slots, bursts of 2, 4, 8 and 16 short requests follow, until one request has to wait for another to end. Each asks
+    for at most 64 tokens, and the command says what they cost in all. A server that says its slots is sent no bursts.
 
     \b
     Examples:

@@ -128,9 +128,9 @@ def compare(
 ) -> int:
     """Say what changed between run folders, with intervals; write compare.md, compare.json and compare.png.
 
-    A verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95, tokens/s a stream, output
-    tokens/s and failures of every level that all runs have; all verdicts hold together with 99 %. Two runs of the same
-    server always differ a little: several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
+    Every level that all runs have gets a verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95,
+    tokens/s a stream, output tokens/s and failures. All verdicts together hold with 99 % confidence. Two runs of the same
+    server always differ a little. Several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
     smaller changes.
 
     Three runs and more stand side by side, named by what differs (model, quantization, server, GPU, slots, settings): a

@@ -44,9 +44,9 @@ SIZE_HEADS = ("", "size", "from")
 @click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers of such a model, for its KV cache.")
 @click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads of each layer.")
 @click.option("--head-size", type=click.IntRange(1), metavar="N", help="Values of each head.")
-@click.option("--quantization", metavar="Q", help=f"GGUF quantisation.  [default for --model: {DEFAULT_QUANTIZATION}]")
+@click.option("--quantization", metavar="Q", help=f"GGUF quantization.  [default for --model: {DEFAULT_QUANTIZATION}]")
 @click.option(
-    "--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead of a quantisation: parameters × bytes."
+    "--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead of a quantization: parameters × bytes."
 )
 @click.option("--context", type=click.IntRange(1), metavar="N", help="Context of a slot, tokens.  [default: 4096]")
 @click.option("--slots", type=click.IntRange(1), metavar="N", help="Parallel slots.  [default: 1]")
@@ -141,7 +141,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     if parameters is None:
         raise ScenarioError(f"the number of parameters of {name} is unknown: give --parameters N.")
     if asked.quantization:
-        raise ScenarioError("--table and --training go by dtype, not by quantisation: give --dtype, or leave out both.")
+        raise ScenarioError("--table and --training go by dtype, not by quantization: give --dtype, or leave out both.")
     title = f"{name} · {parameters:,} parameters"
     dtype = weights.dtype(asked.dtype or "float32")
     notes = [report.NOT_COUNTED]

@@ -65,8 +65,8 @@ def run_scenario(
     is_flag=False,
     flag_value=DEFAULT_MOST,
     metavar="[N]",
-    help="Search for the most streams that meet --slo, people where --turns has them hold conversations, up to N; with "
-    f"--rate for the highest rate, from that one on, up to N times it.  [N: {DEFAULT_MOST}]",
+    help="Search for the most streams that meet --slo, up to N (people, with --turns). With --rate: for the highest rate, "
+    f"from the one given up to N times it.  [N: {DEFAULT_MOST}]",
 )
 @click.option(
     "--prediction",

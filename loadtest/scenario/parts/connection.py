@@ -40,7 +40,7 @@ class ConnectionKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     cert: str | None = key(
-        "PEM file of our own certificate, for a server that asks for one over https; with its key, or see cert_key.",
+        "PEM file of your certificate, for a server that asks for one over https. It holds the key too, or cert_key names it.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         table="request",
@@ -48,7 +48,7 @@ class ConnectionKeys:
         metavar="FILE",
     )
     cert_key: str | None = key(
-        "PEM file of the key to that certificate, without a passphrase.",
+        "PEM file of the key to cert, without a passphrase.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         table="request",

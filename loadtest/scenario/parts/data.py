@@ -37,7 +37,8 @@ class DataKeys:
     )
     data_once: bool = key("Let each level send every row of --data once.", default=False, table=TABLE)
     system: str | None = key(
-        "System prompt of every request: a text, or @FILE; in front of the prompt where an endpoint takes no messages.",
+        "System prompt of every request: a text, or @FILE. It stands in front of the prompt where an endpoint takes no "
+        "messages.",
         None,
         text=Text(MOST_PROMPT, "write a system prompt, or leave it out", lines=True),
         table=TABLE,
@@ -52,14 +53,14 @@ class DataKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     prefixes: int | None = key(
-        "Make up so many system prompts of --system-tokens; each request draws one.  [default: 1]",
+        "Make up this many system prompts of --system-tokens; each request draws one.  [default: 1]",
         None,
         bounds=PREFIX_COUNTS,
         table=TABLE,
         locust=(ATTRIBUTE, OPTION),
     )
     prefix_zipf: float | None = key(
-        "Draw the k-th of --prefixes in proportion to 1/k^S, S this number; default: all equally often.",
+        "Draw prefixes by Zipf's law with this exponent S, the k-th in proportion to 1/k^S. Default: all equally often.",
         None,
         bounds=ZIPF,
         table=TABLE,

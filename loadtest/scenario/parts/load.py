@@ -25,13 +25,14 @@ class LoadKeys:
     """Keys that decide how many requests are sent, and when."""
 
     concurrency: Sequence[int] = key(
-        "Streams at once (closed loop), or people where they hold conversations; a list makes a level each.",
+        "Users at once (closed loop): each sends its next request when the last answer has ended. Each number of a list is a "
+        "level.",
         [*USUAL_STREAMS],
         bounds=STREAM_COUNTS,
     )
     rate: Sequence[float] = key(
-        "Requests a second, each sent when it is due however many are still unanswered (open loop, instead of "
-        "concurrency); a list makes a level each.",
+        "Requests a second, instead of concurrency (open loop): each is sent when it is due, however many are still "
+        "unanswered. Each number of a list is a level.",
         [],
         unit="requests/s",
         bounds=RATE,
@@ -50,7 +51,8 @@ class LoadKeys:
         bounds=BURSTINESS,
     )
     trace: str | None = key(
-        "Send when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it has them.",
+        "Send requests when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it "
+        "has them.",
         None,
         text=Text(4096, "name a file of arrivals, or leave it out"),
         metavar="FILE",
@@ -61,13 +63,13 @@ class LoadKeys:
         bounds=dataclasses.replace(STREAM_COUNTS, above_zero=True),
     )
     requests: int | None = key(
-        "Requests of a level in all, of conversations turns; default: requests_per_stream × concurrency; at a rate: those of "
-        "60 s, each of which may begin a conversation.",
+        "Requests of a level in all; turns count, where users hold conversations. Default: requests_per_stream × concurrency; "
+        "at a rate, those of 60 s.",
         None,
         bounds=REQUEST_COUNTS,
     )
     requests_per_stream: int = key(
-        "Requests of each stream, where neither requests nor duration is given.", 8, bounds=REQUEST_COUNTS
+        "Requests of each user in a level, where neither requests nor duration is given.", 8, bounds=REQUEST_COUNTS
     )
     least_requests: int | None = key(
         "Fewest requests of a level, where no number of requests is given; default: what --slo needs.",
@@ -81,8 +83,8 @@ class LoadKeys:
         bounds=SECONDS,
     )
     warmup: int = key(
-        "Warm-up requests a stream at the start of a level, kept but not counted (open loop: one by one, in all); of people "
-        "the conversations that each ends before a level counts.",
+        "Warm-up requests of each user at the start of a level, kept but not counted. Open loop: so many in all, one after "
+        "another. Conversations: so many that each user ends before the level counts.",
         1,
         bounds=Range(0, 100_000),
         locust=(ATTRIBUTE,),
@@ -99,7 +101,7 @@ class LoadKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     workers: int = key(
-        "Processes that send, each with a core of its own to use; they share the load exactly, and begin levels together.",
+        "Processes that send. They share the load exactly and begin levels together, and each can use a core of its own.",
         1,
         bounds=Range(1, 1024),
     )

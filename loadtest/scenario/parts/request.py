@@ -39,8 +39,8 @@ class RequestKeys:
     """Keys that decide where a request goes and what it says beside the prompt."""
 
     url: str | None = key(
-        "Base URL of the server; given again, users are spread evenly over the servers, and arrivals take turns; default: "
-        "OLLAMA_HOST, OPENAI_BASE_URL, or the local Ollama.",
+        "Base URL of the server; default: OLLAMA_HOST, else OPENAI_BASE_URL, else the local Ollama. May be given again: users "
+        "are then spread evenly over the servers, and arrivals at a rate take turns.",
         None,
         joined=" ",
         text=Text(
@@ -64,8 +64,8 @@ class RequestKeys:
         "Texts in each request for embeddings.", 1, bounds=Range(1, 10_000), locust=(ATTRIBUTE, OPTION)
     )
     model: str | None = key(
-        "Model name, or several that users share: a,b or a=3,b=1 (three users of a to one of b); default: the one that is "
-        "loaded, else the only one.",
+        "Model name; default: the one that is loaded, else the only one. Several share the users: a,b, or a=3,b=1 (three users "
+        "of a to one of b).",
         None,
         joined=",",
         text=Text(1000, "give the model's name, or leave it out to use the one that is loaded"),
@@ -123,14 +123,14 @@ class RequestKeys:
         metavar="PATH",
     )
     top_p: float | None = key(
-        "Sample from the likeliest tokens of this much probability; default: the server's.",
+        "Sample from the likeliest tokens that together have this probability; default: the server's.",
         None,
         bounds=Range(0, 1),
         table="request",
         locust=(ATTRIBUTE, OPTION),
     )
     top_k: int | None = key(
-        "Sample from so many likeliest tokens; default: the server's.",
+        "Sample from this many likeliest tokens; default: the server's.",
         None,
         bounds=Range(-1, 1_000_000),
         table="request",
@@ -145,7 +145,7 @@ class RequestKeys:
         locust=(OPTION,),
     )
     think: str | None = key(
-        "Whether a model thinks before it answers, or how hard; default: as the model does by itself.",
+        "Whether the model thinks before it answers, or how hard; default: the model decides.",
         None,
         choices=THINK,
         table="request",
@@ -160,7 +160,7 @@ class RequestKeys:
         metavar="TIME",
     )
     ignore_eos: bool = key(
-        "Write answers to their full length: the end that the model chooses is passed over (vLLM, llama.cpp).",
+        "Ask for answers of full length: the server ignores the end that the model chooses (vLLM, llama.cpp).",
         default=False,
         table="request",
         locust=(ATTRIBUTE, OPTION),
