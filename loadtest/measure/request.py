@@ -136,7 +136,7 @@ class Request:
         self._content: Content | None = None
         self._short: tuple[int, tuple[ContentEvents, Ending]] | None = None  # a short answer's size, and it decoded
         self.received = Received(
-            live=self.live, ends=dialect.ends, leaves=stay.reader(dialect), is_empty=self._is_empty
+            is_content=self.is_content, ends=dialect.ends, leaves=stay.reader(dialect), is_empty=self._is_empty
         )
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
@@ -167,7 +167,7 @@ class Request:
         ending = self._short[1][1]
         return ending.error is not None or not ending.done
 
-    def live(self, body: bytes) -> bool:
+    def is_content(self, body: bytes) -> bool:
         """Take body bytes as they come; return True once the first content event was seen: no more bytes are wanted."""
         if self.received.status is not None and not self.received.success:
             return False
@@ -221,7 +221,7 @@ class Request:
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
         self.decoding = False
-        self.received.forsake()
+        self.received.forget_callbacks()
         try:
             return self._record(self.reads(wall, lag))
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other

@@ -15,7 +15,7 @@ from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.wire.connection import Connection
 from loadtest.wire.hop import Hop
-from loadtest.wire.order import Order, Timeouts, first_hop
+from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
 from loadtest.wire.shell import Shell, check_secured
 from loadtest.wire.tls import Verify
@@ -102,7 +102,7 @@ class AsyncWire(Shell):
                 received.new_conn, received.t_connect = True, now()
             call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
-            await call.send(first_hop(order, self.proxy))
+            await call.send(order.payload_by(self.proxy))
             if not connection.stale:
                 call.raise_error()
                 return
@@ -155,8 +155,8 @@ class AsyncWire(Shell):
         time = asyncio.get_running_loop().time
         failures: list[ConnectFailure] = []
         proxy = self._proxy_to(origin)
-        hop = origin if proxy is None else Origin(*proxy.place)
-        addresses = await self._addresses_of(hop, deadline, failures)
+        place = origin if proxy is None else Origin(*proxy.place)
+        addresses = await self._addresses_of(place, deadline, failures)
         for i, address in enumerate(addresses):
             # An address that does not answer must leave time for those behind it.
             share = None if deadline is None else time() + (deadline - time()) / (len(addresses) - i)
@@ -165,7 +165,7 @@ class AsyncWire(Shell):
             except OSError as error:  # TimeoutError is one
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(hop, address)
+                self._addresses.worked(place, address)
                 return connection
         raise connect_error(origin, failures, limit, proxy)
 

@@ -18,7 +18,7 @@ from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection
 from loadtest.wire.hop import Hop
-from loadtest.wire.order import Order, Timeouts, first_hop
+from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.shell import Shell, check_secured
 from loadtest.wire.tls import Verify
 
@@ -106,7 +106,7 @@ class SyncWire(Shell):
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
             call = _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
-            call.send(first_hop(order, self.proxy))
+            call.send(order.payload_by(self.proxy))
             if not connection.stale:
                 call.raise_error()
                 return
@@ -135,9 +135,9 @@ class SyncWire(Shell):
         """Return a connection to the first address of `origin` that takes one."""
         failures: list[ConnectFailure] = []
         proxy = self._proxy_to(origin)
-        hop = origin if proxy is None else Origin(*proxy.place)
+        place = origin if proxy is None else Origin(*proxy.place)
         try:
-            addresses = self._resolve(hop)
+            addresses = self._resolve(place)
         except OSError as error:
             raise connect_error(origin, [ConnectFailure.of(error)], limit, proxy) from None
         for i, address in enumerate(addresses):
@@ -148,7 +148,7 @@ class SyncWire(Shell):
             except OSError as error:
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(hop, address)
+                self._addresses.worked(place, address)
                 return connection
         raise connect_error(origin, failures, limit, proxy)
 
