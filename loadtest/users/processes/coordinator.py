@@ -26,6 +26,7 @@ from loadtest.users.processes.run import LocustRun, Prepared, free_path, prepare
 from loadtest.users.results import export
 from loadtest.users.results.live_figures import wait_for_workers
 from loadtest.wire import now
+from loadtest.workloads.schedule import PlanShare
 
 RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages from the master to its workers
 ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # messages from a worker to its master
@@ -154,7 +155,7 @@ class Coordinator:
             )
         if runner is None:
             run.levels.reached(1)
-            recording.current_test.share = time.time_ns(), 0, 1
+            recording.current_test.share = time.time_ns(), PlanShare()
             atexit.register(self._end_single)
         else:
             self._follower = gevent.spawn(self._follow, runner, run)
@@ -261,7 +262,7 @@ class Coordinator:
         start = time.time_ns() + OPEN_LOOP_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
-                recording.current_test.share = start, 0, 1
+                recording.current_test.share = start, PlanShare()
             return
         self._tell(runner, run)
         for client in runner.clients.all:

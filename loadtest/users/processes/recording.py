@@ -31,6 +31,7 @@ from loadtest.users.processes.levels import CurrentLevel, LevelRequests
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, WallClock, kernel_stamping
 from loadtest.workloads.data_source import WORKER_STRIDE
+from loadtest.workloads.schedule import PlanShare
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,8 @@ class CurrentTest:
     folder: RunFolder | None = None  # None before the first test, and where nothing is written
     facts: dict[str, Any] = field(default_factory=dict)  # run.json; empty on a worker, and before the first test
     refusal: str | None = None  # the sentence with which the latest test was refused
-    # When open-loop schedules begin (wall clock, ns), and that every of-th arrival from `rank` on is this process's:
-    # (begin, rank, of); None before all users of the test are there.
-    share: tuple[int, int, int] | None = None
+    # When open-loop schedules begin (wall clock, ns), and this process's part of them; None before all users are there.
+    share: tuple[int, PlanShare] | None = None
 
 
 current_test = CurrentTest()
