@@ -20,7 +20,6 @@ from loadtest.scenario import Scenario
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
-from loadtest.users.processes.levels import LevelRequests
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare, instants
@@ -94,5 +93,5 @@ class OpenLoopUser(ModelUser):
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
-            recorder.seen.setdefault(recorder.current_level().level, LevelRequests()).rates.add(self.requests_per_s())
+            recorder.seen[recorder.current_level().level].rates.add(self.requests_per_s())
             in_flight.spawn(self.arrive, due)

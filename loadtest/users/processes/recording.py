@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ class Recorder:
         """
         room_for(None if any(one.open_loop for one in user_targets.values()) else users)
         self.current_level = current_level
-        self.seen: dict[int, LevelRequests] = {}
+        self.seen: defaultdict[int, LevelRequests] = defaultdict(LevelRequests)
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
         self._stack = ExitStack()
@@ -202,9 +203,7 @@ class Recorder:
         self._heartbeat.pass_gate()
         current_level, job = self.current_level(), request.job
         self.ledger.begin(request, name)
-        seen = self.seen.get(current_level.level)
-        if seen is None:
-            seen = self.seen[current_level.level] = LevelRequests()
+        seen = self.seen[current_level.level]
         seen.inputs.add(job.input_tokens)
         seen.outputs.add(job.output_tokens)
         return current_level
