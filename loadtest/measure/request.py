@@ -115,7 +115,6 @@ class Request:
         save_text: bool = False,
         target: int = 0,
         stay: Stay = STAYS,
-        user: int | None = None,
     ) -> None:
         self.job = job
         self.dialect = dialect
@@ -124,7 +123,7 @@ class Request:
         self.count = count
         self.save_text = save_text
         self.target = target
-        self.user = user  # of its level
+        self.user: int | None = None  # of its level
         self.number = job.id if number is None else number  # in the whole plan
         self.session = session if job.session is not None else None
         # what the driver knows of the request's end, where the answer does not say it
