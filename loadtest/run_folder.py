@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -275,7 +274,7 @@ def _try(path: Path, nearest: Path) -> None:
                 left -= file.write(bytes(left))
     finally:
         for folder in made:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 folder.rmdir()
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from loadtest.asyncio_driver.run import measure
 from loadtest.cli.demo import simulated_server
-from loadtest.cli.output.results import json_option, print_json
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.grid import Grid
 from loadtest.measure import capacity_file

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.text import listed
 
@@ -140,15 +140,14 @@ def _show(console: Console, found: Explanation) -> None:
     from loadtest.analyse.reports import explain_report as words
 
     console.print(Text(words.heading(found), style="bold"))
-    console.print(_lines(words.rows(found)))
+    console.print(_lines(words.rows(found, found.parts.first)))
     console.print(Text(words.without(found)))
     if more := words.others(found):
         console.print(Text(more, style="dim"))
     if head := words.decode_heading(found):
         console.print(Text(head, style="bold"))
-        console.print(_lines(words.decode_rows(found)))
-    for note in words.notes(found):
-        console.print(Text(f"! {note}", style="yellow"))
+        console.print(_lines(words.rows(found, found.parts.decode)))
+    print_lines(console, words.notes(found), before="! ", style="yellow")
 
 
 def _lines(rows: list[tuple[str, str]]) -> Table:

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 from rich.console import Console
-from rich.text import Text
 
-from loadtest.cli.options.scenario_options import LIST_METAVARS, LISTS_OF
-from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.options.param_types import LIST_METAVARS, LISTS_OF
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 
 if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
-    from loadtest.analyse.whatif.promised.prediction_file import Document
+    from loadtest.analyse.whatif.predictions.prediction_file import Document
 
 MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_000.0, 64, 5000
 
@@ -68,8 +67,8 @@ def predict(
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse, without_void
-    from loadtest.analyse.whatif.model.plan import Plan, new_seed
-    from loadtest.analyse.whatif.promised.predict_loads import predict_loads
+    from loadtest.analyse.whatif.model.seeded_run import SeededRun, new_seed
+    from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 
     _check_loads(concurrency, rate, slots)
     path = _free(out)
@@ -86,7 +85,7 @@ def predict(
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),
-        plan=Plan(requests, new_seed()) if requests else None,
+        seeded=SeededRun(requests, new_seed()) if requests else None,
     )
     _show(document, analysis, _write(path, document, analysis), as_json=as_json)
 
@@ -114,7 +113,7 @@ def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float)
 
 def _free(out: Path | None) -> Path:
     """Return the file to write; raise where it is there already, for a prediction must not be written over."""
-    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME
+    from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 
     path = out or Path(FILE_NAME)
     path = path / FILE_NAME if path.is_dir() else path
@@ -142,11 +141,9 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
         return
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    for sentence in document.said:
-        console.print(Text(f"! {sentence}", style="bold yellow"))
+    print_lines(console, document.said, before="! ", style="bold yellow")
     console.print(
         words.grid(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
     )
-    for note in words.notes(document):
-        console.print(Text(note, style="dim"))
+    print_lines(console, words.notes(document), style="dim")
     print_written(console, written)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json, print_trouble
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
 
@@ -30,7 +30,7 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     """
     from loadtest.analyse.reports import score_report as words
     from loadtest.analyse.summary import analyse
-    from loadtest.analyse.whatif.promised.prediction_file import read_document
+    from loadtest.analyse.whatif.predictions.prediction_file import read_document
 
     document = read_document(prediction)
     analysis = analyse(run)
@@ -47,6 +47,5 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     if found.figures:
         console.print(words.grid(found.figures).console_within(console.width, words.EXPENDABLE, words.heading(found)))
         console.print(Text(f"• {words.sentence(found)}"))
-    for note in found.said:
-        console.print(Text(note, style="yellow"))
+    print_lines(console, found.said, style="yellow")
     return 0 if found.figures else 2

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from loadtest.cli.options.scenario_options import NumberParam, WholeParam
+from loadtest.cli.options.param_types import NumberParam, WholeParam
 from loadtest.simulate.faults import Fault, FaultKind
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.server import ServerOptions, serve_forever

@@ -19,7 +19,7 @@ from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.leaving import STAYS, Stay
 from loadtest.measure.token_counts import CHARACTERS, counts_characters, token_fields
 from loadtest.records import Clock, Outcome, Record
-from loadtest.scenario.fields import merged
+from loadtest.scenario.request_additions import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.reads import Reads

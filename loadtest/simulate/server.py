@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import signal
 import socket
@@ -22,14 +23,13 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
-from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, AnswerFormat, OllamaFormat, OpenAIFormat, refusal_body
-from loadtest.simulate.api.answer_writer import AnswerWriter, fault_place, refusal_of
+from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, OpenAIFormat
+from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, fault_place
 from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
-from loadtest.simulate.api.http1 import ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.refusals import BUSY_SENTENCE, RefusedError, refusal_body
 from loadtest.simulate.api.request_bodies import (
-    GenerationRequest,
-    RefusedError,
     check_model,
     parse_body,
     read_ollama_request,
@@ -56,6 +56,14 @@ GENERATION_PATHS = {
     "/v1/messages": "v1-messages",
     "/v1/embeddings": "v1-embeddings",
     "/api/embed": "embed",
+}
+FORMATS: dict[str, type[AnswerFormat]] = {  # by endpoint; Ollama's own are not here
+    "v1-chat": OpenAIFormat,
+    "v1-completions": OpenAIFormat,
+    "v1-responses": ResponsesFormat,
+    "v1-messages": MessagesFormat,
+    "v1-embeddings": EmbeddingsFormat,
+    "embed": EmbeddingsFormat,
 }
 
 
@@ -131,14 +139,11 @@ class SimulatedServer:
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", self.options.port))
+            listener = socket.create_server(("127.0.0.1", self.options.port), backlog=4096)
         except OSError as error:
-            listener.close()
-            raise ScenarioError(f"cannot listen on 127.0.0.1:{self.options.port}: {error.strerror}.") from None
-        listener.listen(4096)
+            why = os.strerror(error.errno or 0)
+            raise ScenarioError(f"cannot listen on 127.0.0.1:{self.options.port}: {why}.") from None
         listener.setblocking(False)
         if self.options.truth is not None:
             try:
@@ -226,7 +231,7 @@ class SimulatedServer:
             ordinal=self._count,
             request=request,
             http=http,
-            answer_format=_format_of(request, rng),
+            answer_format=FORMATS.get(endpoint, OllamaFormat)(request, rng),
             connection=connection,
             banner=self._banner,
             offset=rng.choice(OPENINGS),
@@ -236,8 +241,8 @@ class SimulatedServer:
         )
         if request.unload:
             self.engine.unload()
-            answer.whole(Stream(EngineRequest(self._count, (), 0), 0, reason="unload"))
-        elif answer.fault is not None and (refusal := refusal_of(answer.fault.kind)) is not None:
+            answer.whole([Stream(EngineRequest(self._count, (), 0), 0, reason="unload")])
+        elif answer.fault is not None and (refusal := REFUSED_AT_ONCE.get(answer.fault.kind)):
             answer.refuse(*refusal, outcome=answer.fault.kind.value)
         else:
             self._submit(answer)
@@ -309,7 +314,7 @@ class SimulatedServer:
     ) -> None:
         length = len(body) if len(body) <= CHUNKED_ABOVE else None
         start = response_head(status, content_type, banner=self._banner, length=length, close=http.close)
-        rest = body if length is not None else chunk(body) + b"0\r\n\r\n"
+        rest = body if length is not None else chunk(body) + LAST_CHUNK
         connection.write(start + (b"" if http.method == "HEAD" else rest))
         connection.finish(close=http.close)
 
@@ -330,19 +335,6 @@ class SimulatedServer:
         if answer is not None:
             answer.drop()
             self._arm()
-
-
-def _format_of(request: GenerationRequest, rng: random.Random) -> AnswerFormat:
-    match request.endpoint:
-        case "v1-responses":
-            return ResponsesFormat(request, rng)
-        case "v1-messages":
-            return MessagesFormat(request, rng)
-        case "v1-chat" | "v1-completions":
-            return OpenAIFormat(request, rng)
-        case "v1-embeddings" | "embed":
-            return EmbeddingsFormat(request)
-    return OllamaFormat(request)
 
 
 def serve_forever(options: ServerOptions) -> None:

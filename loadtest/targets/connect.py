@@ -9,7 +9,7 @@ import httpx
 
 from loadtest import reach
 from loadtest.scenario import ConnectionKeys, Scenario
-from loadtest.scenario.fields import filled_headers
+from loadtest.scenario.request_additions import filled_headers
 from loadtest.targets.control import LONGEST_S, ControlClient
 from loadtest.wire import Timeouts
 

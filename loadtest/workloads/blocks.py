@@ -44,7 +44,7 @@ class HashedBlocks:
 
     def prompt(self, i: int, tokens: int, *, warmup: bool) -> str:
         """Return the prompt of the i-th row; a warm-up has blocks of its own."""
-        ours, block = self.fit.ours(tokens), max(1, round(BLOCK_TOKENS / self.fit.ratio))
+        ours, block = self.fit.ours(tokens), self.fit.ours_added(BLOCK_TOKENS)
         key = "warm-up block" if warmup else "block"
         texts = []
         assert self.trace.blocks is not None

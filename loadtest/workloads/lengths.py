@@ -25,14 +25,6 @@ MOST_OBSERVED = 5000  # rows of a data file whose tokens are counted for their l
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """Lengths as a file has them, in its order; one side is empty where the file does not say it."""
-
-    inputs: Sequence[int]
-    outputs: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
 class DrawnLengths:
     seed: int | None
     counter: Counter
@@ -85,35 +77,36 @@ class DrawnLengths:
         )
 
     def _observed(self, side: str, file: str) -> Sequence[int]:
-        found = observation(file, self.counter, self.fit)
-        return found.inputs if side == "input" else found.outputs
+        return observed_lengths(file, self.counter, self.fit)[side]
 
 
-def observation(file: str, counter: Counter, fit: TokenFit) -> Observation:
-    """Return the lengths that a trace or a data file has; raise ScenarioError."""
-    return _observation(file, counter, fit, file_version(Path(file)))
+def observed_lengths(file: str, counter: Counter, fit: TokenFit) -> dict[str, Sequence[int]]:
+    """Return the lengths that a trace or a data file has, in its order; raise ScenarioError.
+
+    They are those of "input" and of "output"; one of them is empty where the file does not say it.
+    """
+    return _observed_lengths(file, counter, fit, file_version(Path(file)))
 
 
 @functools.lru_cache(maxsize=4)
-def _observation(file: str, counter: Counter, fit: TokenFit, _: tuple[int, ...]) -> Observation:
+def _observed_lengths(file: str, counter: Counter, fit: TokenFit, _: tuple[int, ...]) -> dict[str, Sequence[int]]:
     path = Path(file)
     if looks_like_trace(path):
         trace = Trace.read(path)
-        return Observation(trace.input_tokens or (), trace.output_tokens or ())
+        return {"input": trace.input_tokens or (), "output": trace.output_tokens or ()}
     rows = DataFile.read(path, None)
     step = max(len(rows) // MOST_OBSERVED, 1)
     picked = [rows.row(i) for i in range(0, len(rows), step)]
     inputs = [fit.server(counter.count(row.text)) for row in picked]
     answers = [row.output_tokens or (counter.count(row.answer) if row.answer else 0) for row in picked]
-    return Observation(inputs, answers if all(answers) else ())
+    return {"input": inputs, "output": answers if all(answers) else ()}
 
 
 def check_lengths_files(scenario: Scenario, counter: Counter) -> None:
     """Raise ScenarioError for a file of an empirical distribution that cannot be read, or has not the lengths asked for."""
     for side, values in (("input", scenario.input_tokens), ("output", scenario.output_tokens)):
         for file in (file for value in values if isinstance(value, str) for file in lengths_of(value).files):
-            found = observation(file, counter, TokenFit())
-            if not (found.inputs if side == "input" else found.outputs):
+            if not observed_lengths(file, counter, TokenFit())[side]:
                 what = "prompts" if side == "input" else "answers (for every row)"
                 raise ScenarioError(f"{side}_tokens: {file} does not say the lengths of {what}; give a file that does.")
 
@@ -140,9 +133,7 @@ def upper_length(value: int | str, counter: Counter) -> int:
     """Return a length, or the one that one in twenty of a distribution's passes."""
     if isinstance(value, int):
         return value
-    rng = random.Random(0)
-    lengths = lengths_of(value)
-    drawn = sorted(
-        lengths.draw(rng, i / 500, lambda file: observation(file, counter, TokenFit()).inputs) for i in range(500)
-    )
-    return drawn[475]
+    rng, lengths = random.Random(0), lengths_of(value)
+    fit = TokenFit()
+    drawn = [lengths.draw(rng, i / 500, lambda file: observed_lengths(file, counter, fit)["input"]) for i in range(500)]
+    return sorted(drawn)[475]

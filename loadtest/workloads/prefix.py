@@ -51,7 +51,7 @@ class SharedPrefix:
         if count > 1:
             rng = random.Random(seed_from("prefix", scenario.seed, level.index, i, warmup))
             which = _drawn_place(count, scenario.prefix_zipf, rng)
-        ours = max(1, round(scenario.system_tokens / self.fit.ratio))
+        ours = self.fit.ours_added(scenario.system_tokens)
         return kept_document(ours, seed_from("system", scenario.seed, which), self.counter), scenario.system_tokens
 
 

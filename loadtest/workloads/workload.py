@@ -94,7 +94,7 @@ class Workload:
     def fit_job(self, number: int, tokens: int) -> tuple[Job, int]:
         """Return a prompt of so many tokens by our count, to fit counts by, and that count; equal numbers are equal texts."""
         seed = seed_from(self.scenario.seed, "calibration", number)
-        text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
+        text = made_up(tokens, None, seed, self.counter, nonce=nonce_of(seed))
         job, ours = Job(number, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)
         if self.prefix is None:
             return job, ours

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.made_runs import Made, grid, write
 
-from loadtest.cli.run_search import Finder
+from loadtest.cli.run.find_max import Finder
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder

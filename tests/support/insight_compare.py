@@ -28,7 +28,7 @@ from loadtest.analyse.comparison.compare import (
     compare,
     judge_change,
 )
-from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, Figure, Metric, figure_of
+from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, Estimate, Metric, estimate_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play
@@ -36,7 +36,7 @@ from support.virtual_runs import Load, play
 POOL = 24  # runs that each case is played
 HEADLINES = tuple(metric for metric in METRICS if metric.headline)
 NOISES = (0.01, 0.02, 0.03)
-Cells = dict[tuple[int, Metric], Figure]  # of a run: level and metric
+Cells = dict[tuple[int, Metric], Estimate]  # of a run: level and metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def pool(case: Case, runs: int = POOL) -> list[Cells]:
         for seed in range(runs):
             one = measure(Path(place, str(seed)), case, server(7, case.jitter), seed)
             cells = {
-                (level["index"], metric): figure_of(one.run, level, metric)
+                (level["index"], metric): estimate_of(one.run, level, metric)
                 for level in one.summary["levels"]
                 for metric in HEADLINES
             }

@@ -19,6 +19,7 @@ from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_qu
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import figure
+from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
@@ -38,9 +39,13 @@ class Metric:
     key: str
     part: str | None  # of a described figure: "mean", "p50", "p95"; None: a rate of the level
     name: str
-    unit: str  # "s" (printed as ms), "1/s"
+    unit: str  # "s", "1/s" or "share"
     headline: bool = False
     prefill: bool = True  # whether a longer prompt changes it
+
+    def written(self, value: float) -> str:
+        """Return a value of it, a rate without its unit."""
+        return percent(value) if self.unit == "share" else writer_of(self.key)(value)
 
     @property
     def lower_is_better(self) -> bool:
@@ -69,7 +74,7 @@ FAILED = Metric("failed", None, "failed requests", "share", headline=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """One figure of one run, and its standard error in natural logarithms, downwards and upwards."""
 
     value: float
@@ -95,17 +100,16 @@ class Figure:
         """Whether its own run tells its error."""
         return math.isfinite(self.down)
 
-    def scaled(self, factor: float) -> Figure:
+    def scaled(self, factor: float) -> Estimate:
         """Return it as another run of the same server would have it that is so many times as large."""
-        return Figure(self.value * factor, self.down, self.up, self.freedom)
+        return Estimate(self.value * factor, self.down, self.up, self.freedom)
 
 
 def value_of(level: dict[str, Any], metric: Metric) -> float | None:
-    found: float | None = figure(level, metric.key, metric.part) if metric.part else level[metric.key]
-    return found
+    return figure(level, metric.key, metric.part or "mean")
 
 
-def figure_of(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | None:
+def estimate_of(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate | None:
     """Return a metric of a level with its error, nan where too few samples tell it; None where it is unknown."""
     value = value_of(level, metric)
     if value is None or value <= 0:
@@ -120,7 +124,7 @@ def figure_of(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | N
             found = mean_of(known, block_of(level)) if _of_many(known) else None
         else:
             found = _percentile(known, share, block_of(level))
-    return found or Figure(value, math.nan, math.nan, 0)
+    return found or Estimate(value, math.nan, math.nan, 0)
 
 
 def _of_many(values: FloatArray) -> bool:
@@ -134,7 +138,7 @@ def block_of(level: dict[str, Any]) -> int:
     return int(level.get("concurrency") or 1)
 
 
-def mean_of(values: FloatArray, block: int) -> Figure | None:
+def mean_of(values: FloatArray, block: int) -> Estimate | None:
     """Return the mean of a run's values with its error; None where too few samples tell it."""
     known = values[np.isfinite(values)]
     if len(known) < FEWEST_COMPARED:
@@ -143,33 +147,33 @@ def mean_of(values: FloatArray, block: int) -> Figure | None:
     if sample.batches < 2 or sample.effective < FEWEST_INDEPENDENT_COMPARED:
         return None
     spread, mean = sample.mean(), float(known.mean())
-    return Figure.even(mean, spread.error / mean, spread.freedom) if mean > 0 else None
+    return Estimate.even(mean, spread.error / mean, spread.freedom) if mean > 0 else None
 
 
-def _percentile(known: FloatArray, share: float, block: int) -> Figure | None:
+def _percentile(known: FloatArray, share: float, block: int) -> Estimate | None:
     if len(known) < (FEWEST_FOR_TAIL if share > 0.5 else stats.FEWEST_FOR_INTERVAL):
         return None
     sample = Sample.of(known, block=block)
     ordered = np.sort(known)
     interval = percentile_interval(sample, ordered, share)
-    return Figure.of(float(np.quantile(ordered, share)), interval, max(sample.batches - 2, 1))
+    return Estimate.of(float(np.quantile(ordered, share)), interval, max(sample.batches - 2, 1))
 
 
-def _rate(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | None:
+def _rate(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
     weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))
     spread = rates.spread_of(run, found, weights) if found else None
-    return Figure.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
+    return Estimate.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
 
 
-def geometric(figures: Sequence[Figure]) -> float:
+def geometric(figures: Sequence[Estimate]) -> float:
     """Return the mean of the runs' figures, by factors."""
     return math.exp(float(np.mean([math.log(each.value) for each in figures])))
 
 
 def ratio(
-    base: Sequence[Figure], new: Sequence[Figure], confidence: float, *, noise: float
+    base: Sequence[Estimate], new: Sequence[Estimate], confidence: float, *, noise: float
 ) -> tuple[float, tuple[float, float]] | None:
     """Return NEW ÷ BASE of one or several runs a side, with its interval; None where nothing tells their errors.
 
@@ -202,7 +206,7 @@ def ratio(
     return math.exp(away), (math.exp(away - down), math.exp(away + up))
 
 
-def chance(base: Figure, new: Figure, *, noise: float, scatter: float = 0.0) -> float:
+def chance(base: Estimate, new: Estimate, *, noise: float, scatter: float = 0.0) -> float:
     """Return how probable it is that one run is at least so far from another where nothing differs but noise (two-sided)."""
     away = math.log(new.value / base.value)
     error, freedom = _error(base, new, noise, up=away < 0)
@@ -210,13 +214,13 @@ def chance(base: Figure, new: Figure, *, noise: float, scatter: float = 0.0) -> 
     return t_tail(beyond / error, freedom) if error > 0 else float(beyond == 0)
 
 
-def _single(base: Figure, new: Figure, confidence: float, noise: float, *, up: bool) -> float:
+def _single(base: Estimate, new: Estimate, confidence: float, noise: float, *, up: bool) -> float:
     """Return half of the interval of one run over another (Welch on the logarithms)."""
     error, freedom = _error(base, new, noise, up=up)
     return t_quantile(freedom, confidence) * error
 
 
-def _error(base: Figure, new: Figure, noise: float, *, up: bool) -> tuple[float, int]:
+def _error(base: Estimate, new: Estimate, noise: float, *, up: bool) -> tuple[float, int]:
     """Return the standard error of one run over another, as a logarithm, and its degrees of freedom."""
     ours, theirs = (base.down, new.up) if up else (base.up, new.down)
     total = ours**2 + theirs**2 + 2 * noise**2

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.figures.knee import part_looked_at
+from loadtest.analyse.figures.stationarity import part_looked_at
 from loadtest.analyse.run import offered_load
 from loadtest.records import NO_FAILURES
-from loadtest.text import listed, out_of
+from loadtest.text import listed, some_of
 
 FEWER = 0.8  # of the requests that came, where the rate of answers has no interval: so few were answered surely
 MOST_UNANSWERED = 0.01  # of a level's requests; with more of them nobody knows whether the server kept up
@@ -84,11 +84,11 @@ def unanswered(level: dict[str, Any]) -> str:
     shed = int(level.get("shed") or 0)
     left = int((level.get("left") or {}).get("waiting") or 0)
     bad = sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
-    if shed + left + bad <= MOST_UNANSWERED * max(sum(outcomes.values()), 1):
-        return ""
     whole = sum(outcomes.values())
+    if shed + left + bad <= MOST_UNANSWERED * max(whole, 1):
+        return ""
     said = [
-        f"{out_of(count, whole, 'request').removesuffix(' is').removesuffix(' are')} {what if count > 1 else what.replace('were', 'was')}"
+        f"{some_of(count, whole, 'request')} {what if count > 1 else what.replace('were', 'was')}"
         for count, what in (
             (bad, "failed"),
             (shed, "were not sent (--max-in-flight)"),

@@ -17,7 +17,6 @@ from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.records import Outcome
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
 FEWEST_ROUNDS, BY_CHANCE = 3, 0.025  # whole rounds of a closed loop
@@ -30,7 +29,7 @@ def held_against_requests(run: RunData, level: dict[str, Any], objectives: Seque
     good, left = run.good(index), run.left(index)
     seen = np.isfinite(run.column("first_token"))
     answered = good & seen
-    sent = run.measured(index) & np.asarray(run.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
+    sent = run.sent(index)
     found = []
     for each in objectives:
         # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.

@@ -108,17 +108,15 @@ def flow(run: RunData, level: dict[str, Any]) -> Flow | None:
     """
     index, users = level["index"], level.get("concurrency")
     send, end = run.column("send"), run.column("end")
-    everyone = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(send) & np.isfinite(end)
+    everyone = run.of_level(index) & np.isfinite(send) & np.isfinite(end)
     measured = run.measured(index) & everyone
     if not measured.any():
         return None
-    window = steady_window(
-        send[everyone], end[everyone], float(send[measured].min()), int(users) if users is not None else None
-    )
+    window = steady_window(send[everyone], end[everyone], float(send[measured].min()), users)
     if window.seconds <= 0:
         return None
     rows = everyone if window.steady else measured
-    return Flow(window, int(users) if users is not None else None, rows, window_shares(run, rows, window))
+    return Flow(window, users, rows, window_shares(run, rows, window))
 
 
 def window_shares(run: RunData, rows: BoolArray, window: Window) -> FloatArray:
@@ -210,7 +208,7 @@ def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
     return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ANSWERS else None
 
 
-def summed_up(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
+def level_rates(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     """Return a level's rates and window as summary.json holds them; `good` marks measured requests that ended well."""
     names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
     if found is None or not good.any():

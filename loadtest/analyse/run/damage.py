@@ -93,11 +93,8 @@ class Damage:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        found = cls(sum(part.unread for part in parts))
-        for part in parts:
-            found.records.update(part.records)
-            found.values.update(part.values)
-        return found
+        records, values = (part.records for part in parts), (part.values for part in parts)
+        return cls(sum(part.unread for part in parts), sum(records, Counter()), sum(values, Counter()))
 
     @property
     def lost(self) -> int:
@@ -114,7 +111,7 @@ class Damage:
             yield f"{counted(count, 'record')} of {name} {_have(count)} a {value} that cannot be right; it counts as unknown."
 
 
-def doubles(again: int, others: int) -> Iterator[str]:
+def repeated_ids(again: int, others: int) -> Iterator[str]:
     """Yield sentences on records that are there twice, and on other requests under an id already used."""
     if again:
         yield f"{counted(again, 'record')} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."

@@ -24,7 +24,7 @@ import orjson
 
 from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
-from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, doubles, mended
+from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import RunFolderError
 from loadtest.metrics import S_PER_US
@@ -61,6 +61,7 @@ COUNT_FIELDS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "
 TEXT_FIELDS = ("dialect", "model", "outcome", "token_source", "finish_reason", "said_model", "error")
 FLAG_FIELDS = ("warmup", "new_conn", "first_coalesced")
 REMARK_FIELDS = ("notes", "doubts")
+DURATION_FIELDS = ("load_duration", "prompt_eval_duration")  # of what an Ollama says
 PIECE_BYTES = 4_000_000  # of a file, read and parsed at once: bounds the memory that raw text takes
 _NEEDLES = tuple((name, f'"{name}":['.encode()) for name in LIST_FIELDS)
 
@@ -87,11 +88,8 @@ class RequestColumns:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Join parts in order; there must be at least one."""
-        if len(parts) == 1:
-            return parts[0]
-        names = parts[0].columns
         return cls(
-            {name: np.concatenate([part.columns[name] for part in parts]) for name in names},
+            {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
             Ragged.joined([part.chunks for part in parts]),
             Ragged.joined([part.server_chunks for part in parts]),
         )
@@ -159,7 +157,7 @@ def _read_folder(folder: Path) -> RequestsRead:
     kept, again, strangers = _first_of_each_id(lines.columns)
     if again or strangers:
         lines, sources = lines.take(kept), sources[kept]
-        trouble += doubles(again, strangers)
+        trouble += repeated_ids(again, strangers)
     usual = next((header for _, header, _ in headed if header), None) or _sampled_header(folder)
     return RequestsRead([header or usual for _, header, _ in headed], lines, sources, trouble, lost + strangers)
 
@@ -195,10 +193,14 @@ def _file_header(path: Path) -> tuple[FileHeader | None, int] | None:
 def _sampled_header(folder: Path) -> FileHeader:
     """Return the header of the driver's samples file, which shares its clock anchor with the records; else one at zero."""
     for path in sorted(folder.glob("samples-driver*.jsonl")):
-        rows, _ = read_lines(path)
-        if rows and (header := FileHeader.of({"worker": "", "driver": "", **rows[0]})):
+        if header := samples_header(read_lines(path)[0]):
             return header
     return FileHeader(SCHEMA, "", "", "", 0, 0)
+
+
+def samples_header(lines: ParsedLines) -> FileHeader | None:
+    """Return the header of a samples file, which names neither worker nor driver; None where it has none."""
+    return FileHeader.of({"worker": "", "driver": "", **lines[0]}) if lines else None
 
 
 def _file_pieces(path: Path, start: int) -> list[FilePiece]:
@@ -302,9 +304,8 @@ def _columns(rows: ParsedLines, server_chunks: Ragged, damage: Damage) -> Column
     for name in REMARK_FIELDS:
         columns[name] = _remarks(rows, name)
     columns["resent"] = np.array([row.get("resent") is not None for row in rows], dtype=np.bool_)
-    columns["send_s"] = np.array([row.get("send_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
-    columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
-    columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
+    for name in ("send", "lag", "lag_mean"):
+        columns[f"{name}_s"] = np.array([row.get(f"{name}_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
     said = [_trusted_durations(row, damage) for row in rows]
     told = np.array(said, dtype=np.float64).reshape(-1, 5)
     columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"], columns["decode_s"] = told.T
@@ -342,16 +343,12 @@ def _possible(lines: RequestColumns, damage: Damage) -> BoolArray:
     return kept
 
 
-NUMBER = (int, float)
-DURATION_FIELDS = ("load_duration", "prompt_eval_duration")
-
-
 def _trusted_durations(row: dict[str, Any], damage: Damage) -> metrics.ServerSaid:
     """Return the durations that the server reported; all unknown where one has a type or size that no server sends."""
     try:
         server = row.get("server") or {}
         said = dialects.said_by_server(row.get("dialect"), server)
-        right = [isinstance(server.get(name), NUMBER) or name not in server for name in DURATION_FIELDS]
+        right = [isinstance(server.get(name), int | float) or name not in server for name in DURATION_FIELDS]
         right += [isinstance(server.get(name), dict) or name not in server for name in ("usage", "timings")]
         within = (value == 0 or LEAST_S <= value < MOST_S for value in said if not math.isnan(value))
         if all(within) and all(right) and all(server.get(name, 0) >= 0 for name in DURATION_FIELDS):

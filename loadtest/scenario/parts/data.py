@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.files import MOST_PROMPT, file_version, kept_text
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
@@ -93,13 +93,16 @@ class DataKeys:
 def check_data(data: DataKeys) -> None:
     """Raise ScenarioError for keys that need another, or exclude each other."""
     for name in ("data_column", "data_once"):
-        if getattr(data, name) and data.data is None:
-            raise ScenarioError(f"{name} says how data is read, and there is none; add data.")
-    if data.system is not None and data.system_tokens is not None:
-        raise ScenarioError("system and system_tokens exclude each other; give one.")
-    if data.prefixes is not None and data.system_tokens is None:
-        raise ScenarioError(
-            "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000."
-        )
-    if data.prefix_zipf is not None and (data.prefixes or 1) < 2:
-        raise ScenarioError("prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.")
+        refuse(getattr(data, name) and data.data is None, f"{name} says how data is read, and there is none; add data.")
+    refuse(
+        data.system is not None and data.system_tokens is not None,
+        "system and system_tokens exclude each other; give one.",
+    )
+    refuse(
+        data.prefixes is not None and data.system_tokens is None,
+        "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000.",
+    )
+    refuse(
+        data.prefix_zipf is not None and (data.prefixes or 1) < 2,
+        "prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.",
+    )

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.errors import ScenarioError, TargetError
-from loadtest.scenario.fields import MOST_BODY, check_body, check_headers, check_keep_alive, check_path, query_parts
+from loadtest.errors import ScenarioError, TargetError, refuse
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.several import MOST_TARGETS, ModelShare, models_in, urls_in
+from loadtest.scenario.request_additions import (
+    MOST_BODY,
+    body_text,
+    check_body,
+    check_headers,
+    check_keep_alive,
+    check_path,
+    query_parts,
+)
+from loadtest.scenario.several_targets import MOST_TARGETS, ModelShare, models_in, urls_in
 from loadtest.scenario.values import Range, Text
 from loadtest.urls import parse_url, without_secrets
 
@@ -94,6 +102,7 @@ class RequestKeys:
         "'{\"stream_options\": null}'; ${NAME} in a text as in --header.",
         None,
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
+        read=body_text,
         table="request",
         locust=(ATTRIBUTE, OPTION),
         metavar="JSON",
@@ -175,6 +184,12 @@ class RequestKeys:
         return models_in(self.model)
 
     @property
+    def requests_per_rarest_target(self) -> int:
+        """How many requests a run sends for each one to the target that has the fewest users; 1 for one target."""
+        weights = [one.weight for one in self.models]
+        return len(self.urls) * -(-sum(weights) // min(weights))
+
+    @property
     def several(self) -> bool:
         """Whether more than one server or model is named."""
         return len(self.urls) * len(self.models) > 1
@@ -191,21 +206,23 @@ def check_request(request: RequestKeys) -> None:
     if request.keep_alive is not None:
         check_keep_alive(request.keep_alive)
     api, endpoint = request.api, request.endpoint
-    if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
-        other = "generate" if api == "ollama" else "completions"
-        raise ScenarioError(f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
-    if api == "anthropic" and endpoint not in ("chat", "messages"):
-        raise ScenarioError(f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.")
-    if request.inputs_per_request > 1 and EMBEDDINGS not in (endpoint, *map(_endpoint_named, request.urls)):
-        raise ScenarioError(
-            f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
-            "text; leave it out, or set endpoint to embeddings."
-        )
-    twice = next((url for url in request.urls if request.urls.count(url) > 1), None)
-    if twice is not None:
+    other = {("ollama", "completions"): "generate", ("openai", "generate"): "completions"}.get((api, endpoint))
+    refuse(other is not None, f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
+    refuse(
+        api == "anthropic" and endpoint not in ("chat", "messages"),
+        f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.",
+    )
+    refuse(
+        request.inputs_per_request > 1 and EMBEDDINGS not in (endpoint, *map(_endpoint_named, request.urls)),
+        f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
+        "text; leave it out, or set endpoint to embeddings.",
+    )
+    if twice := next((url for url in request.urls if request.urls.count(url) > 1), None):
         raise ScenarioError(f"url names {without_secrets(twice)} twice; name each server once.")
-    if (count := len(request.urls) * len(request.models)) > MOST_TARGETS:
-        raise ScenarioError(f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most.")
+    count = len(request.urls) * len(request.models)
+    refuse(
+        count > MOST_TARGETS, f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most."
+    )
 
 
 def _endpoint_named(url: str | None) -> str | None:

@@ -17,7 +17,7 @@ from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
-from loadtest.scenario.fields import body_text, templates_of
+from loadtest.scenario.request_additions import body_text, templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.loaded_model import loaded_facts
 from loadtest.targets.run_facts import at_end, initial_facts, target_entry

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
-from loadtest.scenario.fields import templates_of
+from loadtest.scenario.request_additions import templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.context import context_of
 from loadtest.targets.prepare import ReadyTarget, prepare_target

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import functools
+import itertools
 import re
 import time
 from array import array
@@ -21,16 +22,9 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
-from loadtest.scenario.wrong_file import (
-    LONE_RETURNS,
-    is_utf8,
-    not_regular,
-    not_rows,
-    wrong_cells,
-    wrong_csv,
-    wrong_head,
-)
+from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
+from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv, wrong_head
 from loadtest.workloads.files.data_row import (
     IDS,
     KNOWN,
@@ -265,8 +259,7 @@ class DataFile:
         assert self.head is not None
         lines = _CsvLines(self, file)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        first = True
-        while True:
+        for number in itertools.count():
             start = lines.at
             try:
                 cells = next(reader)
@@ -274,10 +267,7 @@ class DataFile:
                 return
             except csv.Error as error:
                 raise self._wrong(start, wrong_csv(error)) from None
-            if first:
-                first = False
-                continue
-            if not any(cell.strip() for cell in cells):
+            if not number or not any(cell.strip() for cell in cells):  # the head, or a blank line
                 continue
             if len(cells) != len(self.head):
                 raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))

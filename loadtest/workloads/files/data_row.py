@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from loadtest.scenario import TOKEN_COUNTS, parse_whole, short_repr
-from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS
+from loadtest.scenario import TOKEN_COUNTS, short_repr
+from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS, read_count
 from loadtest.workloads.messages import calls_a_tool, is_message, text_of
 
 PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
@@ -198,7 +198,7 @@ def _conversation(
             return None
         raise RowError(f"has no message of a user under {name}")
     for place, message in enumerate(messages, 1):
-        if not is_message(message) or not isinstance(message.get("role"), str):
+        if not _is_told(message):
             raise RowError(f'has no "role" and "content" in message {place} of {name}: {short_repr(message)}')
         if not isinstance(content := message.get("content"), str | list | dict | None):
             raise RowError(f"has {_kind(content)} for the content of message {place} of {name}, not a text")
@@ -266,11 +266,8 @@ def _length(value: Mapping[str, Any]) -> int | None:
     if name is None:
         return None
     given = value[name]
-    try:
-        length = 0 if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
-    except (ValueError, OverflowError, TypeError):
-        length = 0
-    if not 1 <= length <= TOKEN_COUNTS.high:
+    length = read_count(given)
+    if length is None or not 1 <= length <= TOKEN_COUNTS.high:
         raise RowError(f"has {short_repr(given)} for a length (column {name}); give a whole number above 0")
     return length
 

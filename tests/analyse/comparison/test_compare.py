@@ -22,7 +22,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import Metric, figure_of, fisher
+from loadtest.analyse.comparison.differences import Metric, estimate_of, fisher
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
@@ -267,7 +267,7 @@ def test_a_mean_that_a_few_long_waits_make_has_no_error(tmp_path: Path, waited: 
     made = Made(jitter_ms=lambda number: 1500 if waited and number % (60 // waited) == 1 else 0)
     make(tmp_path / "run", made, users=(1,), each=60)
     one = analyse(tmp_path / "run")
-    found = figure_of(one.run, one.summary["levels"][0], Metric("ttft_s", "mean", "TTFT mean", "s"))
+    found = estimate_of(one.run, one.summary["levels"][0], Metric("ttft_s", "mean", "TTFT mean", "s"))
     assert found is not None
     assert found.told is told
 

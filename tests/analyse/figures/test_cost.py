@@ -11,9 +11,9 @@ import orjson
 import pytest
 from support import made_runs
 from support.locust_runs import starting
+from support.made_energy import by_watts, read
 from support.made_samples import add
 from support.places import SCENARIOS
-from test_energy import by_watts, read
 
 from loadtest.analyse.figures.cost import Prices, add_cost
 from loadtest.analyse.findings.energy_findings import energy_sentences

@@ -48,8 +48,8 @@ def test_instants_count_from_the_first_scheduled_request(tmp_path: Path) -> None
 
 def test_gaps_stay_inside_their_request(tmp_path: Path) -> None:
     run = frames.load(write(tmp_path / "run", two_users().records, [LEVEL]))
-    assert len(run.itl.seconds) == 6 * 19
-    assert run.itl.seconds == pytest.approx(0.010)
+    assert len(run.itl.of(run.of_level(0))) == 6 * 19
+    assert run.itl.of(run.of_level(0)) == pytest.approx(0.010)
     good = run.good(0)
     assert good.sum() == 4  # the two warm-up requests do not count
     assert len(run.itl.of(good)) == 4 * 19
@@ -125,14 +125,14 @@ def test_delivery_delay_is_what_came_on_top_of_the_smallest(tmp_path: Path) -> N
     ahead = dataclasses.replace(first, server_first=first.server_first + 5 * MS)
     slow = dataclasses.replace(second, server_first=second.server_first + 5 * MS - 40 * MS)
     run = frames.load(write(tmp_path / "run", [ahead, slow], [LEVEL]))
-    assert run.delivery.seconds[:20] == pytest.approx(0, abs=1e-6)
-    assert run.delivery.seconds[20:] == pytest.approx(0.040, abs=1e-6)
+    assert run.delivery.of(run.of_level(0))[:20] == pytest.approx(0, abs=1e-6)
+    assert run.delivery.of(run.of_level(0))[20:] == pytest.approx(0.040, abs=1e-6)
 
 
 def test_delivery_delay_of_real_ollama_on_one_host_is_tens_of_microseconds(tmp_path: Path) -> None:
     run = frames.load(recorded(tmp_path / "run", ["ollama-0.33-mid-slots4-c8"]))
-    assert np.median(run.delivery.seconds) < 0.0001
-    assert len(run.delivery.seconds) == len(run.chunks.flat)
+    assert np.median(run.delivery.of(run.of_level(0))) < 0.0001
+    assert len(run.delivery.of(run.of_level(0))) == len(run.chunks.flat)
 
 
 def test_a_run_that_was_cut_off_still_reads(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.run import frames
 from loadtest.analyse.server.queue import slots
 from loadtest.analyse.server.timing import steps
-from loadtest.analyse.whatif.model.beyond import allowing_for_growth, step_range
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth, step_range
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.simulate.model.timing import StepLaw, Timing
 

@@ -15,9 +15,9 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif.model.plan import Plan, PlannedRequests
-from loadtest.analyse.whatif.promised.predict_loads import predict_loads
-from loadtest.analyse.whatif.promised.prediction_file import read_document
+from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
+from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
+from loadtest.analyse.whatif.predictions.prediction_file import read_document
 from loadtest.errors import PredictionError
 from loadtest.scenario import Level
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -40,9 +40,9 @@ def sent(simulated_url: str, tmp_path_factory: pytest.TempPathFactory) -> Analys
     return analyse(out)
 
 
-def planned(analysis: Analysis, place: int) -> PlannedRequests:
+def planned(analysis: Analysis, place: int) -> SeededRequests:
     seed = analysis.run.facts["scenario"]["seed"]
-    return PlannedRequests.of(analysis.run, analysis.run.levels[place], Plan(12, seed), place)
+    return SeededRequests.of(analysis.run, analysis.run.levels[place], SeededRun(12, seed), place)
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -54,7 +54,7 @@ def test_the_requests_of_a_seed_are_known_before_a_run_sends_them(sent: Analysis
     order = np.argsort(sent.run.column("sched")[mine])
     known = np.stack([sent.run.column(name)[mine][order] for name in ("prompt_tokens", "output_tokens")], axis=1)
     np.testing.assert_allclose(planned(sent, place).lengths([(1, 1)] * 12, warmups=0), known, atol=2)
-    other = dataclasses.replace(planned(sent, place), plan=Plan(12, 1)).lengths([(1, 1)] * 12, warmups=0)
+    other = dataclasses.replace(planned(sent, place), run=SeededRun(12, 1)).lengths([(1, 1)] * 12, warmups=0)
     assert np.abs(np.array(other) - known).max() > 2
 
 
@@ -84,7 +84,7 @@ def test_what_a_next_run_does_not_repeat_is_refused(
         sent.run.facts.update(facts)
         sent.run.levels[0].update(level)
         with pytest.raises(PredictionError, match=why):
-            PlannedRequests.of(sent.run, sent.run.levels[0], Plan(12, 1), 0)
+            SeededRequests.of(sent.run, sent.run.levels[0], SeededRun(12, 1), 0)
     finally:
         sent.run.facts.update(kept)
         sent.run.levels[0].clear()
@@ -124,7 +124,7 @@ def test_other_requests_than_those_predicted_are_not_scored(tmp_path: Path) -> N
     fit = analyse(measured(tmp_path / "fit", 3, users=(1, 2, 4, 6)))
     facts = comparable.asked_facts(fit.run)
     document = predict_loads(
-        fit.run, fit.slots, fit.steps, fit.summary["levels"], facts, rates=(1.5, 2.5), plan=Plan(20, 9)
+        fit.run, fit.slots, fit.steps, fit.summary["levels"], facts, rates=(1.5, 2.5), seeded=SeededRun(20, 9)
     )
 
     def said(rates: Sequence[float], seed: int) -> str:

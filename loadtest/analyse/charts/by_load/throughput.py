@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import crosses, is_void
-from loadtest.analyse.findings.run_findings import believed_slots, saturation, telling
+from loadtest.analyse.charts.void_levels import crosses
+from loadtest.analyse.findings.run_findings import saturation, slot_limit, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.summary import Analysis, figure, interval, is_void
 from loadtest.text import number
 
 APART = 0.12  # of an axis' width: figures beside points are no nearer
@@ -28,38 +28,17 @@ class Point:
     ci95: list[float] | None
     void: bool
 
-    @classmethod
-    def of(cls, level: dict[str, Any], value: float, ci95: list[float] | None) -> Point:
-        """Place a level's figure at its load."""
-        return cls(offered_load.amount(level), value, ci95, is_void(level))
-
 
 def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the median decode speed that one user sees, with its 95 % interval."""
-    points = [
-        [
-            Point.of(level, value, level["stream_tokens_per_s"]["ci95_p50"])
-            for level in series.levels
-            if (value := figure(level, "stream_tokens_per_s", "p50")) is not None and offered_load.amount(level)
-        ]
-        for series in all_series
-    ]
-    draw_series(axes, analysis, all_series, points)
+    draw_series(axes, analysis, all_series, "stream_tokens_per_s", "p50")
     axes.set_title("a stream: what one user sees (median 1 / TPOT)")
     axes.set_ylabel("tokens/s a stream")
 
 
 def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the output of all streams together, with its 95 % interval."""
-    points = [
-        [
-            Point.of(level, level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
-            for level in series.levels
-            if level["output_tokens_per_s"] is not None and offered_load.amount(level)
-        ]
-        for series in all_series
-    ]
-    draw_series(axes, analysis, all_series, points)
+    draw_series(axes, analysis, all_series, "output_tokens_per_s")
     windows = {
         level["window"]["throughput_over"] for series in all_series for level in series.levels if level["window"]
     }
@@ -67,8 +46,13 @@ def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) ->
     axes.set_ylabel("output tokens/s, all streams")
 
 
-def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
-    """Draw a line a series through its levels; void ones are crosses beside it, without their figures."""
+def draw_series(
+    axes: Axes, analysis: Analysis, all_series: Sequence[Series], name: str, part: str = "mean", factor: float = 1.0
+) -> None:
+    """Draw a figure times a factor, a line a series through its levels; void ones are crosses beside it, without their figures."""
+    points = [
+        [point for level in series.levels if (point := _point(level, name, part, factor))] for series in all_series
+    ]
     users = sorted({point.load for line in points for point in line})
     if not users:
         style.empty(axes, "No request ended well, so there is no speed to show.")
@@ -93,17 +77,23 @@ def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], po
     axes.set_ylim(0, axes.get_ylim()[1] * 1.14)  # room for figures, and above them for the slots' label
     style.plain(axes.yaxis)
     levels = [level for series in all_series for level in series.levels]
-    style.concurrency_axis(axes, users, offered_load.axis(levels))
-    slots = believed_slots(analysis)
-    if any(map(offered_load.is_open, levels)):
-        return
-    if slots.limit and slots.estimate is not None and min(users) <= slots.estimate < max(users):
-        style.slots_line(axes, slots.estimate, slots.estimate)
+    style.load_axis(axes, users, offered_load.axis(levels))
+    slots = slot_limit(analysis)
+    if slots is not None and min(users) <= slots < max(users) and not any(map(offered_load.is_open, levels)):
+        style.slots_line(axes, slots, slots)
+
+
+def _point(level: dict[str, Any], name: str, part: str, factor: float) -> Point | None:
+    """Return a figure of a level at its load; None where one of them is unknown."""
+    load, value, ci95 = offered_load.amount(level), figure(level, name, part), interval(level, name, part)
+    if value is None or not load:
+        return None
+    return Point(load, value * factor, ci95 and [bound * factor for bound in ci95], is_void(level))
 
 
 def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) -> None:
     away = 1 if line[-1].value < line[0].value else -1  # a figure stands on the side that the line does not take
-    written = style.apart_on_log([point.load for point in line], users, APART)
+    written = style.apart([point.load for point in line], style.share_as_factor(users, APART))
     for point in line:
         if point.load in written:
             axes.annotate(

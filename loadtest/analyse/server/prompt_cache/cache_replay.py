@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, UNKNOWN, CacheUse, talk_keys
+from loadtest.analyse.run.frames import RunData, open_within
+from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, talk_keys
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.waits import UNKNOWN
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
@@ -119,9 +120,7 @@ def _restore_cost(wait: FloatArray, restored: BoolArray, in_slot: BoolArray) -> 
 def _found_a_slot(run: RunData, slots: int) -> BoolArray:
     """Mark the requests that were sent while fewer others were in flight than there are slots."""
     send, end = run.column("send"), np.fmax(run.column("end"), run.column("last"))
-    before = np.searchsorted(np.sort(send[np.isfinite(send)]), send, side="left")
-    over = np.searchsorted(np.sort(end[np.isfinite(end)]), send, side="right")
-    return np.asarray(before - over < slots, dtype=np.bool_)
+    return np.asarray(open_within(send, end, send, send) < slots, dtype=np.bool_)
 
 
 def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:

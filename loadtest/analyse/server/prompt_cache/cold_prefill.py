@@ -17,12 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.frames import RunData, open_within
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing import token_gaps as gaps_of
 from loadtest.analyse.server.timing.prefill import shares_prefix
 from loadtest.analyse.server.timing.steps import Steps, step_table
-from loadtest.analyse.server.timing.token_gaps import TokenGaps
+from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import percent
 
@@ -50,9 +49,8 @@ NOT_MADE_UP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """The prefills that no other prompt shared: what they took, and beside how many streams."""
+class _LonePrefills(NamedTuple):
+    """The prefills that no other prompt shared: what they took, and beside how many streams; one entry per request."""
 
     alone: BoolArray
     spent: FloatArray
@@ -80,8 +78,8 @@ def infer_cached(
     scenario = run.facts.get("scenario") or {}
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
         return None, NOT_MADE_UP
-    gaps = gaps_of.read_gaps(run, slots)
-    windows = prefills_alone(run, gaps, slots, told=bool(gaps.requests.told.any()))
+    gaps = read_gaps(run, slots)
+    prefills = _prefills_alone(run, gaps, slots)
     prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
     n_batch = steps.prefill.n_batch if steps.prefill else 512
     law = StepLaw(table=step_table(steps.times, steps.slope_s, neighbours=False)) if steps.times else None
@@ -91,25 +89,25 @@ def infer_cached(
         batches = 1.0 if n_batch is None else np.ceil(read / np.maximum(n_batch - streams, 1))
         return np.asarray(np.where(streams > 0, batches * _steps_of(law, streams), 0.0), dtype=np.float64)
 
-    known = windows.alone & (prompt > 0) & ((windows.beside == 0) | (law is not None))
-    least = np.where(known, _steps_of(law, windows.beside + 1), 0.0)
+    known = prefills.alone & (prompt > 0) & ((prefills.beside == 0) | (law is not None))
+    least = np.where(known, _steps_of(law, prefills.beside + 1), 0.0)
     cold = known & (turn == 0)
-    line, reason = fit_cold(prompt[cold], windows.spent[cold] - beside(prompt[cold], windows.beside[cold]))
+    line, reason = fit_cold(prompt[cold], prefills.spent[cold] - beside(prompt[cold], prefills.beside[cold]))
     if line is None:
         return None, reason
     rows = known & (turn > 0) & np.isfinite(history)
-    taken = windows.spent - beside(prompt, windows.beside)
-    seen = rows & (windows.spent > VISIBLE * least)  # a shorter prefill is hidden behind a step, and tells no more
+    taken = prefills.spent - beside(prompt, prefills.beside)
+    seen = rows & (prefills.spent > VISIBLE * least)  # a shorter prefill is hidden behind a step, and tells no more
     ways = [(held, *_refined(line, cold, seen, taken, prompt, held)) for held in (history, history - answered)]
     again = _read_again(*(off for _, _, off in ways))
     history, line, _ = ways[1 if again else 0]
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
-        whole = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
+        whole = line.seconds(read, prompt[rows]) + beside(read, prefills.beside[rows])
         return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
-    cached[rows] = _cached(windows.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
+    cached[rows] = _cached(prefills.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
     far = prompt > FAR * prompt[cold].max()  # where the line was never seen
     cached[rows & far & (cached > 0) & (cached < history)] = np.nan
     if again is None:  # then a turn that found its history may have read as much more
@@ -131,7 +129,7 @@ def _refined(
     """Return the line of first turns and of later ones that found what they held, with how well it gives these back."""
     kept, read = np.zeros(len(cold), dtype=np.bool_), prompt
     for _ in range(ROUNDS):
-        kept = seen & (_nearer(line, taken, prompt, held) == 1)
+        kept = seen & _found_history(line, taken, prompt, held)
         read = np.where(kept, np.maximum(prompt - held, 1.0), prompt)
         finer = _line(read[cold | kept], taken[cold | kept], prompt[cold | kept])
         off = np.abs(np.log(taken[cold] / finer.seconds(prompt[cold], prompt[cold])))
@@ -153,12 +151,12 @@ def _read_again(plain: FloatArray, more: FloatArray) -> bool | None:
     return None if max(off, less) <= BETTER * min(off, less) else less < off
 
 
-def _nearer(line: ColdLine, taken: FloatArray, prompt: FloatArray, history: FloatArray) -> FloatArray:
-    """Return 1 where a time is nearer to that of the new tokens, 0 where it is to that of the whole prompt."""
+def _found_history(line: ColdLine, taken: FloatArray, prompt: FloatArray, history: FloatArray) -> BoolArray:
+    """Mark the times that are nearer to that of the new tokens than to that of the whole prompt."""
     with np.errstate(divide="ignore", invalid="ignore"):
         new = np.log(taken / line.seconds(np.maximum(prompt - history, 1.0), prompt))
         whole = np.log(taken / line.seconds(prompt, prompt))
-    return np.where(np.abs(new) < np.abs(whole), 1.0, 0.0)
+    return np.asarray(np.abs(new) < np.abs(whole), dtype=np.bool_)
 
 
 def _cached(
@@ -186,26 +184,24 @@ def _cached(
     return np.where(told, np.clip(prompt - read, 0.0, np.maximum(history, 0.0)), np.nan)
 
 
-def prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots, *, told: bool) -> Windows:
+def _prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots) -> _LonePrefills:
     """Find the prefills that no other prompt shared: by the server's durations, else from send to first token.
 
     Without durations a request also must not have waited for a slot: then it found fewer streams at work than there are
     slots, or none.
     """
-    requests, edge = gaps.requests, gaps.requests.edge_s
-    send, first = run.column("send"), requests.first
-    start = requests.started if told else send
+    requests, edge, first = gaps.requests, gaps.requests.edge_s, gaps.requests.first
+    told = bool(requests.told.any())
+    start = requests.started if told else run.column("send")
     spent = first - start
-    known = np.isfinite(spent) & (spent > 0) & (requests.told if told else np.isfinite(send))
-    opened = np.sort((requests.started if told else send)[np.isfinite(start) & np.isfinite(first)])
-    closed = np.sort(first[np.isfinite(start) & np.isfinite(first)])
-    others = np.searchsorted(opened, first - edge, side="left") - np.searchsorted(closed, start + edge, side="right")
+    known = np.isfinite(spent) & (spent > 0) & (requests.told | (not told))
+    others = open_within(start, first, start + edge, first - edge)
     beside = gaps.decoding_at(np.where(known, start + edge, 0.0)).astype(np.float64)
     alone = known & (others <= 1)
     if not told:
         free = slots.estimate if slots.limit and slots.estimate else 1
         alone &= beside < free
-    return Windows(np.asarray(alone, dtype=np.bool_), spent, beside)
+    return _LonePrefills(np.asarray(alone, dtype=np.bool_), spent, beside)
 
 
 def fit_cold(tokens: FloatArray, seconds: FloatArray) -> tuple[ColdLine | None, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, open_intervals
+from loadtest.analyse.run.frames import RunData, open_intervals, open_within
 
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
@@ -99,7 +99,7 @@ class RequestInstants:
         return min(3 * TIE_S, 0.3 * self.gap)
 
     @property
-    def handover(self) -> float:
+    def unnoticed_s(self) -> float:
         """How long before a step a request must have arrived to count as passed over by it, seconds."""
         return min(UNNOTICED_S, self.gap / 2)
 
@@ -174,9 +174,6 @@ def latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> Fl
 
 def lone(run: RunData) -> BoolArray:
     """Mark the requests that were alone in flight from their send to their first token."""
-    send, end = run.column("send"), run.column("end")
-    sent = np.isfinite(send) & np.isfinite(end)
-    until = run.column("first_token")
-    before = np.searchsorted(np.sort(send[sent]), until, side="left")
-    over = np.searchsorted(np.sort(end[sent]), send, side="right")
-    return np.asarray(sent & (before - over == 1), dtype=np.bool_)
+    send = run.column("send")
+    in_flight = open_within(send, run.column("end"), send, run.column("first_token"))
+    return np.asarray(np.isfinite(send) & (in_flight == 1), dtype=np.bool_)

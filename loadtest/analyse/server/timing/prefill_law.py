@@ -7,7 +7,9 @@ costs more than its share: where prompts' lengths are far enough apart to show i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -105,34 +107,34 @@ class _Prompts:
         return slope, loss
 
     def best_fixed(self) -> float:
-        """Return the fixed part; 0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN."""
-        n = len(self.tokens)
-        if not tells_fixed(self.tokens):
-            return 0.0
+        """Return what a prompt takes besides its tokens, where that is worth a part of the law."""
         usual = float(np.median(self.spent - self.shared))
         tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
-        index = int(np.argmin([self.best_slope(float(value))[1] for value in tries]))
-        tries = np.linspace(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)], 9)
-        losses = [self.best_slope(float(value))[1] for value in tries]
-        index = int(np.argmin(losses))
-        gained = self.best_slope(0.0)[1] - losses[index]
-        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(n - 2, 1) else 0.0
+        return self._worth_having(lambda fixed: self.best_slope(fixed)[1], tries, partial(np.linspace, num=9))
 
     def best_growth(self, looks: FloatArray) -> float:
-        """Return by which share of a token's cost each look back costs; 0 where lengths are alike or it improves nothing."""
-        if not tells_fixed(self.tokens):
-            return 0.0
+        """Return by which share of a token's cost each look back costs, where that is worth a part of the law."""
 
         def loss(growth: float) -> float:
             return replace(self, tokens=self.tokens + growth * looks).best_slope(0.0)[1]
 
-        losses = [loss(growth) for growth in GROWTHS]
+        return self._worth_having(loss, GROWTHS, partial(np.geomspace, num=7))
+
+    def _worth_having(
+        self, loss: Callable[[float], float], tries: FloatArray, between: Callable[[float, float], FloatArray]
+    ) -> float:
+        """Return the value of a further part with the least loss: the best of `tries`, then of those `between` its neighbours.
+
+        0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN.
+        """
+        if not tells_fixed(self.tokens):
+            return 0.0
+        index = int(np.argmin([loss(value) for value in tries.tolist()]))
+        tries = between(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)])
+        losses = [loss(value) for value in tries.tolist()]
         index = int(np.argmin(losses))
-        tries = np.geomspace(GROWTHS[max(index - 1, 0)], GROWTHS[min(index + 1, len(GROWTHS) - 1)], 7)
-        losses = [loss(growth) for growth in tries]
-        index = int(np.argmin(losses))
-        gained = self.best_slope(0.0)[1] - losses[index]
-        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(len(looks) - 2, 1) else 0.0
+        gained = loss(0.0) - losses[index]
+        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(len(self.tokens) - 2, 1) else 0.0
 
 
 def tells_fixed(tokens: FloatArray) -> bool:

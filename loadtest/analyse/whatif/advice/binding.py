@@ -132,7 +132,7 @@ def _nothing(facts: LoadFacts) -> Binding:
     )
 
 
-WHAT_BINDS = {
+SPENT_ON = {
     "slots": "waiting for a slot",
     "batch": "waiting for the batch in flight",
     "unsplit": "waiting, for what is not known",
@@ -147,9 +147,7 @@ def _evidence(facts: LoadFacts, known: Mapping[str, float]) -> str:
     whole = sum(known.values())
     shares = sorted(known.items(), key=lambda item: -item[1])
     words = (
-        WHAT_BINDS
-        if facts.slots is None
-        else WHAT_BINDS | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
+        SPENT_ON if facts.slots is None else SPENT_ON | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
     )
     said = ", ".join(f"{words[name]} {percent(value / whole)}" for name, value in shares if value >= 0.05 * whole)
     return f"Where the time of requests beyond the limit went ({seconds(whole)} each): {said}."
