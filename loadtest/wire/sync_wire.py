@@ -7,7 +7,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Self
 
 import httpx
 
@@ -27,7 +27,7 @@ LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the se
 Deadline = Callable[[], float]  # returns until when to wait, monotonic ns or infinite; each read may move it
 
 
-class Waiter(Protocol):
+class Waiter:
     """How a SyncWire waits. Another kind of concurrency, such as gevent, brings its own Waiter.
 
     `pump` and `writable` return False once the deadline has passed. An exception out of them ends the request.
@@ -35,9 +35,11 @@ class Waiter(Protocol):
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
         """Call `step`, which reads once, whenever `fd` is readable, until it returns True; most steps return False."""
+        raise NotImplementedError
 
     def writable(self, fd: int, deadline: Deadline) -> bool:
         """Wait until `fd` takes bytes."""
+        raise NotImplementedError
 
     def forget(self, fd: int) -> None:
         """Drop what is kept for `fd`, which is about to be closed."""
