@@ -124,11 +124,10 @@ STREAMS = Loads()
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search knows: the highest load that surely meets, the lowest that surely misses, those between left unclear."""
+    """What a search knows: the highest load that surely meets, and the lowest that surely misses."""
 
     met: int | None
     missed: int | None
-    unresolved: tuple[int, ...]
     void: int | None = None  # where the search ended because the client could not measure
     answer: int | None = None  # the highest that meets by its figures, below the lowest that misses by them
     beyond: int | None = None  # the lowest that misses by its figures
@@ -140,10 +139,9 @@ class SearchResult:
         missed = min((at for at, met in said.items() if met is False), default=None)
         below = [at for at in said if missed is None or at < missed]
         met = max((at for at in below if said[at]), default=None)
-        unresolved = sorted(at for at in below if said[at] is None and at > (met or 0))
         void = tried[-1].concurrency if tried and tried[-1].void else None
         answer, beyond = _probable(tried)
-        return cls(met, missed, tuple(unresolved), void, answer or None, beyond)
+        return cls(met, missed, void, answer or None, beyond)
 
     @property
     def interval(self) -> tuple[int, int | None]:

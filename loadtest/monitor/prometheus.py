@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from loadtest.credentials import redacted
-from loadtest.monitor.sampler import SourceError
-from loadtest.monitor.scraped_page import PLAIN, ScrapedPage
+from loadtest.monitor.sampler import PLAIN, SourceError
+from loadtest.monitor.scraped_page import ScrapedPage
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 

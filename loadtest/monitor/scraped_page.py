@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from loadtest.errors import LoadTestError
-from loadtest.monitor.sampler import SourceError
+from loadtest.monitor.sampler import PLAIN, SourceError
 from loadtest.reach import Proxy, cached_by, trust
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import seconds
@@ -21,7 +21,6 @@ from loadtest.wire import Order, Origin, Received, SyncWire, Timeouts
 
 PAGE_LIMIT_S = 2.0  # of a whole page; a slower one would describe another moment than its stamp says
 PAGE_LIMIT_BYTES = 8_000_000
-PLAIN = ConnectionKeys()
 # In a connection's error: nobody is there to answer.
 _NOBODY = (os.strerror(errno.ECONNREFUSED).lower(), "the name does not resolve")
 

@@ -15,17 +15,17 @@ from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.wire.connection import Connection
 from loadtest.wire.hop import Hop
-from loadtest.wire.order import Order, Timeouts, first_hop
+from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
 from loadtest.wire.shell import Shell, check_secured
 from loadtest.wire.tls import Verify
 
 SWEEP = 0.25  # seconds between two checks for overdue requests
-FELL_SILENT_NS = (
-    50_000_000,
-    1_000_000_000,
-)  # a stream that has been silent for between these is read once more: see _sweep
+# A stream that has been silent for between these is read once more: see _sweep.
+FELL_SILENT_NS = (50_000_000, 1_000_000_000)
 OPENING = 64  # connections that `prepare` opens at a time: where an accept queue is full, TCP retries after a second
+# Deadlines that a sweep would see too late: how an answer ends, and when a user leaves.
+NEAR = ("end", "look", "patience")
 
 
 class AsyncWire(Shell):
@@ -102,7 +102,7 @@ class AsyncWire(Shell):
                 received.new_conn, received.t_connect = True, now()
             call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
-            await call.send(first_hop(order, self.proxy))
+            await call.send(order.payload_by(self.proxy))
             if not connection.stale:
                 call.raise_error()
                 return
@@ -155,8 +155,8 @@ class AsyncWire(Shell):
         time = asyncio.get_running_loop().time
         failures: list[ConnectFailure] = []
         proxy = self._proxy_to(origin)
-        hop = origin if proxy is None else Origin(*proxy.place)
-        addresses = await self._addresses_of(hop, deadline, failures)
+        place = origin if proxy is None else Origin(*proxy.place)
+        addresses = await self._addresses_of(place, deadline, failures)
         for i, address in enumerate(addresses):
             # An address that does not answer must leave time for those behind it.
             share = None if deadline is None else time() + (deadline - time()) / (len(addresses) - i)
@@ -165,7 +165,7 @@ class AsyncWire(Shell):
             except OSError as error:  # TimeoutError is one
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(hop, address)
+                self._addresses.worked(place, address)
                 return connection
         raise connect_error(origin, failures, limit, proxy)
 
@@ -257,7 +257,6 @@ class _AsyncCall(Call):
         self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
     ) -> None:
         super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
-        self._patience = order.patience
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -265,8 +264,8 @@ class _AsyncCall(Call):
         """Send the request and wait until its answer is over, or the connection turned out to be stale."""
         if not self.begin(payload):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
-        if self._patience is not None and not self.over:
-            self._timer = asyncio.get_running_loop().call_later(self._patience, self._patience_is_due)
+        if self._limits.patience is not None:
+            self._set_timer()
         while not self.over:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -280,27 +279,21 @@ class _AsyncCall(Call):
             asyncio.get_running_loop().remove_writer(self.connection.fd)
 
     def _expect_end(self) -> None:
-        """Set a timer for that: only an answer whose framing does not end with its text needs one."""
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Have the call checked at its deadline where the next sweep would be too late; most calls need no timer."""
         if self._timer is not None:
             self._timer.cancel()
-        left = max((self.received.until or 0) - now(), 0)
-        self._timer = asyncio.get_running_loop().call_later(left / 1e9, self._end_is_due)
-
-    def _end_is_due(self) -> None:
-        self._timer = None
-        self.check(now())
-        if not self.over:
-            self._expect_end()
-
-    def _patience_is_due(self) -> None:
-        """Hang up now rather than at the next sweep, unless the first token came or the request left later than it began."""
-        self._timer = None
-        self.check(now())
+            self._timer = None
         deadline, limit = self.deadline
-        if not self.over and limit == "patience":
-            self._timer = asyncio.get_running_loop().call_later(
-                max(deadline - now(), 0) / 1e9 + 0.001, self._patience_is_due
-            )
+        if not self.over and limit in NEAR:
+            left = max(deadline - now(), 0) / 1e9
+            self._timer = asyncio.get_running_loop().call_later(left, self._deadline_is_due)
+
+    def _deadline_is_due(self) -> None:
+        self.check(now())
+        self._set_timer()
 
     def _wake_up(self) -> None:
         if self.over and self._timer is not None:

@@ -94,7 +94,7 @@ class Call:
             connection.fail(HungUpError(self.received.hung_up))
         if not self.over and (self.received.ended or connection.stale):
             self.over = True
-            self.error = None if connection.stale else connection.verdict()
+            self.error = None if connection.stale else connection.take_error()
             self._release(self)
             wake, self._wake = self._wake, bool  # no cycle is left for the garbage collector
             wake()

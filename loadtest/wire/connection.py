@@ -150,7 +150,7 @@ class Connection:
         if self.received is not None:
             self.received.abort(str(error), now())
 
-    def verdict(self) -> httpx.TransportError | None:
+    def take_error(self) -> httpx.TransportError | None:
         """Return, once, why the request failed; None where its answer is whole, cut off inside the body, or too large."""
         received, error = self.received, self.error
         self.error = None  # its traceback will refer to whoever raises it: a cycle otherwise

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Self
 
 import httpx
 
@@ -18,7 +18,7 @@ from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection
 from loadtest.wire.hop import Hop
-from loadtest.wire.order import Order, Timeouts, first_hop
+from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.shell import Shell, check_secured
 from loadtest.wire.tls import Verify
 
@@ -27,7 +27,7 @@ LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the se
 Deadline = Callable[[], float]  # returns until when to wait, monotonic ns or infinite; each read may move it
 
 
-class Waiter(Protocol):
+class Waiter:
     """How a SyncWire waits. Another kind of concurrency, such as gevent, brings its own Waiter.
 
     `pump` and `writable` return False once the deadline has passed. An exception out of them ends the request.
@@ -35,9 +35,11 @@ class Waiter(Protocol):
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
         """Call `step`, which reads once, whenever `fd` is readable, until it returns True; most steps return False."""
+        raise NotImplementedError
 
     def writable(self, fd: int, deadline: Deadline) -> bool:
         """Wait until `fd` takes bytes."""
+        raise NotImplementedError
 
     def forget(self, fd: int) -> None:
         """Drop what is kept for `fd`, which is about to be closed."""
@@ -106,7 +108,7 @@ class SyncWire(Shell):
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
             call = _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
-            call.send(first_hop(order, self.proxy))
+            call.send(order.payload_by(self.proxy))
             if not connection.stale:
                 call.raise_error()
                 return
@@ -135,9 +137,9 @@ class SyncWire(Shell):
         """Return a connection to the first address of `origin` that takes one."""
         failures: list[ConnectFailure] = []
         proxy = self._proxy_to(origin)
-        hop = origin if proxy is None else Origin(*proxy.place)
+        place = origin if proxy is None else Origin(*proxy.place)
         try:
-            addresses = self._resolve(hop)
+            addresses = self._resolve(place)
         except OSError as error:
             raise connect_error(origin, [ConnectFailure.of(error)], limit, proxy) from None
         for i, address in enumerate(addresses):
@@ -148,7 +150,7 @@ class SyncWire(Shell):
             except OSError as error:
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(hop, address)
+                self._addresses.worked(place, address)
                 return connection
         raise connect_error(origin, failures, limit, proxy)
 

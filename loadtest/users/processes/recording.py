@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from loadtest.users.processes.levels import CurrentLevel, LevelRequests
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, WallClock, kernel_stamping
 from loadtest.workloads.data_source import WORKER_STRIDE
+from loadtest.workloads.schedule import PlanShare
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,8 @@ class CurrentTest:
     folder: RunFolder | None = None  # None before the first test, and where nothing is written
     facts: dict[str, Any] = field(default_factory=dict)  # run.json; empty on a worker, and before the first test
     refusal: str | None = None  # the sentence with which the latest test was refused
-    # When open-loop schedules begin (wall clock, ns), and that every of-th arrival from `rank` on is this process's:
-    # (begin, rank, of); None before all users of the test are there.
-    share: tuple[int, int, int] | None = None
+    # When open-loop schedules begin (wall clock, ns), and this process's part of them; None before all users are there.
+    share: tuple[int, PlanShare] | None = None
 
 
 current_test = CurrentTest()
@@ -132,7 +133,7 @@ class Recorder:
         """
         room_for(None if any(one.open_loop for one in user_targets.values()) else users)
         self.current_level = current_level
-        self.seen: dict[int, LevelRequests] = {}
+        self.seen: defaultdict[int, LevelRequests] = defaultdict(LevelRequests)
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
         self._stack = ExitStack()
@@ -202,9 +203,7 @@ class Recorder:
         self._heartbeat.pass_gate()
         current_level, job = self.current_level(), request.job
         self.ledger.begin(request, name)
-        seen = self.seen.get(current_level.level)
-        if seen is None:
-            seen = self.seen[current_level.level] = LevelRequests()
+        seen = self.seen[current_level.level]
         seen.inputs.add(job.input_tokens)
         seen.outputs.add(job.output_tokens)
         return current_level
