@@ -25,7 +25,7 @@ class Point:
 
     load: float
     value: float
-    ci95: list[float] | None
+    ci95: tuple[float, float] | None
     void: bool
 
 
@@ -71,7 +71,7 @@ def draw_series(
         )
         for point in line:
             if point.ci95:
-                axes.vlines(point.load, point.ci95[0], point.ci95[1], color=look["color"], linewidth=1.4, alpha=0.6)
+                axes.vlines(point.load, *point.ci95, color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
             _write_figures(axes, line, users)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.14)  # room for figures, and above them for the slots' label
@@ -88,7 +88,7 @@ def _point(level: dict[str, Any], name: str, part: str, factor: float) -> Point 
     load, value, ci95 = offered_load.amount(level), figure(level, name, part), interval(level, name, part)
     if value is None or not load:
         return None
-    return Point(load, value * factor, ci95 and [bound * factor for bound in ci95], is_void(level))
+    return Point(load, value * factor, ci95 and (ci95[0] * factor, ci95[1] * factor), is_void(level))
 
 
 def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) -> None:
