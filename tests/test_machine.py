@@ -13,7 +13,7 @@ import pytest
 from support import made_runs
 
 from loadtest.analyse.charts.over_time import machine as chart
-from loadtest.analyse.findings import machine_findings as machine
+from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.summary import analyse
 from loadtest.monitor.prometheus import KNOWN_METRICS
@@ -48,7 +48,7 @@ def add(
 
 
 def said(path: Path) -> str:
-    return "\n".join(machine.sentences(frames.load(path)))
+    return "\n".join(machine_findings.machine_findings(frames.load(path)))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def run(tmp_path: Path) -> Path:
 def beats(path: Path, **values: Any) -> list[dict[str, Any]]:
     """Return these values every 0.1 s for as long as the run lasts; a callable gets the concurrency of the moment."""
     read = frames.load(path)
-    spans = machine.load_periods(read)
+    spans = machine_findings.load_periods(read)
     end = float(read.requests["end"].max())
     rows = []
     for t in np.arange(0.0, end + 0.1, 0.1):

@@ -287,7 +287,7 @@ def wait_in_words(level: dict[str, Any], name: str, part: str) -> str:
 
 
 def mean_ttft(level: dict[str, Any]) -> float | None:
-    """Return the mean TTFT of those who waited for it, whom waits are known of too."""
+    """Return the mean TTFT of users who stayed: of the same requests as the mean waits are."""
     described = level.get("ttft_s") or {}
     mean: float | None = described.get("mean_stayed", described.get("mean"))
     return mean

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts.by_load import throughput
-from loadtest.analyse.findings.run_findings import range_of_e2e, telling
+from loadtest.analyse.findings.run_findings import as_title, range_of_e2e
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis
 
@@ -28,4 +28,4 @@ def input_rate(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> 
 
 def title(analysis: Analysis) -> str:
     """Say how E2E and the rate change with the load."""
-    return telling(analysis, range_of_e2e) or "E2E and input tokens a second"
+    return as_title(analysis, range_of_e2e) or "E2E and input tokens a second"

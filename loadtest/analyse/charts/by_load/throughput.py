@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import crosses
-from loadtest.analyse.findings.run_findings import saturation, slot_limit, telling
+from loadtest.analyse.findings.run_findings import as_title, saturation, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, interval, is_void
@@ -108,4 +108,4 @@ def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) ->
 
 def title(analysis: Analysis) -> str:
     """Say from where on more load brings nothing."""
-    return telling(analysis, saturation) or "Tokens a second of one stream and of all together"
+    return as_title(analysis, saturation) or "Tokens a second of one stream and of all together"
