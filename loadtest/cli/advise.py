@@ -181,7 +181,7 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     if doubt := words.void_sentence(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
     console.print(
-        words.console_grid(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
+        words.console_table(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
     )
     for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))

@@ -145,7 +145,7 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
     for sentence in document.said:
         console.print(Text(f"! {sentence}", style="bold yellow"))
     console.print(
-        words.grid(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
+        words.table(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
     )
     for note in words.notes(document):
         console.print(Text(note, style="dim"))
