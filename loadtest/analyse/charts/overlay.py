@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,11 @@ def _latency(key: str, high: str, name: str) -> Panel:
 
     def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
         for one in every:
-            _plot(axes, one, list(_points(one.good, key, "p50")))
-            if highs := list(_points(one.good, key, high)):
+            _plot(axes, one, list(style.points(one.good, key, "p50")))
+            if highs := list(style.points(one.good, key, high)):
                 look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
                 axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
-            _void(axes, one, list(_points(one.void, key, "p50")))
+            _void(axes, one, list(style.points(one.void, key, "p50")))
         axes.add_line(
             Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=f"dotted: {name} {high}; else p50")
         )
@@ -158,12 +158,6 @@ def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
         _logarithmic_y(axes)
 
     return panel
-
-
-def _points(levels: Sequence[dict[str, Any]], key: str, part: str) -> Iterator[tuple[float, float]]:
-    for level in levels:
-        if (value := figure(level, key, part)) is not None and value > 0:
-            yield offered_load.amount(level), value
 
 
 def _plot(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
