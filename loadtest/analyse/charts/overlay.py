@@ -49,7 +49,7 @@ def draw(many: Many, path: Path) -> Path:
         figure_, panels = style.page(4, columns=2, height=4.4, share_y=False)
         for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):
             panel(axes, styled_series(many)[:MOST_DRAWN])
-        return style.save(figure_, path, framed(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
+        return style.save(figure_, path, _framed(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
 
 
 def draw_each(many: Many, out: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def draw_each(many: Many, out: Path) -> list[Path]:
         for name, title, panel in _panels(many):
             figure_, (axes,) = style.page(1, height=5.2)
             panel(axes, styled_series(many)[:MOST_DRAWN])
-            written.append(style.save(figure_, out / f"{name}.png", framed(many), title, _subtitle(many)))
+            written.append(style.save(figure_, out / f"{name}.png", _framed(many), title, _subtitle(many)))
     return written
 
 
@@ -201,7 +201,7 @@ def _servers(many: Many) -> str:
     return names[0] if len(set(names)) == 1 else ", ".join(each)
 
 
-def framed(many: Many) -> Analysis:
+def _framed(many: Many) -> Analysis:
     """Return what the frame says of all runs: their names, the gravest verdict, what is simulated, what they share."""
     summaries = [entry.analysis.summary for entry in many.entries]
     target = summaries[0]["target"] if all(one["target"] == summaries[0]["target"] for one in summaries) else {}
