@@ -99,7 +99,7 @@ def write_report(
 
 def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
     curve = ahead.result(one.summary["levels"]) if ahead else None
-    return prediction_report.curve_grid(one, curve) if curve else None
+    return prediction_report.curve_table(one, curve) if curve else None
 
 
 def plot(folders: list[Path], out: Path | None = None, *, say: Callable[[str], object] = lambda _: None) -> list[Path]:

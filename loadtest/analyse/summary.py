@@ -287,7 +287,7 @@ def wait_in_words(level: dict[str, Any], name: str, part: str) -> str:
 
 
 def mean_ttft(level: dict[str, Any]) -> float | None:
-    """Return the mean TTFT of those who waited for it, whom waits are known of too."""
+    """Return the mean TTFT of users who stayed: of the same requests as the mean waits are."""
     described = level.get("ttft_s") or {}
     mean: float | None = described.get("mean_stayed", described.get("mean"))
     return mean
@@ -300,10 +300,8 @@ def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None
     return value
 
 
-def interval(level: dict[str, Any], name: str, part: str = "mean") -> list[float] | None:
+def interval(level: dict[str, Any], name: str, part: str = "mean") -> tuple[float, float] | None:
     """Return the 95 % interval of such a figure, None where there is none."""
     described = level.get(name)
-    bounds: list[float] | None = (
-        described.get(f"ci95_{part}") if isinstance(described, Mapping) else level.get(f"{name}_ci95")
-    )
-    return bounds
+    bounds = described.get(f"ci95_{part}") if isinstance(described, Mapping) else level.get(f"{name}_ci95")
+    return (bounds[0], bounds[1]) if bounds else None

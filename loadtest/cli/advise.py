@@ -171,7 +171,7 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     print_trouble(console, analysis.run.trouble)
     print_lines(console, filter(None, [words.void_sentence(found)]), before="! ", style="bold yellow")
     console.print(
-        words.console_grid(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
+        words.console_table(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
     )
     print_lines(console, words.sentences(found), before="• ")
     print_lines(console, words.notes(found), style="dim")

@@ -163,7 +163,7 @@ def _show_table(console: Console, found: list[Explanation]) -> None:
     from loadtest.analyse.reports import explain_report as words
 
     title = f"The {len(found)} slowest of {found[0].level['label']}"
-    console.print(words.grid(found).console_within(console.width, words.EXPENDABLE, title))
+    console.print(words.table(found).console_within(console.width, words.EXPENDABLE, title))
     for reason in dict.fromkeys(each.no_replay for each in found if each.no_replay):
         who = [f"#{each.id}" for each in found if each.no_replay == reason]
         console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))

@@ -143,7 +143,7 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
     print_trouble(console, analysis.run.trouble)
     print_lines(console, document.said, before="! ", style="bold yellow")
     console.print(
-        words.grid(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
+        words.table(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
     )
     print_lines(console, words.notes(document), style="dim")
     print_written(console, written)

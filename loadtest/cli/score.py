@@ -45,7 +45,7 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     console = Console()
     print_trouble(console, analysis.run.trouble)
     if found.figures:
-        console.print(words.grid(found.figures).console_within(console.width, words.EXPENDABLE, words.heading(found)))
+        console.print(words.table(found.figures).console_within(console.width, words.EXPENDABLE, words.heading(found)))
         console.print(Text(f"• {words.sentence(found)}"))
     print_lines(console, found.said, style="yellow")
     return 0 if found.figures else 2

@@ -223,7 +223,7 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
         )
     except LoadTestError:
         return
-    words.sentences(said), words.notes(said), words.console_grid(said)
+    words.sentences(said), words.notes(said), words.console_table(said)
     orjson.dumps(words.to_dict(said, found), option=orjson.OPT_SERIALIZE_NUMPY)
     words.markdown(said, found, "advice.png")
     if charts:

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import conversations, itl, prompt_length, style
 from loadtest.analyse.charts.by_load import (
     distributions,
-    embeddings,
     percentiles,
     prediction,
     throughput,
@@ -82,7 +81,13 @@ def _draw_with_tokens(analysis: Analysis, out: Path, ahead: CurveAhead) -> list[
 def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     """Draw the charts of a run whose answers have no text."""
     return [
-        _side_by_side(out / "e2e.png", analysis, embeddings.e2e, embeddings.input_rate, embeddings.title(analysis)),
+        _side_by_side(
+            out / "e2e.png",
+            analysis,
+            throughput.e2e,
+            throughput.input_rate,
+            throughput.title_without_tokens(analysis),
+        ),
         _by_series(out / "e2e-distribution.png", analysis, distributions.e2e, "Time to the whole answer"),
         _timeline(out / "timeline.png", analysis),
         _machine(out / "machine.png", analysis),

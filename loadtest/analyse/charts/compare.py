@@ -50,7 +50,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
         if len(every) > len(levels):
             said += f"; {len(every) - len(levels)} more levels are in compare.md"
         title = compare_report.outcome(comparison)
-        return style.save(figure, path, _both(comparison), title, said if known else shared)
+        return style.save(figure, path, _framed(comparison), title, said if known else shared)
 
 
 def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[str], tolerance: float) -> None:
@@ -101,7 +101,7 @@ def _change_mark(axes: Axes, row: Change, place: int, half: float) -> None:
     )
 
 
-def _both(comparison: Comparison) -> Analysis:
+def _framed(comparison: Comparison) -> Analysis:
     """Return what the frame says of all runs: their names, the graver verdict, simulated if either is."""
     sides = [[one.summary for one in side] for side in (comparison.bases, comparison.news)]
     names = [side[0]["name"] + (f" and {len(side) - 1} more" if side[1:] else "") for side in sides]

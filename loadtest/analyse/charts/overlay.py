@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def draw(many: Many, path: Path) -> Path:
         figure_, panels = style.page(4, columns=2, height=4.4, share_y=False)
         for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):
             panel(axes, styled_series(many)[:MOST_DRAWN])
-        return style.save(figure_, path, framed(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
+        return style.save(figure_, path, _framed(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
 
 
 def draw_each(many: Many, out: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def draw_each(many: Many, out: Path) -> list[Path]:
         for name, title, panel in _panels(many):
             figure_, (axes,) = style.page(1, height=5.2)
             panel(axes, styled_series(many)[:MOST_DRAWN])
-            written.append(style.save(figure_, out / f"{name}.png", framed(many), title, _subtitle(many)))
+            written.append(style.save(figure_, out / f"{name}.png", _framed(many), title, _subtitle(many)))
     return written
 
 
@@ -125,11 +125,11 @@ def _latency(key: str, high: str, name: str) -> Panel:
 
     def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
         for one in every:
-            _plot(axes, one, list(_points(one.good, key, "p50")))
-            if highs := list(_points(one.good, key, high)):
+            _plot(axes, one, list(style.points(one.good, key, "p50")))
+            if highs := list(style.points(one.good, key, high)):
                 look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
                 axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
-            _void(axes, one, list(_points(one.void, key, "p50")))
+            _void(axes, one, list(style.points(one.void, key, "p50")))
         axes.add_line(
             Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=f"dotted: {name} {high}; else p50")
         )
@@ -158,12 +158,6 @@ def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
         _logarithmic_y(axes)
 
     return panel
-
-
-def _points(levels: Sequence[dict[str, Any]], key: str, part: str) -> Iterator[tuple[float, float]]:
-    for level in levels:
-        if (value := figure(level, key, part)) is not None and value > 0:
-            yield offered_load.amount(level), value
 
 
 def _plot(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
@@ -207,7 +201,7 @@ def _servers(many: Many) -> str:
     return names[0] if len(set(names)) == 1 else ", ".join(each)
 
 
-def framed(many: Many) -> Analysis:
+def _framed(many: Many) -> Analysis:
     """Return what the frame says of all runs: their names, the gravest verdict, what is simulated, what they share."""
     summaries = [entry.analysis.summary for entry in many.entries]
     target = summaries[0]["target"] if all(one["target"] == summaries[0]["target"] for one in summaries) else {}

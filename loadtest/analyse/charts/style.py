@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, wra
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.summary import figure as figure_of
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import counted, joined, percent, seconds
 
@@ -361,6 +362,13 @@ def apart(values: Iterable[float], factor: float) -> list[float]:
         if not kept or max(value / kept[-1], kept[-1] / value) >= factor:
             kept.append(value)
     return kept
+
+
+def points(levels: Iterable[dict[str, Any]], name: str, part: str) -> Iterator[tuple[float, float]]:
+    """Yield the load and a figure of each level where it is above 0, as a logarithmic axis can show it."""
+    for level in levels:
+        if (value := figure_of(level, name, part)) is not None and value > 0:
+            yield offered_load.amount(level), value
 
 
 def slots_line(axes: Axes, x: float, slots: int) -> None:

@@ -142,7 +142,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class BothSides:
+class FigureOfBoth:
     """A metric of a level, before the number of tests is known."""
 
     level: dict[str, Any]
@@ -173,7 +173,7 @@ class LevelOfBoth:
     base: Levels
     new: Levels
     refused: str  # why no failure of it is judged
-    figures: tuple[BothSides, ...]
+    figures: tuple[FigureOfBoth, ...]
 
     @property
     def some_failed(self) -> bool:
@@ -247,7 +247,7 @@ def compare_part(
         own = comparable.void_sides(ours, theirs) or other_work
         unjudged += [(ours, theirs, own)] if own else []
         reason = refused or own or requests
-        figures = tuple(_sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics))
+        figures = tuple(_figures_of_both((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics))
         found.append(LevelOfBoth(ours, theirs, refused, figures))
     notes += [*_left(bases, news), *comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
     return found, notes
@@ -268,13 +268,13 @@ def _left(*sides: Sequence[Analysis]) -> list[str]:
     ]
 
 
-def _sides_of(
+def _figures_of_both(
     runs: tuple[list[RunData], list[RunData]],
     sides: tuple[Levels, Levels],
     reason: str,
     scatter: float,
     metrics: Sequence[Metric],
-) -> Iterator[BothSides]:
+) -> Iterator[FigureOfBoth]:
     first = sides[0][0]
     for metric in metrics:
         known = all(value_of(level, metric) is not None for side in sides for level in side)
@@ -285,11 +285,11 @@ def _sides_of(
             for mine, side in zip(runs, sides, strict=True)
         ]
         base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
-        both = BothSides(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
+        both = FigureOfBoth(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
         yield both if reason or both.error_known else dataclasses.replace(both, reason=TOO_FEW)
 
 
-def _change(both: BothSides, limits: Limits) -> Change:
+def _change(both: FigureOfBoth, limits: Limits) -> Change:
     plain = both.plain_change()
     if not both.error_known:
         judged = NOT_COMPARABLE if both.metric.headline else None

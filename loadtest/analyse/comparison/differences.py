@@ -24,8 +24,8 @@ from loadtest.text import percent, writer_of
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
 FEWEST_COMPARED = 8  # requests a side
-# of the values, as many equal ones as would vary their mean alike: 1 of equal times, 1/2 of exponential ones, 1/8 where three of 60
-# are thirty times as long as the others
+# Effective share of the values, (Σx)² / (n Σx²): 1 where all are equal, 1/2 where they are exponential, 1/8 where three of 60 are
+# thirty times as long as the others.
 LEAST_PART = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare

@@ -102,7 +102,7 @@ def _named(entry: Entry) -> str:
     return f"{entry.letter} ({entry.name})"
 
 
-def level_grid(many: Many, *, most: int = 1000) -> Grid:
+def level_table(many: Many, *, most: int = 1000) -> Grid:
     """Return a row a level and run: headline figures with the half of their 95 % interval, and the verdict.
 
     Of a word of a run's name at most so many characters: run_lines have it whole.
@@ -134,7 +134,7 @@ def half_width(found: Estimate) -> float | None:
     return t_quantile(found.freedom) * max(found.down, found.up) if found.told else None
 
 
-def pair_grid(many: Many, pairs: Iterable[Pair]) -> Grid:
+def pair_table(many: Many, pairs: Iterable[Pair]) -> Grid:
     """Return a row a pair and level: the change of each headline figure with its chance, "~" where none was seen."""
     _, names = level_names(many)
     metrics = [
@@ -223,10 +223,10 @@ def markdown(many: Many, picture: str | None) -> str:
         ]
     lines += [f"- {escaped(said)}" for said in (*outcome(many), *many.named.sentences(many.letters), *run_lines(many))]
     lines += ["", f"![The runs over each other: throughput, TTFT, trade-off, ITL]({picture})", ""] if picture else [""]
-    lines += [f"## Levels{f': {escaped(shared)}' if shared else ''}", "", *level_grid(many).markdown(), ""]
+    lines += [f"## Levels{f': {escaped(shared)}' if shared else ''}", "", *level_table(many).markdown(), ""]
     for metric in many.metrics:
         lines += [f"## {metric.name}", "", *against_first(many, metric).markdown(), ""]
-    lines += ["## Every pair", "", *pair_grid(many, many.pairs).markdown(), ""]
+    lines += ["## Every pair", "", *pair_table(many, many.pairs).markdown(), ""]
     lines += [*(f"- {escaped(said)}" for said in unjudged(many)), "", method(many), ""]
     return "\n".join(lines)
 
@@ -321,7 +321,7 @@ CHANGE_STYLES = {BETTER: "green", WORSE: "bold red", SAME: "", NOT_COMPARABLE: "
 
 
 def styles(many: Many) -> dict[str, str]:
-    """Return the terminal's style of each cell of `pair_grid`."""
+    """Return the terminal's style of each cell of `pair_table`."""
     return {
         change_cell(row): CHANGE_STYLES[row.change.verdict or SAME]
         for pair in many.pairs

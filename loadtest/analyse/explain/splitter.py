@@ -177,7 +177,7 @@ class Splitter:
         start = float(timeline.read_from[row])
         known = math.isfinite(start)
         others = prompt_windows(timeline, self.steps, self._near(row, low, high))
-        silent = self._reading_silently(row, low, high)
+        silent = self._silent_prompts(row, low, high)
         mine = (
             [WorkWindow(row, start, high, max(float(timeline.tokens[row]), 1.0) / (high - start))]
             if high > start
@@ -193,10 +193,10 @@ class Splitter:
             [TimePart(time_parts.SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
         )
         idle = [left for left, _, at_work in moments(low, start if known else high, [*others, *silent]) if not at_work]
-        parts += self._nobodys(row, idle[0], free) if idle else []
+        parts += self._without_prompts(row, idle[0], free) if idle else []
         return parts + self._own(row, own, lost)
 
-    def _reading_silently(self, row: int, low: float, high: float) -> list[WorkWindow]:
+    def _silent_prompts(self, row: int, low: float, high: float) -> list[WorkWindow]:
         """Return when prompts of requests that ended without a token may have been read: while they held a slot."""
         timeline, law = self.timeline, self.steps.prefill
         pieces = [(low, high)]
@@ -211,7 +211,7 @@ class Splitter:
             found += [WorkWindow(each.row, left, right, rate) for left, right in clipped if right - left >= LEAST_S]
         return found
 
-    def _nobodys(self, row: int, low: float, free: float) -> list[TimePart]:
+    def _without_prompts(self, row: int, low: float, free: float) -> list[TimePart]:
         """Return what passed from `low` on while no prompt was read: the step in flight, and a wait that cannot be split."""
         if free < LEAST_S:
             return []

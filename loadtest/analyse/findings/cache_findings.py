@@ -17,8 +17,9 @@ from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, percent, seconds
 
-KEPT, LOST = 0.9, 0.1  # of later turns found their history cached: from the one on all do, up to the other none does
-NOTHING, LITTLE = 0.1, 0.05  # of the history: up to so much cached is none of it, up to so much read again is little
+KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: from KEPT on all do, up to LOST none does
+# Share of the history: up to NOTHING cached is none of it, up to LITTLE read again is little.
+NOTHING, LITTLE = 0.1, 0.05
 FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
 
 

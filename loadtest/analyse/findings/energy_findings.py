@@ -19,7 +19,7 @@ NOT_IN_IT = {
 }
 
 
-def energy_sentences(summary: dict[str, Any]) -> Iterator[Finding]:
+def energy_findings(summary: dict[str, Any]) -> Iterator[Finding]:
     """Yield what an output token took where it took least and most, what it cost, and what of that was not measured."""
     levels = believed(summary["levels"])
     yield from _energy(levels)

@@ -58,7 +58,7 @@ def load_periods(run: RunData) -> list[LoadPeriod]:
     return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
 
 
-def sentences(run: RunData) -> list[str]:
+def machine_findings(run: RunData) -> list[str]:
     """Return what the samples beside a run say, with figures; nothing where there are none."""
     machine = read_machine(run)
     found = load_periods(run)

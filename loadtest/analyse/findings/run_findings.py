@@ -16,10 +16,10 @@ from loadtest.analyse.findings import (
     data_findings,
     energy_findings,
     leaving_findings,
+    machine_findings,
     prompt_findings,
     step_findings,
 )
-from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
@@ -55,7 +55,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         outcome_rules.end_sentence(analysis.run),
         _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
-        *data_findings.batch_sentences(analysis.run, levels),
+        *data_findings.batch_findings(analysis.run, levels),
         *_shared_servers(analysis),
     ]
     for group, one in analysis.groups:
@@ -67,9 +67,9 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
     if not several:
         found += memory_comparison.difference_sentences(analysis.memory)
-    found += [*energy_findings.energy_sentences(analysis.summary)]
-    found += data_findings.length_sentences(analysis.run, levels)
-    found += [*machine.sentences(analysis.run), *outcome_rules.answer_notes(analysis.run)]
+    found += [*energy_findings.energy_findings(analysis.summary)]
+    found += data_findings.length_findings(analysis.run, levels)
+    found += [*machine_findings.machine_findings(analysis.run), *outcome_rules.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
@@ -165,7 +165,7 @@ def longer_prompts(analysis: Analysis) -> list[str]:
     ]
 
 
-def telling(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> str | None:
+def as_title(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> str | None:
     """Return the last series' finding without its full stop, for a title; named when there are several series."""
     every = series_of(analysis.summary["levels"])
     for series in reversed(every):

@@ -257,7 +257,7 @@ def heading(advice: Advice, analysis: Analysis) -> str:
     return f"{marked(title, summary)}: at {counted(advice.load, 'stream')}"
 
 
-def console_grid(advice: Advice) -> Grid:
+def console_table(advice: Advice) -> Grid:
     """Return the table of the console: the highest measured concurrency alone, and how far the SLO holds."""
     grid = slots_table(advice, (advice.load,))
     heads = ["slots", *grid.heads[2:]]

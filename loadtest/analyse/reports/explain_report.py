@@ -244,7 +244,7 @@ def notes(found: Explanation) -> list[str]:
 # -- a table of several ---------------------------------------------------------------------------------------------
 
 
-def grid(explained: Sequence[Explanation]) -> Grid:
+def table(explained: Sequence[Explanation]) -> Grid:
     """Return a table, a row a request: its time, the greatest part of it, whose doing that was, and TTFT without it."""
     heads = ("request", "TTFT", "E2E", "most of it", "by", "TTFT without", "unexplained")
     return Grid(heads, tuple(_row(each) for each in explained))

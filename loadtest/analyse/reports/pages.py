@@ -153,7 +153,7 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
 
 
 def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, Grid]]:
-    scored = score_report.table(analysis.summary)
+    scored = score_report.kept_table(analysis.summary)
     return [
         *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),

@@ -35,7 +35,7 @@ def heading(document: Document, analysis: Analysis) -> str:
     return marked(f"Predicted from {document.run['name']} · {measured_on(analysis.summary)}", analysis.summary)
 
 
-def grid(document: Document) -> Grid:
+def table(document: Document) -> Grid:
     """Return a row a load and case: each figure with its 95 % band below it; one that no case has is left out."""
     cases = [case for load in document.loads for case in load.cases]
     shown = [(name, figure) for name, figure in SHOWN if any(figure in case.figures for case in cases)]
@@ -47,7 +47,7 @@ def grid(document: Document) -> Grid:
     return Grid(("load", "slots", *(name for name, _ in shown)), rows, names=2)
 
 
-def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
+def curve_table(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
     """Return the figures of the prediction chart, a row a number of streams.
 
     None where none gives back what was measured, and of conversations, whose figures depend on what the chart's title says.

@@ -189,7 +189,7 @@ def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> 
     ]
 
 
-def grid(figures: Sequence[ScoredFigure]) -> Grid:
+def table(figures: Sequence[ScoredFigure]) -> Grid:
     """Return a row a figure: said, its band, measured, error, and the errors of the textbook's models."""
     models = [name for name in MODELS if any(name in each.others for each in figures)]
     rows = tuple(
@@ -213,10 +213,10 @@ def grid(figures: Sequence[ScoredFigure]) -> Grid:
     return found
 
 
-def table(summary: Mapping[str, Any]) -> Grid | None:
+def kept_table(summary: Mapping[str, Any]) -> Grid | None:
     """Return the score that add_score put into a summary; None where there is none."""
     figures = (summary.get("prediction") or {}).get("figures")
-    return grid([ScoredFigure.of(each) for each in figures]) if figures else None
+    return table([ScoredFigure.of(each) for each in figures]) if figures else None
 
 
 def heading(found: Score) -> str:

@@ -47,7 +47,7 @@ def headline(level: dict[str, Any], *, tokens: bool = True) -> dict[str, str]:
         rates = {"requests/s": "requests_per_s", "input tokens/s": "input_tokens_per_s"}
         return cells | {head: number(level[rate]) for head, rate in rates.items()}
     return cells | {
-        "queue wait p50": duration(figure(level, "queue_wait_s", "p50")),
+        "queue wait p50": wait_in_words(level, "queue_wait_s", "p50"),
         "tokens/s a stream": number(figure(level, "stream_tokens_per_s", "p50")),
         "output tokens/s": number(level["output_tokens_per_s"]),
     }
@@ -143,7 +143,8 @@ def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:
             continue
         factor = 1e3 if unit == "ms" else 1.0
         cells = [
-            _untold(described, part) or _more(described, part) + _in_unit(described[part], factor)
+            _untold(described, part)
+            or ("> " if part in described.get("at_least", ()) else "") + _in_unit(described[part], factor)
             for part in STATISTIC_HEADS
         ]
         interval = described["ci95_p50"]
@@ -260,22 +261,15 @@ def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:
 
 def _beside(value: float | None, limit: float | None) -> str:
     """Return a lag, and in brackets what it is held against."""
-    return duration(value) if value is None or not limit else f"{seconds(value)} ({seconds(limit)})"
+    if value is None:
+        return UNKNOWN
+    return f"{seconds(value)} ({seconds(limit)})" if limit else seconds(value)
 
 
-def _untold(described: dict[str, Any] | None, part: str) -> str | None:
-    """Say how many values a percentile would take that is not told; None where it is, or where nothing is known."""
-    if not described or described[part] is not None or part not in PERCENTILES:
-        return None
-    return f"needs {needed(PERCENTILES[part])}"
-
-
-def duration(value: float | None) -> str:
-    return UNKNOWN if value is None else seconds(value)
-
-
-def _more(described: dict[str, Any] | None, part: str) -> str:
-    return "> " if described and part in described.get("at_least", ()) else ""
+def _untold(described: dict[str, Any], part: str) -> str | None:
+    """Say how many values a percentile would take that is not told; None where it is."""
+    untold = described[part] is None and part in PERCENTILES
+    return f"needs {needed(PERCENTILES[part])}" if untold else None
 
 
 def _in_ms(value: float) -> str:

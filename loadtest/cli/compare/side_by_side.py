@@ -54,7 +54,7 @@ def _print(many: Many, console: Console) -> None:
     print_lines(console, (*many.named.sentences(many.letters), *many_report.run_lines(many)), before="• ")
     console.print()
     shared, _ = many_report.level_names(many)
-    levels = many_report.level_grid(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))
+    levels = many_report.level_table(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))
     console.print(levels.console_within(console.width, EXPENDABLE, shared or "Levels", styles=VERDICT_STYLES))
     _print_pairs(many, console)
     print_lines(console, many_report.first_unjudged(many), before="• ")
@@ -64,7 +64,7 @@ def _print(many: Many, console: Console) -> None:
 def _print_pairs(many: Many, console: Console) -> None:
     """Print the change of each pair with its chance; a terminal too narrow for both has the change alone."""
     pairs, more = _shown_pairs(many)
-    whole = many_report.pair_grid(many, pairs)
+    whole = many_report.pair_table(many, pairs)
     found: dict[str, str] = many_report.styles(many)
     for how in (_unbroken, _without_chance):
         grid = dataclasses.replace(whole, rows=tuple(tuple(map(how, row)) for row in whole.rows))

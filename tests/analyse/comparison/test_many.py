@@ -162,7 +162,7 @@ def test_three_runs_on_the_command_line(folder: Folder, tmp_path: Path) -> None:
     assert imread(tmp_path / "out" / "compare.png").std() > 0.01
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| level | A model-a | B model-b | vs A | C model-c | vs A |" in page
-    cells = {row[1] for row in many_report.level_grid(many(*runs), most=6).rows}
+    cells = {row[1] for row in many_report.level_table(many(*runs), most=6).rows}
     assert cells == {"A model…", "B model…", "C model…"}  # a table has no room for long names, which stand above it
     said = json.loads(run("compare", *runs, "-o", tmp_path / "out", "--json").output)
     assert [one["name"] for one in said["runs"]] == ["model-a", "model-b", "model-c"]

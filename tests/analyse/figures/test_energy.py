@@ -12,7 +12,7 @@ from support.made_energy import IDLE_W, WATTS, Reading, by_watts, read
 from support.made_samples import add
 from support.two_models import two_models
 
-from loadtest.analyse.findings.energy_findings import energy_sentences
+from loadtest.analyse.findings.energy_findings import energy_findings
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.summary import analyse
@@ -38,7 +38,7 @@ def levels(path: Path) -> list[dict[str, Any]]:
 
 
 def said(path: Path) -> str:
-    return "\n".join(f"{each} {each.evidence}" for each in energy_sentences(analyse(path).summary))
+    return "\n".join(f"{each} {each.evidence}" for each in energy_findings(analyse(path).summary))
 
 
 @pytest.mark.parametrize(("reading", "by"), [(by_watts, "samples of watts"), (by_counter, "energy counters")])
@@ -196,7 +196,7 @@ def test_figures_of_void_levels_are_not_quoted(run: Path) -> None:
     summary = analyse(run).summary
     for level in summary["levels"]:
         level["verdict"] = "void"
-    assert list(energy_sentences(summary)) == []
+    assert list(energy_findings(summary)) == []
 
 
 def test_the_table_has_a_row_a_level(run: Path) -> None:

@@ -208,9 +208,9 @@ def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(t
     found = analyse(tmp_path / "run")
     curve = CurveAhead(found.run, found.slots, found.steps).result(found.summary["levels"])
     assert curve is not None
-    grid = prediction_report.curve_grid(found, curve)
+    grid = prediction_report.curve_table(found, curve)
     assert grid is not None
     assert [row[0] for row in grid.rows if row[1] == "yes"] == ["1", "4"]
     assert [row[-1].startswith("the server has slots for as many; up to") for row in grid.rows[-2:]] == [True, True]
     assert {row[-1] for row in grid.rows[:4]} == {""}
-    assert prediction_report.curve_grid(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None
+    assert prediction_report.curve_table(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None

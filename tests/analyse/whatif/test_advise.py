@@ -196,17 +196,17 @@ def test_what_was_never_seen_is_marked(advice: Advice) -> None:
 
 def test_an_objective_that_the_measured_requests_do_not_tell_is_not_missed(advice: Advice) -> None:
     """One user's 8 requests had no p95, and the table said that the SLO holds to "none", above a sentence that it does."""
-    grid = words.console_grid(advice)
+    grid = words.console_table(advice)
     column = grid.heads.index("SLO holds to")
     assert "not known" not in {row[column] for row in grid.rows}
     lacking = {
         key: dataclasses.replace(cell, figures={**cell.figures, "ttft_s": {}}) for key, cell in advice.cells.items()
     }
     few = dataclasses.replace(advice, cells=lacking)
-    assert {row[column] for row in words.console_grid(few).rows} == {"not known"}
+    assert {row[column] for row in words.console_table(few).rows} == {"not known"}
     lowest = {key: cell for key, cell in lacking.items() if key[1] == 1}
     few = dataclasses.replace(advice, cells={**advice.cells, **lowest})
-    assert [row[column] for row in words.console_grid(few).rows] == [row[column] for row in grid.rows]
+    assert [row[column] for row in words.console_table(few).rows] == [row[column] for row in grid.rows]
     rows = words.slots_table(few, (1,)).rows
     assert {row[words.slots_table(few, (1,)).heads.index("SLO")] for row in rows} == {"not known"}
 

@@ -9,7 +9,7 @@ from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, is_void, wait_in_words
+from loadtest.analyse.summary import Analysis, believed, figure, is_void, wait_in_words
 from loadtest.text import listed
 
 SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line that another one covers shows beside it
@@ -33,19 +33,12 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
         return
-    void: list[tuple[float, float]] = []
     for part, colour, marker, size, width in SHOWN:
-        known = [
-            (offered_load.amount(level), value, is_void(level))
-            for level in levels
-            if (value := figure(level, name, part)) is not None and value > 0
-        ]
-        good = [(load, value) for load, value, is_one in known if not is_one]
-        if good:
+        if good := list(style.points(believed(levels), name, part)):
             axes.plot(
                 *zip(*good, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
             )
-        void += [(load, value) for load, value, is_one in known if is_one]
+    void = [point for part, *_ in SHOWN for point in style.points(filter(is_void, levels), name, part)]
     crosses(axes, void)  # at last, as its name is the legend's last
     # Panels of one page share their axis: it holds the levels of all.
     every = [figure(level, name, part) for level in analysis.summary["levels"] for part, *_ in SHOWN]

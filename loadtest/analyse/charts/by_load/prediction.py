@@ -136,12 +136,14 @@ def _curve_panel(axes: Axes, analysis: Analysis, found: PredictedCurve, key: str
         at, values = [load for load, _, _ in piece], [value * factor for _, value, _ in piece]
         axes.plot(at, values, color=style.BLUE, linestyle=dashes, label=label, zorder=2)
         edges = [each.bands.get(f"{key}.{part}", (value, value)) for _, value, each in piece]
-        low, high = ([edge[i] * factor for edge in edges] for i in (0, 1))
-        axes.fill_between(at, low, high, color=style.SKY, alpha=0.3, linewidth=0, label="where one more run would lie")
+        lows, highs = ([edge[i] * factor for edge in edges] for i in (0, 1))
+        axes.fill_between(
+            at, lows, highs, color=style.SKY, alpha=0.3, linewidth=0, label="where one more run would lie"
+        )
     for load, _, bounds in points:
         if bounds is not None:
-            ends = [bound * factor for bound in bounds]
-            axes.vlines(load, *ends, color=style.VERMILLION, linewidth=1.6, zorder=3)
+            low, high = bounds
+            axes.vlines(load, low * factor, high * factor, color=style.VERMILLION, linewidth=1.6, zorder=3)
     _dots(axes, [(load, value) for load, value, _ in points], factor, style.VERMILLION)
     axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)  # room for the slots' label
     loads = {*users, *(each.concurrency or 1 for each in curve[-1:])}
@@ -166,7 +168,7 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]], factor: float, colo
 
 def measured(
     analysis: Analysis, series: ClosedLoopSeries, key: str, part: str
-) -> list[tuple[int, float, list[float] | None]]:
+) -> list[tuple[int, float, tuple[float, float] | None]]:
     """Return (concurrency, figure, its 95 % interval) of the series' levels, in order of concurrency."""
     found = [
         (level["concurrency"], value, interval(level, key, part))

@@ -1,4 +1,4 @@
-"""Tokens a second, of one stream and of all together, against concurrency or rate."""
+"""Tokens a second against concurrency or rate, of one stream and of all together; of answers without text E2E and input tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import crosses
-from loadtest.analyse.findings.run_findings import saturation, slot_limit, telling
+from loadtest.analyse.findings.run_findings import as_title, range_of_e2e, saturation, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, interval, is_void
@@ -25,20 +25,20 @@ class Point:
 
     load: float
     value: float
-    ci95: list[float] | None
+    ci95: tuple[float, float] | None
     void: bool
 
 
 def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the median decode speed that one user sees, with its 95 % interval."""
-    draw_series(axes, analysis, all_series, "stream_tokens_per_s", "p50")
+    _draw_series(axes, analysis, all_series, "stream_tokens_per_s", "p50")
     axes.set_title("a stream: what one user sees (median 1 / TPOT)")
     axes.set_ylabel("tokens/s a stream")
 
 
 def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the output of all streams together, with its 95 % interval."""
-    draw_series(axes, analysis, all_series, "output_tokens_per_s")
+    _draw_series(axes, analysis, all_series, "output_tokens_per_s")
     windows = {
         level["window"]["throughput_over"] for series in all_series for level in series.levels if level["window"]
     }
@@ -46,7 +46,21 @@ def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) ->
     axes.set_ylabel("output tokens/s, all streams")
 
 
-def draw_series(
+def e2e(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
+    """Draw the median E2E with its 95 % interval, in milliseconds."""
+    _draw_series(axes, analysis, all_series, "e2e_s", "p50", factor=1e3)
+    axes.set_title("a request: median E2E")
+    axes.set_ylabel("E2E (ms)")
+
+
+def input_rate(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
+    """Draw how many input tokens a second the server takes, with the 95 % interval."""
+    _draw_series(axes, analysis, all_series, "input_tokens_per_s")
+    axes.set_title("in all: input tokens")
+    axes.set_ylabel("input tokens/s")
+
+
+def _draw_series(
     axes: Axes, analysis: Analysis, all_series: Sequence[Series], name: str, part: str = "mean", factor: float = 1.0
 ) -> None:
     """Draw a figure times a factor, a line a series through its levels; void ones are crosses beside it, without their figures."""
@@ -71,7 +85,7 @@ def draw_series(
         )
         for point in line:
             if point.ci95:
-                axes.vlines(point.load, point.ci95[0], point.ci95[1], color=look["color"], linewidth=1.4, alpha=0.6)
+                axes.vlines(point.load, *point.ci95, color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
             _write_figures(axes, line, users)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.14)  # room for figures, and above them for the slots' label
@@ -88,7 +102,7 @@ def _point(level: dict[str, Any], name: str, part: str, factor: float) -> Point 
     load, value, ci95 = offered_load.amount(level), figure(level, name, part), interval(level, name, part)
     if value is None or not load:
         return None
-    return Point(load, value * factor, ci95 and [bound * factor for bound in ci95], is_void(level))
+    return Point(load, value * factor, ci95 and (ci95[0] * factor, ci95[1] * factor), is_void(level))
 
 
 def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) -> None:
@@ -108,4 +122,9 @@ def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) ->
 
 def title(analysis: Analysis) -> str:
     """Say from where on more load brings nothing."""
-    return telling(analysis, saturation) or "Tokens a second of one stream and of all together"
+    return as_title(analysis, saturation) or "Tokens a second of one stream and of all together"
+
+
+def title_without_tokens(analysis: Analysis) -> str:
+    """Say how E2E and the rate of input tokens change with the load."""
+    return as_title(analysis, range_of_e2e) or "E2E and input tokens a second"

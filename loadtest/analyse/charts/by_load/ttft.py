@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.void_levels import hatch
-from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, slot_limit, telling
+from loadtest.analyse.findings.run_findings import as_title, queueing, range_of_ttft, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, is_void, mean_ttft
@@ -112,5 +112,5 @@ def _part_of(level: dict[str, Any], name: str) -> float:
 
 def split_title(analysis: Analysis) -> str:
     """Say what the stack shows, from its own figures."""
-    said = telling(analysis, lambda series: queueing(analysis, series)) or telling(analysis, range_of_ttft)
+    said = as_title(analysis, lambda series: queueing(analysis, series)) or as_title(analysis, range_of_ttft)
     return said or f"Time to first token by {offered_load.axis(analysis.summary['levels']).partition(' (')[0]}"

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.over_time import depth
-from loadtest.analyse.findings import machine_findings as machine
+from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.samples import Machine
@@ -49,7 +49,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
 
 def title(analysis: Analysis) -> str:
     """Return the first sentence that the samples say, or what the chart shows."""
-    said = machine.sentences(analysis.run)
+    said = machine_findings.machine_findings(analysis.run)
     return said[0].rstrip(".") if said else "What the machine did beside the streams"
 
 
