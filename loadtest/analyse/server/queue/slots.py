@@ -63,27 +63,18 @@ class Slots:
     witnesses: tuple[Witness, ...] = field(default=())
 
     @property
-    def interval(self) -> tuple[int, int | None] | None:
-        """The fewest and the most slots consistent with the run; the most is None where only a lower bound is known."""
-        if self.estimate is None:
-            return None
-        return self.estimate, self.estimate if self.limit else None
-
-    @property
     def agree(self) -> bool:
         """Whether the witnesses agree: they name one limit, or there is no witness but the peak."""
         return self.limit or len(self.witnesses) <= 1
 
     def to_dict(self) -> dict[str, object]:
         """Return what summary.json holds; `ci` is [n, null] where only a lower bound is known."""
-        ci = list(self.interval) if self.interval else None
-        witnesses = {witness.name: witness.slots for witness in self.witnesses}
         return {
             "estimate": self.estimate,
-            "ci": ci,
+            "ci": None if self.estimate is None else [self.estimate, self.estimate if self.limit else None],
             "limit": self.limit,
             "method": self.method,
-            "witnesses": witnesses,
+            "witnesses": {witness.name: witness.slots for witness in self.witnesses},
             "agree": self.agree,
         }
 
