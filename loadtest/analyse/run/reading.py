@@ -76,11 +76,9 @@ class RequestColumns:
     def of(cls, rows: ParsedLines, lists: Sequence[Ragged], damage: Damage) -> Self:
         """Make columns of parsed lines, whose two lists come in `lists`; lines that are no record are left out."""
         good = np.flatnonzero(mended(rows, damage))
-        if len(good) < len(rows):
-            rows, lists = [rows[index] for index in good], [values.take(good) for values in lists]
+        rows, lists = [rows[index] for index in good], [values.take(good) for values in lists]
         lines = cls(_columns(rows, lists[1], damage), *lists)
-        good = np.flatnonzero(_possible(lines, damage))
-        return lines if len(good) == len(rows) else lines.take(good)
+        return lines.take(np.flatnonzero(_possible(lines, damage)))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
