@@ -166,6 +166,13 @@ def test_peak_at_once(starts: list[float], ends: list[float], peak: int) -> None
     assert frames.peak_at_once(np.array(starts), np.array(ends)) == peak
 
 
+def test_open_within_counts_what_has_both_ends() -> None:
+    """An interval that ends where the time begins, or begins where it ends, is outside; one without a begin never was."""
+    starts, ends = np.array([0.0, 2.0, 3.0, 5.0, np.nan]), np.array([2.0, 4.0, 6.0, 7.0, 1.0])
+    since, until = np.array([2.0, 0.0, 4.0]), np.array([5.0, 2.0, 4.0])
+    assert list(frames.open_within(starts, ends, since, until)) == [2, 1, 1]
+
+
 def test_what_was_odd_in_an_answer_is_in_its_row(tmp_path: Path) -> None:
     first, second, *_ = two_users().records
     odd = dataclasses.replace(
