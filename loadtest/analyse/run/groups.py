@@ -16,7 +16,8 @@ import numpy as np
 
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.run.frames import RunData, join_levels, open_within, peak_at_once
+from loadtest.analyse.run.frames import RunData, join_levels
+from loadtest.analyse.run.overlaps import open_within, peak_at_once
 from loadtest.analyse.run.subset import only_rows
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation

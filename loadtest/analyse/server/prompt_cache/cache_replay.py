@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, open_within
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, talk_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import UNKNOWN

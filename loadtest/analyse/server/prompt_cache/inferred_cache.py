@@ -18,7 +18,8 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, open_within
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import shares_prefix
 from loadtest.analyse.server.timing.steps import Steps, step_table

@@ -22,14 +22,8 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.at_work import (
-    Depth,
-    RequestInstants,
-    calm_starts,
-    count_within,
-    last_before,
-    latest_end,
-)
+from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
+from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, prompts_read_while_full
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
@@ -88,7 +82,7 @@ def peak_decoding(run: RunData, rows: BoolArray) -> int:
     """Return the most requests of `rows` that were between their first and last token at one instant."""
     requests = RequestInstants.of(run, rows)
     seen = np.isfinite(requests.first)
-    return int(Depth.of(requests.first[seen], requests.last[seen]).depth.max(initial=0))
+    return peak_at_once(requests.first[seen], requests.last[seen])
 
 
 def estimate_slots(run: RunData) -> Slots:

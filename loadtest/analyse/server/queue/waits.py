@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, peak_at_once
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.queue.at_work import headers_mark_start
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.records import Outcome

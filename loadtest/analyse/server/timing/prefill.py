@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData, open_within
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.timing.prefill_law import (
     FEWEST_PROMPTS,
     FEWEST_TO_SPLIT,
