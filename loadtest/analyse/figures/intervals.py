@@ -284,3 +284,8 @@ def t_quantile(freedom: int, confidence: float = 0.95) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(middle, freedom) > 1 - confidence else (low, middle)
     return high
+
+
+def robust_deviation(values: FloatArray) -> float:
+    """Return the median absolute deviation, scaled so that a normal distribution's is its standard deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))

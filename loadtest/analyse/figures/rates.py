@@ -188,11 +188,7 @@ def rounds_spread(first: FloatArray, last: FloatArray, amounts: FloatArray, edge
     begin = np.where(np.isfinite(first), first, last)
     lasting = np.maximum(last - begin, 1e-9)
     given = np.array([float((amounts * np.clip((at - begin) / lasting, 0.0, 1.0)).sum()) for at in edges])
-    counted, spent = np.diff(given), np.diff(edges)
-    if counted.sum() <= 0 or spent.sum() <= 0:
-        return None
-    sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
-    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ROUNDS else None
+    return _ratio_spread(np.diff(given), np.diff(edges), FEWEST_INDEPENDENT_ROUNDS)
 
 
 def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
@@ -200,12 +196,18 @@ def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
 
     None with fewer than 20 answers, or fewer than ten independent ones.
     """
+    if len(ends) < FEWEST_OPEN:
+        return None
     order = np.argsort(ends, kind="stable")
-    spent, counted = np.diff(ends[order]), amounts[order][1:]
-    if len(spent) < FEWEST_OPEN - 1 or spent.sum() <= 0 or counted.sum() <= 0:
+    return _ratio_spread(amounts[order][1:], np.diff(ends[order]), FEWEST_INDEPENDENT_ANSWERS)
+
+
+def _ratio_spread(counted: FloatArray, spent: FloatArray, fewest: float) -> Spread | None:
+    """Return the error of Σ counted / Σ spent as a share of it; None with fewer independent parts than `fewest`."""
+    if counted.sum() <= 0 or spent.sum() <= 0:
         return None
     sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
-    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ANSWERS else None
+    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= fewest else None
 
 
 def level_rates(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:

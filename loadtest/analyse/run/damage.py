@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from loadtest.records import Outcome
 from loadtest.text import counted
@@ -90,11 +90,6 @@ class Damage:
     unread: int = 0  # lines with something on them that is not a JSON object
     records: Counter[str] = field(default_factory=Counter)  # records left out, by reason
     values: Counter[str] = field(default_factory=Counter)  # values that became unknown, by name
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        records, values = (part.records for part in parts), (part.values for part in parts)
-        return cls(sum(part.unread for part in parts), sum(records, Counter()), sum(values, Counter()))
 
     @property
     def lost(self) -> int:

@@ -36,10 +36,8 @@ class EventGaps:
         starts = self.events.starts
         for low, high in blocks(starts, rows):
             steps = np.diff(self.events.flat[starts[low] : starts[high]])
-            inside = np.repeat(rows[low:high], self.events.counts[low:high])[1:]
-            edges = starts[low + 1 : high] - starts[low] - 1
-            inside[edges[(edges >= 0) & (edges < len(inside))]] = False
-            yield steps[inside]
+            row = np.repeat(np.arange(low, high), self.events.counts[low:high])
+            yield steps[(np.diff(row) == 0) & rows[row[1:]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.event_times import Delays, EventGaps
 from loadtest.analyse.run.facts import read_facts
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.reading import INSTANT_FIELDS, Columns
 from loadtest.records import FileHeader, Outcome, read_lines
@@ -267,29 +268,6 @@ def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]
             }
         )
     return levels
-
-
-def open_intervals(starts: FloatArray, ends: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return starts and ends in order of time, and how many intervals are open from each on.
-
-    One that ends where another starts does not overlap it.
-    """
-    times = np.concatenate((starts, ends))
-    steps = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
-    order = np.lexsort((steps, times))
-    return times[order], np.cumsum(steps[order])
-
-
-def open_within(starts: FloatArray, ends: FloatArray, since: FloatArray, until: FloatArray) -> IntArray:
-    """Count the intervals that began before `until` and had not ended by `since`, both one a row; unknown ones do not count."""
-    known = np.isfinite(starts) & np.isfinite(ends)
-    begun = np.searchsorted(np.sort(starts[known]), until, side="left")
-    return np.asarray(begun - np.searchsorted(np.sort(ends[known]), since, side="right"), dtype=np.int64)
-
-
-def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
-    """Return the most intervals open at once."""
-    return int(open_intervals(starts, ends)[1].max(initial=0))
 
 
 def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: float, trouble: list[str]) -> pd.DataFrame:

@@ -16,7 +16,8 @@ import numpy as np
 
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.run.frames import RunData, join_levels, open_within, peak_at_once
+from loadtest.analyse.run.frames import RunData, join_levels
+from loadtest.analyse.run.overlaps import open_within, peak_at_once
 from loadtest.analyse.run.subset import only_rows
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
@@ -91,9 +92,7 @@ def groups_of(run: RunData) -> list[Group]:
             if other != index and url == key[1]
         }
         part = _run_of_group(run, rows, targets[key], names[index])
-        part.requests["accompanied"] = np.any(
-            list(others.values()) or [np.zeros(int(rows.sum()), dtype=np.bool_)], axis=0
-        )
+        part.requests["accompanied"] = np.any([np.zeros(int(rows.sum()), dtype=np.bool_), *others.values()], axis=0)
         near = [other for other, beside in others.items() if beside.mean() > BESIDE_SHARE]
         named = tuple(names[other] for other in near)
         part.facts["comparability"] = {
@@ -202,12 +201,9 @@ def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
 
 def _without_scheme(urls: Sequence[str]) -> list[str]:
     """Return the URLs without what stands before their host, where that is the same for all."""
-    schemes = {url.partition("://")[0] for url in urls if "://" in url}
-    return (
-        [url.partition("://")[2] for url in urls]
-        if len(schemes) == 1 and all("://" in url for url in urls)
-        else list(urls)
-    )
+    schemes = {url.partition("://")[0] if "://" in url else None for url in urls}
+    alike = len(schemes) == 1 and None not in schemes
+    return [url.partition("://")[2] if alike else url for url in urls]
 
 
 # -- a part of a run -------------------------------------------------------------------------------------------------
@@ -225,7 +221,7 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
     levels = [
         {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
         for level in run.levels
-        if bool((part.requests["level"] == level["index"]).any())
+        if part.of_level(level["index"]).any()
     ]
     for level in levels:
         level["label"] = f"{name} · {level['label']}"

@@ -17,9 +17,14 @@ def mixed_counter(samples: Sequence[tuple[float, dict[str, Any]]]) -> str | None
     series: dict[str, list[float]] = {}
     for _, line in samples:
         for key, value in (line.get("values") or {}).items():
-            if key.partition("{")[0].endswith("_total"):
+            if metric_name(key).endswith("_total"):
                 series.setdefault(key, []).append(value)
-    return next((key.partition("{")[0] for key, values in series.items() if _times(values) >= BACK_AND_FORTH), None)
+    return next((metric_name(key) for key, values in series.items() if _times(values) >= BACK_AND_FORTH), None)
+
+
+def metric_name(key: str) -> str:
+    """Return the name of a metric without its labels."""
+    return key.partition("{")[0]
 
 
 def _times(values: Sequence[float]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.damage import lines_left_out, no_header
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.mixed_samples import mixed_counter
+from loadtest.analyse.run.mixed_samples import metric_name, mixed_counter
 from loadtest.analyse.run.reading import samples_header
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
@@ -114,11 +114,10 @@ def read_machine(run: RunData) -> Machine:
     files = [file for file, said in zip(files, mixed, strict=True) if said is None]
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     by_driver = (file for file in files if file.source == "nvidia" and file.samples)
-    by_exporter = (file for file in files if any("DCGM_" in key for key in _metric_names(file)))
+    by_exporter = (file for file in files if any("DCGM_" in metric_name(key) for key in _metrics(file)))
     gpus = next(chain(by_driver, by_exporter), None)  # samples of nvidia-smi come before an exporter's of the same GPUs
-    server = next(
-        (file for file in files if file.source in SERVERS and _metric_names(file) & set(SERVER_METRICS)), None
-    )
+    servers = (file for file in files if file.source in SERVERS)
+    server = next((file for file in servers if SERVER_METRICS.keys() & map(metric_name, _metrics(file))), None)
     return Machine(
         hosts=hosts,
         gpus=_gpus(gpus) if gpus else None,
@@ -226,7 +225,7 @@ def _fill_samples(file: _SamplesFile, lines: list[dict[str, Any]], shift: int) -
             file.facts |= line["facts"]
         else:
             if file.gaps and file.gaps[-1].end is None:
-                file.gaps[-1] = SamplingGap(file.source, file.gaps[-1].start, t, file.gaps[-1].sentence)
+                file.gaps[-1] = replace(file.gaps[-1], end=t)
             file.samples.append((t, line))
     return wrong
 
@@ -287,17 +286,15 @@ def _host(file: _SamplesFile) -> pd.DataFrame:
 def _gpus(file: _SamplesFile) -> pd.DataFrame:
     def values(line: dict[str, Any]) -> dict[str, float]:
         seen = list(_by_gpu(line).values())
-        out = {}
-        for key, together in GPU_FIGURES:
-            told = [gpu[key] for gpu in seen if key in gpu]
-            if told and len(told) == len(seen):  # a sum needs all GPUs
-                out[key] = float(together(told))
-        return out
+        return {
+            key: float(together([gpu[key] for gpu in seen]))
+            for key, together in GPU_FIGURES
+            if seen and all(key in gpu for gpu in seen)  # a sum needs all GPUs
+        }
 
     frame = _sample_frame(file, values)
     limits: list[Any] = [gpu.get("power_limit") for gpu in file.facts.get("gpus") or [] if isinstance(gpu, dict)]
-    limit = float(sum(limits)) if limits and all(map(_is_number, limits)) else None
-    frame.attrs["power_limit"] = limit
+    frame.attrs["power_limit"] = float(sum(limits)) if limits and all(map(_is_number, limits)) else None
     return frame
 
 
@@ -320,7 +317,7 @@ def _by_gpu(line: dict[str, Any]) -> dict[str, dict[str, float]]:
 def _server_values(line: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in line.get("values", {}).items():
-        concept = SERVER_METRICS.get(key.partition("{")[0])
+        concept = SERVER_METRICS.get(metric_name(key))
         if concept == "kv_use":  # the fullest of several engines
             found[concept] = max(found.get(concept, 0.0), value)
         elif concept:
@@ -330,12 +327,11 @@ def _server_values(line: dict[str, Any]) -> dict[str, float]:
 
 def _named_metrics(files: list[_SamplesFile]) -> Iterator[tuple[str, pd.DataFrame]]:
     for file in files:
-        for key in sorted(_metric_names(file, whole=True)) if file.source == "prometheus" else ():
-            name = key.partition("{")[0]
-            if name not in SERVER_METRICS and name not in GPU_METRICS:
+        for key in sorted(_metrics(file)) if file.source == "prometheus" else ():
+            if metric_name(key) not in (*SERVER_METRICS, *GPU_METRICS):
                 yield key, _sample_frame(file, lambda line, key=key: {"value": line["values"].get(key, np.nan)})
 
 
-def _metric_names(file: _SamplesFile, *, whole: bool = False) -> set[str]:
-    keys = {key for _, line in file.samples for key in line.get("values", {})}
-    return keys if whole else {key.partition("{")[0] for key in keys}
+def _metrics(file: _SamplesFile) -> set[str]:
+    """Return the metrics of a file's samples, with their labels."""
+    return {key for _, line in file.samples for key in line.get("values", {})}

@@ -69,15 +69,11 @@ class Meters:
     """The sources of watts that are of the server's machine, and what they read while nothing was asked of it."""
 
     every: tuple[Meter, ...]
-    idle: dict[str, Power]  # by source; of all sources or of none
+    idle_watts: float | None  # of all sources together
     idle_from: str  # when that was, or why it is unknown
     in_use: float | None  # utilisation of the GPUs in idle times, where it was sampled
     gpu_limit: float | None  # watts that the driver holds all GPUs to
     refused: str  # why watts that were sampled are not the server's; empty where none were refused
-
-    @property
-    def idle_watts(self) -> float | None:
-        return sum(one.watts for one in self.idle.values()) if self.idle else None
 
 
 def read_meters(run: RunData, machine: Machine) -> Meters:
@@ -134,25 +130,24 @@ def _not_the_servers(run: RunData, meter: Meter, host: str) -> str:
 # -- idle -----------------------------------------------------------------------------------------------------------
 
 
-def _idle(run: RunData, meters: Sequence[Meter]) -> tuple[dict[str, Power], str]:
-    """Return what each source read while no request was under way, and when that was; else why it is unknown."""
+def _idle(run: RunData, meters: Sequence[Meter]) -> tuple[float | None, str]:
+    """Return the watts of all sources while no request was under way, and when that was; else why they are unknown."""
     if not meters:
-        return {}, ""
-    found = {}
+        return None, ""
     spans = _free_spans(run, min((float(meter.start.min()) for meter in meters if len(meter.start)), default=0.0))
-    for meter in meters:
-        if (power := meter.mean([span for span, _ in spans])) is None:
-            return (
-                {},
-                "no time without requests was sampled for long enough: --monitor-idle 10 samples before the first one",
-            )
-        found[meter.source] = power
+    powers = [meter.mean([span for span, _ in spans]) for meter in meters]
+    watts = [power.watts for power in powers if power is not None]
+    if len(watts) < len(meters):
+        return (
+            None,
+            "no time without requests was sampled for long enough: --monitor-idle 10 samples before the first one",
+        )
     used = [
         where
         for (begin, end), where in spans
         if any(((meter.start >= begin) & (meter.end <= end)).any() for meter in meters)
     ]
-    return found, listed(list(dict.fromkeys(used)))
+    return sum(watts), listed(list(dict.fromkeys(used)))
 
 
 def _free_spans(run: RunData, first: float) -> list[tuple[tuple[float, float], str]]:

@@ -115,9 +115,9 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: RunData, monkeypatc
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)
-    monkeypatch.setattr(rates, "blocks", functools.partial(event_times.blocks, size=700))
     monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
-    monkeypatch.setattr(intervals, "CHUNKS_AT_ONCE", 700)
+    for reader in (rates, intervals):
+        monkeypatch.setattr(reader, "blocks", functools.partial(event_times.blocks, size=700))
     for was, now in zip(sorted_, figures(), strict=True):
         flat, again = (stats_values(each) for each in (was, now))
         assert flat == pytest.approx(again, rel=1e-9, nan_ok=True)

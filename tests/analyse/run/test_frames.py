@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, unanswered, write
 
-from loadtest.analyse.run import frames
+from loadtest.analyse.run import frames, overlaps
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RunFolder
 
@@ -163,7 +163,14 @@ def test_samples_share_the_axis(tmp_path: Path) -> None:
     [([0.0, 1.0], [1.0, 2.0], 1), ([0.0, 0.5], [1.0, 2.0], 2), ([], [], 0)],
 )
 def test_peak_at_once(starts: list[float], ends: list[float], peak: int) -> None:
-    assert frames.peak_at_once(np.array(starts), np.array(ends)) == peak
+    assert overlaps.peak_at_once(np.array(starts), np.array(ends)) == peak
+
+
+def test_open_within_counts_what_has_both_ends() -> None:
+    """An interval that ends where the time begins, or begins where it ends, is outside; one without a begin never was."""
+    starts, ends = np.array([0.0, 2.0, 3.0, 5.0, np.nan]), np.array([2.0, 4.0, 6.0, 7.0, 1.0])
+    since, until = np.array([2.0, 0.0, 4.0]), np.array([5.0, 2.0, 4.0])
+    assert list(overlaps.open_within(starts, ends, since, until)) == [2, 1, 1]
 
 
 def test_what_was_odd_in_an_answer_is_in_its_row(tmp_path: Path) -> None:

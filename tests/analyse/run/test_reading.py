@@ -12,6 +12,7 @@ import pytest
 from support.made_runs import Made, closed_loop, write
 
 from loadtest.analyse.run import frames, reading
+from loadtest.analyse.run.damage import Damage
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.records import Record
 
@@ -46,14 +47,14 @@ def test_pieces_of_a_file_add_up_to_the_whole(folder: Path, monkeypatch: pytest.
     whole = reading.read_requests(folder)
     assert len(whole.lines.columns["id"]) == len(whole.sources) == 3000
     monkeypatch.setattr(reading, "PIECE_BYTES", 100_000)
-    pieces: list[reading.FilePiece] = []
-    read = reading.read_piece
+    pieces: list[list[bytes]] = []
+    parse = reading.parse_lines
 
-    def seen(piece: reading.FilePiece) -> reading.RequestColumns:
-        pieces.append(piece)
-        return read(piece)
+    def seen(lines: list[bytes], damage: Damage) -> reading.RequestColumns:
+        pieces.append(lines)
+        return parse(lines, damage)
 
-    monkeypatch.setattr(reading, "read_piece", seen)
+    monkeypatch.setattr(reading, "parse_lines", seen)
     found = reading.read_requests(folder)
     assert len(pieces) > 5
     assert same(whole.lines, found.lines)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prompt_cache import cold_prefill
+from loadtest.analyse.server.prompt_cache import inferred_cache
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
 from loadtest.analyse.server.timing.prefill import has_turns
@@ -59,7 +59,7 @@ def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     if np.isfinite(said).any():  # Ollama and others leave a count of zero out
         known = np.where(np.isfinite(run.column("prompt_tokens")), np.nan_to_num(said), np.nan)
         return CacheUse(known, history, SERVER, "the server says how many prompt tokens of each request it had cached")
-    found, reason = cold_prefill.infer_cached(run, slots, steps, history, answered)
+    found, reason = inferred_cache.infer_cached(run, slots, steps, history, answered)
     source = UNKNOWN if found is None else INFERRED
     return CacheUse(np.full(len(said), np.nan) if found is None else found, history, source, reason)
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, open_within
-from loadtest.analyse.server.queue.at_work import Depth, RequestInstants, last_before
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import Depth, last_before, open_within
+from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
 

@@ -19,7 +19,8 @@ import numpy as np
 from loadtest.analyse.figures.rates import delivered
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.at_work import Depth, RequestInstants
+from loadtest.analyse.run.overlaps import Depth
+from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.slots import Slots
 
 FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover

@@ -22,14 +22,8 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.at_work import (
-    Depth,
-    RequestInstants,
-    calm_starts,
-    count_within,
-    last_before,
-    latest_end,
-)
+from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
+from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, prompts_read_while_full
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
@@ -63,27 +57,18 @@ class Slots:
     witnesses: tuple[Witness, ...] = field(default=())
 
     @property
-    def interval(self) -> tuple[int, int | None] | None:
-        """The fewest and the most slots consistent with the run; the most is None where only a lower bound is known."""
-        if self.estimate is None:
-            return None
-        return self.estimate, self.estimate if self.limit else None
-
-    @property
     def agree(self) -> bool:
         """Whether the witnesses agree: they name one limit, or there is no witness but the peak."""
         return self.limit or len(self.witnesses) <= 1
 
     def to_dict(self) -> dict[str, object]:
         """Return what summary.json holds; `ci` is [n, null] where only a lower bound is known."""
-        ci = list(self.interval) if self.interval else None
-        witnesses = {witness.name: witness.slots for witness in self.witnesses}
         return {
             "estimate": self.estimate,
-            "ci": ci,
+            "ci": None if self.estimate is None else [self.estimate, self.estimate if self.limit else None],
             "limit": self.limit,
             "method": self.method,
-            "witnesses": witnesses,
+            "witnesses": {witness.name: witness.slots for witness in self.witnesses},
             "agree": self.agree,
         }
 
@@ -97,7 +82,7 @@ def peak_decoding(run: RunData, rows: BoolArray) -> int:
     """Return the most requests of `rows` that were between their first and last token at one instant."""
     requests = RequestInstants.of(run, rows)
     seen = np.isfinite(requests.first)
-    return int(Depth.of(requests.first[seen], requests.last[seen]).depth.max(initial=0))
+    return peak_at_once(requests.first[seen], requests.last[seen])
 
 
 def estimate_slots(run: RunData) -> Slots:

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData, open_within
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.timing.prefill_law import (
     FEWEST_PROMPTS,
     FEWEST_TO_SPLIT,
@@ -96,8 +97,10 @@ def _from_durations(
     group = _prompt_groups(gaps, rows)
     alone = group.size == 1
     beside = gaps.decoding_at(group.start + gaps.requests.edge_s).astype(np.float64)
-    evaluated = np.add.reduceat(tokens[group.rows], group.head) if len(group.head) else np.zeros(0)
-    looks = np.add.reduceat(pairs(tokens)[group.rows], group.head) if len(group.head) else np.zeros(0)
+    evaluated, looks = (
+        np.add.reduceat(each[group.rows], group.head) if len(group.head) else np.zeros(0)
+        for each in (tokens, pairs(tokens))
+    )
     n_batch = _slice_tokens(gaps, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
     few = alone.sum() < FEWEST_TO_SPLIT
     taken = alone | (few & (evaluated <= (n_batch or math.inf) - beside))

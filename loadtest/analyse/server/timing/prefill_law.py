@@ -14,9 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.server.timing.scatter import observed_factors
 
 Tokens = TypeVar("Tokens", float, FloatArray)
 
@@ -31,6 +30,8 @@ LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken 
 MOST_JITTER = 0.3
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 LEAST_GAIN = 20.0  # F of a further part of the law, which has to improve the fit by more
+FEWEST_FACTORS, MOST_FACTORS = 8, 400  # prompts that show how times scatter, and factors that are kept, evenly by rank
+FARTHEST = 1.1  # a prompt's time as a share of what the model says, as a logarithm: a third to three times
 # by which a token may get dearer with each token before it, as shares of the first
 GROWTHS = np.geomspace(1e-4, 1e-2, 10)
 
@@ -164,7 +165,7 @@ def fit_prefill(
     fixed = prompts.best_fixed()
     slope, _ = prompts.best_slope(fixed)
     off = prompts.log_ratio(slope, fixed)
-    spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
+    spread = robust_deviation(off)
     visible = shared + fixed + slope * tokens > least * ABOVE_LEAST
     n = int(visible.sum())
     if n < FEWEST_PROMPTS:
@@ -173,22 +174,19 @@ def fit_prefill(
         return Prefill(
             bound / 2, (0.0, bound), 0.0, n, method, jitter=min(spread, MOST_JITTER), n_batch=n_batch, least=True
         )
-    interval = _interval(slope, spread, (slope * tokens / spent)[visible], with_fixed=bool(fixed))
-    factors = observed_factors(off[visible])
-    hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
-    holds = bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST)
+    low, high = _interval(slope, spread, (slope * tokens / spent)[visible], with_fixed=bool(fixed))
     usual = float(tokens.sum()) / counted  # of the cost of a token with none before it
     return Prefill(
-        slope * usual,
-        (interval[0] * usual, interval[1] * usual),
-        fixed,
-        n,
-        method,
-        min(spread, MOST_JITTER),
-        n_batch,
-        factors,
-        holds,
-        hidden,
+        per_token_s=slope * usual,
+        ci95=(low * usual, high * usual),
+        fixed_s=fixed,
+        n=n,
+        method=method,
+        jitter=min(spread, MOST_JITTER),
+        n_batch=n_batch,
+        factors=_observed_factors(off[visible]),
+        holds=bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST),
+        least=bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0),
         context_s=slope * growth,
         before=float(looks.sum()) / counted if growth else 0.0,
     )
@@ -206,3 +204,15 @@ def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bo
     error = math.hypot(error * (2.0 if with_fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     half = t_quantile(len(shares) - 1) * error
     return max(slope - half, 0.0), slope + half
+
+
+def _observed_factors(off: FloatArray) -> tuple[float, ...]:
+    """Return spent / model of prompts, given as logarithms, for predictions to draw from; () where they are few.
+
+    What a normal distribution with their spread leaves out is the slow ones, which make p95.
+    """
+    if len(off) < FEWEST_FACTORS:
+        return ()
+    kept = np.sort(np.clip(off, -FARTHEST, FARTHEST))
+    ranks = np.linspace(0, len(kept) - 1, min(MOST_FACTORS, len(kept))).round().astype(np.int64)
+    return tuple(np.exp(kept[ranks]).tolist())

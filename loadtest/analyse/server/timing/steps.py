@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
@@ -218,7 +218,7 @@ def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
     low, high = ordered[:cut], ordered[cut:]
     centres = float(np.median(low)), float(np.median(high))
     apart = centres[1] - centres[0]
-    spread = 0.5 * sum(1.4826 * float(np.median(np.abs(part - np.median(part)))) for part in (low, high))
+    spread = 0.5 * sum(map(robust_deviation, (low, high)))
     third = ((ordered > centres[0] + apart / 3) & (ordered < centres[1] - apart / 3)).mean()
     smaller = min(len(low), len(high)) / n
     if (

@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from loadtest.analyse.figures.intervals import robust_deviation
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, open_within
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import shares_prefix
 from loadtest.analyse.server.timing.steps import Steps, step_table
@@ -250,8 +252,7 @@ def _fitted(read: FloatArray, seconds: FloatArray, prompt: FloatArray) -> ColdLi
         if (values >= 0).all() and loss * (1 + EARNED / max(len(read) - len(names), 1)) < least:
             best, least = dict(zip(names, map(float, values), strict=True)), loss
     line = ColdLine(best.get("a", 0.0), best["b"], best.get("c", 0.0), 0.0)
-    off = np.log(seconds / line.seconds(read, prompt))
-    return replace(line, scatter=1.4826 * float(np.median(np.abs(off - np.median(off)))))
+    return replace(line, scatter=robust_deviation(np.log(seconds / line.seconds(read, prompt))))
 
 
 def _steps_of(law: StepLaw | None, streams: FloatArray) -> FloatArray:
