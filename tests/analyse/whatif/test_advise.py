@@ -26,7 +26,7 @@ from loadtest.analyse.whatif.model import predict, self_check
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_spread_lengths
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.series import ClosedLoopSeries, longest_series
-from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve, predict_curve
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import parse_objectives
@@ -333,7 +333,7 @@ def test_the_pages_hold_the_advice(advice: Advice, analysis: Analysis, tmp_path:
 
 def test_the_prediction_chart_shows_measured_beside_predicted(analysis: Analysis, tmp_path: Path) -> None:
     model, group = model_of(analysis)
-    curve = work.curve(model, group.concurrencies)
+    curve = predict_curve(model, group.concurrencies)
     assert {1, 2, 4, 8, 16} <= {each.concurrency for each in curve}
     points = prediction.measured(analysis, group, "ttft_s", "p50")
     assert [users for users, _, _ in points] == [1, 2, 4, 8]
