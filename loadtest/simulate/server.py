@@ -104,7 +104,6 @@ class ServerOptions:
 
 
 def make_engine(profile: Profile, options: ServerOptions) -> Engine | Metronome:
-    """Return the engine, or the metronome where the profile asks for one."""
     if profile.timing.first_token_s is not None:
         return Metronome(profile.timing, seed=options.seed)
     loaded = profile.num_ctx if options.warm else None
