@@ -30,12 +30,8 @@ DEFAULT_CONTEXT = 4096  # tokens: Ollama's default on small GPUs since 0.6.7
 BATCH = 512  # prompt tokens per pass: the default of llama.cpp and Ollama
 DRIVER = 457 * 2**20  # bytes of a CUDA context; Ollama reserves as much on every GPU
 UNKNOWN_COMPUTE = 512 * 2**20  # bytes allowed for buffers where the model's width is unknown
-_WINDOWED = {
-    **FULL_EVERY,
-    "gpt-oss": 2,
-    "gptoss": 2,
-    "cohere2": 4,
-}  # GGUF architecture → every n-th layer sees the whole context
+# GGUF architecture → every n-th layer sees the whole context
+_WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4}
 _PADDING = 256  # to a multiple of which llama.cpp rounds up the cells of a sliding window
 MOST_SLOTS = 4096
 LEAST_SLOT = 0.02  # of the loaded model; a smaller slot is lost in the error of the weights

@@ -104,7 +104,6 @@ class ServerOptions:
 
 
 def make_engine(profile: Profile, options: ServerOptions) -> Engine | Metronome:
-    """Return the engine, or the metronome where the profile asks for one."""
     if profile.timing.first_token_s is not None:
         return Metronome(profile.timing, seed=options.seed)
     loaded = profile.num_ctx if options.warm else None
@@ -170,9 +169,8 @@ class SimulatedServer:
         while True:
             try:
                 sock, _ = listener.accept()
-            except (
-                OSError
-            ):  # nobody waits; or a client is gone, or no descriptor is left: the loop's next turn tries again
+            except OSError:
+                # Nobody waits; or a client is gone, or no descriptor is left: the loop's next turn tries again.
                 return
             self._connections.add(ClientConnection(sock, self._requested, self._gone))
 
@@ -211,11 +209,12 @@ class SimulatedServer:
         try:
             if http.method == "POST" and http.path in GENERATION_PATHS:
                 self._generate(connection, http)
-            else:
-                self._control(connection, http)
+                return
+            status, content_type, body = self._control(http)
         except RefusedError as refusal:
-            content_type, body = refusal_body(http.path, refusal.status, refusal.sentence)
-            self._send(connection, http, refusal.status, content_type, body)
+            status = refusal.status
+            content_type, body = refusal_body(http.path, status, refusal.sentence)
+        self._send(connection, http, status, content_type, body)
 
     def _generate(self, connection: ClientConnection, http: HTTPRequest) -> None:
         self._count += 1
@@ -269,14 +268,13 @@ class SimulatedServer:
         self._by_connection[answer.connection] = answer
         self._arm()
 
-    def _control(self, connection: ClientConnection, http: HTTPRequest) -> None:
+    def _control(self, http: HTTPRequest) -> tuple[int, str, bytes]:
+        """Return status, content type and body of a request that generates nothing."""
         route = (http.method.replace("HEAD", "GET"), http.path)
         if route == ("GET", "/"):
-            self._send(connection, http, 200, "text/plain; charset=utf-8", b"Ollama is running")
-            return
+            return 200, "text/plain; charset=utf-8", b"Ollama is running"
         if route == ("GET", "/metrics"):
-            self._send(connection, http, 200, METRICS_TYPE, self._metrics().encode())
-            return
+            return 200, METRICS_TYPE, self._metrics().encode()
         answers: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
             ("GET", "/api/version"): control_plane.api_version,
             ("GET", "/api/tags"): lambda: control_plane.api_tags(self.profile),
@@ -287,13 +285,11 @@ class SimulatedServer:
         if route in answers:
             body = orjson.dumps(answers[route]())
             if http.path.startswith("/v1/"):
-                self._send(connection, http, 200, "application/json", body + b"\n")
-            else:
-                self._send(connection, http, 200, "application/json; charset=utf-8", body)
-        elif http.path in {path for _, path in answers} | set(GENERATION_PATHS):
-            self._send(connection, http, 405, "text/plain", b"405 method not allowed")
-        else:
-            self._send(connection, http, 404, "text/plain", b"404 page not found")
+                return 200, "application/json", body + b"\n"
+            return 200, "application/json; charset=utf-8", body
+        if http.path in {path for _, path in answers} | set(GENERATION_PATHS):
+            return 405, "text/plain", b"405 method not allowed"
+        return 404, "text/plain", b"404 page not found"
 
     def _ps(self) -> dict[str, Any]:
         self._advance()

@@ -59,7 +59,6 @@ class Metronome:
         return out
 
     def pending(self) -> int:
-        """Return 0: nothing ever waits."""
         return 0
 
     def loaded_ctx(self) -> int | None:
@@ -67,7 +66,6 @@ class Metronome:
         return self._num_ctx
 
     def loading(self, now: int) -> tuple[int, float] | None:  # noqa: ARG002 - the engine's signature
-        """Return None: nothing is ever loaded."""
         return None
 
     def unload(self) -> None:

@@ -54,7 +54,6 @@ class Binding:
 
 
 def what_binds(facts: LoadFacts) -> Binding:
-    """Return what the level shows to be the limit."""
     if facts.context_refusals:
         refused = f"{facts.context_refusals} of {facts.requests} requests were refused for it"
         return Binding("context", "conversations no longer fit the context", f"{refused}.")

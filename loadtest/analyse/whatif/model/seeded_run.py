@@ -36,7 +36,6 @@ class SeededRun:
 
 
 def new_seed() -> int:
-    """Draw the seed of a run to come."""
     return random.SystemRandom().getrandbits(31)
 
 

@@ -44,7 +44,6 @@ class Talks:
         return replace(self, conversations=found, shared=round(self.shared * said))
 
     def engine_cache(self) -> HostCache | None:
-        """Return a host cache for an engine, None where the server has none."""
         return HostCache(self.host_tokens) if self.host else None
 
     def draw(self, turns: int, users: int, draw: random.Random) -> list[EngineConversation]:
@@ -104,7 +103,6 @@ def talks_of(run: RunData, use: CacheUse | None) -> Talks | None:
 
 
 def only_levels(talks: Talks, run: RunData, levels: Sequence[int]) -> Talks:
-    """Return the talks with the conversations of these levels alone."""
     found = tuple(_whole(run, levels))
     return replace(talks, conversations=found) if found else talks
 

@@ -111,7 +111,6 @@ def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, Serve
 
 
 def _worked(model: ServerModel, **how: Any) -> ServerModel:
-    """Return the model of a server that works otherwise."""
     return replace(model, timing=replace(model.timing, **how), other_slots=replace(model.other_slots, **how))
 
 

@@ -279,7 +279,6 @@ def levels_in_words(labels: Sequence[str]) -> str:
 
 
 def describe_basis(document: Document) -> str:
-    """Say in one sentence what a prediction rests on."""
     rests, slots = document.rests_on, document.rests_on["slots"]
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
     times = [entry["streams"] for entry in rests["step_law"]["times"]]

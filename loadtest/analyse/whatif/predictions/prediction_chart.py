@@ -45,6 +45,7 @@ class PredictedCurve:
 class _Foretold:
     """What the usual way's model says, before it is known whether it gives back the run."""
 
+    model: ServerModel
     levels: dict[int, Prediction]  # by index
     curve: tuple[Prediction, ...]
 
@@ -52,7 +53,7 @@ class _Foretold:
 def _foretell(model: ServerModel, run: RunData, series: ClosedLoopSeries) -> _Foretold:
     mine = [level for level in run.levels if level["index"] in series.levels]
     levels = {int(level["index"]): own_level(model, run, level) for level in mine}
-    return _Foretold(levels, predict_curve(model, series.concurrencies))
+    return _Foretold(model, levels, predict_curve(model, series.concurrencies))
 
 
 class CurveAhead:
@@ -62,7 +63,6 @@ class CurveAhead:
         """Begin with the usual way; `apart`: in another process, by default for runs of more than two million chunks."""
         self._run, self._slots, self._steps = run, slots, steps
         self._series = longest_series(run)
-        self._model: ServerModel | None = None
         self._begun: Future[_Foretold] | None = None
         self._found: list[PredictedCurve | None] = []  # once it was asked for: chart and table show one curve
         apart = len(run.chunks.flat) > excerpts.MOST_READ_EVENTS if apart is None else apart
@@ -72,11 +72,11 @@ class CurveAhead:
             usual = ServerModel.of(run, known_slots(run, slots).slots, steps)
         except PredictionError:
             return
-        self._model = with_likely_lengths(usual, run, self._series.levels)
+        likely = with_likely_lengths(usual, run, self._series.levels)
         with warnings.catch_warnings():  # a fork: a new interpreter would run a script without a main guard again
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads: NumPy's, which the fork does not use
             pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
-            self._begun = pool.submit(_foretell, self._model, run, self._series)
+            self._begun = pool.submit(_foretell, likely, run, self._series)
         pool.shutdown(wait=False)
 
     def result(self, levels: Sequence[dict[str, Any]]) -> PredictedCurve | None:
@@ -100,10 +100,9 @@ class CurveAhead:
         except PredictionError:
             return None
         case, model = fitted.likeliest
-        if foretold is not None and model == self._model:
-            curve = foretold.curve
-        else:
-            curve = predict_curve(model, self._series.concurrencies)
+        if foretold is not None and model == foretold.model:
+            return PredictedCurve(self._series, foretold.curve, model=model, case=case)
+        curve = predict_curve(model, self._series.concurrencies)
         return PredictedCurve(self._series, curve, model=model, case=case)
 
     def _foretold(self) -> _Foretold | None:
