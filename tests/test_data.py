@@ -20,7 +20,7 @@ from loadtest.wire import Posts
 from loadtest.workloads.data_source import WORKER_STRIDE, data_file
 from loadtest.workloads.files.data_row import Row, read_row
 from loadtest.workloads.tokens import Counter, TokenFit
-from loadtest.workloads.workload import Workload, check_files, planned
+from loadtest.workloads.workload import Workload, as_files_say, check_files
 
 ESTIMATE = Counter("estimate")
 HELLO = {"role": "user", "content": "Hello"}
@@ -297,12 +297,12 @@ def test_a_body_does_not_change_the_length_behind_the_back_of_the_records(prompt
 
 def test_every_row_once(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "prompt,max_tokens\na,1\nb,2\nc,3\n")
-    scenario = planned(Scenario(data=str(path), data_once=True, concurrency=[1, 3]))
+    scenario = as_files_say(Scenario(data=str(path), data_once=True, concurrency=[1, 3]))
     assert [level.requests for level in scenario.levels()] == [3, 3]
     assert scenario.output_tokens == ()
     assert [Workload(scenario, ESTIMATE).job(scenario.levels()[1], i).output_tokens for i in range(3)] == [1, 2, 3]
     with pytest.raises(ScenarioError, match=r"3 rows of .* cannot keep 4 streams busy"):
-        planned(Scenario(data=str(path), data_once=True, concurrency=[4]))
+        as_files_say(Scenario(data=str(path), data_once=True, concurrency=[4]))
     with pytest.raises(ScenarioError, match="leave out requests"):
         check_files(Scenario(data=str(path), data_once=True, requests=9))
 

@@ -25,7 +25,7 @@ from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse_objectives
 from loadtest.workloads.conversations.sessions import mean_turns
-from loadtest.workloads.workload import check_files, planned
+from loadtest.workloads.workload import as_files_say, check_files
 
 
 def run_scenario(
@@ -145,11 +145,11 @@ def _measure_levels(
     keep: Keep | None,
 ) -> int:
     line = showing.progress_line()
-    plan = planned(scenario)
-    turns = mean_turns(plan)
-    for said in filter(None, (requests_sentence(plan, objectives), people_sentence(plan, turns))):
+    sent = as_files_say(scenario)
+    turns = mean_turns(sent)
+    for said in filter(None, (requests_sentence(sent, objectives), people_sentence(sent, turns))):
         line.say(said)
-    watch = TimeNotice(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
+    watch = TimeNotice(sent, line.say, turns) if objectives or sent.has_sessions else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     return show_ended(finished, showing, objectives=objectives)
 
