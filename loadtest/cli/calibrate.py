@@ -130,17 +130,13 @@ def _locust(kind: Calibrating, url: str, folder: Path) -> bool:
         try:
             folder_of = RunFolder.open(out)
         except RunFolderError:
-            raise TargetError(f"Locust measured nothing: {_last_line(said.stderr)}") from None
+            last = (said.stderr.strip().splitlines() or ["it said nothing."])[-1]
+            raise TargetError(f"Locust measured nothing: {last}") from None
         if folder_of.read_run().get("state") != "done":
             return False
         levels = {record.level for record in folder_of.records()}
         kind.take(out, max(levels, default=0), streams, warm=streams)
     return True
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it said nothing."
 
 
 DRIVERS = {"asyncio": _asyncio, "locust": _locust}

@@ -58,7 +58,8 @@ class Workload:
         self.scenario = scenario = as_files_say(scenario)
         self.counter = counter
         self.fit = fit or TokenFit()
-        self.source = source_of(scenario, counter, self.fit)
+        found = (kind.of(scenario, counter, self.fit) for kind in SOURCES)
+        self.source = next(source for source in found if source is not None)
         self.lengths = DrawnLengths(scenario.seed, counter, self.fit, context)
         self.prefix = behind_prefix(scenario, counter, self.fit)
         if isinstance(self.source, ConversationSource):
@@ -125,11 +126,6 @@ class Workload:
             yield from self.source.early_notes()
         elif self.lengths.context is not None and not self.scenario.literal:
             yield from cut_notes(self.scenario, self.lengths)
-
-
-def source_of(scenario: Scenario, counter: Counter, fit: TokenFit) -> Source:
-    found = (kind.of(scenario, counter, fit) for kind in SOURCES)
-    return next(source for source in found if source is not None)
 
 
 def as_files_say(scenario: Scenario) -> Scenario:
