@@ -186,7 +186,7 @@ def as_sentence(error: ScenarioError) -> str:
 
 
 def read_length(text: str) -> int | str:
-    """Return a length as it is kept: a number, or a distribution as users write it; raise ScenarioError."""
+    """Return a length as it is stored: a number, or a distribution as users write it; raise ScenarioError."""
     try:
         return parse_whole(text.strip())
     except (ValueError, OverflowError):
@@ -194,15 +194,15 @@ def read_length(text: str) -> int | str:
 
 
 def read_seconds(text: str) -> float | str:
-    """Return a time as it is kept: a number of seconds, or a distribution as users write it; raise ScenarioError."""
+    """Return a time as it is stored: a number of seconds, or a distribution as users write it; raise ScenarioError."""
     try:
         return float(text.strip())
     except ValueError:
         return times_of(text).text
 
 
-def kept(key: str, value: Any, of: Quantity) -> Any:
-    """Return a key's value as it is kept, a distribution as users write it; raise ScenarioError, naming the key."""
+def as_users_write(key: str, value: Any, of: Quantity) -> Any:
+    """Return a key's value as it is stored, a distribution as users write it; raise ScenarioError, naming the key."""
     if not isinstance(value, str):
         return value
     if reads_as_number(value):
@@ -212,7 +212,7 @@ def kept(key: str, value: Any, of: Quantity) -> Any:
 
 
 def distribution_text(key: str, value: str, of: Quantity = LENGTHS) -> str:
-    """Return a distribution as it is kept, of lengths unless `of` says otherwise; raise ScenarioError, naming the key."""
+    """Return a distribution as it is stored, of lengths unless `of` says otherwise; raise ScenarioError, naming the key."""
     try:
         return _distribution(value, of).text
     except ScenarioError as error:

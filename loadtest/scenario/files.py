@@ -64,7 +64,7 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
     Raises ScenarioError where the file is not one prompt, or has {words} in it and the scenario has no values for it, or
     the reverse.
     """
-    text = kept_text(path, "prompt file", file_version(path))
+    text = cached_text(path, "prompt file", file_version(path))
     refuse(
         not text.strip(),
         f"the prompt file {path} is empty.",
@@ -86,7 +86,7 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def kept_text(path: Path, what: str, _: tuple[int, ...]) -> str:
+def cached_text(path: Path, what: str, _: tuple[int, ...]) -> str:
     """Return the text of a file called `what`. It is needed several times, and a pipe can be read only once, so it is kept."""
     return read_text(path, what, most=MOST_PROMPT)
 

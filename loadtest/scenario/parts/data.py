@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.errors import refuse
-from loadtest.scenario.files import MOST_PROMPT, file_version, kept_text
+from loadtest.scenario.files import MOST_PROMPT, cached_text, file_version
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
 
@@ -76,7 +76,7 @@ class DataKeys:
         if self.system is None or not self.system.startswith("@"):
             return self.system
         path = Path(self.system[1:])
-        text = kept_text(path, "system prompt's file", file_version(path))
+        text = cached_text(path, "system prompt's file", file_version(path))
         refuse(
             not text.strip(),
             f"the system prompt's file {path} is empty.",
