@@ -386,7 +386,7 @@ def test_a_long_file_is_read_with_pauses_whatever_its_rows_are(
     """A Locust worker tells its master in them that it lives; conversations were read without any."""
     pauses: list[float] = []
     monkeypatch.setattr(rows_of_file, "YIELD_EVERY", 4)
-    monkeypatch.setattr(rows_of_file.time, "sleep", pauses.append)
+    monkeypatch.setattr("loadtest.workloads.files.data_file.time.sleep", pauses.append)
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{json.dumps(row)}\n" * 10)
     assert len(rows_of_file.DataFile.read(path, None)) == 10
