@@ -65,6 +65,7 @@ def explain(
       loadtest explain runs/first --percentile p95 --level 2
       loadtest explain runs/first --slowest 5
     """
+    from loadtest.analyse.charts import explain as chart
     from loadtest.analyse.summary import analyse
 
     if sum(each is not None for each in (request, percentile, slowest)) > 1:
@@ -76,7 +77,7 @@ def explain(
     if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
         raise PredictionError(f"{run} measured embeddings: an answer without tokens has no parts to explain.")
     found = _explained(analysis, request, share, slowest, level, by)
-    written = [_draw(run / FILE_NAME, *found[0])] if len(found) == 1 else []
+    written = [chart.draw(run / FILE_NAME, *found[0])] if len(found) == 1 else []
     explanations = [each for _, _, each in found]
     if as_json:
         print_json({"requests": [each.to_dict() for each in explanations], "files": [str(path) for path in written]})
@@ -128,12 +129,6 @@ def _explained(
         )
     explainer = work.Explainer.of(one.run, one.slots, one.steps, one.summary["levels"], beside)
     return [(one, explainer, explainer.explain(row)) for row in rows]
-
-
-def _draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanation) -> Path:
-    from loadtest.analyse.charts import explain as chart
-
-    return chart.draw(path, analysis, explainer, found)
 
 
 def _show(console: Console, found: Explanation) -> None:

@@ -64,6 +64,7 @@ def predict(
       loadtest predict runs/first --rate 0.5,1 --requests 200 --out before.json
       loadtest predict runs/first --concurrency 8 --slots 2,4,8
     """
+    from loadtest.analyse.charts.by_load import prediction as chart
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse, without_void
@@ -87,7 +88,8 @@ def predict(
         slots=slots or (),
         seeded=SeededRun(requests, new_seed()) if requests else None,
     )
-    _show(document, analysis, _write(path, document, analysis), as_json=as_json)
+    picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
+    _show(document, analysis, [write_whole(path, document.to_bytes()), picture], as_json=as_json)
 
 
 def _check_loads(
@@ -124,13 +126,6 @@ def _free(out: Path | None) -> Path:
     if not path.parent.is_dir():
         raise PredictionError(f"there is no folder {path.parent}; make it, or choose another --out.")
     return path
-
-
-def _write(path: Path, document: Document, analysis: Analysis) -> list[Path]:
-    from loadtest.analyse.charts.by_load import prediction as chart
-
-    picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
-    return [write_whole(path, document.to_bytes()), picture]
 
 
 def _show(document: Document, analysis: Analysis, written: list[Path], *, as_json: bool) -> None:

@@ -132,28 +132,28 @@ def check_sessions(scenario: ScenarioParts) -> None:
 def check_lengths_used(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
     """Raise ScenarioError where lengths of made-up prompts are given to a scenario that sends texts of their own length."""
     texts = next((name for name in ("prompt", "prompt_file", "data") if whole.get(name) is not None), None)
-    if texts is not None and given.get("input_tokens") is not None:
-        raise ScenarioError(
-            f"{where} has input_tokens beside {texts}: they are lengths of made-up prompts, and a text has its own; leave "
-            f"out input_tokens or {texts}."
-        )
+    refuse(
+        texts is not None and given.get("input_tokens") is not None,
+        f"{where} has input_tokens beside {texts}: they are lengths of made-up prompts, and a text has its own; leave "
+        f"out input_tokens or {texts}.",
+    )
 
 
 def _check_closed_loop_ends(scenario: ScenarioParts) -> None:
     """Raise ScenarioError for more requests than a machine can hold."""
     streams = max(scenario.concurrency, default=1)
-    if streams * scenario.warmup > MOST_WARMUPS:
-        raise ScenarioError(
-            f"warmup = {scenario.warmup} makes {streams * scenario.warmup} warm-up requests at {streams} streams; ask for "
-            f"{max(MOST_WARMUPS // streams, 1)} or fewer."
-        )
+    refuse(
+        streams * scenario.warmup > MOST_WARMUPS,
+        f"warmup = {scenario.warmup} makes {streams * scenario.warmup} warm-up requests at {streams} streams; ask for "
+        f"{max(MOST_WARMUPS // streams, 1)} or fewer.",
+    )
     if scenario.duration is None and scenario.requests is None and not scenario.open_loop:
         requests = scenario.requests_per_stream * streams
-        if requests > MOST_REQUESTS:
-            raise ScenarioError(
-                f"requests_per_stream = {scenario.requests_per_stream} makes {requests} requests at {streams} streams; ask "
-                f"for {max(MOST_REQUESTS // streams, 1)} or fewer, or give duration."
-            )
+        refuse(
+            requests > MOST_REQUESTS,
+            f"requests_per_stream = {scenario.requests_per_stream} makes {requests} requests at {streams} streams; ask "
+            f"for {max(MOST_REQUESTS // streams, 1)} or fewer, or give duration.",
+        )
 
 
 def _check_rate_ends(scenario: ScenarioParts, rate: float) -> None:
@@ -166,8 +166,8 @@ def _check_rate_ends(scenario: ScenarioParts, rate: float) -> None:
         )
     for name in ("requests", "least_requests"):
         requests = getattr(scenario, name) or 0
-        if requests / mean > MOST_S:
-            raise ScenarioError(
-                f"{name} = {requests} at rate = {rate:g} would take {requests / mean / 86400:.0f} days; ask for fewer "
-                "requests or a higher rate."
-            )
+        refuse(
+            requests / mean > MOST_S,
+            f"{name} = {requests} at rate = {rate:g} would take {requests / mean / 86400:.0f} days; ask for fewer "
+            "requests or a higher rate.",
+        )

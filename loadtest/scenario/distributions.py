@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
 
 SIGMAS = Range(0, 5)
@@ -186,7 +186,7 @@ def as_sentence(error: ScenarioError) -> str:
 
 
 def read_length(text: str) -> int | str:
-    """Return a length as it is kept: a number, or a distribution as users write it; raise ScenarioError."""
+    """Return a length as it is stored: a number, or a distribution as users write it; raise ScenarioError."""
     try:
         return parse_whole(text.strip())
     except (ValueError, OverflowError):
@@ -194,15 +194,15 @@ def read_length(text: str) -> int | str:
 
 
 def read_seconds(text: str) -> float | str:
-    """Return a time as it is kept: a number of seconds, or a distribution as users write it; raise ScenarioError."""
+    """Return a time as it is stored: a number of seconds, or a distribution as users write it; raise ScenarioError."""
     try:
         return float(text.strip())
     except ValueError:
         return times_of(text).text
 
 
-def kept(key: str, value: Any, of: Quantity) -> Any:
-    """Return a key's value as it is kept, a distribution as users write it; raise ScenarioError, naming the key."""
+def as_users_write(key: str, value: Any, of: Quantity) -> Any:
+    """Return a key's value as it is stored, a distribution as users write it; raise ScenarioError, naming the key."""
     if not isinstance(value, str):
         return value
     if reads_as_number(value):
@@ -212,7 +212,7 @@ def kept(key: str, value: Any, of: Quantity) -> Any:
 
 
 def distribution_text(key: str, value: str, of: Quantity = LENGTHS) -> str:
-    """Return a distribution as it is kept, of lengths unless `of` says otherwise; raise ScenarioError, naming the key."""
+    """Return a distribution as it is stored, of lengths unless `of` says otherwise; raise ScenarioError, naming the key."""
     try:
         return _distribution(value, of).text
     except ScenarioError as error:
@@ -238,12 +238,14 @@ def lengths_of(text: str) -> Mixture:
 def _distribution(text: str, of: Quantity) -> Mixture:
     parts = tuple(_part(part, text, of) for part in split_outside_brackets(text, "+"))
     shares = [part.share for part in parts]
-    if len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4):
-        raise ScenarioError(
-            f"{short_repr(text)} is no mixture of {of.noun}s: give each part its share, 100 % in all, like 200@70%+4000@30%"
-        )
-    if len(parts) == 1 and shares[0] not in (0, 1):
-        raise ScenarioError(f"{short_repr(text)} gives its only {of.noun} {shares[0]:.0%}; leave the share out")
+    refuse(
+        len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4),
+        f"{short_repr(text)} is no mixture of {of.noun}s: give each part its share, 100 % in all, like 200@70%+4000@30%",
+    )
+    refuse(
+        len(parts) == 1 and shares[0] not in (0, 1),
+        f"{short_repr(text)} gives its only {of.noun} {shares[0]:.0%}; leave the share out",
+    )
     return Mixture(parts if len(parts) > 1 else (replace(parts[0], share=1.0),))
 
 
@@ -259,12 +261,16 @@ def _part(text: str, whole: str, of: Quantity) -> MixturePart:
     name = name.strip().lower()
     if not bracket:
         return MixturePart("fixed", (_number(body, of.noun, of.bounds, whole, of),), share=share)
-    if not rest.rstrip().endswith(")"):
-        raise ScenarioError(f"{short_repr(whole)} lacks a closing bracket")
+    refuse(
+        not rest.rstrip().endswith(")"),
+        f"{short_repr(whole)} lacks a closing bracket",
+    )
     inside = rest.rstrip()[:-1].strip()
     if name == "empirical" and name in of.examples:
-        if not inside:
-            raise ScenarioError(f"{short_repr(whole)} names no file; write {of.examples[name]}")
+        refuse(
+            not inside,
+            f"{short_repr(whole)} names no file; write {of.examples[name]}",
+        )
         return MixturePart(name, file=inside, share=share)
     if name not in of.arguments:
         near = difflib.get_close_matches(name, of.examples, n=1, cutoff=0.5)

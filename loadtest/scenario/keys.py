@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.distributions import LENGTHS, TIMES, kept
+from loadtest.scenario.distributions import LENGTHS, TIMES, as_users_write
 from loadtest.scenario.values import Range, Text, coerce, read_share, short_repr
 
 ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user class, an option of the test
@@ -19,32 +19,25 @@ ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What a field of a part says about its key beyond name, type and default.
-
-    `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
-    `also_in` is a second table in which it may stand. `locust` says where Locust's users can set the key. A value of a
-    `share` may be written `5%`; that of a `length`, or of a `span` in seconds, may also be a distribution, as a text. A
-    key with `repeat` takes a list whose values all hold together: its option may be given again, each time with what
-    `repeat` shows. A text with `joined` may name several things, with that between: a list is taken too, and the option
-    may be given again. `metavar` stands for a value in help where its type says too little. `read` turns
-    what a user may give besides into a value of the key's type.
-    """
+    """What a field of a part says about its key beyond name, type and default."""
 
     help: str
     unit: str = ""
     bounds: Range | None = None
     choices: tuple[str, ...] = ()
     text: Text | None = None
-    table: str | None = None
-    also_in: str | None = None
-    length: bool = False
-    span: bool = False
-    share: bool = False
-    locust: tuple[str, ...] = ()
-    repeat: str | None = None
-    joined: str | None = None
-    metavar: str | None = None
-    read: Callable[[Any], Any] | None = None
+    table: str | None = None  # TOML table that the key stands in; keys of the first releases stand above all tables
+    also_in: str | None = None  # a second table in which it may stand
+    length: bool = False  # of tokens: a number, or a distribution as a text
+    span: bool = False  # of seconds: the same
+    share: bool = False  # may be written `5%`
+    locust: tuple[str, ...] = ()  # where Locust's users can set the key: ATTRIBUTE, OPTION
+    repeat: str | None = (
+        None  # of a list whose values all hold together: what the option is given with, each time again
+    )
+    joined: str | None = None  # of a text that may name several things, or of a list of texts: what stands between them
+    metavar: str | None = None  # stands for a value in help where its type says too little
+    read: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type
 
 
 def key(help_text: str, default: Any, **declared: Any) -> Any:
@@ -102,7 +95,11 @@ class Key:
         if not (declared.length or declared.span):
             return value
         of = LENGTHS if declared.length else TIMES
-        return tuple(kept(self.name, one, of) for one in value) if self.listed else kept(self.name, value, of)
+        return (
+            tuple(as_users_write(self.name, one, of) for one in value)
+            if self.listed
+            else as_users_write(self.name, value, of)
+        )
 
     @property
     def flag(self) -> str:

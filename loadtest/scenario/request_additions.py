@@ -17,7 +17,7 @@ import orjson
 
 from loadtest import credentials
 from loadtest.credentials import VARIABLE
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.files import read_text
 from loadtest.scenario.values import short_repr
 
@@ -159,19 +159,20 @@ def query_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def check_path(path: str) -> None:
     """Raise ScenarioError for a path that cannot stand behind the URL."""
-    if "?" in path:
-        raise ScenarioError("path holds a query (?…); give it with --query.")
-    if not _PATH.fullmatch(path):
-        raise ScenarioError(
-            f"path must begin with / and hold no blank, # or character beyond ASCII, like /v1/chat/completions, not "
-            f"{short_repr(path)}."
-        )
+    refuse("?" in path, "path holds a query (?…); give it with --query.")
+    refuse(
+        not _PATH.fullmatch(path),
+        "path must begin with / and hold no blank, # or character beyond ASCII, like /v1/chat/completions, not "
+        f"{short_repr(path)}.",
+    )
 
 
 def check_keep_alive(text: str) -> None:
     """Raise ScenarioError for what Ollama does not read as a time."""
-    if not _DURATION.fullmatch(text):
-        raise ScenarioError(f"keep_alive must be a time like 10m, 0 or -1 (for ever), not {short_repr(text)}.")
+    refuse(
+        not _DURATION.fullmatch(text),
+        f"keep_alive must be a time like 10m, 0 or -1 (for ever), not {short_repr(text)}.",
+    )
 
 
 def body_text(value: Any) -> Any:
@@ -203,15 +204,15 @@ def check_body(text: str) -> None:
     body = orjson.loads(text)
     _with_texts(body, _checked_text)
     for key, option in _SET_BY.items():
-        if key in body:
-            raise ScenarioError(f"body sets {key}, which is set by {option}; take it out of --body.")
+        refuse(key in body, f"body sets {key}, which is set by {option}; take it out of --body.")
     if "options" in body and not isinstance(options := body["options"], dict):
         raise ScenarioError(
             f"body takes away options, where Ollama is told lengths, or is no table: {short_repr(options)}."
         )
     for key, option in _SET_IN_OPTIONS.items():
-        if key in body.get("options", {}):
-            raise ScenarioError(f"body sets options.{key}, which is set by {option}; take it out of --body.")
+        refuse(
+            key in body.get("options", {}), f"body sets options.{key}, which is set by {option}; take it out of --body."
+        )
 
 
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

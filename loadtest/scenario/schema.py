@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_lengths_used, check_sessions, check_together
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
 from loadtest.scenario.level import Level
@@ -113,8 +113,10 @@ class Scenario(ScenarioParts):
         given = renamed(given, "the command line", say)
         table = flat(renamed(table, where, say), keys, where)
         merged = {**other_loop_left_out(table, given), **given}
-        if merged.get("concurrency") and (merged.get("rate") or merged.get("trace")):
-            raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
+        refuse(
+            merged.get("concurrency") and (merged.get("rate") or merged.get("trace")),
+            f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.",
+        )
         if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
         known = {one.name: one for one in keys}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.files import read_text
 from loadtest.scenario.keys import Key
 from loadtest.scenario.values import short_repr
@@ -35,8 +35,10 @@ MOST_TOML = 4 << 20  # bytes of a scenario file
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise ScenarioError with one sentence."""
-    if not encodable(str(path)):
-        raise ScenarioError(f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.")
+    refuse(
+        not encodable(str(path)),
+        f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.",
+    )
     text = read_text(path, "scenario", most=MOST_TOML)
     try:
         return tomllib.loads(text)
@@ -87,10 +89,10 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
                     _check_place(one, tables[one], name, where)
             found |= value
         else:
-            if name in tables.values() and name not in tables:
-                raise ScenarioError(
-                    f"{where} has {name}, which is a table; write it once, as [{name}], with its keys below."
-                )
+            refuse(
+                name in tables.values() and name not in tables,
+                f"{where} has {name}, which is a table; write it once, as [{name}], with its keys below.",
+            )
             _check_known(name, list(tables), where)
             if placed:
                 _check_place(name, tables[name], None, where)
@@ -107,10 +109,10 @@ def _check_place(name: str, belongs: str | None, stands: str | None, where: str)
 def _check_known(name: str, known: Sequence[str], where: str) -> None:
     if name in known:
         return
-    if name.replace("-", "_") in ON_COMMAND_LINE:
-        raise ScenarioError(
-            f"{where} has {name}, which is no key; give it on the command line, as --{name.replace('_', '-')}."
-        )
+    refuse(
+        name.replace("-", "_") in ON_COMMAND_LINE,
+        f"{where} has {name}, which is no key; give it on the command line, as --{name.replace('_', '-')}.",
+    )
     near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
     raise ScenarioError(f"{where} has an unknown key {_short_name(name)!r}{hint}")
@@ -126,8 +128,10 @@ def renamed(table: Mapping[str, Any], where: str, say: Callable[[str], object] |
     for former, name in FORMER.items():
         if (value := table.pop(former, None)) is None:
             continue
-        if table.get(name) is not None:
-            raise ScenarioError(f"{where} has both {name} and {former}, its former name; give {name} alone.")
+        refuse(
+            table.get(name) is not None,
+            f"{where} has both {name} and {former}, its former name; give {name} alone.",
+        )
         if say is not None:
             say(f"{where} has {former}, which is called {name} now; the former name still works.")
         table[name] = value

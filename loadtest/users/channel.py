@@ -25,11 +25,11 @@ from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Time
 from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.conversations.sessions import ConversationSource
 from loadtest.workloads.data_source import data_file
+from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import Job
-from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
-from loadtest.workloads.prefix import behind_prefix
+from loadtest.workloads.shared_prefix import behind_prefix
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 

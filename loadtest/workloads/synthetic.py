@@ -113,6 +113,6 @@ def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def kept_document(tokens: int, seed: int, counter: Counter) -> str:
-    """Return what `made_up_document` does, for a text that many prompts share: those used last are kept."""
+def cached_document(tokens: int, seed: int, counter: Counter) -> str:
+    """Return what `made_up_document` does, for a text that many prompts share."""
     return made_up_document(tokens, seed, counter)

@@ -14,8 +14,7 @@ from loadtest.cli.check.trial import try_server
 from loadtest.cli.options.connection import SERVER
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import key_options, make_scenario, one_url
-from loadtest.cli.output.printing import json_option, print_json
-from loadtest.cli.output.wrapped import print_wrapped
+from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError

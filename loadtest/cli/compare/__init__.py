@@ -56,6 +56,8 @@ ONE_RUN = (
 class ToleranceParam(ShareParam):
     """A share from 0 to below 1."""
 
+    what = "a share; write 5% or 0.05"
+
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         share = super().convert(value, param, ctx)
         if not 0 <= share < 1:

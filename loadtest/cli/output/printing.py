@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,3 +44,14 @@ def print_json(body: Any) -> None:
     """Print one JSON document to stdout, without the secrets of the environment."""
     option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     sys.stdout.write(scrubber()(orjson.dumps(body, option=option, default=str)).decode() + "\n")
+
+
+def print_wrapped(text: str, *, indent: str = "") -> None:
+    """Print a line; on a terminal broken between words, with `indent` before all but the first part. A pipe gets it whole."""
+    if sys.stdout.isatty() and text.strip():
+        width = max(shutil.get_terminal_size().columns, len(indent) + 20)
+        wrapping = textwrap.TextWrapper(
+            width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        )
+        text = wrapping.fill(text)
+    print(text)

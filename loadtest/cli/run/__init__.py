@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,15 @@ from loadtest.cli.options.scenario_options import file_and_url, make_scenario, s
 from loadtest.cli.output.progress_line import LiveLine
 from loadtest.cli.report import SLO_HELP
 from loadtest.cli.run.find_max import Finder
-from loadtest.cli.run.how_long import TimeNotice, people_sentence, requests_sentence, with_enough_requests
+from loadtest.cli.run.how_long import say_how_long, with_enough_requests
 from loadtest.cli.run.prediction_and_probe import as_predicted, kept_beforehand, question
 from loadtest.cli.run.results import Showing, show_ended, showing_options
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import refuse
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse_objectives
-from loadtest.workloads.conversations.sessions import mean_turns
-from loadtest.workloads.workload import check_files, planned
+from loadtest.workloads.workload import check_files
 
 
 def run_scenario(
@@ -128,29 +128,15 @@ def run(
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
     asked = question(slo, find_max, scenario)
     keep = kept_beforehand(scenario, prediction, asked, probe_slots=probe_slots)
-    beside = monitoring.beside(scenario)
-    if find_max is not None:
-        return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside, keep=keep)
-    scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)
-    return _measure_levels(scenario, out, objectives, showing=showing, beside=beside, keep=keep)
-
-
-def _measure_levels(
-    scenario: Scenario,
-    out: Path | None,
-    objectives: Sequence[Objective],
-    *,
-    showing: Showing,
-    beside: Beside | None,
-    keep: Keep | None,
-) -> int:
     line = showing.progress_line()
-    plan = planned(scenario)
-    turns = mean_turns(plan)
-    for said in filter(None, (requests_sentence(plan, objectives), people_sentence(plan, turns))):
-        line.say(said)
-    watch = TimeNotice(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
-    finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
+    measured = functools.partial(run_scenario, out=out, line=line, beside=monitoring.beside(scenario), keep=keep)
+    if find_max is not None:
+        finder = Finder(scenario, objectives, find_max, line.say)
+        finished = measured(finder.first(scenario), choose=finder)
+        searched = finder.conclude(finished.folder) if finished.failure is None else None
+        return show_ended(finished, showing, searched=searched)
+    scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)
+    finished = measured(scenario, watch=say_how_long(scenario, objectives, line.say))
     return show_ended(finished, showing, objectives=objectives)
 
 
@@ -169,26 +155,6 @@ def _check_find_max(most: int | None, objectives: Sequence[Objective], values: d
         "--requests.",
     )
     refuse(values.get("concurrency") is not None, "--find-max chooses the concurrency itself; leave out --concurrency.")
-
-
-def _find_max(
-    scenario: Scenario,
-    out: Path | None,
-    objectives: Sequence[Objective],
-    most: int,
-    *,
-    showing: Showing,
-    beside: Beside | None,
-    keep: Keep | None,
-) -> int:
-    if scenario.data_once:
-        raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
-    line = showing.progress_line()
-    finder = Finder(scenario, objectives, most, line.say)
-    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside, keep=keep)
-    if finished.failure is not None:
-        return show_ended(finished, showing)
-    return show_ended(finished, showing, searched=finder.conclude(finished.folder))
 
 
 named_in_environment(run)

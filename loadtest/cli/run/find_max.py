@@ -49,6 +49,8 @@ class Finder:
 
     def first(self, scenario: Scenario) -> Scenario:
         """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
+        if scenario.data_once:
+            raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
         if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
             raise ScenarioError(
                 "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate."

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from loadtest.measure.progress import Progress
 from loadtest.scenario import OPEN_LOOP_S, Level, Scenario
 from loadtest.slo import Objective, least_requests
+from loadtest.workloads.conversations.sessions import mean_turns
 from loadtest.workloads.conversations.thinking import mean_think_time
+from loadtest.workloads.workload import as_files_say
 
 
 def with_enough_requests(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool) -> Scenario:
@@ -76,6 +78,17 @@ def people_sentence(scenario: Scenario, turns: float) -> str | None:
         alone = think * level.requests / (level.concurrency or 1)
         least += (think + pauses) * bool(scenario.warmup) + (scenario.duration or alone)
     return f"{counts}. Thinking alone takes {_time(least)} of the whole run; answers come on top of that."
+
+
+def say_how_long(
+    scenario: Scenario, objectives: Sequence[Objective], say: Callable[[str], object]
+) -> Callable[[Progress], object]:
+    """Say what will be sent and how long it takes, as far as that is known; return what says the rest once answers come."""
+    scenario = as_files_say(scenario)
+    turns = mean_turns(scenario)
+    for said in filter(None, (requests_sentence(scenario, objectives), people_sentence(scenario, turns))):
+        say(said)
+    return TimeNotice(scenario, say, turns) if objectives or scenario.has_sessions else (lambda _: None)
 
 
 class TimeNotice:

@@ -100,7 +100,9 @@ def show_ended(
     if written is not None:
         showing.gates.write([written], objectives, searched)
     if showing.as_json:
-        print_json(_run_dict(finished, written, objectives, conclusion, code))
+        ended = {"path": str(finished.folder), "state": finished.state}
+        body = ended if written is None else report_dict(written, objectives)
+        print_json({**body, "find_max": conclusion, "failure": finished.failure, "exit_code": code})
     elif showing.quiet:
         print(finished.folder)
     if conclusion is not None and finished.state != "interrupted" and not showing.as_json:
@@ -137,20 +139,6 @@ def _exit_code(
         return exit_code([written], objectives)
     found, _ = searched
     return 3 if found.void or any_records_lost([written]) else 0 if found.met else 1
-
-
-def _run_dict(
-    finished: Finished,
-    written: Report | None,
-    objectives: Sequence[Objective],
-    conclusion: str | None,
-    code: int,
-) -> dict[str, Any]:
-    """Return what `run --json` prints: the report of the run, and how the run ended."""
-    body: dict[str, Any] = {"path": str(finished.folder), "state": finished.state}
-    if written is not None:
-        body = report_dict(written, objectives)
-    return {**body, "find_max": conclusion, "failure": finished.failure, "exit_code": code}
 
 
 def _print_what_is_wrong(written: Report, objectives: Sequence[Objective]) -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import refuse
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import Text, short_repr
 
@@ -79,7 +79,7 @@ def check_connection(keys: ConnectionKeys) -> None:
         keys.cert_key is not None and keys.cert is None,
         "cert_key is the key to a certificate; name the certificate's file with cert.",
     )
-    if keys.insecure and keys.ca_file is not None:
-        raise ScenarioError(
-            f"insecure trusts any certificate, ca_file ({short_repr(keys.ca_file)}) those of one authority alone; give one."
-        )
+    refuse(
+        keys.insecure and keys.ca_file is not None,
+        f"insecure trusts any certificate, ca_file ({short_repr(keys.ca_file)}) those of one authority alone; give one.",
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import ScenarioError, refuse
-from loadtest.scenario.files import MOST_PROMPT, file_version, kept_text
+from loadtest.errors import refuse
+from loadtest.scenario.files import MOST_PROMPT, cached_text, file_version
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
 
@@ -77,9 +77,11 @@ class DataKeys:
         if self.system is None or not self.system.startswith("@"):
             return self.system
         path = Path(self.system[1:])
-        text = kept_text(path, "system prompt's file", file_version(path))
-        if not text.strip():
-            raise ScenarioError(f"the system prompt's file {path} is empty.")
+        text = cached_text(path, "system prompt's file", file_version(path))
+        refuse(
+            not text.strip(),
+            f"the system prompt's file {path} is empty.",
+        )
         return text
 
     @property

@@ -147,10 +147,10 @@ def check_load(load: LoadKeys) -> None:
             f"requests = {load.requests} cannot keep {streams} streams busy; ask for {streams} or more{fewer}."
         )
     most = load.max_in_flight
-    if most is not None and most < load.workers:
-        raise ScenarioError(
-            f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer."
-        )
+    refuse(
+        most is not None and most < load.workers,
+        f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer.",
+    )
     refuse(
         load.unload and load.concurrency != (1,),
         "unload measures one load at a time; set concurrency = 1, and requests to how many loads.",

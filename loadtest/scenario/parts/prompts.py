@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import refuse
 from loadtest.scenario.files import MOST_PROMPT, prompt_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
@@ -88,8 +88,10 @@ def check_prompts(prompts: PromptKeys) -> None:
     )
     if prompts.prompt is None:
         return
-    if prompts.words and "{words}" not in prompts.prompt:
-        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.")
+    refuse(
+        prompts.words and "{words}" not in prompts.prompt,
+        f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.",
+    )
     refuse(
         not prompts.words and "{words}" in prompts.prompt,
         "the prompt has {words} in it; say which with words, e.g. words = [25, 100].",

@@ -12,10 +12,10 @@ from loadtest.scenario import Level, Scenario, lengths_of
 from loadtest.text import percent
 from loadtest.workloads.conversations.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
 from loadtest.workloads.data_source import DataSource
-from loadtest.workloads.lengths import DrawnLengths
+from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.messages import Round, calls_a_tool, rounds, system_apart, text_of
 from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
-from loadtest.workloads.prefix import SharedPrefix
+from loadtest.workloads.shared_prefix import SharedPrefix
 from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 

@@ -19,7 +19,7 @@ from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level, lengths_of
-from loadtest.workloads.lengths import DrawnLengths
+from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.schedule import instants
 from loadtest.workloads.tokens import Counter, TokenFit
 

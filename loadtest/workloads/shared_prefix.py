@@ -12,7 +12,7 @@ from loadtest.scenario import Level, Scenario
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_from
 from loadtest.workloads.source import Session
-from loadtest.workloads.synthetic import kept_document, made_up_document
+from loadtest.workloads.synthetic import cached_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 BETWEEN = "\n\n"  # system prompt and prompt, where an endpoint takes one text
@@ -50,15 +50,10 @@ class SharedPrefix:
         count, which = scenario.prefixes or 1, 0
         if count > 1:
             rng = random.Random(seed_from("prefix", scenario.seed, level.index, i, warmup))
-            which = _drawn_place(count, scenario.prefix_zipf, rng)
+            weights = None if scenario.prefix_zipf is None else _weights(count, scenario.prefix_zipf)
+            which = rng.randrange(count) if weights is None else rng.choices(range(count), cum_weights=weights)[0]
         ours = self.fit.ours_added(scenario.system_tokens)
-        return kept_document(ours, seed_from("system", scenario.seed, which), self.counter), scenario.system_tokens
-
-
-def _drawn_place(count: int, zipf: float | None, rng: random.Random) -> int:
-    if zipf is None:
-        return rng.randrange(count)
-    return rng.choices(range(count), cum_weights=_weights(count, zipf))[0]
+        return cached_document(ours, seed_from("system", scenario.seed, which), self.counter), scenario.system_tokens
 
 
 @functools.lru_cache(maxsize=4)

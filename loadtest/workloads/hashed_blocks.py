@@ -15,7 +15,7 @@ from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_from, seed_of
 from loadtest.workloads.source import Session, SingleRequest
-from loadtest.workloads.synthetic import kept_document, made_up_document
+from loadtest.workloads.synthetic import cached_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 BLOCK_TOKENS = 512  # of a block, by the server's count
@@ -53,7 +53,7 @@ class HashedBlocks:
             length = min(block, ours)
             if length <= 0:
                 break
-            texts.append(kept_document(length, seed_from(self.scenario.seed, key, hash_id), self.counter))
+            texts.append(cached_document(length, seed_from(self.scenario.seed, key, hash_id), self.counter))
             ours -= length
         if ours > 0:  # more tokens than blocks: the rest is this request's own
             texts.append(made_up_document(ours, seed_from(self.scenario.seed, key, "rest", i), self.counter))
