@@ -1,4 +1,4 @@
-"""Which levels of a run belong together: those of one length, at most numbers of users or rates."""
+"""Which levels of a run a prediction rests on: those of one length, at most numbers of users or rates."""
 
 from __future__ import annotations
 
