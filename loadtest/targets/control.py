@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten
+from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
@@ -30,7 +30,7 @@ LONGEST_BYTES = 64 << 20
 DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # limits on what is kept of a server's own facts
 LARGEST = 2**53  # larger counts are not believed: many JSON readers could not hold them
 
-_WORDY = ("application/json", "text/html")  # kinds of bodies whose words say why a question was refused
+_WORDY = re.compile(r"json|html|xml|^text/|^$")  # kinds of bodies whose words say why a question was refused
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -79,16 +79,20 @@ class ControlAnswer:
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
         if not self.ok:
             there = f" to {shown(without_secrets(place))[:200]}" if (place := self.header("location")) else ""
-            words = http_sentence(self.status, self.body) if kind in _WORDY and self.body else ""
-            words = words.removeprefix(f"HTTP {self.status} with ")
+            words = http_sentence(self.status, self.body) if _WORDY.search(kind) and self.body else ""
+            words = words.removeprefix(f"HTTP {self.status} with ").removeprefix(f"HTTP {self.status}: ")
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
         if not self.body.strip():
             return "an empty answer"
-        if kind == "text/html":
-            return "a web page"
-        if parse_json(self.body.removeprefix(codecs.BOM_UTF8)) is None:
-            return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
-        return "JSON of another shape"
+        row = self.json()
+        if isinstance(row, dict) and (error := in_row(row) or envelope(row)):
+            return f"an error ({error})"
+        if row is not None:
+            return "JSON of another shape"
+        what = stranger(self.body).removeprefix("the answer is ")
+        if kind == "text/html" or what.startswith("a web page"):
+            return what if what.startswith("a web page") else "a web page"
+        return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
 
 
 class ControlClient(httpx.Client):
