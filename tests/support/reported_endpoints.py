@@ -18,7 +18,6 @@ from support.odd_streams import (
     completed,
     named,
     response,
-    sse,
     start,
     stopped,
 )
