@@ -22,7 +22,7 @@ from loadtest.scenario import ConnectionKeys
 from loadtest.targets.not_reached import not_reached
 from loadtest.text import seconds, shown
 from loadtest.urls import endpoint_url, with_keys, without_secrets
-from loadtest.wire import SyncWire, Timeouts
+from loadtest.wire import Order, Received, SyncWire, Timeouts
 
 NO_ANSWER = "no answer in time"
 LONGEST_S = 20.0  # of a whole answer
@@ -172,11 +172,29 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
+        if isinstance(error, httpx.RemoteProtocolError) and (answer := _by_own_wire(client_there, path, error.request)):
+            return _answered(client, url, answer)
         if reach.alert_words(str(error)) is not None:  # TLS 1.3 refuses a client behind the handshake
             raise TargetError(not_reached(url, error, None)) from None
         return ControlAnswer(
             path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
         )
+
+
+def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> ControlAnswer | None:
+    """Ask as requests are sent, whose parser takes untidy answers that httpx refuses; None where it cannot read one either."""
+    if not isinstance(client, ControlClient):  # a unix socket's
+        return None
+    limits = Timeouts(connect=LONGEST_S, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
+    received = Received()
+    try:
+        with SyncWire(timeouts=limits, proxy=reach.Proxy.of(client.keys), verify=reach.trust(client.keys)) as wire:
+            wire.fetch(Order.of(request, received))
+    except httpx.HTTPError:
+        return None
+    if received.status is None or received.failure is not None:
+        return None
+    return ControlAnswer(path, received.status, received.headers, received.body())
 
 
 def _proxy_words(client: httpx.Client, url: str) -> str | None:

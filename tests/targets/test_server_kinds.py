@@ -157,7 +157,11 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
             "A gateway answers there, and no server behind it",
         ),
         ({}, refuse(404), "Nothing of a model server is at this path: the URL may lack a prefix"),
-        ({}, refuse(503, {"error": "loading"}), "status 503 (loading)). It answers no questions now: wait until its model"),
+        (
+            {},
+            refuse(503, {"error": "loading"}),
+            "status 503 (loading)). It answers no questions now: wait until its model",
+        ),
         ({}, (200, {"Content-Type": "text/html"}, b"<p>hi"), "a web page"),
         ({}, {"hello": 1}, "JSON of another shape"),
         ({}, (200, {"Content-Type": "application/json"}, b""), "GET /v1/models: an empty answer"),
