@@ -172,8 +172,8 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
-        if isinstance(error, httpx.RemoteProtocolError) and (answer := _by_own_wire(client_there, path, error.request)):
-            return _answered(client, url, answer)
+        if isinstance(error, httpx.RemoteProtocolError) and (untidy := _by_own_wire(client_there, path, error.request)):
+            return _answered(client, url, untidy)
         if reach.alert_words(str(error)) is not None:  # TLS 1.3 refuses a client behind the handshake
             raise TargetError(not_reached(url, error, None)) from None
         return ControlAnswer(

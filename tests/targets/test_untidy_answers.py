@@ -32,7 +32,7 @@ UNTIDY = {
 
 @pytest.mark.parametrize("name", UNTIDY)
 def test_models_are_read_from_untidy_answers(loadtest: Call, name: str) -> None:
-    missing = [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", Then.FIN]
+    missing: list[bytes | Then] = [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", Then.FIN]
     with odd_server({"/v1/models": [UNTIDY[name], Then.FIN]}, otherwise=lambda _: missing) as server:
         code, out, err = loadtest("check", server.url)
     assert code == 0, err
