@@ -30,7 +30,7 @@ from loadtest.targets.control import (
 )
 from loadtest.targets.model_list import MOST_PAGES, contexts, listed_models, loaded, next_page
 from loadtest.targets.unclear import refused_error, unclear_error
-from loadtest.text import shown
+from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
 
 SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
@@ -79,7 +79,7 @@ class Server:
         names = {"ollama": "Ollama", "llama.cpp": "llama.cpp", "vllm": "vLLM", "openai": "an OpenAI-compatible server"}
         text = names[self.kind] + (f" {self.version}" if self.version else "")
         if self.simulated:
-            text += f" (simulated: profile {self.simulated['profile']} at {self.simulated['speed']:g}× speed)"
+            text += f" (simulated: {profile_at_speed(self.simulated)})"
         return text
 
 
