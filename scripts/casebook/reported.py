@@ -9,6 +9,7 @@ from book import rows
 from support.odd_answers import NAMED, OLLAMA, OPENAI, chunk, head, json, plain, streamed
 from support.odd_server import Every, Script, Then, Wait
 from support.odd_streams import Stream
+from support.reported_endpoints import ANSWERS
 from support.reported_ends import ENDS, ERRORS, FRAMES
 from support.reported_streams import COUNTED, TEXTS
 
@@ -41,6 +42,7 @@ for kind, streams in (
     ("frame", FRAMES),
     ("end", ENDS),
     ("error", ERRORS),
+    ("endpoint", ANSWERS),
 ):
     row = rows(f"reported {kind}")
     for name, stream in streams.items():
