@@ -165,6 +165,13 @@ def field_named(name: str) -> Said:
     return lambda value, _: {name: value}
 
 
+def _least_tokens(ending: Ending, events: ContentEvents) -> int:
+    """Return how many tokens were sent as text, where the server does not count them the fewest that the text can have."""
+    if ending.output_tokens is not None:
+        return ending.output_tokens - ending.unsent_tokens
+    return len(events.said.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect(ABC):
     """One wire format, bound to a model and its options; see CONTRIBUTING for how to add one."""
@@ -262,13 +269,11 @@ class Dialect(ABC):
     def closed(self, decoder: Decoder) -> Ending:
         """Close the decoder of one answer; one that should have been streamed and was not is doubted."""
         ending, events = decoder.close(), decoder.events
-        sent = (ending.output_tokens or 0) - ending.unsent_tokens
-        if (
-            len(events) == 1
-            and not events.hidden
-            and sent >= ONE_PIECE_TOKENS
-            and self.patch.get("stream") is not False
-        ):
+        hidden = len(events.hidden)
+        in_one = (
+            len(events) - hidden == 1 and hidden <= 1
+        )  # a tool's call alone comes in one piece from servers that stream
+        if in_one and _least_tokens(ending, events) >= ONE_PIECE_TOKENS and self.patch.get("stream") is not False:
             ending.doubts.append(ONE_PIECE)
         return ending
 

@@ -72,15 +72,15 @@ class Decoded:
     def finish(self, name: str, value: Any) -> None:
         """Take a finish_reason or done_reason by its name, and as it was sent."""
         ending = self.ending
-        unknown = ends.is_unknown_reason(name)
-        ending.finish_reason = server_errors.shorten(name, 80) if unknown else name  # known names hold no secret
+        known = ends.known_reason(name)
+        ending.finish_reason = known or server_errors.shorten(name, 80)
         if (why := ends.ended_badly(name, value)) is not None:
             self.fail(why)
             return
         ending.done = True
         if self.finished_at is None:
             self.finished_at = len(self.events)
-        if unknown:
+        if known is None:
             self.doubt(
                 f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
             )

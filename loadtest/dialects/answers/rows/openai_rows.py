@@ -16,19 +16,28 @@ NO_FINISH = (
     "unless started with --interrupt_requests false"
 )
 MOST_INDICES = 64  # of choices that are kept
+# the same under other servers' names
 USAGES = (
-    "usage",
-    "usageMetadata",
-    "usage_metadata",
-    "token_usage",
-    "tokenUsage",
-)  # the same under other servers' names
+    *("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage"),
+    "amazon-bedrock-invocationMetrics",
+)
+_REASONS = (
+    "finish_details",
+    "finishReason",
+    "native_finish_reason",
+    "stop_reason",
+)  # of a choice without finish_reason
+_BESIDE = (*REASONING, "content", "refusal")
+TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 
 
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_bare", "_before", "_first", "_index", "_indices", "_last", "_piecewise", "_usage")
+    __slots__ = (
+        *("_answer", "_bare", "_before", "_first", "_index", "_indices", "_last", "_model", "_piecewise", "_usage"),
+        "_whole",
+    )
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
@@ -40,6 +49,8 @@ class OpenAIRows:
         self._piecewise = False  # text came in a piece of a stream
         self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
+        self._model = ""  # that the last piece of text was said to be of
+        self._whole = False  # a message came that is no piece of a stream
 
     def takes(self, row: dict[str, Any]) -> bool:
         if isinstance(row.get("choices"), list | dict):
@@ -71,9 +82,13 @@ class OpenAIRows:
                 if isinstance(choice, dict):
                     alike = self._choice(choice, position) and alike
         self._numbers(row)
-        if not self._answer.ending.done and (reason := row.get("finish_reason")):
-            self._reason(reason)
         ending = self._answer.ending
+        if not ending.done and (reason := row.get("finish_reason") or ("stop" if row.get("done") is True else None)):
+            self._reason(reason)
+        if len(events.texts) > before and isinstance(model := row.get("model"), str) and model:
+            if self._model and model != self._model:
+                self._answer.doubt(TWO_MODELS)
+            self._model = model
         return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
 
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
@@ -86,6 +101,7 @@ class OpenAIRows:
         piece = delta is not None
         if delta is None:
             delta = choice.get("message")  # a whole answer, not streamed
+            self._whole = delta is not None
         if isinstance(delta, dict):
             texts = in_message(delta, odd)
         else:
@@ -124,13 +140,21 @@ class OpenAIRows:
     def _finish(self, choice: dict[str, Any], delta: dict[str, Any]) -> None:
         """Take what a choice says of the end, be it in the choice or in its delta."""
         answer = self._answer
-        if (said := server_errors.in_row({"error": choice.get("error")})) is not None:
-            answer.fail(said)
+        for place in (choice, delta):
+            wrong = place.get("error") or place.get("error_message")
+            if wrong and (said := server_errors.in_row({"error": wrong})) is not None:
+                answer.fail(said)
+        native = choice.get(
+            "native_finish_reason"
+        )  # OpenRouter's provider may have failed where it says that all is well
+        if isinstance(native, str) and (why := ends.ended_badly(native, native)) is not None:
+            answer.fail(why)
         if usage := choice.get("usage") or delta.get("usage"):
             self._take_usage(usage)
         value = choice.get("finish_reason")
         if value is None:
-            value = delta.get("finish_reason") or choice.get("finish_details") or choice.get("finishReason")
+            others = (choice.get(name) for name in _REASONS)
+            value = delta.get("finish_reason") or next((said for said in others if isinstance(said, str | dict)), None)
         if value is not None:
             self._reason(value)
 
@@ -151,6 +175,13 @@ class OpenAIRows:
                     self._take_usage(usage)
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
+        if not row.get("choices") and ("prompt_tokens" in row or "completion_tokens" in row):
+            self._take_usage(row)
+
+    def count_behind(self, row: dict[str, Any]) -> None:
+        """Take counts from a row that came behind the end mark, where none came before it."""
+        if not row.get("choices") and self._usage.output is None:
+            self._numbers(row)
 
     def _take_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
@@ -167,6 +198,8 @@ class OpenAIRows:
         answer, ending = self._answer, self._answer.ending
         if self._first is None:
             return
+        if self._whole and self._first is self._last and ending.error is None:
+            ending.done = True  # a whole answer is one, whether or not it says why it ended
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
         odd: list[str] = []
         doubts: list[str] = []
@@ -231,9 +264,9 @@ def _in_messages(messages: Any) -> Any:
 
 
 def _beside(choice: dict[str, Any], delta: Any) -> Texts:
-    """Return text that lies in the choice itself: reasoning beside `text`, or the text of chat where completions have it."""
-    hidden = {name: choice[name] for name in REASONING if choice.get(name)}
-    if hidden and any(texts := in_message(hidden, [])):
+    """Return text in the choice itself: a content or reasoning, else the text of chat where completions have it."""
+    beside = {name: choice[name] for name in _BESIDE if choice.get(name)}
+    if beside and any(texts := in_message(beside, [])):
         return texts
     text = choice.get("text") if delta is not None else None
     return (text, "") if isinstance(text, str) else ("", "")

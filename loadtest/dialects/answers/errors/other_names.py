@@ -1,0 +1,24 @@
+"""Errors in rows of no format that is known, by the names that frameworks and clouds give them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from loadtest.dialects.answers.errors import server_errors
+
+# errorMessage (AWS Lambda), throttlingException (Bedrock), fault (Apigee), err
+_NAMES = re.compile(r"err|fault|(?:\w*_)?error(?:_?(?:message|msg|text|description))?|\w*exception", re.IGNORECASE)
+
+
+def in_foreign_row(row: dict[str, Any]) -> str | None:
+    """Return what such a row says is wrong, be it in an envelope or under a name of its own; None where it says nothing."""
+    if (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
+        return said
+    for name, value in row.items():
+        if value and isinstance(value, str | dict) and _NAMES.fullmatch(name):
+            words = value.get("faultstring") if isinstance(value, dict) else None
+            said = server_errors.in_row({"error": words or value})
+            if said is not None:
+                return said
+    return None
