@@ -21,12 +21,8 @@ USAGES = (
     *("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage"),
     "amazon-bedrock-invocationMetrics",
 )
-_REASONS = (
-    "finish_details",
-    "finishReason",
-    "native_finish_reason",
-    "stop_reason",
-)  # of a choice without finish_reason
+# of a choice without finish_reason, the likeliest first
+_REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
 _BESIDE = (*REASONING, "content", "refusal")
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 
@@ -140,10 +136,9 @@ class OpenAIRows:
     def _finish(self, choice: dict[str, Any], delta: dict[str, Any]) -> None:
         """Take what a choice says of the end, be it in the choice or in its delta."""
         answer = self._answer
-        for place in (choice, delta):
-            wrong = place.get("error") or place.get("error_message")
-            if wrong and (said := server_errors.in_row({"error": wrong})) is not None:
-                answer.fail(said)
+        wrong = choice.get("error") or choice.get("error_message") or delta.get("error") or delta.get("error_message")
+        if wrong and (said := server_errors.in_row({"error": wrong})) is not None:
+            answer.fail(said)
         native = choice.get(
             "native_finish_reason"
         )  # OpenRouter's provider may have failed where it says that all is well
@@ -153,8 +148,9 @@ class OpenAIRows:
             self._take_usage(usage)
         value = choice.get("finish_reason")
         if value is None:
-            others = (choice.get(name) for name in _REASONS)
-            value = delta.get("finish_reason") or next((said for said in others if isinstance(said, str | dict)), None)
+            value = delta.get("finish_reason")
+            if not value and not _REASONS.keys().isdisjoint(choice):
+                value = next((choice[name] for name in _REASONS if isinstance(choice.get(name), str | dict)), None)
         if value is not None:
             self._reason(value)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, compress, pairwise
-from operator import ge
+from itertools import pairwise
 
 from loadtest.dialects.base import ContentEvents
 
@@ -46,10 +45,11 @@ def _cumulative(texts: Sequence[str]) -> bool:
 
 
 def _whole_again(texts: Sequence[str]) -> bool:
-    sizes = list(map(len, texts))
-    before = [0, *accumulate(sizes)]
-    long_enough = compress(range(len(texts)), map(ge, sizes, before))
-    return any(
-        i >= FEWEST_BEFORE and before[i] >= FEWEST_LETTERS and texts[i].startswith("".join(texts[:i]))
-        for i in long_enough
-    )
+    longest, before = max(map(len, texts), default=0), 0
+    for i, text in enumerate(texts):
+        if before > longest:
+            break
+        if i >= FEWEST_BEFORE and FEWEST_LETTERS <= before <= len(text) and text.startswith("".join(texts[:i])):
+            return True
+        before += len(text)
+    return False
