@@ -89,6 +89,10 @@ FRAMES = {
     "a mark of byte order before every event": Stream(V1, WHOLE.replace("data: ", "\ufeffdata: ")),
     "no blank, ends of Windows": Stream(V1, WHOLE.replace("data: ", "data:").replace("\n", "\r\n")),
     "tabs behind the colon": Stream(V1, WHOLE.replace("data: ", "data:\t")),
+    "a zero byte behind every object": Stream(V1, WHOLE.replace("}\n\n", "}\0\n\n"), odd=("not one a line",)),
+    "an object of an end behind the reason": Stream(
+        V1, sse(A, B, C, finish(), COUNTS, {"done": True}), odd=("another API",)
+    ),
     "objects in Python's words": Stream(
         V1, f"data: {A!s}\n\n" + sse(B) + END, "b", done=False, error="not a JSON object"
     ),
@@ -240,6 +244,25 @@ ERRORS = {
     ),
     "behind a place in a queue": Stream(
         V1, sse({"status": "queued", "message": "waiting"}, {"message": SAID}), "", **FAILED, error=SAID
+    ),
+    **{
+        f"as text, with a good reason: {said}": Stream(
+            V1,
+            sse(*before, with_choice(delta(said), finish_reason="stop"), COUNTS) + DONE,
+            "".join(row["choices"][0]["delta"]["content"] for row in before) + said,
+            output=output,
+            doubts=(f"reads like an error: '{said[:30]}",),
+        )
+        for before, said, output in (
+            ((), "Internal error: rpc error: code = Unknown desc = unexpected EOF", 3),
+            ((A, B), "[Proxy Error] This model's maximum context length is 128 tokens", 3),
+            ((A, B), "\n\n[Stream Error] the connection broke"[2:], 3),
+            ((), "**NETWORK ERROR DUE TO HIGH TRAFFIC. PLEASE REGENERATE.**", 3),
+            ((A, B), "Error: upstream timed out", 3),
+        )
+    },
+    "a model's own words on errors": Stream(
+        V1, sse(*map(delta, ("Error", ":", " an", " error", " is", " one"))) + END, "Error: an error is one"
     ),
     "no error but a warning": Stream(V1, sse(*(row | {"warnings": ["old"], "errors": []} for row in (A, B, C))) + END),
     "codes of success (Baidu)": Stream(V1, sse(*(row | {"error_code": 0, "error_msg": ""} for row in (A, B, C))) + END),

@@ -234,6 +234,13 @@ TEXTS = {
         doubts=("repeats all",),
     ),
     "a piece that the next begins with (dbx#6535)": Stream(V1, sse(*map(delta, ("a", "and", " b"))) + END, "aand b"),
+    "all reasoning once more, as text (vllm#39091)": Stream(
+        V1,
+        sse(*(delta(reasoning_content=text) for text in ("The ", "cat ", "sat.")), delta("The cat sat.")) + END,
+        "The cat sat.",
+        "The cat sat.",
+        doubts=("repeats all",),
+    ),
     "a full message at the end, behind pieces (hermes-browser-extension#11)": Stream(
         V1,
         sse(A, B, C, chosen(message={"role": "assistant", "content": "abc"}, finish_reason="stop"), COUNTS) + DONE,

@@ -9,7 +9,7 @@ import orjson
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import Decoded, Rows
-from loadtest.dialects.answers.errors import other_names, server_errors
+from loadtest.dialects.answers.errors import other_names, server_errors, spoken
 from loadtest.dialects.answers.lines.framing import TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
@@ -118,7 +118,7 @@ class StreamDecoder:
             ending.went_on = len(answer.events) > answer.finished_at
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
-        answer.doubt(*repeats.doubts(answer.events))
+        answer.doubt(*repeats.doubts(answer.events), *spoken.doubts(answer.events))
         if not answer.end:
             ending.hint = server_errors.EMPTY_ANSWER
         if ending.done:

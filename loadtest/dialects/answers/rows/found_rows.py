@@ -16,7 +16,7 @@ RUN_TOGETHER = "the answer has objects of JSON that are not one a line"
 IN_A_TEXT = "the answer's objects of JSON come as texts of JSON"
 IN_AN_ENVELOPE = "the answer's objects lie in an envelope of a gateway"
 _ENVELOPES = ("data", "result", "response", "body", "output", "payload", "event", "chunk")
-_BETWEEN = re.compile(r"(?:[\s,\[\]]|\\[nr])*(?:data:\s*)?")  # some servers escape the ends of lines
+_BETWEEN = re.compile(r"(?:[\s,\[\]\0]|\\[nr])*(?:data:\s*)?")  # some servers escape the ends of lines
 _MARK = re.compile(r"\[?DONE\](?:\s|\\[nr])*")
 _JSON = json.JSONDecoder(strict=False)
 

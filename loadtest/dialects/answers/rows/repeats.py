@@ -22,7 +22,7 @@ def doubts(events: ContentEvents) -> Sequence[str]:
     texts, hidden = events.texts, events.hidden
     kinds = [texts]
     if 0 < len(hidden) < len(texts):
-        kinds = [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
+        kinds += [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
     if any(map(_doubled, kinds)):
         return (DOUBLED,)
     if any(map(_cumulative, kinds)):
