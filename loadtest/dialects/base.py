@@ -104,6 +104,7 @@ class Ending:
     """What a stream said besides content."""
 
     done: bool = False  # done:true, finish_reason: the answer is whole
+    whole: bool = False  # all of it came as one object, so it is no stream
     went_on: bool = False  # text came behind the finish_reason, and no end mark: not whole if the connection broke off
     finish_reason: str | None = None
     model: str | None = None  # that the answer says it is of
@@ -270,9 +271,8 @@ class Dialect(ABC):
         """Close the decoder of one answer; one that should have been streamed and was not is doubted."""
         ending, events = decoder.close(), decoder.events
         hidden = len(events.hidden)
-        in_one = (
-            len(events) - hidden == 1 and hidden <= 1
-        )  # a tool's call alone comes in one piece from servers that stream
+        # a tool's call alone comes in one piece from servers that stream, too
+        in_one = ending.whole or (len(events) - hidden == 1 and hidden <= 1)
         if in_one and _least_tokens(ending, events) >= ONE_PIECE_TOKENS and self.patch.get("stream") is not False:
             ending.doubts.append(ONE_PIECE)
         return ending

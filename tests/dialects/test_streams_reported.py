@@ -94,6 +94,8 @@ PIECES: dict[str, tuple[str, bool]] = {
     "whole, reasoning beside the text": (whole(content="one", reasoning_content="two", usage=usage(12)), True),
     "whole, nothing counted": (whole(**SPOKEN["choices"][0]["delta"]), True),
     "whole, a word": (whole(content="yes"), False),
+    "whole, reasoning alone": (whole(content=None, reasoning_content="hm", usage=usage(40)), True),
+    "whole, a call": (whole(tool_calls=[{"function": {"name": "f", "arguments": "{}"}}], usage=usage(40)), True),
     "one piece, nothing counted": (sse(SPOKEN, finish()), True),
     "a piece of reasoning, a piece of text (OmniRoute#3112)": (sse(THOUGHT, SPOKEN, finish(usage=usage(12))), True),
     "a word, nothing counted": (sse(delta("yes"), finish()), False),

@@ -77,6 +77,9 @@ FRAMES = {
     "a sign of life within an event of many lines": Stream(
         V1, 'data: {"choices":\n: ping\ndata: [{"delta":{"content":"a"}}]}\n\n' + sse(B, C) + END
     ),
+    "an object of many lines behind one data:": Stream(
+        V1, "".join(f"data: {json.dumps(row, indent=2)}\n\n" for row in (A, B, C, finish(), COUNTS)) + DONE
+    ),
     "every field of an event": Stream(
         V1, "".join(f"id: {i}\nevent: chunk\nretry: 10\n{sse(row)}" for i, row in enumerate((A, B, C))) + END
     ),

@@ -41,6 +41,10 @@ def of_model(row: dict[str, Any], name: str) -> dict[str, Any]:
     return {**row, "model": name}
 
 
+def of_id(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**row, "id": name}
+
+
 def chosen(**choice: Any) -> dict[str, Any]:
     return {"id": "x", "object": "chat.completion.chunk", "choices": [{"index": 0, "finish_reason": None, **choice}]}
 
@@ -211,6 +215,21 @@ TEXTS = {
     "a delta that is a list": Stream(V1, sse(*(chosen(delta=[{"content": text}]) for text in "abc")) + END),
     "an id for every chunk, created in the year 1970": Stream(
         V1, sse(*(row | {"id": f"x{i}", "created": 0} for i, row in enumerate((A, B, C)))) + END
+    ),
+    "another id from the middle on": Stream(
+        V1,
+        sse(*(of_id(row, "x" if i < 6 else "y") for i, row in enumerate(map(delta, "abcdefghijkl")))) + END,
+        "abcdefghijkl",
+        odd=("more than one id", "twice as many pieces"),
+    ),
+    "begun anew under another id (open-interpreter#291)": Stream(
+        V1,
+        sse(*map(delta, ("The ", "cat ", "sat ")))
+        + sse(*(of_id(delta(text), "y") for text in ("The ", "cat ", "sat ", "down", " and", " slept.")))
+        + END,
+        "The cat sat The cat sat down and slept.",
+        odd=("twice as many pieces",),
+        doubts=("begins anew",),
     ),
     "a model's name in the first chunk alone (Azure)": Stream(
         V1, sse(of_model(delta(role="assistant"), ""), A, of_model(B, ""), C) + END

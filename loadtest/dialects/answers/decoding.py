@@ -14,7 +14,6 @@ from loadtest.dialects.answers.lines.framing import TOO_LONG, LineSplitter, plai
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows import found_rows, repeats
-from loadtest.dialects.answers.rows.found_rows import row_in_list, rows_of, rows_within, unwrapped
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -172,7 +171,7 @@ class StreamDecoder:
             bare = plain_field(line)
             if bare.startswith(_EVENT_FIELDS):
                 return self.line(bare)
-            if bare.startswith(b"{") and not self._stray:
+            if bare.startswith(b"{") and not (self._stray or self._held):
                 return self._object(bare)
             if bare and bare not in _EMPTY_FIELDS:
                 self._no_field(line)
@@ -195,7 +194,7 @@ class StreamDecoder:
     def _rows(self, value: Any, data: bytes) -> bool:
         """Take what is JSON of rows, though not of one row alone; return whether it is."""
         answer, odd = self._answer, list[str]()
-        rows, line_end = rows_within(value, data, odd), answer.end
+        rows, line_end = found_rows.rows_within(value, data, odd), answer.end
         answer.note(*odd)
         for row, end in rows:
             if len(rows) > 1:
@@ -211,6 +210,8 @@ class StreamDecoder:
             self._mark()
         elif line.lstrip().startswith(b"<!--") and line.rstrip().endswith(b"-->"):
             self._answer.note(found_rows.NO_EVENT)
+        elif self._held:  # an object of many lines behind one "data:"
+            self._held.append(line)
         elif self._in_list(line):
             return
         elif self._row_seen and not self._stray:
@@ -224,7 +225,7 @@ class StreamDecoder:
 
     def _in_list(self, line: bytes) -> bool:
         """Take a line of a list that is sent a row at a time; return whether it is one."""
-        row = row_in_list(line, self._stray, begun=self._row_seen)
+        row = found_rows.row_in_list(line, self._stray, begun=self._row_seen)
         if row is None or (row and not (self._row_seen or self._own.takes(row))):
             return False
         if row:
@@ -258,7 +259,7 @@ class StreamDecoder:
         if not self._row_seen:
             self._whole(body)
             return
-        rows = rows_of(parse_json(body))
+        rows = found_rows.rows_of(parse_json(body))
         for row in rows:
             self._row(row)
         if rows or whole:
@@ -372,7 +373,7 @@ class StreamDecoder:
             self._stray.clear()
         if self._own.takes(row):
             alike = self._own.take(row)
-        elif (inner := unwrapped(row, self._own.takes)) is not None:
+        elif (inner := found_rows.unwrapped(row, self._own.takes)) is not None:
             alike = False
             answer.note(found_rows.IN_AN_ENVELOPE)
             self._own.take(inner)

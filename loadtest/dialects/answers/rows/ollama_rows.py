@@ -57,6 +57,7 @@ class OllamaRows:
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
         if row.get("done") is True:
+            answer.ending.whole = not before
             self._done(row)
         ending = answer.ending
         return len(events.texts) == before + 1 and not (ending.done or ending.error)

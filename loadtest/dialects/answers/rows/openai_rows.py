@@ -25,14 +25,17 @@ USAGES = (
 _REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
 _BESIDE = (*REASONING, "content", "refusal")
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
+SEVERAL = "the answer's pieces carry more than one id"
+ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
+MOST_IDS, FEWEST_LETTERS = 3, 8  # ids more than one, above which every chunk may have its own; of a beginning
 
 
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
     __slots__ = (
-        *("_answer", "_bare", "_before", "_first", "_index", "_indices", "_last", "_model", "_piecewise", "_usage"),
-        "_whole",
+        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_index", "_indices", "_last", "_model"),
+        *("_piecewise", "_usage", "_whole"),
     )
 
     def __init__(self, answer: Decoded) -> None:
@@ -45,7 +48,8 @@ class OpenAIRows:
         self._piecewise = False  # text came in a piece of a stream
         self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
-        self._model = ""  # that the last piece of text was said to be of
+        self._model = self._id = ""  # that the last piece of text was said to be of
+        self._began: list[int] = []  # at which pieces another id began
         self._whole = False  # a message came that is no piece of a stream
 
     def takes(self, row: dict[str, Any]) -> bool:
@@ -81,11 +85,32 @@ class OpenAIRows:
         ending = self._answer.ending
         if not ending.done and (reason := row.get("finish_reason") or ("stop" if row.get("done") is True else None)):
             self._reason(reason)
-        if len(events.texts) > before and isinstance(model := row.get("model"), str) and model:
-            if self._model and model != self._model:
+        if len(events.texts) > before:
+            self._take_names(row)
+        return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
+
+    def _take_names(self, row: dict[str, Any]) -> None:
+        """Take which model and which answer a piece is said to be of."""
+        model, name = row.get("model"), row.get("id")
+        if model != self._model and isinstance(model, str) and model:
+            if self._model:
                 self._answer.doubt(TWO_MODELS)
             self._model = model
-        return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
+        if name != self._id and isinstance(name, str) and name:
+            if self._id and len(self._began) <= MOST_IDS:
+                self._began.append(self._before)
+            self._id = name
+
+    def _check_ids(self) -> None:
+        """Doubt an answer that begins anew under another id; one of a few ids is said, one with an id for every chunk is not."""
+        texts = self._answer.events.texts
+        if not 0 < len(self._began) <= MOST_IDS or 4 * len(self._began) >= len(texts):
+            return
+        begins = (("".join(texts[:i])[: 2 * FEWEST_LETTERS], "".join(texts[i:])) for i in self._began)
+        if any(len(begin) >= FEWEST_LETTERS and rest.startswith(begin) for begin, rest in begins):
+            self._answer.doubt(ANEW)
+        else:
+            self._answer.note(SEVERAL)
 
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
         """Take one choice; return whether it is a piece of a stream."""
@@ -110,6 +135,7 @@ class OpenAIRows:
         if not piece and again and texts[0] and texts[0] == answer.events.answer:
             answer.note("the last chunk repeats the whole answer: counted once")
         else:
+            answer.ending.whole = not (piece or answer.events)
             answer.add(texts)
             self._piecewise = self._piecewise or (piece and any(texts))
         if odd:
@@ -196,6 +222,7 @@ class OpenAIRows:
             return
         if self._whole and self._first is self._last and ending.error is None:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
+        self._check_ids()
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
         odd: list[str] = []
         doubts: list[str] = []
