@@ -131,10 +131,10 @@ class OpenAIDecoder(StreamDecoder):
         self._shape = NO_SHAPE
 
     def feed(self, data: bytes) -> None:
-        answer, texts, ends_at = self._answer, self.events.texts, self.events.ends
-        if answer.over:
+        if self._answer.over:
             self._count_behind(self._lines.feed(data))
             return
+        answer, texts, ends_at = self._answer, self.events.texts, self.events.ends
         (before, after), hidden = self._shape, self._hidden
         end, skip, least = answer.end, len(before), len(after)
         idle = not (self._held or answer.kind)
