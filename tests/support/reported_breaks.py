@@ -236,6 +236,22 @@ ERRORS = {
         **FAILED,
         error=SAID,
     ),
+    **{
+        f"beside choices: {name}": Stream(V1, sse(A, finish(**beside), COUNTS) + DONE, "a", done=False, error=SAID)
+        for name, beside in (
+            ("a code", {"code": 500, "msg": SAID}),
+            ("a status code", {"status_code": 503, "message": SAID}),
+            ("a status that failed", {"status": "failed", "message": SAID}),
+            ("success that is none", {"success": False, "message": SAID}),
+            ("errors", {"errors": [{"message": SAID}]}),
+        )
+    },
+    "a gateway's own code beside choices": Stream(
+        V1, sse(*(row | {"code": 10000, "message": "well", "status": "running"} for row in (A, B, C))) + END
+    ),
+    "an event named error with empty data": Stream(
+        V1, sse(A) + "event: error\ndata:\n\n" + sse(finish()) + DONE, "a", **FAILED, error="without a text"
+    ),
     "a plain text (mistral.rs#1874)": Stream(
         V1, sse("Number of choices must be greater than 0."), "", **FAILED, error="Number of choices"
     ),

@@ -334,7 +334,7 @@ class StreamDecoder:
         if isinstance(row, dict):
             self._row(row)
             return True
-        if not data.strip():
+        if not data.strip() and self._answer.kind != b"error":
             return True
         if self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(data.decode(errors="replace") if row is None else row))

@@ -1,4 +1,4 @@
-"""Errors in rows of no format that is known, by the names that frameworks and clouds give them."""
+"""Errors by the names that frameworks and clouds give them: in rows of no format that is known, and beside choices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from loadtest.dialects.answers.errors import server_errors
 
 # errorMessage (AWS Lambda), throttlingException (Bedrock), fault (Apigee), err
 _NAMES = re.compile(r"err|fault|(?:\w*_)?error(?:_?(?:message|msg|text|description))?|\w*exception", re.IGNORECASE)
+
+
+_BESIDE = frozenset(("success", "ok", "errors", "code", "status", "status_code"))
+
+
+def beside_choices(row: dict[str, Any]) -> str | None:
+    """Return what a row with choices says is wrong in an envelope's words; None where it says nothing of that kind.
+
+    A code is one of HTTP there: gateways number their good answers, too.
+    """
+    if _BESIDE.isdisjoint(row):
+        return None
+    said = {key: value for key, value in row.items() if key not in ("choices", "detail")}
+    codes = {key: row[key] for key in ("code", "status", "status_code") if isinstance(row.get(key), int)}
+    if any(not 400 <= code < 600 for code in codes.values()):
+        said = {key: value for key, value in said.items() if key not in codes}
+    return server_errors.envelope(said)
 
 
 def in_foreign_row(row: dict[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import Decoded, as_name
-from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.errors import other_names, server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
 from loadtest.dialects.answers.rows.text_shapes import REASONING, Texts, in_message, in_value, text_of_number
 
@@ -73,7 +73,8 @@ class OpenAIRows:
         if isinstance(choices, dict):
             choices = [choices]
         # before a finish_reason that says no more than "error"
-        if (said := server_errors.in_row(row) or (None if choices else server_errors.envelope(row))) is not None:
+        found = other_names.beside_choices(row) if choices else server_errors.envelope(row)
+        if (said := server_errors.in_row(row) or found) is not None:
             self._answer.fail(said)
         elif self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(row))
