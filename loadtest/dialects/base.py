@@ -70,6 +70,12 @@ class ContentEvents:
         for column in (self.texts, self.ends, self.created, self.hidden):
             column.clear()
 
+    def drop(self, count: int) -> None:
+        """Forget the first `count` events."""
+        for column in (self.texts, self.ends, self.created):
+            del column[:count]
+        self.hidden = {i - count for i in self.hidden if i >= count}
+
     def cut(self, length: int) -> None:
         """Keep the first `length` events."""
         for column in (self.texts, self.ends, self.created):

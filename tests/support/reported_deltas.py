@@ -118,6 +118,18 @@ TEXTS = {
         sse(delta(executed_tools=[{"index": 0, "type": "search", "arguments": "{}", "output": "Title"}]), A, B, C)
         + END,
     ),
+    **{
+        f"text of a {role} before the model's": Stream(
+            V1,
+            sse(delta("what it found", role=role), *(delta(text, role="assistant") for text in "abc")) + END,
+            odd=(f"text of a {role}",),
+        )
+        for role in ("tool", "function")
+    },
+    "signs of life as characters without width": Stream(
+        V1, sse(delta("\u200b"), delta("\ufeff"), delta("\u200b"), A, B, C) + END, odd=("without width",)
+    ),
+    "characters without width in the middle": Stream(V1, sse(A, delta("\u200b"), B) + END, "a\u200bb"),
     "annotations beside the text": Stream(
         V1,
         sse(A, B, delta("c", annotations=[{"type": "url_citation", "url_citation": {"content": "x", "title": "y"}}]))

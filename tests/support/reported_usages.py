@@ -144,6 +144,11 @@ COUNTED = {
         + sse(finish(usage=usage()))
         + DONE,
     ),
+    "timings of other tokens than counted": Stream(
+        V1,
+        sse(A, B, C, finish(usage=usage(), timings={"predicted_n": 300, "predicted_ms": 90.0, "prompt_n": 20})) + DONE,
+        doubts=("another number of tokens",),
+    ),
     "a prompt and a total": Stream(V1, counted(prompt_tokens=20, total_tokens=23), output=None),
     "speeds and counts (LM Studio)": Stream(
         V1, sse(A, B, C, finish(usage=usage(), stats={"tokens_per_second": 50.1}, model_info={"arch": "x"})) + DONE

@@ -186,8 +186,11 @@ def contradiction(server: Mapping[str, int]) -> str | None:
     return None
 
 
-def timing_contradiction(timings: Mapping[str, Any]) -> str | None:
-    """Say why llama.cpp's timings cannot be true: times of zero or nearly so for tokens that were read or made."""
+def timing_contradiction(timings: Mapping[str, Any], output: int | None = None) -> str | None:
+    """Say why llama.cpp's timings cannot be true: other tokens than counted, or times of nearly zero for them."""
+    made = timings.get("predicted_n")
+    if output is not None and isinstance(made, int) and abs(made - output) > max(2, SLACK * output):
+        return "the server's predicted_n is another number of tokens than it counts, so its timings are unknown"
     for count, time in (("prompt_n", "prompt_ms"), ("predicted_n", "predicted_ms")):
         tokens, took = timings.get(count), timings.get(time)
         if isinstance(tokens, int) and isinstance(took, int | float) and tokens > 1 and took * 1e6 < LEAST_NS_A_TOKEN:

@@ -8,7 +8,7 @@ from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.errors import other_names, server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
-from loadtest.dialects.answers.rows.text_shapes import REASONING, Texts, in_message, in_value, text_of_number
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, REASONING, Texts, in_message, in_value, text_of_number
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = (
@@ -23,6 +23,7 @@ USAGES = (
 )
 # of a choice without finish_reason, the likeliest first
 _REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
+_OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
 _BESIDE = (*REASONING, "content", "refusal")
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL = "the answer's pieces carry more than one id"
@@ -126,6 +127,9 @@ class OpenAIRows:
             self._whole = delta is not None
         if isinstance(delta, dict):
             texts = in_message(delta, odd)
+            if delta.get("role") in _OF_TOOLS and any(texts):
+                odd = [f"the answer has text of a {delta['role']}, not of the model: left out"]
+                texts = NO_TEXTS
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
@@ -224,13 +228,16 @@ class OpenAIRows:
         if self._whole and self._first is self._last and ending.error is None:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
         self._check_ids()
+        answer.drop_blank()
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
         odd: list[str] = []
         doubts: list[str] = []
         for name, said in ending.server.items():
             if isinstance(said, dict):
                 ending.server[name] = kept(said, name, odd)
-        if (timings := ending.server.get("timings")) and (why := timing_contradiction(timings)) is not None:
+        if (timings := ending.server.get("timings")) and (
+            why := timing_contradiction(timings, self._usage.output)
+        ) is not None:
             doubts.append(why)
             ending.server["timings"] = {name: said for name, said in timings.items() if name.endswith("_n")}
         if self._usage.output is not None:
