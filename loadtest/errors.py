@@ -41,6 +41,12 @@ class PredictionError(LoadTestError):
     """A run does not show enough to predict from, or a prediction cannot be scored; the sentence says what to do."""
 
 
+def refuse(wrong: object, sentence: str) -> None:
+    """Raise ScenarioError with `sentence` where what was asked for is wrong."""
+    if wrong:
+        raise ScenarioError(sentence)
+
+
 @contextmanager
 def os_error_as(kind: type[LoadTestError], sentence: str, hint: str = "") -> Iterator[None]:
     """Raise an OSError of the block as an error for the user: `sentence`, the system's reason, then `hint`."""

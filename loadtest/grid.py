@@ -41,6 +41,10 @@ class Grid:
         rows = tuple(tuple(row[i] for i in columns) for row in self.rows)
         return dataclasses.replace(self, heads=tuple(self.heads[i] for i in columns), rows=rows)
 
+    def without(self, *heads: str) -> Grid:
+        """Return the grid without the columns under these heads."""
+        return self.only([i for i, head in enumerate(self.heads) if head not in heads])
+
     def without_unknown(self) -> Grid:
         """Return the grid without the columns in which nothing is known."""
         known = [i for i in range(len(self.heads)) if i < self.names or any(row[i] != UNKNOWN for row in self.rows)]

@@ -81,10 +81,10 @@ class Run:
     @property
     def reasons(self) -> list[str]:
         """Why the verdict is not "valid", a sentence or clause each; those about a level begin with its label."""
-        from loadtest.analyse.verdict import endings
+        from loadtest.analyse.verdict import outcome_rules
 
         # of a run that goes on, `trouble` says so
-        ended = self._failure or (endings.end_sentence(self._analysis.run) if self.state != "running" else None)
+        ended = self._failure or (outcome_rules.end_sentence(self._analysis.run) if self.state != "running" else None)
         levels = [f"{level['label']}: {reason}" for level in self.summary["levels"] for reason in level["reasons"]]
         return [*filter(None, [ended]), *self.summary["trouble"], *levels]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -28,25 +29,6 @@ MEASURED = (
     "schedule_lag_s",
 )
 WAITED_FOR = ("ttft_s", "ttft_sched_s")  # their percentiles count users who left as slower than all others
-_SUMMED = (
-    "warmup",
-    "left_waiting",
-    "cancelled",
-    "cancelled_warmup",
-    "output_tokens",
-    "prompt_tokens",
-    "arrivals",
-    "stamped",
-    "late",
-    "late_uncounted",
-    "late_spoiling",
-    "late_tokens",
-    "late_gaps",
-    "coalesced",
-    "pieces",
-    "held_back",
-    "held_back_s",
-)
 
 
 @dataclass(slots=True)
@@ -271,10 +253,7 @@ class Figures:
         }
 
 
-def _made_before_s(record: Record, ttft: float, decode_s: float) -> float:
-    return (
-        metrics.made_before_s(len(record.chunks), record.chunks[-1] * 1e-6 - ttft, decode_s) if record.chunks else 0.0
-    )
+_SUMMED = tuple(each.name for each in dataclasses.fields(Figures) if each.default == 0)
 
 
 def durations_of(record: Record) -> Iterator[tuple[str, float]]:
@@ -295,8 +274,10 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     yield "ttft_sched_s", metrics.ttft_sched(record.t_first_token, record.t_sched)
     headers = math.nan if record.t_headers is None else record.t_headers
     wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, said)
-    if record.first_coalesced and (early := _made_before_s(record, ttft, said.decode_s)):
-        wait = max(ttft - early - said.prefill_s - (0.0 if said.starts_with_headers else said.load_s), 0.0)
+    if record.first_coalesced and record.chunks:
+        early = metrics.made_before_s(len(record.chunks), record.chunks[-1] * 1e-6 - ttft, said.decode_s)
+        if early:
+            wait = max(ttft - early - said.prefill_s - (0.0 if said.starts_with_headers else said.load_s), 0.0)
     if not math.isnan(wait):
         yield "queue_wait_s", wait
     if not record.chunks:

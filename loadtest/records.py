@@ -54,15 +54,13 @@ class Clock:
     @classmethod
     def now(cls) -> Self:
         """Read both clocks nine times and keep the closest pair of readings: their offset is then right to about 1 µs."""
-        best: tuple[int, int, int] | None = None
-        for _ in range(9):
-            before = time.perf_counter_ns()
-            wall = time.time_ns()
-            after = time.perf_counter_ns()
-            if best is None or after - before < best[0]:
-                best = (after - before, (before + after) // 2, wall)
-        assert best is not None
-        return cls(monotonic_ns=best[1], wall_ns=best[2])
+
+        def reading() -> tuple[int, int, int]:
+            before, wall, after = time.perf_counter_ns(), time.time_ns(), time.perf_counter_ns()
+            return after - before, (before + after) // 2, wall
+
+        _, monotonic_ns, wall_ns = min(reading() for _ in range(9))
+        return cls(monotonic_ns, wall_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -30,10 +29,14 @@ def utc_now() -> str:
 
 
 def write_whole(path: Path, body: bytes) -> Path:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a file whole or not at all; a device or a pipe, which a new file would take the place of, is written to as it is."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(body)
+        return path
+    target = path.resolve()  # a link goes on leading to the file
+    partial = target.with_name(target.name + ".partial")
     partial.write_bytes(body)
-    partial.replace(path)
+    partial.replace(target)
     return path
 
 
@@ -275,7 +278,7 @@ def _try(path: Path, nearest: Path) -> None:
                 left -= file.write(bytes(left))
     finally:
         for folder in made:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 folder.rmdir()
 
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 from loadtest.errors import ScenarioError
 from loadtest.metrics import needed
 from loadtest.records import Outcome
+from loadtest.scenario import read_share
 from loadtest.text import percent, seconds
 
 DURATION_FIGURES = {  # name in --slo -> (key of summary.json, in words)
@@ -167,16 +168,12 @@ class Judged:
             text += f" ({' to '.join(objective.quantity(end) for end in self.interval)})"
         if self.failed and objective.figure == ERRORS:
             text += f", {self.failed} of {self.requests}"
+        elif self.left:
+            lost = [f"{self.failed - self.left} failed"] if self.failed > self.left else []
+            how = " and ".join([*lost, f"{self.left} left by their users"])
+            text += f" with, of {self.requests} requests, {how}"
         elif self.failed:
-            lost, left = self.failed - self.left, self.left
-            how = " and ".join(
-                [*([f"{lost} failed"] if lost else []), *([f"{left} left by their users"] if left else [])]
-            )
-            text += (
-                f" with, of {self.requests} requests, {how}"
-                if left
-                else f" with {lost} of {self.requests} requests failed"
-            )
+            text += f" with {self.failed} of {self.requests} requests failed"
         return f"{text}, {objective}: {self.word}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -360,9 +357,8 @@ def _statistic_meant(text: str) -> str | None:
 
 
 def _read_share(text: str) -> float:
-    number = text.removesuffix("%")
     try:
-        share = float(number) / (100 if number != text else 1)
+        share = read_share(text)
     except ValueError:
         share = math.nan
     if not 0 <= share <= 1:

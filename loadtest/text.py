@@ -9,7 +9,8 @@ hundredths. What a user gave (a limit, a rate) is `exact`: it keeps its digits a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
 MIB, GIB = 2**20, 2**30
@@ -73,13 +74,16 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-def out_of(count: int, whole: int, noun: str) -> str:
-    """Return how many of all, with their verb: "1 of 4 levels is", "the only level is", "both levels are", "all 3 levels are"."""
+def some_of(count: int, whole: int, noun: str) -> str:
+    """Return how many of all: "1 of 4 levels", "the only level", "both levels", "all 3 levels"."""
     if count < whole:
-        return f"{count} of {counted(whole, noun)} {'is' if count == 1 else 'are'}"
-    if whole == 1:
-        return f"the only {noun} is"
-    return f"both {noun}s are" if whole == 2 else f"all {whole} {noun}s are"
+        return f"{count} of {counted(whole, noun)}"
+    return f"the only {noun}" if whole == 1 else f"both {noun}s" if whole == 2 else f"all {whole} {noun}s"
+
+
+def out_of(count: int, whole: int, noun: str) -> str:
+    """Return the same with its verb: "1 of 4 levels is", "all 3 levels are"."""
+    return f"{some_of(count, whole, noun)} {'is' if count == 1 else 'are'}"
 
 
 def rated(rate: float, noun: str = "request", form: str = "g") -> str:
@@ -88,10 +92,25 @@ def rated(rate: float, noun: str = "request", form: str = "g") -> str:
     return f"{number} {noun if number == '1' else f'{noun}s'}/s"
 
 
+def profile_at_speed(simulated: Mapping[str, Any]) -> str:
+    """Return what a simulated server says that it is: "profile X at N× speed"."""
+    return f"profile {simulated['profile']} at {float(simulated['speed']):g}× speed"
+
+
 def listed(names: Sequence[object]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     words = [str(name) for name in names]
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def writer_of(key: str) -> Callable[[float], str]:
+    """Return what writes a figure that has this key in summary.json: a share, a rate or a duration."""
+    return percent if "share" in key else number if "per_s" in key else seconds
+
+
+def joined(separator: str, *parts: object) -> str:
+    """Return the parts that say something, with the separator between them."""
+    return separator.join(str(part) for part in parts if part)
 
 
 def capitalised(sentence: str) -> str:
@@ -107,7 +126,10 @@ def shown(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or _is_blank(char) else _escape(char) for char in text)
+    return "".join(
+        char if char.isprintable() or _is_blank(char) else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
 
 
 def encodable(text: str) -> bool:
@@ -130,7 +152,3 @@ def join_text(texts: Iterable[str]) -> str:
 
 def _is_blank(char: str) -> bool:
     return char.isspace() and char not in "\u2028\u2029\x85" and ord(char) > 0x1F
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")

@@ -95,6 +95,7 @@ def endpoint_url(base: str, path: str) -> str:
     Below a root of its own, such as /openai/deployments/NAME or /v4, the API has no /v1.
     """
     place, mark, query = base.partition("?")
+    mark = "&" if mark and "?" in path else mark
     if path.startswith("/v1/") and has_own_root(place):
         path = path.removeprefix("/v1")
     if path and _UNIX.match(place) and ":" not in place.partition(":")[2]:

@@ -3,8 +3,8 @@
     locust -f scenarios/open_loop.py --headless -u 1 -t 60
     RATE=4 locust -f scenarios/open_loop.py --headless -u 2 -t 60 --processes 2    # the same schedule, split in two
 
-The schedule is absolute: who waits for an answer holds nobody back, and TTFT counts from when a request was due as well
-as from when it left. What left late is said at the end, and voids the run past the limit.
+The schedule is absolute: a request that waits for its answer holds no other back. TTFT counts from when a request was due
+as well as from when it left. Requests that left late are counted at the end; past the limit they void the run.
 """
 
 import os

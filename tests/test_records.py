@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from loadtest.errors import RunFolderError
 from loadtest.records import Clock, Outcome, Record
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, write_whole
 
 
 def a_record(number: int = 0) -> Record:
@@ -84,3 +85,20 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=r"cannot write to .*file; choose another --out"):
         RunFolder.check_free(tmp_path / "file" / "run")
+
+
+def test_a_pipe_or_a_link_is_written_to_and_no_file_takes_its_place(tmp_path: Path) -> None:
+    """`--junit /dev/null`, as root, made a file of the device; a pipe stands for it here."""
+    pipe, link, file = (tmp_path / name for name in ("pipe", "link", "file"))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_whole(pipe, b"whole")
+        assert os.read(reader, 100) == b"whole"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to(file)
+    write_whole(link, b"whole")
+    assert link.is_symlink()
+    assert file.read_bytes() == b"whole"

@@ -81,3 +81,12 @@ def test_sizes_counts_and_lists() -> None:
         *("1 stream", "2 streams", "2 batches")
     ]
     assert [text.listed(names) for names in ([], [1], [1, 2], ["a", "b", "c"])] == ["", "1", "1 and 2", "a, b and c"]
+    assert text.joined(" · ", "a", "", None, 2) == "a · 2"
+    assert text.profile_at_speed({"profile": "quick", "speed": 0.5}) == "profile quick at 0.5× speed"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("ttft_s.p95", "250 ms"), ("stream_tokens_per_s", "0.25"), ("cached_share.mean", "25 %")]
+)
+def test_a_figure_is_written_by_its_key(key: str, said: str) -> None:
+    assert text.writer_of(key)(0.25) == said

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
+from loadtest.analyse.figures import client_capacity, goodput, objectives, rates, stationarity, stats
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.model_memory import cold_load
@@ -66,7 +67,8 @@ def level_summary(
     stamps = verdict.stamps_of(run.requests[good])
     commonest = run.requests["wait_source"][good].mode()
     flow = rates.flow(run, level)
-    throughput = rates.summed_up(run, flow, good)
+    little = stationarity.little(run, index, flow)
+    throughput = rates.level_rates(run, flow, good)
     found: dict[str, Any] = {
         "index": index,
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
@@ -78,8 +80,8 @@ def level_summary(
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **_described(run, index, good, block),
-        **leavers.summed_up(run, index, found_slots),
-        **_little_of(run, index, flow),
+        **leavers.left_figures(run, index, found_slots),
+        **or_reason("little", little.to_dict() if little else None, "no request ended in the steady window"),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
         "wait_source": str(commonest.iloc[0]) if len(commonest) else waits.UNKNOWN,
         **throughput,
@@ -92,7 +94,7 @@ def level_summary(
             "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
             "cpu": verdict.client_cpu(run, index),
             "stamps": stamps,
-            **client_capacity.used(run, index, stamps),
+            **client_capacity.capacity_used(run, index, stamps),
         },
         "verdict": judged.verdict,
         "reasons": judged.reasons,
@@ -129,10 +131,14 @@ def _waits_with_left(run: RunData, index: int, block: int) -> dict[str, Any]:
     return found
 
 
+def or_reason(name: str, value: object, reason: str | None) -> dict[str, Any]:
+    """Return a value under its name; where it is None, the reason beside it."""
+    return {name: value} if value is not None else {name: None, f"{name}_reason": reason}
+
+
 def _figure_or_reason(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
-    if described["n"]:
-        return {name: described}
-    return {name: None, f"{name}_reason": WHY_UNKNOWN.get(name, "no request of this level had one")}
+    reason = WHY_UNKNOWN.get(name, "no request of this level had one")
+    return or_reason(name, described if described["n"] else None, reason)
 
 
 def _goodput_of(
@@ -142,9 +148,8 @@ def _goodput_of(
     if not asked:
         return {}
     found = goodput.goodput(run, index, asked, requests_per_s=rate, flow=flow)
-    if found is None:
-        return {"goodput": None, "goodput_reason": "no objective is one that a single request can meet or miss here"}
-    return {"goodput": found.to_dict()}
+    why = "no objective is one that a single request can meet or miss here"
+    return or_reason("goodput", found.to_dict() if found else None, why)
 
 
 def _offered(run: RunData, level: dict[str, Any]) -> dict[str, Any]:
@@ -160,28 +165,21 @@ def _offered(run: RunData, level: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _little_of(run: RunData, index: int, flow: rates.Flow | None) -> dict[str, Any]:
-    found = knee.little(run, index, flow)
-    if found is None:
-        return {"little": None, "little_reason": "no request ended in the steady window"}
-    return {"little": found.to_dict()}
-
-
 def _token_totals(run: RunData, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
     requests = run.requests[good]
     rest = run.requests[rows & ~good]
     asked = requests[["asked", "output_tokens"]].dropna()
     sources = requests["token_source"].dropna().unique()
     return {
-        "prompt": _total(requests["prompt_tokens"].to_numpy(dtype=np.float64)),
-        "output": _total(requests["output_tokens"].to_numpy(dtype=np.float64)),
-        "asked": _total(asked["asked"].to_numpy(dtype=np.float64)),
+        "prompt": _total(requests["prompt_tokens"]),
+        "output": _total(requests["output_tokens"]),
+        "asked": _total(asked["asked"]),
         "achieved": float(asked["output_tokens"].sum() / asked["asked"].sum()) if asked["asked"].any() else None,
-        "partial": _total(rest["output_tokens"].to_numpy(dtype=np.float64)) or 0,
+        "partial": _total(rest["output_tokens"]) or 0,
         "source": ", ".join(sorted(str(source) for source in sources)) or None,
     }
 
 
-def _total(values: FloatArray) -> int | None:
-    known = values[np.isfinite(values)]
+def _total(values: pd.Series[Any]) -> int | None:
+    known = values.dropna()
     return int(known.sum()) if len(known) else None

@@ -17,35 +17,17 @@ from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.figures import cost
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.verdict.verdict import worst
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.grid import Grid
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
+from loadtest.text import joined
 
-FIGURE_HEADS = (
-    "ok / failed",
-    "TTFT p50",
-    "TTFT p95",
-    "TTFT p99",
-    "p95 from t_sched",
-    "queue wait p50",
-    "tokens/s a stream",
-    "output tokens/s",
-)
-HEADS_WITHOUT_TOKENS = (
-    "ok / failed",
-    "E2E p50",
-    "E2E p95",
-    "E2E p99",
-    "p95 from t_sched",
-    "requests/s",
-    "input tokens/s",
-)
 # Columns of the terminal's table that a narrow one loses, the first one first; level and verdict are never among them.
 EXPENDABLE_COLUMNS = (
     "TTFT p99",
@@ -65,8 +47,6 @@ VERDICT_STYLES = {"valid": "green", "suspect": "yellow", "void": "bold red"}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was worked out and written."""
-
     analyses: tuple[Analysis, ...]  # one a run, in the order given
     files: tuple[Path, ...]
 
@@ -118,9 +98,8 @@ def write_report(
 
 
 def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
-    """Return the figures of the prediction chart."""
     curve = ahead.result(one.summary["levels"]) if ahead else None
-    return prediction_report.curve_grid(one, curve) if curve else None
+    return prediction_report.curve_table(one, curve) if curve else None
 
 
 def plot(folders: list[Path], out: Path | None = None, *, say: Callable[[str], object] = lambda _: None) -> list[Path]:
@@ -203,16 +182,14 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     """
     levels = summary["levels"]
     shared, names = offered_load.shared([level["label"] for level in levels])
-    mark = simulated_mark(summary)
-    title = " · ".join((summary["name"], findings.measured_on(summary), *shared)) + (f" ({mark})" if mark else "")
-    tokens = has_tokens(*levels)
-    rows = [
-        (name, _ok_and_failed(level), *tables.headline(level, tokens=tokens), level["verdict"])
-        for name, level in zip(names, levels, strict=True)
-    ]
-    grid = Grid(
-        ("level", *(FIGURE_HEADS if tokens else HEADS_WITHOUT_TOKENS), "verdict"), tuple(rows)
-    ).without_unknown()
+    title = marked(joined(" · ", summary["name"], measured_on(summary), *shared), summary)
+    figures = [tables.headline(level, tokens=has_tokens(*levels)) for level in levels]
+    rows = tuple(
+        (name, _ok_and_failed(level), *each.values(), level["verdict"])
+        for name, level, each in zip(names, levels, figures, strict=True)
+    )
+    heads = [head for each in figures[:1] for head in each]
+    grid = Grid(("level", "ok / failed", *heads, "verdict"), rows).without_unknown()
     if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
-        grid = grid.only([i for i, head in enumerate(grid.heads) if "t_sched" not in head])
+        grid = grid.without("p95 from t_sched")
     return grid.console_within(width, EXPENDABLE_COLUMNS, title, styles=VERDICT_STYLES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.level_summary import level_summary
+from loadtest.analyse.level_summary import level_summary, or_reason
 from loadtest.analyse.run import frames, groups, samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
@@ -19,7 +19,7 @@ from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.run.subset import without_levels
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
-from loadtest.analyse.server.model_memory.memory_parts import MemoryComparison, compare_memory
+from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
 from loadtest.analyse.server.prompt_cache import cache, cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
@@ -57,7 +57,7 @@ class Analysis:
     summary: dict[str, Any]  # summary.json
     memory: MemoryComparison | None  # None where the run does not hold enough for an estimate, or nothing was measured
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
-    turns: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
+    alternating: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
     replayed: CacheReplay | None = None  # of conversations, what slots alone would have kept of them
 
@@ -90,7 +90,7 @@ def without_void(one: Analysis) -> Analysis:
 
     What is inferred of the server then rests on no request of a void level.
     """
-    void = {level["index"] for level in one.summary["levels"] if level["verdict"] == VOID}
+    void = {level["index"] for level in filter(is_void, one.summary["levels"])}
     if not void:
         return one
     if len(void) == len(one.summary["levels"]):
@@ -171,12 +171,7 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
     levels = [level for summary in summaries for level in summary["levels"]]
     targets, servers = ([summary[key] for summary in summaries] for key in ("target", "server"))
     return {
-        "schema": SCHEMA,
-        "name": run.name,
-        "driver": run.facts.get("driver"),
-        "started": run.facts.get("started"),
-        "state": run.facts.get("state"),
-        "trouble": run.trouble,
+        **_about(run),
         "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
         "target": _same_for_all(targets),
         "server": _same_for_all(servers),
@@ -200,6 +195,12 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
     }
 
 
+def _about(run: RunData) -> dict[str, Any]:
+    """Return what summary.json says of any run."""
+    said = {key: run.facts.get(key) for key in ("driver", "started", "state")}
+    return {"schema": SCHEMA, "name": run.name, **said, "trouble": run.trouble}
+
+
 def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts[1:])}
 
@@ -209,8 +210,8 @@ def summarise(
     found: Slots,
     measured: Steps,
     memory: MemoryComparison | str,
-    asked: Sequence[Objective] = (),
-    cached: CacheUse | None = None,
+    asked: Sequence[Objective],
+    cached: CacheUse | None,
 ) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
@@ -219,39 +220,50 @@ def summarise(
     levels = [level_summary(run, level, found, asked, cached) for level in run.levels]
     facts = run.facts
     return {
-        "schema": SCHEMA,
-        "name": run.name,
-        "driver": facts.get("driver"),
-        "started": facts.get("started"),
-        "state": facts.get("state"),
-        "trouble": run.trouble,
+        **_about(run),
         "simulated": run.simulated,
         "target": facts.get("target") or {},
         "server": facts.get("server") or {},
         "slots": found.to_dict(),
-        **(
-            {"step_law": measured.to_dict()}
-            if measured.times
-            else {"step_law": None, "step_law_reason": measured.law_reason}
-        ),
+        **or_reason("step_law", measured.to_dict() if measured.times else None, measured.law_reason),
         "knee": [_knee_of(series) for series in series_of(levels)],
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
-        **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
+        **(or_reason("memory", None, memory) if isinstance(memory, str) else {"memory": memory.to_dict()}),
         "verdict": verdict.of_run(run, levels),
         **({"find_max": facts["find_max"]} if facts.get("find_max") else {}),
         "levels": levels,
     }
 
 
+def believed_knee(series: Series) -> tuple[knee.Knee | None, str | None]:
+    """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
+    return knee.knee(believed(series.levels), list(filter(is_void, series.levels)))
+
+
 def _knee_of(series: Series) -> dict[str, Any]:
-    """Return the knee of the levels that are not void."""
-    found, reason = knee.knee(believed(series.levels), [level for level in series.levels if level["verdict"] == VOID])
+    found, reason = believed_knee(series)
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
 
 
 def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the levels that are not void: those whose figures may be quoted."""
-    return [level for level in levels if level.get("verdict") != VOID]
+    return [level for level in levels if not is_void(level)]
+
+
+def with_most(levels: Iterable[dict[str, Any]], rate: str) -> dict[str, Any] | None:
+    """Return the level that is not void and has the most of a rate; None where none has it."""
+    known = [level for level in believed(levels) if level[rate] is not None]
+    return max(known, key=lambda level: float(level[rate]), default=None)
+
+
+def series_with(levels: Iterable[dict[str, Any]], level: dict[str, Any]) -> Series:
+    """Return the series of these levels that one of them is in."""
+    return next(series for series in series_of(levels) if any(one is level for one in series.levels))
+
+
+def is_void(level: dict[str, Any]) -> bool:
+    """Return whether the figures of a level must not be quoted."""
+    return bool(level.get("verdict") == VOID)
 
 
 def has_tokens(*levels: dict[str, Any]) -> bool:
@@ -275,14 +287,21 @@ def wait_in_words(level: dict[str, Any], name: str, part: str) -> str:
 
 
 def mean_ttft(level: dict[str, Any]) -> float | None:
-    """Return the mean TTFT of those who waited for it, whom waits are known of too."""
+    """Return the mean TTFT of users who stayed: of the same requests as the mean waits are."""
     described = level.get("ttft_s") or {}
     mean: float | None = described.get("mean_stayed", described.get("mean"))
     return mean
 
 
 def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:
-    """Return one figure of a level, None where it is unknown."""
+    """Return one figure of a level, None where it is unknown; a rate of the whole level has no `part`."""
     described = level.get(name)
-    value: float | None = described.get(part) if described else None
+    value: float | None = described.get(part) if isinstance(described, Mapping) else described
     return value
+
+
+def interval(level: dict[str, Any], name: str, part: str = "mean") -> tuple[float, float] | None:
+    """Return the 95 % interval of such a figure, None where there is none."""
+    described = level.get(name)
+    bounds = described.get(f"ci95_{part}") if isinstance(described, Mapping) else level.get(f"{name}_ci95")
+    return (bounds[0], bounds[1]) if bounds else None

@@ -14,8 +14,8 @@ from loadtest import metrics
 from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
 from loadtest.asyncio_driver.session_plan import PlannedSession, SessionPlan
 from loadtest.asyncio_driver.turn_count import InStep, TurnCount
-from loadtest.measure.backlog import Backlog
-from loadtest.measure.failure import Failure
+from loadtest.measure.backlog import AsyncioBacklog
+from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
@@ -69,7 +69,7 @@ class Driver:
         self._before_each = before_each
         self._share = self._plan.share
         self._in_step = in_step
-        self._backlog = Backlog()
+        self._backlog = AsyncioBacklog()
         self._ledger = Ledger(
             self._backlog,
             wall=wire.wall,
@@ -78,12 +78,14 @@ class Driver:
             samples=samples,
             stops=(asyncio.CancelledError,),
             on_record=[self._recorded],
-            on_broken=self.stop,
+            on_broken=lambda _: self.stop(),
         )
         self._maker = RequestMaker(targets, posts, self._clock, self._share)
         self._streams: list[asyncio.Task[None]] = []
         self._turns: TurnCount | None = None  # of a level of conversations in a closed loop
         self._tally: Tally | None = None
+        most = self._scenario.stop_after_errors
+        self._failed = FailedInARow({} if most is None else dict.fromkeys(range(len(targets)), most))
         self._alarm = Alarm()
         rate = self._scenario.max_rate
         self._permits = None if rate is None else Permits(rate, self._share, self._clock.monotonic_ns)
@@ -166,7 +168,7 @@ class Driver:
         if self._scenario.has_sessions:
             self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, self._in_step)
         begins = [started + after for after in plan.joins(users)]
-        with Alarm(self._backlog.queue) as self._alarm:
+        with Alarm(self._backlog) as self._alarm:
             streams = zip(own, mine, begins, strict=True)
             return started, await self._all(
                 self._stream(user, stocks[target], begin) for user, target, begin in streams
@@ -266,7 +268,7 @@ class Driver:
             with Alarm() as alarm:
                 async with asyncio.TaskGroup() as answers:
                     for offset in schedule:
-                        self._backlog.queue.due = start + offset
+                        self._backlog.due = start + offset
                         await alarm.until(start + offset)
                         request = stock.take()
                         assert request is not None, "each instant of a schedule has a session"
@@ -280,9 +282,9 @@ class Driver:
                             why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
                             request.failure = Failure(Outcome.CANCELLED, why)
                             self._backlog.add(partial(self._ledger.record, request))
-                    self._backlog.queue.due = None  # only answers are awaited now
+                    self._backlog.due = None  # only answers are awaited now
         finally:
-            self._backlog.queue.due = None
+            self._backlog.due = None
 
     async def _converse(self, first: Request) -> None:
         """Send the turns of one session, each as soon as the answer before it is there."""
@@ -331,9 +333,7 @@ class Driver:
         if self._tally is None:
             return
         self._tally.add(record)
-        most = self._scenario.stop_after_errors
-        if most is not None and self._tally.failed_in_a_row[record.target] >= most and self._tally.given_up is None:
-            why = f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}"
+        if (why := self._failed.hopeless(record)) is not None:
             self.give_up(why)
             if self._in_step is not None:
                 self._in_step.hopeless(why)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from loadtest.asyncio_driver.session_plan import PlannedSession
-from loadtest.measure.leaving import STAYS, Leaving
+from loadtest.measure.leaving import Leaving
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Request
 from loadtest.records import Clock
@@ -56,7 +56,7 @@ class RequestMaker:
             count=self._counts[target],
             save_text=self._save_text,
             target=target,
-            stay=STAYS if self._leaving is None else self._leaving.stay(job),
+            stay=self._leaving.stay(job),
         )
 
 

@@ -18,7 +18,7 @@ import httpx
 from asyncio_throttle.throttler import Throttler
 
 from loadtest.asyncio_driver.driver import Driver
-from loadtest.asyncio_driver.worker import Part, loop_factory, opened
+from loadtest.asyncio_driver.worker import Part, driver_of, loop_factory
 from loadtest.asyncio_driver.workers import Child, Workers, spawned, workers_told
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
@@ -225,7 +225,7 @@ async def _drive(
     `facts` is what run.json says from the start; what it says of the end is put into `ended`.
     """
     folder = RunFolder(part.folder)
-    opening: AbstractAsyncContextManager[Driver | Workers] = opened(part, on_progress, before_each=before_each)
+    opening: AbstractAsyncContextManager[Driver | Workers] = driver_of(part, on_progress, before_each=before_each)
     if children:
         opening = workers_told(part, children, say=say, on_progress=on_progress)
     async with opening as driver:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -23,9 +23,9 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.connect import way_of
+from loadtest.targets.connect import wire_arguments
 from loadtest.targets.prepare import ReadyTarget
-from loadtest.wire import AsyncWire, keeper, now
+from loadtest.wire import AsyncWire, kernel_stamping, now
 from loadtest.workloads.schedule import PlanShare
 
 
@@ -125,7 +125,7 @@ async def receive_message(reader: asyncio.StreamReader) -> Message | None:
 
 
 @asynccontextmanager
-async def opened(
+async def driver_of(
     part: Part,
     on_progress: Callable[[Progress], None],
     *,
@@ -136,14 +136,11 @@ async def opened(
     scenario, share = part.scenario, part.share
     folder = RunFolder(part.folder)
     async with AsyncExitStack() as stack:
-        wire = AsyncWire(**way_of(scenario))
-        await stack.enter_async_context(wire)
-        stack.enter_context(keeper())
-        records = folder.record_writer(part.clock, worker=str(share.worker))
-        stack.callback(records.close)
+        wire = await stack.enter_async_context(AsyncWire(**wire_arguments(scenario)))
+        stack.enter_context(kernel_stamping())
+        records = stack.enter_context(closing(folder.record_writer(part.clock, worker=str(share.worker))))
         source = "driver" if share.of == 1 else f"driver-{share.worker}"
-        samples = folder.sample_writer(part.clock, source=source)
-        stack.callback(samples.close)
+        samples = stack.enter_context(closing(folder.sample_writer(part.clock, source=source)))
         yield Driver(
             targets=part.targets,
             wire=wire,
@@ -183,17 +180,17 @@ async def _serve_parent(sock: socket.socket) -> None:
     part = await receive_message(reader)
     if not isinstance(part, Part):
         return  # the parent is gone already
-    obeying = _Obeying(writer)
+    parent = _Parent(writer)
     in_step = InStep(
-        agree=obeying.agree,
+        agree=parent.agree,
         counted=lambda t: send_message(writer, CountingBegan(t)),
         hopeless=lambda why: send_message(writer, Hopeless(why)),
         warm=lambda: send_message(writer, Warm()),
     )
-    async with opened(part, lambda progress: send_message(writer, progress), in_step=in_step) as driver:
-        listening = asyncio.create_task(obeying.listen(reader, driver))
+    async with driver_of(part, lambda progress: send_message(writer, progress), in_step=in_step) as driver:
+        listening = asyncio.create_task(parent.listen(reader, driver))
         try:
-            spans = await driver.run(obeying.following)
+            spans = await driver.run(parent.following)
         finally:
             listening.cancel()
     send_message(writer, Ended(spans, driver.facts()["clock_steps"], driver.failure))
@@ -202,7 +199,7 @@ async def _serve_parent(sock: socket.socket) -> None:
         await writer.wait_closed()
 
 
-class _Obeying:
+class _Parent:
     """Passes the driver's questions to the parent, and stops the driver when told to or when the parent is gone."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:

@@ -159,9 +159,9 @@ class Workers:
             level: Level | None = levels[0]
             while level is not None and not self.stopped:
                 self._level = level
-                await self._together(Phase.READY)
+                await self._all_at(Phase.READY)
                 self._tell(Begin(now() + SCHEDULE_LEAD_NS))
-                await self._together(Phase.PASSED)
+                await self._all_at(Phase.PASSED)
                 spans = self._spans()
                 if self.stopped or not any(worker.at_work for worker in self._workers):
                     break
@@ -170,7 +170,7 @@ class Workers:
                 else:
                     level = await following(spans)
                 self._begin(level)
-            await self._together(Phase.ENDED)
+            await self._all_at(Phase.ENDED)
         finally:
             for task in background:
                 task.cancel()
@@ -195,7 +195,7 @@ class Workers:
             if worker.at_work and worker is not but:
                 send_message(worker.writer, message)
 
-    async def _together(self, phase: Phase) -> None:
+    async def _all_at(self, phase: Phase) -> None:
         """Wait until every worker has come to this phase, or will not."""
         while any(worker.phase < phase for worker in self._workers):
             self._changed.clear()

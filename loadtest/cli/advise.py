@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.output.groups import for_each
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
@@ -42,8 +42,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
 
     From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
     and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the
-    run folder, and prediction.json: what the advised slots are promised to give, for a run with them to score. Of a run of
-    several models or servers it writes into a folder for each.
+    run folder, and prediction.json, which says what the advised slots should give; a run with them and
+    --prediction scores that. For a run of several models or servers it writes into a folder for each.
 
     \b
     Examples:
@@ -52,12 +52,12 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
       loadtest advise runs/first --slo ttft_p95=2 --gpu-memory 80GB
     """
     from loadtest.analyse.summary import analyse
-    from loadtest.memory.loaded import parse_memory
+    from loadtest.memory.sizes import parse_size
 
     objectives = () if slo is None else parse_objectives(slo)
     if any(each.figure == ERRORS for each in objectives):
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
-    room = None if gpu_memory is None else parse_memory(gpu_memory)
+    room = None if gpu_memory is None else parse_size(gpu_memory)
     analysis = analyse(run)
     body = (
         _advise_groups(run, analysis.groups, objectives, room, as_json=as_json)
@@ -76,29 +76,19 @@ def _advise_groups(
     *,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Advise on each model and server of a run, into a folder for each; return what --json prints.
-
-    Those that cannot be advised on are named on stderr; raises PredictionError where none can.
-    """
+    """Advise on each model and server of a run, into a folder for each; return what --json prints."""
     from loadtest.analyse.run.groups import chart_folder
 
-    bodies = []
-    refused = []
-    for number, (group, one) in enumerate(groups, 1):
-        try:
-            if group.beside:
-                raise PredictionError(
-                    f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
-                )
-            body = _advise(run / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
-            bodies.append({"group": group.name, **body})
-        except PredictionError as error:
-            refused.append(f"{group.name}: {error}")
-    if not bodies:
-        raise PredictionError(" ".join(refused))
-    for sentence in refused:
-        print(f"loadtest: {sentence}", file=sys.stderr)
-    return {"groups": bodies}
+    def advise_on(numbered: tuple[int, tuple[Group, Analysis]]) -> dict[str, Any]:
+        number, (group, one) = numbered
+        if group.beside:
+            raise PredictionError(
+                f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
+            )
+        body = _advise(run / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
+        return {"group": group.name, **body}
+
+    return {"groups": for_each(((each[1][0].name, each) for each in enumerate(groups, 1)), advise_on)}
 
 
 def _advise(
@@ -124,9 +114,10 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model.fit import known_slots
     from loadtest.analyse.whatif.model.predict import require_tokens
+    from loadtest.analyse.whatif.model.series import longest_series
     from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 
-    series = work.longest_series(analysis.run)
+    series = longest_series(analysis.run)
     if series is None:
         raise PredictionError(
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
@@ -154,8 +145,8 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
     from loadtest.analyse.charts import advice as chart
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.reports import advice_report as words
-    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME
-    from loadtest.analyse.whatif.promised.promise import promise
+    from loadtest.analyse.whatif.predictions.predict_loads import promise
+    from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 
     picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
     written = [folder / "advice.md", folder / "advice.json", picture]
@@ -178,15 +169,12 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
 
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    if doubt := words.void_sentence(found):
-        console.print(Text(f"! {doubt}", style="bold yellow"))
+    print_lines(console, filter(None, [words.void_sentence(found)]), before="! ", style="bold yellow")
     console.print(
-        words.console_grid(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
+        words.console_table(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
     )
-    for sentence in words.sentences(found):
-        console.print(Text(f"• {sentence}"))
-    for note in words.notes(found):
-        console.print(Text(note, style="dim"))
+    print_lines(console, words.sentences(found), before="• ")
+    print_lines(console, words.notes(found), style="dim")
     print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
         console.print(Text(words.promise_sentence(found, str(promised[0]), command(analysis.run))), soft_wrap=True)

@@ -20,14 +20,13 @@ from rich.table import Table
 
 from loadtest.asyncio_driver.run import measure
 from loadtest.cli.demo import simulated_server
-from loadtest.cli.output.results import json_option, print_json
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.grid import Grid
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import (
     CheckedLevel,
     ClientLimit,
-    Errors,
     by_nonce,
     checked,
     errors_against,
@@ -60,8 +59,8 @@ class Calibrating(OllamaUser):
 
 
 @dataclass(slots=True)
-class Calibrating:
-    """One kind of arrivals: where the server logs what it sent, and the levels tried so far."""
+class CapacitySearch:
+    """The search with one kind of arrivals: where the server logs what it sent, and the levels tried so far."""
 
     arrivals: str
     most: int
@@ -76,7 +75,7 @@ class Calibrating:
         served = by_nonce(read_lines(self.truth)[0])
         (header, rows), *_ = RunFolder.open(folder).requests()
         records = (Record.from_json(row) for row in rows if row["level"] == level)
-        errors: Errors = errors_against(streams, records, header.clock, served, warm=warm)
+        errors = errors_against(streams, records, header.clock, served, warm=warm)
         tried = checked(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
         self.tried.append(tried)
         _print_now(f"  {tried.sentence}")
@@ -97,9 +96,9 @@ def _print_now(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
+def _asyncio(search: CapacitySearch, url: str, folder: Path) -> bool:
     """Search with the asyncio driver in this process; return False where it was interrupted."""
-    first = kind.next_streams()
+    first = search.next_streams()
     assert first is not None
     scenario = Scenario(
         name="calibrate",
@@ -110,18 +109,18 @@ def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
         input_tokens=(INPUT_TOKENS,),
         output_tokens=(OUTPUT_TOKENS,),
     )
-    out = folder / f"run-{kind.arrivals}"
-    done = measure(scenario, out, on_progress=lambda _: None, say=lambda _: None, choose=kind.choose)
+    out = folder / f"run-{search.arrivals}"
+    done = measure(scenario, out, on_progress=lambda _: None, say=lambda _: None, choose=search.choose)
     return done.state == "done"
 
 
-def _locust(kind: Calibrating, url: str, folder: Path) -> bool:
+def _locust(search: CapacitySearch, url: str, folder: Path) -> bool:
     """Search with Locust users, one headless process for each level; return False where one was interrupted."""
     locustfile = folder / "calibrating.py"
     locustfile.write_text(LOCUSTFILE)
     lengths = ["--input-tokens", str(INPUT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
-    while (streams := kind.next_streams()) is not None:
-        out = folder / f"run-{kind.arrivals}-{len(kind.tried)}"
+    while (streams := search.next_streams()) is not None:
+        out = folder / f"run-{search.arrivals}-{len(search.tried)}"
         users = ["-u", str(streams), "-r", str(streams), "-t", str(LOCUST_S)]
         command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary", *users]
         said = subprocess.run(
@@ -130,17 +129,13 @@ def _locust(kind: Calibrating, url: str, folder: Path) -> bool:
         try:
             folder_of = RunFolder.open(out)
         except RunFolderError:
-            raise TargetError(f"Locust measured nothing: {_last_line(said.stderr)}") from None
+            last = (said.stderr.strip().splitlines() or ["it said nothing."])[-1]
+            raise TargetError(f"Locust measured nothing: {last}") from None
         if folder_of.read_run().get("state") != "done":
             return False
         levels = {record.level for record in folder_of.records()}
-        kind.take(out, max(levels, default=0), streams, warm=streams)
+        search.take(out, max(levels, default=0), streams, warm=streams)
     return True
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it said nothing."
 
 
 DRIVERS = {"asyncio": _asyncio, "locust": _locust}
@@ -255,14 +250,14 @@ def _search(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit |
     with tempfile.TemporaryDirectory() as name, _with_stamps(stamps):
         folder = Path(name)
         truth = folder / "truth.jsonl"
-        kind = Calibrating(arrivals, most, truth)
+        search = CapacitySearch(arrivals, most, truth)
         with simulated_server("--profile", ARRIVAL_PROFILES[arrivals], "--truth", str(truth), apart=True) as url:
-            whole = DRIVERS[driver](kind, url, folder)
+            whole = DRIVERS[driver](search, url, folder)
         if not whole:
             return None
-    if not kind.tried:
+    if not search.tried:
         raise ScenarioError("nothing was measured; try again.")
-    return ClientLimit.of(kind.tried)
+    return ClientLimit.of(search.tried)
 
 
 def _kept_capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:

@@ -17,9 +17,10 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.options.scenario_options import NumberParam
+from loadtest.cli.options.param_types import NumberParam
 from loadtest.cli.report import any_records_lost, show_report
-from loadtest.cli.run import Showing, run_scenario, show_ended
+from loadtest.cli.run import run_scenario
+from loadtest.cli.run.results import Showing, show_ended
 from loadtest.errors import TargetError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.text import listed
 
@@ -52,11 +52,11 @@ def explain(
 ) -> None:
     """Say why one request took as long as it did.
 
-    Its time to the first token comes in parts, each with the requests that caused it: waiting for a slot behind others,
-    others' prompts, what the cache had lost, the client's lag, a model that was loaded, its own prompt; then the rest of its
-    answer. What no part accounts for is printed as unexplained. The engine then plays the run again without the cause,
-    and says what the request would have taken, but only where it gives back the run as it was. One request is drawn into
-    explain.png in the run folder.
+    Its time to the first token is split into parts, each with the requests that caused it: waiting for a slot, others'
+    prompts, what the cache had lost, the client's lag, a model that was loaded, its own prompt. The rest of its answer
+    follows. What no part accounts for is printed as unexplained. A simulation then plays the run again without the cause
+    and says how long the request would have taken, but only where it reproduces the run as it was. One request is drawn
+    into explain.png in the run folder.
 
     \b
     Examples:
@@ -65,6 +65,7 @@ def explain(
       loadtest explain runs/first --percentile p95 --level 2
       loadtest explain runs/first --slowest 5
     """
+    from loadtest.analyse.charts import explain as chart
     from loadtest.analyse.summary import analyse
 
     if sum(each is not None for each in (request, percentile, slowest)) > 1:
@@ -76,7 +77,7 @@ def explain(
     if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
         raise PredictionError(f"{run} measured embeddings: an answer without tokens has no parts to explain.")
     found = _explained(analysis, request, share, slowest, level, by)
-    written = [_draw(run / FILE_NAME, *found[0])] if len(found) == 1 else []
+    written = [chart.draw(run / FILE_NAME, *found[0])] if len(found) == 1 else []
     explanations = [each for _, _, each in found]
     if as_json:
         print_json({"requests": [each.to_dict() for each in explanations], "files": [str(path) for path in written]})
@@ -130,25 +131,18 @@ def _explained(
     return [(one, explainer, explainer.explain(row)) for row in rows]
 
 
-def _draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanation) -> Path:
-    from loadtest.analyse.charts import explain as chart
-
-    return chart.draw(path, analysis, explainer, found)
-
-
 def _show(console: Console, found: Explanation) -> None:
     from loadtest.analyse.reports import explain_report as words
 
     console.print(Text(words.heading(found), style="bold"))
-    console.print(_lines(words.rows(found)))
+    console.print(_lines(words.rows(found, found.parts.first)))
     console.print(Text(words.without(found)))
     if more := words.others(found):
         console.print(Text(more, style="dim"))
     if head := words.decode_heading(found):
         console.print(Text(head, style="bold"))
-        console.print(_lines(words.decode_rows(found)))
-    for note in words.notes(found):
-        console.print(Text(f"! {note}", style="yellow"))
+        console.print(_lines(words.rows(found, found.parts.decode)))
+    print_lines(console, words.notes(found), before="! ", style="yellow")
 
 
 def _lines(rows: list[tuple[str, str]]) -> Table:
@@ -164,7 +158,7 @@ def _show_table(console: Console, found: list[Explanation]) -> None:
     from loadtest.analyse.reports import explain_report as words
 
     title = f"The {len(found)} slowest of {found[0].level['label']}"
-    console.print(words.grid(found).console_within(console.width, words.EXPENDABLE, title))
+    console.print(words.table(found).console_within(console.width, words.EXPENDABLE, title))
     for reason in dict.fromkeys(each.no_replay for each in found if each.no_replay):
         who = [f"#{each.id}" for each in found if each.no_replay == reason]
         console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))

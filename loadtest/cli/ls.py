@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, os_error_as
 from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.run_folder import RunFolder

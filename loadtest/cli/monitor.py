@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from loadtest.cli.options.connection import connection_of, way_options
-from loadtest.cli.options.scenario_options import SecondsParam
+from loadtest.cli.options.connection import connection_of, connection_options
+from loadtest.cli.options.param_types import SecondsParam
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
@@ -84,7 +84,7 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     metavar="URL",
     help="The measured server, the same as URL, or several: the CPU use of their processes on this machine is counted apart.",
 )
-@way_options
+@connection_options
 @_metrics_options
 @click.option("--metrics-fd", type=int, hidden=True)
 @click.option("--with-run", is_flag=True, hidden=True)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 from rich.console import Console
-from rich.text import Text
 
-from loadtest.cli.options.scenario_options import LIST_METAVARS, LISTS_OF
-from loadtest.cli.output.results import json_option, print_json, print_trouble, print_written
+from loadtest.cli.options.param_types import LIST_METAVARS, LISTS_OF
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 
 if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
-    from loadtest.analyse.whatif.promised.prediction_file import Document
+    from loadtest.analyse.whatif.predictions.prediction_file import Document
 
 MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_000.0, 64, 5000
 
@@ -38,7 +37,7 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_00
 @click.option(
     "--requests",
     type=click.IntRange(min=1, max=MOST_REQUESTS),
-    help="Predict the very requests of a run that sends so many to each load; `loadtest run --prediction` sends these.",
+    help="Predict for exactly this many requests a load, drawn now; `loadtest run --prediction` then sends the same ones.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")
 @json_option
@@ -57,7 +56,7 @@ def predict(
     From one run, which holds several concurrencies, it predicts TTFT, tokens/s and E2E at loads that were not measured,
     and writes prediction.json and prediction.png. `loadtest run --prediction prediction.json` keeps it before the first
     request, and its report scores it; `loadtest score` does so for any run. Where the run does not show how many requests
-    the server handles in parallel, each load has two cases. A model that does not give back its own run predicts nothing.
+    the server handles in parallel, each load has two cases. A model that does not reproduce its own run predicts nothing.
 
     \b
     Examples:
@@ -65,11 +64,12 @@ def predict(
       loadtest predict runs/first --rate 0.5,1 --requests 200 --out before.json
       loadtest predict runs/first --concurrency 8 --slots 2,4,8
     """
+    from loadtest.analyse.charts.by_load import prediction as chart
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse, without_void
-    from loadtest.analyse.whatif.model.plan import Plan, new_seed
-    from loadtest.analyse.whatif.promised.predict_loads import predict_loads
+    from loadtest.analyse.whatif.model.seeded_run import SeededRun, new_seed
+    from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 
     _check_loads(concurrency, rate, slots)
     path = _free(out)
@@ -86,9 +86,10 @@ def predict(
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),
-        plan=Plan(requests, new_seed()) if requests else None,
+        seeded=SeededRun(requests, new_seed()) if requests else None,
     )
-    _show(document, analysis, _write(path, document, analysis), as_json=as_json)
+    picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
+    _show(document, analysis, [write_whole(path, document.to_bytes()), picture], as_json=as_json)
 
 
 def _check_loads(
@@ -114,7 +115,7 @@ def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float)
 
 def _free(out: Path | None) -> Path:
     """Return the file to write; raise where it is there already, for a prediction must not be written over."""
-    from loadtest.analyse.whatif.promised.prediction_file import FILE_NAME
+    from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 
     path = out or Path(FILE_NAME)
     path = path / FILE_NAME if path.is_dir() else path
@@ -127,13 +128,6 @@ def _free(out: Path | None) -> Path:
     return path
 
 
-def _write(path: Path, document: Document, analysis: Analysis) -> list[Path]:
-    from loadtest.analyse.charts.by_load import prediction as chart
-
-    picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
-    return [write_whole(path, document.to_bytes()), picture]
-
-
 def _show(document: Document, analysis: Analysis, written: list[Path], *, as_json: bool) -> None:
     from loadtest.analyse.reports import prediction_report as words
 
@@ -142,11 +136,9 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
         return
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    for sentence in document.said:
-        console.print(Text(f"! {sentence}", style="bold yellow"))
+    print_lines(console, document.said, before="! ", style="bold yellow")
     console.print(
-        words.grid(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
+        words.table(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
     )
-    for note in words.notes(document):
-        console.print(Text(note, style="dim"))
+    print_lines(console, words.notes(document), style="dim")
     print_written(console, written)

@@ -1,4 +1,4 @@
-"""`loadtest report` and `loadtest plot`."""
+"""`loadtest report`, and how `loadtest run` reports at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
-from loadtest.cli.output.results import GateFiles, gate_options, json_option, print_json, report_dict
+from loadtest.cli.output.gates import GateFiles, gate_options
+from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario, keys_of
@@ -61,6 +62,28 @@ def any_records_lost(reports: Sequence[Report]) -> bool:
     return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
 
 
+def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, Any]:
+    """Return the report of one run as plain values: what `run --json` and `report --json` print."""
+    from loadtest.analyse.findings import run_findings as findings
+
+    one = written.analyses[0]
+    said = [{"claim": str(each), "evidence": each.evidence or None} for each in findings.all_findings(one)]
+    judged = [
+        {"level": level["label"], "index": level["index"], **each.to_dict(), "met": each.met, "sentence": str(each)}
+        for level in one.summary["levels"]
+        for each in judge_objectives(objectives, level)
+    ]
+    return {
+        "path": str(one.run.path),
+        "state": one.summary["state"],
+        "verdict": one.summary["verdict"],
+        "objectives": judged,
+        "findings": said,
+        "files": [str(path) for path in written.files],
+        "summary": one.summary,
+    }
+
+
 def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the scenario's prices: they win over those that run.json keeps."""
     for key in reversed([key for key in keys_of(Scenario) if key.name in PRICE_KEYS]):
@@ -88,8 +111,8 @@ def report(
 ) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
-    A folder can be reported any number of times; a run still in progress is reported as far as it got. With --slo
-    summary.json holds each level's goodput. A folder that cannot be reported is named, and the others are reported.
+    A folder can be reported any number of times; a run still in progress is reported as far as it got. With --slo, summary.json
+    also has each level's goodput. A folder that cannot be reported is named, and the others are reported.
 
     \b
     Exit codes: 0 done · 1 an objective is missed or not judged
@@ -129,22 +152,3 @@ def _published(reports: Sequence[Report], folder: Path, *, text: bool) -> None:
     path.write_text(said, encoding="utf-8")
     if text:
         print(f"\n{said}\nwrote {path}")
-
-
-@click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder for the PNGs: those of several runs over each other, and a folder a run.  [default: the run folder]",
-)
-def plot(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Make the PNG charts alone; with -o of several runs also those of all over each other."""
-    from loadtest.analyse.report import plot as draw
-
-    for path in draw(list(runs), out, say=lambda sentence: print(f"loadtest: {sentence}", file=sys.stderr)):
-        print(path)
-    if len(runs) > 1 and out is None:
-        print("loadtest: -o DIR also draws these runs over each other.", file=sys.stderr)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.output.results import json_option, print_json, print_trouble
+from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
 
@@ -18,19 +18,19 @@ from loadtest.run_folder import RunFolder
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @json_option
 def score(prediction: Path, run: Path, *, as_json: bool) -> int:
-    """Hold a prediction against a run that was measured: errors, bands, and the textbook beside it.
+    """Hold a prediction against a run that was measured: errors and bands, beside those of textbook models.
 
     For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether it was
     measured inside the 95 % band, and the Winkler score (the band's width, and 40 times what lies outside of it) as a share
-    of the measured value; then the errors of four textbook models fitted to the same levels. What was not predicted, is
-    void, or ran at another model, length or kind of server is said and not scored.
+    of the measured value; then the errors of four textbook models fitted to the same levels. A level that was not predicted, is
+    void, or ran with another model, length or kind of server is named and not scored.
 
     \b
     Exit codes: 0 scored · 2 nothing could be scored
     """
     from loadtest.analyse.reports import score_report as words
     from loadtest.analyse.summary import analyse
-    from loadtest.analyse.whatif.promised.prediction_file import read_document
+    from loadtest.analyse.whatif.predictions.prediction_file import read_document
 
     document = read_document(prediction)
     analysis = analyse(run)
@@ -45,8 +45,7 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     console = Console()
     print_trouble(console, analysis.run.trouble)
     if found.figures:
-        console.print(words.grid(found.figures).console_within(console.width, words.EXPENDABLE, words.heading(found)))
+        console.print(words.table(found.figures).console_within(console.width, words.EXPENDABLE, words.heading(found)))
         console.print(Text(f"• {words.sentence(found)}"))
-    for note in found.said:
-        console.print(Text(note, style="yellow"))
+    print_lines(console, found.said, style="yellow")
     return 0 if found.figures else 2

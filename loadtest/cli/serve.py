@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from loadtest.cli.options.scenario_options import NumberParam, WholeParam
+from loadtest.cli.options.param_types import NumberParam, WholeParam
 from loadtest.simulate.faults import Fault, FaultKind
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.server import ServerOptions, serve_forever
@@ -18,18 +18,24 @@ from loadtest.simulate.server import ServerOptions, serve_forever
     "Everything measured on this server is labelled simulated."
 )
 @click.option("--profile", default="a100-80g-llama3.1-70b-q4", show_default=True, help="Model and machine to simulate.")
-@click.option(
-    "--slots", type=WholeParam(0, 100_000), help="Requests decoded at once, 0 for no limit.  [default: the profile's]"
-)
+@click.option("--slots", type=WholeParam(0, 100_000), help="Parallel slots, 0 for no limit.  [default: the profile's]")
 @click.option(
     "--port", type=WholeParam(0, 65535), default=11434, show_default=True, help="Port on 127.0.0.1; 0 takes a free one."
 )
 @click.option(
-    "--speed", type=NumberParam(0.001, 1000), default=1.0, show_default=True, help="Divide all durations by this."
+    "--speed",
+    type=NumberParam(0.001, 1000),
+    default=1.0,
+    show_default=True,
+    help="Run this many times faster: divide all durations by it.",
 )
 @click.option("--num-ctx", type=WholeParam(1, 100_000_000), help="Context length of a slot.  [default: the profile's]")
 @click.option(
-    "--burst", type=click.Choice(["fifo", "lifo"]), default="fifo", show_default=True, help="Order of a burst."
+    "--burst",
+    type=click.Choice(["fifo", "lifo"]),
+    default="fifo",
+    show_default=True,
+    help="Order in which requests that come at once are queued.",
 )
 @click.option(
     "--jitter",

@@ -14,7 +14,7 @@ from loadtest import credentials, metrics
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
 from loadtest.scenario import SAID_KEYS, Scenario
-from loadtest.scenario.fields import filled_body, filled_headers, merged
+from loadtest.scenario.request_additions import filled_body, filled_headers, merged
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -137,9 +138,9 @@ class EmbeddingRows:
 
 def _count_vectors(value: Any) -> tuple[int, int]:
     """Return how many vectors of an answer have a number or are base64, and how many are empty or nothing but null."""
-    if isinstance(value, dict):  # one, or Cohere's lists by type
-        value = list(value.values()) if "embedding" not in value else [value]
-    vectors = value if isinstance(value, list) and not _is_number(value[0]) else [value]
+    if isinstance(value, dict):  # one, or Cohere's lists by type, null where a type was not asked for
+        value = [one for one in value.values() if one is not None] if "embedding" not in value else [value]
+    vectors = value if isinstance(value, list) and value and not _is_number(value[0]) else [value]
     found = [_has_numbers(one.get("embedding") if isinstance(one, dict) else one) for one in vectors]
     return sum(found), len(found) - sum(found)
 
@@ -151,4 +152,4 @@ def _has_numbers(vector: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

@@ -36,6 +36,7 @@ REASONS = {  # in the words of the other formats
     "refusal": "content_filter",
 }
 NO_STOP_REASON = "the server said message_stop without a stop_reason"
+BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
 _KINDS = ("message", "content_block", "ping")
 _OTHER_NAMES = {
     "prompt_tokens": "input_tokens",
@@ -154,6 +155,7 @@ class MessagesRows:
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
+            answer.doubt(*[BEGUN_TWICE] * bool(answer.events))
             answer.ending.model = as_name(message.get("model"))
             self._take_usage(message.get("usage"), final=False)
         elif kind == "message_delta":
@@ -175,7 +177,7 @@ class MessagesRows:
     def _take_usage(self, usage: Any, *, final: bool) -> None:
         """Take counts, each of which replaces an earlier one: message_start's of the prompt may be a guess (Ollama's is).
 
-        Its count of the output is always one: nothing is written yet. A prompt of no tokens at all replaces none.
+        Its count of the output is always one: nothing is written yet. A count of no tokens at all replaces none.
         """
         if not isinstance(usage, dict):
             return
@@ -184,7 +186,8 @@ class MessagesRows:
         names = (*_PROMPT, "output_tokens")
         found = {name: known_number(usage.get(name), name, odd, MOST_TOKENS) for name in names}
         is_void = not any(found[name] for name in _PROMPT) and any(self._counts.get(name) for name in _PROMPT)
-        left_out = {*(_PROMPT if is_void else ()), *(() if final else ("output_tokens",))}
+        is_final = final and (bool(found["output_tokens"]) or not self._counts.get("output_tokens"))
+        left_out = {*(_PROMPT if is_void else ()), *(() if is_final else ("output_tokens",))}
         self._counts |= {name: count for name, count in found.items() if count is not None and name not in left_out}
         server = self._answer.ending.server
         said = {key: value for key, value in usage.items() if value is not None and key not in left_out}
@@ -236,6 +239,8 @@ _PIECES = ("text", "think", "input_json")
 
 
 def _in_block(block: dict[str, Any]) -> Texts:
+    if str(block.get("type")).endswith("tool_result"):
+        return NO_TEXTS  # of a tool that the server ran: the model did not write it
     if "name" in block:  # a tool's call; its arguments are {} where they follow in pieces
         return "", tool_text([{"function": {"name": block["name"], "arguments": block.get("input")}}])
     return in_value(block)

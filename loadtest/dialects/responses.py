@@ -24,6 +24,7 @@ REASONS = {
     "max_output_tokens": "length",
     "max_tokens": "length",
     "incomplete": "length",
+    "done": "stop",
 }  # in the words of the other formats
 _UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole response
 NO_STATUS = "the server ended the answer without a status"
@@ -110,6 +111,8 @@ class ResponsesRows:
         before = len(answer.events.texts)
         self._take_text(row, kind)
         response = row.get("response") if kind else row
+        if kind in LAST and not isinstance(response, dict):
+            response = row  # some lay it flat into the event, or leave it out
         if isinstance(response, dict):
             if not kind or kind in LAST:
                 self._last(response, kind)
@@ -128,22 +131,29 @@ class ResponsesRows:
         texts = _texts(row, kind)
         if kind.endswith((".delta", ".done")):
             item = row.get("item")
-            place = row.get("output_index", row.get("item_id", item.get("id") if isinstance(item, dict) else None))
-            if not isinstance(place, int | str):
-                # there is one item, as a rule
-                place = 0 if kind.endswith(".delta") or not self._answer.events else None
-            if place is not None:
-                if kind.endswith(".done") and place not in self._said:
-                    texts = _whole_text(row, kind)
-                if any(texts):
-                    self._said.add(place)
+            item_id = row.get("item_id", item.get("id") if isinstance(item, dict) else None)
+            places = [place for place in (item_id, row.get("output_index")) if isinstance(place, int | str)]
+            if not places and (kind.endswith(".delta") or not self._answer.events):
+                places = [0]  # there is one item, as a rule
+            if kind.endswith(".done") and places and places[0] not in self._said:
+                texts = self._unsaid(_whole_text(row, kind))
+            if any(texts):
+                self._said.update(places)
         self._answer.add(texts)
 
+    def _unsaid(self, texts: Texts) -> Texts:
+        """Return the text of an item that is over, without what came in pieces already, whichever item these named."""
+        events = self._answer.events
+        hidden = "".join(events.texts[i] for i in sorted(events.hidden))
+        seen, secret = texts
+        return "" if seen.strip() in events.answer else seen, "" if secret.strip() in hidden else secret
+
     def _last(self, response: dict[str, Any], kind: str) -> None:
-        """Take the whole response, which ends an answer: its status, counts, and its text where no piece of it came."""
+        """Take the whole response, which ends an answer: its status, counts, and its text where no piece of that came."""
         answer = self._answer
-        if not answer.events:
-            answer.add(_in_output(response.get("output"), response.get("output_text")))
+        if len(answer.events) == len(answer.events.hidden):  # of the answer itself nothing came
+            seen, hidden = _in_output(response.get("output"), response.get("output_text"))
+            answer.add((seen, "" if answer.events else hidden))
         if usage := response.get("usage"):
             self._take_usage(usage)
         answer.marked = answer.over = True

@@ -24,10 +24,11 @@ CATCH_UP = 20
 LONGEST_SLICE_NS = 8_000_000  # shorter than the token gap of fast streams, so that no token is read a gap late
 
 
-class WorkQueue:
+class Backlog:
     """Pieces of work in the order they came, done in moments without releases when reading leaves the core free.
 
-    `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it.
+    `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it. Each driver has a subclass,
+    which sees to it that the moments come.
     """
 
     def __init__(self) -> None:
@@ -39,8 +40,17 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._work)
 
-    def put(self, work: Callable[[], object]) -> None:
+    def add(self, work: Callable[[], object]) -> None:
         self._work.append((time.perf_counter_ns(), work))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have `rest` called now and `work_a_slice` a moment later, again and again until no work is left."""
+
+    def flush(self) -> None:
+        """Do all waiting work now: at the end of a level, when nothing streams."""
+        while self._work:
+            self.do_next()
 
     def do_next(self) -> None:
         """Do the oldest piece; one that fails is logged, and the others go on. Raises IndexError where there is none."""
@@ -80,30 +90,24 @@ class WorkQueue:
         return t if in_a_wave else t + SLICE_NS
 
 
-class Backlog:
-    """Does small pieces of work in slices between arrivals, on the running asyncio loop."""
+class AsyncioBacklog(Backlog):
+    """Does its work in slices between arrivals, on the running asyncio loop."""
 
     def __init__(self) -> None:
-        self.queue = WorkQueue()
+        super().__init__()
         self._scheduled = False
 
-    def add(self, work: Callable[[], object]) -> None:
-        self.queue.put(work)
+    def _wake(self) -> None:
         if not self._scheduled:
             self._later()
 
-    def flush(self) -> None:
-        """Do all waiting work now: at the end of a level, when nothing streams."""
-        while self.queue:
-            self.queue.do_next()
-
     def _later(self) -> None:
         self._scheduled = True
-        self.queue.rest()
+        self.rest()
         asyncio.get_running_loop().call_later(PAUSE_S, self._slice)
 
     def _slice(self) -> None:
-        self.queue.work_a_slice()
+        self.work_a_slice()
         self._scheduled = False
-        if self.queue:
+        if self._work:
             self._later()

@@ -1,14 +1,19 @@
-"""Why a request failed: the one place where an exception becomes an outcome and a sentence, for both drivers."""
+"""Why a request failed: the one place where an exception becomes an outcome and a sentence, for both drivers.
+
+It also says when so many requests have failed in a row that their level is hopeless.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
 
 from loadtest.dialects.answers.errors.server_errors import is_ours
-from loadtest.records import Outcome
+from loadtest.records import Outcome, Record
 from loadtest.wire import HungUpError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +60,7 @@ def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> 
     return Failure(Outcome.CANCELLED, f"given up by the test's own code ({said})")
 
 
-def told(known: Failure, said: str | None) -> Failure:
+def with_server_words(known: Failure, said: str | None) -> Failure:
     """Return a failure; of a time limit that passed, what the server had `said` was wrong before it fell silent."""
     if known.outcome is not Outcome.TIMEOUT or said is None or is_ours(said):
         return known
@@ -67,3 +72,22 @@ def bug(error: Exception) -> Failure:
     logger.error("loadtest failed over a request", exc_info=error)
     said = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
     return Failure(Outcome.CLIENT_ERROR, f"loadtest itself failed over this request ({said})")
+
+
+class FailedInARow:
+    """Counts requests that failed in a row, by target and level: a success of another target ends no row."""
+
+    def __init__(self, most: Mapping[int, int]) -> None:
+        """`most` says by target with how many a level is hopeless; a target that it lacks gives no level up."""
+        self._most = most
+        self._rows: Counter[tuple[int, int]] = Counter()
+
+    def hopeless(self, record: Record) -> str | None:
+        """Count a record; return why its level is hopeless, once, when it has become so."""
+        most, where = self._most.get(record.target), (record.target, record.level)
+        if record.outcome in (Outcome.CANCELLED, Outcome.LEFT):  # which say nothing of the server
+            return None
+        self._rows[where] = 0 if record.outcome is Outcome.OK else self._rows[where] + 1
+        if self._rows[where] != most:
+            return None
+        return f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}"

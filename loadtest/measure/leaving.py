@@ -50,15 +50,12 @@ class Leaving:
     share: float
 
     @classmethod
-    def of(cls, scenario: Scenario) -> Self | None:
-        """Return how users hang up; None where all of them stay."""
-        if scenario.patience is None and not scenario.leave:
-            return None
+    def of(cls, scenario: Scenario) -> Self:
         return cls(scenario.seed, scenario.patience, scenario.leave or 0.0)
 
     def stay(self, job: Job) -> Stay:
         """Return how long the user of this job stays; warm-ups stay to the end, for they show nothing."""
-        if job.warmup:
+        if job.warmup or (self.patience is None and not self.share):
             return STAYS
         place = job.session if job.session is not None else job.id
         rng = random.Random(seed_from(self.seed, "stay", job.level, place, job.turn))

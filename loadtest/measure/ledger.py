@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from loadtest.errors import StorageError
-from loadtest.measure.backlog import WorkQueue
+from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.records import Record
@@ -20,26 +19,16 @@ logger = logging.getLogger(__name__)
 OnRecord = Callable[[str, Record], object]  # given the request's name and its record, once that is on disk
 
 
-class Waiting(Protocol):
-    """Work that can wait for a quiet moment: Backlog on asyncio, GeventBacklog under Locust."""
-
-    queue: WorkQueue
-
-    def add(self, work: Callable[[], object]) -> None: ...
-
-    def flush(self) -> None: ...
-
-
 class Ledger:
     """All requests of this process from release to record, for both drivers.
 
     A fault in one request costs that request alone. A fault of the disk ends the run: `broken` says why, and `on_broken`
-    is called once. `stops` are the exceptions with which the driver ends a request.
+    is told, once. `stops` are the exceptions with which the driver ends a request.
     """
 
     def __init__(
         self,
-        backlog: Waiting,
+        backlog: Backlog,
         *,
         wall: WallClock,
         lag: LagLog,
@@ -47,7 +36,7 @@ class Ledger:
         samples: SampleWriter | None,
         stops: tuple[type[BaseException], ...],
         on_record: Iterable[OnRecord] = (),
-        on_broken: Callable[[], object] = bool,
+        on_broken: Callable[[str], object] = bool,
     ) -> None:
         self.backlog = backlog
         self.broken: str | None = None
@@ -94,7 +83,7 @@ class Ledger:
         """Take a request that is about to be sent."""
         self._active[request] = name
         self.peak = max(self.peak, len(self._active))
-        self.backlog.queue.released(now())
+        self.backlog.released(now())
 
     def end(self, request: Request, error: BaseException | None = None) -> None:
         """Take a request whose answer is over, or whose sending raised `error`."""
@@ -151,4 +140,4 @@ class Ledger:
     def _break(self, sentence: str) -> None:
         if self.broken is None:
             self.broken = sentence
-            self._on_broken()
+            self._on_broken(sentence)

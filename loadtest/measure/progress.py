@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -97,7 +97,6 @@ class Tally:
     left: int = 0  # users who hung up
     done: int = 0
     failed: int = 0
-    failed_in_a_row: Counter[int] = field(default_factory=Counter)  # the latest requests that ended, by target
     given_up: str | None = None  # why the level was ended before its plan was
     output_tokens: int = 0
     ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=400))
@@ -106,11 +105,8 @@ class Tally:
 
     def add(self, record: Record) -> None:
         self.done += 1
-        failed = record.outcome not in (Outcome.OK, Outcome.LEFT) and not record.was_shed
-        self.failed += failed
+        self.failed += record.outcome not in (Outcome.OK, Outcome.LEFT) and not record.was_shed
         self.left += record.outcome is Outcome.LEFT
-        if record.outcome not in (Outcome.CANCELLED, Outcome.LEFT):  # which say nothing of the server
-            self.failed_in_a_row[record.target] = self.failed_in_a_row[record.target] + 1 if failed else 0
         self.output_tokens += record.output_tokens or 0
         if record.t_first_token is not None and not record.warmup:
             self.ttfts.append(metrics.ttft(record.t_first_token, record.t_send))

@@ -7,7 +7,7 @@ import heapq
 import math
 from typing import Self
 
-from loadtest.measure.backlog import WorkQueue
+from loadtest.measure.backlog import Backlog
 from loadtest.metrics import NS_PER_S
 from loadtest.wire import Timerfd, now
 from loadtest.workloads.schedule import PlanShare
@@ -27,14 +27,14 @@ def back_off(failures: int) -> float:
 class Alarm:
     """Wakes coroutines at instants of the monotonic clock; a context, for it holds a descriptor.
 
-    Work of `queue`, where there is one, keeps clear of the next instant.
+    Work of `backlog`, where there is one, keeps clear of the next instant.
     """
 
-    def __init__(self, queue: WorkQueue | None = None) -> None:
+    def __init__(self, backlog: Backlog | None = None) -> None:
         self._timer: Timerfd | None = None
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap by instant, in the order asked
         self._asked = 0
-        self._queue = queue
+        self._backlog = backlog
 
     def __enter__(self) -> Self:
         self._timer = Timerfd.open()
@@ -47,8 +47,8 @@ class Alarm:
             asyncio.get_running_loop().remove_reader(self._timer.fd)  # before close: uvloop holds the descriptor
             self._timer.close()
             self._timer = None
-        if self._queue is not None:
-            self._queue.due = None
+        if self._backlog is not None:
+            self._backlog.due = None
 
     async def until(self, due: int) -> None:
         """Return at `due` (monotonic ns) or, where that has passed, after a turn of the loop: what is ready goes first."""
@@ -79,8 +79,8 @@ class Alarm:
         due = self._waiting[0][0] if self._waiting else None
         if due is not None:
             timer.set(due)
-        if self._queue is not None:
-            self._queue.due = due
+        if self._backlog is not None:
+            self._backlog.due = due
 
 
 class Permits:

@@ -15,11 +15,11 @@ from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
-from loadtest.measure.failure import Failure, bug, told
+from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.leaving import STAYS, Stay
 from loadtest.measure.token_counts import CHARACTERS, counts_characters, token_fields
 from loadtest.records import Clock, Outcome, Record
-from loadtest.scenario.fields import merged
+from loadtest.scenario.request_additions import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.reads import Reads
@@ -115,7 +115,6 @@ class Request:
         save_text: bool = False,
         target: int = 0,
         stay: Stay = STAYS,
-        user: int | None = None,
     ) -> None:
         self.job = job
         self.dialect = dialect
@@ -124,7 +123,7 @@ class Request:
         self.count = count
         self.save_text = save_text
         self.target = target
-        self.user = user  # of its level
+        self.user: int | None = None  # of its level
         self.number = job.id if number is None else number  # in the whole plan
         self.session = session if job.session is not None else None
         # what the driver knows of the request's end, where the answer does not say it
@@ -136,7 +135,7 @@ class Request:
         self._content: Content | None = None
         self._short: tuple[int, tuple[ContentEvents, Ending]] | None = None  # a short answer's size, and it decoded
         self.received = Received(
-            live=self.live, ends=dialect.ends, leaves=stay.reader(dialect), is_empty=self._is_empty
+            is_content=self.is_content, ends=dialect.ends, leaves=stay.reader(dialect), is_empty=self._is_empty
         )
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
@@ -167,7 +166,7 @@ class Request:
         ending = self._short[1][1]
         return ending.error is not None or not ending.done
 
-    def live(self, body: bytes) -> bool:
+    def is_content(self, body: bytes) -> bool:
         """Take body bytes as they come; return True once the first content event was seen: no more bytes are wanted."""
         if self.received.status is not None and not self.received.success:
             return False
@@ -221,7 +220,7 @@ class Request:
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
         self.decoding = False
-        self.received.forsake()
+        self.received.forget_callbacks()
         try:
             return self._record(self.reads(wall, lag))
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
@@ -317,7 +316,7 @@ class Request:
         if received.excessive is not None:
             return Failure(Outcome.STREAM_ERROR, received.excessive)
         if known is not None and received.marked is None:
-            known = told(known, ending.error if received.success else None)
+            known = with_server_words(known, ending.error if received.success else None)
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
             said = http_sentence(received.status, reads.body, received.headers)

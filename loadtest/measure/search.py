@@ -19,6 +19,8 @@ from loadtest.text import counted, number
 DEFAULT_MOST = 256
 SEARCH_PRECISION = 16  # above this load the answer is good to one part in so many: each further level is the longest
 RATE_STEPS = 16  # into which the rate that a search begins with is divided
+ATTEMPTS = 2  # measurements of one level, each of twice the requests, before it stays unresolved
+VOID_ATTEMPTS = 3  # likewise, of a void one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,6 @@ class Search:
     a_stream: int = 8  # requests of each stream of a level
     most: int = DEFAULT_MOST  # no level goes past it
     start: int = 1  # the first level's load
-    attempts: int = 2  # measurements of one level, each of twice the requests, before it stays unresolved
-    void_attempts: int = 3
 
     def next_level(self, tried: Sequence[TriedLevel]) -> NextLevel | None:
         """Return the level to measure after those tried, in the order tried; None when the search is over."""
@@ -58,7 +58,7 @@ class Search:
             return self._level(min(self.start, self.most), 0)
         last = tried[-1]
         same = [one for one in tried if one.concurrency == last.concurrency]
-        if last.met is None and len(same) < (self.void_attempts if last.void else self.attempts):
+        if last.met is None and len(same) < (VOID_ATTEMPTS if last.void else ATTEMPTS):
             return self._level(last.concurrency, sum(not one.void for one in same))
         if last.void:
             return None
@@ -71,10 +71,10 @@ class Search:
 
     def _below(self, tried: Sequence[TriedLevel], answer: int) -> NextLevel | None:
         """Return half of an answer that is not sure while no load surely meets: the answer needs a lower end."""
-        if answer > 1 and all(one.met is not True for one in tried):
-            half = min((one.concurrency for one in tried), default=answer) // 2
-            return self._level(half, 0) if half and min(one.concurrency for one in tried) > half else None
-        return None
+        if answer <= 1 or any(one.met for one in tried):
+            return None
+        half = min(one.concurrency for one in tried) // 2
+        return self._level(half, 0) if half else None
 
     def _level(self, load: int, attempt: int) -> NextLevel:
         return NextLevel(load, max(self.least, self.a_stream * load) * 2**attempt)
@@ -124,11 +124,10 @@ STREAMS = Loads()
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search knows: the highest load that surely meets, the lowest that surely misses, those between left unclear."""
+    """What a search knows: the highest load that surely meets, and the lowest that surely misses."""
 
     met: int | None
     missed: int | None
-    unresolved: tuple[int, ...]
     void: int | None = None  # where the search ended because the client could not measure
     answer: int | None = None  # the highest that meets by its figures, below the lowest that misses by them
     beyond: int | None = None  # the lowest that misses by its figures
@@ -140,10 +139,9 @@ class SearchResult:
         missed = min((at for at, met in said.items() if met is False), default=None)
         below = [at for at in said if missed is None or at < missed]
         met = max((at for at in below if said[at]), default=None)
-        unresolved = sorted(at for at in below if said[at] is None and at > (met or 0))
         void = tried[-1].concurrency if tried and tried[-1].void else None
         answer, beyond = _probable(tried)
-        return cls(met, missed, tuple(unresolved), void, answer or None, beyond)
+        return cls(met, missed, void, answer or None, beyond)
 
     @property
     def interval(self) -> tuple[int, int | None]:

@@ -1,4 +1,7 @@
-"""The memory that a model takes: weights, KV cache and buffers, by slots and context; needs no server."""
+"""The memory that a model takes (weights, KV cache and buffers, by slots and context), and what a server reports of it.
+
+It needs no server.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,25 @@ from typing import Any
 from loadtest.errors import ScenarioError
 from loadtest.memory import weights
 from loadtest.memory.gguf import GgufHeader
-from loadtest.memory.shapes import FULL_EVERY, Shape
+from loadtest.memory.shapes import FULL_EVERY, Shape, find
 
-CACHE_DTYPES = {  # values a block, bytes a block
-    "f32": (1, 4),
-    "f16": (1, 2),
-    "bf16": (1, 2),
-    "fp8": (1, 1),
-    "q8_0": (32, 34),
-    "q5_1": (32, 24),
-    "q5_0": (32, 22),
-    "q4_1": (32, 20),
-    "q4_0": (32, 18),
+CACHE_DTYPES = {  # bytes a value; the quantised ones store blocks of 32 values
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
 }
 DEFAULT_CONTEXT = 4096  # tokens: Ollama's default on small GPUs since 0.6.7
 BATCH = 512  # prompt tokens per pass: the default of llama.cpp and Ollama
 DRIVER = 457 * 2**20  # bytes of a CUDA context; Ollama reserves as much on every GPU
 UNKNOWN_COMPUTE = 512 * 2**20  # bytes allowed for buffers where the model's width is unknown
-_WINDOWED = {
-    **FULL_EVERY,
-    "gpt-oss": 2,
-    "gptoss": 2,
-    "cohere2": 4,
-}  # GGUF architecture → every n-th layer sees the whole context
+# GGUF architecture → every n-th layer sees the whole context
+_WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4}
 _PADDING = 256  # to a multiple of which llama.cpp rounds up the cells of a sliding window
 MOST_SLOTS = 4096
 LEAST_SLOT = 0.02  # of the loaded model; a smaller slot is lost in the error of the weights
@@ -41,12 +40,16 @@ LONGEST_CONTEXT = 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class KVCache:
     """Values in the KV cache per token: 2 · KV heads · head size, summed over the layers."""
 
     full: int  # of layers that keep every token
     windowed: int = 0  # of layers that keep only the last `window` tokens
     window: int = 0
+
+    @property
+    def of_token(self) -> int:
+        return self.full + self.windowed
 
     def values(self, context: int) -> int:
         """Return the values that a slot of `context` tokens holds; a window has additional room for one batch."""
@@ -63,7 +66,7 @@ class Facts:
     weights_from: str  # the source of that figure, in words
     tensors_only: bool = False  # computed from tensors, without the header that a file has as well
     parameters: int | None = None
-    cache: Cache | None = None  # None: the layers are unknown
+    cache: KVCache | None = None  # None: the layers are unknown
     trained: int | None = None  # context that the model was trained for, tokens
     width: int | None = None
     feed_forward: int | None = None
@@ -91,16 +94,14 @@ class MemoryPlan:
     @property
     def token_bytes(self) -> float | None:
         """KV cache of one token over all layers, bytes."""
-        block, size = CACHE_DTYPES[self.cache_dtype]
-        return None if self.facts.cache is None else (self.facts.cache.full + self.facts.cache.windowed) * size / block
+        return None if self.facts.cache is None else self.facts.cache.of_token * CACHE_DTYPES[self.cache_dtype]
 
     @property
     def kv(self) -> int | None:
         """KV cache of all slots, bytes; servers allocate all of it when they load the model."""
         if self.facts.cache is None:
             return None
-        block, size = CACHE_DTYPES[self.cache_dtype]
-        return self.facts.cache.values(self.context) * self.slots * size // block
+        return int(self.facts.cache.values(self.context) * self.slots * CACHE_DTYPES[self.cache_dtype])
 
     @property
     def compute(self) -> int:
@@ -165,17 +166,41 @@ def _largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
     return bisect.bisect_left(range(1, limit + 1), True, key=lambda number: not fits(number))
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedMemory:
+    """What the server reported of the loaded model (Ollama: /api/ps), bytes."""
+
+    size: int
+    size_vram: int | None
+
+    def beside(self, plan: MemoryPlan) -> dict[str, Any]:
+        """Return estimate, measurement and difference (measured − estimated; bytes, and share of the estimate)."""
+        difference = self.size - plan.loaded
+        return {
+            "estimated_bytes": plan.loaded,
+            "measured_bytes": self.size,
+            "measured_vram_bytes": self.size_vram,
+            "difference_bytes": difference,
+            "difference_share": difference / plan.loaded,
+        }
+
+
+def loaded_memory(said: Mapping[str, Any] | None) -> LoadedMemory | None:
+    """Return the sizes in a row of /api/ps; None without a row or a size."""
+    size = (said or {}).get("size")
+    return LoadedMemory(int(size), (said or {}).get("size_vram")) if size else None
+
+
 def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:
     """Return the facts of a model of known shape, as a GGUF file of `quantization` or with weights of `dtype`."""
     if quantization is not None:
         size = weights.weigh(shape, quantization)
-        where = f"every tensor as llama.cpp quantises to {weights.recipe(quantization)}"
+        where = weights.quantised_source(quantization)
     else:
-        kind = weights.dtype(dtype or "fp16")
-        size = weights.by_dtype(shape.parameters, kind)
-        where = f"{shape.parameters:,} parameters × {weights.bytes_each(kind)} ({kind})"
+        size = weights.by_dtype(shape.parameters, dtype or "fp16")
+        where = weights.dtype_source(shape.parameters, dtype or "fp16")
     values = 2 * shape.kv_heads * shape.head
-    cache = Cache(values * shape.full_layers, values * (shape.layers - shape.full_layers), shape.window)
+    cache = KVCache(values * shape.full_layers, values * (shape.layers - shape.full_layers), shape.window)
     return Facts(
         name=name,
         weights=size,
@@ -206,26 +231,22 @@ def facts_of_gguf(name: str, header: GgufHeader) -> Facts:
     )
 
 
-def facts_of_server(
-    name: str,
-    details: Mapping[str, Any],
-    *,
-    trained: int | None = None,
-    shape: tuple[Shape, str] | None = None,
-) -> Facts:
+def facts_of_server(name: str, details: Mapping[str, Any], trained: int | None) -> Facts:
     """Return the facts that a server reports of its model (Ollama's /api/tags and /api/show); raise ScenarioError.
 
-    `details` are as target/probe.py keeps them: quantization_level, parameter_size, family, file_size and architecture.
-    Where the file's size is missing, the weights follow from `shape` and its quantisation, else from the parameters.
+    `details` are as targets/probe.py keeps them: quantization_level, parameter_size, family, file_size and architecture.
+    Where the file's size is missing, the weights follow from the shape that the model's name tells, else from the parameters.
     """
     architecture = details.get("architecture") or {}
     quantization = str(details.get("quantization_level") or "")
     parameters = architecture.get("parameter_count") or _parameter_size(details.get("parameter_size"))
     if size := details.get("file_size"):
         where = "the model's file on the server"
-    elif shape is not None and shape[0].layers == architecture.get("block_count", shape[0].layers):
-        size = weights.weigh(shape[0], shape[1])
-        where = f"every tensor as llama.cpp quantises to {weights.recipe(shape[1])}"
+    elif (found := _shape_by_name(name, quantization)) is not None and found[0].layers == architecture.get(
+        "block_count", found[0].layers
+    ):
+        size = weights.weigh(*found)
+        where = weights.quantised_source(found[1])
     elif parameters and quantization:
         size = weights.rough(parameters, quantization)
         where = f"{parameters / 1e9:.3g} B parameters × the bytes of {quantization}; up to a tenth low"
@@ -242,7 +263,16 @@ def facts_of_server(
     )
 
 
-def cache_of(architecture: Mapping[str, Any], family: str = "") -> Cache | None:
+def _shape_by_name(name: str, quantization: str) -> tuple[Shape, str] | None:
+    """Return the shape of a model that is known by name, and its quantisation; None where either is unknown."""
+    try:
+        _, shape, tagged = find(name)
+    except ScenarioError:
+        return None
+    return (shape, known) if (known := quantization or tagged) else None
+
+
+def cache_of(architecture: Mapping[str, Any], family: str = "") -> KVCache | None:
     """Return the KV cache of a token from GGUF's keys without their prefix; None where a key is missing.
 
     A list of KV heads means that layers differ. Sliding windows are known for Gemma 2 and 3, gpt-oss and Command R7B; of any
@@ -258,9 +288,18 @@ def cache_of(architecture: Mapping[str, Any], family: str = "") -> Cache | None:
     each = list(kv_heads) if isinstance(kv_heads, list) else [kv_heads] * layers
     window, every = architecture.get("attention.sliding_window") or 0, _WINDOWED.get(family)
     if not window or every is None:
-        return Cache(pair * sum(each))
+        return KVCache(pair * sum(each))
     full = sum(count for layer, count in enumerate(each, start=1) if layer % every == 0)
-    return Cache(pair * full, pair * (sum(each) - full), window)
+    return KVCache(pair * full, pair * (sum(each) - full), window)
+
+
+def kv_bytes(architecture: Mapping[str, Any]) -> int | None:
+    """Return the bytes of a token in a KV cache of f16, the default of servers; None where a fact is missing.
+
+    The facts come from /api/show's model_info without its prefix. Layers that differ (a list of KV heads) are added up.
+    """
+    cache = cache_of(architecture)
+    return None if cache is None else 2 * cache.of_token
 
 
 def _of_architecture(

@@ -6,6 +6,7 @@ name, dimensions, type and offset. All little-endian (github.com/ggml-org/ggml, 
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LONGEST_ARRAY = 4096  # longer arrays are not kept: one value per layer is needed, a vocabulary is not
 _SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_SHORT = "ends inside its header: it is damaged, or its download is not complete"
 
 
 class _BadHeaderError(Exception):
@@ -71,10 +73,7 @@ class StoredTensor:
 
     @property
     def parameters(self) -> int:
-        count = 1
-        for size in self.dimensions:
-            count *= size
-        return count
+        return math.prod(self.dimensions)
 
     @property
     def bytes(self) -> int:
@@ -88,7 +87,6 @@ class GgufHeader:
 
     metadata: dict[str, Any]
     tensors: tuple[StoredTensor, ...]
-    file_bytes: int  # of all parts
     missing: int  # bytes by which the file is shorter than its header says: an incomplete download
 
     @property
@@ -136,7 +134,6 @@ def read_gguf(path: Path) -> GgufHeader:
     return GgufHeader(
         headers[0].metadata,
         tuple(item for header in headers for item in header.tensors),
-        sum(header.file_bytes for header in headers),
         sum(header.missing for header in headers),
     )
 
@@ -161,12 +158,12 @@ class _HeaderReader:
     def take(self, count: int) -> bytes:
         data = self.file.read(count) if count <= self.size else b""
         if len(data) != count:
-            raise _BadHeaderError("ends inside its header: it is damaged, or its download is not complete")
+            raise _BadHeaderError(_SHORT)
         return data
 
     def skip(self, count: int) -> None:
         if self.file.tell() + count > self.size:
-            raise _BadHeaderError("ends inside its header: it is damaged, or its download is not complete")
+            raise _BadHeaderError(_SHORT)
         self.file.seek(count, 1)
 
     def number(self, code: str) -> Any:
@@ -193,7 +190,7 @@ class _HeaderReader:
                 return None
             return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self.take(count * width)))
         if count > self.size:
-            raise _BadHeaderError("ends inside its header: it is damaged, or its download is not complete")
+            raise _BadHeaderError(_SHORT)
         for _ in range(count):
             if kind == _STRING:
                 self.skip(self.number("Q"))
@@ -225,7 +222,7 @@ def _parse_header(reader: _HeaderReader) -> GgufHeader:
         end = max(end, offset + tensor.bytes)
     alignment = int(metadata.get("general.alignment") or 32)
     data = -(-reader.file.tell() // alignment) * alignment
-    return GgufHeader(metadata, tuple(tensors), reader.size, max(0, data + end - reader.size if tensors else 0))
+    return GgufHeader(metadata, tuple(tensors), max(0, data + end - reader.size if tensors else 0))
 
 
 def _tensor(reader: _HeaderReader) -> tuple[StoredTensor, int]:

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from loadtest.memory import weights
-from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, MemoryPlan
-from loadtest.memory.loaded import LoadedMemory
+from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, LoadedMemory, MemoryPlan
 from loadtest.text import GIB, binary_size, counted, percent
 
 SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f16
@@ -33,11 +32,11 @@ def estimate_rows(plan: MemoryPlan) -> list[tuple[str, str, str]]:
 def _cache(plan: MemoryPlan) -> str:
     cache = plan.facts.cache
     assert cache is not None
-    block, width = CACHE_DTYPES[plan.cache_dtype]
-    each = f"{cache.full * width / block / 1024:g} KiB a token ({plan.cache_dtype})"
+    width = CACHE_DTYPES[plan.cache_dtype]
+    each = f"{cache.full * width / 1024:g} KiB a token ({plan.cache_dtype})"
     text = f"{counted(plan.slots, 'slot')} × {plan.context} tokens × {each}"
     if cache.windowed:
-        text += f", and {cache.windowed * width / block / 1024:g} KiB a token in windows of {cache.window}"
+        text += f", and {cache.windowed * width / 1024:g} KiB a token in windows of {cache.window}"
     return text
 
 
@@ -76,9 +75,7 @@ def _fit_sentences(plan: MemoryPlan, gpu: float) -> list[str]:
 
 
 def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
-    most, context = plan.most_slots(gpu), plan.most_context(gpu)
-    assert most is not None
-    assert context is not None
+    most, context = plan.most_slots(gpu) or 0, plan.most_context(gpu) or 0
     if context == 0:
         bare = replace(plan, slots=1).most_context(gpu)
         if not bare:
@@ -167,7 +164,7 @@ def training_rows(parameters: int, dtype: str, optimizer: str) -> list[tuple[str
     weight, parts = weights.by_dtype(parameters, dtype), weights.training(parameters, optimizer)
     total = weight + sum(parts.values())
     return [
-        ("weights", binary_size(weight), f"{parameters:,} parameters × {weights.bytes_each(dtype)} ({dtype})"),
+        ("weights", binary_size(weight), weights.dtype_source(parameters, dtype)),
         ("optimizer", binary_size(parts["optimizer"]), f"× {weights.OPTIMIZERS[optimizer]} bytes ({optimizer})"),
         ("gradients", binary_size(parts["gradients"]), f"× {weights.GRADIENTS} bytes"),
         ("total", binary_size(total), f"{total / 1e9:.2f} GB"),

@@ -77,7 +77,6 @@ class Shape:
 
 
 def tensors_of(shape: Shape) -> Iterator[Tensor]:
-    """Yield every weight of a model of this shape."""
     yield Tensor("token_embd", shape.width, shape.vocabulary)
     if shape.layout == "opt" and shape.context:
         yield Tensor("position_embd", shape.width, shape.context + PADDED_POSITIONS)

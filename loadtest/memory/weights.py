@@ -49,10 +49,10 @@ def dtype(name: str) -> str:
     return known
 
 
-def bytes_each(dtype_name: str) -> str:
-    """Return the size of one parameter in words, "2 bytes"."""
-    size = DTYPES[dtype_name]
-    return f"{size:g} byte{'' if size == 1 else 's'}"
+def dtype_source(parameters: int, name: str) -> str:
+    """Say how weights of a dtype are computed, "7,000,000,000 parameters × 2 bytes (fp16)"."""
+    kind = dtype(name)
+    return f"{parameters:,} parameters × {DTYPES[kind]:g} byte{'' if DTYPES[kind] == 1 else 's'} ({kind})"
 
 
 def recipe(name: str) -> str:
@@ -64,6 +64,10 @@ def recipe(name: str) -> str:
             "for a file of any other type: --gguf FILE."
         )
     return known[name.upper()]
+
+
+def quantised_source(quantization: str) -> str:
+    return f"every tensor as llama.cpp quantises to {recipe(quantization)}"
 
 
 def weigh(shape: Shape, quantization: str) -> int:
@@ -102,18 +106,18 @@ def type_of(item: Tensor, shape: Shape, name: str) -> str:
 
 def _raised(item: Tensor, shape: Shape, name: str, base: str) -> str:
     """Return `base`, or the larger type that K mixtures (Q4_K_M, …) use for the tensors that matter most."""
-    layer = item.layer or 0
     if item.name == "attn_v":
         if shape.experts == 8:
             return "Q8_0"
-        kind = _attn_v_type(shape, name, base, layer)
+        q2 = "Q4_K" if shape.heads // shape.kv_heads >= 4 else "Q3_K"
+        kind = _raised_by_layer(item, shape, name, base, q2=q2, first=(2, 4))
         # 70B models share each attn_v among eight heads: more bits cost them little.
         seventy = shape.layers == 80 and shape.kv_heads < shape.heads
         return "Q5_K" if seventy and kind in ("Q3_K", "Q4_K") else kind
     if item.name == "attn_k" and shape.experts == 8:
         return "Q8_0"
     if item.name == "ffn_down":
-        return _ffn_down_type(shape, name, base, layer)
+        return _raised_by_layer(item, shape, name, base, q2="Q3_K", first=(shape.layers // 16, shape.layers // 8))
     if item.name == "attn_output":
         if shape.experts == 8:
             return "Q5_K" if name in ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M") else base
@@ -123,37 +127,21 @@ def _raised(item: Tensor, shape: Shape, name: str, base: str) -> str:
     return base
 
 
-def _attn_v_type(shape: Shape, name: str, base: str, layer: int) -> str:
+def _raised_by_layer(item: Tensor, shape: Shape, name: str, base: str, *, q2: str, first: tuple[int, int]) -> str:
+    """Return the type of a tensor that has more bits in some layers: in the first so many with Q3_K_M, and with Q4_K_S."""
+    layer, layers = item.layer or 0, shape.layers
     if name == "Q2_K":
-        return "Q4_K" if shape.heads // shape.kv_heads >= 4 else "Q3_K"
+        return q2
     if name == "Q3_K_M":
-        return "Q5_K" if layer < 2 else "Q4_K"
-    if name == "Q3_K_L":
+        return "Q5_K" if layer < first[0] else "Q4_K"
+    if name == "Q3_K_L" or (name == "Q4_K_S" and layer < first[1]):
         return "Q5_K"
-    if name in ("Q4_K_M", "Q5_K_M") and _more_bits(layer, shape.layers):
-        return "Q6_K"
-    return "Q5_K" if name == "Q4_K_S" and layer < 4 else base
-
-
-def _ffn_down_type(shape: Shape, name: str, base: str, layer: int) -> str:
-    if name == "Q2_K":
-        return "Q3_K"
-    if name == "Q3_K_M":
-        return "Q5_K" if layer < shape.layers // 16 else "Q4_K"
-    if name == "Q3_K_L":
-        return "Q5_K"
-    if name in ("Q4_K_M", "Q5_K_M") and _more_bits(layer, shape.layers):
-        return "Q6_K"
-    return "Q5_K" if name == "Q4_K_S" and layer < shape.layers // 8 else base
-
-
-def _more_bits(layer: int, layers: int) -> bool:
     eighth = layers // 8
-    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+    more_bits = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+    return "Q6_K" if name in ("Q4_K_M", "Q5_K_M") and more_bits else base
 
 
 def by_dtype(parameters: int, name: str) -> int:
-    """Return parameters × bytes of the dtype."""
     return int(parameters * DTYPES[dtype(name)])
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from loadtest.monitor.sampler import SourceError
-from loadtest.monitor.scraped_page import PLAIN, ScrapedPage
+from loadtest.monitor.sampler import PLAIN, SourceError
+from loadtest.monitor.scraped_page import ScrapedPage
 from loadtest.scenario import ConnectionKeys
 from loadtest.urls import endpoint_url
 

@@ -25,8 +25,7 @@ from urllib.parse import urlsplit
 
 from loadtest import credentials, reach
 from loadtest.errors import RunFolderError, ScenarioError, os_error_as
-from loadtest.monitor.sampler import SampledSource, watch_all
-from loadtest.monitor.scraped_page import PLAIN
+from loadtest.monitor.sampler import PLAIN, SampledSource, watch_all
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
 
@@ -36,7 +35,7 @@ OF_THE_SERVER = ("ollama", "vllm", "llamacpp")  # beside a run, without a URL, t
 END_S = 5.0  # for a monitor to end once it is told to; a source may take its 2 s limit
 NICENESS = 10  # samples may be late, the driver's stamps may not
 
-START_S = 10.0  # for a monitor to start, after which the run begins without it; starting takes about 0.3 s
+START_S = 10.0  # for a monitor to start, after which the run begins without it; starting takes about 0.3 s, and 0.3 s more to read pages
 READY = "sampling"
 
 _ENDPOINT = re.compile(
@@ -87,7 +86,7 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
         base = parse_url(server).base
         rest = base if kind == "ollama" else endpoint_url(base, "/metrics")
     found = _ENDPOINT.fullmatch(rest)
-    if not found:
+    if not found or origin(found["url"]) is None:
         raise ScenarioError(
             f"{kind} needs an address: {kind}=http://HOST:PORT{'/metrics' if kind != 'ollama' else ''}."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from loadtest.credentials import redacted
-from loadtest.monitor.sampler import SourceError
-from loadtest.monitor.scraped_page import PLAIN, ScrapedPage
+from loadtest.monitor.sampler import PLAIN, SourceError
+from loadtest.monitor.scraped_page import ScrapedPage
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 
@@ -55,12 +56,8 @@ KNOWN_METRICS = {
 _NAME_ENDS = re.compile(r"[{ \t]")
 # Labels that tell GPUs, or slices of one, apart; the others repeat host, driver and model on each line.
 _DCGM_LABELS = frozenset({"gpu", "GPU_I_ID"})
-_RUBBISH = (
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-)  # what the parser was seen to raise on pages that are not metrics
+# What the parser was seen to raise on pages that are not metrics.
+_RUBBISH = (ValueError, KeyError, IndexError, AttributeError)
 _MOST_SERIES = 20_000  # lines of a page that are remembered
 
 
@@ -77,13 +74,11 @@ class Prometheus:
     ) -> None:
         self.name = name
         self._page = ScrapedPage(url, headers, keys)
-        self._wanted = frozenset(metrics or [metric for names in KNOWN_METRICS.values() for metric in names])
+        known = KNOWN_METRICS.get(name) or tuple(itertools.chain(*KNOWN_METRICS.values()))
         self._asked = tuple(metrics)
-        if not metrics and name in KNOWN_METRICS:
-            self._wanted = frozenset(KNOWN_METRICS[name])
-        self._keys: dict[
-            bytes, str | None
-        ] = {}  # line without its number -> key, None for a metric that nobody asked for
+        self._wanted = frozenset(self._asked or known)
+        # Line without its number -> key, None for a metric that nobody asked for.
+        self._keys: dict[bytes, str | None] = {}
 
     def open(self) -> dict[str, Any]:
         samples = self._samples(self._page.read())

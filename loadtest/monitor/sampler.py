@@ -16,8 +16,10 @@ from typing import Any, Protocol
 from loadtest.errors import LoadTestError, RunFolderError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import SampleWriter
+from loadtest.scenario import ConnectionKeys
 
 LONGEST_RETRY_S = 30.0
+PLAIN = ConnectionKeys()  # how a source reaches a server, unless told otherwise
 
 
 class SourceError(LoadTestError):

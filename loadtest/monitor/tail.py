@@ -7,6 +7,7 @@ import math
 import platform
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Tail:
         self._folder = RunFolder(folder.absolute())
         self._limit = limit
         self._files: dict[Path, _Requests] = {}
-        self._levels: dict[int, Figures] = {}
+        self._levels: defaultdict[int, Figures] = defaultdict(Figures)
         self._lock = threading.Lock()
 
     def seen(self) -> RunState:
@@ -51,7 +52,7 @@ class Tail:
         for file in self._files.values():
             now = time.monotonic()
             for record in file.read(now + (deadline - now) / left):  # each file gets its share of the time
-                self._levels.setdefault(record.level, Figures()).add(record, file.zero)
+                self._levels[record.level].add(record, file.zero)
             left -= 1
 
     def _facts(self) -> dict[str, Any]:

@@ -1,26 +1,32 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its levels, reading and writing · parts/: request, connection, load, prompts, data, sessions, limits:
-they hold its keys, each with what its own must be together · checks: the parts put together, and what keys of several
-parts must be together · keys: what a key says of itself · fields: headers, query, path and body that are added to
-requests · tables: TOML files and former names · several: servers and models, where there is more than one · values:
-what a single value must be · lengths: a number or a distribution · level: one cell of the grid · files: text files that
-a user names.
+schema              Scenario, its levels, reading and writing
+parts/              its keys: request, connection, load, prompts, data, sessions, limits; and what those of one part must be
+checks              the parts put together, and what keys of several parts must be
+keys                what a key says of itself, and how its value is read
+values              what a single value must be
+distributions       lengths and times: a number, or a distribution that each request's is drawn from
+request_additions   headers, query, path and body that are added to requests
+several_targets     servers and models, where there is more than one
+price               prices in any currency
+level               one cell of the grid
+toml_tables         TOML files and former names
+files, wrong_file   text files that a user names, and files that are none
 """
 
 from loadtest.scenario.checks import check_lengths_used
-from loadtest.scenario.files import file_version, read_text, record_format
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
-from loadtest.scenario.lengths import (
+from loadtest.scenario.distributions import (
+    as_sentence,
     distribution_text,
     lengths_of,
     read_length,
     read_seconds,
-    sentence,
     split_outside_brackets,
     times_of,
     whole_lengths,
 )
+from loadtest.scenario.files import file_version, read_text, record_format
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.level import Level
 from loadtest.scenario.parts.connection import ConnectionKeys
 from loadtest.scenario.parts.data import DataKeys
@@ -37,8 +43,8 @@ from loadtest.scenario.parts.request import (
 )
 from loadtest.scenario.parts.sessions import SessionKeys
 from loadtest.scenario.schema import Scenario
-from loadtest.scenario.several import ModelShare, even_weights, rotation, share_of_fewest
-from loadtest.scenario.tables import FORMER
+from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
+from loadtest.scenario.toml_tables import FORMER
 from loadtest.scenario.values import (
     BURSTINESS,
     MOST_REQUESTS,
@@ -81,6 +87,7 @@ __all__ = [
     "RequestKeys",
     "Scenario",
     "SessionKeys",
+    "as_sentence",
     "check_lengths_used",
     "distribution_text",
     "even_weights",
@@ -96,8 +103,6 @@ __all__ = [
     "record_format",
     "rotation",
     "sendable",
-    "sentence",
-    "share_of_fewest",
     "short_repr",
     "split_outside_brackets",
     "times_of",

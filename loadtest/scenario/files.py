@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.wrong_file import NAMED_STDIN, not_text
 
 MOST_PROMPT = 64 << 20  # bytes
@@ -32,8 +32,10 @@ def read_text(path: Path, what: str, *, most: int) -> str:
         raise ScenarioError(f"cannot read the {what} {path}: {error.strerror}{hint}.") from None
     except ValueError:
         raise ScenarioError(f"cannot read the {what} {path!a}: its name holds a NUL byte.") from None
-    if len(body) > most:
-        raise ScenarioError(f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
+    refuse(
+        len(body) > most,
+        f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?",
+    )
     if (other := not_text(body[:512], path.suffix.lower())) is not None:
         raise ScenarioError(f"the {what} {path} {other}.")
     try:
@@ -62,25 +64,29 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
     Raises ScenarioError where the file is not one prompt, or has {words} in it and the scenario has no values for it, or
     the reverse.
     """
-    text = kept_text(path, "prompt file", file_version(path))
-    if not text.strip():
-        raise ScenarioError(f"the prompt file {path} is empty.")
+    text = cached_text(path, "prompt file", file_version(path))
+    refuse(
+        not text.strip(),
+        f"the prompt file {path} is empty.",
+    )
     if kind := record_format(text, path.suffix.lower()):
         raise ScenarioError(
             f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
             "(data in [data] of a TOML file), which sends each row."
         )
-    if has_words and "{words}" not in text:
-        raise ScenarioError(f"words is given, but the prompt file {path} has no {{words}} in it.")
-    if not has_words and "{words}" in text:
-        raise ScenarioError(
-            f"the prompt file {path} has {{words}} in it; say which with words, e.g. words = [25, 100]."
-        )
+    refuse(
+        has_words and "{words}" not in text,
+        f"words is given, but the prompt file {path} has no {{words}} in it.",
+    )
+    refuse(
+        not has_words and "{words}" in text,
+        f"the prompt file {path} has {{words}} in it; say which with words, e.g. words = [25, 100].",
+    )
     return text
 
 
 @functools.lru_cache(maxsize=4)
-def kept_text(path: Path, what: str, _: tuple[int, ...]) -> str:
+def cached_text(path: Path, what: str, _: tuple[int, ...]) -> str:
     """Return the text of a file called `what`. It is needed several times, and a pipe can be read only once, so it is kept."""
     return read_text(path, what, most=MOST_PROMPT)
 

@@ -6,42 +6,38 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import Range, Text, read_share, short_repr
+from loadtest.scenario.distributions import LENGTHS, TIMES, as_users_write
+from loadtest.scenario.values import Range, Text, coerce, read_share, short_repr
 
 ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user class, an option of the test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What a field of a part says about its key beyond name, type and default.
-
-    `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
-    `also_in` is a second table in which it may stand. `locust` says where Locust's users can set the key. A value of a
-    `share` may be written `5%`; that of a `length`, or of a `span` in seconds, may also be a distribution, as a text. A
-    key with `repeat` takes a list whose values all hold together: its option may be given again, each time with what
-    `repeat` shows. A text with `joined` may name several things, with that between: a list is taken too, and the option
-    may be given again. `metavar` stands for a value in help where its type says too little.
-    """
+    """What a field of a part says about its key beyond name, type and default."""
 
     help: str
     unit: str = ""
     bounds: Range | None = None
     choices: tuple[str, ...] = ()
     text: Text | None = None
-    table: str | None = None
-    also_in: str | None = None
-    length: bool = False
-    span: bool = False
-    share: bool = False
-    locust: tuple[str, ...] = ()
-    repeat: str | None = None
-    joined: str | None = None
-    metavar: str | None = None
+    table: str | None = None  # TOML table that the key stands in; keys of the first releases stand above all tables
+    also_in: str | None = None  # a second table in which it may stand
+    length: bool = False  # of tokens: a number, or a distribution as a text
+    span: bool = False  # of seconds: the same
+    share: bool = False  # may be written `5%`
+    locust: tuple[str, ...] = ()  # where Locust's users can set the key: ATTRIBUTE, OPTION
+    repeat: str | None = (
+        None  # of a list whose values all hold together: what the option is given with, each time again
+    )
+    joined: str | None = None  # of a text that may name several things, or of a list of texts: what stands between them
+    metavar: str | None = None  # stands for a value in help where its type says too little
+    read: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type
 
 
 def key(help_text: str, default: Any, **declared: Any) -> Any:
@@ -76,21 +72,34 @@ class Key:
         kind: type = next(option for option in options if option is not type(None))
         return kind
 
-    def one_text(self, value: Any, where: str) -> Any:
-        """Return a value as the key takes it: a list of texts as the one text that it stands for, `5%` as the share."""
-        if self.declared.share and isinstance(value, str):
+    def read(self, value: Any, where: str) -> Any:
+        """Return a value, as a file, an option or a script gives it, as the scenario keeps it; raise ScenarioError.
+
+        A list of texts becomes the one text that it stands for, `5%` the share, and a list a tuple.
+        """
+        declared = self.declared
+        if declared.read is not None:
+            value = declared.read(value)
+        if declared.share and isinstance(value, str):
             try:
-                return read_share(value)
+                value = read_share(value)
             except ValueError:
                 raise ScenarioError(
                     f"{where}: {self.name} must be a share like 5% or 0.05, not {short_repr(value)}."
                 ) from None
-        between = self.declared.joined
-        if between is None or not isinstance(value, list | tuple):
+        if declared.joined is not None and isinstance(value, list | tuple):
+            if not value or not all(isinstance(one, str) and one.strip() for one in value):
+                raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
+            value = declared.joined.join(value)
+        value = coerce(self.name, value, self.hint, where)
+        if not (declared.length or declared.span):
             return value
-        if not value or not all(isinstance(one, str) and one.strip() for one in value):
-            raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
-        return between.join(value)
+        of = LENGTHS if declared.length else TIMES
+        return (
+            tuple(as_users_write(self.name, one, of) for one in value)
+            if self.listed
+            else as_users_write(self.name, value, of)
+        )
 
     @property
     def flag(self) -> str:

@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_lengths_used, check_sessions, check_together
-from loadtest.scenario.fields import body_text
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
-from loadtest.scenario.lengths import as_lengths, as_seconds
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
 from loadtest.scenario.level import Level
 from loadtest.scenario.parts.connection import check_connection
 from loadtest.scenario.parts.data import check_data
@@ -27,8 +25,8 @@ from loadtest.scenario.parts.load import OPEN_LOOP_S, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, check_request
 from loadtest.scenario.price import PRICE_KEYS, Price, price_text
-from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
-from loadtest.scenario.values import Text, coerce
+from loadtest.scenario.toml_tables import beside, flat, other_loop_left_out, read_toml, renamed
+from loadtest.scenario.values import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +44,7 @@ class Scenario(ScenarioParts):
         "What the server costs an hour, e.g. 2.49EUR: the report says what a million output tokens cost at each level.",
         None,
         text=Text(100, "name a price like 2.49EUR, or leave it out"),
+        read=price_text,
         locust=(OPTION,),
         metavar="PRICE",
     )
@@ -54,18 +53,15 @@ class Scenario(ScenarioParts):
         "sampled (monitors nvidia, dcgm, rapl).",
         None,
         text=Text(100, "name a price like 0.30EUR, or leave it out"),
+        read=price_text,
         locust=(OPTION,),
         metavar="PRICE",
     )
 
     def __post_init__(self) -> None:
         keys = keys_of(type(self))
-        object.__setattr__(self, "body", body_text(self.body))
-        for name in PRICE_KEYS:
-            object.__setattr__(self, name, price_text(getattr(self, name)))
-        for one in keys:  # lists become tuples: the scenario is immutable throughout
-            value = coerce(one.name, one.one_text(getattr(self, one.name), "the scenario"), one.hint, "the scenario")
-            object.__setattr__(self, one.name, _as_drawn(one, value))
+        for one in keys:
+            object.__setattr__(self, one.name, one.read(getattr(self, one.name), "the scenario"))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None and not self.data_once:
@@ -97,10 +93,7 @@ class Scenario(ScenarioParts):
         given = {name: value for name, value in overrides.items() if value is not None}
         check_lengths_used(table, table, where)
         check_lengths_used(given, {**table, **given}, f"the command line, laid over {where},")
-        table = beside(table, path.parent, overrides)
-        if "body" in table:
-            table["body"] = body_text(table["body"], path.parent)
-        return cls.from_dict(table, where=where, say=say, **overrides)
+        return cls.from_dict(beside(table, path.parent, overrides), where=where, say=say, **overrides)
 
     @classmethod
     def from_dict(
@@ -120,16 +113,14 @@ class Scenario(ScenarioParts):
         given = renamed(given, "the command line", say)
         table = flat(renamed(table, where, say), keys, where)
         merged = {**other_loop_left_out(table, given), **given}
-        if merged.get("concurrency") and (merged.get("rate") or merged.get("trace")):
-            raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
-        if "body" in merged:
-            merged["body"] = body_text(merged["body"])
+        refuse(
+            merged.get("concurrency") and (merged.get("rate") or merged.get("trace")),
+            f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.",
+        )
         if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
-        merged |= {name: price_text(merged[name]) for name in PRICE_KEYS if name in merged}
         known = {one.name: one for one in keys}
-        texts = {name: known[name].one_text(value, where) for name, value in merged.items()}
-        return cls(**{name: coerce(name, value, known[name].hint, where) for name, value in texts.items()})
+        return cls(**{name: known[name].read(value, where) for name, value in merged.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for run.json; `from_dict` takes them back."""
@@ -161,12 +152,3 @@ class Scenario(ScenarioParts):
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]
-
-
-def _as_drawn(one: Key, value: Any) -> Any:
-    """Return a key's value as it is kept: a distribution in the form in which users write it."""
-    if value is None or not (one.declared.length or one.declared.span):
-        return value
-    if one.declared.span:
-        return as_seconds(one.name, value)
-    return as_lengths(one.name, value) if one.listed else as_lengths(one.name, [value])[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import signal
 import socket
@@ -22,14 +23,13 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
-from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, AnswerFormat, OllamaFormat, OpenAIFormat, refusal_body
-from loadtest.simulate.api.answer_writer import AnswerWriter, fault_place, refusal_of
+from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, OpenAIFormat
+from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, fault_place
 from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
-from loadtest.simulate.api.http1 import ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.refusals import BUSY_SENTENCE, RefusedError, refusal_body
 from loadtest.simulate.api.request_bodies import (
-    GenerationRequest,
-    RefusedError,
     check_model,
     parse_body,
     read_ollama_request,
@@ -56,6 +56,14 @@ GENERATION_PATHS = {
     "/v1/messages": "v1-messages",
     "/v1/embeddings": "v1-embeddings",
     "/api/embed": "embed",
+}
+FORMATS: dict[str, type[AnswerFormat]] = {  # by endpoint; Ollama's own are not here
+    "v1-chat": OpenAIFormat,
+    "v1-completions": OpenAIFormat,
+    "v1-responses": ResponsesFormat,
+    "v1-messages": MessagesFormat,
+    "v1-embeddings": EmbeddingsFormat,
+    "embed": EmbeddingsFormat,
 }
 
 
@@ -96,7 +104,6 @@ class ServerOptions:
 
 
 def make_engine(profile: Profile, options: ServerOptions) -> Engine | Metronome:
-    """Return the engine, or the metronome where the profile asks for one."""
     if profile.timing.first_token_s is not None:
         return Metronome(profile.timing, seed=options.seed)
     loaded = profile.num_ctx if options.warm else None
@@ -131,14 +138,11 @@ class SimulatedServer:
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", self.options.port))
+            listener = socket.create_server(("127.0.0.1", self.options.port), backlog=4096)
         except OSError as error:
-            listener.close()
-            raise ScenarioError(f"cannot listen on 127.0.0.1:{self.options.port}: {error.strerror}.") from None
-        listener.listen(4096)
+            why = os.strerror(error.errno or 0)
+            raise ScenarioError(f"cannot listen on 127.0.0.1:{self.options.port}: {why}.") from None
         listener.setblocking(False)
         if self.options.truth is not None:
             try:
@@ -165,9 +169,8 @@ class SimulatedServer:
         while True:
             try:
                 sock, _ = listener.accept()
-            except (
-                OSError
-            ):  # nobody waits; or a client is gone, or no descriptor is left: the loop's next turn tries again
+            except OSError:
+                # Nobody waits; or a client is gone, or no descriptor is left: the loop's next turn tries again.
                 return
             self._connections.add(ClientConnection(sock, self._requested, self._gone))
 
@@ -206,11 +209,12 @@ class SimulatedServer:
         try:
             if http.method == "POST" and http.path in GENERATION_PATHS:
                 self._generate(connection, http)
-            else:
-                self._control(connection, http)
+                return
+            status, content_type, body = self._control(http)
         except RefusedError as refusal:
-            content_type, body = refusal_body(http.path, refusal.status, refusal.sentence)
-            self._send(connection, http, refusal.status, content_type, body)
+            status = refusal.status
+            content_type, body = refusal_body(http.path, status, refusal.sentence)
+        self._send(connection, http, status, content_type, body)
 
     def _generate(self, connection: ClientConnection, http: HTTPRequest) -> None:
         self._count += 1
@@ -226,7 +230,7 @@ class SimulatedServer:
             ordinal=self._count,
             request=request,
             http=http,
-            answer_format=_format_of(request, rng),
+            answer_format=FORMATS.get(endpoint, OllamaFormat)(request, rng),
             connection=connection,
             banner=self._banner,
             offset=rng.choice(OPENINGS),
@@ -236,8 +240,8 @@ class SimulatedServer:
         )
         if request.unload:
             self.engine.unload()
-            answer.whole(Stream(EngineRequest(self._count, (), 0), 0, reason="unload"))
-        elif answer.fault is not None and (refusal := refusal_of(answer.fault.kind)) is not None:
+            answer.whole([Stream(EngineRequest(self._count, (), 0), 0, reason="unload")])
+        elif answer.fault is not None and (refusal := REFUSED_AT_ONCE.get(answer.fault.kind)):
             answer.refuse(*refusal, outcome=answer.fault.kind.value)
         else:
             self._submit(answer)
@@ -264,14 +268,13 @@ class SimulatedServer:
         self._by_connection[answer.connection] = answer
         self._arm()
 
-    def _control(self, connection: ClientConnection, http: HTTPRequest) -> None:
+    def _control(self, http: HTTPRequest) -> tuple[int, str, bytes]:
+        """Return status, content type and body of a request that generates nothing."""
         route = (http.method.replace("HEAD", "GET"), http.path)
         if route == ("GET", "/"):
-            self._send(connection, http, 200, "text/plain; charset=utf-8", b"Ollama is running")
-            return
+            return 200, "text/plain; charset=utf-8", b"Ollama is running"
         if route == ("GET", "/metrics"):
-            self._send(connection, http, 200, METRICS_TYPE, self._metrics().encode())
-            return
+            return 200, METRICS_TYPE, self._metrics().encode()
         answers: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
             ("GET", "/api/version"): control_plane.api_version,
             ("GET", "/api/tags"): lambda: control_plane.api_tags(self.profile),
@@ -282,13 +285,11 @@ class SimulatedServer:
         if route in answers:
             body = orjson.dumps(answers[route]())
             if http.path.startswith("/v1/"):
-                self._send(connection, http, 200, "application/json", body + b"\n")
-            else:
-                self._send(connection, http, 200, "application/json; charset=utf-8", body)
-        elif http.path in {path for _, path in answers} | set(GENERATION_PATHS):
-            self._send(connection, http, 405, "text/plain", b"405 method not allowed")
-        else:
-            self._send(connection, http, 404, "text/plain", b"404 page not found")
+                return 200, "application/json", body + b"\n"
+            return 200, "application/json; charset=utf-8", body
+        if http.path in {path for _, path in answers} | set(GENERATION_PATHS):
+            return 405, "text/plain", b"405 method not allowed"
+        return 404, "text/plain", b"404 page not found"
 
     def _ps(self) -> dict[str, Any]:
         self._advance()
@@ -309,7 +310,7 @@ class SimulatedServer:
     ) -> None:
         length = len(body) if len(body) <= CHUNKED_ABOVE else None
         start = response_head(status, content_type, banner=self._banner, length=length, close=http.close)
-        rest = body if length is not None else chunk(body) + b"0\r\n\r\n"
+        rest = body if length is not None else chunk(body) + LAST_CHUNK
         connection.write(start + (b"" if http.method == "HEAD" else rest))
         connection.finish(close=http.close)
 
@@ -330,19 +331,6 @@ class SimulatedServer:
         if answer is not None:
             answer.drop()
             self._arm()
-
-
-def _format_of(request: GenerationRequest, rng: random.Random) -> AnswerFormat:
-    match request.endpoint:
-        case "v1-responses":
-            return ResponsesFormat(request, rng)
-        case "v1-messages":
-            return MessagesFormat(request, rng)
-        case "v1-chat" | "v1-completions":
-            return OpenAIFormat(request, rng)
-        case "v1-embeddings" | "embed":
-            return EmbeddingsFormat(request)
-    return OllamaFormat(request)
 
 
 def serve_forever(options: ServerOptions) -> None:

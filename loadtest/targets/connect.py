@@ -1,4 +1,4 @@
-"""How to connect to the measured server: by which way, and how long to wait."""
+"""How to connect to the measured server: what is trusted, by which proxy, and how long to wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 
 from loadtest import reach
 from loadtest.scenario import ConnectionKeys, Scenario
-from loadtest.scenario.fields import filled_headers
+from loadtest.scenario.request_additions import filled_headers
 from loadtest.targets.control import LONGEST_S, ControlClient
 from loadtest.wire import Timeouts
 
@@ -26,16 +26,12 @@ def control_client(
     return ControlClient(keys, limits, filled_headers(header))
 
 
-def way_of(scenario: Scenario) -> dict[str, Any]:
-    """Return the scenario's way as the arguments of a wire: its limits, what it trusts, its proxy."""
-    return {"timeouts": timeouts_of(scenario), "verify": reach.trust(scenario), "proxy": reach.Proxy.of(scenario)}
-
-
-def timeouts_of(scenario: Scenario) -> Timeouts:
-    """Return the scenario's limits for one request."""
-    return Timeouts(
+def wire_arguments(scenario: Scenario) -> dict[str, Any]:
+    """Return the arguments of a wire that is to measure: limits for one request, what is trusted, the proxy."""
+    limits = Timeouts(
         connect=scenario.connect_timeout,
         first_token=scenario.first_token_timeout,
         idle=scenario.idle_timeout,
         total=scenario.total_timeout,
     )
+    return {"timeouts": limits, "verify": reach.trust(scenario), "proxy": reach.Proxy.of(scenario)}

@@ -8,8 +8,8 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.targets.probe import ServedModel
 from loadtest.text import listed, shown
+from loadtest.workloads.drawn_lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART
 from loadtest.workloads.files.trace import Trace
-from loadtest.workloads.lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART
 
 UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
 NEARLY = 0.95  # share of the longest prompt that fits, from which on a given length stands for it

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -271,34 +271,3 @@ def as_plain(value: Any, depth: int = DEEPEST) -> Any:
         kept = list(value.items())[:LONGEST_LIST]
         return {as_printable(key) or "": as_plain(item, depth - 1) for key, item in kept}
     return None
-
-
-def listed_models(body: Any) -> list[dict[str, Any]] | None:
-    """Return the models that a body lists, each with `name`; None where the body is not a list of models.
-
-    Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names as texts, {"models": {name: {…}}}, and
-    null for no models.
-    """
-    if isinstance(body, dict):
-        found = [body[key] for key in ("data", "models") if key in body]
-        listed = next((one for one in found if isinstance(one, list | dict)), None)
-        if listed is None:
-            return [] if found and all(one is None for one in found) else None
-    elif isinstance(body, list):
-        listed = body
-    else:
-        return None
-    if isinstance(listed, dict):
-        listed = [{**as_mapping(row), "name": name} for name, row in listed.items()]
-    named = {row["name"]: row for row in reversed(list(_with_names(listed)))}
-    return list(reversed(named.values()))
-
-
-def _with_names(listed: list[Any]) -> Iterator[dict[str, Any]]:
-    hide = credentials.redactor()
-    for row in listed:
-        if not isinstance(row, dict):
-            row = {"id": row}  # noqa: PLW2901 - the name alone
-        name = next((said for key in ("name", "id", "model") if (said := as_text(row.get(key)))), None)
-        if name is not None and len(name) <= LONGEST_TEXT:
-            yield {**row, "name": hide(name)}

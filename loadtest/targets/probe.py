@@ -27,10 +27,10 @@ from loadtest.targets.control import (
     as_printable,
     as_text,
     ask,
-    listed_models,
 )
+from loadtest.targets.model_list import MOST_PAGES, contexts, listed_models, loaded, next_page
 from loadtest.targets.unclear import refused_error, unclear_error
-from loadtest.text import shown
+from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
 
 SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
@@ -79,7 +79,7 @@ class Server:
         names = {"ollama": "Ollama", "llama.cpp": "llama.cpp", "vllm": "vLLM", "openai": "an OpenAI-compatible server"}
         text = names[self.kind] + (f" {self.version}" if self.version else "")
         if self.simulated:
-            text += f" (simulated: profile {self.simulated['profile']} at {self.simulated['speed']:g}× speed)"
+            text += f" (simulated: {profile_at_speed(self.simulated)})"
         return text
 
 
@@ -124,13 +124,29 @@ def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
 
 def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> Server:
     """Return the server as one that speaks OpenAI's API; `listing` answered the question for its models."""
-    listed = listed_models(listing.json())
+    listed = _every_page(client, url, listing)
     path = f"…{listing.path.removeprefix('/v1')}" if has_own_root(url) else listing.path
     unlisted = None if listed is not None else f"GET {path}: {listing.said}"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     simulated = _simulated_facts(version) or _simulated_facts(listing)
     server = _openai(client, url, listed or [], props, simulated=simulated, unlisted=unlisted)
     return replace(server, cached=version.cached or listing.cached or props.cached)
+
+
+def _every_page(client: httpx.Client, url: str, listing: ControlAnswer) -> list[dict[str, Any]] | None:
+    """Return the models of a list and of the pages behind it; None where `listing` is no list."""
+    body = listing.json()
+    listed = listed_models(body)
+    known = {row["name"]: row for row in listed or []}
+    for _ in range(MOST_PAGES):
+        if (query := next_page(body)) is None:
+            break
+        body = ask(client, url, f"{listing.path}?{query}").json()
+        before = len(known)
+        known |= {row["name"]: row for row in listed_models(body) or [] if row["name"] not in known}
+        if len(known) == before:
+            break
+    return None if listed is None else list(known.values())
 
 
 def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
@@ -185,15 +201,21 @@ def _openai(
     said = as_mapping(props.json())
     if "total_slots" in said or "default_generation_settings" in said:
         context = as_positive(as_mapping(said.get("default_generation_settings")).get("n_ctx"))
-        models = tuple(ServedModel(row["name"], loaded=True, context=context) for row in listed)
+        models = tuple(_served(row, loaded_unsaid=True, context=context) for row in listed)
         version, slots = as_printable(said.get("build_info")), as_positive(said.get("total_slots"))
         return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
     vllm = any(row.get("owned_by") == "vllm" for row in listed)
-    models = tuple(
-        ServedModel(row["name"], loaded=vllm or None, context=as_positive(row.get("max_model_len"))) for row in listed
-    )
+    models = tuple(_served(row, loaded_unsaid=vllm or None) for row in listed)
     version = as_printable(as_mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
+
+
+def _served(row: dict[str, Any], *, loaded_unsaid: bool | None, context: int | None = None) -> ServedModel:
+    """Return the model of a row of a list: what the row does not say of its loading and its context is taken from elsewhere."""
+    is_loaded = loaded(row)
+    is_loaded = loaded_unsaid if is_loaded is None else is_loaded
+    has, could = contexts(row)
+    return ServedModel(row["name"], is_loaded, context if is_loaded and context else has, could)
 
 
 def choose_model(server: Server, asked: str | None) -> ServedModel:

@@ -28,7 +28,7 @@ from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS
-from loadtest.targets.connect import way_of
+from loadtest.targets.connect import wire_arguments
 from loadtest.targets.target import Target
 from loadtest.text import counted, seconds, shown
 from loadtest.wire import AsyncWire, now
@@ -116,7 +116,7 @@ class _Probing:
 
     async def run(self) -> SlotProbe:
         """Send single requests to an idle server, then bursts until one is passed over."""
-        async with AsyncWire(**way_of(self._workload.scenario)) as wire:
+        async with AsyncWire(**wire_arguments(self._workload.scenario)) as wire:
             alone: list[Record] = []
             for _ in range(1 + ALONE):  # the first one may load the model
                 alone = [*alone[-ALONE + 1 :], *await self._send(wire, 1, FEWEST_TOKENS)]

@@ -12,7 +12,7 @@ from loadtest import credentials, reach
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ONE_API, ModelShare, Scenario, even_weights
-from loadtest.scenario.fields import filled_query, templates_of
+from loadtest.scenario.request_additions import filled_query, templates_of
 from loadtest.targets.probe import ServedModel, Server, choose_model, lists_model, probe, with_details
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse_url

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from urllib.parse import urlsplit
 
 PATIENCE_S = 2.0
-SETTINGS = (
-    4,
-    0,
-    0,
-    0,
-    0,
-    0,
-)  # of HTTP/2: kind, flags and stream of the frame that comes first; its length stands before
+SETTINGS = bytes((4, 0, 0, 0, 0, 0))  # of HTTP/2: kind, flags and stream of the first frame; its length stands before
 RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 
 
 def https_instead(url: str) -> str | None:
     """Return a sentence where a plain http URL leads to a port that answers in TLS; it is asked here and now."""
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or not _answers(parts.hostname, parts.port or 80):
+    if _first_bytes(url, _client_hello(parts.hostname), 2) not in RECORDS:
         return None
     return f"{url} speaks https, not http: give {parts._replace(scheme='https').geturl()}."
 
 
 def http2_instead(url: str) -> str | None:
     """Return a sentence where a plain http URL leads to a port that answers in HTTP/2 alone; it is asked here and now."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        return None
-    try:
-        with socket.create_connection((parts.hostname, parts.port or 80), timeout=PATIENCE_S) as sock:
-            sock.settimeout(PATIENCE_S)
-            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, *SETTINGS)))
-            first = sock.recv(9, socket.MSG_WAITALL)
-    except (OSError, ValueError):
-        return None
-    if first[3:] != bytes(SETTINGS):
+    if _first_bytes(url, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS, 9)[3:] != SETTINGS:
         return None
     return (
         f"{url} speaks HTTP/2, and loadtest speaks HTTP/1.1: have the server or gateway take HTTP/1.1, too, or give a port of "
@@ -46,19 +30,26 @@ def http2_instead(url: str) -> str | None:
     )
 
 
-def _answers(host: str, port: int) -> bool:
+def _client_hello(host: str | None) -> bytes:
+    """Return how a client begins TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing but its first bytes is looked at
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing but the first bytes is looked at
     heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
-    try:
+    with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(heard, said, server_hostname=host).do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    try:
-        with socket.create_connection((host, port), timeout=PATIENCE_S) as sock:
-            sock.settimeout(PATIENCE_S)
-            sock.sendall(said.read())
-            first = sock.recv(2)
-            return (first if len(first) == 2 else first + sock.recv(1)) in RECORDS
-    except (OSError, ValueError):
-        return False
+    return said.read()
+
+
+def _first_bytes(url: str, said: bytes, size: int) -> bytes:
+    """Say these bytes to the port of a plain http URL; return up to `size` bytes of the answer, none where none comes."""
+    parts, heard = urlsplit(url), b""
+    if parts.scheme != "http" or not parts.hostname:
+        return b""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.create_connection((parts.hostname, parts.port or 80), timeout=PATIENCE_S) as sock,
+    ):
+        sock.sendall(said)
+        while len(heard) < size and (part := sock.recv(size - len(heard))):
+            heard += part
+    return heard

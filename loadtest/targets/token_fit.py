@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import httpx
 
@@ -13,13 +12,13 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, whole_lengths
-from loadtest.targets.connect import way_of
+from loadtest.targets.connect import wire_arguments
 from loadtest.targets.context import lengths_left_out, lengths_within
 from loadtest.targets.target import Target, reread
 from loadtest.targets.tls_port import https_instead
 from loadtest.text import counted, shown
 from loadtest.urls import endpoint_url
-from loadtest.wire import Posts, SyncWire, now
+from loadtest.wire import SyncWire, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
 from loadtest.workloads.workload import FIT_SHORT, Workload
@@ -42,8 +41,8 @@ def fit_to_context(
     job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
     loading = "; it loads the model" if target.model.loaded is False else ""
     say(f"Learning the context of {shown(target.model.name)}: one request first, which does not count{loading}.")
-    with _stream_wire(target, scenario) as (wire, posts):
-        first_answer(wire, posts, target, job)
+    with SyncWire(**wire_arguments(scenario)) as wire:
+        first_answer(wire, target, job)
     target = reread(client, target)
     context = target.model.context or scenario.num_ctx
     if context is None:
@@ -75,11 +74,11 @@ def fit_token_counts(
     jobs = workload.fit_jobs()
     longest = max(ours for _, ours in jobs)
     say(_announced(target, len(jobs)))
-    with _stream_wire(target, workload.scenario) as (wire, posts):
+    with SyncWire(**wire_arguments(workload.scenario)) as wire:
 
         def measure(job: Job, ours: int) -> None:
             try:
-                points.append((ours, first_answer(wire, posts, target, job)))
+                points.append((ours, first_answer(wire, target, job)))
             except TargetError:
                 if not points:
                     raise
@@ -112,15 +111,9 @@ def _announced(target: Target, requests: int) -> str:
     return f"Learning how {shown(target.model.name)} counts tokens: {sent} first, which do not count{loading}."
 
 
-@contextmanager
-def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
-    with SyncWire(**way_of(scenario)) as wire:
-        yield wire, target.posts
-
-
-def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
+def first_answer(wire: SyncWire, target: Target, job: Job) -> int:
     """Send one short request and return the server's prompt_tokens, 0 where it says none; raise TargetError if it fails."""
-    request = Request(job, target.dialect, Clock.now(), now(), posts=posts)
+    request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
     try:
         wire.fetch(request.order)
     except httpx.HTTPError as error:

@@ -9,7 +9,7 @@ from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.scenario import Scenario
 from loadtest.targets.attempts import Attempt, Known, following
-from loadtest.targets.connect import way_of
+from loadtest.targets.connect import wire_arguments
 from loadtest.targets.probe import ServedModel, Server
 from loadtest.targets.target import Target
 from loadtest.urls import has_own_root
@@ -44,7 +44,7 @@ def known_by(server: Server, model: ServedModel, scenario: Scenario) -> Known:
 
 def _sent(target: Target, scenario: Scenario, number: int) -> Record:
     job = Job(number, 0, number, PROMPT, None, OUTPUT_TOKENS)
-    with SyncWire(**way_of(scenario)) as wire:
+    with SyncWire(**wire_arguments(scenario)) as wire:
         request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
         try:
             wire.fetch(request.order)

@@ -7,29 +7,29 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import httpx
 
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
-from loadtest.measure.leaving import STAYS, Leaving
+from loadtest.measure.leaving import Leaving
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.targets.connect import way_of
+from loadtest.targets.connect import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
-from loadtest.users.processes.tryout import UserTarget
+from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.conversations.sessions import ConversationSource
 from loadtest.workloads.data_source import data_file
+from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import Job
-from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
-from loadtest.workloads.prefix import behind_prefix
+from loadtest.workloads.shared_prefix import behind_prefix
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 
@@ -69,23 +69,16 @@ class Channel:
 
     def __init__(self, asked: UserTarget, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
-        scenario, target = asked.scenario, asked.target
-        self.scenario = scenario
-        self.endpoint = _endpoint_of(scenario)  # of a plain ask()
-        self._leaving = Leaving.of(scenario)
+        self._asked = asked
+        self.scenario = asked.scenario
+        self.endpoint = _endpoint_of(asked.scenario)  # of a plain ask()
+        self.url = asked.target.server.url
+        self.wire = SyncWire(**wire_arguments(asked.scenario), waiter=waiter)
+        self._leaving = Leaving.of(asked.scenario)
         self._clock = clock
-        self.url = target.server.url
-        counter = asked.counter()
-        self._counter, self._fit = counter, asked.fit
-        self._count = counter.count if counter.exact else None
-        self._target = asked.index
+        self._counter = asked.counter()
         self._workloads: dict[Endpoint, Workload] = {}
-        self._context = asked.context
-        self._api = "openai" if asked.api == "anthropic" else asked.api  # of what is no message
-        self._measured = target
         self._dialects: dict[Endpoint, Dialect] = {}
-        self.wire = SyncWire(**way_of(scenario), waiter=waiter)
-        self._headers = target.headers
         self._posts: dict[str, Posts] = {}  # by dialect: their keys differ
         self._numbers = numbers
         self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
@@ -95,7 +88,8 @@ class Channel:
         count = min(users, MOST_AHEAD)
         plain = self.kind(self.endpoint)
         try:
-            greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=self._headers)
+            headers = self._asked.target.headers
+            greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=headers)
             self.wire.fetch(Order.of(greeting, Received(), GREETING, origin=Origin.of(self.url)))
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
@@ -163,15 +157,15 @@ class Channel:
 
     def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
         """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
-        talks = ConversationSource(scenario, self._counter, self._fit).knowing(
-            DrawnLengths(scenario.seed, self._counter, self._fit, self._context),
-            behind_prefix(scenario, self._counter, self._fit),
+        talks = ConversationSource(scenario, self._counter, self._asked.fit).knowing(
+            DrawnLengths(scenario.seed, self._counter, self._asked.fit, self._asked.context),
+            behind_prefix(scenario, self._counter, self._asked.fit),
         )
         return talks.session(scenario.levels()[0], next(self._numbers)), talks
 
     def counted(self, text: str) -> int:
         """Return about how many tokens a text adds to a prompt, by the server's count."""
-        return round(self._fit.ratio * self._counter.count(text))
+        return round(self._asked.fit.ratio * self._counter.count(text))
 
     def turn(self, job: Job, conversation: Conversation, endpoint: Endpoint) -> Request:
         return self._request(job, next(self._numbers), self._dialect(endpoint), conversation)
@@ -190,7 +184,7 @@ class Channel:
     def _workload(self, endpoint: Endpoint) -> Workload:
         if endpoint not in self._workloads:
             scenario = self._scenario(endpoint)
-            self._workloads[endpoint] = Workload(scenario, self._counter, self._fit, context=self._context)
+            self._workloads[endpoint] = Workload(scenario, self._counter, self._asked.fit, context=self._asked.context)
         return self._workloads[endpoint]
 
     def _level(self, kind: RequestKind) -> Level:
@@ -214,11 +208,12 @@ class Channel:
 
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:
-            target = self._measured
+            asked, target = self._asked, self._asked.target
             dialect = target.dialect
             if endpoint != self.endpoint:
+                api = "openai" if asked.api == "anthropic" else asked.api  # of what is no message
                 dialect = dialect_for(
-                    self._scenario(endpoint), api=self._api, model=target.model.name, kind=target.server.kind
+                    self._scenario(endpoint), api=api, model=target.model.name, kind=target.server.kind
                 )
             self._dialects[endpoint] = dialect
             self._posts[dialect.name] = replace(target, dialect=dialect).posts
@@ -234,17 +229,11 @@ class Channel:
             number=number,
             posts=self._posts[dialect.name],
             session=session,
-            count=self._count,
+            count=self._counter.count if self._counter.exact else None,
             save_text=self.scenario.save_text,
-            target=self._target,
-            stay=STAYS if self._leaving is None else self._leaving.stay(job),
+            target=self._asked.index,
+            stay=self._leaving.stay(job),
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wire.close()
 
 
 def _endpoint_of(scenario: Scenario) -> Endpoint:

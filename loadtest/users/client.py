@@ -174,7 +174,6 @@ class Client:
             request = self._channel.conversation(prompt, kind)
         else:
             request = self._take(kind, in_session=t_sched is None)
-        name = shown(str(name)) if name else request.dialect.posted_to
         if in_turn := due is None:
             due = self._thought(request, self._channel.scenario, free)
         answer = self._attempt(request, due, name, in_turn=in_turn)
@@ -192,23 +191,20 @@ class Client:
         self._take_end(answer, over=turn is None, catch_response=catch_response)
         return answer
 
-    def send_turn(self, request: Request, scenario: Scenario, name: str | None, *, catch_response: bool) -> Answer:
-        """Send a turn of a UserSession, which calls `take_turn_end` once it has heard the answer."""
+    def send_turn(self, request: Request, scenario: Scenario, name: str | None) -> tuple[Answer, Answered | None]:
+        """Send a turn of a UserSession; return its answer, and that as the session takes it, None where the turn failed.
+
+        The session calls `take_turn_end` next.
+        """
         self._raise_pending()
         due = self._thought(request, scenario, now() - self._lag)
-        answer = self._attempt(request, due, shown(str(name)) if name else request.dialect.posted_to, in_turn=True)
-        if catch_response:
-            answer.expect_verdict()
-        return answer
+        answer = self._attempt(request, due, name, in_turn=True)
+        return answer, request.answered(self._recorder.wall, self._recorder.lag)
 
-    def take_turn_end(self, answer: Answer, *, over: bool) -> None:
+    def take_turn_end(self, answer: Answer, *, over: bool, catch_response: bool) -> None:
         """Take the end of a turn of a UserSession; `over`: nothing follows it in its conversation."""
         self._talking = not over
-        self._take_end(answer, over=over, catch_response=False)
-
-    def answered(self, request: Request) -> Answered | None:
-        """Return the answer to a turn, decoded; None where it failed."""
-        return request.answered(self._recorder.wall, self._recorder.lag)
+        self._take_end(answer, over=over, catch_response=catch_response)
 
     @contextmanager
     def own_time(self) -> Iterator[None]:
@@ -248,9 +244,10 @@ class Client:
         turn, self._turn = (self._turn, None) if in_session else (None, self._turn)
         return turn[1] if turn is not None and turn[0] == kind else self._channel.take(kind)
 
-    def _attempt(self, request: Request, due: int, name: str, *, in_turn: bool) -> Answer:
+    def _attempt(self, request: Request, due: int, name: str | None, *, in_turn: bool) -> Answer:
         """Send one request and wait for the end of its answer; however it ends, it will be recorded."""
         recorder, channel = self._recorder, self._channel
+        name = shown(str(name)) if name else request.dialect.posted_to
         request.t_sched, request.user = due, self._number if in_turn else None
         answer = Answer(request, name, f"{channel.url}{request.dialect.posted_to}", recorder, self._fire)
         try:

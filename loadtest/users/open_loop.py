@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal
 
 import gevent
@@ -19,7 +20,6 @@ from loadtest.scenario import Scenario
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
-from loadtest.users.processes.levels import LevelRequests
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare, instants
@@ -83,18 +83,15 @@ class OpenLoopUser(ModelUser):
             finally:
                 in_flight.kill(recording.Stopped)
 
-    def _keep(self, recorder: recording.Recorder, share: tuple[int, int, int], in_flight: Group) -> None:
-        wall_ns, rank, of = share
+    def _keep(self, recorder: recording.Recorder, share: tuple[int, PlanShare], in_flight: Group) -> None:
+        wall_ns, mine = share
         start = now() + wall_ns - time.time_ns()
-        mine = PlanShare(rank, of)
-        for number, offset in enumerate(self.schedule(self.client.seed)):
-            if not mine.takes(number):
-                continue
+        for offset in islice(self.schedule(self.client.seed), mine.worker, None, mine.of):
             due = start + offset
             sleep_until(due)
             if recording.current_test.share != share:  # workers came or went: the schedule begins anew, in other shares
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
-            recorder.seen.setdefault(recorder.current_level().level, LevelRequests()).rates.add(self.requests_per_s())
+            recorder.seen[recorder.current_level().level].rates.add(self.requests_per_s())
             in_flight.spawn(self.arrive, due)

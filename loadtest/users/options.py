@@ -15,7 +15,7 @@ from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_
 Number = TypeVar("Number", int, float)
 GROUP = "loadtest"
 NAME = "a name in UTF-8 without control characters"
-TRUTH = {"true": True, "false": False}
+TRUTH = {"true": True, "false": False}  # "True" and "False", too, as `Settings.of` writes them back
 # Help that differs from the scenario's own, because levels and requests of a Locust test come from its users and tasks.
 LOCUST_HELP = {
     "endpoint": "What a plain ask() of a user sends to.",
@@ -48,25 +48,16 @@ _positive_whole = _within(parse_whole, 1)
 _positive = _within(float, math.ulp(0.0), sys.float_info.max)
 
 
-def _length(text: str) -> int | str:
-    return _positive_whole(text) if "(" not in text and "@" not in text else _one_line(text)
-
-
-def _span(text: str) -> float | str:
-    return float(text) if "(" not in text and "@" not in text else _one_line(text)
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in TRUTH:  # the value that `Settings.of` wrote back is read again
-        raise ValueError
-    return TRUTH[text.lower()]
+def _or_distribution(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader of a number or a distribution; the scenario made from it checks the distribution."""
+    return lambda text: _one_line(text) if "(" in text or "@" in text else read(text)
 
 
 READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {  # of a key's values; what they must be; their metavar
     str: (_one_line, NAME, "TEXT"),
     int: (parse_whole, "a whole number", "N"),
     float: (float, "a number", "X"),
-    bool: (_truth, "true or false", "true|false"),
+    bool: (lambda text: TRUTH[text.lower()], "true or false", "true|false"),
 }
 
 
@@ -93,23 +84,26 @@ class Option:
         """Return the option of a scenario's key. The scenario made from the value checks most bounds."""
         declared = key.declared
         read, wanted, metavar = READERS[key.kind]
-        metavar = declared.metavar or metavar
         if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
             read, wanted = _positive_whole, "a whole number above 0"
         if declared.length:
-            read, wanted = _length, "a whole number above 0 or a distribution like lognormal(800, 0.6)"
+            read, wanted = (
+                _or_distribution(_positive_whole),
+                "a whole number above 0 or a distribution like lognormal(800, 0.6)",
+            )
         if declared.span:
-            read, wanted = _span, "a number of seconds or a distribution like lognormal(20, 0.8)"
+            read, wanted = _or_distribution(float), "a number of seconds or a distribution like lognormal(20, 0.8)"
         if declared.share:
             read, wanted = read_share, "a share like 5% or 0.05"
         text = LOCUST_HELP.get(key.name, declared.help)
         if key.many:
             text += f" Default: the user class's, else {key.default[0]}."
-        if declared.repeat is not None:
-            return cls(key.name, read, wanted, declared.repeat, text, repeated=True)
-        if declared.choices and key.default is not None:  # the start form's field would choose the first of them
-            return cls(key.name, read, wanted, metavar, text, key.default, declared.choices)
-        return cls(key.name, read, wanted, metavar, text)
+        repeated = declared.repeat is not None
+        # Without a default the start form's field would choose the first of them.
+        choices = None if repeated or key.default is None else declared.choices or None
+        default = key.default if choices else None
+        metavar = declared.repeat or declared.metavar or metavar
+        return cls(key.name, read, wanted, metavar, text, default, choices, repeated)
 
     def value(self, given: Any) -> Any:
         """Return the value of a text; for an empty one, such as an empty field of the web form, the default."""
@@ -124,7 +118,7 @@ class Option:
             return self.default
         try:
             value = self.read(text)
-        except ValueError:
+        except (ValueError, KeyError):  # KeyError: neither true nor false
             raise ScenarioError(f"{self.flag} must be {self.wanted}, not {short_repr(text)}.") from None
         if self.choices and value not in self.choices:
             raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {short_repr(text)}.")

@@ -62,14 +62,13 @@ class UserSession:
             raise ScenarioError("the conversation is over: begin another one with self.client.session().")
         request = self._channel.turn(self._talk.say(turn), self._talk, self._endpoint)
         self._said += 1
-        answer = self._client.send_turn(request, self._scenario, name, catch_response=catch_response)
-        heard = self._client.answered(request)
+        answer, heard = self._client.send_turn(request, self._scenario, name)
         self._failed = heard is None
         if heard is not None:
             self._talk.hear(heard)
         over = self.over
         request.remark = self._talk.passed
-        self._client.take_turn_end(answer, over=over)
+        self._client.take_turn_end(answer, over=over, catch_response=catch_response)
         return answer
 
     ask = chat

@@ -2,7 +2,7 @@
 
 from loadtest.wire.address import Origin
 from loadtest.wire.async_wire import AsyncWire
-from loadtest.wire.clock import Heartbeat, LagLog, WallClock, keeper, now
+from loadtest.wire.clock import Heartbeat, LagLog, WallClock, kernel_stamping, now
 from loadtest.wire.order import HungUpError, Order, Posts, Timeouts
 from loadtest.wire.received import Received
 from loadtest.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
@@ -23,6 +23,6 @@ __all__ = [
     "Timerfd",
     "Waiter",
     "WallClock",
-    "keeper",
+    "kernel_stamping",
     "now",
 ]

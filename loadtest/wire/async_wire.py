@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Self
 
 import httpx
 
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.wire.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
-from loadtest.wire.connection import Connection, Pool
+from loadtest.wire.connection import Connection
 from loadtest.wire.hop import Hop
-from loadtest.wire.order import Order, Timeouts, first_hop
+from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
-from loadtest.wire.tls import Verify, client_context
+from loadtest.wire.shell import Shell, check_secured
+from loadtest.wire.tls import Verify
 
 SWEEP = 0.25  # seconds between two checks for overdue requests
-FELL_SILENT_NS = (
-    50_000_000,
-    1_000_000_000,
-)  # a stream that has been silent for between these is read once more: see _sweep
+# A stream that has been silent for between these is read once more: see _sweep.
+FELL_SILENT_NS = (50_000_000, 1_000_000_000)
 OPENING = 64  # connections that `prepare` opens at a time: where an accept queue is full, TCP retries after a second
+# Deadlines that a sweep would see too late: how an answer ends, and when a user leaves.
+NEAR = ("end", "look", "patience")
 
 
-class AsyncWire:
+class AsyncWire(Shell):
     """An HTTP/1.1 client without a limit on connections, whose answers are neither decoded nor copied (see Received).
 
     `timeouts` hold for orders that bring none of their own. `wall`, `lag` and `heartbeat` run from the first use to
@@ -36,16 +36,11 @@ class AsyncWire:
     """
 
     def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True, proxy: Proxy | None = None) -> None:
-        self._proxy = proxy
-        self.timeouts = timeouts or Timeouts()
+        super().__init__(timeouts, verify, proxy)
         self.wall = WallClock()
         self.lag = LagLog()
         self.heartbeat = Heartbeat(self.lag, self.wall)
-        self._verify = verify
-        self._context: ssl.SSLContext | None = None
-        self._addresses = Addresses()
         self._lookups: dict[Origin, asyncio.Task[list[SocketAddress] | ConnectFailure]] = {}
-        self._pool = Pool(self._close)
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -101,19 +96,18 @@ class AsyncWire:
         self._start()
         received = order.received
         connection = self._pool.take(order.origin)
-        fresh = connection is None
         while True:
             if connection is None:
                 connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
             call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
-            await call.send(first_hop(order, self._proxy), fresh=fresh)
+            await call.send(order.payload_by(self.proxy))
             if not connection.stale:
                 call.raise_error()
                 return
             # The server had closed this connection before it saw the request, which goes once more, over a new one.
-            connection, fresh = None, True
+            connection = None
             received.t_send = received.t_send or now()
 
     def _start(self) -> None:
@@ -141,16 +135,12 @@ class AsyncWire:
 
     def _release(self, call: Call) -> None:
         self._calls.discard(call)
-        self._pool.release(call.connection, reusable=call.received.reusable)
+        super()._release(call)
 
-    def _close(self, connection: Connection) -> None:
-        connection.broken = True
-        connection.wake = bool
-        if connection.fd >= 0 and self._loop is not None:
-            self._poller.remove(connection.fd)
-            self._loop.remove_writer(connection.fd)  # or uvloop keeps the descriptor open
-        connection.fd = -1
-        connection.sock.close()
+    def _forget(self, fd: int) -> None:
+        if self._loop is not None:
+            self._poller.remove(fd)
+            self._loop.remove_writer(fd)  # or uvloop keeps the descriptor open
 
     async def _connect(self, origin: Origin, limit: float | None) -> Connection:
         """Return a new connection to `origin`, TLS included, within `limit` seconds."""
@@ -164,9 +154,9 @@ class AsyncWire:
         """Return a connection to the first address of `origin` that takes one."""
         time = asyncio.get_running_loop().time
         failures: list[ConnectFailure] = []
-        proxy = None if origin.scheme == UNIX else self._proxy
-        hop = origin if proxy is None else Origin(*proxy.place)
-        addresses = await self._addresses_of(hop, deadline, failures)
+        proxy = self._proxy_to(origin)
+        place = origin if proxy is None else Origin(*proxy.place)
+        addresses = await self._addresses_of(place, deadline, failures)
         for i, address in enumerate(addresses):
             # An address that does not answer must leave time for those behind it.
             share = None if deadline is None else time() + (deadline - time()) / (len(addresses) - i)
@@ -175,7 +165,7 @@ class AsyncWire:
             except OSError as error:  # TimeoutError is one
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(hop, address)
+                self._addresses.worked(place, address)
                 return connection
         raise connect_error(origin, failures, limit, proxy)
 
@@ -187,7 +177,7 @@ class AsyncWire:
         try:
             async with asyncio.timeout_at(until):
                 await asyncio.get_running_loop().sock_connect(sock, address[1])
-                hop = Hop.of(self._proxy, origin)
+                hop = Hop.of(self.proxy, origin)
                 if hop is not None:
                     await self._go_through(sock, hop)
             connection = Connection(sock, origin, None if hop is None else hop.tls)
@@ -247,25 +237,17 @@ class AsyncWire:
             if not done.done():
                 done.set_result(None)
 
-        if self._context is None:
-            self._context = client_context(self._verify)
-        connection.wake = finish
-        connection.start_tls(self._context)
-        connection.transmit()
         try:
+            connection.wake = finish
+            self._start_tls(connection)
             async with asyncio.timeout_at(deadline):
                 await done
-        except TimeoutError as error:
+            check_secured(connection)
+        except BaseException as error:
             self._close(connection)
-            raise connect_error(connection.origin, [ConnectFailure.of(error)], limit) from None
-        except BaseException:
-            self._close(connection)
+            if isinstance(error, TimeoutError):
+                raise connect_error(connection.origin, [ConnectFailure.of(error)], limit) from None
             raise
-        assert connection.tls is not None
-        if not connection.tls.ready:
-            self._close(connection)
-            why = connection.error or "the server closed the connection during the TLS handshake"
-            raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")
 
 
 class _AsyncCall(Call):
@@ -275,16 +257,15 @@ class _AsyncCall(Call):
         self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
     ) -> None:
         super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
-        self._patience = order.patience
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def send(self, payload: bytes, *, fresh: bool) -> None:
+    async def send(self, payload: bytes) -> None:
         """Send the request and wait until its answer is over, or the connection turned out to be stale."""
-        if not self.begin(payload, fresh=fresh):
+        if not self.begin(payload):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
-        if self._patience is not None and not self.over:
-            self._timer = asyncio.get_running_loop().call_later(self._patience, self._patience_is_due)
+        if self._limits.patience is not None:
+            self._set_timer()
         while not self.over:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -298,27 +279,21 @@ class _AsyncCall(Call):
             asyncio.get_running_loop().remove_writer(self.connection.fd)
 
     def _expect_end(self) -> None:
-        """Set a timer for that: only an answer whose framing does not end with its text needs one."""
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Have the call checked at its deadline where the next sweep would be too late; most calls need no timer."""
         if self._timer is not None:
             self._timer.cancel()
-        left = max((self.received.until or 0) - now(), 0)
-        self._timer = asyncio.get_running_loop().call_later(left / 1e9, self._end_is_due)
-
-    def _end_is_due(self) -> None:
-        self._timer = None
-        self.check(now())
-        if not self.over:
-            self._expect_end()
-
-    def _patience_is_due(self) -> None:
-        """Hang up now rather than at the next sweep, unless the first token came or the request left later than it began."""
-        self._timer = None
-        self.check(now())
+            self._timer = None
         deadline, limit = self.deadline
-        if not self.over and limit == "patience":
-            self._timer = asyncio.get_running_loop().call_later(
-                max(deadline - now(), 0) / 1e9 + 0.001, self._patience_is_due
-            )
+        if not self.over and limit in NEAR:
+            left = max(deadline - now(), 0) / 1e9
+            self._timer = asyncio.get_running_loop().call_later(left, self._deadline_is_due)
+
+    def _deadline_is_due(self) -> None:
+        self.check(now())
+        self._set_timer()
 
     def _wake_up(self) -> None:
         if self.over and self._timer is not None:

@@ -48,9 +48,9 @@ class Call:
             deadline = min(deadline, (look_at, "look"))
         return deadline
 
-    def begin(self, payload: bytes, *, fresh: bool) -> bool:
+    def begin(self, payload: bytes) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
-        self.connection.begin(payload, self.received, self._changed, fresh=fresh)
+        self.connection.begin(payload, self.received, self._changed)
         return self.connection.transmit()
 
     def check(self, t: int) -> None:
@@ -94,7 +94,7 @@ class Call:
             connection.fail(HungUpError(self.received.hung_up))
         if not self.over and (self.received.ended or connection.stale):
             self.over = True
-            self.error = None if connection.stale else connection.verdict()
+            self.error = None if connection.stale else connection.take_error()
             self._release(self)
             wake, self._wake = self._wake, bool  # no cycle is left for the garbage collector
             wake()

@@ -200,48 +200,46 @@ class Heartbeat:
         self._worst = 0
         self._last = 0
         self._next_sample = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: asyncio.TimerHandle
 
     def start(self) -> Self:
         """Begin to beat on the running loop."""
-        self._loop = asyncio.get_running_loop()
         self._last = now()
         self._next_sample = self._last + NS_PER_S
-        self._handle = self._loop.call_later(BEAT, self._beat)
+        self._set_timer()
         return self
 
     def stop(self) -> None:
         """Stop beating; a gap that is still open goes into the log."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-            self._note(now())
+        self._handle.cancel()
+        self._note(now())
 
     def take(self) -> int:
         """Return the longest gap between beats since the last take, ns (2-3 ms on an idle loop: the beat itself)."""
         worst, self._worst = self._worst, 0
-        return max(worst, now() - self._last) if self._handle is not None else worst
+        return max(worst, now() - self._last)
+
+    def _set_timer(self) -> None:
+        self._handle = asyncio.get_running_loop().call_later(BEAT, self._beat)
 
     def _beat(self) -> None:
-        t = now()
-        self._note(t)
-        if self._wall is not None and t >= self._next_sample:
-            self._wall.sample()
-            self._next_sample = t + NS_PER_S
-        assert self._loop is not None
-        self._handle = self._loop.call_later(BEAT, self._beat)
+        self._note(now())
+        self._set_timer()
 
     def _note(self, t: int) -> None:
+        """Take a beat, or the end of all, at `t`."""
         gap = t - self._last
         self._last = t
         self._worst = max(self._worst, gap)
         if gap >= GAP:
             self._log.add(t, gap)
+        if self._wall is not None and t >= self._next_sample:
+            self._wall.sample()
+            self._next_sample = t + NS_PER_S
 
 
 @contextmanager
-def keeper() -> Iterator[bool]:
+def kernel_stamping() -> Iterator[bool]:
     """Keep the kernel's stamping switched on; give whether reads on loopback soon carried stamps.
 
     The kernel stamps only while some socket asks for it, and a new process misses stamps for its first milliseconds

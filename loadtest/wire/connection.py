@@ -41,7 +41,6 @@ class Connection:
         "broken",
         "error",
         "fd",
-        "fresh",
         "origin",
         "received",
         "sock",
@@ -58,7 +57,6 @@ class Connection:
         self.tls = tls
         self.received: Received | None = None
         self.wake: Callable[[], object] = bool
-        self.fresh = True  # opened for the request that it carries
         self.broken = False  # it will carry no further request
         self.stale = False  # the server had closed it before this request reached it
         # why the request failed, where the answer's framing does not say
@@ -73,9 +71,8 @@ class Connection:
         self.tls = Tls(context, self.origin.host, self.tls)
         self._out = memoryview(self.tls.outgoing())
 
-    def begin(self, payload: bytes, received: Received, wake: Callable[[], object], *, fresh: bool) -> None:
+    def begin(self, payload: bytes, received: Received, wake: Callable[[], object]) -> None:
         """Take a request; `transmit` sends it."""
-        self.fresh = fresh
         self.received = received
         self.wake = wake
         self._began, self._sent = now(), False
@@ -153,7 +150,7 @@ class Connection:
         if self.received is not None:
             self.received.abort(str(error), now())
 
-    def verdict(self) -> httpx.TransportError | None:
+    def take_error(self) -> httpx.TransportError | None:
         """Return, once, why the request failed; None where its answer is whole, cut off inside the body, or too large."""
         received, error = self.received, self.error
         self.error = None  # its traceback will refer to whoever raises it: a cycle otherwise
@@ -211,7 +208,7 @@ class Connection:
         request once more would hide that.
         """
         received = self.received
-        if received is None or received.read_count or self.fresh:
+        if received is None or received.read_count or received.new_conn:
             return False
         since = received.t_send if self._sent and received.t_send is not None else self._began
         return t - since < STALE_NS

@@ -87,12 +87,11 @@ class Order:
         request.headers["Accept-Encoding"] = "identity"
         return cls(origin or Origin.of(request.url), _request_bytes(request), received, limits)
 
-
-def first_hop(order: Order, proxy: Proxy | None) -> bytes:
-    """Return the order's bytes as the first hop takes them: a proxy reads what goes to an http server, and passes TLS on."""
-    if proxy is None or order.origin.scheme != "http":
-        return order.payload
-    return proxy.request(order.payload, order.origin)
+    def payload_by(self, proxy: Proxy | None) -> bytes:
+        """Return the bytes as the first hop takes them: a proxy reads what goes to an http server, and passes TLS on."""
+        if proxy is None or self.origin.scheme != "http":
+            return self.payload
+        return proxy.request(self.payload, self.origin)
 
 
 class Posts:

@@ -22,11 +22,9 @@ class Loop(Protocol):
 
     def add_reader(self, fd: int, callback: Callable[[], object], /) -> Any:
         """Have `callback` called whenever `fd` is readable."""
-        ...
 
     def remove_reader(self, fd: int, /) -> Any:
         """Watch `fd` no more."""
-        ...
 
 
 class Poller:
@@ -47,11 +45,6 @@ class Poller:
         self._since = now()
         if self._epoll is not None:
             loop.add_reader(self._epoll.fileno(), self._look)
-
-    @property
-    def watched(self) -> int:
-        """How many sockets are called back for."""
-        return len(self._callbacks)
 
     def add(self, fd: int, callback: Callable[[], object]) -> None:
         """Have `callback` called whenever `fd` is readable."""

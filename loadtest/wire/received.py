@@ -22,9 +22,7 @@ from loadtest.wire.reads import Reads
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark; most often it comes within 0.2 ms
-FINISH_NS = (
-    1_000_000_000  # an answer without an end mark is over when no data event came for so long behind each finish_reason
-)
+FINISH_NS = 1_000_000_000  # without an end mark an answer is over when no data came for so long, for each finish_reason
 MOST_BEHIND_NS = 10_000_000_000  # how long data events without text may follow a finish_reason
 ORDINARY_END = 7  # bytes at the end of a read: `null}]}` or `false}` with newlines, but no text
 LOOK_NS = 250_000_000  # after so long without a read, what was not looked through is looked through, as far back as
@@ -35,8 +33,8 @@ UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has
 class Received:
     """The instants (monotonic ns) and reads of one request, filled by a wire.
 
-    t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `live` is
-    called with body bytes until it returns True for the first content. `ends` says which lines end an answer. `leaves` is
+    t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `is_content`
+    is called with body bytes until it returns True for the first content. `ends` says which lines end an answer. `leaves` is
     called with body bytes until it says that the user has left. `is_empty` says of a line of data that it has no text.
     """
 
@@ -47,10 +45,10 @@ class Received:
         "_ends",
         "_handled",
         "_headers_at",
+        "_is_content",
         "_is_empty",
         "_leaves",
         "_line_has_needle",
-        "_live",
         "_looked",
         "_marks",
         "_needles",
@@ -81,7 +79,7 @@ class Received:
 
     def __init__(
         self,
-        live: Callable[[bytes], bool] | None = None,
+        is_content: Callable[[bytes], bool] | None = None,
         ends: EndMarks | None = None,
         leaves: Callable[[bytes], str | None] | None = None,
         is_empty: Callable[[bytes], bool] | None = None,
@@ -103,7 +101,7 @@ class Received:
         self.marked: End | None = None  # how the answer announced its end: the strongest sign so far
         self.until: int | None = None  # when the answer counts as over though its framing goes on, as after an end mark
         self.hung_up: str | None = None  # why the user has left in mid-answer
-        self._live = live
+        self._is_content = is_content
         self._leaves = leaves
         self._is_empty = is_empty
         self._marks = ends or EndMarks()
@@ -191,8 +189,8 @@ class Received:
 
     @property
     def content_seen(self) -> int | None:
-        """When the latest content was handled, as far as `catch_up` has looked; without `live`, any read is content."""
-        if self._live is None and self._content_at is None:
+        """When the latest content was handled, as far as `catch_up` has looked; any read's, where nothing tells content."""
+        if self._is_content is None and self._content_at is None:
             return self.last_read
         return None if self._content_at is None else self._handled[self._content_at]
 
@@ -265,7 +263,7 @@ class Received:
         was, begin = self.marked, max(self._looked, len(self._body) - LOOK_BACK)
         self._looked = len(self._body)
         if not self.ended and self._holds(self._body[begin:]):
-            self._ask(self._line_start(begin))
+            self._ask_lines(self._line_start(begin))
         return self.marked is not was
 
     def catch_up(self) -> None:
@@ -332,9 +330,9 @@ class Received:
         self.t_first_byte = t if i == 0 else self.t_first_byte
         if self._headers_at is None and parser.headers_done:
             self._headers_at, self.t_headers = i, t
-        if body and self._live is not None and self._live(body):
-            self._live, self._content_at = None, i
-        self._ordinary_end = self._look(body)
+        if body and self._is_content is not None and self._is_content(body):
+            self._is_content, self._content_at = None, i
+        self._ordinary_end = self._search(body)
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
@@ -344,10 +342,10 @@ class Received:
                 self.hung_up = self._leaves(body)
         return self.ended != had_ended or self.marked is not was_marked or self.hung_up is not None
 
-    def _look(self, body: bytes) -> bytes | tuple[()]:
+    def _search(self, body: bytes) -> bytes | tuple[()]:
         """Search a read for needles and ask lines with one about the answer's end; return the new _ordinary_end."""
         if not self._needles or self.marked is End.MARK:
-            return b"" if self._parser.headers_done and self._live is None else ()
+            return b"" if self._parser.headers_done and self._is_content is None else ()
         region = self._tail + body
         found, newline = self._holds(region), b"\n" in body
         size = len(self._body)
@@ -356,11 +354,11 @@ class Received:
         if found or (self._line_has_needle and body):
             start = self._line_start(size - len(body))
             if newline or size - start < UNFINISHED:
-                self._ask(start)
+                self._ask_lines(start)
         self._line_has_needle = self._holds(region.rpartition(b"\n")[2]) if newline else found or self._line_has_needle
         ended = self._body.endswith(b"\n")
         self._tail = b"" if ended else region[-max(map(len, self._needles)) :]
-        if found or not ended or len(body) <= ORDINARY_END or self._live is not None:
+        if found or not ended or len(body) <= ORDINARY_END or self._is_content is not None:
             return ()
         return body[-ORDINARY_END:]
 
@@ -372,7 +370,7 @@ class Received:
         start = self._body.rfind(b"\n", 0, at) + 1
         return max(start, self._body.rfind(b"\r", start, at) + 1)
 
-    def _ask(self, start: int) -> None:
+    def _ask_lines(self, start: int) -> None:
         """Ask every line from `start` on whether it ends the answer."""
         for line in self._body[start:].split(b"\n"):
             said = self._marks.read(bytes(line)) if self._holds(line) else None
@@ -382,21 +380,21 @@ class Received:
                 self.marked, self._end_at, self._content_at = said, i, i
                 self._looked = max(self._looked, start + len(line))
                 # one before any text, or one of many, says little of the end
-                more = MOST_BEHIND_NS if self._live is not None else self._quiet_ns + FINISH_NS
-                self._quiet_ns = MARK_NS if said is End.MARK else min(more, MOST_BEHIND_NS)
+                more = FINISH_NS if self._is_content is None else MOST_BEHIND_NS
+                self._quiet_ns = MARK_NS if said is End.MARK else min(self._quiet_ns + more, MOST_BEHIND_NS)
                 self.until = self._handled[i] + self._quiet_ns
             start += len(line) + 1
 
-    def forsake(self) -> None:
-        """Drop `live`: it usually refers to this object, and the driver has switched off what collects such a cycle."""
-        self._live = self._leaves = self._is_empty = None
+    def forget_callbacks(self) -> None:
+        """Drop them: they usually refer to this object, and the driver has switched off what collects such a cycle."""
+        self._is_content = self._leaves = self._is_empty = None
 
     def _end(self, failure: str | None, t: int) -> None:
         if self._line_has_needle and self.marked is not End.MARK:  # a last line without its newline
-            self._ask(self._line_start(len(self._body)))
+            self._ask_lines(self._line_start(len(self._body)))
         self.look()
         self.ended, self.broke_off = True, failure is not None
         self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t
-        self.until = self._live = self._leaves = self._is_empty = None
+        self.until = self._is_content = self._leaves = self._is_empty = None

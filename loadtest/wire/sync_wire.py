@@ -6,28 +6,28 @@ import errno
 import os
 import select
 import socket
-import ssl
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Self
 
 import httpx
 
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.wire.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import now
-from loadtest.wire.connection import Connection, Pool
+from loadtest.wire.connection import Connection
 from loadtest.wire.hop import Hop
-from loadtest.wire.order import Order, Timeouts, first_hop
-from loadtest.wire.tls import Verify, client_context
+from loadtest.wire.order import Order, Timeouts
+from loadtest.wire.shell import Shell, check_secured
+from loadtest.wire.tls import Verify
 
 LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
 
 Deadline = Callable[[], float]  # returns until when to wait, monotonic ns or infinite; each read may move it
 
 
-class Waiter(Protocol):
+class Waiter:
     """How a SyncWire waits. Another kind of concurrency, such as gevent, brings its own Waiter.
 
     `pump` and `writable` return False once the deadline has passed. An exception out of them ends the request.
@@ -35,22 +35,20 @@ class Waiter(Protocol):
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
         """Call `step`, which reads once, whenever `fd` is readable, until it returns True; most steps return False."""
-        ...
+        raise NotImplementedError
 
     def writable(self, fd: int, deadline: Deadline) -> bool:
         """Wait until `fd` takes bytes."""
-        ...
+        raise NotImplementedError
 
     def forget(self, fd: int) -> None:
         """Drop what is kept for `fd`, which is about to be closed."""
-        ...
 
     def expect_no_stamps(self) -> None:
         """See to it that reads are made at once: some sockets get no stamps from the kernel."""
-        ...
 
 
-class BlockingWaiter:
+class BlockingWaiter(Waiter):
     """Waits by poll(2), blocking its thread."""
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
@@ -66,12 +64,6 @@ class BlockingWaiter:
         poll.register(fd, select.POLLOUT)
         return _ready(poll, deadline)
 
-    def forget(self, fd: int) -> None:
-        pass
-
-    def expect_no_stamps(self) -> None:
-        pass
-
 
 def _ready(poll: select.poll, deadline: Deadline) -> bool:
     while (left := deadline() - now()) > 0:
@@ -80,7 +72,7 @@ def _ready(poll: select.poll, deadline: Deadline) -> bool:
     return False
 
 
-class SyncWire:
+class SyncWire(Shell):
     """AsyncWire for callers that block: threads, which may share it, or greenlets.
 
     It has no loop and hence no heartbeat: whoever waits otherwise than by blocking a thread measures lag elsewhere.
@@ -94,13 +86,8 @@ class SyncWire:
         proxy: Proxy | None = None,
         waiter: Waiter | None = None,
     ) -> None:
-        self.proxy = proxy
-        self.timeouts = timeouts or Timeouts()
+        super().__init__(timeouts, verify, proxy)
         self._waiter = waiter or BlockingWaiter()
-        self._verify = verify
-        self._context: ssl.SSLContext | None = None
-        self._addresses = Addresses()
-        self._pool = Pool(self._close)
 
     def close(self) -> None:
         """Close the idle connections; those of requests in flight close as these end."""
@@ -116,18 +103,17 @@ class SyncWire:
         """Send `order` and wait until its answer is over; raises as AsyncWire.fetch does."""
         received = order.received
         connection = self._pool.take(order.origin)
-        fresh = connection is None
         while True:
             if connection is None:
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
             call = _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
-            call.send(first_hop(order, self.proxy), fresh=fresh)
+            call.send(order.payload_by(self.proxy))
             if not connection.stale:
                 call.raise_error()
                 return
             # The server had closed this connection before it saw the request, which goes once more, over a new one.
-            connection, fresh = None, True
+            connection = None
             received.t_send = received.t_send or now()
 
     def __enter__(self) -> Self:
@@ -136,16 +122,8 @@ class SyncWire:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _release(self, call: Call) -> None:
-        self._pool.release(call.connection, reusable=call.received.reusable)
-
-    def _close(self, connection: Connection) -> None:
-        connection.broken = True
-        connection.wake = bool
-        if connection.fd >= 0:
-            self._waiter.forget(connection.fd)
-        connection.fd = -1
-        connection.sock.close()
+    def _forget(self, fd: int) -> None:
+        self._waiter.forget(fd)
 
     def _connect(self, origin: Origin, limit: float | None) -> Connection:
         """Return a new connection to `origin`, TLS included, within `limit` seconds."""
@@ -158,10 +136,10 @@ class SyncWire:
     def _reach(self, origin: Origin, deadline: float, limit: float | None) -> Connection:
         """Return a connection to the first address of `origin` that takes one."""
         failures: list[ConnectFailure] = []
-        proxy = None if origin.scheme == UNIX else self.proxy
-        hop = origin if proxy is None else Origin(*proxy.place)
+        proxy = self._proxy_to(origin)
+        place = origin if proxy is None else Origin(*proxy.place)
         try:
-            addresses = self._resolve(hop)
+            addresses = self._resolve(place)
         except OSError as error:
             raise connect_error(origin, [ConnectFailure.of(error)], limit, proxy) from None
         for i, address in enumerate(addresses):
@@ -172,7 +150,7 @@ class SyncWire:
             except OSError as error:
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(hop, address)
+                self._addresses.worked(place, address)
                 return connection
         raise connect_error(origin, failures, limit, proxy)
 
@@ -225,18 +203,13 @@ class SyncWire:
         return known
 
     def _handshake(self, connection: Connection, deadline: float, limit: float | None) -> None:
-        if self._context is None:
-            self._context = client_context(self._verify)
         try:
-            connection.start_tls(self._context)
-            connection.transmit()
+            self._start_tls(connection)
             assert connection.tls is not None
             while not connection.tls.ready and not connection.broken:
                 if not self._waiter.pump(connection.fd, connection.receive, lambda: deadline):
                     raise connect_error(connection.origin, [ConnectFailure(slow=True, why="")], limit)
-            if not connection.tls.ready:
-                why = connection.error or "the server closed the connection during the TLS handshake"
-                raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")
+            check_secured(connection)
         except BaseException:
             self._close(connection)
             raise
@@ -257,9 +230,9 @@ class _SyncCall(Call):
         super().__init__(order, connection, timeouts, release=release)
         self._waiter = waiter
 
-    def send(self, payload: bytes, *, fresh: bool) -> None:
+    def send(self, payload: bytes) -> None:
         """Send the request and wait until its answer is over, or the connection turned out to be stale."""
-        sent = self.begin(payload, fresh=fresh)
+        sent = self.begin(payload)
         while not sent and not self.over:
             self._wait(self._write)
             sent = self.over or self.connection.transmit()

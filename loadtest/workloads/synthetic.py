@@ -38,7 +38,7 @@ class Synthetic:
         return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
 
     def prompt(self, level: Level, seed: int) -> str:
-        nonce = "" if self.scenario.warm_cache else f"{nonce_of(seed)} "
+        nonce = "" if self.scenario.warm_cache else nonce_of(seed)
         return made_up(self.fit.ours(level.input_tokens or 1), level.output_tokens, seed, self.counter, nonce=nonce)
 
 
@@ -80,12 +80,12 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
     """
     asks = (f" Write a story of at least {max(output_tokens or 0, 100)} words.", " Tell a long story.", "")
     for ask in asks:
-        start = nonce.rstrip() or "Read:"
+        start = nonce or "Read:"
         room = tokens - counter.count(start + ask)
         if room >= 0:
             break
     else:
-        return nonce.rstrip() or "Read"
+        return nonce or "Read"
     # The sum of the parts is the whole for our words, but vocabularies may join the nonce's end to what follows, so the
     # whole is counted, and corrected by what it is off.
     filler = room
@@ -113,6 +113,6 @@ def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def kept_document(tokens: int, seed: int, counter: Counter) -> str:
-    """Return what `made_up_document` does, for a text that many prompts share: those used last are kept."""
+def cached_document(tokens: int, seed: int, counter: Counter) -> str:
+    """Return what `made_up_document` does, for a text that many prompts share."""
     return made_up_document(tokens, seed, counter)

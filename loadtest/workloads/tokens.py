@@ -227,6 +227,10 @@ class TokenFit:
         """Return how many tokens of ours give `server` tokens on the server; 1 or more, as no text is shorter."""
         return max(1, round((server - self.overhead) / self.ratio))
 
+    def ours_added(self, server: int) -> int:
+        """Return how many tokens of ours add `server` tokens to a prompt whose template is counted already; 1 or more."""
+        return max(1, round(server / self.ratio))
+
 
 def uncut(points: Sequence[tuple[int, int]], context: int | None = None) -> list[tuple[int, int]]:
     """Return the (our count, server's count) pairs whose prompts were not cut to the server's context.

@@ -9,15 +9,15 @@ from pathlib import Path
 from loadtest.errors import ScenarioError
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
-from loadtest.workloads.blocks import HashedBlocks
 from loadtest.workloads.conversations.sessions import ConversationSource
 from loadtest.workloads.data_source import DataSource, check_rows_fit, data_file, data_notes
+from loadtest.workloads.drawn_lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
 from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.hashed_blocks import HashedBlocks
 from loadtest.workloads.job import Job
-from loadtest.workloads.lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
-from loadtest.workloads.prefix import behind_prefix
+from loadtest.workloads.shared_prefix import behind_prefix
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.synthetic import Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
@@ -55,10 +55,11 @@ class Workload:
         if trace is None and scenario.trace is not None:
             trace = Trace.read(Path(scenario.trace))
         self.trace = trace
-        self.scenario = scenario = planned(scenario)
+        self.scenario = scenario = as_files_say(scenario)
         self.counter = counter
         self.fit = fit or TokenFit()
-        self.source = source_of(scenario, counter, self.fit)
+        found = (kind.of(scenario, counter, self.fit) for kind in SOURCES)
+        self.source = next(source for source in found if source is not None)
         self.lengths = DrawnLengths(scenario.seed, counter, self.fit, context)
         self.prefix = behind_prefix(scenario, counter, self.fit)
         if isinstance(self.source, ConversationSource):
@@ -94,7 +95,7 @@ class Workload:
     def fit_job(self, number: int, tokens: int) -> tuple[Job, int]:
         """Return a prompt of so many tokens by our count, to fit counts by, and that count; equal numbers are equal texts."""
         seed = seed_from(self.scenario.seed, "calibration", number)
-        text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
+        text = made_up(tokens, None, seed, self.counter, nonce=nonce_of(seed))
         job, ours = Job(number, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)
         if self.prefix is None:
             return job, ours
@@ -127,12 +128,7 @@ class Workload:
             yield from cut_notes(self.scenario, self.lengths)
 
 
-def source_of(scenario: Scenario, counter: Counter, fit: TokenFit) -> Source:
-    found = (kind.of(scenario, counter, fit) for kind in SOURCES)
-    return next(source for source in found if source is not None)
-
-
-def planned(scenario: Scenario) -> Scenario:
+def as_files_say(scenario: Scenario) -> Scenario:
     """Return a scenario without the lengths that its files replace, and with as many requests as data_once asks for."""
     if scenario.trace is not None:
         trace = Trace.read(Path(scenario.trace))
@@ -167,4 +163,4 @@ def check_files(scenario: Scenario) -> list[str]:
     check_lengths_files(scenario, Counter("estimate: before anything is sent"))
     notes = [] if scenario.trace is None else Trace.read(Path(scenario.trace)).notes(scenario)
     file = data_file(scenario)
-    return notes if file is None else [*notes, *data_notes(file, planned(scenario))]
+    return notes if file is None else [*notes, *data_notes(file, as_files_say(scenario))]

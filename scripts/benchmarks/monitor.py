@@ -45,7 +45,7 @@ class Seen:
 
 def main(arguments: list[str]) -> None:
     """Run the pairs asked for and print a row a run, then what the monitor changed."""
-    parser = argparse.ArgumentParser(prog="monitor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench monitor", description=__doc__)
     parser.add_argument("--pairs", type=int, default=4, help="runs without and with, in turns (default 4)")
     parser.add_argument("--streams", type=int, default=100, help="streams at once (default 100)")
     parser.add_argument("--seconds", type=int, default=20, help="of each run (default 20)")

@@ -120,7 +120,7 @@ def _decoded(task: Task, seen: Seen, wall: Any, all_received: list[Any]) -> None
 
 async def with_wire(task: Task, seen: Seen) -> None:
     """This project's wire on asyncio, and nothing above it."""
-    from loadtest.wire import AsyncWire, Order, Posts, keeper
+    from loadtest.wire import AsyncWire, Order, Posts, kernel_stamping
 
     kept = []
 
@@ -130,7 +130,7 @@ async def with_wire(task: Task, seen: Seen) -> None:
             kept.append(order.received)
             seen.done_ns = time.perf_counter_ns()
 
-    with keeper():
+    with kernel_stamping():
         async with AsyncWire() as wire:
             plan = _orders(task, Posts(task.url))
             await wire.prepare(task.url, task.streams)
@@ -145,7 +145,7 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
     import gevent
 
     from loadtest.users.processes.gevent_hub import GeventWaiter
-    from loadtest.wire import Order, Posts, SyncWire, WallClock, keeper
+    from loadtest.wire import Order, Posts, SyncWire, WallClock, kernel_stamping
 
     kept = []
 
@@ -157,7 +157,7 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
 
     wall = WallClock()
     wire = SyncWire(waiter=GeventWaiter())
-    with keeper():
+    with kernel_stamping():
         plan = _orders(task, Posts(task.url))
         wire.prepare(task.url, task.streams)
         gc.collect()

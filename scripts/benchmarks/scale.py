@@ -47,7 +47,7 @@ class Used:
 
 def main(arguments: list[str]) -> None:
     """Make the folders asked for, report each of them, and print a row a folder."""
-    parser = argparse.ArgumentParser(prog="scale", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench scale", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--chunks", type=int, default=500, help="of each answer, on average (default 500)")
     parser.add_argument(

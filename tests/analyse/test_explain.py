@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
@@ -11,9 +14,9 @@ from support import planted
 from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.explain import explained as parts
+from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import Explainer, Explanation, row_of
-from loadtest.analyse.explain.timeline import WorkWindow, pieces_without, shared_out
+from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -39,7 +42,7 @@ def command(*args: object) -> tuple[int, str]:
 
 
 def text(found: Explanation) -> str:
-    return "\n".join(f"{took} {said}" for took, said in words.rows(found))
+    return "\n".join(f"{took} {said}" for took, said in words.rows(found, found.parts.first))
 
 
 @pytest.mark.parametrize(
@@ -75,8 +78,8 @@ def test_parts_add_up_and_the_rest_is_printed(says: str | None, tmp_path: Path) 
         found = explainer.explain(row)
         assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
         assert sum(part.seconds for part in found.parts.decode) == pytest.approx(found.parts.decode_s)
-        assert "unexplained" in words.rows(found)[-1][1]
-        assert "unexplained" in words.decode_rows(found)[-1][1]
+        assert "unexplained" in words.rows(found, found.parts.first)[-1][1]
+        assert "unexplained" in words.rows(found, found.parts.decode)[-1][1]
         assert abs(found.parts.first[-1].seconds) < 0.1 * found.parts.total_s + 0.06
         held = next(part for part in found.parts.first if part.name == parts.SLOT)
         assert held.inferred == (says is None)
@@ -90,7 +93,7 @@ def test_a_server_that_tells_nothing_leaves_what_cannot_be_known_unexplained(tmp
     found = explained(Playing(case, 0).play().write(tmp_path / "run"), 12)  # one token each, never idle
     assert [part.name for part in found.parts.first if part.seconds > 0] == [parts.REST]
     assert found.parts.first[-1].seconds == found.parts.total_s
-    assert words.rows(found) == [(seconds(found.parts.total_s), "unexplained")]
+    assert words.rows(found, found.parts.first) == [(seconds(found.parts.total_s), "unexplained")]
     assert found.no_replay == "what 100 % of it went into is not known"  # was "No other request caused a part of it"
 
 
@@ -107,12 +110,29 @@ def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) ->
     assert "never got a token" in words.without(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "tokens", "said"),
+    [
+        (parts.PROMPTS, (None,), "while #7's prompt was read"),
+        (parts.STALL, (1,), "while #7's 1 prompt token was read"),
+        (parts.STALL, (205,), "while #7's 205 prompt tokens were read"),
+        (parts.PROMPTS, (205, 300), "while the prompts of #7 and #8 were read"),
+        (parts.SILENT, (None,), "while #7 was at the server, which ended without a token"),
+        (parts.SILENT, (None, None), "while #7 and #8 were at the server, which ended without a token"),
+    ],
+)
+def test_verbs_agree_with_what_was_read(name: str, tokens: tuple[int | None, ...], said: str) -> None:
+    causes = tuple(parts.Cause(i, 7 + i, 1.0, count, parts.PROMPTS, 1.0) for i, count in enumerate(tokens))
+    found = cast("Explanation", SimpleNamespace(usual_prompt=math.nan))
+    assert words.rows(found, [parts.TimePart(name, 2.0, causes)]) == [("2.00 s", said)]
+
+
 def test_moments_are_shared_by_rate_and_what_nobody_has_is_kept_apart() -> None:
     windows = [WorkWindow(1, 0.0, 2.0, 3.0), WorkWindow(2, 1.0, 3.0, 1.0)]
     shares, free = shared_out(0.5, 4.0, windows)
     assert shares == {1: pytest.approx(0.5 + 0.75), 2: pytest.approx(0.25 + 1.0)}
     assert free == pytest.approx(1.0)
-    assert pieces_without(-1.0, 4.0, windows) == [(-1.0, 0.0), (3.0, 4.0)]
+    assert [piece[:2] for piece in moments(-1.0, 4.0, windows) if not piece[2]] == [(-1.0, 0.0), (3.0, 4.0)]
     assert shared_out(2.0, 1.0, windows) == ({}, 0.0)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from loadtest.cli.output.wrapped import print_wrapped
+from loadtest.cli.output.printing import print_wrapped
 
 LINE = "! Ollama does not say how many requests it handles in parallel; run with more users than that"
 

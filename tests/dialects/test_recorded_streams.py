@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support import recorded
+from support.places import STREAMS
 from support.received import feed
 from support.recorded import Reads, Stream
 
@@ -175,7 +176,7 @@ def redone(stream: Stream, reads: Reads) -> list[Record]:
 
 
 def test_every_recorded_stream_is_in_the_table() -> None:
-    assert {path.stem for path in recorded.STREAMS.glob("*.json")} == set(EXPECTED) | CONTROL_PLANE
+    assert {path.stem for path in STREAMS.glob("*.json")} == set(EXPECTED) | CONTROL_PLANE
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -16,7 +16,7 @@ from loadtest.dialects import dialect_for
 from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.scenario.fields import merged
+from loadtest.scenario.request_additions import merged
 from loadtest.workloads.job import Job
 
 Call = Callable[..., tuple[int, str, str]]

@@ -30,7 +30,7 @@ from loadtest import metrics
 from loadtest.dialects import Dialect, OllamaEmbed, OpenAIEmbeddings
 from loadtest.dialects.answers.errors.server_errors import http_sentence, undecodable
 from loadtest.dialects.base import ONE_PIECE
-from loadtest.measure.failure import Failure, told
+from loadtest.measure.failure import Failure, with_server_words
 from loadtest.records import Outcome
 
 REPORTED = {
@@ -216,6 +216,6 @@ def test_a_prompt_of_none_beside_a_total(usage: dict[str, Any], prompt: int) -> 
 
 def test_what_a_server_said_before_it_fell_silent_is_why_a_request_failed() -> None:
     late, cut = Failure(Outcome.TIMEOUT, "stood still"), Failure(Outcome.TRUNCATED, "reset")
-    assert told(late, "busy") == Failure(Outcome.STREAM_ERROR, "busy")
-    assert told(late, None) == told(late, undecodable(b"?")) == late
-    assert told(cut, "busy") == cut
+    assert with_server_words(late, "busy") == Failure(Outcome.STREAM_ERROR, "busy")
+    assert with_server_words(late, None) == with_server_words(late, undecodable(b"?")) == late
+    assert with_server_words(cut, "busy") == cut

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from loadtest.measure import backlog as module
-from loadtest.measure.backlog import Backlog
+from loadtest.measure.backlog import AsyncioBacklog, Backlog
 
 
 def after(milliseconds: int, prepare: Callable[[Backlog], object]) -> int:
@@ -17,7 +17,7 @@ def after(milliseconds: int, prepare: Callable[[Backlog], object]) -> int:
     done: list[int] = []
 
     async def main() -> None:
-        backlog = Backlog()
+        backlog = AsyncioBacklog()
         prepare(backlog)
         backlog.add(lambda: done.append(1))
         end = time.perf_counter() + milliseconds / 1000
@@ -35,8 +35,8 @@ def test_work_is_done_on_a_quiet_loop() -> None:
 @pytest.mark.parametrize(
     "prepare",
     [
-        lambda backlog: backlog.queue.released(time.perf_counter_ns() + 10**12),  # a wave that does not end
-        lambda backlog: setattr(backlog.queue, "due", time.perf_counter_ns()),  # a request is due at every slice
+        lambda backlog: backlog.released(time.perf_counter_ns() + 10**12),  # a wave that does not end
+        lambda backlog: setattr(backlog, "due", time.perf_counter_ns()),  # a request is due at every slice
     ],
     ids=["in a wave", "before what is due"],
 )
@@ -59,7 +59,7 @@ def test_flush_does_all() -> None:
     done: list[int] = []
 
     async def main() -> None:
-        backlog = Backlog()
+        backlog = AsyncioBacklog()
         for i in range(5):
             backlog.add(lambda i=i: done.append(i))  # type: ignore[misc]
         backlog.flush()
@@ -72,8 +72,8 @@ def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: 
     """On a core that is full a slice is all that work gets: one of fixed length would let the backlog grow for ever."""
     t = 10**12
     monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
-    queue = module.WorkQueue()
-    queue.put(bool)
+    queue = module.Backlog()
+    queue.add(bool)
     slices = []
     for overdue in (10**7, 10**8, 5 * 10**9, 10**11):
         instant = t + module.LONGEST_NS + overdue
@@ -95,13 +95,13 @@ def test_the_backlog_of_a_loop_that_seldom_comes_round_does_not_grow_for_ever(mo
         t += 5_000_000
 
     monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
-    queue = module.WorkQueue()
+    queue = module.Backlog()
     waiting = []
     for _ in range(300):
         queue.rest()
         for _ in range(100):  # half a second of work in each turn of a second
             t += 10_000_000
-            queue.put(work)
+            queue.add(work)
         queue.work_a_slice()
         waiting.append(len(queue))
     assert max(waiting[150:]) <= max(waiting[:150])
@@ -111,8 +111,8 @@ def test_the_backlog_of_a_loop_that_seldom_comes_round_does_not_grow_for_ever(mo
 def test_a_wave_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where others take the core, every look at the clock finds a request that left within the last 2 ms."""
     monkeypatch.setattr(time, "thread_time_ns", lambda: 0)
-    queue = module.WorkQueue()
-    queue.put(bool)
+    queue = module.Backlog()
+    queue.add(bool)
     came = queue._work[0][0]
     for waited, works in ((module.LONGEST_WAVE_NS // 2, False), (module.LONGEST_WAVE_NS, True)):
         queue.released(came + waited - 1_000_000)

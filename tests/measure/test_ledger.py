@@ -46,7 +46,7 @@ def ended() -> Request:
 
 
 @contextmanager
-def ledger_of(folder: RunFolder | None, told: list[Record], broken: Callable[[], object] = bool) -> Iterator[Ledger]:
+def ledger_of(folder: RunFolder | None, told: list[Record], broken: Callable[[str], object] = bool) -> Iterator[Ledger]:
     with ExitStack() as stack:
         writers: list[Any] = [None, None]
         if folder is not None:
@@ -112,15 +112,15 @@ def test_a_listener_that_fails_costs_no_record(tmp_path: Path) -> None:
 
 
 def test_a_removed_folder_is_seen_at_the_next_sample(tmp_path: Path) -> None:
-    broken: list[int] = []
-    with ledger_of(RunFolder.create(tmp_path / "run"), [], lambda: broken.append(1)) as ledger:
+    broken: list[str] = []
+    with ledger_of(RunFolder.create(tmp_path / "run"), [], broken.append) as ledger:
         ledger.sample(0, 0)
         assert (ledger.failure, broken) == (None, [])
         shutil.rmtree(tmp_path / "run")
         ledger.sample(0, 0)
         ledger.sample(0, 0)
-    assert broken == [1]
-    assert ledger.failure == f"{tmp_path / 'run'} was removed while the run wrote to it."
+    assert broken == [f"{tmp_path / 'run'} was removed while the run wrote to it"]
+    assert ledger.failure == f"{broken[0]}."
 
 
 SHORT_DISK = """

@@ -14,7 +14,7 @@ from support.made_memory import write_gguf
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, shapes, weights
 from loadtest.memory import gguf as header
-from loadtest.memory.estimate import Cache
+from loadtest.memory.estimate import KVCache
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30
@@ -38,7 +38,7 @@ def test_a_file_is_read_back_exactly(tmp_path: Path) -> None:
     assert "tokenizer.ggml.tokens" not in read.metadata
     assert read.missing == 0
     facts = estimate.facts_of_gguf(path.name, read)
-    assert facts.cache == Cache(2 * 64 * 5)
+    assert facts.cache == KVCache(2 * 64 * 5)
     assert facts.vocabulary == 1000
 
 

@@ -19,8 +19,7 @@ from support.made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETER
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, report, shapes, weights
 from loadtest.memory import gguf as header
-from loadtest.memory.estimate import Cache, Facts, MemoryPlan
-from loadtest.memory.loaded import kv_bytes, server_facts
+from loadtest.memory.estimate import Facts, KVCache, LoadedMemory, MemoryPlan, facts_of_server, kv_bytes
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30
@@ -203,7 +202,7 @@ def test_sliding_windows_stop_growing() -> None:
     assert estimate.cache_of(architecture, "gemma2") == plan.facts.cache
     assert kv_bytes(architecture) == 42 * layer  # without the family: every layer whole
     uneven = {**architecture, "block_count": 4, "attention.head_count_kv": [8, 2, 8, 2]}
-    assert estimate.cache_of(uneven, "gemma2") == Cache(2 * 256 * 4, 2 * 256 * 16, 4096)  # layers 2 and 4 see all
+    assert estimate.cache_of(uneven, "gemma2") == KVCache(2 * 256 * 4, 2 * 256 * 16, 4096)  # layers 2 and 4 see all
     assert estimate.cache_of({**architecture, "attention.kv_lora_rank": 512}) is None
 
 
@@ -324,19 +323,17 @@ def test_beside_a_run(loadtest: Call, simulated_url: str, tmp_path: Path) -> Non
 
 
 def test_a_server_that_says_little_is_filled_from_its_name() -> None:
-    facts = server_facts("llama3.1:70b", {"quantization_level": "Q4_0"}, None)
+    facts = facts_of_server("llama3.1:70b", {"quantization_level": "Q4_0"}, None)
     assert facts.weights == 39_961_870_592
-    unknown = server_facts("mine", {"quantization_level": "Q4_0", "parameter_size": "3.2B"}, None)
+    unknown = facts_of_server("mine", {"quantization_level": "Q4_0", "parameter_size": "3.2B"}, None)
     assert unknown.weights == 3_200_000_000 * 18 // 32
     assert "up to a tenth low" in unknown.weights_from
     with pytest.raises(ScenarioError, match="does not say how large"):
-        server_facts("mine", {}, None)
+        facts_of_server("mine", {}, None)
 
 
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
-    from loadtest.memory.loaded import LoadedMemory
-
-    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=Cache(2**20), width=4096)
+    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=KVCache(2**20), width=4096)
     plan = MemoryPlan(facts=facts, context=1024)  # 2 GiB a slot
     assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [
         "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",

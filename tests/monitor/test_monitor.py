@@ -65,7 +65,9 @@ def test_sources_may_be_joined_by_commas_and_stand_for_the_measured_server() -> 
     ]
 
 
-@pytest.mark.parametrize("text", ["gpu", "host=http://h", "ollama", "dcgm=h:9400", "ollama=http://h:1:metric", ""])
+@pytest.mark.parametrize(
+    "text", ["gpu", "host=http://h", "ollama", "dcgm=h:9400", "dcgm=http://h:99999", "ollama=http://h:1:metric", ""]
+)
 def test_a_mistake_is_a_sentence(text: str) -> None:
     with pytest.raises(ScenarioError, match=r"\.$"):
         parse_sources([text])

@@ -16,7 +16,8 @@ from support.places import ROOT
 
 from loadtest.analyse import report
 from loadtest.asyncio_driver.run import Finished
-from loadtest.cli import demo, run
+from loadtest.cli import demo
+from loadtest.cli.run.results import show_ended
 
 
 def test_the_demo_of_the_checkout_and_of_the_package_are_the_same() -> None:
@@ -84,6 +85,6 @@ def test_a_demo_that_was_interrupted_ends_as_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "run", Made(), users=(1,), state="interrupted")
-    assert run.show_ended(Finished(tmp_path / "run", "interrupted")) == 130
-    assert run.show_ended(Finished(tmp_path / "run", "failed", "no space is left.")) == 3
+    assert show_ended(Finished(tmp_path / "run", "interrupted")) == 130
+    assert show_ended(Finished(tmp_path / "run", "failed", "no space is left.")) == 3
     assert "no space is left." in capsys.readouterr().err

@@ -16,7 +16,7 @@ import yaml
 from markdown.extensions.toc import slugify
 from support.doc_pages import MADE
 from support.places import ROOT
-from test_imports import ANALYSE, ORDER
+from support.rooms import ANALYSE, ORDER
 
 from loadtest import metrics
 from loadtest.cli import cli
@@ -95,6 +95,15 @@ def test_every_command_for_a_kind_of_server_is_one() -> None:
         make_scenario(None, {one.name: values[one.name] for one in keys_of(Scenario)})
         if values["url"] is not None:
             parse_url(values["url"])
+
+
+@pytest.mark.parametrize("page", ["docs/scenario.md", "docs/servers.md"])
+def test_every_scenario_file_in_a_page_is_one(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for text in blocks:
+        (tmp_path / "one.toml").write_text(text, encoding="utf-8")
+        Scenario.load(tmp_path / "one.toml")
 
 
 def test_what_contributing_names_is_there() -> None:

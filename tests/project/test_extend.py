@@ -173,14 +173,14 @@ def by_locust(url: str, ask: Callable[[Any], object]) -> list[Record]:
     from loadtest.users.options import Settings
     from loadtest.users.processes import recording
     from loadtest.users.processes.levels import CurrentLevel
-    from loadtest.users.processes.tryout import try_out
+    from loadtest.users.processes.user_target import prepare_user_target
 
     class ToyUser(OpenAIUser):
         save_text = True
         output_tokens = 3
         warmup = 0
 
-    settled = try_out(ToyUser.scenario(Settings(), host=url, name="x", seed=1), lambda _: None)
+    settled = prepare_user_target(ToyUser.scenario(Settings(), host=url, name="x", seed=1), lambda _: None)
     environment = Environment(user_classes=[ToyUser])
     runner = environment.create_local_runner()
     runner.state = STATE_RUNNING

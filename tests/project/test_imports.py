@@ -9,65 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.rooms import ANALYSE, ORDER
 
 import loadtest
 
 PACKAGE = Path(loadtest.__file__).parent
 
-# the rooms from the ground up: a room imports only those left of it, never one right of it
-ORDER = [
-    "errors",
-    "text",
-    "grid",
-    "templates",
-    "urls",
-    "credentials",
-    "scenario",
-    "reach",
-    "records",
-    "run_folder",
-    "metrics",
-    "histogram",
-    "slo",
-    "live",
-    "workloads",
-    "dialects",
-    "wire",
-    "measure",
-    "targets",
-    "asyncio_driver",
-    "monitor",
-    "simulate",
-    "memory",
-    "analyse",
-    "users",
-    "library",
-    "cli",
-]
-# inside analyse/: the same, room by room
-ANALYSE = [
-    "run",
-    "figures",
-    "server",
-    "verdict",
-    "whatif",
-    "explain",
-    "level_summary",
-    "summary",
-    "findings",
-    "comparison",
-    "reports",
-    "charts",
-    "report",
-    "dataframes",
-]
 # the two halves meet only on disk, and what is pure stays pure
 APART = {
     "analyse": {"wire", "measure", "targets", "asyncio_driver", "monitor", "users"},
     "memory": {"wire", "measure", "targets", "asyncio_driver", "monitor", "records"},
     "simulate": set(ORDER) - {"errors", "simulate"},
     "users": {"asyncio_driver"},
-    "monitor": {"workloads", "dialects", "wire", "measure", "targets", "asyncio_driver"},
+    "monitor": {"workloads", "dialects", "measure", "targets", "asyncio_driver"},
 }
 HEAVY = {"pandas", "matplotlib", "locust", "gevent"}
 FORBIDDEN = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
-from loadtest.cli.run_expected import Expected, beforehand, enough
+from loadtest.cli.run.how_long import TimeNotice, requests_sentence, with_enough_requests
 from loadtest.measure.progress import Progress
 from loadtest.scenario import Scenario
 from loadtest.slo import parse_objectives
@@ -36,32 +36,34 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_a_level_sends_what_its_objective_needs_in_whole_rounds(
     slo: str, keys: dict[str, object], requests: list[int]
 ) -> None:
-    scenario = enough(Scenario(**keys), parse_objectives(slo), by_time=False)  # type: ignore[arg-type]
+    scenario = with_enough_requests(Scenario(**keys), parse_objectives(slo), by_time=False)  # type: ignore[arg-type]
     assert [level.requests for level in scenario.levels()] == requests
     assert all(level.requests % (level.concurrency or 1) == 0 for level in scenario.levels())
 
 
 def test_at_a_rate_a_level_lasts_until_enough_were_sent() -> None:
     plain = Scenario(rate=(0.1, 5.0), seed=1)
-    scenario = enough(plain, parse_objectives("ttft_p95=2"), by_time=False)
+    scenario = with_enough_requests(plain, parse_objectives("ttft_p95=2"), by_time=False)
     slow, fast = (len(schedule_of(scenario, level)) for level in scenario.levels())
     assert (slow, fast) == (20, len(schedule_of(plain, plain.levels()[1])))
     assert (
-        enough(Scenario(rate=(0.1,), duration=60.0), parse_objectives("ttft_p95=2"), by_time=True).least_requests
+        with_enough_requests(
+            Scenario(rate=(0.1,), duration=60.0), parse_objectives("ttft_p95=2"), by_time=True
+        ).least_requests
         is None
     )
-    assert beforehand(scenario, parse_objectives("ttft_p95=2")) == (
+    assert requests_sentence(scenario, parse_objectives("ttft_p95=2")) == (
         "The 2 levels will take about 5 min, plus the time for the last answers."
     )
 
 
 def test_it_is_said_beforehand_what_will_be_sent_or_cannot_be_judged() -> None:
     objectives = parse_objectives("ttft_p95=2")
-    assert beforehand(Scenario(), ()) is None
-    assert beforehand(enough(Scenario(concurrency=(1, 4)), objectives, by_time=False), objectives) == (
-        "The 2 levels will send 20, 32 requests; how long that takes is said after the first answers."
-    )
-    assert beforehand(Scenario(concurrency=(1,), requests=8), objectives) == (
+    assert requests_sentence(Scenario(), ()) is None
+    assert requests_sentence(
+        with_enough_requests(Scenario(concurrency=(1, 4)), objectives, by_time=False), objectives
+    ) == ("The 2 levels will send 20, 32 requests; how long that takes is said after the first answers.")
+    assert requests_sentence(Scenario(concurrency=(1,), requests=8), objectives) == (
         "--slo ttft_p95 needs 20 requests a level, and this run sends 8: leave out --requests, or ask for 20."
     )
 
@@ -70,7 +72,7 @@ def test_after_the_first_answers_the_time_is_said_once() -> None:
     """One stream does a request in 2 s: 21 requests take 42 s; four streams' 36 take 18 s, or 72 s one by one."""
     said: list[str] = []
     scenario = Scenario(concurrency=(1, 4), least_requests=20)
-    expected = Expected(scenario, said.append)
+    expected = TimeNotice(scenario, said.append)
     level = scenario.levels()[0]
     facts = {"levels": 2, "failed": 0, "planned": 21, "in_flight": 1, "decoding": 1, "ttfts": (), "tokens_per_s": 9.0}
     for done in range(6):

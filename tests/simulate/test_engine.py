@@ -191,10 +191,9 @@ def test_cancelling_anything_at_any_time_leaves_the_capacity_whole(when_ms: int)
 
 
 def test_slots_that_are_not_neighbours_cost_a_pass_each() -> None:
-    assert pass_sizes([2, 0], neighbours=True) == [1, 1]
-    assert pass_sizes([1, 0, 3], neighbours=True) == [2, 1]
-    assert pass_sizes([1, 0, 3], neighbours=False) == [3]
-    assert pass_sizes([], neighbours=True) == [0]
+    assert pass_sizes([2, 0]) == [1, 1]
+    assert pass_sizes([1, 0, 3]) == [2, 1]
+    assert pass_sizes([]) == []
 
 
 def test_the_table_of_step_times_is_drawn_from_interpolated_and_carried_on() -> None:

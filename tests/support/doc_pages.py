@@ -13,12 +13,12 @@ from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION
 from support.places import ROOT
 
-ANEW = "`scripts/docs made` writes it anew."
+FOOT = "_Made from the code: `scripts/docs made` writes this page anew._\n"
 
 
 def cli_page() -> str:
     """Return docs/cli.md: the help of every command, as printed 110 columns wide."""
-    parts = ["# Command line\n", f"Made from `--help`; {ANEW}\n"]
+    parts = ["# Command line\n", "Every command with its options, as `--help` prints them.\n"]
     for name in (None, *COMMANDS):
         title = f"loadtest {name}" if name else "loadtest"
         with click.Context(cli, info_name="loadtest", terminal_width=110, **cli.context_settings) as parent:
@@ -31,26 +31,26 @@ def cli_page() -> str:
             else:
                 text = cli.get_help(parent)
         parts.append(f"## {title}\n\n```\n{text}\n```\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, FOOT])
 
 
-SCENARIO_TOP = f"""# Scenario keys
+SCENARIO_TOP = """# Scenario keys
 
-Made from the keys themselves; {ANEW}
-
-A scenario file is TOML: a key a line, those of a table below its `[name]`. Every key is an option of `loadtest run` too (`-` for `_`),
-a variable of the environment (`LOADTEST_` and the name in capitals), and a keyword of `Scenario` in Python. An option wins over the
-environment, the environment over the file. *Locust* says where Locust's users take the key: as an attribute of the user class, as an
-option of the command line, or both.
+A scenario file says what `loadtest run` measures. It is TOML: a key a line, and the keys of a table below its `[name]`.
 
 ```toml
 concurrency = [1, 2, 4, 8]
 output_tokens = [64]
 requests_per_stream = 8
+temperature = 0.0
 
 [request]
-temperature = 0.0
+ignore_eos = true
 ```
+
+Every key is also an option of `loadtest run` (with `-` for `_`), a variable of the environment (`LOADTEST_` and the name in
+capitals), and a keyword of `Scenario` in Python. An option wins over the environment, and the environment over the file. *Locust* says
+where Locust's users take the key: as an attribute of the user class, as an option of the command line, or both.
 """
 
 
@@ -68,16 +68,32 @@ def scenario_page() -> str:
             parts.append(_keys_table(heading, found))
     if left:
         parts.append(_keys_table("Other", list(left.values())))
-    return "\n".join(parts)
+    return "\n".join([*parts, FOOT])
 
 
 def _keys_table(heading: str, keys: list[Key]) -> str:
     rows = [f"| `{one.name}` | {_type(one)} | {_default(one)} | {_locust(one)} | {_what(one)} |" for one in keys]
-    table = {one.declared.table for one in keys} - {None}
-    where = f"\nIn the table `[{table.pop()}]`.\n" if len(table) == 1 else ""
     return "\n".join(
-        [f"## {heading}", where, "| key | type | default | Locust | what it does |", "|---|---|---|---|---|", *rows, ""]
+        [
+            f"## {heading}",
+            _place(keys),
+            "| key | type | default | Locust | what it does |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
     )
+
+
+def _place(keys: list[Key]) -> str:
+    """Return where in a scenario file the keys stand, in a sentence; empty where that is above all tables."""
+    tables = sorted({one.declared.table for one in keys if one.declared.table is not None})
+    if not tables:
+        return ""
+    (table,) = tables  # a group of two would need a column for it
+    above = ", ".join(f"`{one.name}`" for one in keys if one.declared.table is None)
+    rest = f" These stand above all tables: {above}." if above else ""
+    return f"\nIn the table `[{table}]`.{rest}\n"
 
 
 def _type(key: Key) -> str:
@@ -112,13 +128,13 @@ def glossary_page() -> str:
     """Return docs/glossary.md: the words that a report explains at its end, in the order of the alphabet."""
     lines = [
         "# Glossary\n",
-        f"The words of reports and of these pages. Made from the list that every report ends with; {ANEW}\n",
+        "The words of reports and of these pages. Every report ends with the same list.\n",
     ]
     lines += [f"**{word}**\n: {text}\n" for word, text in sorted(GLOSSARY, key=lambda entry: entry[0].casefold())]
     lines.append(
         "[Metrics](metrics.md) has the formula of every figure, [Files of a run](records.md) the fields of a record.\n"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, FOOT])
 
 
 MADE: dict[str, Callable[[], str]] = {

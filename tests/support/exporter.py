@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ class Exporter:
     def __init__(self) -> None:
         self.status, self.body = 200, b""
         self.requests = self.connections = 0
+        self.peers: list[socket.socket] = []  # of every connection
+        self.authorization: str | None = None  # of the latest request
         self.hang = threading.Event()  # set: answers come; clear: they do not
         self.hang.set()
         outer = self
@@ -27,10 +30,12 @@ class Exporter:
 
             def setup(self) -> None:
                 outer.connections += 1
+                outer.peers.append(self.request)
                 super().setup()
 
             def do_GET(self) -> None:
                 outer.requests += 1
+                outer.authorization = self.headers.get("Authorization")
                 outer.hang.wait(30)
                 with contextlib.suppress(OSError):
                     self.send_response(outer.status)

@@ -198,16 +198,18 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model import self_check
+    from loadtest.analyse.whatif.model.lengths import with_lengths_of
     from loadtest.analyse.whatif.model.predict import ServerModel
+    from loadtest.analyse.whatif.model.series import longest_series
 
-    group = work.longest_series(found.run)
+    group = longest_series(found.run)
     if group is None:
         return
     kind = (found.run.facts.get("server") or {}).get("kind")
     try:
         work.require_slots(found.slots, group)
         model = ServerModel.of(found.run, found.slots, found.steps)
-        model = work.narrowed(model, found.run, group.levels)
+        model = with_lengths_of(model, found.run, group.levels)
         used = [level for level in found.summary["levels"] if level["index"] in group.levels]
         if self_check.unmatched(lambda level: model.closed(int(level["concurrency"])), used):
             return
@@ -221,7 +223,7 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
         )
     except LoadTestError:
         return
-    words.sentences(said), words.notes(said), words.console_grid(said)
+    words.sentences(said), words.notes(said), words.console_table(said)
     orjson.dumps(words.to_dict(said, found), option=orjson.OPT_SERIALIZE_NUMPY)
     words.markdown(said, found, "advice.png")
     if charts:

@@ -21,7 +21,7 @@ from loadtest.analyse.run import frames
 from loadtest.analyse.server.queue import slots
 from loadtest.analyse.server.timing import steps
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.errors import PredictionError

@@ -9,6 +9,7 @@ of runs is played once; each try draws runs from it and gives them new factors.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sys
@@ -16,8 +17,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from loadtest.analyse.comparison.compare import (
+    BETTER,
     FAMILY_ERROR,
     SAME,
     TOLERANCE,
@@ -28,7 +31,7 @@ from loadtest.analyse.comparison.compare import (
     compare,
     judge_change,
 )
-from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, Figure, Metric, figure_of
+from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, Estimate, Metric, estimate_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play
@@ -36,7 +39,7 @@ from support.virtual_runs import Load, play
 POOL = 24  # runs that each case is played
 HEADLINES = tuple(metric for metric in METRICS if metric.headline)
 NOISES = (0.01, 0.02, 0.03)
-Cells = dict[tuple[int, Metric], Figure]  # of a run: level and metric
+Cells = dict[tuple[int, Metric], Estimate]  # of a run: level and metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +88,45 @@ def attempt(case: Case, seed: int, *, slower: float = 0.0) -> Comparison:
 
 def pool(case: Case, runs: int = POOL) -> list[Cells]:
     """Return the headline figures of so many runs of one server."""
+    with tempfile.TemporaryDirectory() as place:
+        timing = server(7, case.jitter)
+        return [_headlines(measure(Path(place, str(seed)), case, timing, seed)) for seed in range(runs)]
+
+
+def at_a_rate(share: float, noise: float, runs: int = POOL, *, slower: float = 0.0, seed: int = 0) -> list[Cells]:
+    """Return the headline figures of so many open loops at a share of a server's capacity, as a whole faster or slower by chance."""
+    prompt, output = (50, 400), (20, 100)
     found = []
     with tempfile.TemporaryDirectory() as place:
-        for seed in range(runs):
-            one = measure(Path(place, str(seed)), case, server(7, case.jitter), seed)
-            cells = {
-                (level["index"], metric): figure_of(one.run, level, metric)
-                for level in one.summary["levels"]
-                for metric in HEADLINES
-            }
-            found.append({key: figure for key, figure in cells.items() if figure is not None})
+        timing = server(7, 0.05)
+        closed = Load(users=8, requests=160, prompt=prompt, output=output)
+        full = analyse(play(timing, [closed], slots=4, seed=1).write(Path(place, "full")))
+        load = Load(
+            rate=share * full.summary["levels"][0]["requests_per_s"], requests=200, prompt=prompt, output=output
+        )
+        for number in range(runs):
+            draw = random.Random(f"{share} {noise} {slower} {seed} {number}")
+            drawn = timing.scaled((1 + slower) * math.exp(draw.gauss(0, noise)))
+            path = play(drawn, [load], slots=4, seed=1000 * seed + number).write(Path(place, str(number)))
+            found.append(_headlines(analyse(path)))
     return found
+
+
+def examine_at_a_rate(share: float, noise: float, runs: int = POOL) -> tuple[float, float]:
+    """Return how often two open loops of one server seem to differ, and how often one of a server 10 % slower is seen."""
+    same, slow = at_a_rate(share, noise, runs), at_a_rate(share, noise, runs, slower=0.1, seed=1)
+    false = [bool(verdict([one], [other]) & {BETTER, WORSE}) for one, other in itertools.combinations(same, 2)]
+    seen = [WORSE in verdict([one], [other]) for one in same for other in slow]
+    return mean(false), mean(seen)
+
+
+def _headlines(one: Analysis) -> Cells:
+    cells = {
+        (level["index"], metric): estimate_of(one.run, level, metric)
+        for level in one.summary["levels"]
+        for metric in HEADLINES
+    }
+    return {key: found for key, found in cells.items() if found is not None}
 
 
 def noisy(cells: Cells, noise: float, draw: random.Random, *, slower: float = 0.0, together: bool = True) -> Cells:
@@ -163,6 +194,13 @@ def main(tries: int, slower: float) -> None:
                 for noise in NOISES
             ]
             print(f"| {case.name}, {'together' if together else 'apart'} | " + " | ".join(cells) + " |", flush=True)
+    print(
+        f"\nOpen loops of 200 requests, one a side:\n\n| share of the capacity | {' | '.join(heads[:3])} |\n|---|---|---|---|"
+    )
+    for share in (0.5, 0.8, 0.9, 0.95):
+        found = [examine_at_a_rate(share, noise) for noise in NOISES]
+        cells = [f"{false:.1%} / {seen:.0%}" for false, seen in found]
+        print(f"| {share:g} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,8 @@ def slot_wait_errors(run: RunData, found: slots.Slots, played: Played) -> tuple[
     if not known.any():
         return ()
     error = np.abs(slot - truth)[known]
-    step = np.quantile(run.itl.seconds[run.itl.seconds > 0], 0.5) if (run.itl.seconds > 0).any() else np.nan
+    gaps = run.itl.of(np.ones(len(slot), dtype=np.bool_))
+    step = np.quantile(gaps[gaps > 0], 0.5) if (gaps > 0).any() else np.nan
     return tuple(float(x) for x in (*np.quantile(error, (0.5, 0.99)), *(np.quantile(error, (0.5, 0.99)) / step)))
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from loadtest.run_folder import RunFolder
 from support.made_runs import WALL, Made, closed_loop
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -15,6 +13,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.env import Environment
     from locust.web import WebUI
 
+    from loadtest.users.processes.recording import CurrentTest
     from loadtest.users.results import web
     from loadtest.users.results.live_figures import Board
 
@@ -34,18 +33,12 @@ def board_of(*names: str) -> Board:
     return board
 
 
-def web_ui_of(
-    board: Board,
-    facts: Callable[[], dict[str, Any]] = lambda: FACTS,
-    folder: Callable[[], RunFolder | None] = lambda: None,
-    refusal: Callable[[], str | None] = lambda: None,
-    **options: Any,
-) -> WebUI:
+def web_ui_of(board: Board, test: CurrentTest | None = None, **options: Any) -> WebUI:
     """A web UI that serves nothing: its routes are called directly."""
     environment = Environment()
     environment.create_local_runner()
     web_ui = environment.create_web_ui(delayed_start=True, **options)
-    web.attach(web_ui, board, web.LatestRun(facts, folder, refusal))
+    web.attach(web_ui, board, test or CurrentTest(facts=FACTS))
     return web_ui
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.analyse.explain import explained as parts
+from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import Explainer, Explanation, blame, row_of
 from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome, Record

@@ -16,7 +16,7 @@ from support.made_servers import OPENAI_STREAM, Made, made
 from loadtest import credentials
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.scenario.fields import filled_body, templates_of
+from loadtest.scenario.request_additions import filled_body, templates_of
 
 Call = Callable[..., tuple[int, str, str]]
 

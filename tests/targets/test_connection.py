@@ -277,5 +277,5 @@ def test_the_keys_stand_in_the_table_of_the_request(tmp_path: Path) -> None:
         False,
     )
     with pytest.raises(ScenarioError, match="insecure must be true or false"):
-        ConnectionKeys.of({"insecure": "yes"})
+        Scenario.from_dict({"insecure": "yes"})
     assert json.loads(json.dumps(scenario.to_dict()))["proxy"] == "http://p:1"

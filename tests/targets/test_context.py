@@ -35,7 +35,7 @@ def served(monkeypatch: pytest.MonkeyPatch, context: int | None, *, cut_to: int)
     sent: list[int] = []
     counter = Counter("estimate")
 
-    def answer(_wire: object, _posts: object, _target: object, job: Any) -> int:
+    def answer(_wire: object, _target: object, job: Any) -> int:
         sent.append(counter.count(job.prompt))
         return min(OVERHEAD + RATIO * sent[-1], cut_to)
 

@@ -22,8 +22,8 @@ from loadtest.asyncio_driver.session_plan import SessionPlan
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import ModelShare, Scenario, even_weights, rotation, share_of_fewest
-from loadtest.scenario.several import models_in, urls_in
+from loadtest.scenario import ModelShare, Scenario, even_weights, rotation
+from loadtest.scenario.several_targets import models_in, urls_in
 from loadtest.targets.prepare import _say_counters
 from loadtest.urls import default_url
 from loadtest.workloads.schedule import PlanShare
@@ -129,9 +129,8 @@ def test_a_scenario_file_takes_a_list_or_one_text(tmp_path: Path) -> None:
     assert scenario.models == (ModelShare("x", 3), ModelShare("y"))
     assert Scenario.from_dict(scenario.to_dict()) == scenario
     assert Scenario(url="http://a:1,http://b:2/v1?x=1,2").urls == ("http://a:1", "http://b:2/v1?x=1,2")
-    assert (
-        share_of_fewest(len(scenario.urls), scenario.models) == 8
-    )  # of eight users one is the other model's at either server
+    # of eight users one is the other model's at either server
+    assert scenario.requests_per_rarest_target == 8
 
 
 # -- who is sent where ----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users.options import Settings
     from loadtest.users.processes import recording
     from loadtest.users.processes.levels import CurrentLevel
-    from loadtest.users.processes.tryout import UserTarget, try_out
+    from loadtest.users.processes.user_target import UserTarget, prepare_user_target
     from loadtest.workloads.messages import text_of
 
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]
@@ -37,7 +37,7 @@ class Mine(ModelUser):
 
 @pytest.fixture(scope="module")
 def settled(simulated_url: str) -> UserTarget:
-    return try_out(
+    return prepare_user_target(
         Mine.scenario(Settings(keys={"output_tokens": 4}), host=simulated_url, name="x", seed=1), lambda _: None
     )
 
@@ -319,7 +319,7 @@ def test_a_class_of_embeddings(simulated_url: str) -> None:
         inputs_per_request = 3
         input_tokens = 24
 
-    found = try_out(Embeds.scenario(Settings(), host=simulated_url, name="x", seed=1), lambda _: None)
+    found = prepare_user_target(Embeds.scenario(Settings(), host=simulated_url, name="x", seed=1), lambda _: None)
     assert (found.scenario.endpoint, found.scenario.inputs_per_request, found.scenario.output_tokens) == (
         "embeddings",
         3,

@@ -30,7 +30,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users.processes import lifecycle, recording
     from loadtest.users.processes.levels import CurrentLevel, LevelRequests, ReachedLevels
     from loadtest.users.processes.run import free_path
-    from loadtest.users.processes.tryout import UserTarget, try_out
+    from loadtest.users.processes.user_target import UserTarget, prepare_user_target
     from loadtest.users.user import USER_KEYS
     from loadtest.workloads.schedule import instants
 
@@ -180,7 +180,7 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
     asked = Settings(
         keys={"api": api, "endpoint": endpoint} | ({} if endpoint == "embeddings" else {"output_tokens": 2})
     )
-    one = try_out(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
+    one = prepare_user_target(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
     recording.open_recorder(
         user_targets={"Mine": one},
         folder=None,

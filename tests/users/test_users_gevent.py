@@ -61,7 +61,7 @@ def test_streams_of_many_greenlets_run_at_once_and_leave_nothing_watched(
         streams = [gevent.spawn(send) for _ in range(together)]
         gevent.joinall(streams, timeout=20)
         assert [stream.value for stream in streams] == [b"a"] * together
-    assert not gevent_waiter._poller.watched
+    assert not gevent_waiter._poller._callbacks
     assert not gevent_waiter._waiting
 
 
@@ -78,7 +78,7 @@ def test_gevent_s_hub_ticks_as_a_loop_does() -> None:
         while sum(echo.read) < before + 500 or not min(echo.read):
             gevent.sleep(0.001)
     echo.close(poller)
-    assert not poller.watched
+    assert not poller._callbacks
     poller.close()
 
 

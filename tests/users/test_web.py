@@ -26,6 +26,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.users import ModelUser
     from loadtest.users.options import OPTIONS
+    from loadtest.users.processes.recording import CurrentTest
     from loadtest.users.results import locust_files, tables, web
     from loadtest.users.results.live_figures import TOTAL, Board
 
@@ -60,7 +61,7 @@ def test_routes_stand_below_the_base_path_of_the_web_ui(base: str | None) -> Non
 
 def test_figures_say_whom_they_are_about_and_that_it_is_simulated() -> None:
     facts: dict[str, Any] = {}
-    client = client_of(web_ui_of(board_of("chat"), lambda: facts))
+    client = client_of(web_ui_of(board_of("chat"), CurrentTest(facts=facts)))
     before = client.get("/loadtest/figures").json
     assert (before["model"], before["simulated"], before["state"]) == (None, None, "ready")
     facts.update(FACTS)
@@ -102,8 +103,8 @@ def test_every_table_has_every_column() -> None:
 
 
 def test_a_refused_start_says_why_until_another_begins() -> None:
-    why: list[str | None] = [None]
-    web_ui = web_ui_of(board_of("chat"), refusal=lambda: why[0])
+    test = CurrentTest(facts=FACTS)
+    web_ui = web_ui_of(board_of("chat"), test)
     client, runner = client_of(web_ui), web_ui.environment.runner
 
     def shown() -> tuple[str, str | None]:
@@ -111,7 +112,7 @@ def test_a_refused_start_says_why_until_another_begins() -> None:
         return said["state"], said["refused"]
 
     assert shown() == ("ready", None)
-    why[0] = "there is no such model."
+    test.refusal = "there is no such model."
     assert shown() == ("stopped", "there is no such model.")  # the start form of `ready` has no tab
     assert runner is not None
     runner.state = "running"
@@ -144,7 +145,7 @@ def test_the_report_of_locust_carries_the_streaming_figures(tmp_path: Path, quer
         write(tmp_path / "run", closed_loop(Made(), level=0, users=8, requests=120, start_ns=0).records, [])
     )
     board = board_of("chat", EVIL)
-    web_ui = web_ui_of(board, folder=lambda: folder, web_base_path="/lt")
+    web_ui = web_ui_of(board, CurrentTest(facts=FACTS, folder=folder), web_base_path="/lt")
     client, runner = client_of(web_ui), web_ui.environment.runner
     path = f"/lt/stats/report{query}"
     assert "Streaming figures" not in client.get(path).text  # of no test
@@ -164,7 +165,7 @@ def test_tab_and_download_join_what_others_added() -> None:
     environment.create_local_runner()
     web_ui = environment.create_web_ui(delayed_start=True)
     web_ui.template_args["extended_tabs"] = [{"key": "theirs", "title": "Theirs"}]
-    web.attach(web_ui, board_of("chat"))
+    web.attach(web_ui, board_of("chat"), CurrentTest())
     assert [tab["key"] for tab in web_ui.template_args["extended_tabs"]] == ["theirs", "streams"]
     (link,) = web_ui.template_args["extended_csv_files"]
     answer = client_of(web_ui).get(link["href"].removeprefix("."))

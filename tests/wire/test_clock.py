@@ -15,7 +15,7 @@ from typing import Self
 import psutil
 import pytest
 
-from loadtest.wire import Heartbeat, LagLog, WallClock, keeper, now
+from loadtest.wire import Heartbeat, LagLog, WallClock, kernel_stamping, now
 from loadtest.wire.clock import GAP, SO_TIMESTAMPNS, raw_stamp, stamps_ns
 
 MS = 1_000_000
@@ -133,7 +133,7 @@ def test_a_stopped_heartbeat_beats_no_more_and_keeps_the_gap_that_was_open() -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SO_TIMESTAMPNS is Linux's")
 def test_with_a_keeper_every_socket_that_asks_gets_stamps_from_its_first_read() -> None:
-    with keeper() as stamping, WallClockPair() as pair:
+    with kernel_stamping() as stamping, WallClockPair() as pair:
         assert stamping
         sent_from = now()
         pair.writer.send(b"x")
@@ -145,7 +145,7 @@ def test_with_a_keeper_every_socket_that_asks_gets_stamps_from_its_first_read() 
 
 
 def test_a_keeper_leaves_no_socket_behind() -> None:
-    with keeper():
+    with kernel_stamping():
         held = len(psutil.Process().net_connections("tcp"))
     assert len(psutil.Process().net_connections("tcp")) == held - 2
 

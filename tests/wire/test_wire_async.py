@@ -15,7 +15,7 @@ import httpx
 import pytest
 from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, serving
 
-from loadtest.wire import AsyncWire, Order, Received, Timeouts, keeper
+from loadtest.wire import AsyncWire, Order, Received, Timeouts, kernel_stamping
 
 KINDS = ["asyncio", "uvloop"]
 MS = 1_000_000
@@ -213,7 +213,7 @@ def test_the_stamp_is_the_arrival_even_when_the_loop_is_late_and_the_lag_says_so
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with keeper() as stamping:
+        with kernel_stamping() as stamping:
             assert stamping
             async with AsyncWire() as wire:
                 blocked = [0, 0]

@@ -18,9 +18,10 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
 from loadtest.workloads.data_source import WORKER_STRIDE, data_file
+from loadtest.workloads.files import data_file as rows_of_file
 from loadtest.workloads.files.data_row import Row, read_row
 from loadtest.workloads.tokens import Counter, TokenFit
-from loadtest.workloads.workload import Workload, check_files, planned
+from loadtest.workloads.workload import Workload, as_files_say, check_files
 
 ESTIMATE = Counter("estimate")
 HELLO = {"role": "user", "content": "Hello"}
@@ -297,12 +298,12 @@ def test_a_body_does_not_change_the_length_behind_the_back_of_the_records(prompt
 
 def test_every_row_once(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "prompt,max_tokens\na,1\nb,2\nc,3\n")
-    scenario = planned(Scenario(data=str(path), data_once=True, concurrency=[1, 3]))
+    scenario = as_files_say(Scenario(data=str(path), data_once=True, concurrency=[1, 3]))
     assert [level.requests for level in scenario.levels()] == [3, 3]
     assert scenario.output_tokens == ()
     assert [Workload(scenario, ESTIMATE).job(scenario.levels()[1], i).output_tokens for i in range(3)] == [1, 2, 3]
     with pytest.raises(ScenarioError, match=r"3 rows of .* cannot keep 4 streams busy"):
-        planned(Scenario(data=str(path), data_once=True, concurrency=[4]))
+        as_files_say(Scenario(data=str(path), data_once=True, concurrency=[4]))
     with pytest.raises(ScenarioError, match="leave out requests"):
         check_files(Scenario(data=str(path), data_once=True, requests=9))
 
@@ -376,3 +377,17 @@ def test_rows_are_sent_and_recorded_by_all_workers(run: Run, tmp_path: Path) -> 
     facts = RunFolder.open(out).read_run()
     assert facts["comparability"]["prompt"] == "data"
     assert facts["comparability"]["data"] == "a.csv"
+
+
+@pytest.mark.parametrize("row", [{"prompt": "one"}, {"messages": [HELLO]}, {"prompt": "one", "max_tokens": 3}])
+def test_a_long_file_is_read_with_pauses_whatever_its_rows_are(
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Locust worker tells its master in them that it lives; conversations were read without any."""
+    pauses: list[float] = []
+    monkeypatch.setattr(rows_of_file, "YIELD_EVERY", 4)
+    monkeypatch.setattr("loadtest.workloads.files.data_file.time.sleep", pauses.append)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * 10)
+    assert len(rows_of_file.DataFile.read(path, None)) == 10
+    assert len(pauses) == 2

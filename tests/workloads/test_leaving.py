@@ -11,7 +11,8 @@ import pytest
 from loadtest.analyse.figures.stats import describe_waits
 from loadtest.errors import ScenarioError
 from loadtest.live import Figures
-from loadtest.measure.leaving import Leaving
+from loadtest.measure.failure import FailedInARow
+from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.progress import Tally
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Level, Scenario
@@ -45,9 +46,8 @@ def record(outcome: Outcome, number: int = 0, *, first: int | None = 1_000_000, 
 def test_who_leaves_when_follows_from_the_seed_and_the_place_alone() -> None:
     scenario = Scenario.from_dict({"patience": "uniform(5, 15)", "leave": "25%", "seed": 3})
     leaving = Leaving.of(scenario)
-    assert leaving is not None
     stays = [leaving.stay(job(number)) for number in range(2000)]
-    assert stays == [Leaving.of(scenario).stay(job(number)) for number in range(2000)]  # type: ignore[union-attr]
+    assert stays == [Leaving.of(scenario).stay(job(number)) for number in range(2000)]
     assert all(stay.patience_s is not None and 5 <= stay.patience_s <= 15 for stay in stays)
     pieces = [stay.pieces for stay in stays if stay.pieces is not None]
     assert len(pieces) / len(stays) == pytest.approx(0.25, abs=0.03)
@@ -55,17 +55,13 @@ def test_who_leaves_when_follows_from_the_seed_and_the_place_alone() -> None:
     assert max(pieces) == 63
     assert np.mean(pieces) == pytest.approx(32, abs=3)
     other = Leaving.of(scenario.replace(seed=4))
-    assert other is not None
     assert [other.stay(job(number)) for number in range(10)] != stays[:10]
 
 
 def test_warm_ups_and_users_of_other_scenarios_stay() -> None:
-    assert Leaving.of(Scenario()) is None
+    assert Leaving.of(Scenario()).stay(job(0)) == STAYS
     leaving = Leaving.of(Scenario.from_dict({"patience": 1, "leave": 1}))
-    assert leaving is not None
-    stay = leaving.stay(job(0, warmup=True))
-    assert stay.patience_s is None
-    assert stay.pieces is None
+    assert leaving.stay(job(0, warmup=True)) == STAYS != leaving.stay(job(0))
 
 
 @pytest.mark.parametrize(
@@ -86,10 +82,12 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(keys: dict[str, Any], wo
 
 def test_a_user_who_left_is_no_failure() -> None:
     tally = Tally(LEVEL, 8, 0)
-    for outcome in (Outcome.TIMEOUT, Outcome.LEFT, Outcome.TIMEOUT):
-        tally.add(record(outcome, first=None))
+    ended = [record(outcome, first=None) for outcome in (Outcome.TIMEOUT, Outcome.LEFT, Outcome.TIMEOUT)]
+    for one in ended:
+        tally.add(one)
     assert (tally.failed, tally.left) == (2, 1)
-    assert tally.failed_in_a_row[0] == 2  # neither a failure, nor proof that the server answers
+    in_a_row = FailedInARow({0: 2})
+    assert [in_a_row.hopeless(one) is not None for one in ended] == [False, False, True]  # no proof that it answers
     assert failed_and_sent({"outcomes": {"ok": 5, "left": 3, "timeout": 1, "cancelled": 2}}) == (1, 9)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.cli.options.scenario_options import read_lengths
+from loadtest.cli.options.param_types import read_lengths
 from loadtest.errors import ScenarioError
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario

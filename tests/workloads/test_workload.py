@@ -134,7 +134,7 @@ def test_made_up_prompts_have_exactly_the_tokens_asked_for(ranks: Path, model: s
     counter = load_counter(model, fetch=False)
     for target in (7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 32, 33, 128, 1000):
         for seed in range(12):
-            text = made_up(target, 64, seed, counter, nonce=f"{nonce_of(seed)} ")
+            text = made_up(target, 64, seed, counter, nonce=nonce_of(seed))
             assert counter.count(text) == target, text
             bare = made_up(target, 64, seed, counter, nonce="")
             assert counter.count(bare) == target, bare
@@ -151,7 +151,7 @@ def test_every_word_is_one_token_and_every_nonce_six_in_both_vocabularies(ranks:
 def test_without_a_tokenizer_lengths_are_near(ranks: Path) -> None:
     exact = load_counter(fetch=False)
     for target in (32, 128, 1000):
-        text = made_up(target, 64, 5, ESTIMATE, nonce=f"{nonce_of(5)} ")
+        text = made_up(target, 64, 5, ESTIMATE, nonce=nonce_of(5))
         assert abs(exact.count(text) - target) <= max(2, target // 50)
 
 
@@ -160,7 +160,7 @@ def test_a_made_up_prompt_reads_like_text_and_asks_for_a_long_answer() -> None:
     text = made.job(made.scenario.levels()[0], 0).prompt
     assert text.endswith(" Write a story of at least 700 words.")
     assert text.count(". The ") >= 3
-    assert made_up(12, 700, 1, ESTIMATE, nonce="[012345678901] ").endswith(" Tell a long story.")
+    assert made_up(12, 700, 1, ESTIMATE, nonce="[012345678901]").endswith(" Tell a long story.")
 
 
 class FourCharacters:
@@ -173,12 +173,12 @@ class FourCharacters:
 def test_a_vocabulary_that_knows_no_words_is_met_nearly() -> None:
     counter = Counter("four characters a token", FourCharacters())
     for target in (40, 128, 1000):
-        text = made_up(target, 64, 5, counter, nonce=f"{nonce_of(5)} ")
+        text = made_up(target, 64, 5, counter, nonce=nonce_of(5))
         assert abs(counter.count(text) - target) <= 2
 
 
 def test_a_length_that_cannot_be_met_is_the_shortest_text() -> None:
-    assert made_up(1, 64, 1, ESTIMATE, nonce=f"{nonce_of(1)} ") == nonce_of(1)
+    assert made_up(1, 64, 1, ESTIMATE, nonce=nonce_of(1)) == nonce_of(1)
     assert made_up(1, 64, 1, Counter("estimate"), nonce="") != ""
 
 

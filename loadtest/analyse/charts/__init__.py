@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import conversations, itl, prompt_length, style
-from loadtest.analyse.charts.by_load import embeddings, percentiles, prediction, throughput, tradeoff, ttft
+from loadtest.analyse.charts.by_load import (
+    distributions,
+    percentiles,
+    prediction,
+    throughput,
+    tradeoff,
+    ttft,
+)
 from loadtest.analyse.charts.over_time import cold_load, depth, drift, machine, timeline
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, has_tokens
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
+from loadtest.text import joined
 
+RunChart = Callable[[Axes, Analysis], None]
 SeriesChart = Callable[[Axes, Analysis, Series], None]
+AllSeriesChart = Callable[[Axes, Analysis, Sequence[Series]], None]
+GUIDES = "lines from point to point only guide the eye; bars: 95 % intervals"
 
 
 def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> list[Path]:
@@ -26,60 +37,61 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
     `ahead` is the run's predicted curve where it was begun already.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if analysis.groups:
-        return _draw_together(analysis, out)
-    if not has_tokens(*analysis.summary["levels"]):
-        return _draw_without_tokens(analysis, out)
-    ahead = ahead or prediction.curve_of(analysis)
     with mpl.rc_context(style.RC):
-        return [
-            *filter(
-                None, [cold_load.draw(out / "load.png", analysis), prompt_length.draw(out / "lengths.png", analysis)]
-            ),
-            _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
-            *filter(
-                None,
-                [
-                    conversations.draw_turns(out / "turns.png", analysis),
-                    conversations.draw_reread(out / "reread.png", analysis),
-                ],
-            ),
-            _draw_throughput(out / "throughput.png", analysis),
-            _draw_tradeoff(out / "tradeoff.png", analysis),
-            _draw_percentiles(out / "percentiles.png", analysis),
-            _timeline(out / "timeline.png", analysis),
-            _by_series(out / "ttft-distribution.png", analysis, ttft.distribution, ttft.distribution_title(analysis)),
-            _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
-            _by_series(out / "itl-tail.png", analysis, itl.tail, itl.tail_title(analysis)),
-            _drift(out / "drift.png", analysis),
-            _depth(out / "streams.png", analysis),
-            *_prediction(out / "prediction.png", analysis, ahead),
-            *filter(None, [None if "group" in analysis.summary else machine.draw(out / "machine.png", analysis)]),
-        ]
+        if analysis.groups:
+            drawn = [_depth(out / "streams.png", analysis), machine.draw(out / "machine.png", analysis)]
+            for number, (group, one) in enumerate(analysis.groups, 1):
+                drawn += draw_all(one, out / groups.chart_folder(number, group.name))
+        elif has_tokens(*analysis.summary["levels"]):
+            drawn = _draw_with_tokens(analysis, out, ahead or prediction.curve_of(analysis))
+        else:
+            drawn = _draw_without_tokens(analysis, out)
+    return [path for path in drawn if path is not None]
 
 
-def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path]:
+def _draw_with_tokens(analysis: Analysis, out: Path, ahead: CurveAhead) -> list[Path | None]:
+    return [
+        cold_load.draw(out / "load.png", analysis),
+        prompt_length.draw(out / "lengths.png", analysis),
+        _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
+        conversations.draw_turns(out / "turns.png", analysis),
+        conversations.draw_reread(out / "reread.png", analysis),
+        _side_by_side(
+            out / "throughput.png", analysis, throughput.a_stream, throughput.all_streams, throughput.title(analysis)
+        ),
+        _draw_tradeoff(out / "tradeoff.png", analysis),
+        _draw_percentiles(out / "percentiles.png", analysis),
+        _timeline(out / "timeline.png", analysis),
+        _by_series(out / "ttft-distribution.png", analysis, distributions.ttft, distributions.title(analysis)),
+        _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
+        _by_series(out / "itl-tail.png", analysis, itl.tail, itl.tail_title(analysis)),
+        _of_run(
+            out / "drift.png",
+            analysis,
+            drift.over_time,
+            drift.title(analysis),
+            "a point a request, coloured by its level's load",
+        ),
+        _depth(out / "streams.png", analysis),
+        _prediction(out / "prediction.png", analysis, ahead),
+        _machine(out / "machine.png", analysis),
+    ]
+
+
+def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     """Draw the charts of a run whose answers have no text."""
-    found = series_of(analysis.summary["levels"])
-    with mpl.rc_context(style.RC):
-        figure, (left, right) = style.page(2, columns=2, share_y=False)
-        embeddings.e2e(left, analysis, found)
-        embeddings.input_rate(right, analysis, found)
-        subtitle = "lines from point to point only guide the eye; bars: 95 % intervals"
-        return [
-            style.save(figure, out / "e2e.png", analysis, embeddings.title(analysis), subtitle),
-            _by_series(out / "e2e-distribution.png", analysis, embeddings.distribution, "Time to the whole answer"),
-            _timeline(out / "timeline.png", analysis),
-            *filter(None, [None if "group" in analysis.summary else machine.draw(out / "machine.png", analysis)]),
-        ]
-
-
-def _draw_together(analysis: Analysis, out: Path) -> list[Path]:
-    with mpl.rc_context(style.RC):
-        drawn = [_depth(out / "streams.png", analysis), *filter(None, [machine.draw(out / "machine.png", analysis)])]
-    for number, (group, one) in enumerate(analysis.groups, 1):
-        drawn += draw_all(one, out / groups.chart_folder(number, group.name))
-    return drawn
+    return [
+        _side_by_side(
+            out / "e2e.png",
+            analysis,
+            throughput.e2e,
+            throughput.input_rate,
+            throughput.title_without_tokens(analysis),
+        ),
+        _by_series(out / "e2e-distribution.png", analysis, distributions.e2e, "Time to the whole answer"),
+        _timeline(out / "timeline.png", analysis),
+        _machine(out / "machine.png", analysis),
+    ]
 
 
 def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path:
@@ -96,27 +108,27 @@ def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -
     subtitle = found[0].label if len(found) == 1 else "one panel for each combination of lengths"
     if len(found) > len(shown):
         subtitle += f"; {len(found) - len(shown)} more are in the report's tables"
-    if chart in (ttft.distribution, itl.distribution, itl.tail):
-        subtitle = "; ".join(filter(None, (subtitle, style.left_out(max((each.levels for each in shown), key=len)))))
+    if chart in (distributions.ttft, distributions.e2e, itl.distribution, itl.tail):
+        subtitle = joined("; ", subtitle, style.left_out(max((each.levels for each in shown), key=len)))
     return style.save(figure, path, analysis, title, subtitle)
 
 
-def _draw_throughput(path: Path, analysis: Analysis) -> Path:
+def _side_by_side(path: Path, analysis: Analysis, left: AllSeriesChart, right: AllSeriesChart, title: str) -> Path:
+    """Draw two figures of all series."""
     found = series_of(analysis.summary["levels"])
-    figure, (left, right) = style.page(2, columns=2, share_y=False)
-    throughput.a_stream(left, analysis, found)
-    throughput.all_streams(right, analysis, found)
-    subtitle = "lines from point to point only guide the eye; bars: 95 % intervals"
-    return style.save(figure, path, analysis, throughput.title(analysis), subtitle)
+    figure, panels = style.page(2, columns=2, share_y=False)
+    for axes, chart in zip(panels, (left, right), strict=True):
+        chart(axes, analysis, found)
+    return style.save(figure, path, analysis, title, GUIDES)
 
 
 def _draw_tradeoff(path: Path, analysis: Analysis) -> Path:
-    found = series_of(analysis.summary["levels"])
+    levels = analysis.summary["levels"]
+    found = series_of(levels)
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
-    levels = analysis.summary["levels"]
-    subtitle = f"a point a level, with its {offered_load.axis(levels).partition(' (')[0]} beside it"
-    subtitle = "; ".join(filter(None, (subtitle, tradeoff.left_out(levels))))
+    said = f"a point a level, with its {offered_load.axis(levels).partition(' (')[0]} beside it"
+    subtitle = joined("; ", said, tradeoff.without_p95(levels))
     write = [each.write for each in names]
     return style.save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
 
@@ -131,13 +143,7 @@ def _draw_percentiles(path: Path, analysis: Analysis) -> Path:
     percentiles.ttft(left, analysis, found[0])
     percentiles.e2e(right, analysis, found[0])
     said = "a percentile of too few requests is left out: p95 takes 20, p99 takes 100"
-    return style.save(figure, path, analysis, title, "; ".join(filter(None, (found[0].label, said))))
-
-
-def _drift(path: Path, analysis: Analysis) -> Path:
-    figure, (axes,) = style.page(1, height=4.8)
-    drift.over_time(axes, analysis)
-    return style.save(figure, path, analysis, drift.title(analysis), "a point a request, coloured by its level's load")
+    return style.save(figure, path, analysis, title, joined("; ", found[0].label, said))
 
 
 def _timeline(path: Path, analysis: Analysis) -> Path:
@@ -150,15 +156,25 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
     return style.save(figure, path, analysis, timeline.title(analysis, level), level["label"])
 
 
-def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> list[Path]:
+def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> Path | None:
     """Draw measured beside predicted, where there is a prediction."""
     if any(level.get("beside") for level in analysis.summary["levels"]):
-        return []  # the model knows no load of others beside its own
+        return None  # the model knows no load of others beside its own
     found = ahead.result(analysis.summary["levels"])
-    return [] if found is None else [prediction.draw(path, analysis, found)]
+    return None if found is None else prediction.draw(path, analysis, found)
 
 
 def _depth(path: Path, analysis: Analysis) -> Path:
+    return _of_run(path, analysis, depth.over_time, depth.title(analysis))
+
+
+def _of_run(path: Path, analysis: Analysis, chart: RunChart, title: str, subtitle: str = "") -> Path:
+    """Draw one panel of the whole run."""
     figure, (axes,) = style.page(1, height=4.8)
-    depth.over_time(axes, analysis)
-    return style.save(figure, path, analysis, depth.title(analysis))
+    chart(axes, analysis)
+    return style.save(figure, path, analysis, title, subtitle)
+
+
+def _machine(path: Path, analysis: Analysis) -> Path | None:
+    """Draw what the machine did; of a part of a run that is drawn once, for all parts."""
+    return None if "group" in analysis.summary else machine.draw(path, analysis)

@@ -23,7 +23,6 @@ TABLES = (  # (title, figure, statistic, colours: dark is better)
 
 
 def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
-    """Draw the advice's table as a picture of one panel a figure."""
     with mpl.rc_context(style.RC):
         figure, panels = style.page(len(TABLES), height=2.3 + 0.36 * len(advice.slots), share_y=True)
         for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, TABLES, strict=True)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from loadtest.analyse.comparison import compare_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, Comparison
 from loadtest.analyse.comparison.differences import FAILED, Metric
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.verdict.verdict import worst
 
 VERDICT_LOOKS = {
     WORSE: (style.VERMILLION, "o"),
@@ -29,7 +27,6 @@ NARROWEST, WIDEST = 0.06, 1.0  # half of a panel's width, as a change
 
 
 def draw(comparison: Comparison, path: Path) -> Path:
-    """Write the chart of a comparison as PNG."""
     metrics = list(dict.fromkeys(row.metric for row in comparison.headline if row.metric is not FAILED))
     known = [metric for metric in metrics if any(row.interval for row in comparison.headline if row.metric is metric)]
     unknown = [metric.name for metric in metrics if metric not in known]
@@ -53,7 +50,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
         if len(every) > len(levels):
             said += f"; {len(every) - len(levels)} more levels are in compare.md"
         title = compare_report.outcome(comparison)
-        return style.save(figure, path, _both(comparison), title, said if known else shared)
+        return style.save(figure, path, _framed(comparison), title, said if known else shared)
 
 
 def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[str], tolerance: float) -> None:
@@ -104,17 +101,9 @@ def _change_mark(axes: Axes, row: Change, place: int, half: float) -> None:
     )
 
 
-def _both(comparison: Comparison) -> Analysis:
+def _framed(comparison: Comparison) -> Analysis:
     """Return what the frame says of all runs: their names, the graver verdict, simulated if either is."""
     sides = [[one.summary for one in side] for side in (comparison.bases, comparison.news)]
-    levels = [level for side in sides for one in side for level in one["levels"]]
-    return dataclasses.replace(
-        comparison.new,
-        summary={
-            **sides[1][0],
-            "name": " → ".join(side[0]["name"] + (f" and {len(side) - 1} more" if side[1:] else "") for side in sides),
-            "levels": levels,
-            "verdict": worst([level["verdict"] for level in levels]),
-            "simulated": sides[1][0]["simulated"] or sides[0][0]["simulated"],
-        },
-    )
+    names = [side[0]["name"] + (f" and {len(side) - 1} more" if side[1:] else "") for side in sides]
+    simulated = sides[1][0]["simulated"] or sides[0][0]["simulated"]
+    return style.framed(comparison.new, [*sides[0], *sides[1]], " → ".join(names), simulated=simulated)

@@ -15,7 +15,7 @@ from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.findings import cache_findings
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
-from loadtest.text import listed, seconds
+from loadtest.text import joined, listed, seconds
 
 FEWEST_REQUESTS = 5  # of a turn, from which on their median is part of a line
 CACHED, AGAIN, NEW = style.PALE, style.VERMILLION, style.BLUE
@@ -29,9 +29,8 @@ def draw_turns(path: Path, analysis: Analysis) -> Path | None:
     figure, (axes,) = style.page(1, height=4.8)
     ttft_by_turn(axes, analysis, levels)
     subtitle = "lines: medians; triangles: p95 (from 20 requests on)"
-    subtitle = "; ".join(filter(None, (subtitle, _few(levels))))
-    left = style.left_out(_with_turns(analysis))
-    return style.save(figure, path, analysis, turns_title(levels), "; ".join(filter(None, (subtitle, left))))
+    subtitle = joined("; ", subtitle, _few(levels), style.left_out(_with_turns(analysis)))
+    return style.save(figure, path, analysis, turns_title(levels), subtitle)
 
 
 def draw_reread(path: Path, analysis: Analysis) -> Path | None:
@@ -46,7 +45,7 @@ def draw_reread(path: Path, analysis: Analysis) -> Path | None:
     source = levels[0]["cache"]["source"]
     title = cache_findings.title(analysis) or "What each turn read of its conversation, and what the server had cached"
     subtitle = f"means a request, warm-up left out; cached tokens {how[source]}"
-    return style.save(figure, path, analysis, title, "; ".join(filter(None, (subtitle, _few(levels)))))
+    return style.save(figure, path, analysis, title, joined("; ", subtitle, _few(levels)))
 
 
 def _with_turns(analysis: Analysis) -> list[dict[str, Any]]:

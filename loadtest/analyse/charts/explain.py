@@ -26,20 +26,19 @@ MOST_TICKS = 4000  # ticks in all; more only blur
 
 
 def draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanation) -> Path:
-    """Draw it."""
-    line, run = explainer.splitter.line, analysis.run
+    timeline, run = explainer.splitter.timeline, analysis.run
     total = found.parts.total_s
     low, high = found.begin_s - MARGIN * total, found.begin_s + (1 + 2 * MARGIN) * total
     told = found.told
     if told is not None and told.cause is not None:
-        began = float(line.send[told.cause.row])
+        began = float(timeline.send[told.cause.row])
         low = min(low, max(began - MARGIN * total, found.begin_s - MOST_BEFORE * total))
     causes = [each.row for part in found.parts.first for each in part.causes]
     main = told.cause.row if told is not None and told.cause is not None else (causes[0] if causes else None)
-    rows = _lanes(line, low, high, [found.row, *([main] if main is not None else []), *causes])
+    rows = _lanes(timeline, low, high, [found.row, *([main] if main is not None else []), *causes])
     with mpl.rc_context(style.RC):
         figure, (axes, *_) = style.page(1, height=max(3.2, 1.9 + 0.2 * len(rows)))
-        _lanes_drawn(axes, run, line, rows, (low, high), found)
+        _lanes_drawn(axes, run, timeline, rows, (low, high), found)
         labels = axes.get_yticklabels()
         for label, row in zip(labels, rows, strict=True):
             if row == found.row:
@@ -51,25 +50,25 @@ def draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanatio
         return style.save(figure, path, analysis, words.heading(found), subtitle)
 
 
-def _lanes(line: Timeline, low: float, high: float, wanted: list[int]) -> IntArray:
+def _lanes(timeline: Timeline, low: float, high: float, wanted: list[int]) -> IntArray:
     """Return the requests that were at the server then, in the order sent; of too many those wanted and the nearest."""
-    over = np.where(np.isfinite(line.last), line.last, line.end)
-    rows = np.flatnonzero((line.send < high) & (over > low))
+    over = np.where(np.isfinite(timeline.last), timeline.last, timeline.end)
+    rows = np.flatnonzero((timeline.send < high) & (over > low))
     if len(rows) > MOST_LANES:
-        near = np.abs(line.send[rows] - line.send[wanted[0]])
+        near = np.abs(timeline.send[rows] - timeline.send[wanted[0]])
         near[np.isin(rows, wanted)] = -1.0
         rows = rows[np.argsort(near, kind="stable")[:MOST_LANES]]
-    return rows[np.argsort(line.send[rows], kind="stable")]
+    return rows[np.argsort(timeline.send[rows], kind="stable")]
 
 
 def _lanes_drawn(
-    axes: Axes, run: RunData, line: Timeline, rows: IntArray, span: tuple[float, float], found: Explanation
+    axes: Axes, run: RunData, timeline: Timeline, rows: IntArray, span: tuple[float, float], found: Explanation
 ) -> None:
     low, high = span
     zero = found.begin_s
     used: dict[str, str] = {}
     for lane, row in enumerate(rows):
-        for label, colour, start, end in _bars(run, line, int(row)):
+        for label, colour, start, end in _bars(run, timeline, int(row)):
             left, right = max(start, low), min(end, high)
             if right > left:
                 axes.barh(lane, right - left, left=left - zero, height=0.7, color=colour, linewidth=0)
@@ -77,11 +76,11 @@ def _lanes_drawn(
         if row == found.row:
             axes.axhspan(lane - 0.5, lane + 0.5, color=style.PALE_ORANGE, alpha=0.35, zorder=0)
     _tokens(axes, run, rows, span, zero)
-    first = float(line.first[found.row])
+    first = float(timeline.first[found.row])
     if math.isfinite(first):
         axes.axvline(first - zero, color=style.INK, linewidth=1.0, linestyle=":")
     axes.axvline(0.0, color=style.INK, linewidth=1.0, linestyle=":")
-    axes.set_yticks(range(len(rows)), [f"#{line.ids[row]}" for row in rows], fontsize=8.5)
+    axes.set_yticks(range(len(rows)), [f"#{timeline.ids[row]}" for row in rows], fontsize=8.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(low - zero, high - zero)
     axes.grid(visible=True, axis="x")
@@ -91,21 +90,24 @@ def _lanes_drawn(
     axes.legend(handles=handles, ncols=6, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
 
 
-def _bars(run: RunData, line: Timeline, row: int) -> list[tuple[str, str, float, float]]:
+def _bars(run: RunData, timeline: Timeline, row: int) -> list[tuple[str, str, float, float]]:
     """Return what a request was doing: (name, colour, start, end)."""
-    first, end = float(line.first[row]), float(line.end[row])
+    first, end = float(timeline.first[row]), float(timeline.end[row])
     until = first if math.isfinite(first) else end
-    arrived, won = float(line.arrived[row]), float(line.won[row])
-    read = float(line.read_from[row])
+    arrived, won = float(timeline.arrived[row]), float(timeline.won[row])
+    read = float(timeline.read_from[row])
     known = math.isfinite(run.column("slot_wait_s")[row])
     won = won if known else arrived
-    bars = [("load, handling", style.PURPLE, float(line.send[row]), arrived), ("slot wait", style.ORANGE, arrived, won)]
+    bars = [
+        ("load, handling", style.PURPLE, float(timeline.send[row]), arrived),
+        ("slot wait", style.ORANGE, arrived, won),
+    ]
     if math.isfinite(read):
         bars += [("batch wait", style.YELLOW, won, read), ("prompt read", style.SKY, read, until)]
     else:
         bars.append(("no token yet", style.WAITING, won, until))
     if math.isfinite(first):
-        bars.append(("decoding; a tick is a token", style.PALE_BLUE, first, float(line.last[row])))
+        bars.append(("decoding; a tick is a token", style.PALE_BLUE, first, float(timeline.last[row])))
     return bars
 
 

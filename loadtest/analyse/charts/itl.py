@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +15,7 @@ from matplotlib.ticker import NullFormatter
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import level_name
 from loadtest.analyse.figures import stats
+from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
@@ -21,60 +24,60 @@ from loadtest.text import number, percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 FEWEST_GAPS = 20  # of a level whose tail is drawn
-SHORTEST_MS = 0.1  # gaps below (tokens that came in one read) are drawn here
+SHORTEST_S = 0.0001  # gaps below (tokens that came in one read) are drawn here
 
 
 def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of ITL, a line a level."""
-    drawn = short = False
-    colours = style.shades(analysis)
-    for level, width in style.nested(style.drawn_levels(series.levels)):
-        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
-        if not len(gaps):
-            continue
-        drawn, short = True, short or bool(gaps[0] * 1e3 < SHORTEST_MS)
+    every = list(_gaps_of_levels(analysis, series, fewest=1))
+    for level, gaps, look in every:
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
         label = level_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
-        x, y = np.maximum(np.array([gaps[rank] for rank in at]) * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
-        axes.plot(x, y, color=colours[offered_load.load_name(level)], linewidth=width, label=label)
-    if not drawn:
+        axes.plot([max(gaps[rank], SHORTEST_S) for rank in at], (at + 1) / len(gaps), label=label, **look)
+    if not every:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
     style.share_over_log(axes)
-    axes.set_xlabel(_axis(short=short))
+    axes.set_xlabel(_axis([gaps for _, gaps, _ in every]))
     axes.set_ylabel("share of gaps at or below")
 
 
 def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
-    most, short = 0, False  # gaps of one level
-    colours = style.shades(analysis)
-    for level, width in style.nested(style.drawn_levels(series.levels)):
-        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
-        if len(gaps) < FEWEST_GAPS:
-            continue
-        most, short = max(most, len(gaps)), short or bool(gaps[0] * 1e3 < SHORTEST_MS)
+    every = list(_gaps_of_levels(analysis, series, fewest=FEWEST_GAPS))
+    for level, gaps, look in every:
         # Even steps of the logarithm: the last ranks are the ones that matter.
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
-        x = np.maximum(np.array([gaps[len(gaps) - count] for count in beyond]) * 1e3, SHORTEST_MS)
-        colour = colours[offered_load.load_name(level)]
-        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", color=colour, linewidth=width, label=level_name(level))
-    if not most:
+        x = [max(gaps[len(gaps) - count], SHORTEST_S) for count in beyond]
+        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", label=level_name(level), **look)
+    if not every:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return
     style.logarithmic_x(axes)
     axes.set_yscale("log")
-    most = max(most, *((level.get("itl_s") or {}).get("n", 0) for level in analysis.summary["levels"]))  # of all panels
+    most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.summary["levels"])  # of all panels
     axes.set_ylim(1 / (1.5 * most), 1.3)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set_xlabel(_axis(short=short))
+    axes.set_xlabel(_axis([gaps for _, gaps, _ in every]))
     axes.set_ylabel("share of gaps this long or longer")
 
 
-def _axis(*, short: bool) -> str:
-    return "ITL, logarithmic" + (f"; shorter gaps are drawn at {SHORTEST_MS:g} ms" if short else "")
+def _gaps_of_levels(
+    analysis: Analysis, series: Series, *, fewest: int
+) -> Iterator[tuple[dict[str, Any], Ordered, dict[str, Any]]]:
+    """Yield the levels that are drawn, each with its gaps in ascending order and the look of its line."""
+    colours = style.shades(analysis)
+    for level, width in style.nested(style.drawn_levels(series.levels)):
+        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
+        if len(gaps) >= fewest:
+            yield level, gaps, {"color": colours[offered_load.load_name(level)], "linewidth": width}
+
+
+def _axis(every: list[Ordered]) -> str:
+    short = any(gaps[0] < SHORTEST_S for gaps in every)
+    return "ITL, logarithmic" + (f"; shorter gaps are drawn at {seconds(SHORTEST_S, exact=True)}" if short else "")
 
 
 def tail_title(analysis: Analysis) -> str:
@@ -83,7 +86,7 @@ def tail_title(analysis: Analysis) -> str:
     if found is None:
         return "The longest gaps between tokens"
     longest = f"the longest is {seconds(found.longest)}"
-    if not found.long or found.usual < SHORTEST_MS / 1e3:
+    if not found.long or found.usual < SHORTEST_S:
         return f"{found.where}: of {number(found.n, exact=True)} gaps between tokens {longest}, the median {seconds(found.usual)}"
     return (
         f"{found.where}: {percent(found.share_beyond)} of the gaps are longer than {found.beyond_in_words}, {longest}"
@@ -96,7 +99,7 @@ def title(analysis: Analysis) -> str:
     if found is None:
         return "Gaps between tokens"
     at = f"{found.where}: the median gap between tokens is {seconds(found.usual)}"
-    if found.usual < SHORTEST_MS / 1e3:
+    if found.usual < SHORTEST_S:
         return at
     if not found.long:
         return f"{at}, and none is more than twice as long"

@@ -22,7 +22,7 @@ def wrapped(text: str, width: int) -> list[str]:
     return next((lines for w in range(10, width + 1) if len(lines := textwrap.wrap(joined, w)) <= fewest), [])
 
 
-def joined(parts: Sequence[str], most: int) -> str:
+def one_line(parts: Sequence[str], most: int) -> str:
     """Return parts in a line of about so many characters at most; of the longest ones the middle goes."""
     room = [len(part) for part in parts]
     while sum(room) + 3 * (len(room) - 1) > most and max(room) > SHORTEST_PART:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,21 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.many import OF_REQUESTS, Entry, Many
-from loadtest.analyse.findings.run_findings import measured_on
+from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
-from loadtest.analyse.summary import Analysis, believed, figure
-from loadtest.analyse.verdict.verdict import worst
-from loadtest.metrics import VOID
-from loadtest.text import capitalised, seconds
+from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
+from loadtest.text import capitalised, joined
 
-MOST_LINES = 14  # runs of one chart; more are in the tables
+MOST_DRAWN = 14  # series of one chart; more are in the tables
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StyledSeries:
     """The levels of a run that differ in load alone, as a line of every panel."""
 
     label: str
@@ -41,10 +37,10 @@ class Line:
 
     @property
     def void(self) -> list[dict[str, Any]]:
-        return [level for level in self.levels if level["verdict"] == VOID and offered_load.amount(level)]
+        return [level for level in self.levels if is_void(level) and offered_load.amount(level)]
 
 
-Panel = Callable[[Axes, Sequence[Line]], None]
+Panel = Callable[[Axes, Sequence[StyledSeries]], None]
 
 
 def draw(many: Many, path: Path) -> Path:
@@ -52,8 +48,8 @@ def draw(many: Many, path: Path) -> Path:
     with mpl.rc_context(style.RC):
         figure_, panels = style.page(4, columns=2, height=4.4, share_y=False)
         for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):
-            panel(axes, lines_of(many)[:MOST_LINES])
-        return style.save(figure_, path, framed(many), _title(many), _subtitle(many))
+            panel(axes, styled_series(many)[:MOST_DRAWN])
+        return style.save(figure_, path, _framed(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
 
 
 def draw_each(many: Many, out: Path) -> list[Path]:
@@ -63,8 +59,8 @@ def draw_each(many: Many, out: Path) -> list[Path]:
     with mpl.rc_context(style.RC):
         for name, title, panel in _panels(many):
             figure_, (axes,) = style.page(1, height=5.2)
-            panel(axes, lines_of(many)[:MOST_LINES])
-            written.append(style.save(figure_, out / f"{name}.png", framed(many), title, _subtitle(many)))
+            panel(axes, styled_series(many)[:MOST_DRAWN])
+            written.append(style.save(figure_, out / f"{name}.png", _framed(many), title, _subtitle(many)))
     return written
 
 
@@ -86,13 +82,13 @@ def _panels(many: Many) -> tuple[tuple[str, str, Panel], ...]:
     )
 
 
-def lines_of(many: Many) -> list[Line]:
+def styled_series(many: Many) -> list[StyledSeries]:
     """Return a line a run, of a run with several combinations of lengths one for each."""
     found = [(entry, series) for entry in many.entries for series in series_of(entry.levels)]
     several = len({series.label for _, series in found}) > 1
     return [
-        Line(
-            " · ".join(filter(None, (_label(entry), series.label if several else ""))),
+        StyledSeries(
+            joined(" · ", _label(entry), series.label if several else ""),
             series.levels,
             style.line_look(i),
         )
@@ -102,24 +98,21 @@ def lines_of(many: Many) -> list[Line]:
 
 def _label(entry: Entry) -> str:
     """Return a run's name in the legend; one of a simulated server says so."""
-    simulated = entry.one.summary["simulated"] and "simulated" not in entry.name
+    simulated = entry.analysis.summary["simulated"] and "simulated" not in entry.name
     return f"{entry.letter} {entry.name}" + (" (simulated)" if simulated else "")
 
 
 def _rate(key: str, name: str) -> Panel:
-    def panel(axes: Axes, lines: Sequence[Line]) -> None:
-        for line in lines:
-            known = [level for level in line.good if level[key] is not None]
-            x = [offered_load.amount(level) for level in known]
-            if known:
-                axes.plot(x, [level[key] for level in known], label=line.label, **line.look)
-            for at, level in zip(x, known, strict=True):
-                if interval := level[f"{key}_ci95"]:
-                    axes.vlines(at, *interval, color=line.look["color"], linewidth=1.4, alpha=0.6)
-            _void(
-                axes, line, [(offered_load.amount(level), level[key]) for level in line.void if level[key] is not None]
-            )
-        _finish(axes, lines, f"No level has {name}.")
+    def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
+        for one in every:
+            known = [level for level in one.good if level[key] is not None]
+            _plot(axes, one, [(offered_load.amount(level), level[key]) for level in known])
+            for level in known:
+                if bounds := interval(level, key):
+                    at = offered_load.amount(level)
+                    axes.vlines(at, *bounds, color=one.look["color"], linewidth=1.4, alpha=0.6)
+            _void(axes, one, [(offered_load.amount(level), level[key]) for level in one.void if level[key] is not None])
+        _load_axis(axes, every, f"No level has {name}.")
         axes.set_ylabel(name)
         axes.set_ylim(bottom=0)
         style.plain(axes.yaxis)
@@ -128,27 +121,19 @@ def _rate(key: str, name: str) -> Panel:
 
 
 def _latency(key: str, high: str, name: str) -> Panel:
-    """Draw a duration's median, and dashed its high percentile, on a logarithmic axis."""
+    """Draw a duration's median, and dotted its high percentile, on a logarithmic axis."""
 
-    def panel(axes: Axes, lines: Sequence[Line]) -> None:
-        for line in lines:
-            medians = list(_points(line.good, key, "p50"))
-            if medians:
-                axes.plot(*zip(*medians, strict=True), label=line.label, **line.look)
-            if highs := list(_points(line.good, key, high)):
-                look = {
-                    **line.look,
-                    "linestyle": ":",
-                    "marker": line.look["marker"],
-                    "markersize": 3.5,
-                    "linewidth": 1.3,
-                }
+    def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
+        for one in every:
+            _plot(axes, one, list(style.points(one.good, key, "p50")))
+            if highs := list(style.points(one.good, key, high)):
+                look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
                 axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
-            _void(axes, line, list(_points(line.void, key, "p50")))
+            _void(axes, one, list(style.points(one.void, key, "p50")))
         axes.add_line(
             Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=f"dotted: {name} {high}; else p50")
         )
-        _finish(axes, lines, f"No level has a {name}.")
+        _load_axis(axes, every, f"No level has a {name}.")
         axes.set_ylabel(f"{name}, logarithmic")
         _logarithmic_y(axes)
 
@@ -156,17 +141,12 @@ def _latency(key: str, high: str, name: str) -> Panel:
 
 
 def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
-    def panel(axes: Axes, lines: Sequence[Line]) -> None:
-        levels = [level for line in lines for level in line.levels]
+    def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
+        levels = [level for one in every for level in one.levels]
         part = "p95" if all(figure(level, key, "p95") is not None for level in believed(levels)) else "p50"
-        for line in lines:
-            known = [
-                (float(level[rate]), value)
-                for level in line.good
-                if level[rate] is not None and (value := figure(level, key, part)) is not None
-            ]
-            if known:
-                axes.plot(*zip(*known, strict=True), label=line.label, **line.look)
+        for one in every:
+            known = [(figure(level, rate), figure(level, key, part)) for level in one.good]
+            _plot(axes, one, [(x, y) for x, y in known if x is not None and y is not None])
         if not axes.lines:
             style.empty(axes, f"No level has a {name} and a rate.")
             return
@@ -180,80 +160,63 @@ def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
     return panel
 
 
-def _points(levels: Sequence[dict[str, Any]], key: str, part: str) -> Iterator[tuple[float, float]]:
-    for level in levels:
-        if (value := figure(level, key, part)) is not None and value > 0:
-            yield offered_load.amount(level), value
-
-
-def _void(axes: Axes, line: Line, points: Sequence[tuple[float, float]]) -> None:
+def _plot(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
     if points:
-        label = f"{line.label}: void, not compared"
-        axes.plot(*zip(*points, strict=True), "x", color=line.look["color"], markersize=9, label=label, zorder=4)
+        axes.plot(*zip(*points, strict=True), label=one.label, **one.look)
 
 
-def _finish(axes: Axes, lines: Sequence[Line], nothing: str) -> None:
-    levels = [level for line in lines for level in line.levels if offered_load.amount(level)]
-    if not any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type] # a sequence here
+def _void(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
+    if points:
+        label = f"{one.label}: void, not compared"
+        axes.plot(*zip(*points, strict=True), "x", color=one.look["color"], markersize=9, label=label, zorder=4)
+
+
+def _load_axis(axes: Axes, every: Sequence[StyledSeries], nothing: str) -> None:
+    levels = [level for one in every for level in one.levels if offered_load.amount(level)]
+    if not any(len(drawn.get_xdata()) for drawn in axes.lines):  # type: ignore[arg-type] # a sequence here
         style.empty(axes, nothing)
         return
-    style.concurrency_axis(axes, sorted({offered_load.amount(level) for level in levels}), offered_load.axis(levels))
+    style.load_axis(axes, {offered_load.amount(level) for level in levels}, offered_load.axis(levels))
 
 
 def _logarithmic_y(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    low, high = axes.get_ylim()
+    low, high = style.logarithmic_y(axes)
     if high < 4 * low:
         axes.set_ylim(low / 1.5, high * 1.5)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-
-
-def _title(many: Many) -> str:
-    return many_report.outcome(many)[0].rstrip(".")
 
 
 def _subtitle(many: Many) -> str:
     shared, _ = many_report.level_names(many)
     said = [shared] if shared else []
     said += [capitalised(sentence.rstrip(".")) for sentence in many.named.sentences(many.letters)][:1]
-    if (more := len(lines_of(many)) - MOST_LINES) > 0:
+    if (more := len(styled_series(many)) - MOST_DRAWN) > 0:
         said.append(f"{more} more lines are in compare.md")
     return "; ".join([*said, "bars: 95 % intervals"])
 
 
 def _servers(many: Many) -> str:
     """Name each server and model once."""
-    names = [measured_on(entry.one.summary) for entry in many.entries]
+    names = [measured_on(entry.analysis.summary) for entry in many.entries]
     each = [f"{entry.letter} {name}" for entry, name in zip(many.entries, names, strict=True)]
     return names[0] if len(set(names)) == 1 else ", ".join(each)
 
 
-def framed(many: Many) -> Analysis:
+def _framed(many: Many) -> Analysis:
     """Return what the frame says of all runs: their names, the gravest verdict, what is simulated, what they share."""
-    summaries = [entry.one.summary for entry in many.entries]
-    levels = [level for one in summaries for level in one["levels"]]
-    same = {
-        key: summaries[0][key] if all(one[key] == summaries[0][key] for one in summaries) else {}
-        for key in ("server", "target")
-    }
+    summaries = [entry.analysis.summary for entry in many.entries]
+    target = summaries[0]["target"] if all(one["target"] == summaries[0]["target"] for one in summaries) else {}
     hardware = summaries[0].get("hardware", [])
-    named: list[dict[str, Any]] = [
-        {"name": f"{entry.letter}", "server": {"simulated": entry.one.summary["simulated"]}} for entry in many.entries
+    named = [
+        {"name": entry.letter, "server": {"simulated": entry.analysis.summary["simulated"]}} for entry in many.entries
     ]
-    return dataclasses.replace(
-        many.entries[0].one,
-        summary={
-            **summaries[0],
-            **same,
-            "server": {},  # the name has it
-            "group": None,
-            "name": _servers(many),
-            "measured_on": "",  # the name has it, too
-            "groups": named,
-            "levels": levels,
-            "verdict": worst([level["verdict"] for level in levels]),
-            "hardware": hardware if all(one.get("hardware", []) == hardware for one in summaries) else [],
-        },
+    return style.framed(
+        many.entries[0].analysis,
+        summaries,
+        _servers(many),
+        server={},  # the name has it
+        measured_on="",  # the name has it, too
+        target=target,
+        group=None,
+        groups=named,
+        hardware=hardware if all(one.get("hardware", []) == hardware for one in summaries) else [],
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.server import prompt_length
@@ -17,7 +17,6 @@ from loadtest.text import number, seconds
 
 MOST_DOTS = 30  # requests of a length that are drawn one by one
 APART = 1.5  # of two lengths that both get a tick
-NARROW = 8.0  # largest / smallest TTFT, up to which the axis has a tick at every 1, 2, 3, 5
 
 Value = Callable[[PromptLengthPoint], float | None]
 
@@ -54,8 +53,7 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSerie
     p95 = [(p.tokens, p.ttft_p95_s) for line in found for p in line.points if p.ttft_p95_s is not None]
     if p95:
         axes.plot(*zip(*p95, strict=True), "^", color=style.INK, markersize=6, label="p95 (from 20 requests on)")
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
+    low, high = style.logarithmic_y(axes)
     axes.set_ylim(low / 1.1, high * 1.3)
     for place, point in enumerate(found[0].points if len(found) == 1 else ()):
         if point.ttft_s is not None:
@@ -69,9 +67,6 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSerie
                 fontsize=8.5,
                 color=style.INK,
             )
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0) if high < NARROW * low else (1.0, 3.0)))
-    axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
-    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("TTFT")
 
 
@@ -119,13 +114,9 @@ def _draw_lines(axes: Axes, found: Sequence[PromptLengthSeries], value: Value, *
 
 def _tokens_axis(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Make x logarithmic with a tick at measured lengths, where there is room for it; the longest always has one."""
-    at = sorted({point.tokens for line in found for point in line.points}, reverse=True)
-    ticks: list[float] = []
-    for tokens in at:
-        if not ticks or ticks[-1] >= APART * tokens:
-            ticks.append(tokens)
+    at = {point.tokens for line in found for point in line.points}
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(FixedLocator(style.apart(sorted(at, reverse=True), APART)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: prompt_length.length(value))
     axes.tick_params(axis="x", labelsize=8.5)

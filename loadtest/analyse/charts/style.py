@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from loadtest.analyse.charts.lettering import FONT, cut, drawable, joined, wrapped
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
+from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, wrapped
+from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis
-from loadtest.text import counted, percent, seconds
+from loadtest.analyse.summary import figure as figure_of
+from loadtest.analyse.verdict.verdict import worst
+from loadtest.text import counted, joined, percent, seconds
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -105,7 +105,7 @@ def save(
     `at_last` is called when all has its place: what is written then moves nothing, and has characters that the font can draw.
     """
     group = analysis.summary.get("group") or ""
-    subtitle = " · ".join(filter(None, ("" if subtitle.startswith(group) else group, subtitle)))
+    subtitle = joined(" · ", "" if subtitle.startswith(group) else group, subtitle)
     simulated = simulated_mark(analysis.summary)
     heads, below, legend = wrapped(title, 74 if simulated else 92), wrapped(subtitle, 130), _Legend.of(figure)
     more = 0.25 * len(heads) + 0.19 * len(below) + legend.height - USUAL_HEAD
@@ -163,6 +163,13 @@ class _Legend:
             figure.legend(list(self.named.values()), list(self.named), **place).set_in_layout(False)
 
 
+def framed(one: Analysis, summaries: Sequence[dict[str, Any]], name: str, **said: Any) -> Analysis:
+    """Return an analysis of which `save` says what holds of several runs: a name, and the gravest verdict."""
+    levels = [level for each in summaries for level in each["levels"]]
+    verdict = worst([level["verdict"] for level in levels])
+    return replace(one, summary={**one.summary, "name": name, "levels": levels, "verdict": verdict, **said})
+
+
 def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     """Say verdict, run, server and model at the bottom; return its height in inches."""
     summary = analysis.summary
@@ -172,13 +179,13 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     alone = doubts == len(summary["levels"]) == 1
     said = verdict if verdict == "valid" or alone else f"{verdict} ({why})"
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
-    measured: str = summary.get("measured_on", findings.measured_on(summary))
+    measured: str = summary.get("measured_on", measured_on(summary))
     parts = (summary["name"], *measured.split(" · "), summary["target"].get("url"))
     every: list[Sequence[Any]] = [[_hardware(analysis)], [simulated], parts]
     lines = [told for line in every if (told := [str(part) for part in line if part])]
     for i, told in enumerate(lines):
         room = WIDTH * (1 - 2 * EDGE) - (0 if i else 0.5 + 0.1 * len(said))  # the verdict stands in the lowest line
-        line, at = joined(told, int(room / 0.077)), (0.14 + 0.16 * i) / height
+        line, at = one_line(told, int(room / 0.077)), (0.14 + 0.16 * i) / height
         figure.text(1 - EDGE, at, line, fontsize=8.5, color=GREY, ha="right", va="bottom")
     return 0.16 * len(lines) + 0.12
 
@@ -273,23 +280,6 @@ def level_tick(level: dict[str, Any]) -> str:
     return f"{offered_load.amount(level):g}" if steady else offered_load.load_name(level)
 
 
-def request_shares(axes: Axes, values: FloatArray, *, colour: Any, name: str, left: int = 0) -> None:
-    """Draw the cumulative distribution of a level's durations, sorted, in ms; few requests show as a point each.
-
-    So many users `left` before theirs was over: it would have been longer than all of these.
-    """
-    axes.plot(
-        values * 1e3,
-        np.arange(1, len(values) + 1) / (len(values) + left),
-        drawstyle="steps-post",
-        color=colour,
-        marker="o" if len(values) <= 200 else "",
-        markersize=3.5,
-        linewidth=1.6,
-        label=f"{name} (n = {len(values)}{f', {left} left' if left else ''})",
-    )
-
-
 def share_over_log(axes: Axes) -> None:
     """Set up a cumulative distribution: shares in percent over a logarithmic axis."""
     axes.set_ylim(0, 1.02)
@@ -298,10 +288,9 @@ def share_over_log(axes: Axes) -> None:
 
 
 def logarithmic_x(axes: Axes) -> None:
-    """Make x, of ms, logarithmic, with a unit at each of as many labels as there is room for."""
+    """Make x, of seconds, logarithmic, with as many labels as there is room for."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: seconds(value / 1e3, exact=True))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _label_durations(axes.xaxis)
     axes.grid(visible=True, axis="x")
     low, high = axes.get_xlim()
     if high < 4 * low:  # too narrow for round ticks
@@ -310,6 +299,21 @@ def logarithmic_x(axes: Axes) -> None:
     room = (WIDTH - 1) / panels / LABEL
     ticks = _ticks_of_a_decade(math.log10(high / low), room)
     axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else None))
+
+
+def logarithmic_y(axes: Axes) -> tuple[float, float]:
+    """Make y, of seconds, logarithmic; return the limits of the axis."""
+    axes.set_yscale("log")
+    _label_durations(axes.yaxis)
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
+    return low, high
+
+
+def _label_durations(axis: Axis) -> None:
+    """Label a logarithmic axis of seconds with the unit of each duration."""
+    axis.set_major_formatter(lambda value, _: seconds(value, exact=True))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _ticks_of_a_decade(decades: float, room: float) -> tuple[float, ...]:
@@ -333,28 +337,38 @@ def plain(axis: Axis) -> None:
     axis.set_major_formatter(_Plain(useOffset=False))
 
 
-def concurrency_axis(axes: Axes, users: Sequence[float], name: str = "concurrency (streams at once)") -> None:
-    """Make x logarithmic with a tick at each measured concurrency, or at each of what `name` says."""
+def load_axis(axes: Axes, loads: Collection[float], name: str) -> None:
+    """Make x logarithmic, with a tick at each of these loads that there is room for."""
     axes.set_xscale("log", base=2)
-    low, high = min(users) / 1.6, max(users) * 1.5
     place = axes.get_subplotspec()
     columns = 1 if place is None else place.get_gridspec().ncols
-    longest = max(len(f"{user:.4g}") for user in users)
-    ticks = apart_on_log(sorted(users), users, max(0.065, 0.1 * longest * columns / (WIDTH - 1)))  # inches of a digit
-    axes.set_xticks(ticks, [f"{user:.4g}" for user in ticks])
+    longest = max(len(f"{load:.4g}") for load in loads)
+    ticks = apart(sorted(loads), share_as_factor(loads, max(0.065, 0.1 * longest * columns / (WIDTH - 1))))
+    axes.set_xticks(ticks, [f"{load:.4g}" for load in ticks])
     axes.minorticks_off()
-    axes.set_xlim(low, high)
+    axes.set_xlim(min(loads) / 1.6, max(loads) * 1.5)
     axes.set_xlabel(name)
 
 
-def apart_on_log(values: Sequence[float], users: Sequence[float], share: float) -> list[float]:
-    """Return those of `values` (in their order) that are at least a share of concurrency_axis' width from the one before."""
-    least = share * math.log(max(users) * 1.5 / (min(users) / 1.6))
+def share_as_factor(loads: Collection[float], share: float) -> float:
+    """Return the factor between two loads that are a share of load_axis' width apart."""
+    return float((max(loads) * 1.5 / (min(loads) / 1.6)) ** share)
+
+
+def apart(values: Iterable[float], factor: float) -> list[float]:
+    """Return those of ordered values that are at least a factor from the one before that is kept."""
     kept: list[float] = []
     for value in values:
-        if not kept or math.log(value / kept[-1]) >= least:
+        if not kept or max(value / kept[-1], kept[-1] / value) >= factor:
             kept.append(value)
     return kept
+
+
+def points(levels: Iterable[dict[str, Any]], name: str, part: str) -> Iterator[tuple[float, float]]:
+    """Yield the load and a figure of each level where it is above 0, as a logarithmic axis can show it."""
+    for level in levels:
+        if (value := figure_of(level, name, part)) is not None and value > 0:
+            yield offered_load.amount(level), value
 
 
 def slots_line(axes: Axes, x: float, slots: int) -> None:

@@ -9,14 +9,9 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.run import offered_load
-from loadtest.metrics import VOID
+from loadtest.analyse.summary import is_void
 
 LABEL = "void: do not quote"
-
-
-def is_void(level: dict[str, Any]) -> bool:
-    """Whether the figures of a level must not be quoted."""
-    return bool(level["verdict"] == VOID)
 
 
 def crosses(axes: Axes, points: Sequence[tuple[float, float]]) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.summary import Analysis, is_void
 from loadtest.errors import RunFolderError
-from loadtest.metrics import VOID
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
 from loadtest.text import counted
 
@@ -137,18 +136,14 @@ def differing_keys(base: Sequence[RunData], new: Sequence[RunData], across: froz
     """
     for name, side in (("BASE", base), ("NEW", new)):
         for one in side[1:]:
-            refused, _ = _differing(side[0], one, frozenset())
+            refused, _ = differing_facts(asked_facts(side[0]), asked_facts(one), frozenset())
             if refused:
                 raise RunFolderError(
                     f"the runs of {name} differ among themselves: {side[0].path} and {one.path} in {', '.join(refused)}; "
                     "give runs of one command on each side."
                 )
-    refused, notes = _differing(base[0], new[0], across)
+    refused, notes = differing_facts(asked_facts(base[0]), asked_facts(new[0]), across)
     return (f"the runs differ in {', '.join(refused)}" if refused else ""), notes
-
-
-def _differing(base: RunData, new: RunData, across: frozenset[str]) -> tuple[list[str], list[str]]:
-    return differing_facts(asked_facts(base), asked_facts(new), across)
 
 
 def differing_facts(
@@ -188,7 +183,7 @@ def value_text(key: str, value: Any) -> str:
 
 def void_sides(base: Levels, new: Levels) -> str:
     """Say on which side a level is void."""
-    sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one["verdict"] == VOID for one in levels)]
+    sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(is_void(one) for one in levels)]
     return f"void in {' and '.join(sides)}" if sides else ""
 
 
@@ -199,7 +194,7 @@ def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
         whys = {
             name: levels[0]["reasons"][0]
             for name, side in (("BASE", ours), ("NEW", theirs))
-            if (levels := [one for one in side if one["verdict"] == VOID and one["reasons"]])
+            if (levels := [one for one in side if is_void(one) and one["reasons"]])
         }
         why = "; ".join(f"{name}: {said}" if len(whys) > 1 else said for name, said in whys.items())
         said.append(f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else "."))

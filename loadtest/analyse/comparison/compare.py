@@ -19,9 +19,9 @@ from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
     RUN_NOISE,
-    Figure,
+    Estimate,
     Metric,
-    figure_of,
+    estimate_of,
     fisher,
     geometric,
     ratio,
@@ -142,15 +142,52 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class BothSides:
+class FigureOfBoth:
     """A metric of a level, before the number of tests is known."""
 
     level: dict[str, Any]
     metric: Metric
-    base: tuple[Figure, ...]  # one a run; empty where a run lacks it
-    new: tuple[Figure, ...]
+    base: tuple[Estimate, ...]  # one a run; empty where a run lacks it
+    new: tuple[Estimate, ...]
     reason: str
     scatter: float
+
+    @property
+    def error_known(self) -> bool:
+        """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
+        if self.reason or not self.base or not self.new:
+            return False
+        return len(self.base) + len(self.new) > 2 or (self.base[0].told and self.new[0].told)
+
+    def plain_change(self) -> Change:
+        """Return the figure of both sides before anything is judged."""
+        base, new = (geometric(side) if side else None for side in (self.base, self.new))
+        change = new / base if base and new else None
+        return Change(self.level["label"], self.level["concurrency"], self.metric, base, new, change)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelOfBoth:
+    """A level of both sides, with its figures before the number of tests is known."""
+
+    base: Levels
+    new: Levels
+    refused: str  # why no failure of it is judged
+    figures: tuple[FigureOfBoth, ...]
+
+    @property
+    def some_failed(self) -> bool:
+        return any(failed(level) for level in (*self.base, *self.new))
+
+    def failures(self) -> tuple[Change, float]:
+        """Return the shares of failed requests, and their chance where both sides fail alike (Fisher's exact test).
+
+        Of several runs a side all their requests count together.
+        """
+        counts = [(sum(map(failed, side)), sum(level["requests"] for level in side)) for side in (self.base, self.new)]
+        base, new = (bad / max(of, 1) for bad, of in counts)
+        level = self.base[0]
+        return Change(level["label"], level["concurrency"], FAILED, base, new), fisher(*counts[0], *counts[1])
 
 
 def compare(
@@ -173,20 +210,18 @@ def compare(
     """
     bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
     parts, notes = comparable.parts(bases, news)
-    every: list[BothSides] = []
-    failures: list[tuple[Levels, Levels, str]] = []
+    levels: list[LevelOfBoth] = []
     for name, ours_in, theirs_in in parts:
-        said = compare_part((ours_in, theirs_in), across, every, failures)
+        found, said = compare_part((ours_in, theirs_in), across)
+        levels += found
         notes += [f"{name}: {note}" if name else note for note in said]
-    tests = sum(error_known(both) for both in every if both.metric.headline) + sum(
-        not why and failed_requests(ours) + failed_requests(theirs) > 0 for ours, theirs, why in failures
-    )
+    headline = [both for level in levels for both in level.figures if both.metric.headline]
+    tests = sum(both.error_known for both in headline) + sum(one.some_failed and not one.refused for one in levels)
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
-    for ours, theirs, why in failures:
-        rows += [_change(both, limits) for both in every if both.level is ours[0]]
-        if failed_requests(ours) + failed_requests(theirs):
-            rows.append(_failures_judged(ours, theirs, limits, why))
+    for level in levels:
+        rows += [_change(both, limits) for both in level.figures]
+        rows += [_failures_judged(level, limits)] if level.some_failed else []
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
     return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
@@ -195,15 +230,14 @@ def compare(
 def compare_part(
     sides: tuple[tuple[Analysis, ...], tuple[Analysis, ...]],
     across: frozenset[str],
-    every: list[BothSides],
-    failures: list[tuple[Levels, Levels, str]],
     metrics: Sequence[Metric] = METRICS,
-) -> list[str]:
-    """Add the figures and failure counts of one model at one server; return notes on what differs."""
+) -> tuple[list[LevelOfBoth], list[str]]:
+    """Return the levels of one model at one server that all runs have, and notes on what differs."""
     bases, news = sides
     ours_of, theirs_of = ([one.run for one in side] for side in sides)
     refused, notes = comparable.differing_keys(ours_of, theirs_of, across)
     pairs = comparable.matched(sides)
+    found: list[LevelOfBoth] = []
     unjudged: list[tuple[Levels, Levels, str]] = []
     for levels in pairs:
         ours, theirs = levels[: len(bases)], levels[len(bases) :]
@@ -213,11 +247,10 @@ def compare_part(
         own = comparable.void_sides(ours, theirs) or other_work
         unjudged += [(ours, theirs, own)] if own else []
         reason = refused or own or requests
-        every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics)
-        failures.append((ours, theirs, refused))
-    return (
-        notes + _left(bases, news) + comparable.without_verdict(unjudged) + comparable.unmatched(pairs, (bases, news))
-    )
+        figures = tuple(_figures_of_both((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics))
+        found.append(LevelOfBoth(ours, theirs, refused, figures))
+    notes += [*_left(bases, news), *comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
+    return found, notes
 
 
 def _left(*sides: Sequence[Analysis]) -> list[str]:
@@ -235,44 +268,30 @@ def _left(*sides: Sequence[Analysis]) -> list[str]:
     ]
 
 
-def _sides_of(
+def _figures_of_both(
     runs: tuple[list[RunData], list[RunData]],
     sides: tuple[Levels, Levels],
     reason: str,
     scatter: float,
     metrics: Sequence[Metric],
-) -> Iterator[BothSides]:
+) -> Iterator[FigureOfBoth]:
     first = sides[0][0]
     for metric in metrics:
         known = all(value_of(level, metric) is not None for side in sides for level in side)
         if not known and not metric.headline:
             continue
         found = [
-            [figure_of(run, level, metric) for run, level in zip(mine, side, strict=True)] if known else []
+            [estimate_of(run, level, metric) for run, level in zip(mine, side, strict=True)] if known else []
             for mine, side in zip(runs, sides, strict=True)
         ]
         base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
-        both = BothSides(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
-        yield both if reason or error_known(both) else dataclasses.replace(both, reason=TOO_FEW)
+        both = FigureOfBoth(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
+        yield both if reason or both.error_known else dataclasses.replace(both, reason=TOO_FEW)
 
 
-def error_known(both: BothSides) -> bool:
-    """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
-    if both.reason or not both.base or not both.new:
-        return False
-    return len(both.base) + len(both.new) > 2 or (both.base[0].told and both.new[0].told)
-
-
-def plain_change(both: BothSides) -> Change:
-    """Return a figure of both sides before anything is judged."""
-    base, new = (geometric(side) if side else None for side in (both.base, both.new))
-    level, change = both.level, new / base if base and new else None
-    return Change(level["label"], level["concurrency"], both.metric, base, new, change)
-
-
-def _change(both: BothSides, limits: Limits) -> Change:
-    plain = plain_change(both)
-    if not error_known(both):
+def _change(both: FigureOfBoth, limits: Limits) -> Change:
+    plain = both.plain_change()
+    if not both.error_known:
         judged = NOT_COMPARABLE if both.metric.headline else None
         return dataclasses.replace(plain, verdict=judged, reason=both.reason)
     if not both.metric.headline:
@@ -280,7 +299,7 @@ def _change(both: BothSides, limits: Limits) -> Change:
     return judge_change(plain, both.base, both.new, dataclasses.replace(limits, scatter=both.scatter))
 
 
-def judge_change(row: Change, base: Sequence[Figure], new: Sequence[Figure], limits: Limits) -> Change:
+def judge_change(row: Change, base: Sequence[Estimate], new: Sequence[Estimate], limits: Limits) -> Change:
     """Return the row with its ratio, interval and, of a headline figure, verdict.
 
     One run a side is judged only where the change is past the tolerance and the noise between runs as well.
@@ -300,24 +319,10 @@ def judge_change(row: Change, base: Sequence[Figure], new: Sequence[Figure], lim
     return dataclasses.replace(row, verdict=verdict, regression=verdict == WORSE and worsening > limits.tolerance)
 
 
-def failed_requests(levels: Levels) -> int:
-    return sum(map(failed, levels))
-
-
-def failures_change(ours: Levels, theirs: Levels) -> tuple[Change, float]:
-    """Return the shares of failed requests, and their chance where both sides fail alike (Fisher's exact test).
-
-    Of several runs a side all their requests count together.
-    """
-    counts = [(failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
-    base, new = (bad / max(of, 1) for bad, of in counts)
-    return Change(ours[0]["label"], ours[0]["concurrency"], FAILED, base, new), fisher(*counts[0], *counts[1])
-
-
-def _failures_judged(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
-    plain, chance = failures_change(ours, theirs)
-    if refused:
-        return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=refused)
+def _failures_judged(level: LevelOfBoth, limits: Limits) -> Change:
+    plain, chance = level.failures()
+    if level.refused:
+        return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=level.refused)
     if chance >= 1 - limits.confidence:
         return dataclasses.replace(plain, verdict=SAME)
     worsening = (plain.new or 0.0) - (plain.base or 0.0)

@@ -7,13 +7,12 @@ from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
 from loadtest.analyse.comparison.differences import FAILED
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, number, percent, seconds, signed
+from loadtest.text import UNKNOWN, counted, signed
 
 MOST_SAID = 10  # times as much: a change that only shows beyond it shows nothing
 
@@ -33,12 +32,9 @@ def interval_text(row: Change) -> str:
 
 
 def amount_text(row: Change, amount: float | None) -> str:
-    """Return a figure of one run with its unit."""
     if amount is None:
         return UNKNOWN
-    if row.metric.unit == "share":
-        return percent(amount)
-    return seconds(amount) if row.metric.unit == "s" else f"{number(amount)}/s"
+    return row.metric.written(amount) + ("/s" if row.metric.unit == "1/s" else "")
 
 
 def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:
@@ -107,7 +103,7 @@ def simulated_sides(comparison: Comparison) -> str | None:
 def run_lines(comparison: Comparison) -> list[str]:
     """Name every run: folder, server, model."""
     return [
-        f"{name}: {side.summary['name']} ({side.run.path}), {findings.measured_on(side.summary)}, "
+        f"{name}: {side.summary['name']} ({side.run.path}), {measured_on(side.summary)}, "
         f"{side.summary['started'] or 'start unknown'}"
         for name, runs in (("BASE", comparison.bases), ("NEW", comparison.news))
         for side in runs

@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from loadtest.analyse.figures import rates, stats
-from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile, t_tail
+from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile, t_tail
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import figure
+from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
 FEWEST_COMPARED = 8  # requests a side
-# of the values, as many equal ones as would vary their mean alike: 1 of equal times, 1/2 of exponential ones, 1/8 where three of 60
-# are thirty times as long as the others
+# Effective share of the values, (Σx)² / (n Σx²): 1 where all are equal, 1/2 where they are exponential, 1/8 where three of 60 are
+# thirty times as long as the others.
 LEAST_PART = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
+FEWEST_INDEPENDENT_AT_A_RATE = (
+    20  # likewise, of the TTFT of a level at a rate (with 10, false differences near saturation)
+)
 SURE = 10_000  # degrees of freedom of an error that is known
 
 
@@ -38,9 +42,13 @@ class Metric:
     key: str
     part: str | None  # of a described figure: "mean", "p50", "p95"; None: a rate of the level
     name: str
-    unit: str  # "s" (printed as ms), "1/s"
+    unit: str  # "s", "1/s" or "share"
     headline: bool = False
     prefill: bool = True  # whether a longer prompt changes it
+
+    def written(self, value: float) -> str:
+        """Return a value of it, a rate without its unit."""
+        return percent(value) if self.unit == "share" else writer_of(self.key)(value)
 
     @property
     def lower_is_better(self) -> bool:
@@ -65,17 +73,19 @@ METRICS = (
     Metric("prefill_s", "mean", "prefill mean", "s"),
 )
 RATE_WEIGHTS = {"output_tokens_per_s": "output_tokens", "input_tokens_per_s": "prompt_tokens"}  # of a rate: its column
+WAITING = ("ttft_s", "ttft_sched_s", "e2e_s", "e2e_sched_s", "queue_wait_s")  # durations that hold waits
 FAILED = Metric("failed", None, "failed requests", "share", headline=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """One figure of one run, and its standard error in natural logarithms, downwards and upwards."""
 
     value: float
     down: float  # nan: too few samples tell it, so that only other runs can
     up: float
     freedom: int
+    gain: float = 1.0  # how many times as large a change of the server's speed shows in it
 
     @classmethod
     def even(cls, value: float, share: float, freedom: int) -> Self:
@@ -95,17 +105,16 @@ class Figure:
         """Whether its own run tells its error."""
         return math.isfinite(self.down)
 
-    def scaled(self, factor: float) -> Figure:
+    def scaled(self, factor: float) -> Estimate:
         """Return it as another run of the same server would have it that is so many times as large."""
-        return Figure(self.value * factor, self.down, self.up, self.freedom)
+        return replace(self, value=self.value * factor)
 
 
 def value_of(level: dict[str, Any], metric: Metric) -> float | None:
-    found: float | None = figure(level, metric.key, metric.part) if metric.part else level[metric.key]
-    return found
+    return figure(level, metric.key, metric.part or "mean")
 
 
-def figure_of(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | None:
+def estimate_of(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate | None:
     """Return a metric of a level with its error, nan where too few samples tell it; None where it is unknown."""
     value = value_of(level, metric)
     if value is None or value <= 0:
@@ -116,11 +125,40 @@ def figure_of(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | N
         values = run.column(metric.key)[run.good(level["index"])]
         known = values[np.isfinite(values)]
         share = stats.PERCENTILES.get(metric.part)
-        if share is None:
+        if not _queue_told(run, level):
+            found = None
+        elif share is None:
             found = mean_of(known, block_of(level)) if _of_many(known) else None
         else:
             found = _percentile(known, share, block_of(level))
-    return found or Figure(value, math.nan, math.nan, 0)
+    return replace(found or Estimate(value, math.nan, math.nan, 0), gain=gain_of(run, level, metric))
+
+
+def gain_of(run: RunData, level: dict[str, Any], metric: Metric) -> float:
+    """Return how many times as large a change of the server's speed shows in a figure; 1 but for waits of an open loop.
+
+    Requests at a rate do not wait for the server: where it is slower by 1 %, a queue of one server grows by 2 % and by another
+    1 % for each request that waits, without bound towards saturation (M/G/1: 1 / (1 - utilisation) is about 1 + the mean number
+    waiting). The time outside the queue changes by 1 %.
+    """
+    if level.get("rate") is None or metric.key not in WAITING:
+        return 1.0
+    good = run.good(level["index"])
+    whole, waits = (run.column(key)[good] for key in (metric.key, "queue_wait_s"))
+    if not np.isfinite(waits).any():
+        waits = run.column("ttft_s")[good]
+        waits = waits - np.nanquantile(waits, 0.05) if np.isfinite(waits).any() else np.zeros(1)
+    wait, mean = float(np.nanmean(waits)), float(np.nanmean(whole))
+    waiting = float(level.get("requests_per_s") or level["rate"]) * wait
+    return 1.0 + min(wait / mean, 1.0) * (1.0 + waiting)
+
+
+def _queue_told(run: RunData, level: dict[str, Any]) -> bool:
+    """Whether a level is long enough for its queue: at a rate, requests that met the same queue are one sample, not many."""
+    first = run.column("ttft_s")[run.good(level["index"])]
+    first = first[np.isfinite(first)]
+    least = FEWEST_INDEPENDENT_AT_A_RATE
+    return level.get("rate") is None or len(first) >= least * correlation_time(first)
 
 
 def _of_many(values: FloatArray) -> bool:
@@ -134,7 +172,7 @@ def block_of(level: dict[str, Any]) -> int:
     return int(level.get("concurrency") or 1)
 
 
-def mean_of(values: FloatArray, block: int) -> Figure | None:
+def mean_of(values: FloatArray, block: int) -> Estimate | None:
     """Return the mean of a run's values with its error; None where too few samples tell it."""
     known = values[np.isfinite(values)]
     if len(known) < FEWEST_COMPARED:
@@ -143,33 +181,33 @@ def mean_of(values: FloatArray, block: int) -> Figure | None:
     if sample.batches < 2 or sample.effective < FEWEST_INDEPENDENT_COMPARED:
         return None
     spread, mean = sample.mean(), float(known.mean())
-    return Figure.even(mean, spread.error / mean, spread.freedom) if mean > 0 else None
+    return Estimate.even(mean, spread.error / mean, spread.freedom) if mean > 0 else None
 
 
-def _percentile(known: FloatArray, share: float, block: int) -> Figure | None:
+def _percentile(known: FloatArray, share: float, block: int) -> Estimate | None:
     if len(known) < (FEWEST_FOR_TAIL if share > 0.5 else stats.FEWEST_FOR_INTERVAL):
         return None
     sample = Sample.of(known, block=block)
     ordered = np.sort(known)
     interval = percentile_interval(sample, ordered, share)
-    return Figure.of(float(np.quantile(ordered, share)), interval, max(sample.batches - 2, 1))
+    return Estimate.of(float(np.quantile(ordered, share)), interval, max(sample.batches - 2, 1))
 
 
-def _rate(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | None:
+def _rate(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
     weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))
     spread = rates.spread_of(run, found, weights) if found else None
-    return Figure.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
+    return Estimate.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
 
 
-def geometric(figures: Sequence[Figure]) -> float:
+def geometric(figures: Sequence[Estimate]) -> float:
     """Return the mean of the runs' figures, by factors."""
     return math.exp(float(np.mean([math.log(each.value) for each in figures])))
 
 
 def ratio(
-    base: Sequence[Figure], new: Sequence[Figure], confidence: float, *, noise: float
+    base: Sequence[Estimate], new: Sequence[Estimate], confidence: float, *, noise: float
 ) -> tuple[float, tuple[float, float]] | None:
     """Return NEW ÷ BASE of one or several runs a side, with its interval; None where nothing tells their errors.
 
@@ -190,7 +228,8 @@ def ratio(
             halves.append(tuple(_single(base[0], new[0], confidence, noise, up=up) for up in (False, True)))
         else:
             own = float(np.mean([(each.down**2 + each.up**2) / 2 for side in sides for each in side]))
-            variance = (NOISE_WORTH * (noise**2 + own) + square) / (NOISE_WORTH + freedom)
+            taken = float(np.mean([(noise * each.gain) ** 2 for side in sides for each in side]))
+            variance = (NOISE_WORTH * (taken + own) + square) / (NOISE_WORTH + freedom)
             half = t_quantile(NOISE_WORTH + freedom, confidence) * math.sqrt(variance * count)
             halves.append((half, half))
     if freedom > 0:
@@ -202,7 +241,7 @@ def ratio(
     return math.exp(away), (math.exp(away - down), math.exp(away + up))
 
 
-def chance(base: Figure, new: Figure, *, noise: float, scatter: float = 0.0) -> float:
+def chance(base: Estimate, new: Estimate, *, noise: float, scatter: float = 0.0) -> float:
     """Return how probable it is that one run is at least so far from another where nothing differs but noise (two-sided)."""
     away = math.log(new.value / base.value)
     error, freedom = _error(base, new, noise, up=away < 0)
@@ -210,16 +249,16 @@ def chance(base: Figure, new: Figure, *, noise: float, scatter: float = 0.0) -> 
     return t_tail(beyond / error, freedom) if error > 0 else float(beyond == 0)
 
 
-def _single(base: Figure, new: Figure, confidence: float, noise: float, *, up: bool) -> float:
+def _single(base: Estimate, new: Estimate, confidence: float, noise: float, *, up: bool) -> float:
     """Return half of the interval of one run over another (Welch on the logarithms)."""
     error, freedom = _error(base, new, noise, up=up)
     return t_quantile(freedom, confidence) * error
 
 
-def _error(base: Figure, new: Figure, noise: float, *, up: bool) -> tuple[float, int]:
+def _error(base: Estimate, new: Estimate, noise: float, *, up: bool) -> tuple[float, int]:
     """Return the standard error of one run over another, as a logarithm, and its degrees of freedom."""
     ours, theirs = (base.down, new.up) if up else (base.up, new.down)
-    total = ours**2 + theirs**2 + 2 * noise**2
+    total = ours**2 + theirs**2 + noise**2 * (base.gain**2 + new.gain**2)
     slack = ours**4 / max(base.freedom, 1) + theirs**4 / max(new.freedom, 1)
     freedom = min(int(total**2 / slack), SURE) if slack > 1e-300 else SURE
     return math.sqrt(total), freedom

@@ -15,7 +15,6 @@ from itertools import combinations
 from typing import Any
 
 from loadtest.analyse.comparison import traits
-from loadtest.analyse.comparison.comparable import Levels
 from loadtest.analyse.comparison.compare import (
     BETTER,
     FAMILY_ERROR,
@@ -23,26 +22,20 @@ from loadtest.analyse.comparison.compare import (
     SAME,
     TOLERANCE,
     WORSE,
-    BothSides,
     Change,
     compare_part,
-    error_known,
-    failed_requests,
-    failures_change,
-    plain_change,
 )
 from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
     RUN_NOISE,
-    Figure,
+    Estimate,
     Metric,
     chance,
-    figure_of,
+    estimate_of,
 )
-from loadtest.analyse.summary import Analysis, has_tokens
+from loadtest.analyse.summary import Analysis, has_tokens, is_void
 from loadtest.errors import LoadTestError, RunFolderError
-from loadtest.metrics import VOID
 
 MOST_RUNS = 26  # each has a letter
 OF_TOKENS = tuple(metric for metric in METRICS if metric.headline)
@@ -60,16 +53,15 @@ class Entry:
 
     letter: str
     name: str
-    one: Analysis
+    analysis: Analysis
 
     @property
     def levels(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.one.summary["levels"]
+        found: list[dict[str, Any]] = self.analysis.summary["levels"]
         return found
 
-    def figure(self, level: dict[str, Any], metric: Metric) -> Figure | None:
-        """Return a figure of one of its levels with its error."""
-        return figure_of(self.one.run, level, metric)
+    def estimate(self, level: dict[str, Any], metric: Metric) -> Estimate | None:
+        return estimate_of(self.analysis.run, level, metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +85,10 @@ class Pair:
     @property
     def name(self) -> str:
         return f"{self.first.letter} → {self.second.letter}"
+
+    def row(self, level: dict[str, Any] | None, metric: Metric) -> PairChange | None:
+        """Return a figure's change at a level of the first run; None where there is none."""
+        return next((row for row in self.rows if row.level is level and row.change.metric is metric), None)
 
     def overall(self, metric: Metric) -> float | None:
         """Return the geometric mean of a figure's changes over the levels that were judged; None for fewer than two."""
@@ -185,23 +181,21 @@ def _tested(
     run_noise: float,
 ) -> Iterator[_Tested]:
     """Yield the headline figures of a pair of runs with their chances of error, level by level."""
-    every: list[BothSides] = []
-    failures: list[tuple[Levels, Levels, str]] = []
-    compare_part(((one.one,), (other.one,)), across, every, failures, metrics)
-    least = tolerance + run_noise
-    for ours, theirs, refused in failures:
-        void = [entry.letter for entry, side in ((one, ours), (other, theirs)) if side[0]["verdict"] == VOID]
-        for both in (both for both in every if both.level is ours[0]):
-            reason = both.reason if not void or refused else f"void in {' and '.join(void)}"
-            row = dataclasses.replace(plain_change(both), verdict=NOT_COMPARABLE, reason=reason)
+    levels, _ = compare_part(((one.analysis,), (other.analysis,)), across, metrics)
+    for level in levels:
+        first = level.base[0]
+        void = [entry.letter for entry, side in ((one, level.base), (other, level.new)) if is_void(side[0])]
+        for both in level.figures:
+            reason = both.reason if not void or level.refused else f"void in {' and '.join(void)}"
+            row = dataclasses.replace(both.plain_change(), verdict=NOT_COMPARABLE, reason=reason)
             p = None
-            if error_known(both):
+            if both.error_known:
                 p = chance(both.base[0], both.new[0], noise=run_noise, scatter=both.scatter)
-            yield _Tested(number, ours[0], row, p, least)
-        if failed_requests(ours) + failed_requests(theirs):
-            row, p = failures_change(ours, theirs)
-            row = dataclasses.replace(row, verdict=NOT_COMPARABLE, reason=refused)
-            yield _Tested(number, ours[0], row, None if refused else p, 0.0)
+            yield _Tested(number, first, row, p, tolerance + run_noise)
+        if level.some_failed:
+            row, p = level.failures()
+            row = dataclasses.replace(row, verdict=NOT_COMPARABLE, reason=level.refused)
+            yield _Tested(number, first, row, None if level.refused else p, 0.0)
 
 
 def _holm(tested: Sequence[_Tested]) -> tuple[list[tuple[int, PairChange]], int]:

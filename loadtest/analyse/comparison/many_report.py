@@ -7,17 +7,15 @@ from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE
 from loadtest.analyse.comparison.compare_report import change_text
-from loadtest.analyse.comparison.differences import FAILED, Figure, Metric
+from loadtest.analyse.comparison.differences import FAILED, Estimate, Metric
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.findings.run_findings import measured_on
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import failed
+from loadtest.analyse.summary import failed, is_void
 from loadtest.grid import Grid, escaped
-from loadtest.metrics import VOID
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed
+from loadtest.text import UNKNOWN, counted, listed, percent, signed
 
 NOT_SEEN = "~"  # as benchstat writes it
 MOST_SAID = 8  # reasons without a verdict that the terminal gives
@@ -27,14 +25,14 @@ def run_lines(many: Many) -> list[str]:
     """Name every run: its name in the table, server and model, folder; simulated ones as such."""
     said = []
     for entry in many.entries:
-        one = entry.one
+        one = entry.analysis
         mark = simulated_mark(one.summary)
         facts = (measured_on(one.summary), mark, one.summary["started"] or "start unknown", str(one.run.path))
         said.append(f"{entry.letter}  {entry.name}: " + ", ".join(filter(None, facts)))
     return said
 
 
-def loads(many: Many) -> list[tuple[str, list[tuple[Entry, dict[str, Any]]]]]:
+def runs_by_level(many: Many) -> list[tuple[str, list[tuple[Entry, dict[str, Any]]]]]:
     """Return each level's name with the runs that have it; the levels in order of their load."""
     found: dict[str, list[tuple[Entry, dict[str, Any]]]] = {}
     for entry in many.entries:
@@ -50,7 +48,7 @@ def _place(level: dict[str, Any]) -> tuple[float, ...]:
 
 def level_names(many: Many) -> tuple[str, dict[str, str]]:
     """Return what all levels share, such as lengths, and each level's name without it."""
-    names = [name for name, _ in loads(many)]
+    names = [name for name, _ in runs_by_level(many)]
     if len(names) == 1:
         load, _, rest = names[0].partition(" · ")
         return rest, {names[0]: load}
@@ -63,7 +61,7 @@ def outcome(many: Many) -> list[str]:
 
     Void levels do not count.
     """
-    believed_at = [[(entry, level) for entry, level in pairs if level["verdict"] != VOID] for _, pairs in loads(many)]
+    believed_at = [[(entry, level) for entry, level in pairs if not is_void(level)] for _, pairs in runs_by_level(many)]
     most = max(map(len, believed_at), default=0)
     if most < 2:
         return [f"{len(many.entries)} runs have no level in common that is not void."]
@@ -82,17 +80,16 @@ def outcome(many: Many) -> list[str]:
 
 def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metric) -> str | None:
     """Say which run is best in a figure at one load, and whether the next one differs from it."""
-    known = [(entry, found.value) for entry, level in load if (found := entry.figure(level, metric)) is not None]
+    known = [(entry, found.value) for entry, level in load if (found := entry.estimate(level, metric)) is not None]
     if len(known) < len(load):
         return None
     at = offered_load.load_name(load[0][1])
     ranked = sorted(known, key=lambda each: each[1], reverse=not metric.lower_is_better)
     (first, value), (second, _) = ranked[:2]
-    amount = seconds(value) if metric.unit == "s" else number(value)
+    amount = metric.written(value)
     what = f"{'lowest' if metric.lower_is_better else 'most'} {metric.name}"
     pair = many.between(first, second)
-    rows = [row for row in pair.rows if row.change.metric is metric and row.level in [level for _, level in load]]
-    row = rows[0] if rows else None
+    row = pair.row(next(level for entry, level in load if entry is pair.first), metric)
     if row is None or row.chance is None or row.change.ratio is None:
         return f"At {at}, {_named(first)} has the {what} ({amount}); whether {_named(second)} differs was not judged."
     if row.change.verdict == SAME:
@@ -105,14 +102,14 @@ def _named(entry: Entry) -> str:
     return f"{entry.letter} ({entry.name})"
 
 
-def level_grid(many: Many, *, most: int = 1000) -> Grid:
+def level_table(many: Many, *, most: int = 1000) -> Grid:
     """Return a row a level and run: headline figures with the half of their 95 % interval, and the verdict.
 
     Of a word of a run's name at most so many characters: run_lines have it whole.
     """
     _, names = level_names(many)
     rows = []
-    for name, pairs in loads(many):
+    for name, pairs in runs_by_level(many):
         for place, (entry, level) in enumerate(pairs):
             figures = [_figure_cell(entry, level, metric) for metric in many.metrics]
             bad = str(failed(level)) if failed(level) else ""
@@ -123,21 +120,21 @@ def level_grid(many: Many, *, most: int = 1000) -> Grid:
     return Grid(heads, tuple(rows), names=2).without_unknown()
 
 
-def _figure_cell(entry: Entry, level: dict[str, Any], metric: Metric) -> str:
-    found = entry.figure(level, metric)
+def _figure_cell(entry: Entry, level: dict[str, Any] | None, metric: Metric) -> str:
+    found = entry.estimate(level, metric) if level is not None else None
     if found is None:
         return UNKNOWN
-    amount = seconds(found.value) if metric.unit == "s" else number(found.value)
+    amount = metric.written(found.value)
     half = half_width(found)
     return f"{amount} ±{half * 100:.{1 if half < 0.0995 else 0}f} %" if half is not None else amount
 
 
-def half_width(found: Figure) -> float | None:
+def half_width(found: Estimate) -> float | None:
     """Return the half of a figure's 95 % interval as a share of it; None where too few samples tell it."""
     return t_quantile(found.freedom) * max(found.down, found.up) if found.told else None
 
 
-def pair_grid(many: Many, pairs: Iterable[Pair]) -> Grid:
+def pair_table(many: Many, pairs: Iterable[Pair]) -> Grid:
     """Return a row a pair and level: the change of each headline figure with its chance, "~" where none was seen."""
     _, names = level_names(many)
     metrics = [
@@ -149,8 +146,7 @@ def pair_grid(many: Many, pairs: Iterable[Pair]) -> Grid:
         levels = list({id(row.level): row.level for row in pair.rows}.values())
         begun = False
         for level in levels:
-            mine = {row.change.metric: row for row in pair.rows if row.level is level}
-            cells = [change_cell(mine.get(metric)) for metric in metrics]
+            cells = [change_cell(pair.row(level, metric)) for metric in metrics]
             if all(cell == UNKNOWN for cell in cells):
                 continue  # why stands below
             rows.append(("" if begun else pair.name, names[offered_load.level_of(level).label], *cells))
@@ -177,7 +173,7 @@ def unjudged(many: Many) -> list[str]:
     void: dict[tuple[str, str], list[str]] = {}
     _, own = level_names(many)
     for entry in many.entries:
-        for level in (level for level in entry.levels if level["verdict"] == VOID):
+        for level in filter(is_void, entry.levels):
             name = own[offered_load.level_of(level).label]
             void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
     said = [
@@ -196,7 +192,7 @@ def unjudged(many: Many) -> list[str]:
     for (reason, at), pairs in reasons.items():
         said.append(f"No verdict on {', '.join(pairs)}{f' at {at}' if at else ''}: {reason}.")
     for entry in many.entries:
-        said += [f"{entry.letter}: {trouble}" for trouble in entry.one.run.trouble]
+        said += [f"{entry.letter}: {trouble}" for trouble in entry.analysis.run.trouble]
     return said
 
 
@@ -218,7 +214,7 @@ def markdown(many: Many, picture: str | None) -> str:
     """Return compare.md; it names the PNG beside it."""
     shared, _ = level_names(many)
     lines = [f"# {listed([entry.name for entry in many.entries])}", ""]
-    marks = {entry.letter: simulated_mark(entry.one.summary) for entry in many.entries}
+    marks = {entry.letter: simulated_mark(entry.analysis.summary) for entry in many.entries}
     if simulated := [letter for letter, mark in marks.items() if mark]:
         who = "all of these runs" if len(simulated) == len(marks) else f"run {listed(simulated)}"
         lines += [
@@ -227,10 +223,10 @@ def markdown(many: Many, picture: str | None) -> str:
         ]
     lines += [f"- {escaped(said)}" for said in (*outcome(many), *many.named.sentences(many.letters), *run_lines(many))]
     lines += ["", f"![The runs over each other: throughput, TTFT, trade-off, ITL]({picture})", ""] if picture else [""]
-    lines += [f"## Levels{f': {escaped(shared)}' if shared else ''}", "", *level_grid(many).markdown(), ""]
+    lines += [f"## Levels{f': {escaped(shared)}' if shared else ''}", "", *level_table(many).markdown(), ""]
     for metric in many.metrics:
         lines += [f"## {metric.name}", "", *against_first(many, metric).markdown(), ""]
-    lines += ["## Every pair", "", *pair_grid(many, many.pairs).markdown(), ""]
+    lines += ["## Every pair", "", *pair_table(many, many.pairs).markdown(), ""]
     lines += [*(f"- {escaped(said)}" for said in unjudged(many)), "", method(many), ""]
     return "\n".join(lines)
 
@@ -240,23 +236,12 @@ def against_first(many: Many, metric: Metric) -> Grid:
     first, *others = many.entries
     _, names = level_names(many)
     rows = []
-    for name, pairs in loads(many):
+    for name, pairs in runs_by_level(many):
         here = {entry.letter: level for entry, level in pairs}
-
-        def cell(entry: Entry, here: dict[str, dict[str, Any]] = here) -> str:
-            return _figure_cell(entry, here[entry.letter], metric) if entry.letter in here else UNKNOWN
-
-        cells = [cell(first)]
+        cells = [_figure_cell(first, here.get(first.letter), metric)]
         for entry in others:
-            row = next(
-                (
-                    row
-                    for row in many.between(first, entry).rows
-                    if row.level is here.get(first.letter) and row.change.metric is metric
-                ),
-                None,
-            )
-            cells += [cell(entry), change_cell(row)]
+            row = many.between(first, entry).row(here.get(first.letter), metric)
+            cells += [_figure_cell(entry, here.get(entry.letter), metric), change_cell(row)]
         rows.append((names[name], *cells))
     means = [many.between(first, entry).overall(metric) for entry in others]
     if any(mean is not None for mean in means):
@@ -294,12 +279,12 @@ def to_dict(many: Many) -> dict[str, Any]:
 
 
 def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
-    summary = entry.one.summary
+    summary = entry.analysis.summary
     traits = {trait.key: trait.values[place] for trait in (*many.named.legend, *many.named.besides)}
     return {
         "letter": entry.letter,
         "name": entry.name,
-        "path": str(entry.one.run.path),
+        "path": str(entry.analysis.run.path),
         **{key: summary[key] for key in ("started", "server", "target", "simulated")},
         "traits": traits,
         "levels": [
@@ -314,7 +299,7 @@ def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
 
 
 def _figure_dict(entry: Entry, level: dict[str, Any], metric: Metric) -> dict[str, Any] | None:
-    found = entry.figure(level, metric)
+    found = entry.estimate(level, metric)
     return None if found is None else {"value": found.value, "ci95_share": half_width(found)}
 
 
@@ -336,7 +321,7 @@ CHANGE_STYLES = {BETTER: "green", WORSE: "bold red", SAME: "", NOT_COMPARABLE: "
 
 
 def styles(many: Many) -> dict[str, str]:
-    """Return the terminal's style of each cell of `pair_grid`."""
+    """Return the terminal's style of each cell of `pair_table`."""
     return {
         change_cell(row): CHANGE_STYLES[row.change.verdict or SAME]
         for pair in many.pairs
@@ -345,7 +330,7 @@ def styles(many: Many) -> dict[str, str]:
     }
 
 
-def explained(many: Many) -> Iterator[str]:
+def first_unjudged(many: Many) -> Iterator[str]:
     """Yield what the terminal says of levels and pairs without a verdict."""
     said = unjudged(many)
     yield from said[:MOST_SAID]

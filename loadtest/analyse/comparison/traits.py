@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.analyse.comparison.comparable import DEFAULTS, asked_facts, value_text
-from loadtest.analyse.findings.run_findings import believed_slots
+from loadtest.analyse.findings.run_findings import slot_limit
 from loadtest.analyse.summary import Analysis
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS
-from loadtest.text import counted, listed
+from loadtest.text import counted, joined, listed
 
 # Comparability keys that runs set beside each other may differ in unasked: what is compared is this, or how it was asked.
 ON_PURPOSE = frozenset(("model", "quantization", "context", "server", "dialect", "proxy", *SAID_KEYS, *ADDED_KEYS))
@@ -77,13 +77,11 @@ def names_of(runs: Sequence[Analysis], across: frozenset[str] = frozenset()) -> 
             legend.append(trait)
     while (spare := _spare(legend, runs)) is not None:
         legend.remove(spare)
-    names = [
-        " · ".join(filter(None, (_short(trait.key, trait.values[i]) for trait in legend))) for i in range(len(runs))
-    ]
+    names = [joined(" · ", *(_short(trait.key, trait.values[i]) for trait in legend)) for i in range(len(runs))]
     if len(set(names)) < len(names) or not all(names):
         own = _own_names(runs)
         names = [
-            " · ".join(filter(None, (name, mine))) if not name or names.count(name) > 1 else name
+            joined(" · ", name, mine) if not name or names.count(name) > 1 else name
             for name, mine in zip(names, own, strict=True)
         ]
     return Names(tuple(names), tuple(legend), tuple(trait for trait in differing if trait not in legend))
@@ -108,7 +106,7 @@ def _own_names(runs: Sequence[Analysis]) -> list[str]:
     paths = [str(one.run.path) for one in runs]
     groups = [str(one.summary.get("group") or "") for one in runs]
     for own in (said, folders, paths):
-        whole = [" · ".join(filter(None, pair)) for pair in zip(own, groups, strict=True)]
+        whole = [joined(" · ", *pair) for pair in zip(own, groups, strict=True)]
         if len(set(whole)) == len(whole):
             return whole
     return [f"{path} {number}" for number, path in enumerate(paths, 1)]
@@ -130,12 +128,12 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     def asked(key: str) -> tuple[str | None, ...]:
         return tuple(value_text(key, each.get(key, DEFAULTS.get(key))) for each in facts)
 
-    def known(key: str, of: Callable[[Analysis], str | None]) -> Trait:
-        return Trait(key, tuple(map(of, runs)))
+    def known(key: str, of: Callable[[Analysis], Any]) -> Trait:
+        return Trait(key, tuple(None if value in (None, "") else str(value) for value in map(of, runs)))
 
-    yield known("model", _model)
+    yield known("model", lambda one: one.summary["target"].get("model"))
     yield known("quantization", _quantization)
-    yield known("server", _server)
+    yield known("server", lambda one: joined(" ", *(one.summary["server"].get(key) for key in ("kind", "version"))))
     yield known("GPU", lambda one: _hardware(one, of_machine=False))
     yield known("slots", _slots)
     yield Trait("context", tuple(None if value == "none" else value for value in asked("context")))
@@ -152,40 +150,25 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     yield known("loadtest", lambda one: (one.run.facts.get("versions") or {}).get("loadtest"))
 
 
-def _model(one: Analysis) -> str | None:
-    return _text((one.summary["target"] or {}).get("model"))
-
-
-def _quantization(one: Analysis) -> str | None:
-    details = (((one.summary["server"] or {}).get("facts") or {}).get("details")) or {}
-    return _text((one.run.facts.get("comparability") or {}).get("quantization") or details.get("quantization_level"))
-
-
-def _server(one: Analysis) -> str | None:
-    said = one.summary["server"] or {}
-    return _text(" ".join(str(said[key]) for key in ("kind", "version") if said.get(key)) or None)
+def _quantization(one: Analysis) -> Any:
+    details = (one.summary["server"].get("facts") or {}).get("details") or {}
+    return (one.run.facts.get("comparability") or {}).get("quantization") or details.get("quantization_level")
 
 
 def _slots(one: Analysis) -> str | None:
     """Return the slots that the run showed, else those that the server says; None where neither is known."""
-    said = (one.summary["server"] or {}).get("slots_said")
-    seen = believed_slots(one)
-    count = seen.estimate if seen.limit else said
+    count = slot_limit(one) or one.summary["server"].get("slots_said")
     return counted(int(count), "slot") if count else None
 
 
-def _hardware(one: Analysis, *, of_machine: bool) -> str | None:
+def _hardware(one: Analysis, *, of_machine: bool) -> str:
     """Return the machine, whose description names its cores, or the GPUs in it."""
     said = one.summary.get("hardware") or ()
-    return "; ".join(each for each in said if bool(CORES.search(each)) == of_machine) or None
+    return "; ".join(each for each in said if bool(CORES.search(each)) == of_machine)
 
 
 def _host(one: Analysis) -> str | None:
     try:
-        return urlsplit(str((one.summary["target"] or {}).get("url") or "")).hostname
+        return urlsplit(str(one.summary["target"].get("url") or "")).hostname
     except ValueError:
         return None
-
-
-def _text(value: Any) -> str | None:
-    return None if value in (None, "") else str(value)

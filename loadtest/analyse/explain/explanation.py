@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.explain import explained as parts_of
-from loadtest.analyse.explain.explained import Cause, Parts, TimePart
-from loadtest.analyse.explain.parts import Splitter
+from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf, replay_models
+from loadtest.analyse.explain.splitter import Splitter
+from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray, IntArray
@@ -65,8 +65,6 @@ class Without:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """One request explained."""
-
     row: int
     id: int
     level: dict[str, Any]  # of summary.json
@@ -172,8 +170,6 @@ def _part_dict(part: TimePart) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Explains the requests of a run."""
-
     run: RunData  # whose requests carry their waits, as those of an Analysis do
     levels: Sequence[dict[str, Any]]  # of summary.json
     splitter: Splitter
@@ -195,16 +191,15 @@ class Explainer:
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))
 
     def explain(self, row: int) -> Explanation:
-        """Explain the request in this row of the run's requests."""
-        run, line = self.run, self.splitter.line
+        run, timeline = self.run, self.splitter.timeline
         parts = self.splitter.split(row)
-        level = next(each for each in self.levels if each["index"] == line.level[row])
-        good = run.good(int(line.level[row]))
+        level = next(each for each in self.levels if each["index"] == timeline.level[row])
+        good = run.good(int(timeline.level[row]))
         good[row] = False
         without, reason = self._without(row, parts)
         return Explanation(
             row=row,
-            id=int(line.ids[row]),
+            id=int(timeline.ids[row]),
             level=level,
             outcome=str(run.requests["outcome"].to_numpy()[row]),
             ttft_s=float(run.column("ttft_s")[row]),
@@ -218,9 +213,9 @@ class Explainer:
             warmup=bool(run.requests["warmup"].to_numpy()[row]),
             dropped=self._dropped(row, parts),
             beside=self.beside,
-            begin_s=float(line.sched[row]),
+            begin_s=float(timeline.sched[row]),
             parts=parts,
-            slow=self._slowness(float(line.arrived[row]), float(np.fmin(line.first[row], line.end[row]))),
+            slow=self._slowness(float(timeline.arrived[row]), float(np.fmin(timeline.first[row], timeline.end[row]))),
             without=without,
             no_replay=reason,
         )
@@ -229,7 +224,7 @@ class Explainer:
         """Return how slow plain steps were between two instants; None where they were as usual, or too few to tell."""
         gaps = self.splitter.gaps
         inside = gaps.clean & (gaps.left >= low) & (gaps.right <= high)
-        for each in silent_windows(self.splitter.line, low, high, -1):  # what was read for those is not known
+        for each in silent_windows(self.splitter.timeline, low, high, -1):  # what was read for those is not known
             inside &= (gaps.right < each.start) | (gaps.left > each.end)
         usual = {each.streams: each.median_s for each in self.splitter.steps.times}
         streams, spent = gaps.streams[inside], gaps.step_s[inside]
@@ -245,13 +240,13 @@ class Explainer:
 
         The longest prompts first; none where the parts leave little unexplained.
         """
-        line = self.splitter.line
+        timeline = self.splitter.timeline
         if parts.first[-1].seconds < LEAST_REST * parts.total_s:
             return ()
-        since, until = line.sched[row] - 2 * parts.total_s, line.sched[row] + parts.total_s
-        rows = np.flatnonzero(line.silent & (line.end > since) & (line.end < until))
-        longest = rows[np.argsort(-np.nan_to_num(line.prompt[rows]), kind="stable")][:MOST_DROPPED]
-        return tuple(int(line.ids[each]) for each in longest if each != row)
+        since, until = timeline.sched[row] - 2 * parts.total_s, timeline.sched[row] + parts.total_s
+        rows = np.flatnonzero(timeline.silent & (timeline.end > since) & (timeline.end < until))
+        longest = rows[np.argsort(-np.nan_to_num(timeline.prompt[rows]), kind="stable")][:MOST_DROPPED]
+        return tuple(int(timeline.ids[each]) for each in longest if each != row)
 
     def _without(self, row: int, parts: Parts) -> tuple[tuple[Without, ...], str | None]:
         """Leave out each of the greatest causes in turn; the second value says why the engine cannot."""
@@ -262,7 +257,7 @@ class Explainer:
             if each.row not in tried:
                 blamed.setdefault(each.row, each)
                 tried.append(each.row)
-        loaded = any(part.name in (parts_of.LOAD, parts_of.TURN) for part in parts.first)
+        loaded = any(part.name in (time_parts.LOAD, time_parts.TURN) for part in parts.first)
         if not tried and parts.lost is None and not loaded:
             rest = parts.first[-1].seconds
             unknown = rest >= LEAST_REST * parts.total_s
@@ -273,7 +268,7 @@ class Explainer:
             return (), self.models
         run = self.run
         waited = run.column("slot_wait_s")[row]
-        if not math.isfinite(self.splitter.line.first[row]):
+        if not math.isfinite(self.splitter.timeline.first[row]):
             return (), "it never got a token"
         if not math.isfinite(waited):
             return (), "how long it waited for a slot is not known"
@@ -298,7 +293,7 @@ class Explainer:
         """Return the replay by the first model that gives back the level as it was; a clause says why there is none."""
         missed = ""
         for model in models:
-            replay = LevelReplay.of(self.run, self.splitter.line, model, row)
+            replay = LevelReplay.of(self.run, self.splitter.timeline, model, row)
             if isinstance(replay, str):
                 return replay
             wrong = replay.unmatched()
@@ -325,10 +320,10 @@ def blame(parts: Parts, slots: int) -> dict[int, Cause]:
     total: dict[int, float] = {}
     cause: dict[int, Cause] = {}
     for part in parts.first:
-        if part.name == parts_of.REREAD:
+        if part.name == time_parts.REREAD:
             continue
         for each in part.causes:
-            share = 1 / slots if each.how == parts_of.SLOT else 1.0
+            share = 1 / slots if each.how == time_parts.SLOT else 1.0
             total[each.row] = total.get(each.row, 0.0) + each.seconds * share
             cause.setdefault(each.row, each)
     return {row: replace(cause[row], seconds=total[row]) for row in sorted(total, key=lambda each: -total[each])}

@@ -97,36 +97,40 @@ class LevelReplay:
     base: list[dict[int, float]] = field(default_factory=list)  # TTFT by row of the level as it was, by seed
 
     @classmethod
-    def of(cls, run: RunData, line: Timeline, model: ServerModel, row: int) -> LevelReplay | str:
+    def of(cls, run: RunData, timeline: Timeline, model: ServerModel, row: int) -> LevelReplay | str:
         """Return the replay for a request that got a token, or why there can be none: a clause."""
-        until = float(line.first[row])
-        rows = np.flatnonzero((line.level == line.level[row]) & (line.send <= until) & np.isfinite(line.send))
+        until = float(timeline.first[row])
+        rows = np.flatnonzero(
+            (timeline.level == timeline.level[row]) & (timeline.send <= until) & np.isfinite(timeline.send)
+        )
         rows = rows[~run.requests["outcome"].isin(_REFUSED).to_numpy(dtype=np.bool_)[rows]]
-        rows = rows[np.argsort(line.send[rows], kind="stable")]
-        prompts = _as_read(line, model)[rows]
-        outputs = _outputs(run, line, until)[rows]
+        rows = rows[np.argsort(timeline.send[rows], kind="stable")]
+        prompts = _as_read(timeline, model)[rows]
+        outputs = _outputs(run, timeline, until)[rows]
         if not np.isfinite(prompts).all():
             return "how many tokens some of the requests had is not known"
-        kept = _latest(line, rows, prompts + outputs)
+        kept = _latest(timeline, rows, prompts + outputs)
         rows, prompts, outputs = rows[kept], prompts[kept], outputs[kept]
-        level = next(each for each in run.levels if each["index"] == line.level[row])
-        after = _turns(run, rows) | ({} if offered_load.is_open(level) else _predecessors(run, line, rows))
-        start = float(line.send[rows].min())
+        level = next(each for each in run.levels if each["index"] == timeline.level[row])
+        after = _turns(run, rows) | ({} if offered_load.is_open(level) else _predecessors(run, timeline, rows))
+        start = float(timeline.send[rows].min())
         load = np.nan_to_num(run.column("load_s"))
         sent = tuple(
             Sent(
                 row=int(each),
                 prompt=max(int(prompt), 1),
                 output=max(int(output), 1),
-                at=float(line.send[each]) - start,
+                at=float(timeline.send[each]) - start,
                 load=float(load[each]),
                 after=after.get(int(each)),
-                pause=max(float(line.send[each] - line.left[after[int(each)]]), 0.0) if int(each) in after else 0.0,
-                gone=_gone(run, line, int(each)),
+                pause=max(float(timeline.send[each] - timeline.freed[after[int(each)]]), 0.0)
+                if int(each) in after
+                else 0.0,
+                gone=_gone(run, timeline, int(each)),
             )
             for each, prompt, output in zip(rows, prompts, outputs, strict=True)
         )
-        ttft = line.first - line.send
+        ttft = timeline.first - timeline.send
         measured = {int(each): float(ttft[each]) for each in rows if math.isfinite(ttft[each])}
         found = cls(
             model=model,
@@ -277,43 +281,45 @@ def _near(said: float, value: float, share: float) -> bool:
     return abs(said - value) <= max(share * max(said, value), LEAST_MISS_S)
 
 
-def _as_read(line: Timeline, model: ServerModel) -> FloatArray:
+def _as_read(timeline: Timeline, model: ServerModel) -> FloatArray:
     """Return uncached prompt tokens; of a long prompt that the server says it read, as many as its time is worth.
 
     The time a token takes grows with the context before it, which the law of usual prompts may not hold.
     """
-    tokens = np.where(np.isfinite(line.tokens), line.tokens, line.prompt)
-    timing, known = model.timing, line.told & (line.tokens > 0)
+    tokens = np.where(np.isfinite(timeline.tokens), timeline.tokens, timeline.prompt)
+    timing, known = model.timing, timeline.told & (timeline.tokens > 0)
     if not known.any() or timing.prefill_s <= 0 or timing.context_prefill_s:
         return tokens
-    spent = line.first - line.read_from
+    spent = timeline.first - timeline.read_from
     slices = np.zeros(len(tokens)) if timing.n_batch is None else np.ceil(tokens / timing.n_batch)
     worth = (spent - timing.prompt_s - slices * timing.step.values(1)[0]) / timing.prefill_s
-    long = known & (tokens >= LONG * np.nanmedian(line.tokens))
+    long = known & (tokens >= LONG * np.nanmedian(timeline.tokens))
     return np.where(long, np.clip(worth, tokens, MOST_WORTH * tokens), tokens)
 
 
-def _outputs(run: RunData, line: Timeline, until: float) -> FloatArray:
+def _outputs(run: RunData, timeline: Timeline, until: float) -> FloatArray:
     """Return the tokens of each answer; of one that was cut off as many as would have gone on for ever."""
     known = run.column("output_tokens")
     whole = np.asarray(run.requests["outcome"] == Outcome.OK, dtype=np.bool_)
     seen = np.where(whole & np.isfinite(known), known, np.nan)
     usual = float(np.nanmedian(seen)) if np.isfinite(seen).any() else 1.0
-    return np.where(np.isfinite(seen), seen, np.where(line.end > until, usual, 1e6))
+    return np.where(np.isfinite(seen), seen, np.where(timeline.end > until, usual, 1e6))
 
 
-def _gone(run: RunData, line: Timeline, row: int) -> float | None:
+def _gone(run: RunData, timeline: Timeline, row: int) -> float | None:
     """Return how long after its send the client of a request went away that did not end well; None for any other."""
     if run.requests["outcome"].to_numpy()[row] == Outcome.OK:
         return None
-    return float(line.end[row] - line.send[row])
+    return float(timeline.end[row] - timeline.send[row])
 
 
-def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
+def _latest(timeline: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
     """Mark the last requests that are few enough to be played, and those at the server when the first of them came."""
     spent = np.cumsum(np.minimum(tokens, 4096)[::-1])[::-1]
     first = int(np.argmax(spent <= MOST_REPLAYED)) if (spent <= MOST_REPLAYED).any() else len(rows) - 1
-    return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
+    return np.asarray(
+        (np.arange(len(rows)) >= first) | (timeline.end[rows] > timeline.send[rows[first]]), dtype=np.bool_
+    )
 
 
 def _turns(run: RunData, rows: IntArray) -> dict[int, int]:
@@ -327,7 +333,7 @@ def _turns(run: RunData, rows: IntArray) -> dict[int, int]:
     return {row: earlier for row, earlier in before.items() if earlier is not None}
 
 
-def _predecessors(run: RunData, line: Timeline, rows: IntArray) -> dict[int, int]:
+def _predecessors(run: RunData, timeline: Timeline, rows: IntArray) -> dict[int, int]:
     """Return, for each request of a closed loop, the one whose answer its user waited for.
 
     Where the records do not name users it is the last answer before it that no other request followed: users are alike.
@@ -341,11 +347,11 @@ def _predecessors(run: RunData, line: Timeline, rows: IntArray) -> dict[int, int
                 found[int(row)] = latest[user]
             latest[user] = int(row)
         return found
-    ended = sorted((float(line.left[row]), int(row)) for row in rows if math.isfinite(line.left[row]))
+    ended = sorted((float(timeline.freed[row]), int(row)) for row in rows if math.isfinite(timeline.freed[row]))
     waiting: list[tuple[float, int]] = []
     place = 0
     for row in rows:
-        while place < len(ended) and ended[place][0] <= float(line.send[row]) + FOLLOWS_S:
+        while place < len(ended) and ended[place][0] <= float(timeline.send[row]) + FOLLOWS_S:
             waiting.append(ended[place])
             place += 1
         if waiting:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class Timeline:
     read_from: FloatArray  # its prompt was being read
     first: FloatArray
     last: FloatArray
-    left: FloatArray  # gave its slot back
+    freed: FloatArray  # gave its slot back
     end: FloatArray
     tokens: FloatArray  # uncached prompt tokens
     prompt: FloatArray  # prompt tokens, or those asked for where no answer said how many
@@ -73,7 +73,7 @@ class Timeline:
             read_from=np.where(told, np.clip(first - spent, arrived, first), guessed),
             first=first,
             last=run.column("last"),
-            left=left_slot(run),
+            freed=left_slot(run),
             end=end,
             tokens=tokens,
             prompt=prompt,
@@ -91,16 +91,19 @@ class WorkWindow(NamedTuple):
     rate: float = 1.0
 
 
+def moments(low: float, high: float, windows: Iterable[WorkWindow]) -> Iterator[tuple[float, float, list[WorkWindow]]]:
+    """Yield the pieces of the time from `low` to `high` in which no window opens or closes, each with those that are open."""
+    inside = [each for each in windows if each.start < high and each.end > low]
+    edges = {low, high, *(min(max(at, low), high) for each in inside for at in (each.start, each.end))}
+    for left, right in itertools.pairwise(sorted(edges)) if high > low else ():
+        yield left, right, [each for each in inside if each.start <= left and each.end >= right]
+
+
 def shared_out(low: float, high: float, windows: Sequence[WorkWindow]) -> tuple[dict[int, float], float]:
     """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has."""
     found: dict[int, float] = {}
     free = 0.0
-    if not high > low:
-        return found, free
-    inside = [each for each in windows if each.start < high and each.end > low]
-    ordered = sorted({low, high, *(min(max(at, low), high) for each in inside for at in (each.start, each.end))})
-    for left, right in itertools.pairwise(ordered):
-        at_work = [each for each in inside if each.start <= left and each.end >= right]
+    for left, right, at_work in moments(low, high, windows):
         total = sum(each.rate for each in at_work)
         free += 0.0 if total > 0 else right - left
         for each in at_work:
@@ -109,29 +112,15 @@ def shared_out(low: float, high: float, windows: Sequence[WorkWindow]) -> tuple[
     return found, free
 
 
-def pieces_without(low: float, high: float, windows: Iterable[WorkWindow]) -> list[tuple[float, float]]:
-    """Return the pieces of the time from `low` to `high` in which no window is open."""
-    found, at = [], low
-    for each in sorted(windows, key=lambda window: window.start):
-        if each.start > at:
-            found.append((at, min(each.start, high)))
-        at = max(at, each.end)
-        if at >= high:
-            break
-    if at < high:
-        found.append((at, high))
-    return [(left, right) for left, right in found if right > left]
-
-
-def prompt_windows(line: Timeline, steps: Steps, rows: IntArray) -> list[WorkWindow]:
+def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[WorkWindow]:
     """Return when the prompts of these rows were read, where reading one holds up the others; a rate is its tokens a second."""
     known, cost = steps.interference_s, steps.prefill.per_token_s if steps.prefill else math.nan
     if known is not None and known < HOLDS_UP * cost:
         return []
     found = []
     for row in rows:
-        start, end, tokens = float(line.read_from[row]), float(line.first[row]), float(line.tokens[row])
-        if end > start and tokens > 0 and (line.told[row] or known is not None):
+        start, end, tokens = float(timeline.read_from[row]), float(timeline.first[row]), float(timeline.tokens[row])
+        if end > start and tokens > 0 and (timeline.told[row] or known is not None):
             found.append(WorkWindow(int(row), start, end, tokens / (end - start)))
     return found
 
@@ -145,13 +134,17 @@ def step_time(steps: Steps, streams: float) -> float:
     return inside + max(streams - solid[-1].streams, 0.0) * (steps.slope_s or 0.0)
 
 
-def held_slots(line: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
+def held_slots(timeline: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
     """Return who held a slot between two instants, of the requests whose tokens show it."""
-    rows = np.flatnonzero(np.isfinite(line.first) & (line.won < high) & (line.left > low))
-    return [WorkWindow(int(each), float(line.won[each]), float(line.left[each])) for each in rows if each != row]
+    rows = np.flatnonzero(np.isfinite(timeline.first) & (timeline.won < high) & (timeline.freed > low))
+    return [
+        WorkWindow(int(each), float(timeline.won[each]), float(timeline.freed[each])) for each in rows if each != row
+    ]
 
 
-def silent_windows(line: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
+def silent_windows(timeline: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
     """Return who was at the server between two instants and never gave a token."""
-    rows = np.flatnonzero(line.silent & (line.arrived < high) & (line.end > low))
-    return [WorkWindow(int(each), float(line.arrived[each]), float(line.end[each])) for each in rows if each != row]
+    rows = np.flatnonzero(timeline.silent & (timeline.arrived < high) & (timeline.end > low))
+    return [
+        WorkWindow(int(each), float(timeline.arrived[each]), float(timeline.end[each])) for each in rows if each != row
+    ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.run import event_times
-from loadtest.analyse.run.arrays import BoolArray, IntArray
+from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 from loadtest.text import percent
@@ -23,16 +23,8 @@ class ClientCapacity:
 
     chunks_per_s: float  # content events in the busiest second
     arrivals: str  # the kind of arrivals that it holds for: "independent" or "steps"
-    least: bool  # a lower bound: the calibration did not end because of the client
+    at_least: bool  # a lower bound: the calibration did not end because of the client
     measured_at: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "chunks_per_s": self.chunks_per_s,
-            "arrivals": self.arrivals,
-            "at_least": self.least,
-            "measured_at": self.measured_at,
-        }
 
 
 def client_capacity(run: RunData, stamps: str) -> ClientCapacity | None:
@@ -59,7 +51,7 @@ def peak_events(run: RunData, index: int) -> int:
     Warm-ups, failed requests and requests to other models or servers load the client as well and count too.
     """
     run = run.entire
-    rows = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(run.column("send"))
+    rows = run.of_level(index) & np.isfinite(run.column("send"))
     sources = run.requests["source"].to_numpy()
     return max(
         (_peak_events_of_process(run, rows & (sources == source)) for source in np.unique(sources[rows])), default=0
@@ -67,23 +59,22 @@ def peak_events(run: RunData, index: int) -> int:
 
 
 def _peak_events_of_process(run: RunData, rows: BoolArray) -> int:
-    if not run.chunks.counts[rows].any():
+    starts, counts = run.chunks.starts, run.chunks.counts
+    rows = rows & (counts > 0)
+    if not rows.any():
         return 0
     sent = np.where(rows, run.column("send") / S_PER_US, 0.0).astype(np.int64)
     first = int(sent[rows].min()) // BIN_US
-    bins: IntArray = np.zeros(1, dtype=np.int64)
-    starts, counts = run.chunks.starts, run.chunks.counts
+    last = int((sent + run.chunks.last())[rows].max()) // BIN_US
+    bins = np.zeros(max(last - first, 0) + 1, dtype=np.int64)
     for low, high in event_times.blocks(starts, rows):
         mine = np.repeat(rows[low:high], counts[low:high])
         arrived = run.chunks.flat[starts[low] : starts[high]][mine] + np.repeat(sent[low:high], counts[low:high])[mine]
-        found = np.bincount(np.maximum(arrived // BIN_US - first, 0))
-        longer, shorter = (found, bins) if len(found) > len(bins) else (bins, found)
-        bins = longer.astype(np.int64)
-        bins[: len(shorter)] += shorter
+        bins += np.bincount(np.maximum(arrived // BIN_US - first, 0), minlength=len(bins))
     return metrics.busiest_second(bins.tolist())
 
 
-def used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
+def capacity_used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
     """Return the capacity's part of a level's `client` in summary.json; empty where nothing was calibrated."""
     known = client_capacity(run, stamps)
     if known is None:
@@ -92,14 +83,14 @@ def used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
     return {
         "busiest_chunks_per_s": events,
         "capacity_share": events / known.chunks_per_s,
-        "capacity": known.to_dict(),
+        "capacity": asdict(known),
     }
 
 
 def capacity_doubt(run: RunData, index: int, stamps: str) -> str | None:
     """Return a sentence where more events came than this client can measure truthfully; None otherwise."""
     known = client_capacity(run, stamps)
-    if known is None or known.least:
+    if known is None or known.at_least:
         return None
     events = peak_events(run, index)
     if events <= known.chunks_per_s:

@@ -52,7 +52,7 @@ def goodput(
         flow: the level's window, by which requests are weighted as in `requests_per_s`; without it each counts as 1.
     """
     asked = widest(objectives)
-    rows = run.measured(level) & np.asarray(run.requests["outcome"] != "cancelled", dtype=np.bool_)
+    rows = run.sent(level)
     if not asked or not rows.any():
         return None
     ok = run.good(level)

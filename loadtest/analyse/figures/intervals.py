@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.event_times import CHUNKS_AT_ONCE
+from loadtest.analyse.run.event_times import blocks
 
 TABLE = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
@@ -90,9 +90,9 @@ class Spread:
     freedom: int
     lean: float = 0.0  # skewness of the mean ÷ 6
 
-    def around(self, value: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the interval about `value`, which skewness makes longer on one side (Willink's transformation)."""
-        t = t_quantile(self.freedom, confidence)
+    def around(self, value: float) -> tuple[float, float]:
+        """Return the 95 % interval about `value`, which skewness makes longer on one side (Willink's transformation)."""
+        t = t_quantile(self.freedom)
         return value - self._bent(t) * self.error, value - self._bent(-t) * self.error
 
     def scaled(self, factor: float) -> Self:
@@ -121,23 +121,13 @@ class Sample:
     length: int  # requests in a batch
 
     @classmethod
-    def of(
-        cls,
-        values: FloatArray,
-        *,
-        block: int = 1,
-        requests: IntArray | None = None,
-        starts: IntArray | None = None,
-    ) -> Self:
+    def of(cls, values: FloatArray, *, block: int = 1, starts: IntArray | None = None) -> Self:
         """Cut `values`, at least one and none of them nan, into batches.
 
         Args:
             block: requests that depend on each other, in a closed loop the concurrency; a batch holds a multiple of them.
-            requests: the request that each value belongs to, equal numbers side by side.
-            starts: the same, as the index of each request's first value.
+            starts: index of each request's first value, where requests have many.
         """
-        if requests is not None:
-            starts = np.flatnonzero(np.diff(requests, prepend=requests[0] - 1))
         n = len(values) if starts is None else len(starts)
         time = correlation_time(_residuals(values, starts))
         batches = min(MOST_BATCHES, max(FEWEST_BATCHES, int(n / (BATCH_TIMES * time))), n)
@@ -156,9 +146,9 @@ class Sample:
 
     def mean(self) -> Spread:
         """Return the error of the mean."""
-        return self.spread_of(_residuals(self.values, self.starts))
+        return self._spread(_residuals(self.values, self.starts))
 
-    def spread_of(self, residuals: FloatArray) -> Spread:
+    def _spread(self, residuals: FloatArray) -> Spread:
         """Return the error of the mean of `residuals`, one per request; needs two batches."""
         means = residuals[len(residuals) - self.batches * self.length :].reshape(self.batches, self.length).mean(axis=1)
         # Batches of a few correlation times still resemble their neighbours, so their spread is too small: divide by 1 − alike.
@@ -179,7 +169,7 @@ class Sample:
 
     def above(self, limit: float, share: float) -> Spread:
         """Return the error of the share of values above `limit`, where `limit` is the percentile `share`."""
-        found = self.spread_of(_residuals(self.values, self.starts, above=limit))
+        found = self._spread(_residuals(self.values, self.starts, above=limit))
         # In the tail the indicator is too rare to show its correlation: take at least that of the values themselves.
         floor = share * (1 - share) / len(self.values) * (self.time if share > 0.5 else 0.6)
         return Spread(max(found.error, math.sqrt(floor)), found.freedom)
@@ -195,14 +185,11 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
     if starts is None:
         return np.asarray((values if above is None else (values > above).astype(np.float64)) - mean)
     summed = np.empty(len(starts))
-    ends = np.append(starts[1:], len(values))
-    low = 0
-    while low < len(starts):
-        high = max(int(np.searchsorted(ends, starts[low] + CHUNKS_AT_ONCE)), low + 1)
-        part = values[starts[low] : ends[high - 1]]
+    edges = np.append(starts, len(values))
+    for low, high in blocks(edges):
+        part = values[edges[low] : edges[high]]
         apart = (part if above is None else (part > above).astype(np.float64)) - mean
         np.add.reduceat(apart, starts[low:high] - starts[low], out=summed[low:high])
-        low = high
     return summed * (len(starts) / len(values))
 
 
@@ -210,13 +197,11 @@ def mean_interval(sample: Sample) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean; None with fewer than ten independent samples."""
     if sample.effective < FEWEST_INDEPENDENT:
         return None
-    return sample.mean().around(float(sample.values.mean()), 0.95)
+    return sample.mean().around(float(sample.values.mean()))
 
 
-def percentile_interval(
-    sample: Sample, ordered: Ordered, share: float, confidence: float = 0.95
-) -> tuple[float, float] | None:
-    """Return the interval of the percentile `share` of `sample`, whose sorted values are `ordered`.
+def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> tuple[float, float] | None:
+    """Return the 95 % interval of the percentile `share` of `sample`, whose sorted values are `ordered`.
 
     None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median.
     """
@@ -224,7 +209,7 @@ def percentile_interval(
         return None
     if share < 0.5:  # mirror the values, so that the lower tail becomes the upper one
         mirrored = ordered.negative() if isinstance(ordered, ValueCounts) else -ordered[::-1]
-        flipped = percentile_interval(replace(sample, values=-sample.values), mirrored, 1 - share, confidence)
+        flipped = percentile_interval(replace(sample, values=-sample.values), mirrored, 1 - share)
         least = 0.0 if ordered[0] >= 0 else -math.inf
         return (max(least, -flipped[1]), -flipped[0]) if flipped else None
     middle = quantile_of_sorted(ordered, share)
@@ -233,7 +218,7 @@ def percentile_interval(
     if effective < FEWEST_INDEPENDENT_AT.get(share, FEWEST_INDEPENDENT / (1 - share)):
         return None
     logit = math.log(share / (1 - share))
-    away = t_quantile(spread.freedom, confidence) * spread.error / (share * (1 - share))
+    away = t_quantile(spread.freedom) * spread.error / (share * (1 - share))
     low, high = (quantile_of_sorted(ordered, 1 / (1 + math.exp(-(logit + side)))) for side in (-away, away))
     if share == 0.5 or low == middle == high:
         return low, high
@@ -299,3 +284,8 @@ def t_quantile(freedom: int, confidence: float = 0.95) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(middle, freedom) > 1 - confidence else (low, middle)
     return high
+
+
+def robust_deviation(values: FloatArray) -> float:
+    """Return the median absolute deviation, scaled so that a normal distribution's is its standard deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.figures.knee import part_looked_at
+from loadtest.analyse.figures.stationarity import part_looked_at
 from loadtest.analyse.run import offered_load
 from loadtest.records import NO_FAILURES
-from loadtest.text import listed, out_of
+from loadtest.text import listed, some_of
 
 FEWER = 0.8  # of the requests that came, where the rate of answers has no interval: so few were answered surely
 MOST_UNANSWERED = 0.01  # of a level's requests; with more of them nobody knows whether the server kept up
@@ -38,19 +38,17 @@ class KeptUp:
         if not known:
             return None
         lost = next((level for level in known if level["little"]["growing"] and _answered_fewer(level)), None)
-        below = known if lost is None else [one for one in known if _rate(one) < _rate(lost)]
+        below = (
+            known if lost is None else [one for one in known if offered_load.amount(one) < offered_load.amount(lost)]
+        )
         kept = next((level for level in reversed(below) if not why_unclear(level)), None)
-        above = [level for level in below if kept is None or _rate(level) > _rate(kept)]
+        above = [level for level in below if kept is None or offered_load.amount(level) > offered_load.amount(kept)]
         return cls(kept, lost, next(iter(above), None))
-
-
-def _rate(level: dict[str, Any]) -> float:
-    return offered_load.amount(level)
 
 
 def _came(level: dict[str, Any]) -> float:
     """Return how many requests a second were due; in a short level chance makes that more or fewer than its rate."""
-    return float(level.get("offered_per_s") or _rate(level))
+    return float(level.get("offered_per_s") or offered_load.amount(level))
 
 
 def _answered_fewer(level: dict[str, Any], than: float | None = None) -> bool:
@@ -58,7 +56,7 @@ def _answered_fewer(level: dict[str, Any], than: float | None = None) -> bool:
 
     Fewer than its rate, which is what is named, and than came: more may have come by chance, and fewer too.
     """
-    than = min(_came(level), _rate(level)) if than is None else than
+    than = min(_came(level), offered_load.amount(level)) if than is None else than
     answered, ci = level.get("requests_per_s"), level.get("requests_per_s_ci95")
     if answered is None:
         return True
@@ -84,11 +82,11 @@ def unanswered(level: dict[str, Any]) -> str:
     shed = int(level.get("shed") or 0)
     left = int((level.get("left") or {}).get("waiting") or 0)
     bad = sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
-    if shed + left + bad <= MOST_UNANSWERED * max(sum(outcomes.values()), 1):
-        return ""
     whole = sum(outcomes.values())
+    if shed + left + bad <= MOST_UNANSWERED * max(whole, 1):
+        return ""
     said = [
-        f"{out_of(count, whole, 'request').removesuffix(' is').removesuffix(' are')} {what if count > 1 else what.replace('were', 'was')}"
+        f"{some_of(count, whole, 'request')} {what if count > 1 else what.replace('were', 'was')}"
         for count, what in (
             (bad, "failed"),
             (shed, "were not sent (--max-in-flight)"),

@@ -1,175 +1,19 @@
-"""Whether a level was stationary (Little's law, a growing queue), and the concurrency at which throughput stops growing."""
+"""The knee: the concurrency at which throughput stops growing, and how sure that is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from loadtest.text import counted, listed, number
 
-from loadtest.analyse.figures import rates
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
-from loadtest.text import counted, listed, number, seconds
-
-LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
-QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
-FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
-LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
-BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
-FEWEST_ARRIVALS = 12  # requests that growth is judged by
-FEWEST_WAITS = 4.0  # times as long as its first requests wait for their first tokens, below which a level only fills up
-SLOWER = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
 DIP_SHARE = (
     0.85  # of the output at fewer and at more streams: where it is surely less, something besides the load changed it
 )
 KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
 FEWEST_LEVELS = 3  # of different concurrency, for a knee
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """Mean number of requests in flight when one was sent (itself included), in the first and last third of a level."""
-
-    before: float
-    after: float
-    per_s: float  # growth of the number in flight, requests per second
-    share: float  # the same as a share of the requests that came
-    requests: int  # how many those were
-    slower: bool = False  # whether answers took far longer later in the level than in its first third
-    filled_s: float | None = None  # how long the level filled up, where only what came afterwards was compared
-
-    @property
-    def growing(self) -> bool:
-        """Whether the queue was still growing when the level ended."""
-        more = self.after > QUEUE_GROWTH * self.before or self.slower
-        more = more and self.after - self.before > FEW_IN_FLIGHT
-        return more and self.share > max(LEAST_GROWTH_SHARE, BY_CHANCE / math.sqrt(self.requests))
-
-    @property
-    def sentence(self) -> str:
-        return (
-            f"the queue was still growing, by {self.per_s:.2g} requests a second: {self.before:.1f} in flight in the first "
-            f"third of {part_looked_at(self.filled_s)}, {self.after:.1f} in the last"
-        )
-
-
-def part_looked_at(filled_s: float | None) -> str:
-    return "the level" if filled_s is None else f"the level after the {seconds(filled_s)} in which it filled up"
-
-
-@dataclass(frozen=True, slots=True)
-class Little:
-    """Little's law over the steady window: L = λW holds in a stationary state."""
-
-    in_flight: float  # L: mean number of requests in flight
-    per_second: float  # λ: ends per second
-    sojourn_s: float  # W: mean time from send to end of the requests that ended
-    allowed: float  # by which the ratio may differ from 1: 10 %, or W / window length if that is more
-    growth: Growth | None  # None: too few requests
-
-    @property
-    def ratio(self) -> float:
-        """L / λW: 1 in a stationary state, above 1 where requests pile up."""
-        return self.in_flight / (self.per_second * self.sojourn_s)
-
-    @property
-    def holds(self) -> bool:
-        return abs(self.ratio - 1) <= self.allowed
-
-    @property
-    def sentence(self) -> str | None:
-        """Say why the level was not stationary; None where it was."""
-        if self.holds:
-            return None
-        how = "more came than left" if self.ratio > 1 else "more left than came"
-        return (
-            f"not stationary, {how}: {self.in_flight:.1f} requests in flight, and {self.per_second:.3g} ends a second of "
-            f"{seconds(self.sojourn_s)} each make {self.per_second * self.sojourn_s:.1f} (Little's law)"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds of it."""
-        return {
-            "in_flight": self.in_flight,
-            "ends_per_s": self.per_second,
-            "sojourn_s": self.sojourn_s,
-            "ratio": self.ratio,
-            "holds": self.holds,
-            "growing": self.growth.growing if self.growth else None,
-            "growth_per_s": self.growth.per_s if self.growth else None,
-            "in_flight_first": self.growth.before if self.growth else None,
-            "in_flight_last": self.growth.after if self.growth else None,
-            **({"filled_s": self.growth.filled_s} if self.growth and self.growth.filled_s is not None else {}),
-        }
-
-
-def little(run: RunData, level: int, flow: rates.Flow | None = None) -> Little | None:
-    """Apply Little's law to a level, warm-ups and failures included; None where nothing ended in its window.
-
-    Each request counts by its share of the window, as in rates: counted by whole ends, λ would be off by up to a round. Pass
-    the level's `flow` where it is known already.
-    """
-    flow = flow or rates.flow(run, next(each for each in run.levels if each["index"] == level))
-    if flow is None or not flow.shares.any():
-        return None
-    window, rows = flow.window, flow.rows
-    send, end, shares = run.column("send")[rows], run.column("end")[rows], flow.shares[rows]
-    inside = np.clip(np.minimum(end, window.end) - np.maximum(send, window.start), 0.0, None)
-    sojourn = float((shares * (end - send)).sum() / shares.sum())
-    if sojourn <= 0:
-        return None
-    everyone = np.asarray(run.requests["level"] == level, dtype=np.bool_) & np.isfinite(run.column("send"))
-    return Little(
-        in_flight=float(inside.sum()) / window.seconds,
-        per_second=float(shares.sum()) / window.seconds,
-        sojourn_s=sojourn,
-        allowed=max(LITTLE_TOLERANCE, sojourn / window.seconds),
-        growth=growth(*(run.column(name)[everyone] for name in ("send", "end", "first_token"))),
-    )
-
-
-def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -> Growth | None:
-    """Compare the number in flight early and late, by the send and end of every request of a level, seconds.
-
-    It is meant for open loops; in a closed loop the number of users is the limit. None with fewer than 12 requests.
-
-    Args:
-        first: the first token of each, nan where none came. A level fills up for as long as an answer takes, on any server.
-            So where more are in flight but no more wait for a first token, only requests sent after that time tell whether
-            they pile up; and they do only where answers take longer later on. A level that lasts no longer than a few first
-            tokens take does not tell.
-    """
-    if len(send) < FEWEST_ARRIVALS:
-        return None
-    found = _grown(send, end, send)
-    if first is None or not found.growing:
-        return found
-    begun = np.where(np.isfinite(first), first, end)
-    order, third = np.argsort(send, kind="stable"), len(send) // 3
-    if np.ptp(send) < FEWEST_WAITS * float((begun - send)[order[:third]].mean()):
-        return None
-    if _grown(send, begun, send).growing:
-        return found
-    lasting, *later_on = (float((end - send)[rows].mean()) for rows in np.split(order, (third, 2 * third)))
-    slower, later = max(later_on) > SLOWER * lasting, send[send >= send.min() + lasting]
-    if len(later) < FEWEST_ARRIVALS:
-        return found if slower else None
-    found = replace(_grown(send, end, later), filled_s=lasting, slower=slower)
-    return None if found.growing and not slower else found
-
-
-def _grown(send: FloatArray, until: FloatArray, seen_by: FloatArray) -> Growth:
-    """Compare the numbers that the first and the last third of the requests sent at `seen_by` found."""
-    seen = np.sort(seen_by)
-    sent, over = (np.searchsorted(np.sort(at), seen, side="right") for at in (send, until))
-    there, third = sent - over, len(seen) // 3
-    before, after = float(there[:third].mean()), float(there[-third:].mean())
-    apart = float(seen[-third:].mean() - seen[:third].mean())
-    per_s = (after - before) / apart if apart > 0 else 0.0
-    return Growth(before, after, per_s, per_s * float(np.ptp(seen)) / len(seen), len(seen))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,9 @@ from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.records import Outcome
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
-FEWEST_ROUNDS, BY_CHANCE = 3, 0.025  # whole rounds of a closed loop
+FEWEST_FOR_FAR, BY_CHANCE = 3, 0.025  # whole rounds of a closed loop, and the chance that puts so many beyond a limit
 OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
@@ -30,7 +29,7 @@ def held_against_requests(run: RunData, level: dict[str, Any], objectives: Seque
     good, left = run.good(index), run.left(index)
     seen = np.isfinite(run.column("first_token"))
     answered = good & seen
-    sent = run.measured(index) & np.asarray(run.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
+    sent = run.sent(index)
     found = []
     for each in objectives:
         # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.
@@ -74,7 +73,7 @@ def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolAr
     known = sent & (~answered | np.isfinite(values))
     beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
     rounds = int(known.sum()) // int(level["concurrency"])
-    if rounds < FEWEST_ROUNDS:
+    if rounds < FEWEST_FOR_FAR:
         return False
     allowed = 1 - share if objective.at_most else share
     least = math.floor(float(beyond.sum()) / float(known.sum()) * rounds)
@@ -95,24 +94,18 @@ def _of_requests(
     objective: Objective, values: FloatArray, sent: BoolArray, answered: BoolArray, *, block: int
 ) -> tuple[float, tuple[float, float] | None]:
     """Return the statistic of a figure over all requests sent, and its interval."""
-    worst = ENDLESS_S if objective.at_most else 0.0
-    everyone = np.where(answered, values, worst)[sent]
-    found = stats.describe_values(everyone, block=block)
-    value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
-    failed = 1 - float(answered.sum()) / float(sent.sum())
-    if value is None:
-        # Too few requests for this percentile. But where enough failed, it is a failed request's, however few there are.
-        beyond = (
-            failed > 1 - STATISTIC_SHARES[objective.statistic]
-            if objective.at_most
-            else failed > STATISTIC_SHARES[objective.statistic]
-        )
-        return (_limited(worst) if beyond else math.nan), None
-    assert isinstance(value, float)
-    bounds = (float(interval[0]), float(interval[1])) if isinstance(interval, list) else None
     if objective.at_most and objective.statistic == "mean":
         return math.inf, None
-    return _limited(value), None if bounds is None else (_limited(bounds[0]), _limited(bounds[1]))
+    worst = ENDLESS_S if objective.at_most else 0.0
+    found = stats.describe_values(np.where(answered, values, worst)[sent], block=block)
+    value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
+    if not isinstance(value, float):
+        # Too few requests for this percentile. But where enough failed, it is a failed request's, however few there are.
+        failed = 1 - float(answered.sum()) / float(sent.sum())
+        share = STATISTIC_SHARES[objective.statistic]
+        beyond = failed > (1 - share if objective.at_most else share)
+        return (_limited(worst) if beyond else math.nan), None
+    return _limited(value), (_limited(interval[0]), _limited(interval[1])) if isinstance(interval, list) else None
 
 
 def _of_gaps(run: RunData, objective: Objective, answered: BoolArray, failed: int) -> float:

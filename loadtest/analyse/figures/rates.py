@@ -108,17 +108,15 @@ def flow(run: RunData, level: dict[str, Any]) -> Flow | None:
     """
     index, users = level["index"], level.get("concurrency")
     send, end = run.column("send"), run.column("end")
-    everyone = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(send) & np.isfinite(end)
+    everyone = run.of_level(index) & np.isfinite(send) & np.isfinite(end)
     measured = run.measured(index) & everyone
     if not measured.any():
         return None
-    window = steady_window(
-        send[everyone], end[everyone], float(send[measured].min()), int(users) if users is not None else None
-    )
+    window = steady_window(send[everyone], end[everyone], float(send[measured].min()), users)
     if window.seconds <= 0:
         return None
     rows = everyone if window.steady else measured
-    return Flow(window, int(users) if users is not None else None, rows, window_shares(run, rows, window))
+    return Flow(window, users, rows, window_shares(run, rows, window))
 
 
 def window_shares(run: RunData, rows: BoolArray, window: Window) -> FloatArray:
@@ -190,11 +188,7 @@ def rounds_spread(first: FloatArray, last: FloatArray, amounts: FloatArray, edge
     begin = np.where(np.isfinite(first), first, last)
     lasting = np.maximum(last - begin, 1e-9)
     given = np.array([float((amounts * np.clip((at - begin) / lasting, 0.0, 1.0)).sum()) for at in edges])
-    counted, spent = np.diff(given), np.diff(edges)
-    if counted.sum() <= 0 or spent.sum() <= 0:
-        return None
-    sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
-    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ROUNDS else None
+    return _ratio_spread(np.diff(given), np.diff(edges), FEWEST_INDEPENDENT_ROUNDS)
 
 
 def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
@@ -202,15 +196,21 @@ def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
 
     None with fewer than 20 answers, or fewer than ten independent ones.
     """
+    if len(ends) < FEWEST_OPEN:
+        return None
     order = np.argsort(ends, kind="stable")
-    spent, counted = np.diff(ends[order]), amounts[order][1:]
-    if len(spent) < FEWEST_OPEN - 1 or spent.sum() <= 0 or counted.sum() <= 0:
+    return _ratio_spread(amounts[order][1:], np.diff(ends[order]), FEWEST_INDEPENDENT_ANSWERS)
+
+
+def _ratio_spread(counted: FloatArray, spent: FloatArray, fewest: float) -> Spread | None:
+    """Return the error of Σ counted / Σ spent as a share of it; None with fewer independent parts than `fewest`."""
+    if counted.sum() <= 0 or spent.sum() <= 0:
         return None
     sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
-    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ANSWERS else None
+    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= fewest else None
 
 
-def summed_up(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
+def level_rates(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     """Return a level's rates and window as summary.json holds them; `good` marks measured requests that ended well."""
     names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
     if found is None or not good.any():

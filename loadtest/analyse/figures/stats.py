@@ -17,7 +17,7 @@ from loadtest.analyse.figures.intervals import (
     quantile_of_sorted,
 )
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.event_times import Delays, EventGaps, filled
+from loadtest.analyse.run.event_times import Delays, EventGaps, as_seconds
 
 Described = dict[str, float | int | list[float] | None]
 
@@ -37,14 +37,13 @@ def describe_values(values: FloatArray, *, block: int = 1, requests: IntArray | 
 
     Args:
         block: how many consecutive requests depend on each other: in a closed loop the concurrency.
-        requests: the request of each value (equal numbers side by side), where a request has many values, as token gaps:
-            an interval then follows from how much requests differ, not single gaps.
+        requests: the request of each value (equal numbers side by side, none negative), where a request has many values, as
+            token gaps: an interval then follows from how much requests differ, not single gaps.
     """
     finite = np.isfinite(values)
-    if finite.all():
-        return _described_values(values, np.sort(values), block, requests=requests)
     known = values[finite]
-    return _described_values(known, np.sort(known), block, requests=None if requests is None else requests[finite])
+    starts = None if requests is None else np.flatnonzero(np.diff(requests[finite], prepend=-1))
+    return _described_values(known, np.sort(known), block, starts)
 
 
 def describe_waits(values: FloatArray, left: BoolArray, waited: FloatArray, *, block: int = 1) -> dict[str, Any]:
@@ -76,11 +75,9 @@ def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int =
     """Return the same of all values of the requests marked in `rows`, pooled; percentiles are exact for any number."""
     counts = pooled.counts[rows]
     counts = counts[counts > 0]
-    if counts.sum() <= MANY:
-        return describe_values(pooled.of(rows), block=block, requests=np.repeat(np.arange(len(counts)), counts))
-    ordered = ranked(pooled, rows)
-    values = filled(pooled.ticks(rows), int(counts.sum()), pooled.unit)
-    return _described_values(values, ordered, block, starts=np.cumsum(counts) - counts)
+    total = int(counts.sum())
+    values = pooled.of(rows) if total <= MANY else as_seconds(pooled.ticks(rows), total, pooled.unit)
+    return _described_values(values, ranked(pooled, rows), block, np.cumsum(counts) - counts)
 
 
 def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
@@ -90,20 +87,14 @@ def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
     return ValueCounts.of(pooled.ticks(rows), pooled.unit)
 
 
-def _described_values(
-    known: FloatArray,
-    ordered: Ordered,
-    block: int,
-    requests: IntArray | None = None,
-    starts: IntArray | None = None,
-) -> Described:
+def _described_values(known: FloatArray, ordered: Ordered, block: int, starts: IntArray | None) -> Described:
     n = len(known)
     described: Described = {"n": n, "mean": float(known.mean()) if n else None}
     for name, share in PERCENTILES.items():
         described[name] = quantile_of_sorted(ordered, share) if metrics.enough_for(share, n) else None
     described["max"] = float(ordered[-1]) if n else None
     found: dict[str, tuple[float, float] | None] = {}
-    sample = Sample.of(known, block=block, requests=requests, starts=starts) if n >= FEWEST_FOR_INTERVAL else None
+    sample = Sample.of(known, block=block, starts=starts) if n >= FEWEST_FOR_INTERVAL else None
     if sample is not None and sample.requests >= FEWEST_ROUNDS * block:
         found["mean"] = mean_interval(sample)
         for name, share in PERCENTILES.items():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.summary import Analysis
-from loadtest.metrics import VOID
+from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import counted
 
 
 def behind_the_url(analysis: Analysis) -> list[Finding]:
     """Say where the slots that a server says do not fit what was seen at work."""
     said, slots = (analysis.run.facts.get("server") or {}).get("slots_said"), analysis.slots
-    levels = [level for level in analysis.summary["levels"] if level.get("verdict") != VOID]
+    levels = believed(analysis.summary["levels"])
     if not isinstance(said, int) or said < 1 or slots.estimate is None or not levels:
         return []
     if slots.estimate > said and max(int(level.get("peak_decoding") or 0) for level in levels) > said:

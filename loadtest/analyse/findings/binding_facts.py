@@ -50,16 +50,12 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
         common["step"] = max((entry.mean_s for entry in analysis.steps.times), default=None)
         reading = _reading(analysis)[_beyond(run, rows, missed)]
         common["reading"] = float(np.nanmean(reading)) if np.isfinite(reading).any() else None
-    if missed is None and not (len(errors) and not objectives_hold(judged)):
+    if missed is None and not (len(errors) and not all(one.met for one in judged)):
         return LoadFacts(figure="", **common)
     if missed is None or missed.figure == ERRORS or 2 * len(errors) >= rows.sum():
         said = str(errors.mode().iloc[0])[:100] if len(errors) else None
         return LoadFacts(figure=ERRORS, context_refusals=refused, failure=said, **common)
     return LoadFacts(figure=missed.figure, parts=_parts(analysis, rows, missed), **common)
-
-
-def objectives_hold(judged: Sequence[Any]) -> bool:
-    return all(one.met for one in judged)
 
 
 def _beyond(run: RunData, rows: BoolArray, missed: Objective) -> BoolArray:

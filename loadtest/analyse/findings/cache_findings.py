@@ -11,14 +11,15 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.server.prompt_cache import cache_replay
-from loadtest.analyse.server.prompt_cache.cache import INFERRED, UNKNOWN, CacheUse
+from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
-from loadtest.analyse.summary import Analysis
-from loadtest.metrics import VOID
+from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
+from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, percent, seconds
 
-KEPT, LOST = 0.9, 0.1  # of later turns found their history cached: from the one on all do, up to the other none does
-NOTHING, LITTLE = 0.1, 0.05  # of the history: up to so much cached is none of it, up to so much read again is little
+KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: from KEPT on all do, up to LOST none does
+# Share of the history: up to NOTHING cached is none of it, up to LITTLE read again is little.
+NOTHING, LITTLE = 0.1, 0.05
 FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
 
 
@@ -54,8 +55,7 @@ def _later(analysis: Analysis, level: dict[str, Any], use: CacheUse) -> BoolArra
 
 def _kept_shares(analysis: Analysis, use: CacheUse) -> list[tuple[dict[str, Any], float]]:
     """Return the believed levels, each with the share of its later turns that found their conversation cached."""
-    levels = [level for level in analysis.summary["levels"] if level.get("verdict") != VOID]
-    levels = [level for level in levels if level.get("cached_share") is not None]
+    levels = [level for level in believed(analysis.summary["levels"]) if level.get("cached_share") is not None]
     rows = [(level, _later(analysis, level, use)) for level in levels]
     return [(level, float(use.kept[mine].mean())) for level, mine in rows if mine.sum() >= FEWEST_TURNS]
 

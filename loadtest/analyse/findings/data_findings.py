@@ -22,7 +22,7 @@ COUNTED = {
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
 
-def batch_sentences(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Finding]:
+def batch_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Finding]:
     """Say how long all rows of a data file took, where each level sent every row once."""
     scenario = run.facts.get("scenario") or {}
     if not (scenario.get("data_once") and scenario.get("data")):
@@ -50,7 +50,7 @@ def batch_sentences(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Find
     return found
 
 
-def length_sentences(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]:
+def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]:
     """Say which lengths came of the distributions that were asked for."""
     found = []
     for key, what, column in SIDES:

@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
-from loadtest.metrics import VOID
+from loadtest.analyse.summary import believed
 from loadtest.scenario.price import Price
 from loadtest.text import capitalised, number, percent
 
@@ -19,9 +19,9 @@ NOT_IN_IT = {
 }
 
 
-def energy_sentences(summary: dict[str, Any]) -> Iterator[Finding]:
+def energy_findings(summary: dict[str, Any]) -> Iterator[Finding]:
     """Yield what an output token took where it took least and most, what it cost, and what of that was not measured."""
-    levels = [level for level in summary["levels"] if level.get("verdict") != VOID]
+    levels = believed(summary["levels"])
     yield from _energy(levels)
     for key, per in (("cost_by_hour", "an hour"), ("cost_by_kwh", "a kWh")):
         yield from _cost(levels, key, per, " (simulated)" if summary.get("simulated") else "")

@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
-from loadtest.metrics import VOID
+from loadtest.analyse.summary import believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_S = 0.001  # less than this is no time
@@ -17,7 +17,7 @@ LEAST_SHARE = 0.01  # of the slots' time: less is not worth a sentence
 
 def leaving_findings(levels: Sequence[dict[str, Any]]) -> list[Finding]:
     """Return what levels show of users who hung up; nothing where nobody did."""
-    told = [level for level in levels if level.get("left") and level["verdict"] != VOID]
+    told = [level for level in believed(levels) if level.get("left")]
     if not told:
         return []
     found = [_who_left(max(told, key=lambda level: float(level["left"]["share"])), several=len(levels) > 1)]

@@ -58,7 +58,7 @@ def load_periods(run: RunData) -> list[LoadPeriod]:
     return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
 
 
-def sentences(run: RunData) -> list[str]:
+def machine_findings(run: RunData) -> list[str]:
     """Return what the samples beside a run say, with figures; nothing where there are none."""
     machine = read_machine(run)
     found = load_periods(run)
@@ -66,13 +66,11 @@ def sentences(run: RunData) -> list[str]:
     if not machine.empty and found:
         said += [_cores_sentence(host, frame, found) for host, frame in machine.hosts.items()]
         said += [_processes(frame, found) for frame in machine.hosts.values()]
-        said += [
-            _gpu_memory(machine, found),
-            _gpu_use(machine, found),
-            _kv_cache(machine, found),
-            _queue(machine, found),
-        ]
-        said += [_split_sentence(machine)]
+        if machine.gpus is not None:
+            said += [_gpu_memory(machine, machine.gpus, found), _gpu_use(machine, machine.gpus, found)]
+        if machine.server is not None:
+            said += [_kv_cache(machine, machine.server, found), _queue(machine, machine.server, found)]
+        said.append(_split_sentence(machine))
         said += [_host_memory(host, frame, run) for host, frame in machine.hosts.items()]
     if not cold_load.is_cold(run):  # there each one is told as what it is
         said += _reloads(machine, run)
@@ -80,8 +78,13 @@ def sentences(run: RunData) -> list[str]:
     return list(dict.fromkeys(sentence for sentence in said if sentence))
 
 
+def _heaviest_sampled(found: list[LoadPeriod], frame: pd.DataFrame, column: str) -> LoadPeriod | None:
+    """Return the period of the highest load in which a column was sampled often enough."""
+    return next((period for period in reversed(found) if len(period.of(frame, column)) >= FEWEST_SAMPLES), None)
+
+
 def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
-    at = next((period for period in reversed(found) if len(period.of(frame, "busiest")) >= FEWEST_SAMPLES), None)
+    at = _heaviest_sampled(found, frame, "busiest")
     cores = int(frame.attrs.get("cores") or 0)
     if at is None or not cores:
         return None
@@ -103,20 +106,17 @@ def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> 
 
 
 def _processes(frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
-    for period in reversed(found):
-        server, client = period.of(frame, "server_cpu"), period.of(frame, "client_cpu")
-        if len(client) >= FEWEST_SAMPLES:
-            told = f"this client uses {number(float(np.median(client)))} of a core"
-            if len(server) >= FEWEST_SAMPLES:
-                told = f"the server's process uses {number(float(np.median(server)))} cores and {told}"
-            return Finding(f"At {period.name}, {told}.", "Medians of the samples.")
-    return None
-
-
-def _gpu_memory(machine: Machine, found: list[LoadPeriod]) -> str | None:
-    frame = machine.gpus
-    if frame is None:
+    at = _heaviest_sampled(found, frame, "client_cpu")
+    if at is None:
         return None
+    server, client = at.of(frame, "server_cpu"), at.of(frame, "client_cpu")
+    told = f"this client uses {number(float(np.median(client)))} of a core"
+    if len(server) >= FEWEST_SAMPLES:
+        told = f"the server's process uses {number(float(np.median(server)))} cores and {told}"
+    return Finding(f"At {at.name}, {told}.", "Medians of the samples.")
+
+
+def _gpu_memory(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
     seen = [(period, float(values.max())) for period in found if len(values := period.of(frame, "memory_used"))]
     if not seen:
         return None
@@ -131,11 +131,8 @@ def _gpu_memory(machine: Machine, found: list[LoadPeriod]) -> str | None:
     return f"{what} went from {size(low)} at {first.name} to {size(high)} at {last.name}, {size(most)} at most."
 
 
-def _gpu_use(machine: Machine, found: list[LoadPeriod]) -> str | None:
-    frame = machine.gpus
-    if frame is None:
-        return None
-    at = next((period for period in reversed(found) if len(period.of(frame, "utilisation")) >= FEWEST_SAMPLES), None)
+def _gpu_use(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
+    at = _heaviest_sampled(found, frame, "utilisation")
     if at is None:
         return None
     use, power = float(np.median(at.of(frame, "utilisation"))), at.of(frame, "power")
@@ -144,10 +141,7 @@ def _gpu_use(machine: Machine, found: list[LoadPeriod]) -> str | None:
     return f"{what}{machine.mark(frame.attrs['source'])} at {percent(use)} utilisation{watts} at {at.name} (medians)."
 
 
-def _kv_cache(machine: Machine, found: list[LoadPeriod]) -> str | None:
-    frame = machine.server
-    if frame is None:
-        return None
+def _kv_cache(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
     seen = [(period, values) for period in found if len(values := period.of(frame, "kv_use"))]
     if not seen:
         return None
@@ -162,10 +156,7 @@ def _kv_cache(machine: Machine, found: list[LoadPeriod]) -> str | None:
     return f"The KV cache{mark} is at most {percent(float(values.max()))} full, at {period.name}."
 
 
-def _queue(machine: Machine, found: list[LoadPeriod]) -> str | None:
-    frame = machine.server
-    if frame is None:
-        return None
+def _queue(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
     seen = [
         (period, float(running.max()), float(waiting.max()))
         for period in found
@@ -209,7 +200,12 @@ def _host_memory(host: str, frame: pd.DataFrame, run: RunData) -> str | None:
 def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
     """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
     in_turn = run.requests[run.requests["loaded_in_turn"]] if "loaded_in_turn" in run.requests else run.requests[:0]
-    sampled = [(t, said) for t, name, said in _sampled_reloads(machine, run) if name not in set(in_turn["model"])]
+    sampled = [
+        (t, said)
+        for samples in machine.loaded.values()
+        for t, name, said in _sampled_reloads(samples, machine.mark("ollama"), run)
+        if name not in set(in_turn["model"])
+    ]
     yield from (sentence for _, sentence in sampled)
     mark = " (simulated)" if run.simulated else ""
     first_answer, told = float(run.requests["first_token"].min()), -np.inf
@@ -227,16 +223,11 @@ def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
             told = max(told, float(answer))
 
 
-def _sampled_reloads(machine: Machine, run: RunData) -> Iterator[tuple[float, str, str]]:
+def _sampled_reloads(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:
     """Yield instant, model and sentence of each time in the run that a model came back after it was gone, or otherwise.
 
     A load that is shorter than the time between two samples may go unseen.
     """
-    for samples in machine.loaded.values():
-        yield from _reloads_of_server(samples, machine.mark("ollama"), run)
-
-
-def _reloads_of_server(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
     end = run.last_end

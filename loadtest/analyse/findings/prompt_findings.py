@@ -12,8 +12,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.timing.prefill import NEAR_S, uncached
-from loadtest.analyse.summary import figure, mean_ttft
-from loadtest.metrics import VOID
+from loadtest.analyse.summary import believed, figure, mean_ttft
 from loadtest.text import percent, seconds
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
@@ -29,7 +28,7 @@ def stalling(run: RunData, series: Series) -> Finding | None:
 
     Where a few answers lose nearly all of it, a mean would stand for nobody: those are counted.
     """
-    levels = [level for level in series.levels if level.get("verdict") != VOID]
+    levels = believed(series.levels)
     if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
         return None
     level = levels[-1]
@@ -71,7 +70,7 @@ class _Prefills(NamedTuple):
 
 def reading_together(run: RunData, series: Series) -> Finding | None:
     """Say how much longer prefill takes where most prompts are read with others at once, against prompts read alone."""
-    levels = [level for level in series.levels if level.get("verdict") != VOID]
+    levels = believed(series.levels)
     if not levels or any(map(offered_load.is_open, levels)) or levels[0]["concurrency"] != 1:
         return None
     alone = _prefills(run, levels[0])

@@ -10,27 +10,34 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import kept_up as keeping_up
-from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.findings import (
     behind_findings,
     cache_findings,
     data_findings,
     energy_findings,
     leaving_findings,
+    machine_findings,
     prompt_findings,
     step_findings,
 )
-from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.model_memory import cold_load, memory_parts
+from loadtest.analyse.server.model_memory import cold_load, memory_comparison
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, mean_ttft, wait_in_words
-from loadtest.analyse.verdict import endings
-from loadtest.metrics import VOID
+from loadtest.analyse.summary import (
+    Analysis,
+    believed,
+    believed_knee,
+    figure,
+    has_tokens,
+    is_void,
+    mean_ttft,
+    wait_in_words,
+)
+from loadtest.analyse.verdict import outcome_rules
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
@@ -41,24 +48,14 @@ SHORT_S = 0.005  # nobody calls that queueing
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
-def measured_on(summary: dict[str, Any]) -> str:
-    """Return server and model in words, e.g. "ollama 0.33.0 · llama3.1:70b"."""
-    server, target = summary["server"], summary["target"]
-    if several := summary.get("groups"):
-        kind = " ".join(str(server[key]) for key in ("kind", "version") if server.get(key))
-        return " · ".join(filter(None, (kind, ", ".join(group["name"] for group in several))))
-    parts = (f"{server.get('kind') or 'server'} {server.get('version') or ''}".strip(), target.get("model"))
-    return " · ".join(str(part) for part in parts if part)
-
-
 def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     several, levels = bool(analysis.groups), analysis.summary["levels"]
     found: list[str | Finding | None] = [
-        endings.end_sentence(analysis.run),
+        outcome_rules.end_sentence(analysis.run),
         _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
-        *data_findings.batch_sentences(analysis.run, levels),
+        *data_findings.batch_findings(analysis.run, levels),
         *_shared_servers(analysis),
     ]
     for group, one in analysis.groups:
@@ -69,10 +66,10 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         found += _server_findings(analysis)
     found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
     if not several:
-        found += memory_parts.difference_sentences(analysis.memory)
-    found += [*energy_findings.energy_sentences(analysis.summary)]
-    found += data_findings.length_sentences(analysis.run, levels)
-    found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
+        found += memory_comparison.difference_sentences(analysis.memory)
+    found += [*energy_findings.energy_findings(analysis.summary)]
+    found += data_findings.length_findings(analysis.run, levels)
+    found += [*machine_findings.machine_findings(analysis.run), *outcome_rules.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
@@ -107,8 +104,8 @@ def _shared_servers(analysis: Analysis) -> list[str]:
             f"{listed(names)} were in use at the same time at {url}: the waits, step times and speeds of each include what "
             "the others cost it."
         )
-    found += [one.sentence for one in analysis.turns]
-    if analysis.turns:
+    found += [one.sentence for one in analysis.alternating]
+    if analysis.alternating:
         found.append(alternating_models.what_helps(analysis.run))
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
@@ -116,7 +113,7 @@ def _shared_servers(analysis: Analysis) -> list[str]:
 def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
-    found: list[str] = [*loads(analysis)]
+    found: list[str] = [*cold_loads(analysis)]
     if not summary["levels"]:
         found.append("No request was recorded.")
     elif has_tokens(*summary["levels"]):
@@ -146,10 +143,10 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
     return [each if isinstance(each, Finding) else Finding(each) for each in found]
 
 
-def loads(analysis: Analysis) -> list[str]:
+def cold_loads(analysis: Analysis) -> list[str]:
     """Say what cold loads took, a level at a time; nothing where none was asked for."""
     cold = [level for level in analysis.summary["levels"] if level.get("cold_load")]
-    levels = [level for level in cold if level["verdict"] != VOID or not level["cold_load"]["n"]]
+    levels = [level for level in cold if not is_void(level) or not level["cold_load"]["n"]]
     mark = " (simulated)" if analysis.run.simulated else ""
     return [
         f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
@@ -168,7 +165,7 @@ def longer_prompts(analysis: Analysis) -> list[str]:
     ]
 
 
-def telling(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> str | None:
+def as_title(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> str | None:
     """Return the last series' finding without its full stop, for a title; named when there are several series."""
     every = series_of(analysis.summary["levels"])
     for series in reversed(every):
@@ -192,9 +189,15 @@ def believed_slots(analysis: Analysis) -> Slots:
     return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
 
 
+def slot_limit(analysis: Analysis) -> int | None:
+    """Return how many slots the server has where levels that are not void show it; None where they show none, or a lower bound."""
+    slots = believed_slots(analysis)
+    return slots.estimate if slots.limit else None
+
+
 def only_void(levels: Iterable[dict[str, Any]]) -> str:
     """Return "only a void level shows", "only void levels show": where a limit is known from."""
-    void = sum(level.get("verdict") == VOID for level in levels)
+    void = sum(map(is_void, levels))
     return "only a void level shows" if void == 1 else "only void levels show"
 
 
@@ -239,21 +242,18 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None
     at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
     above = void_above(series, level)
-    slots = believed_slots(analysis)
-    if slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
-        past = f"Past {counted(slots.estimate or 0, 'stream')} requests queue"
+    limit = slot_limit(analysis)
+    if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
+        past = f"Past {counted(limit, 'stream')} requests queue"
         inferred = (
             "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
         )
         return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
-    if slot is None and wait is None:
-        return None
-    if slot is None or batch is None:
-        share = percent((wait or 0.0) / ttft)
-        unsplit = "Whether requests wait for a slot or for a batch is not known."
-        return Finding(f"{capitalised(at)}, {share} {of} is queue wait{above}.", unsplit) if wait is not None else None
     if wait is None:
         return None
+    if slot is None or batch is None:
+        unsplit = "Whether requests wait for a slot or for a batch is not known."
+        return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
         if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
@@ -276,7 +276,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
 def void_above(series: Series, level: dict[str, Any]) -> str:
     """Return the end of a sentence on a level that says how many higher ones are void; empty where none is."""
     load = offered_load.amount(level)
-    void = sum(offered_load.amount(each) > load for each in series.levels if each.get("verdict") == VOID)
+    void = sum(offered_load.amount(each) > load for each in filter(is_void, series.levels))
     many = f"{void} levels above it are" if void > 1 else "level above it is"
     return f"; the {many} void" if void else ""
 
@@ -316,11 +316,6 @@ def saturation(series: Series) -> Finding | None:
     return Finding(found.sentence) if found else None
 
 
-def believed_knee(series: Series) -> tuple[knee_of.Knee | None, str | None]:
-    """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
-    return knee_of.knee(believed(series.levels), [level for level in series.levels if level.get("verdict") == VOID])
-
-
 def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
     """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary.
 
@@ -332,8 +327,8 @@ def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
             f"gives {number(law['ends_per_s'] * law['sojourn_s'])}.",
             f"{number(law['ends_per_s'])} requests/s ended, after {seconds(law['sojourn_s'])} each on average.",
         )
-        for level in levels
-        if (law := level["little"]) and not law["holds"] and not law["growing"] and level.get("verdict") != VOID
+        for level in believed(levels)
+        if (law := level["little"]) and not law["holds"] and not law["growing"]
     ]
 
 

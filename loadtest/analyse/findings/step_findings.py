@@ -10,7 +10,7 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
-NOTHING = 1e-4  # of a step: what less a stream adds is no growth
+NOTHING = 1e-4  # of a step: a stream that adds less adds nothing
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
 WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
@@ -58,9 +58,9 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
 
 
 def _holds(steps: Steps, prefill: Prefill) -> bool:
-    """Whether the speed of prefill is that of reading: that the steps beside it were shared is seen, or some prompts had none.
+    """Whether the prefill speed is that of reading: prompts are seen to share steps with streams, or some had none beside them.
 
-    A server whose streams have a clock each shares no steps, and too much would be taken for them.
+    A server whose streams have a clock each shares no steps, so the time taken off for them would be too long.
     """
     if prefill.holds is not None:
         return prefill.holds

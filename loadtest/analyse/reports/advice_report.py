@@ -6,15 +6,27 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
+from loadtest.analyse.reports.prediction_report import with_band
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.advice.slot_advice import Advice, Lever, gain, highest_met_load
+from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
-from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed, size
+from loadtest.text import (
+    UNKNOWN,
+    capitalised,
+    counted,
+    joined,
+    listed,
+    number,
+    percent,
+    seconds,
+    signed,
+    size,
+    writer_of,
+)
 
 PREDICTED = (
     "Predictions come from the engine of the simulated server with the step times of this run; lengths that were all equal are "
@@ -167,19 +179,13 @@ def _better(share: float) -> str:
 
 def _now_and_then(before: Prediction, after: Prediction) -> str:
     """Say what was measured, and what is predicted with its band."""
-    ttft, speed, output = ("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean")
-    return (
-        f"TTFT p95 is {seconds(before.figure(*ttft))} as measured and {_range(after, *ttft)} as predicted, with {_speed_text(before)} and "
-        f"{_range(after, *speed)} tokens/s a stream, and {_output(before)} and {_range(after, *output)} tokens/s in all"
+    ttft, speed, output = (
+        with_band(after, figure) for figure in ("ttft_s.p95", "stream_tokens_per_s.p50", "output_tokens_per_s.mean")
     )
-
-
-def _range(prediction: Prediction, name: str, statistic: str) -> str:
-    """Return a predicted figure and its band, "1.91 s (1.36 s to 2.67 s)"."""
-    as_text = seconds if name.endswith("_s") and not name.endswith("per_s") else number
-    low, high = prediction.bands.get(f"{name}.{statistic}", (math.nan, math.nan))
-    value = as_text(prediction.figure(name, statistic))
-    return value if math.isnan(low) else f"{value} ({as_text(low)} to {as_text(high)})"
+    return (
+        f"TTFT p95 is {seconds(before.figure('ttft_s', 'p95'))} as measured and {ttft} as predicted, with {_speed_text(before)} and "
+        f"{speed} tokens/s a stream, and {_output(before)} and {output} tokens/s in all"
+    )
 
 
 def _figures_text(prediction: Prediction) -> str:
@@ -205,7 +211,7 @@ def notes(advice: Advice) -> list[str]:
             f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
     if advice.model.guess:
-        found.append(advice.model.guess[0].upper() + advice.model.guess[1:] + ".")
+        found.append(f"{capitalised(advice.model.guess)}.")
     if any(advice.extrapolated(*pair) for pair in advice.cells):
         found.append(
             f"{EXTRAPOLATED} extrapolated: more streams decode in parallel than the {streams} that the run measured; "
@@ -219,7 +225,7 @@ def notes(advice: Advice) -> list[str]:
             + (f"; ✗ is more than {size(advice.gpu_bytes)}." if advice.gpu_bytes else ".")
         )
     elif advice.memory is not None:
-        found.append(advice.memory[0].upper() + advice.memory[1:])
+        found.append(capitalised(advice.memory))
     return found
 
 
@@ -246,18 +252,12 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 
 def heading(advice: Advice, analysis: Analysis) -> str:
     """Return the title of the console's table."""
-    mark = simulated_mark(analysis.summary)
-    parts = (
-        analysis.summary["name"],
-        analysis.summary.get("group"),
-        findings.measured_on(analysis.summary),
-        advice.label,
-    )
-    title = " · ".join(part for part in parts if part) + (f" ({mark})" if mark else "")
-    return f"{title}: at {counted(advice.load, 'stream')}"
+    summary = analysis.summary
+    title = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
+    return f"{marked(title, summary)}: at {counted(advice.load, 'stream')}"
 
 
-def console_grid(advice: Advice) -> Grid:
+def console_table(advice: Advice) -> Grid:
     """Return the table of the console: the highest measured concurrency alone, and how far the SLO holds."""
     grid = slots_table(advice, (advice.load,))
     heads = ["slots", *grid.heads[2:]]
@@ -288,8 +288,7 @@ def predicted_text(prediction: Prediction, figure: str, statistic: str, *, beyon
     value = prediction.figure(figure, statistic)
     if math.isnan(value):
         return UNKNOWN
-    text = number(value) if figure.endswith("per_s") else seconds(value)
-    return text + (EXTRAPOLATED if beyond else "")
+    return writer_of(figure)(value) + (EXTRAPOLATED if beyond else "")
 
 
 def lever_table(advice: Advice) -> Grid:
@@ -322,8 +321,8 @@ def _row(prediction: Prediction, *, beyond: bool = False) -> list[str]:
 def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     """Return advice.md."""
     summary = analysis.summary
-    whom = " · ".join(filter(None, (summary["name"], summary.get("group"))))
-    title = f"Advice for {whom}: {findings.measured_on(summary)}"
+    whom = joined(" · ", summary["name"], summary.get("group"))
+    title = f"Advice for {whom}: {measured_on(summary)}"
     lines = [f"# {escaped(title)}", ""]
     if mark := simulated_mark(summary):
         lines += [f"> **SIMULATED SERVER** ({escaped(mark)}): this is advice for a model of a server.", ""]
@@ -364,7 +363,10 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "gpu_memory_bytes": advice.gpu_bytes,
         "promised": [each.to_dict() for each in advice.promised.values()],
         "predictions": list(_predictions(advice)),
-        "levers": [_lever(each) for each in advice.levers],
+        "levers": [
+            {"name": each.name, "means": each.means, "gain": each.gain, **each.prediction.to_dict()}
+            for each in advice.levers
+        ],
         "levers_ranked_by": advice.ranked_by.name,
     }
 
@@ -381,10 +383,6 @@ def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
             "fits": advice.fits(slots),
             **cell.to_dict(),
         }
-
-
-def _lever(lever: Lever) -> dict[str, Any]:
-    return {"name": lever.name, "means": lever.means, "gain": lever.gain, **lever.prediction.to_dict()}
 
 
 def _wait(prediction: Prediction) -> str:

@@ -12,11 +12,20 @@ from typing import Any
 from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings.run_findings import believed_knee, believed_slots, only_void, void_above
-from loadtest.analyse.findings.simulated import ALL, SOME, simulated_badge
+from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
+from loadtest.analyse.findings.run_findings import believed_slots, only_void, void_above
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, believed, figure, has_tokens, wait_in_words
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import (
+    Analysis,
+    believed,
+    believed_knee,
+    figure,
+    has_tokens,
+    series_with,
+    wait_in_words,
+    with_most,
+)
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
 from loadtest.text import capitalised, listed, number, out_of, seconds
@@ -52,7 +61,6 @@ class Tile:
     note: str
 
     def __str__(self) -> str:
-        """Return it in a line."""
         return f"{self.name}: {self.value} ({self.note})" if self.value else f"{self.name}: not known: {self.note}"
 
 
@@ -66,7 +74,6 @@ class Seen:
     name: str = ""  # of the level; empty: its label
 
     def __str__(self) -> str:
-        """Return it as a sentence."""
         if self.besides:
             return f"{self.called}, void for another reason, also: {self.reason}."
         return f"{self.called} is {self.verdict}: {self.reason}."
@@ -170,8 +177,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
     levels = analysis.summary["levels"]
     if levels and not has_tokens(*levels):
         return _without_tokens(levels)
-    known = [level for level in believed(levels) if level["output_tokens_per_s"] is not None]
-    best = max(known, key=lambda level: float(level["output_tokens_per_s"]), default=None)
+    best = with_most(levels, "output_tokens_per_s")
     missing = (
         "no request was recorded"
         if not levels
@@ -183,7 +189,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
         off, at = Tile("Levels off at", "", missing), None
         most = Tile("Most output tokens/s", "", missing)
     else:
-        series = _series_with(levels, best)
+        series = series_with(levels, best)
         where = f"at {best['label']}{void_above(series, best)}"
         most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), where)
         off, at = _levels_off(series)
@@ -192,8 +198,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
 
 def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
     """Return what stands there of answers without text, such as embeddings."""
-    known = [level for level in believed(levels) if level["requests_per_s"] is not None]
-    best = max(known, key=lambda level: float(level["requests_per_s"]), default=None)
+    best = with_most(levels, "requests_per_s")
     slots = Tile("Slots", "", "answers that have no tokens do not show them")
     if best is None:
         missing = "no level has a steady rate of requests" if believed(levels) else ALL_VOID
@@ -209,10 +214,6 @@ def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
         Tile("E2E p95 there", *(("", few) if p95 is None else (seconds(p95), where))),
         slots,
     ]
-
-
-def _series_with(levels: Sequence[dict[str, Any]], level: dict[str, Any]) -> Series:
-    return next(series for series in series_of(levels) if any(one is level for one in series.levels))
 
 
 def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:

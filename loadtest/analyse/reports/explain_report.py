@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from loadtest.analyse.explain import explained as parts_of
-from loadtest.analyse.explain.explained import Cause, TimePart
+from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.explanation import CACHE, LOAD, NOBODY, Explanation, Without
+from loadtest.analyse.explain.time_parts import Cause, TimePart
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.records import Outcome
@@ -17,20 +17,20 @@ MOST_NAMED = 3  # requests in one line
 NAMED_SHARE, COUNTED_SHARE = 0.1, 0.01  # of a part, below which a cause is only counted, and not even that
 LARGE = 2.0  # times the median of its level, from which on a request's length is told
 SHORT = {
-    parts_of.CLIENT: "client",
-    parts_of.CONNECT: "connecting",
-    parts_of.HANDLING: "handling",
-    parts_of.LOAD: "model load",
-    parts_of.TURN: "model's turn",
-    parts_of.SLOT: "slot wait",
-    parts_of.WAIT: "queue wait",
-    parts_of.PROMPTS: "others' prompts",
-    parts_of.SILENT: "request without tokens",
-    parts_of.STEP: "step in flight",
-    parts_of.REREAD: "lost cache",
-    parts_of.OWN: "own prompt",
-    parts_of.SLOW: "slower than usual",
-    parts_of.REST: "unexplained",
+    time_parts.CLIENT: "client",
+    time_parts.CONNECT: "connecting",
+    time_parts.HANDLING: "handling",
+    time_parts.LOAD: "model load",
+    time_parts.TURN: "model's turn",
+    time_parts.SLOT: "slot wait",
+    time_parts.WAIT: "queue wait",
+    time_parts.PROMPTS: "others' prompts",
+    time_parts.SILENT: "request without tokens",
+    time_parts.STEP: "step in flight",
+    time_parts.REREAD: "lost cache",
+    time_parts.OWN: "own prompt",
+    time_parts.SLOW: "slower than usual",
+    time_parts.REST: "unexplained",
 }
 EXPENDABLE = ("E2E", "by", "TTFT without")
 
@@ -46,16 +46,10 @@ def heading(found: Explanation) -> str:
     return f"{who}: {seconds(found.parts.total_s)} to the first token{usual}{whole}"
 
 
-def rows(found: Explanation) -> list[tuple[str, str]]:
-    """Return the parts up to the first token: how long, and what. The unexplained rest is always there."""
-    shown = [part for part in found.parts.first if part.seconds >= parts_of.LEAST_S or part.name == parts_of.REST]
+def rows(found: Explanation, parts: Sequence[TimePart]) -> list[tuple[str, str]]:
+    """Return these parts of its time: how long, and what. The unexplained rest is always there."""
+    shown = [part for part in parts if part.seconds >= time_parts.LEAST_S or part.name == time_parts.REST]
     return [(_duration(part.seconds), _words(part, found)) for part in shown]
-
-
-def decode_rows(found: Explanation) -> list[tuple[str, str]]:
-    """Return the parts from the first token to the last."""
-    shown = [part for part in found.parts.decode if part.seconds >= parts_of.LEAST_S or part.name == parts_of.REST]
-    return [(_duration(part.seconds), _decode_words(part, found)) for part in shown]
 
 
 def decode_heading(found: Explanation) -> str | None:
@@ -68,57 +62,63 @@ def decode_heading(found: Explanation) -> str | None:
 
 
 def _duration(value: float) -> str:
-    return seconds(value).replace("-", "−") if abs(value) >= parts_of.LEAST_S else "0 ms"
+    return seconds(value).replace("-", "−") if abs(value) >= time_parts.LEAST_S else "0 ms"
 
 
 def _words(part: TimePart, found: Explanation) -> str:
     who, inferred = part.causes, " (inferred)" if part.inferred else ""
     match part.name:
-        case parts_of.CLIENT:
+        case time_parts.CLIENT:
             return "before the client sent it, although it was due"
-        case parts_of.CONNECT:
+        case time_parts.CONNECT:
             return "opening a connection"
-        case parts_of.HANDLING:
+        case time_parts.HANDLING:
             return "before the server queued it"
-        case parts_of.LOAD:
+        case time_parts.LOAD:
             asked = f", which #{who[0].id} had asked for first" if who else ""
             return f"while its model was loaded{asked}"
-        case parts_of.TURN:
+        case time_parts.TURN:
             return "until its model's turn came: answers of another model, and the load"
-        case parts_of.SLOT:
+        case time_parts.SLOT:
             return _slot_words(part, found) + inferred
-        case parts_of.WAIT:
+        case time_parts.WAIT:
             return "waiting for a slot or a running step: which of the two is not known"
-        case parts_of.PROMPTS:
-            return f"while {_prompts(who, part, found)} {'was' if len(who) == 1 else 'were'} read{inferred}".replace(
-                "tokens was", "tokens were"
-            )
-        case parts_of.SILENT:
-            return f"while {_names(who, part.seconds)} was at the server, which ended without a token{inferred}"
-        case parts_of.STEP:
+        case time_parts.PROMPTS | time_parts.STALL:
+            return f"while {_prompts_read(who, part, found)}{inferred}"
+        case time_parts.SILENT:
+            names = _names(who, part.seconds)
+            verb = "were" if " and " in names else "was"
+            return f"while {names} {verb} at the server, which ended without a token{inferred}"
+        case time_parts.STEP:
             many = f"{part.streams} streams" if (part.streams or 0) > 1 else "stream"
             return f"until the running step of the {many} that decoded was over"
-        case parts_of.REREAD:
+        case time_parts.REREAD:
             return _reread_words(found) + inferred
-        case parts_of.OWN:
+        case time_parts.OWN:
             tokens = f"its own {_tokens(part.tokens)}" if part.tokens is not None else "its own prompt"
             beside = f", beside {counted(part.streams, 'stream')} that decoded" if part.streams else ""
             return f"reading {tokens}{beside}{inferred}"
-        case parts_of.SLOW:
+        case time_parts.SLOW:
             return "longer than such a prompt takes here"
+        case time_parts.STEPS:
+            return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
+        case time_parts.SHARED:
+            return f"as up to {counted(part.streams or 0, 'stream')} shared the steps"
         case _:
-            return "unexplained" if part.seconds > -parts_of.LEAST_S else "unexplained: the parts come to more"
+            return "unexplained" if part.seconds > -time_parts.LEAST_S else "unexplained: the parts come to more"
 
 
 def _slot_words(part: TimePart, found: Explanation) -> str:
     """Say behind whom it waited for a slot; a part of its causes are long prompts that held those up."""
-    held = [each for each in part.causes if each.how == parts_of.SLOT]
-    read = [each for each in part.causes if each.how == parts_of.PROMPTS and each.seconds >= NAMED_SHARE * part.seconds]
-    silent = [each for each in part.causes if each.how == parts_of.SILENT]
+    held = [each for each in part.causes if each.how == time_parts.SLOT]
+    read = [
+        each for each in part.causes if each.how == time_parts.PROMPTS and each.seconds >= NAMED_SHARE * part.seconds
+    ]
+    silent = [each for each in part.causes if each.how == time_parts.SILENT]
     queue = f", for which {counted(part.ahead, 'other')} waited already" if part.ahead else ""
     text = f"waiting for a slot{queue}" + (f"; slots were held by {_names(held, part.seconds)}" if held else "")
     if read:
-        text += f"; {_prompts(read, part, found)} were read for {seconds(sum(each.seconds for each in read))} of it"
+        text += f"; {_prompts_read(read, part, found)} for {seconds(sum(each.seconds for each in read))} of it"
     if silent:
         sure = "probably" if len(silent) == 1 else "perhaps"
         text += f"; one {sure} by {_names(silent, part.seconds)}, which ended without a token"
@@ -140,22 +140,13 @@ def _reread_words(found: Explanation) -> str:
     return f"{text}; since then {_names(takers, 0.0)} took a slot" if takers else text
 
 
-def _decode_words(part: TimePart, found: Explanation) -> str:
-    inferred = " (inferred)" if part.inferred else ""
-    match part.name:
-        case parts_of.STEPS:
-            return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
-        case parts_of.SHARED:
-            return f"as up to {counted(part.streams or 0, 'stream')} shared the steps"
-        case parts_of.STALL:
-            verb = "was" if len(part.causes) == 1 and part.causes[0].tokens is None else "were"
-            return f"while {_prompts(part.causes, part, found)} {verb} read{inferred}"
-        case _:
-            return "unexplained" if part.seconds > -parts_of.LEAST_S else "unexplained: the parts come to more"
-
-
 def _tokens(count: int | None) -> str:
-    return f"{count:,} prompt token{'' if count == 1 else 's'}" if count is not None else "prompt"
+    return "prompt" if count is None else f"{count:,} prompt token{'' if count == 1 else 's'}"
+
+
+def _prompts_read(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str:
+    one = len(causes) == 1 and causes[0].tokens in (None, 1)
+    return f"{_prompts(causes, part, found)} {'was' if one else 'were'} read"
 
 
 def _prompts(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str:
@@ -219,7 +210,7 @@ def _size(cause: Cause, found: Explanation) -> str:
         words.append(f"{cause.tokens:,} prompt tokens")
     if cause.output is not None and cause.output >= LARGE * found.usual_output:
         words.append(f"{cause.output:,} output tokens")
-    if cause.how == parts_of.QUEUE and cause.over < found.begin_s:
+    if cause.how == time_parts.QUEUE and cause.over < found.begin_s:
         words.append("over before it came, but others had queued behind it")
     return f" ({', '.join(words)})" if words else ""
 
@@ -253,7 +244,7 @@ def notes(found: Explanation) -> list[str]:
 # -- a table of several ---------------------------------------------------------------------------------------------
 
 
-def grid(explained: Sequence[Explanation]) -> Grid:
+def table(explained: Sequence[Explanation]) -> Grid:
     """Return a table, a row a request: its time, the greatest part of it, whose doing that was, and TTFT without it."""
     heads = ("request", "TTFT", "E2E", "most of it", "by", "TTFT without", "unexplained")
     return Grid(heads, tuple(_row(each) for each in explained))
@@ -262,7 +253,7 @@ def grid(explained: Sequence[Explanation]) -> Grid:
 def _row(found: Explanation) -> tuple[str, ...]:
     rest = found.parts.first[-1].seconds
     most = max(found.parts.first, key=lambda part: part.seconds)
-    who = [each for each in most.causes if each.how != parts_of.PROMPTS or most.name != parts_of.SLOT]
+    who = [each for each in most.causes if each.how != time_parts.PROMPTS or most.name != time_parts.SLOT]
     told = found.told
     cause = f"#{told.cause.id}" if told and told.cause else ""
     return (

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports import tables
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
@@ -72,8 +71,9 @@ def junit(
         if summary["started"]:
             suite.set("timestamp", str(summary["started"]))
         facts = ElementTree.SubElement(suite, "properties")
-        for name, value in (("run", path), ("measured", findings.measured_on(summary)), *_simulated(summary)):
-            ElementTree.SubElement(facts, "property", name=name, value=shown(value))
+        for name, value in (("run", path), ("measured", measured_on(summary)), ("simulated", simulated_mark(summary))):
+            if value:
+                ElementTree.SubElement(facts, "property", name=name, value=shown(value))
         for case in tested:
             row = ElementTree.SubElement(suite, "testcase", classname=shown(case.level), name=shown(case.name))
             if case.ended:
@@ -92,16 +92,9 @@ def _count(element: ElementTree.Element, tested: Sequence[GateCase]) -> None:
     element.set("errors", str(sum(case.ended == ERROR for case in tested)))
 
 
-def _simulated(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    mark = simulated_mark(summary)
-    if mark:
-        yield "simulated", mark
-
-
 def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], search: GateCase | None = None) -> str:
     """Return the Markdown that a CI job shows for a run: its levels, what each objective came to, and reasons for doubt."""
-    mark = simulated_mark(summary)
-    title = f"loadtest: {summary['name']}, {findings.measured_on(summary)}" + (f" ({mark})" if mark else "")
+    title = marked(f"loadtest: {summary['name']}, {measured_on(summary)}", summary)
     lines = [f"### {escaped(shown(title))}", ""]
     if summary["state"] != "done":
         lines += [f"**The run did not end by itself: its state is {summary['state'] or 'unknown'}.**", ""]
@@ -131,9 +124,9 @@ def _mark(judged: Judged, *, void: bool) -> str:
 
 
 def _levels(levels: Sequence[dict[str, Any]]) -> Grid:
-    heads = ("level", "requests", "TTFT p50", "TTFT p95", "tokens/s a stream", "output tokens/s", "verdict")
+    heads = ("TTFT p50", "TTFT p95", "tokens/s a stream", "output tokens/s")
     rows = []
     for level in levels:
-        p50, p95, *_, stream, total = tables.headline(level)
-        rows.append((level["label"], str(level["requests"]), p50, p95, stream, total, level["verdict"]))
-    return Grid(heads, tuple(rows))
+        figures = tables.headline(level)
+        rows.append((level["label"], str(level["requests"]), *(figures[head] for head in heads), level["verdict"]))
+    return Grid(("level", "requests", *heads, "verdict"), tuple(rows))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark, simulated_warning
+from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
 from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.glossary import GLOSSARY
@@ -55,7 +55,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
     """Return report.md; it names the PNGs beside it. `predicted` has the figures of the prediction chart."""
     summary = analysis.summary
     mark = simulated_mark(summary)
-    lines = [f"# {escaped(summary['name'])}: {escaped(findings.measured_on(summary))}", ""]
+    lines = [f"# {escaped(summary['name'])}: {escaped(measured_on(summary))}", ""]
     if mark:
         lines += [
             f"> **{simulated_badge(summary)}** ({escaped(mark)}): {simulated_warning(summary)}",
@@ -117,7 +117,7 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
     shared, own = _sorted_pictures(analysis, pictures)
     return render(
         "report.html",
-        title=f"{summary['name']}: {findings.measured_on(summary)}",
+        title=f"{summary['name']}: {measured_on(summary)}",
         simulated=simulated_mark(summary),
         simulated_badge=simulated_badge(summary),
         simulated_warning=simulated_warning(summary),
@@ -153,7 +153,7 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
 
 
 def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, Grid]]:
-    scored = score_report.table(analysis.summary)
+    scored = score_report.kept_table(analysis.summary)
     return [
         *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),

@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterator
 
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
-from loadtest.analyse.whatif.promised.predict_loads import describe_basis
-from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
+from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
+from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.grid import Grid
-from loadtest.text import UNKNOWN, listed, number, percent, seconds
+from loadtest.text import UNKNOWN, joined, listed, writer_of
 
 SHOWN = (
     ("TTFT p50", "ttft_s.p50"),
@@ -32,13 +32,10 @@ EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 def heading(document: Document, analysis: Analysis) -> str:
     """Say what is predicted, of which server."""
-    mark = simulated_mark(analysis.summary)
-    return f"Predicted from {document.run['name']} · {findings.measured_on(analysis.summary)}" + (
-        f" ({mark})" if mark else ""
-    )
+    return marked(f"Predicted from {document.run['name']} · {measured_on(analysis.summary)}", analysis.summary)
 
 
-def grid(document: Document) -> Grid:
+def table(document: Document) -> Grid:
     """Return a row a load and case: each figure with its 95 % band below it; one that no case has is left out."""
     cases = [case for load in document.loads for case in load.cases]
     shown = [(name, figure) for name, figure in SHOWN if any(figure in case.figures for case in cases)]
@@ -50,7 +47,7 @@ def grid(document: Document) -> Grid:
     return Grid(("load", "slots", *(name for name, _ in shown)), rows, names=2)
 
 
-def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
+def curve_table(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
     """Return the figures of the prediction chart, a row a number of streams.
 
     None where none gives back what was measured, and of conversations, whose figures depend on what the chart's title says.
@@ -62,7 +59,7 @@ def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
     rows = []
     for each, clause in zip(curve.predictions, rests, strict=True):
         measured = "yes" if each.concurrency in curve.series.concurrencies else "no"
-        figures = [_with_band(each, figure) for _, figure in SHOWN[:4]]
+        figures = [with_band(each, figure) for _, figure in SHOWN[:4]]
         rows.append((str(each.concurrency), measured, *figures, *([clause] if beyond else [])))
     heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN[:4])]
     heads += ["rests on what was not measured"] if beyond else []
@@ -72,11 +69,12 @@ def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
 def _rests_on(each: Prediction, analysis: Analysis, curve: PredictedCurve) -> str:
     """Return what a prediction takes for granted that was not measured; empty where that is nothing."""
     past = NO_LIMIT in curve.case and (each.concurrency or 0) > (findings.believed_slots(analysis).estimate or 0)
-    return "; ".join(filter(None, ("the server has slots for as many" if past else "", each.extrapolates)))
+    return joined("; ", "the server has slots for as many" if past else "", each.extrapolates)
 
 
-def _with_band(each: Prediction, figure: str) -> str:
-    value, write = each.figure(*figure.split(".")), number if "per_s" in figure else seconds
+def with_band(each: Prediction, figure: str) -> str:
+    """Return a predicted figure and its band, "1.91 s (1.36 s to 2.67 s)"."""
+    value, write = each.figure(*figure.split(".")), writer_of(figure)
     if not math.isfinite(value):
         return UNKNOWN
     band = each.bands.get(figure)
@@ -94,7 +92,7 @@ def _slots_text(document: Document, case: Case) -> str:
 def _cell(case: Case, figure: str) -> str:
     if figure not in case.figures:
         return UNKNOWN
-    write = percent if "share" in figure else number if "per_s" in figure else seconds
+    write = writer_of(figure)
     low, high = case.bands[figure]
     return f"{write(case.figures[figure])}\n{write(low)} to {write(high)}"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.findings.measured_on import simulated_mark
 from loadtest.analyse.run.arrays import IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis
@@ -129,7 +129,7 @@ class Published:
         """Return a table for each of the two tests, and the sentences below."""
         parts = ["## Beside the published measurements\n", f"{INTRODUCTION}\n"]
         if self.simulated:
-            parts.append(f"**{self.simulated[0].upper()}{self.simulated[1:]}.**\n")
+            parts.append(f"**{capitalised(self.simulated)}.**\n")
         for table, title in TABLE_TITLES.items():
             rows = [row for row in self.rows if row.cell.table == table]
             if rows:

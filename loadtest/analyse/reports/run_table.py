@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.simulated import ALL as SIMULATED
-from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
+from loadtest.analyse.findings.measured_on import ALL as SIMULATED
+from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.reports.tables import sections
@@ -14,7 +14,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
-from loadtest.text import UNKNOWN, seconds
+from loadtest.text import UNKNOWN, joined, seconds
 
 
 def facts_table(analysis: Analysis) -> Grid:
@@ -27,30 +27,30 @@ def facts_table(analysis: Analysis) -> Grid:
             "run",
             f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
         ),
-        ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
-        *([("took", took)] if (took := _took(run)) else []),
-        *([("simulated", mark.removeprefix("simulated: "))] if (mark := simulated_mark(summary)) else []),
-        *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
+        ("server", f"{measured_on(summary)} at {_urls(analysis)}"),
+        ("took", _took(run)),
+        ("simulated", (simulated_mark(summary) or "").removeprefix("simulated: ")),
+        ("reached", _reached(run.get("scenario") or {})),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         *((f"slots{named}", _slots(one)) for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or UNKNOWN)),
-        *([("load", loop)] if (loop := _loop(summary["levels"])) else []),
+        ("load", _loop(summary["levels"])),
         ("client", _client(machine)),
         ("hardware", _hardware(summary)),
         ("energy", energy_report.fact(summary)),
-        *([("its server", served)] if (served := _served(analysis)) else []),
+        ("its server", _served(analysis)),
         ("run it again", command(analysis.run) or UNKNOWN),
         ("versions", versions or UNKNOWN),
     )
-    return Grid(("", ""), pairs, prose=True)
+    return Grid(("", ""), tuple(pair for pair in pairs if pair[1]), prose=True)
 
 
 def _slots(one: Analysis) -> str:
     """Return the slots with what they rest on; void levels that are part of it are named."""
     believed = findings.believed_slots(one)
-    why = filter(None, (one.slots.method, "part of that is from void levels" if believed != one.slots else ""))
-    return f"{believed} ({'; '.join(why)})"
+    why = joined("; ", one.slots.method, "part of that is from void levels" if believed != one.slots else "")
+    return f"{believed} ({why})"
 
 
 def _served(analysis: Analysis) -> str:
@@ -79,7 +79,7 @@ def _took(facts: dict[str, Any]) -> str:
     return f"{span} from the start of the first level to the end of the last"
 
 
-def _way(scenario: dict[str, Any]) -> str:
+def _reached(scenario: dict[str, Any]) -> str:
     """Return by which way the server was reached, and what was not checked on it; empty for the plain way."""
     said = []
     if scenario.get("proxy"):
@@ -90,13 +90,13 @@ def _way(scenario: dict[str, Any]) -> str:
 
 
 def _client(machine: dict[str, Any]) -> str:
-    parts = [
-        str(machine["host"]) if machine.get("host") else "",
+    return joined(
+        ", ",
+        machine.get("host"),
         f"CPUs: {machine.get('cpus', '?')}",
         f"kernel {machine.get('kernel', '?')}",
         f"Python {machine.get('python', '?')}",
-    ]
-    return ", ".join(filter(None, parts))
+    )
 
 
 def _hardware(summary: dict[str, Any]) -> str:

@@ -11,9 +11,9 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.analyse.whatif.model.plan import Plan
-from loadtest.analyse.whatif.promised.predict_loads import length_of
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.model.seeded_run import SeededRun
+from loadtest.analyse.whatif.predictions.predict_loads import length_of
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     FILE_NAME,
@@ -25,11 +25,11 @@ from loadtest.analyse.whatif.promised.prediction_file import (
     file_digest,
     parse_document,
 )
-from loadtest.analyse.whatif.promised.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
+from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
-from loadtest.text import UNKNOWN, listed, number, percent, seconds, signed
+from loadtest.text import UNKNOWN, listed, percent, signed, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
 MODELS = ("M/M/c", "USL", "straight line", "knee")
@@ -131,7 +131,7 @@ def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -
     return ""
 
 
-def _other_requests(document: Document, plan: Plan, analysis: Analysis, level: Mapping[str, Any]) -> str:
+def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, level: Mapping[str, Any]) -> str:
     """Say what a level sent in place of the very requests that were predicted; empty where it sent these."""
     scenario = analysis.run.facts.get("scenario") or {}
     sent = next(each for each in analysis.run.levels if each["index"] == level["index"]).get("requests")
@@ -189,16 +189,16 @@ def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> 
     ]
 
 
-def grid(figures: Sequence[ScoredFigure]) -> Grid:
+def table(figures: Sequence[ScoredFigure]) -> Grid:
     """Return a row a figure: said, its band, measured, error, and the errors of the textbook's models."""
     models = [name for name in MODELS if any(name in each.others for each in figures)]
     rows = tuple(
         (
             f"{each.load}: {FIGURE_NAMES[each.figure]}",
             each.case,
-            _value(each.figure, each.said),
-            f"{_value(each.figure, each.band[0])} to {_value(each.figure, each.band[1])}",
-            _value(each.figure, each.measured),
+            writer_of(each.figure)(each.said),
+            f"{writer_of(each.figure)(each.band[0])} to {writer_of(each.figure)(each.band[1])}",
+            writer_of(each.figure)(each.measured),
             signed(each.error),
             "yes" if each.inside else "no",
             percent(each.winkler),
@@ -209,18 +209,14 @@ def grid(figures: Sequence[ScoredFigure]) -> Grid:
     heads = ("figure", "case", "said", "95 % band", "measured", "error", "inside", "Winkler", *models)
     found = Grid(heads, rows)
     if all(each.case == AS_KNOWN for each in figures):
-        found = found.only([i for i, head in enumerate(heads) if head != "case"])
+        found = found.without("case")
     return found
 
 
-def table(summary: Mapping[str, Any]) -> Grid | None:
+def kept_table(summary: Mapping[str, Any]) -> Grid | None:
     """Return the score that add_score put into a summary; None where there is none."""
     figures = (summary.get("prediction") or {}).get("figures")
-    return grid([ScoredFigure.of(each) for each in figures]) if figures else None
-
-
-def _value(figure: str, value: float) -> str:
-    return number(value) if "per_s" in figure else seconds(value)
+    return table([ScoredFigure.of(each) for each in figures]) if figures else None
 
 
 def heading(found: Score) -> str:

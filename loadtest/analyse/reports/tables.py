@@ -7,7 +7,7 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.server.model_memory import memory_parts
+from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, VOID, needed, schedule_lag_limit
@@ -38,40 +38,30 @@ LEVEL_FIGURES = (
 STATISTIC_HEADS = ("mean", "p5", "p50", "p90", "p95", "p99", "max")
 
 
-def headline(level: dict[str, Any], *, tokens: bool = True) -> list[str]:
-    """Return a level's TTFT p50, p95, p99, p95 from t_sched, queue wait p50, tokens/s of a stream and in all.
-
-    Without `tokens`, as of embeddings: E2E p50, p95, p99, p95 from t_sched, requests/s and input tokens/s.
-    """
+def headline(level: dict[str, Any], *, tokens: bool = True) -> dict[str, str]:
+    """Return a level's headline figures by their heads; without `tokens`, as of embeddings, E2E stands for TTFT."""
+    key, name = ("ttft", "TTFT") if tokens else ("e2e", "E2E")
+    cells = {f"{name} {part}": wait_in_words(level, f"{key}_s", part) for part in ("p50", "p95", "p99")}
+    cells["p95 from t_sched"] = wait_in_words(level, f"{key}_sched_s", "p95")
     if not tokens:
-        e2e = [duration(figure(level, "e2e_s", part)) for part in ("p50", "p95", "p99")]
-        e2e.append(duration(figure(level, "e2e_sched_s", "p95")))
-        return [*e2e, number(level["requests_per_s"]), number(level["input_tokens_per_s"])]
-    ttft = [wait_in_words(level, "ttft_s", part) for part in ("p50", "p95", "p99")]
-    ttft.append(wait_in_words(level, "ttft_sched_s", "p95"))
-    waited = duration(figure(level, "queue_wait_s", "p50"))
-    return [
-        *ttft,
-        waited,
-        number(figure(level, "stream_tokens_per_s", "p50")),
-        number(level["output_tokens_per_s"]),
-    ]
+        rates = {"requests/s": "requests_per_s", "input tokens/s": "input_tokens_per_s"}
+        return cells | {head: number(level[rate]) for head, rate in rates.items()}
+    return cells | {
+        "queue wait p50": wait_in_words(level, "queue_wait_s", "p50"),
+        "tokens/s a stream": number(figure(level, "stream_tokens_per_s", "p50")),
+        "output tokens/s": number(level["output_tokens_per_s"]),
+    }
 
 
 def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
     """Return headline(), with how many requests there are and it would take where one of its percentiles is not told."""
-    cells = headline(level, tokens=tokens)
+    cells = list(headline(level, tokens=tokens).values())
     name = "ttft" if tokens else "e2e"
     for place, (kind, part) in enumerate((("", "p50"), ("", "p95"), ("", "p99"), ("_sched", "p95"))):
-        key = f"{name}{kind}_s"
-        described = level.get(key)
+        described = level.get(f"{name}{kind}_s")
         if described and _untold(described, part):
             cells[place] = f"too few ({described['n']} of {needed(PERCENTILES[part])})"
     return cells
-
-
-_OF_TOKENS = ("queue wait p50", "tokens/s a stream p50", "output tokens/s")
-_OF_REQUESTS = ("requests/s", "input tokens/s")
 
 
 def overview(summary: dict[str, Any]) -> Grid:
@@ -80,40 +70,31 @@ def overview(summary: dict[str, Any]) -> Grid:
     Of answers without text, such as embeddings, E2E stands for TTFT.
     """
     levels = summary["levels"]
-    some_left = any(level["outcomes"].get(Outcome.LEFT) for level in levels)
-    some_shed = any(level.get("shed") for level in levels)
-    due = any(map(offered_load.is_open, levels))  # a closed loop sends when its user is free: both are the same there
     tokens = has_tokens(*levels)
-    heads = (
-        "level",
-        "verdict",
-        "ok",
-        "failed",
-        *(["left"] if some_left else []),
-        *(["not sent"] if some_shed else []),
-        "TTFT p50" if tokens else "E2E p50",
-        "p95",
-        "p99",
-        *(["p95 from t_sched"] if due else []),
-        *(_OF_TOKENS if tokens else _OF_REQUESTS),
+    of_all = (
+        ("queue wait p50", "tokens/s a stream p50", "output tokens/s") if tokens else ("requests/s", "input tokens/s")
     )
-    rows = []
-    for level in levels:
-        p50, p95, p99, from_sched, *others = _told_or_needed(level, tokens=tokens)
-        rows.append(
-            (
-                level["label"],
-                level["verdict"],
-                str(level["outcomes"].get("ok", 0)),
-                str(failed(level)),
-                *([str(level["outcomes"].get(Outcome.LEFT, 0))] if some_left else []),
-                *([str(level.get("shed") or 0)] if some_shed else []),
-                *(p50, p95, p99),
-                *([from_sched] if due else []),
-                *others,
-            )
+    first = "TTFT p50" if tokens else "E2E p50"
+    heads = ("level", "verdict", "ok", "failed", "left", "not sent", first, "p95", "p99", "p95 from t_sched", *of_all)
+    rows = tuple(
+        (
+            level["label"],
+            level["verdict"],
+            str(level["outcomes"].get(Outcome.OK, 0)),
+            str(failed(level)),
+            str(level["outcomes"].get(Outcome.LEFT, 0)),
+            str(level.get("shed") or 0),
+            *_told_or_needed(level, tokens=tokens),
         )
-    return Grid(heads, tuple(rows), names=2)
+        for level in levels
+    )
+    spare = {
+        "left": not any(level["outcomes"].get(Outcome.LEFT) for level in levels),
+        "not sent": not any(level.get("shed") for level in levels),
+        # A closed loop sends when its user is free: both are the same there.
+        "p95 from t_sched": not any(map(offered_load.is_open, levels)),
+    }
+    return Grid(heads, rows, names=2).without(*(head for head, left_out in spare.items() if left_out))
 
 
 def rest_of_levels(summary: dict[str, Any]) -> Grid:
@@ -162,7 +143,8 @@ def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:
             continue
         factor = 1e3 if unit == "ms" else 1.0
         cells = [
-            _untold(described, part) or _more(described, part) + _in_unit(described[part], factor)
+            _untold(described, part)
+            or ("> " if part in described.get("at_least", ()) else "") + _in_unit(described[part], factor)
             for part in STATISTIC_HEADS
         ]
         interval = described["ci95_p50"]
@@ -213,9 +195,9 @@ def step_time_table(analysis: Analysis) -> Grid:
     return Grid(heads, tuple(rows), names=0)
 
 
-def memory_table(found: memory_parts.MemoryComparison) -> Grid:
+def memory_table(found: memory_comparison.MemoryComparison) -> Grid:
     """Return what the model should take in memory, part by part, beside what was measured."""
-    rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_parts.comparison_rows(found)]
+    rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_comparison.comparison_rows(found)]
     made_up = all(reading.simulated for reading in found.readings)
     head = "said by the simulated server" if made_up else "measured"
     return Grid(("", "estimate", head, "difference", "from"), tuple(rows), prose=True)
@@ -233,8 +215,8 @@ def client_table(summary: dict[str, Any]) -> Grid:
             (
                 level["label"],
                 said["stamps"],
-                _beside(_largest(said["lag_s"]), figure(level, "itl_s", "p50")),
-                _beside(_largest(said["schedule_lag_s"]), None if waited is None else schedule_lag_limit(waited)),
+                _beside(said["lag_s"]["max"], figure(level, "itl_s", "p50")),
+                _beside(said["schedule_lag_s"]["max"], None if waited is None else schedule_lag_limit(waited)),
                 percent(said["cpu"]) if said["cpu"] is not None else UNKNOWN,
                 *([client_capacity.capacity_cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
@@ -279,27 +261,15 @@ def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:
 
 def _beside(value: float | None, limit: float | None) -> str:
     """Return a lag, and in brackets what it is held against."""
-    return duration(value) if value is None or not limit else f"{seconds(value)} ({seconds(limit)})"
+    if value is None:
+        return UNKNOWN
+    return f"{seconds(value)} ({seconds(limit)})" if limit else seconds(value)
 
 
-def _largest(described: dict[str, Any]) -> float | None:
-    value: float | None = described["max"]
-    return value
-
-
-def _untold(described: dict[str, Any] | None, part: str) -> str | None:
-    """Say how many values a percentile would take that is not told; None where it is, or where nothing is known."""
-    if not described or described[part] is not None or part not in PERCENTILES:
-        return None
-    return f"needs {needed(PERCENTILES[part])}"
-
-
-def duration(value: float | None) -> str:
-    return UNKNOWN if value is None else seconds(value)
-
-
-def _more(described: dict[str, Any] | None, part: str) -> str:
-    return "> " if described and part in described.get("at_least", ()) else ""
+def _untold(described: dict[str, Any], part: str) -> str | None:
+    """Say how many values a percentile would take that is not told; None where it is."""
+    untold = described[part] is None and part in PERCENTILES
+    return f"needs {needed(PERCENTILES[part])}" if untold else None
 
 
 def _in_ms(value: float) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from loadtest.records import Outcome
 from loadtest.text import counted
@@ -91,14 +91,6 @@ class Damage:
     records: Counter[str] = field(default_factory=Counter)  # records left out, by reason
     values: Counter[str] = field(default_factory=Counter)  # values that became unknown, by name
 
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        found = cls(sum(part.unread for part in parts))
-        for part in parts:
-            found.records.update(part.records)
-            found.values.update(part.values)
-        return found
-
     @property
     def lost(self) -> int:
         """How many records are missing at least; an unreadable line may have held several."""
@@ -114,7 +106,7 @@ class Damage:
             yield f"{counted(count, 'record')} of {name} {_have(count)} a {value} that cannot be right; it counts as unknown."
 
 
-def doubles(again: int, others: int) -> Iterator[str]:
+def repeated_ids(again: int, others: int) -> Iterator[str]:
     """Yield sentences on records that are there twice, and on other requests under an id already used."""
     if again:
         yield f"{counted(again, 'record')} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."

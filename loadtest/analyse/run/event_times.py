@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,36 +17,27 @@ CHUNKS_AT_ONCE = 1 << 17  # few enough for the processor's cache, and to spare m
 
 @dataclass(frozen=True, slots=True)
 class EventGaps:
-    """Gaps between consecutive events of a stream, of all streams together; computed on demand, because they are many.
+    """Gaps between consecutive events of a stream, of all streams together; computed on demand, because they are many."""
 
-    `events` holds the instants of each stream in units of `unit` seconds.
-    """
-
-    events: Ragged
-    unit: float = S_PER_US
+    events: Ragged  # the instants of each stream, µs
+    unit: ClassVar[float] = S_PER_US
 
     @property
     def counts(self) -> IntArray:
         """How many gaps each request has."""
         return np.maximum(self.events.counts - 1, 0)
 
-    @property
-    def seconds(self) -> FloatArray:
-        return self.of(np.ones(len(self.counts), dtype=np.bool_))
-
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
-        return filled(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
+        return as_seconds(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
         """Yield the same gaps as whole units, block by block."""
         starts = self.events.starts
         for low, high in blocks(starts, rows):
             steps = np.diff(self.events.flat[starts[low] : starts[high]])
-            inside = np.repeat(rows[low:high], self.events.counts[low:high])[1:]
-            edges = starts[low + 1 : high] - starts[low] - 1
-            inside[edges[(edges >= 0) & (edges < len(inside))]] = False
-            yield steps[inside]
+            row = np.repeat(np.arange(low, high), self.events.counts[low:high])
+            yield steps[(np.diff(row) == 0) & rows[row[1:]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +50,19 @@ class Delays:
     # per request: t_send − the first created_at, ns; chunks count from the one, created_at from the other
     ahead: IntArray
     least: IntArray  # per request: the smallest arrival − created_at in its file, ns
-    unit: float = S_PER_NS
+    unit: ClassVar[float] = S_PER_NS
 
     @property
     def counts(self) -> IntArray:
         """How many stamped events each request has."""
         return np.where(self.usable, self.chunks.counts, 0)
 
-    @property
-    def seconds(self) -> FloatArray:
-        return self.of(self.usable)
-
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the delays of the requests marked in `rows` (one flag a request), in seconds."""
         rows = rows & self.usable
         counts = self.counts[rows]
-        seconds = filled(self._late(rows), int(counts.sum()), self.unit)
-        clocks = np.unique(self.least[rows])
-        if len(clocks) > 1:
-            seconds -= np.repeat(self.least[rows] * self.unit, counts)
-        elif len(clocks):
-            seconds -= clocks[0] * self.unit
+        seconds = as_seconds(self._late(rows), int(counts.sum()), self.unit)
+        seconds -= np.repeat(self.least[rows] * self.unit, counts)
         return seconds
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
@@ -87,16 +71,12 @@ class Delays:
 
     def at(self, row: IntArray, place: IntArray) -> FloatArray:
         """Return the delays of the events at `place` in Run.chunks.flat, of requests `row`; seconds, zero where unknown."""
-        late = self.chunks.flat[place].astype(np.int64)
-        mirrored = place + (self.server.starts[:-1] - self.chunks.starts[:-1])[row]
         known = self.usable[row]
-        if not known.all():
-            mirrored = np.where(known, mirrored, 0)
-        if not len(self.server.flat):
+        if not known.any():
             return np.zeros(len(row))
-        late = (late - self.server.flat[mirrored]) * 1000 + self.ahead[row]
-        seconds = late * self.unit - (self.least * self.unit)[row]
-        return seconds if known.all() else np.where(known, seconds, 0.0)
+        mirrored = np.where(known, place + (self.server.starts[:-1] - self.chunks.starts[:-1])[row], 0)
+        late = (self.chunks.flat[place].astype(np.int64) - self.server.flat[mirrored]) * 1000 + self.ahead[row]
+        return np.where(known, late * self.unit - (self.least * self.unit)[row], 0.0)
 
     def _late(self, rows: BoolArray, less: IntArray | int = 0) -> Iterator[IntArray]:
         """Yield arrival − created_at of usable `rows` in ns, less the request's entry of `less`."""
@@ -110,7 +90,7 @@ class Delays:
             yield (ours.astype(np.int64) - theirs) * 1000 + np.repeat(ahead[low:high], counts)
 
 
-def filled(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
+def as_seconds(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
     """Return parts of whole units, `count` in all, as one array of seconds."""
     out = np.empty(count)
     done = 0

@@ -54,8 +54,7 @@ def events(run: RunData, most: int = MOST_READ_EVENTS) -> TimedEvents:
     for level in np.unique(levels):
         mine = (levels == level) & (counts > 0)
         if mine.any():
-            share = most / total
-            spans += _stretches(float(send[mine].min()), float(end[mine].max()), share)
+            spans += _stretches(float(send[mine].min()), float(end[mine].max()), most / total)
     edges = np.array(sorted(spans)).reshape(-1, 2)
     parts = [_events_between(run, send, low, high) for low, high in edges]
     row, place, at = (np.concatenate(values) for values in zip(*parts, strict=True))

@@ -99,7 +99,6 @@ ARCHITECTURE = {
     "attention.value_length": SMALL,
     "attention.sliding_window": TOKEN_COUNT,
 }
-SIMULATED_SERVER = {"profile": TEXT, "speed": POSITIVE}
 TARGET = {"url": TEXT, "api": TEXT, "dialect": TEXT, "model": TEXT}
 SERVER = {
     "kind": TEXT,
@@ -107,7 +106,7 @@ SERVER = {
     "context": TOKEN_COUNT,
     "context_asked": TOKEN_COUNT,
     "slots_said": NumberKind(high=1e5),
-    "simulated": SIMULATED_SERVER,
+    "simulated": {"profile": TEXT, "speed": POSITIVE},
     "facts": {
         "trained_context": TOKEN_COUNT,
         "details": {
@@ -120,8 +119,8 @@ SERVER = {
     },
 }
 TOKENS = {"counter": TEXT, "overhead": NumberKind(low=-1e6, high=1e6, whole=False), "ratio": AMOUNT}
-LOST = {"worker": TEXT, "t_ns": INSTANT_NS, "why": TEXT}
 CAPACITY = {"chunks_per_s": POSITIVE, "limit": TEXT, "measured_at": TEXT}
+WORKER = {"worker": COUNT, "died": {"why": TEXT, "level": COUNT, "t": INSTANT_NS, "time": TEXT}}
 LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKEN_COUNT}
 LISTED = {
     **TARGET,
@@ -131,8 +130,6 @@ LISTED = {
     "comparability": dict,
     "server_at_end": LOADED,
 }
-WORKER_DIED = {"why": TEXT, "level": COUNT, "t": INSTANT_NS, "time": TEXT}
-WORKER = {"worker": COUNT, "died": WORKER_DIED}
 # The keys of run.json that analysing reads, with the kinds of their values; null stands for absent. Other keys are kept.
 RUN: dict[str, Any] = {
     "name": TEXT,
@@ -174,7 +171,7 @@ RUN: dict[str, Any] = {
     "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
     "locust": {
         "spawn_rate": POSITIVE,
-        "lost_workers": ListOf(LOST, needs=("worker",)),
+        "lost_workers": ListOf({"worker": TEXT, "t_ns": INSTANT_NS, "why": TEXT}, needs=("worker",)),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
     },

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import reading
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.event_times import Delays, EventGaps
+from loadtest.analyse.run.facts import read_facts
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.reading import INSTANT_FIELDS, Columns
 from loadtest.records import FileHeader, Outcome, read_lines
@@ -84,10 +85,17 @@ class RunData:
         """Return a column of `requests` as floats."""
         return self.requests[name].to_numpy(dtype=np.float64)
 
+    def of_level(self, level: int) -> BoolArray:
+        """Mark every request of a level, warm-ups and failures included."""
+        return np.asarray(self.requests["level"] == level, dtype=np.bool_)
+
     def measured(self, level: int) -> BoolArray:
         """Mark the measured requests of a level: those that were not warm-ups."""
-        frame = self.requests
-        return np.asarray((frame["level"] == level) & ~frame["warmup"], dtype=np.bool_)
+        return self.of_level(level) & ~np.asarray(self.requests["warmup"], dtype=np.bool_)
+
+    def sent(self, level: int) -> BoolArray:
+        """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
+        return self.measured(level) & np.asarray(self.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
 
     def left(self, level: int) -> BoolArray:
         """Mark the measured requests of a level whose user hung up."""
@@ -104,7 +112,7 @@ def load(path: Path) -> RunData:
     Raises RunFolderError where it is not a run folder, or was written by a newer loadtest.
     """
     folder = RunFolder.open(path)
-    facts, trouble = facts_of.read_facts(folder)
+    facts, trouble = read_facts(folder)
     found = reading.read_requests(path)
     headers, lines, sources = found.headers, found.lines, found.sources
     trouble += found.trouble
@@ -206,8 +214,7 @@ def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
         ("words", "words"),
         ("rate", "rate"),
     ):
-        values = {index: level.get(key) for index, level in facts.items()}
-        frame[name] = np.array([values[level] for level in frame["level"]], dtype=np.float64)
+        frame[name] = np.array([facts[index].get(key) for index in frame["level"]], dtype=np.float64)
 
 
 def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:
@@ -263,28 +270,12 @@ def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]
     return levels
 
 
-def open_intervals(starts: FloatArray, ends: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return starts and ends in order of time, and how many intervals are open from each on.
-
-    One that ends where another starts does not overlap it.
-    """
-    times = np.concatenate((starts, ends))
-    steps = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
-    order = np.lexsort((steps, times))
-    return times[order], np.cumsum(steps[order])
-
-
-def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
-    """Return the most intervals open at once."""
-    return int(open_intervals(starts, ends)[1].max(initial=0))
-
-
 def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: float, trouble: list[str]) -> pd.DataFrame:
     names = ("t", "level", "in_flight", "decoding", "waiting", "loop_gap_us", "cpu")
     frames = []
     for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
         lines, wrong = read_lines(path)
-        header = FileHeader.of({"worker": "", "driver": "", **lines[0]}) if lines else None
+        header = reading.samples_header(lines)
         rows = [values for line in lines[1:] if (values := _driver_sample(line, names)) is not None]
         wrong += len(lines[1:]) - len(rows)
         if header is None:

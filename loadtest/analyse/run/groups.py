@@ -16,7 +16,8 @@ import numpy as np
 
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.run.frames import RunData, join_levels, peak_at_once
+from loadtest.analyse.run.frames import RunData, join_levels
+from loadtest.analyse.run.overlaps import open_within, peak_at_once
 from loadtest.analyse.run.subset import only_rows
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
@@ -82,20 +83,16 @@ def groups_of(run: RunData) -> list[Group]:
     which = np.array([number[pair] for pair in pairs], dtype=np.int64)
     names = _group_names(keys)
     targets = {target.key: target for target in reversed(known.values())}
-    accompanied = {
-        (one, other): _accompanied(run, which == one, which == other)
-        for one in range(len(keys))
-        for other in range(len(keys))
-        if one != other and keys[one][1] == keys[other][1]
-    }
     found = []
     for index, key in enumerate(keys):
         rows = which == index
-        others = {other: beside for (one, other), beside in accompanied.items() if one == index}
+        others = {
+            other: _accompanied(run, rows, which == other)
+            for other, (_, url) in enumerate(keys)
+            if other != index and url == key[1]
+        }
         part = _run_of_group(run, rows, targets[key], names[index])
-        part.requests["accompanied"] = np.any(
-            list(others.values()) or [np.zeros(int(rows.sum()), dtype=np.bool_)], axis=0
-        )
+        part.requests["accompanied"] = np.any([np.zeros(int(rows.sum()), dtype=np.bool_), *others.values()], axis=0)
         near = [other for other, beside in others.items() if beside.mean() > BESIDE_SHARE]
         named = tuple(names[other] for other in near)
         part.facts["comparability"] = {
@@ -204,12 +201,9 @@ def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
 
 def _without_scheme(urls: Sequence[str]) -> list[str]:
     """Return the URLs without what stands before their host, where that is the same for all."""
-    schemes = {url.partition("://")[0] for url in urls if "://" in url}
-    return (
-        [url.partition("://")[2] for url in urls]
-        if len(schemes) == 1 and all("://" in url for url in urls)
-        else list(urls)
-    )
+    schemes = {url.partition("://")[0] if "://" in url else None for url in urls}
+    alike = len(schemes) == 1 and None not in schemes
+    return [url.partition("://")[2] if alike else url for url in urls]
 
 
 # -- a part of a run -------------------------------------------------------------------------------------------------
@@ -227,7 +221,7 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
     levels = [
         {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
         for level in run.levels
-        if bool((part.requests["level"] == level["index"]).any())
+        if part.of_level(level["index"]).any()
     ]
     for level in levels:
         level["label"] = f"{name} · {level['label']}"
@@ -237,7 +231,7 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
 
 def _level_of_group(run: RunData, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
     """Return a level as one group saw it: with the group's own streams at once, share of the rate and lengths."""
-    everyone = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
+    everyone = run.of_level(level["index"])
     mine = everyone & rows
     counted = mine & run.measured(level["index"])
     sent = run.requests[counted if counted.any() else mine]
@@ -279,10 +273,8 @@ def _users_planned(run: RunData, level: dict[str, Any], rows: BoolArray) -> int 
 def _accompanied(run: RunData, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
-    theirs = theirs & np.isfinite(send) & np.isfinite(end)
-    began, over = np.sort(send[theirs]), np.sort(end[theirs])
-    open_then = np.searchsorted(began, end[mine], side="left") - np.searchsorted(over, send[mine], side="right")
-    return np.asarray(np.isfinite(send[mine]) & (open_then > 0), dtype=np.bool_)
+    beside = open_within(send[theirs], end[theirs], send[mine], end[mine])
+    return np.asarray(np.isfinite(send[mine]) & (beside > 0), dtype=np.bool_)
 
 
 def _dialect(part: RunData) -> str:

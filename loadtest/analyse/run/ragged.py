@@ -59,29 +59,28 @@ class Ragged:
 
     def first(self) -> FloatArray:
         """Return each row's first value, nan where a row is empty."""
-        out = np.full(len(self.starts) - 1, np.nan)
-        full = self.counts > 0
-        out[full] = self.flat[self.starts[:-1][full]]
-        return out
-
-    def descends(self) -> BoolArray:
-        """Mark the rows in which a value is below the one before it."""
-        down = self.flat[1:] < self.flat[:-1]
-        edges = self.starts[1:-1] - 1
-        down[edges[(edges >= 0) & (edges < len(down))]] = False
-        marked = np.zeros(len(self.starts) - 1, dtype=np.bool_)
-        marked[np.searchsorted(self.starts, np.flatnonzero(down), side="right") - 1] = True
-        return marked
+        return self._values_at(self.starts[:-1])
 
     def last(self) -> FloatArray:
         """Return each row's last value, nan where a row is empty."""
-        out = np.full(len(self.starts) - 1, np.nan)
+        return self._values_at(self.starts[1:] - 1)
+
+    def descends(self) -> BoolArray:
+        """Mark the rows in which a value is below the one before it."""
+        owner = self.owner
+        down = (self.flat[1:] < self.flat[:-1]) & (owner[1:] == owner[:-1])
+        marked = np.zeros(len(self.starts) - 1, dtype=np.bool_)
+        marked[owner[1:][down]] = True
+        return marked
+
+    def _values_at(self, places: IntArray) -> FloatArray:
+        out = np.full(len(places), np.nan)
         full = self.counts > 0
-        out[full] = self.flat[self.starts[1:][full] - 1]
+        out[full] = self.flat[places[full]]
         return out
 
 
 def _narrow(flat: IntArray) -> IntArray:
     limit = np.iinfo(np.int32)
-    fits = not len(flat) or (int(flat.min()) >= limit.min and int(flat.max()) <= limit.max)
+    fits = limit.min <= flat.min(initial=0) <= flat.max(initial=0) <= limit.max
     return flat.astype(np.int32, copy=False) if fits else flat

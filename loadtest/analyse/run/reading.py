@@ -9,12 +9,10 @@ On one core of a 2.1 GHz server 100,000 requests of 500 chunks take 6 s and 0.9 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +22,7 @@ import orjson
 
 from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
-from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, doubles, mended
+from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import RunFolderError
 from loadtest.metrics import S_PER_US
@@ -61,6 +59,7 @@ COUNT_FIELDS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "
 TEXT_FIELDS = ("dialect", "model", "outcome", "token_source", "finish_reason", "said_model", "error")
 FLAG_FIELDS = ("warmup", "new_conn", "first_coalesced")
 REMARK_FIELDS = ("notes", "doubts")
+DURATION_FIELDS = ("load_duration", "prompt_eval_duration")  # of what an Ollama says
 PIECE_BYTES = 4_000_000  # of a file, read and parsed at once: bounds the memory that raw text takes
 _NEEDLES = tuple((name, f'"{name}":['.encode()) for name in LIST_FIELDS)
 
@@ -72,26 +71,20 @@ class RequestColumns:
     columns: Columns
     chunks: Ragged
     server_chunks: Ragged
-    damage: Damage = field(default_factory=Damage)
 
     @classmethod
     def of(cls, rows: ParsedLines, lists: Sequence[Ragged], damage: Damage) -> Self:
         """Make columns of parsed lines, whose two lists come in `lists`; lines that are no record are left out."""
         good = np.flatnonzero(mended(rows, damage))
-        if len(good) < len(rows):
-            rows, lists = [rows[index] for index in good], [values.take(good) for values in lists]
-        lines = cls(_columns(rows, lists[1], damage), lists[0], lists[1], damage)
-        good = np.flatnonzero(_possible(lines, damage))
-        return lines if len(good) == len(rows) else lines.take(good)
+        rows, lists = [rows[index] for index in good], [values.take(good) for values in lists]
+        lines = cls(_columns(rows, lists[1], damage), *lists)
+        return lines.take(np.flatnonzero(_possible(lines, damage)))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Join parts in order; there must be at least one."""
-        if len(parts) == 1:
-            return parts[0]
-        names = parts[0].columns
         return cls(
-            {name: np.concatenate([part.columns[name] for part in parts]) for name in names},
+            {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
             Ragged.joined([part.chunks for part in parts]),
             Ragged.joined([part.server_chunks for part in parts]),
         )
@@ -99,18 +92,7 @@ class RequestColumns:
     def take(self, kept: IntArray) -> Self:
         """Return the records at these positions, in this order."""
         columns = {name: values[kept] for name, values in self.columns.items()}
-        return dataclasses.replace(
-            self, columns=columns, chunks=self.chunks.take(kept), server_chunks=self.server_chunks.take(kept)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class FilePiece:
-    """A range of bytes of a file that holds whole lines."""
-
-    path: Path
-    start: int
-    end: int
+        return type(self)(columns, self.chunks.take(kept), self.server_chunks.take(kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,22 +126,20 @@ def _read_folder(folder: Path) -> RequestsRead:
         for path, header, _ in headed
         if header is None
     ]
-    spans = [span for path, _, start in headed for span in _file_pieces(path, start)]
-    parts = [read_piece(span) for span in spans]
-    counts = [len(part.columns["id"]) for part in parts]
-    files = [path for path, _, _ in headed]
-    sources = np.repeat(np.array([files.index(span.path) for span in spans], dtype=np.int64), counts)
-    lost = 0
-    for path in files:
-        damage = Damage.joined([part.damage for part, span in zip(parts, spans, strict=True) if span.path == path])
+    parts = [parse_lines([], Damage())]  # columns of no records, where no file has any
+    counts, lost = np.zeros(len(headed), dtype=np.int64), 0
+    for source, (path, _, start) in enumerate(headed):
+        damage = Damage()
+        pieces = [parse_lines(lines, damage) for lines in _file_pieces(path, start)]
+        parts += pieces
+        counts[source] = sum(len(piece.columns["id"]) for piece in pieces)
         trouble += damage.sentences(path.name)
         lost += damage.lost
-    nothing = Ragged.flattened(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-    lines = RequestColumns.joined(parts) if parts else RequestColumns.of([], (nothing, nothing), Damage())
+    lines, sources = RequestColumns.joined(parts), np.repeat(np.arange(len(headed)), counts)
     kept, again, strangers = _first_of_each_id(lines.columns)
     if again or strangers:
         lines, sources = lines.take(kept), sources[kept]
-        trouble += doubles(again, strangers)
+        trouble += repeated_ids(again, strangers)
     usual = next((header for _, header, _ in headed if header), None) or _sampled_header(folder)
     return RequestsRead([header or usual for _, header, _ in headed], lines, sources, trouble, lost + strangers)
 
@@ -195,33 +175,26 @@ def _file_header(path: Path) -> tuple[FileHeader | None, int] | None:
 def _sampled_header(folder: Path) -> FileHeader:
     """Return the header of the driver's samples file, which shares its clock anchor with the records; else one at zero."""
     for path in sorted(folder.glob("samples-driver*.jsonl")):
-        rows, _ = read_lines(path)
-        if rows and (header := FileHeader.of({"worker": "", "driver": "", **rows[0]})):
+        if header := samples_header(read_lines(path)[0]):
             return header
     return FileHeader(SCHEMA, "", "", "", 0, 0)
 
 
-def _file_pieces(path: Path, start: int) -> list[FilePiece]:
-    """Cut the part of a file behind its header into pieces of whole lines."""
-    spans: list[FilePiece] = []
+def samples_header(lines: ParsedLines) -> FileHeader | None:
+    """Return the header of a samples file, which names neither worker nor driver; None where it has none."""
+    return FileHeader.of({"worker": "", "driver": "", **lines[0]}) if lines else None
+
+
+def _file_pieces(path: Path, start: int) -> Iterator[list[bytes]]:
+    """Yield the lines of a file from `start` on, piece by piece."""
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        while start < size:
-            file.seek(start + PIECE_BYTES)
-            file.readline()
-            end = min(file.tell(), size)
-            spans.append(FilePiece(path, start, end))
-            start = end
-    return spans
+        file.seek(start)
+        while data := file.read(PIECE_BYTES) + file.readline():
+            yield data.split(b"\n")[:-1]  # the last is empty, or a line that the writer did not finish: not a record
 
 
-def read_piece(span: FilePiece) -> RequestColumns:
-    with span.path.open("rb") as file:
-        file.seek(span.start)
-        data = file.read(span.end - span.start)
-    lines = data.split(b"\n")
-    del lines[-1]  # empty, or a line that the writer did not finish: not a record
-    damage = Damage()
+def parse_lines(lines: list[bytes], damage: Damage) -> RequestColumns:
+    """Return the records on these lines; what cannot be read is counted in `damage`."""
     return RequestColumns.of(*(_parse_usual(lines) or _parse_any(lines, damage)), damage)
 
 
@@ -302,9 +275,8 @@ def _columns(rows: ParsedLines, server_chunks: Ragged, damage: Damage) -> Column
     for name in REMARK_FIELDS:
         columns[name] = _remarks(rows, name)
     columns["resent"] = np.array([row.get("resent") is not None for row in rows], dtype=np.bool_)
-    columns["send_s"] = np.array([row.get("send_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
-    columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
-    columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
+    for name in ("send", "lag", "lag_mean"):
+        columns[f"{name}_s"] = np.array([row.get(f"{name}_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
     said = [_trusted_durations(row, damage) for row in rows]
     told = np.array(said, dtype=np.float64).reshape(-1, 5)
     columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"], columns["decode_s"] = told.T
@@ -342,16 +314,12 @@ def _possible(lines: RequestColumns, damage: Damage) -> BoolArray:
     return kept
 
 
-NUMBER = (int, float)
-DURATION_FIELDS = ("load_duration", "prompt_eval_duration")
-
-
 def _trusted_durations(row: dict[str, Any], damage: Damage) -> metrics.ServerSaid:
     """Return the durations that the server reported; all unknown where one has a type or size that no server sends."""
     try:
         server = row.get("server") or {}
         said = dialects.said_by_server(row.get("dialect"), server)
-        right = [isinstance(server.get(name), NUMBER) or name not in server for name in DURATION_FIELDS]
+        right = [isinstance(server.get(name), int | float) or name not in server for name in DURATION_FIELDS]
         right += [isinstance(server.get(name), dict) or name not in server for name in ("usage", "timings")]
         within = (value == 0 or LEAST_S <= value < MOST_S for value in said if not math.isnan(value))
         if all(within) and all(right) and all(server.get(name, 0) >= 0 for name in DURATION_FIELDS):

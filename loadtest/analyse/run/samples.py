@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pandas as pd
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.damage import lines_left_out, no_header
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.in_turn import counter_in_turn
+from loadtest.analyse.run.mixed_samples import metric_name, mixed_counter
+from loadtest.analyse.run.reading import samples_header
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 from loadtest.text import counted, size
@@ -107,32 +109,35 @@ def read_machine(run: RunData) -> Machine:
     elsewhere = _other_servers(run)
     files = [file for file in _files(run) if origin(str(file.facts.get("url") or "")) not in elsewhere]
     trouble = [said for file in files for said in file.trouble]
-    files, mixed = [file for file in files if not _in_turn(file)], [said for file in files if (said := _in_turn(file))]
+    mixed = [_several_servers(file) for file in files]
+    trouble += [said for said in mixed if said is not None]
+    files = [file for file, said in zip(files, mixed, strict=True) if said is None]
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
-    gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
-    # without samples of nvidia-smi, an exporter's of the same GPUs stand for them
-    gpu_files = gpu_files or [file for file in files if any("DCGM_" in key for key in _metric_names(file))]
-    server = next(
-        (file for file in files if file.source in SERVERS and _metric_names(file) & set(SERVER_METRICS)), None
-    )
+    by_driver = (file for file in files if file.source == "nvidia" and file.samples)
+    by_exporter = (file for file in files if any("DCGM_" in metric_name(key) for key in _metrics(file)))
+    gpus = next(chain(by_driver, by_exporter), None)  # samples of nvidia-smi come before an exporter's of the same GPUs
+    servers = (file for file in files if file.source in SERVERS)
+    server = next((file for file in servers if SERVER_METRICS.keys() & map(metric_name, _metrics(file))), None)
     return Machine(
         hosts=hosts,
-        gpus=_gpus(gpu_files[0]) if gpu_files else None,
-        processors={file.host: _processors(file) for file in files if file.source == "rapl" and file.samples},
-        gpu_count=max((len(_by_gpu(values)) for _, values in gpu_files[0].samples), default=0) if gpu_files else 0,
+        gpus=_gpus(gpus) if gpus else None,
+        processors={
+            file.host: _sample_frame(file, _energy) for file in files if file.source == "rapl" and file.samples
+        },
+        gpu_count=max((len(_by_gpu(values)) for _, values in gpus.samples), default=0) if gpus else 0,
         server=_sample_frame(server, _server_values) if server else None,
         loaded=_loaded_models(files),
         named=dict(_named_metrics(files)),
         gaps=[gap for file in files for gap in file.gaps],
         simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
         hardware=tuple(_hardware(files)),
-        trouble=trouble + mixed,
+        trouble=trouble,
     )
 
 
-def _in_turn(file: _SamplesFile) -> str | None:
+def _several_servers(file: _SamplesFile) -> str | None:
     """Say that a file's samples are of several servers; None where they are not."""
-    if (name := counter_in_turn(file.samples)) is None:
+    if (name := mixed_counter(file.samples)) is None:
         return None
     return (
         f"Samples of {file.source} at {file.facts.get('url')} are of several servers in turn, behind one address ({name} goes back "
@@ -185,15 +190,14 @@ def _files(run: RunData) -> Iterator[_SamplesFile]:
         if path.name.startswith("samples-driver"):
             continue  # read by frames.py
         lines, wrong = read_lines(path)
-        if not lines:
-            if wrong:
-                yield _SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
+        if not lines and not wrong:
             continue
-        header, every = FileHeader.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
-        if header is None or not isinstance(lines[0].get("source"), str) or not _is_number(every) or every <= 0:
+        header, first = samples_header(lines), lines[0] if lines else {}
+        source, every = first.get("source"), first.get("every", 0)
+        if header is None or not isinstance(source, str) or not _is_number(every) or every <= 0:
             yield _SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
             continue
-        file = _SamplesFile(lines[0]["source"], header.host, float(every))
+        file = _SamplesFile(source, header.host, float(every))
         if wrong := wrong + _fill_samples(file, lines[1:], _shift(run, header)):
             file.trouble.append(lines_left_out(wrong, path.name))
         yield file
@@ -221,7 +225,7 @@ def _fill_samples(file: _SamplesFile, lines: list[dict[str, Any]], shift: int) -
             file.facts |= line["facts"]
         else:
             if file.gaps and file.gaps[-1].end is None:
-                file.gaps[-1] = SamplingGap(file.source, file.gaps[-1].start, t, file.gaps[-1].sentence)
+                file.gaps[-1] = replace(file.gaps[-1], end=t)
             file.samples.append((t, line))
     return wrong
 
@@ -253,13 +257,15 @@ def _is_number(value: object) -> bool:
 
 
 def _sample_frame(file: _SamplesFile, values: Any) -> pd.DataFrame:
-    """Return a row per sample, and a row of nan behind each sample whose successor came too late."""
+    """Return a row per sample, and a row of nan behind each sample whose successor came too late; `attrs` say of what."""
     rows: list[dict[str, float]] = []
     for t, line in file.samples:
         if rows and t - rows[-1]["t"] > 2.5 * file.every:
             rows.append({"t": rows[-1]["t"] + file.every / 2})
         rows.append({"t": t, **values(line)})
-    return pd.DataFrame(rows, dtype=np.float64)
+    frame = pd.DataFrame(rows, dtype=np.float64)
+    frame.attrs = {"source": file.source, "host": file.host, "every": file.every}
+    return frame
 
 
 def _host(file: _SamplesFile) -> pd.DataFrame:
@@ -280,24 +286,20 @@ def _host(file: _SamplesFile) -> pd.DataFrame:
 def _gpus(file: _SamplesFile) -> pd.DataFrame:
     def values(line: dict[str, Any]) -> dict[str, float]:
         seen = list(_by_gpu(line).values())
-        out = {}
-        for key, together in GPU_FIGURES:
-            told = [gpu[key] for gpu in seen if key in gpu]
-            if told and len(told) == len(seen):  # a sum needs all GPUs
-                out[key] = float(together(told))
-        return out
+        return {
+            key: float(together([gpu[key] for gpu in seen]))
+            for key, together in GPU_FIGURES
+            if seen and all(key in gpu for gpu in seen)  # a sum needs all GPUs
+        }
 
     frame = _sample_frame(file, values)
     limits: list[Any] = [gpu.get("power_limit") for gpu in file.facts.get("gpus") or [] if isinstance(gpu, dict)]
-    limit = float(sum(limits)) if limits and all(map(_is_number, limits)) else None
-    frame.attrs |= {"source": file.source, "host": file.host, "every": file.every, "power_limit": limit}
+    frame.attrs["power_limit"] = float(sum(limits)) if limits and all(map(_is_number, limits)) else None
     return frame
 
 
-def _processors(file: _SamplesFile) -> pd.DataFrame:
-    frame = _sample_frame(file, lambda line: {"energy": line.get("energy", np.nan)})
-    frame.attrs |= {"source": file.source, "host": file.host, "every": file.every}
-    return frame
+def _energy(line: dict[str, Any]) -> dict[str, float]:
+    return {"energy": line.get("energy", np.nan)}
 
 
 def _by_gpu(line: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -315,7 +317,7 @@ def _by_gpu(line: dict[str, Any]) -> dict[str, dict[str, float]]:
 def _server_values(line: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in line.get("values", {}).items():
-        concept = SERVER_METRICS.get(key.partition("{")[0])
+        concept = SERVER_METRICS.get(metric_name(key))
         if concept == "kv_use":  # the fullest of several engines
             found[concept] = max(found.get(concept, 0.0), value)
         elif concept:
@@ -325,12 +327,11 @@ def _server_values(line: dict[str, Any]) -> dict[str, float]:
 
 def _named_metrics(files: list[_SamplesFile]) -> Iterator[tuple[str, pd.DataFrame]]:
     for file in files:
-        for key in sorted(_metric_names(file, whole=True)) if file.source == "prometheus" else ():
-            name = key.partition("{")[0]
-            if name not in SERVER_METRICS and name not in GPU_METRICS:
+        for key in sorted(_metrics(file)) if file.source == "prometheus" else ():
+            if metric_name(key) not in (*SERVER_METRICS, *GPU_METRICS):
                 yield key, _sample_frame(file, lambda line, key=key: {"value": line["values"].get(key, np.nan)})
 
 
-def _metric_names(file: _SamplesFile, *, whole: bool = False) -> set[str]:
-    keys = {key for _, line in file.samples for key in line.get("values", {})}
-    return keys if whole else {key.partition("{")[0] for key in keys}
+def _metrics(file: _SamplesFile) -> set[str]:
+    """Return the metrics of a file's samples, with their labels."""
+    return {key for _, line in file.samples for key in line.get("values", {})}

@@ -9,6 +9,9 @@ from typing import Any
 from loadtest.analyse.run import offered_load
 from loadtest.text import rated
 
+# what the levels of a series share, beside their kind of load
+ALIKE = ("model", "url", "words", "input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -22,30 +25,21 @@ def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
     """Group levels of summary.json by model and server, prompt length, answer length, words and kind of load."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
-        own_rate = None if offered_load.is_open(level) else level["rate"]
-        who = (level.get("model"), level.get("url"))
-        key = (
-            level["words"],
-            level["input_tokens"],
-            level["output_tokens"],
-            level.get("input_lengths"),
-            level.get("output_lengths"),
-            level.get("system_tokens"),
-            own_rate,
-            offered_load.is_open(level),
-            who,
-        )
+        open_loop = offered_load.is_open(level)
+        key = (open_loop, None if open_loop else level["rate"], *(level.get(name) for name in ALIKE))
         groups.setdefault(key, []).append(level)
-    found = []
-    for (words, asked_in, asked_out, drawn_in, drawn_out, shared, rate, _, _), group in groups.items():
-        parts = (
-            (shared, "{} shared"),
-            (drawn_in or asked_in, "{} in"),
-            (drawn_out or asked_out, "{} out"),
-            (words, "{} words"),
-        )
-        label = " · ".join(form.format(value) for value, form in parts if value is not None)
-        if rate is not None:
-            label = " · ".join(filter(None, (label, rated(rate))))
-        found.append(Series(label, tuple(sorted(group, key=offered_load.amount))))
-    return found
+    return [
+        Series(_shared_label(group[0], rate), tuple(sorted(group, key=offered_load.amount)))
+        for (_, rate, *_), group in groups.items()
+    ]
+
+
+def _shared_label(level: dict[str, Any], rate: float | None) -> str:
+    parts = (
+        ("{} shared", level.get("system_tokens")),
+        ("{} in", level.get("input_lengths") or level["input_tokens"]),
+        ("{} out", level.get("output_lengths") or level["output_tokens"]),
+        ("{} words", level["words"]),
+        ("{}", None if rate is None else rated(rate)),
+    )
+    return " · ".join(form.format(value) for form, value in parts if value is not None)

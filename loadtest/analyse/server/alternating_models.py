@@ -91,7 +91,7 @@ def mark_loads(run: RunData, groups: Sequence[Group]) -> list[AlternatingModels]
         if len(here) < 2:
             continue
         for level in run.levels:
-            in_level = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
+            in_level = run.of_level(level["index"])
             seen = _of_level(run, [(group.model, group.rows & in_level) for group in here])
             if seen is not None:
                 waiting, figures = seen

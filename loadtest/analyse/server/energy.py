@@ -15,11 +15,11 @@ import pandas as pd
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
-from loadtest.analyse.server.model_memory.memory_parts import same_machine
+from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.text import counted, listed, percent, seconds
 
-SETTLE_S = 2.0  # after work: drivers average watts over a second, and clocks stay up a little
-BEFORE_S = 0.1  # a request's send, within which a reading may hold some of its work
+AFTER_WORK_S = 2.0  # until readings are idle ones: drivers average watts over a second, and clocks stay up a little
+BEFORE_WORK_S = 0.1  # a request's send, within which a reading may hold some of its work
 FEWEST_READINGS = 3  # of a level or an idle time
 LEAST_COVERED = 0.7  # of a level's window that readings must cover, for its energy to be told
 MOST_BETWEEN = 2.5  # intervals of sampling between two readings of watts; more, and what lay between is unknown
@@ -69,15 +69,11 @@ class Meters:
     """The sources of watts that are of the server's machine, and what they read while nothing was asked of it."""
 
     every: tuple[Meter, ...]
-    idle: dict[str, Power]  # by source; of all sources or of none
+    idle_watts: float | None  # of all sources together
     idle_from: str  # when that was, or why it is unknown
     in_use: float | None  # utilisation of the GPUs in idle times, where it was sampled
     gpu_limit: float | None  # watts that the driver holds all GPUs to
     refused: str  # why watts that were sampled are not the server's; empty where none were refused
-
-    @property
-    def idle_watts(self) -> float | None:
-        return sum(one.watts for one in self.idle.values()) if self.idle else None
 
 
 def read_meters(run: RunData, machine: Machine) -> Meters:
@@ -134,25 +130,24 @@ def _not_the_servers(run: RunData, meter: Meter, host: str) -> str:
 # -- idle -----------------------------------------------------------------------------------------------------------
 
 
-def _idle(run: RunData, meters: Sequence[Meter]) -> tuple[dict[str, Power], str]:
-    """Return what each source read while no request was under way, and when that was; else why it is unknown."""
+def _idle(run: RunData, meters: Sequence[Meter]) -> tuple[float | None, str]:
+    """Return the watts of all sources while no request was under way, and when that was; else why they are unknown."""
     if not meters:
-        return {}, ""
-    found = {}
+        return None, ""
     spans = _free_spans(run, min((float(meter.start.min()) for meter in meters if len(meter.start)), default=0.0))
-    for meter in meters:
-        if (power := meter.mean([span for span, _ in spans])) is None:
-            return (
-                {},
-                "no time without requests was sampled for long enough: --monitor-idle 10 samples before the first one",
-            )
-        found[meter.source] = power
+    powers = [meter.mean([span for span, _ in spans]) for meter in meters]
+    watts = [power.watts for power in powers if power is not None]
+    if len(watts) < len(meters):
+        return (
+            None,
+            "no time without requests was sampled for long enough: --monitor-idle 10 samples before the first one",
+        )
     used = [
         where
         for (begin, end), where in spans
         if any(((meter.start >= begin) & (meter.end <= end)).any() for meter in meters)
     ]
-    return found, listed(list(dict.fromkeys(used)))
+    return sum(watts), listed(list(dict.fromkeys(used)))
 
 
 def _free_spans(run: RunData, first: float) -> list[tuple[tuple[float, float], str]]:
@@ -164,12 +159,12 @@ def _free_spans(run: RunData, first: float) -> list[tuple[tuple[float, float], s
     begun, over = (values[known].to_numpy(dtype=np.float64) for values in (send, end))
     order = np.argsort(begun)
     begun, last = begun[order], np.maximum.accumulate(over[order])
-    spans = [((first + SETTLE_S, float(begun[0]) - BEFORE_S), "before the first request")]
+    spans = [((first + AFTER_WORK_S, float(begun[0]) - BEFORE_WORK_S), "before the first request")]
     spans += [
-        ((float(last[i]) + SETTLE_S, float(begun[i + 1]) - BEFORE_S), "between requests")
-        for i in np.flatnonzero(begun[1:] > last[:-1] + SETTLE_S + BEFORE_S)
+        ((float(last[i]) + AFTER_WORK_S, float(begun[i + 1]) - BEFORE_WORK_S), "between requests")
+        for i in np.flatnonzero(begun[1:] > last[:-1] + AFTER_WORK_S + BEFORE_WORK_S)
     ]
-    spans.append(((float(last[-1]) + SETTLE_S, np.inf), "after the last answer"))
+    spans.append(((float(last[-1]) + AFTER_WORK_S, np.inf), "after the last answer"))
     return [span for span in spans if span[0][1] > span[0][0]]
 
 
@@ -233,22 +228,22 @@ def level_energy(meters: Meters, level: dict[str, Any]) -> dict[str, Any] | str:
         "idle_use": meters.in_use,
         "idle_watts": idle,
         **({"idle_reason": meters.idle_from} if idle is None else {"idle_measured": meters.idle_from}),
-        **_each(level, watts, idle),
+        **_per_token_and_request(level, watts, idle),
     }
 
 
-def _each(level: dict[str, Any], watts: float, idle: float | None) -> dict[str, Any]:
+def _per_token_and_request(level: dict[str, Any], watts: float, idle: float | None) -> dict[str, Any]:
     """Return joules a token and a request, and tokens/s a watt."""
     above = None if idle is None or watts <= idle else watts - idle
     found: dict[str, Any] = {}
-    for name, rate in _rates(level):
+    for name, rate in _divisors(level):
         found[f"joules_per_{name}"] = watts / rate
         found[f"joules_per_{name}_above_idle"] = None if above is None else above / rate
     tokens = level.get("output_tokens_per_s")
     return {**found, "output_tokens_per_s_per_watt": tokens / watts if tokens and watts > 0 else None}
 
 
-def _rates(level: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _divisors(level: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield what energy is divided by; input tokens where there are no others, since nothing tells the two apart."""
     if rate := level.get("output_tokens_per_s"):
         yield "output_token", rate

@@ -117,7 +117,7 @@ def _point_of(run: RunData, level: dict[str, Any], frame: pd.DataFrame | None, c
     prompts = run.column("prompt_tokens")[run.good(level["index"])]
     prompts = prompts[np.isfinite(prompts)]
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
-    rows = run.requests[run.requests["level"] == level["index"]]
+    rows = run.requests[run.of_level(level["index"])]
     held = None
     if frame is not None and rows["send"].notna().any():
         t, values = samples.known_values(frame, column)
@@ -153,15 +153,15 @@ def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, pd.DataFrame | No
 # -- sentences ------------------------------------------------------------------------------------------------------
 
 
-def prompt_length_sentences(line: PromptLengthSeries) -> list[str]:
+def prompt_length_sentences(series: PromptLengthSeries) -> list[str]:
     """Say what a longer prompt costs, with figures."""
-    said = (prefill_sentence(line), ttft_sentence(line), memory_sentence(line))
-    return [sentence for sentence in said if sentence]
+    said = (_prefill_sentence(series), _ttft_sentence(series), _memory_sentence(series))
+    return [sentence for sentence in said if sentence is not None]
 
 
-def prefill_sentence(line: PromptLengthSeries) -> str | None:
+def _prefill_sentence(series: PromptLengthSeries) -> str | None:
     """Say how the speed of reading prompts changes with their length; None with fewer than two speeds."""
-    known = [(point.tokens, point.prefill_per_s) for point in line.points if point.prefill_per_s is not None]
+    known = [(point.tokens, point.prefill_per_s) for point in series.points if point.prefill_per_s is not None]
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]
@@ -177,10 +177,10 @@ def prefill_sentence(line: PromptLengthSeries) -> str | None:
     return f"Prefill went from {number(first)} to {number(last)} tokens/s {between}."
 
 
-def ttft_sentence(line: PromptLengthSeries) -> str | None:
+def _ttft_sentence(series: PromptLengthSeries) -> str | None:
     """Say what TTFT costs a further prompt token; None with fewer than two lengths."""
-    known = [point for point in line.points if point.ttft_s is not None]
-    slope = line.ttft_per_token_s
+    known = [point for point in series.points if point.ttft_s is not None]
+    slope = series.ttft_per_token_s
     if slope is None:
         return None
     first, last = known[0], known[-1]
@@ -192,16 +192,16 @@ def ttft_sentence(line: PromptLengthSeries) -> str | None:
     )
 
 
-def memory_sentence(line: PromptLengthSeries) -> str | None:
+def _memory_sentence(series: PromptLengthSeries) -> str | None:
     """Say whether memory in use follows the prompts' length; None where it was sampled at fewer than two lengths."""
-    known = [(point.tokens, point.memory) for point in line.points if point.memory is not None]
+    known = [(point.tokens, point.memory) for point in series.points if point.memory is not None]
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]
     most = max(value for _, value in known)
     if most - min(value for _, value in known) < 0.02 * most:
-        return f"{line.memory_of} stayed at {size(most)} from {length(low)} to {tokens(high)}."
-    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {length(high)}, {size(most)} at most."
+        return f"{series.memory_of} stayed at {size(most)} from {length(low)} to {tokens(high)}."
+    return f"{series.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {length(high)}, {size(most)} at most."
 
 
 def length(value: float) -> str:

@@ -12,14 +12,14 @@ import pandas as pd
 
 from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
-from loadtest.analyse.figures.knee import growth
+from loadtest.analyse.figures.stationarity import growth
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.alternating_models import work_spans
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.timing.prefill import has_turns, shares_prefix
-from loadtest.analyse.verdict import endings
+from loadtest.analyse.verdict import outcome_rules
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 from loadtest.text import counted, percent, seconds
@@ -254,7 +254,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
-    context = memory.granted(e.run)
+    context = memory.granted_context(e.run)
     if not context or int(e.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
@@ -316,7 +316,7 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
 
 
 RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
-    *endings.ENDING_RULES,
+    *outcome_rules.OUTCOME_RULES,
     _late_sends,
     _client_lag,
     _stood_still,

@@ -1,48 +1,25 @@
-"""Options of every command that connects to a server, with the same help and checks as in `loadtest run`."""
+"""Options of the commands that connect to a server, with the same help and checks as in `loadtest run`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import click
-
 from loadtest import credentials, reach
-from loadtest.cli.options.scenario_options import SecondsParam, option_of
-from loadtest.scenario import APIS, ConnectionKeys, Scenario, keys_of
+from loadtest.cli.options.scenario_options import key_options, make_scenario
+from loadtest.scenario import ConnectionKeys, Scenario, keys_of
 
-_KEY_HELP = {key.name: key.declared.help for key in keys_of(Scenario)}
-
-
-def way_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of ConnectionKeys; see `connection_of`."""
-    for key in reversed(keys_of(ConnectionKeys)):
-        command = option_of(key)(command)
-    return command
+CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
+SERVER = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
+connection_options = key_options(*CONNECTION)
+server_options = key_options(*SERVER)
 
 
-def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --api, --connect-timeout and the options of ConnectionKeys."""
-    command = click.option(
-        "--connect-timeout",
-        type=SecondsParam(low=1e-6),
-        default=10.0,
-        show_default=True,
-        metavar="S",
-        help=_KEY_HELP["connect_timeout"],
-    )(command)
-    command = way_options(command)
-    return click.option("--api", type=click.Choice(APIS), default="auto", show_default=True, help=_KEY_HELP["api"])(
-        command
-    )
-
-
-def connection_of(values: dict[str, Any]) -> ConnectionKeys:
-    """Take the options of ConnectionKeys out of a command's options; raise ScenarioError where they make no sense.
+def connection_of(values: dict[str, Any]) -> Scenario:
+    """Take a connection's options out of a command's options, as a scenario; raise ScenarioError where they make no sense.
 
     The proxy's user:pass goes into the environment, and the variable that holds the key is remembered as one that does.
     """
-    keys = ConnectionKeys.of({key.name: values.pop(key.name, None) for key in keys_of(ConnectionKeys)})
-    if keys.key_env is not None:
-        credentials.keep_secret(keys.key_env)
-    return keys.by_proxy(reach.proxy_named(keys))
+    scenario = make_scenario(None, {name: values.pop(name, None) for name in SERVER})
+    if scenario.key_env is not None:
+        credentials.keep_secret(scenario.key_env)
+    return scenario.by_proxy(reach.proxy_named(scenario))

@@ -41,9 +41,14 @@ SHOWING = (
 )  # change nothing in what is measured
 
 
+def flag_of(option: click.Option) -> str:
+    """Return the long name of an option: --quiet of -q and --quiet."""
+    return max(option.opts, key=len)
+
+
 def variable_of(option: click.Option) -> str:
     """Return the variable of an option: --input-tokens has LOADTEST_INPUT_TOKENS."""
-    return PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+    return PREFIX + flag_of(option).lstrip("-").replace("-", "_").upper()
 
 
 def named_in_environment(command: click.Command, only: Iterable[str] | None = None) -> None:
@@ -72,17 +77,9 @@ class _ValuePerLine(click.ParamType[object]):
         return [line.strip() for line in rv.splitlines() if line.strip()]
 
 
-def _taken(context: click.Context, beaten: Iterable[str]) -> Iterator[str]:
-    kept_out = {*SHOWING, *beaten}
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if isinstance(option, click.Option) and source is ParameterSource.ENVIRONMENT and option.name not in kept_out:
-            yield variable_of(option)
-
-
-def is_from_environment(name: str) -> bool:
+def is_from_environment(name: str | None) -> bool:
     """Whether the running command has this option from the environment."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT
+    return click.get_current_context().get_parameter_source(name or "") is ParameterSource.ENVIRONMENT
 
 
 def url_taken(url: str | None, *, argument: bool) -> str | None:
@@ -100,11 +97,11 @@ def say_what_is_taken(beaten: Iterable[str] = ()) -> None:
 
     `beaten` are options whose place an argument takes.
     """
-    context = click.get_current_context()
-    names = list(_taken(context, beaten))
-    if names:
+    command, kept_out = click.get_current_context().command, {*SHOWING, *beaten}
+    options = [option for option in command.params if isinstance(option, click.Option) and option.name not in kept_out]
+    if names := [variable_of(option) for option in options if is_from_environment(option.name)]:
         print(f"loadtest: from the environment: {', '.join(names)}.", file=sys.stderr)
-    for name, meant in _misspelt(context.command):
+    for name, meant in _misspelt(command):
         print(f"loadtest: {name} in the environment is not used; {meant} is an option's.", file=sys.stderr)
 
 

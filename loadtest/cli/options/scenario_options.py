@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,15 @@ from typing import Any
 
 import click
 
+from loadtest.cli.options.param_types import (
+    LIST_METAVARS,
+    LISTS_OF,
+    PARAM_TYPES,
+    DrawnParam,
+    SecondsParam,
+    ShareParam,
+    read_lengths,
+)
 from loadtest.errors import ScenarioError
 from loadtest.scenario import (
     FORMER,
@@ -19,112 +27,34 @@ from loadtest.scenario import (
     Scenario,
     check_lengths_used,
     keys_of,
-    parse_whole,
     read_length,
     read_seconds,
-    read_share,
-    sentence,
     short_repr,
-    split_outside_brackets,
 )
 from loadtest.urls import is_socket, without_secrets
 
-
-class NumberParam(click.ParamType[Any]):
-    """A number; `low` and `high` are its bounds where nobody else checks them, and nan is outside of any."""
-
-    name = "number"
-    what = "a number like 0.5"
-    read: Callable[[str], Any] = staticmethod(float)
-
-    def __init__(self, low: float | None = None, high: float | None = None) -> None:
-        self._bounded = low is not None or high is not None
-        self._low, self._high = -math.inf if low is None else low, math.inf if high is None else high
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = self.read(str(value))
-        except (ValueError, OverflowError):
-            self.fail(f"{short_repr(value)} is not {self.what}.", param, ctx)
-        if self._bounded and not self._low <= number <= self._high:
-            finite = math.isfinite(self._high)
-            ends = f"from {self._low:.12g} to {self._high:.12g}" if finite else f"{self._low:.12g} or more"
-            self.fail(f"{short_repr(number)} is not a number {ends}.", param, ctx)
-        return number
-
-
-class SecondsParam(NumberParam):
-    what = "a number of seconds like 0.5 or 90, without a unit"
-
-
-class WholeParam(NumberParam):
-    """A whole number, also written 1e3 or 16.0."""
-
-    name = "n"
-    what = "a whole number like 8"
-    read = staticmethod(parse_whole)
-
-
-class ListParam(click.ParamType[tuple[Any, ...]]):
-    """Numbers with commas between; `example` is how a list of them looks."""
-
-    def __init__(self, read: Callable[[str], Any], kind: str, example: str) -> None:
-        self.name = kind
-        self._read, self._example = read, example
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        try:
-            return tuple(self._read(item) for item in str(value).split(",") if item.strip())
-        except ValueError:
-            self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
-
-
-class DrawnParam(click.ParamType[Any]):
-    """What a number is, or the distribution that it is drawn from; or several such, where `read` takes a list."""
-
-    def __init__(self, read: Callable[[str], Any], kind: str) -> None:
-        self.name = kind
-        self._read = read
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._read(str(value))
-        except ScenarioError as error:
-            self.fail(sentence(error), param, ctx)
-
-
-def read_lengths(text: str) -> tuple[int | str, ...]:
-    """Read lengths with commas between: whole numbers and distributions; raise ScenarioError."""
-    return tuple(read_length(item) for item in split_outside_brackets(text, ",") if item.strip())
-
-
+KEYS = {key.name: key for key in keys_of(Scenario)}
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
-class ShareParam(NumberParam):
-    """A share, also written 5%."""
-
-    name = "share"
-    what = "a share like 5% or 0.05"
-    read = staticmethod(read_share)
-
-
-PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
-LISTS_OF = {int: ListParam(parse_whole, "whole numbers", "1,2,4,8"), float: ListParam(float, "numbers", "0.5,1,2")}
-LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}
-
-
 def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for every key of Scenario, all None by default so that a file's values stand."""
-    keys = keys_of(Scenario)
-    kinds = {one.name: one.kind for one in keys}
     for former, name in FORMER.items():
         flag = "--" + former.replace("_", "-")
-        command = click.option(flag, former, type=PARAM_TYPES.get(kinds[name]), hidden=True)(command)
-    for one in reversed(keys):
-        command = option_of(one)(command)
-    return command
+        command = click.option(flag, former, type=PARAM_TYPES.get(KEYS[name].kind), hidden=True)(command)
+    return key_options(*KEYS)(command)
+
+
+def key_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what gives a command the options of these keys, in this order."""
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            command = option_of(KEYS[name])(command)
+        return command
+
+    return give
 
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -136,22 +66,13 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         text += f"  [default: {default}]"
     if kind is bool:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
-    if (between := declared.joined) is not None:
+    if declared.joined is not None or declared.repeat is not None:
         return click.option(
             key.flag,
             key.name,
             multiple=True,
-            metavar=declared.metavar,
-            callback=functools.partial(_joined, between),
-            help=text,
-        )
-    if declared.repeat is not None:
-        return click.option(
-            key.flag,
-            key.name,
-            multiple=True,
-            metavar=declared.repeat,
-            callback=lambda _, __, given: given or None,
+            metavar=declared.repeat or declared.metavar,
+            callback=functools.partial(_given_again, declared.joined),
             help=text,
         )
     taken: Any = (
@@ -173,13 +94,15 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 
 
-def _joined(between: str, _: click.Context, option: click.Parameter, given: Sequence[str]) -> str | None:
-    """Join the values of an option that was given again; where a blank joins them none may hold one."""
+def _given_again(
+    between: str | None, _: click.Context, option: click.Parameter, given: Sequence[str]
+) -> Sequence[str] | str | None:
+    """Return the values of an option that may be given again, joined by `between`; where that is a blank none may hold one."""
     if between == " " and (odd := next((one for one in given if " " in one.strip(" \t\r\n\"'")), None)):
         raise click.BadParameter(
             f"{short_repr(without_secrets(odd))} holds a blank; give one URL at a time.", param=option
         )
-    return between.join(given) or None
+    return (given if between is None else between.join(given)) or None
 
 
 def is_url(text: str) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
-from loadtest.errors import ScenarioError
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
-from loadtest.scenario.values import Text, coerce, short_repr
+from loadtest.errors import refuse
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.values import Text, short_repr
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -40,7 +40,7 @@ class ConnectionKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     cert: str | None = key(
-        "PEM file of our own certificate, for a server that asks for one over https; with its key, or see cert_key.",
+        "PEM file of your certificate, for a server that asks for one over https. It holds the key too, or cert_key names it.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         table="request",
@@ -48,7 +48,7 @@ class ConnectionKeys:
         metavar="FILE",
     )
     cert_key: str | None = key(
-        "PEM file of the key to that certificate, without a passphrase.",
+        "PEM file of the key to cert, without a passphrase.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         table="request",
@@ -64,30 +64,22 @@ class ConnectionKeys:
         metavar="URL",
     )
 
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """Return the keys of this part that `values`, say a command's options, hold; raise ScenarioError as Scenario does."""
-        keys = [one for one in keys_of(ConnectionKeys) if values.get(one.name) is not None]
-        found = cls(**{one.name: coerce(one.name, values[one.name], one.hint, "the command line") for one in keys})
-        for one in keys:
-            one.check(getattr(found, one.name))
-        check_connection(found)
-        return found
-
     def by_proxy(self, proxy: str | None) -> Self:
         return self if proxy == self.proxy else dataclasses.replace(self, proxy=proxy)
 
 
 def check_connection(keys: ConnectionKeys) -> None:
     """Raise ScenarioError where these keys make no sense, alone or together. No sentence quotes what may be a key."""
-    if keys.key_env is not None and not _VARIABLE.fullmatch(keys.key_env):
-        raise ScenarioError(
-            "key_env must be the name of an environment variable, not a key itself; set one, such as MY_KEY, and give "
-            "--key-env MY_KEY."
-        )
-    if keys.cert_key is not None and keys.cert is None:
-        raise ScenarioError("cert_key is the key to a certificate; name the certificate's file with cert.")
-    if keys.insecure and keys.ca_file is not None:
-        raise ScenarioError(
-            f"insecure trusts any certificate, ca_file ({short_repr(keys.ca_file)}) those of one authority alone; give one."
-        )
+    refuse(
+        keys.key_env is not None and not _VARIABLE.fullmatch(keys.key_env),
+        "key_env must be the name of an environment variable, not a key itself; set one, such as MY_KEY, and give "
+        "--key-env MY_KEY.",
+    )
+    refuse(
+        keys.cert_key is not None and keys.cert is None,
+        "cert_key is the key to a certificate; name the certificate's file with cert.",
+    )
+    refuse(
+        keys.insecure and keys.ca_file is not None,
+        f"insecure trusts any certificate, ca_file ({short_repr(keys.ca_file)}) those of one authority alone; give one.",
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import ScenarioError
-from loadtest.scenario.files import MOST_PROMPT, file_version, kept_text
+from loadtest.errors import refuse
+from loadtest.scenario.files import MOST_PROMPT, cached_text, file_version
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
 
@@ -37,7 +37,8 @@ class DataKeys:
     )
     data_once: bool = key("Let each level send every row of --data once.", default=False, table=TABLE)
     system: str | None = key(
-        "System prompt of every request: a text, or @FILE; in front of the prompt where an endpoint takes no messages.",
+        "System prompt of every request: a text, or @FILE. It stands in front of the prompt where an endpoint takes no "
+        "messages.",
         None,
         text=Text(MOST_PROMPT, "write a system prompt, or leave it out", lines=True),
         table=TABLE,
@@ -52,14 +53,14 @@ class DataKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     prefixes: int | None = key(
-        "Make up so many system prompts of --system-tokens; each request draws one.  [default: 1]",
+        "Make up this many system prompts of --system-tokens; each request draws one.  [default: 1]",
         None,
         bounds=PREFIX_COUNTS,
         table=TABLE,
         locust=(ATTRIBUTE, OPTION),
     )
     prefix_zipf: float | None = key(
-        "Draw the k-th of --prefixes in proportion to 1/k^S, S this number; default: all equally often.",
+        "Draw prefixes by Zipf's law with this exponent S, the k-th in proportion to 1/k^S. Default: all equally often.",
         None,
         bounds=ZIPF,
         table=TABLE,
@@ -76,9 +77,11 @@ class DataKeys:
         if self.system is None or not self.system.startswith("@"):
             return self.system
         path = Path(self.system[1:])
-        text = kept_text(path, "system prompt's file", file_version(path))
-        if not text.strip():
-            raise ScenarioError(f"the system prompt's file {path} is empty.")
+        text = cached_text(path, "system prompt's file", file_version(path))
+        refuse(
+            not text.strip(),
+            f"the system prompt's file {path} is empty.",
+        )
         return text
 
     @property
@@ -93,13 +96,16 @@ class DataKeys:
 def check_data(data: DataKeys) -> None:
     """Raise ScenarioError for keys that need another, or exclude each other."""
     for name in ("data_column", "data_once"):
-        if getattr(data, name) and data.data is None:
-            raise ScenarioError(f"{name} says how data is read, and there is none; add data.")
-    if data.system is not None and data.system_tokens is not None:
-        raise ScenarioError("system and system_tokens exclude each other; give one.")
-    if data.prefixes is not None and data.system_tokens is None:
-        raise ScenarioError(
-            "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000."
-        )
-    if data.prefix_zipf is not None and (data.prefixes or 1) < 2:
-        raise ScenarioError("prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.")
+        refuse(getattr(data, name) and data.data is None, f"{name} says how data is read, and there is none; add data.")
+    refuse(
+        data.system is not None and data.system_tokens is not None,
+        "system and system_tokens exclude each other; give one.",
+    )
+    refuse(
+        data.prefixes is not None and data.system_tokens is None,
+        "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000.",
+    )
+    refuse(
+        data.prefix_zipf is not None and (data.prefixes or 1) < 2,
+        "prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.",
+    )

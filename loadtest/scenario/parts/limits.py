@@ -14,7 +14,7 @@ class LimitKeys:
 
     connect_timeout: float = key("Longest wait for a connection.", 10.0, unit="s", bounds=SECONDS)
     first_token_timeout: float = key(
-        "Longest wait for the first token; covers the server's whole queue.",
+        "Longest wait for the first token, the server's whole queue included.",
         3600.0,
         unit="s",
         bounds=SECONDS,
@@ -35,7 +35,7 @@ class LimitKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     leave: float | None = key(
-        "Share of the answers in whose middle the user hangs up, like 5%; where is drawn evenly from the expected answer.",
+        "Share of the answers in which the user hangs up, like 5%, at a point drawn evenly from the expected length.",
         None,
         bounds=Range(0, 1, instead="5 % is 5% or 0.05"),
         share=True,
@@ -43,13 +43,13 @@ class LimitKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     max_error_ratio: float = key(
-        "Share of failed requests above which a level is suspect.",
+        "Share of failed requests above which a level is suspect; default: 0.",
         0.0,
         bounds=Range(0, 1, instead="5 % is 0.05"),
         share=True,
     )
     stop_after_errors: int | None = key(
-        "End a level after this many requests have failed in a row, in any one of several processes.",
+        "End a level after this many requests have failed in a row (of several processes, in any one).",
         None,
         bounds=Range(1, MOST_REQUESTS),
         locust=(ATTRIBUTE, OPTION),

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
+from loadtest.scenario.distributions import PAUSES
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.lengths import PAUSES
 from loadtest.scenario.values import BURSTINESS, MOST_REQUESTS, MOST_STREAMS, RATE, SECONDS, Range, Text
 
 ARRIVALS = ("poisson", "constant", "gamma")
@@ -25,13 +25,14 @@ class LoadKeys:
     """Keys that decide how many requests are sent, and when."""
 
     concurrency: Sequence[int] = key(
-        "Streams at once (closed loop), or people where they hold conversations; a list makes a level each.",
+        "Users at once (closed loop): each sends its next request when the last answer has ended. Each number of a list is a "
+        "level.",
         [*USUAL_STREAMS],
         bounds=STREAM_COUNTS,
     )
     rate: Sequence[float] = key(
-        "Requests a second, each sent when it is due however many are still unanswered (open loop, instead of "
-        "concurrency); a list makes a level each.",
+        "Requests a second, instead of concurrency (open loop): each is sent when it is due, however many are still "
+        "unanswered. Each number of a list is a level.",
         [],
         unit="requests/s",
         bounds=RATE,
@@ -50,7 +51,8 @@ class LoadKeys:
         bounds=BURSTINESS,
     )
     trace: str | None = key(
-        "Send when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it has them.",
+        "Send requests when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it "
+        "has them.",
         None,
         text=Text(4096, "name a file of arrivals, or leave it out"),
         metavar="FILE",
@@ -61,13 +63,13 @@ class LoadKeys:
         bounds=dataclasses.replace(STREAM_COUNTS, above_zero=True),
     )
     requests: int | None = key(
-        "Requests of a level in all, of conversations turns; default: requests_per_stream × concurrency; at a rate: those of "
-        "60 s, each of which may begin a conversation.",
+        "Requests of a level in all; turns count, where users hold conversations. Default: requests_per_stream × concurrency; "
+        "at a rate, those of 60 s.",
         None,
         bounds=REQUEST_COUNTS,
     )
     requests_per_stream: int = key(
-        "Requests of each stream, where neither requests nor duration is given.", 8, bounds=REQUEST_COUNTS
+        "Requests of each user in a level, where neither requests nor duration is given.", 8, bounds=REQUEST_COUNTS
     )
     least_requests: int | None = key(
         "Fewest requests of a level, where no number of requests is given; default: what --slo needs.",
@@ -81,8 +83,8 @@ class LoadKeys:
         bounds=SECONDS,
     )
     warmup: int = key(
-        "Warm-up requests a stream at the start of a level, kept but not counted (open loop: one by one, in all); of people "
-        "the conversations that each ends before a level counts.",
+        "Warm-up requests of each user at the start of a level, kept but not counted. Open loop: so many in all, one after "
+        "another. Conversations: so many that each user ends before the level counts.",
         1,
         bounds=Range(0, 100_000),
         locust=(ATTRIBUTE,),
@@ -99,7 +101,7 @@ class LoadKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     workers: int = key(
-        "Processes that send, each with a core of its own to use; they share the load exactly, and begin levels together.",
+        "Processes that send. They share the load exactly and begin levels together, and each can use a core of its own.",
         1,
         bounds=Range(1, 1024),
     )
@@ -133,10 +135,10 @@ class LoadKeys:
 
 def check_load(load: LoadKeys) -> None:
     """Raise ScenarioError for keys that exclude each other, or that the load's loop cannot have."""
-    if not load.concurrency and not load.open_loop:
-        raise ScenarioError("concurrency is empty: name at least one number of streams.")
-    if load.requests is not None and load.duration is not None:
-        raise ScenarioError("requests and duration exclude each other; give one.")
+    refuse(not load.concurrency and not load.open_loop, "concurrency is empty: name at least one number of streams.")
+    refuse(
+        load.requests is not None and load.duration is not None, "requests and duration exclude each other; give one."
+    )
     streams = max(load.concurrency, default=0)
     if load.requests is not None and load.requests < streams:
         few = ",".join(str(each) for each in USUAL_STREAMS if each <= load.requests)
@@ -145,12 +147,14 @@ def check_load(load: LoadKeys) -> None:
             f"requests = {load.requests} cannot keep {streams} streams busy; ask for {streams} or more{fewer}."
         )
     most = load.max_in_flight
-    if most is not None and most < load.workers:
-        raise ScenarioError(
-            f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer."
-        )
-    if load.unload and load.concurrency != (1,):
-        raise ScenarioError("unload measures one load at a time; set concurrency = 1, and requests to how many loads.")
+    refuse(
+        most is not None and most < load.workers,
+        f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer.",
+    )
+    refuse(
+        load.unload and load.concurrency != (1,),
+        "unload measures one load at a time; set concurrency = 1, and requests to how many loads.",
+    )
     if not load.rate:
         _check_needs_rate(load)
     if load.open_loop:
@@ -161,16 +165,14 @@ def check_load(load: LoadKeys) -> None:
 
 def _check_needs_rate(load: LoadKeys) -> None:
     for name in ("rate_to", "burstiness"):
-        if getattr(load, name) is not None:
-            raise ScenarioError(f"{name} shapes an open loop at a rate, and there is none; add rate.")
-    if load.arrivals != "poisson":
-        raise ScenarioError(f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
+        refuse(getattr(load, name) is not None, f"{name} shapes an open loop at a rate, and there is none; add rate.")
+    refuse(load.arrivals != "poisson", f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
 
 
 def _check_open_loop(load: LoadKeys) -> None:
-    if load.rate and load.trace is not None:
-        raise ScenarioError("rate and trace exclude each other; a trace has its own instants.")
-    if (load.arrivals == "gamma") != (load.burstiness is not None):
-        raise ScenarioError("gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.")
-    if load.max_rate:
-        raise ScenarioError("max_rate slows the streams of a closed loop; leave it out in an open loop.")
+    refuse(load.rate and load.trace is not None, "rate and trace exclude each other; a trace has its own instants.")
+    refuse(
+        (load.arrivals == "gamma") != (load.burstiness is not None),
+        "gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.",
+    )
+    refuse(load.max_rate, "max_rate slows the streams of a closed loop; leave it out in an open loop.")

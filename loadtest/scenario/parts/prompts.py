@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import refuse
 from loadtest.scenario.files import MOST_PROMPT, prompt_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
@@ -19,7 +19,7 @@ class PromptKeys:
     """Keys that decide the texts of a run and the lengths of its answers."""
 
     input_tokens: Sequence[int | str] = key(
-        "Prompt lengths of made-up prompts; one may be a distribution, such as lognormal(800, 0.6) or 200@70%+4000@30%.",
+        "Lengths of made-up prompts; each is a level, and one may be a distribution, such as lognormal(800, 0.6) or 200@70%+4000@30%.",
         [128],
         unit="tokens",
         bounds=TOKEN_COUNTS,
@@ -30,7 +30,7 @@ class PromptKeys:
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
     output_tokens: Sequence[int | str] = key(
-        "Answer lengths asked for; one may be a distribution.",
+        "Lengths of answers to ask for; each is a level, and one may be a distribution.",
         DEFAULT_OUTPUT,
         unit="tokens",
         bounds=TOKEN_COUNTS,
@@ -38,25 +38,28 @@ class PromptKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     prompt: str | None = key(
-        "Send this text instead of made-up tokens; {words} is filled in.",
+        "Send this text instead of made-up prompts. {words} in it stands for each of words.",
         None,
         text=Text(MOST_PROMPT, "write a prompt, or leave it out", lines=True),
         locust=(ATTRIBUTE,),
     )
     prompt_file: str | None = key(
-        "Send the text of this file; {words} is filled in.",
+        "Send the text of this file. {words} in it stands for each of words.",
         None,
         text=Text(4096, "name a text file, or leave it out"),
         metavar="FILE",
     )
-    words: Sequence[int] = key("Values of {words} in the prompt; a list makes a level each.", [], bounds=Range(1, 1e9))
+    words: Sequence[int] = key(
+        "Numbers that {words} in the prompt stands for. Each one is a level.", [], bounds=Range(1, 1e9)
+    )
     seed: int | None = key(
-        "Seed of every prompt; default: drawn anew (and kept in run.json), for the same texts meet a warm prefix cache.",
+        "Seed of every prompt. Default: a new one for each run (kept in run.json), because the same texts would meet a warm "
+        "prefix cache.",
         None,
         bounds=Range(-(2**63) + 1, 2**63 - 1),
     )
     warm_cache: bool = key(
-        "Leave the nonce out, so that the server's prefix cache may answer; labelled.",
+        "Leave the nonce out, so that the server's prefix cache may answer. The report says so.",
         default=False,
         locust=(ATTRIBUTE,),
     )
@@ -75,13 +78,21 @@ class PromptKeys:
 
 def check_prompts(prompts: PromptKeys) -> None:
     """Raise ScenarioError for two prompts, or where {words} and its values do not meet."""
-    if prompts.prompt is not None and prompts.prompt_file is not None:
-        raise ScenarioError("prompt and prompt_file exclude each other; give one.")
-    if prompts.words and not prompts.literal:
-        raise ScenarioError("words fills {words} in a prompt, and there is none; give prompt or prompt_file.")
+    refuse(
+        prompts.prompt is not None and prompts.prompt_file is not None,
+        "prompt and prompt_file exclude each other; give one.",
+    )
+    refuse(
+        prompts.words and not prompts.literal,
+        "words fills {words} in a prompt, and there is none; give prompt or prompt_file.",
+    )
     if prompts.prompt is None:
         return
-    if prompts.words and "{words}" not in prompts.prompt:
-        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.")
-    if not prompts.words and "{words}" in prompts.prompt:
-        raise ScenarioError("the prompt has {words} in it; say which with words, e.g. words = [25, 100].")
+    refuse(
+        prompts.words and "{words}" not in prompts.prompt,
+        f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.",
+    )
+    refuse(
+        not prompts.words and "{words}" in prompts.prompt,
+        "the prompt has {words} in it; say which with words, e.g. words = [25, 100].",
+    )

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.errors import ScenarioError, TargetError
-from loadtest.scenario.fields import MOST_BODY, check_body, check_headers, check_keep_alive, check_path, query_parts
+from loadtest.errors import ScenarioError, TargetError, refuse
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.several import MOST_TARGETS, ModelShare, models_in, urls_in
+from loadtest.scenario.request_additions import (
+    MOST_BODY,
+    body_text,
+    check_body,
+    check_headers,
+    check_keep_alive,
+    check_path,
+    query_parts,
+)
+from loadtest.scenario.several_targets import MOST_TARGETS, ModelShare, models_in, urls_in
 from loadtest.scenario.values import Range, Text
 from loadtest.urls import parse_url, without_secrets
 
@@ -31,8 +39,8 @@ class RequestKeys:
     """Keys that decide where a request goes and what it says beside the prompt."""
 
     url: str | None = key(
-        "Base URL of the server; given again, users are spread evenly over the servers, and arrivals take turns; default: "
-        "OLLAMA_HOST, OPENAI_BASE_URL, or the local Ollama.",
+        "Base URL of the server; default: OLLAMA_HOST, else OPENAI_BASE_URL, else the local Ollama. May be given again: users "
+        "are then spread evenly over the servers, and arrivals at a rate take turns.",
         None,
         joined=" ",
         text=Text(
@@ -56,8 +64,8 @@ class RequestKeys:
         "Texts in each request for embeddings.", 1, bounds=Range(1, 10_000), locust=(ATTRIBUTE, OPTION)
     )
     model: str | None = key(
-        "Model name, or several that users share: a,b or a=3,b=1 (three users of a to one of b); default: the one that is "
-        "loaded, else the only one.",
+        "Model name; default: the one that is loaded, else the only one. Several share the users: a,b, or a=3,b=1 (three users "
+        "of a to one of b).",
         None,
         joined=",",
         text=Text(1000, "give the model's name, or leave it out to use the one that is loaded"),
@@ -94,6 +102,7 @@ class RequestKeys:
         "'{\"stream_options\": null}'; ${NAME} in a text as in --header.",
         None,
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
+        read=body_text,
         table="request",
         locust=(ATTRIBUTE, OPTION),
         metavar="JSON",
@@ -114,14 +123,14 @@ class RequestKeys:
         metavar="PATH",
     )
     top_p: float | None = key(
-        "Sample from the likeliest tokens of this much probability; default: the server's.",
+        "Sample from the likeliest tokens that together have this probability; default: the server's.",
         None,
         bounds=Range(0, 1),
         table="request",
         locust=(ATTRIBUTE, OPTION),
     )
     top_k: int | None = key(
-        "Sample from so many likeliest tokens; default: the server's.",
+        "Sample from this many likeliest tokens; default: the server's.",
         None,
         bounds=Range(-1, 1_000_000),
         table="request",
@@ -136,7 +145,7 @@ class RequestKeys:
         locust=(OPTION,),
     )
     think: str | None = key(
-        "Whether a model thinks before it answers, or how hard; default: as the model does by itself.",
+        "Whether the model thinks before it answers, or how hard; default: the model decides.",
         None,
         choices=THINK,
         table="request",
@@ -151,7 +160,7 @@ class RequestKeys:
         metavar="TIME",
     )
     ignore_eos: bool = key(
-        "Write answers to their full length: the end that the model chooses is passed over (vLLM, llama.cpp).",
+        "Ask for answers of full length: the server ignores the end that the model chooses (vLLM, llama.cpp).",
         default=False,
         table="request",
         locust=(ATTRIBUTE, OPTION),
@@ -175,6 +184,12 @@ class RequestKeys:
         return models_in(self.model)
 
     @property
+    def requests_per_rarest_target(self) -> int:
+        """How many requests a run sends for each one to the target that has the fewest users; 1 for one target."""
+        weights = [one.weight for one in self.models]
+        return len(self.urls) * -(-sum(weights) // min(weights))
+
+    @property
     def several(self) -> bool:
         """Whether more than one server or model is named."""
         return len(self.urls) * len(self.models) > 1
@@ -191,21 +206,23 @@ def check_request(request: RequestKeys) -> None:
     if request.keep_alive is not None:
         check_keep_alive(request.keep_alive)
     api, endpoint = request.api, request.endpoint
-    if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
-        other = "generate" if api == "ollama" else "completions"
-        raise ScenarioError(f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
-    if api == "anthropic" and endpoint not in ("chat", "messages"):
-        raise ScenarioError(f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.")
-    if request.inputs_per_request > 1 and EMBEDDINGS not in (endpoint, *map(_endpoint_named, request.urls)):
-        raise ScenarioError(
-            f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
-            "text; leave it out, or set endpoint to embeddings."
-        )
-    twice = next((url for url in request.urls if request.urls.count(url) > 1), None)
-    if twice is not None:
+    other = {("ollama", "completions"): "generate", ("openai", "generate"): "completions"}.get((api, endpoint))
+    refuse(other is not None, f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
+    refuse(
+        api == "anthropic" and endpoint not in ("chat", "messages"),
+        f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.",
+    )
+    refuse(
+        request.inputs_per_request > 1 and EMBEDDINGS not in (endpoint, *map(_endpoint_named, request.urls)),
+        f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
+        "text; leave it out, or set endpoint to embeddings.",
+    )
+    if twice := next((url for url in request.urls if request.urls.count(url) > 1), None):
         raise ScenarioError(f"url names {without_secrets(twice)} twice; name each server once.")
-    if (count := len(request.urls) * len(request.models)) > MOST_TARGETS:
-        raise ScenarioError(f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most.")
+    count = len(request.urls) * len(request.models)
+    refuse(
+        count > MOST_TARGETS, f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most."
+    )
 
 
 def _endpoint_named(url: str | None) -> str | None:

@@ -17,8 +17,8 @@ class SessionKeys:
     """Keys that make requests the turns of conversations; `think_time` is a key of every closed loop."""
 
     turns: int | str | None = key(
-        "Let users hold made-up conversations of so many turns, one after another; a number or a distribution such as "
-        "uniform(2, 6). With --data: at most so many turns of each conversation.",
+        "Let users hold made-up conversations of this many turns, one after another; a number or a distribution such as "
+        "uniform(2, 6). With --data: at most this many turns of each conversation.",
         None,
         bounds=Range(1, MOST_TURNS),
         length=True,

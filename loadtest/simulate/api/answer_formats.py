@@ -6,17 +6,15 @@ import functools
 import random
 import time
 import zlib
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
-from loadtest.simulate.api.event_formats import messages_refusal
 from loadtest.simulate.api.request_bodies import GenerationRequest
 from loadtest.simulate.model.stream import Stream
 
 KILLED_SENTENCE = "an error was encountered while running the model: unexpected EOF"
-DIED_SENTENCE = "llama runner process no longer running: -1 "
-BUSY_SENTENCE = "server busy, please try again.  maximum pending requests exceeded"
 
 
 def created_at(wall_ns: int) -> bytes:
@@ -31,29 +29,41 @@ def _second_text(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-class AnswerFormat(Protocol):
-    """Makes one answer's bytes: `token` for each token with text, then `end`; or `whole` where it is not streamed."""
+class AnswerFormat:
+    """Makes one answer's bytes: `token` for each token with text, then `end`; or `whole` where it is not streamed.
 
-    content_type: str
-    content_type_whole: str
+    An answer is one stream's; one of embeddings has a stream for each input. The texts given to `token` are JSON-encoded
+    already, to save time.
+    """
 
-    def token(self, text: bytes, wall_ns: int, /) -> bytes: ...
+    content_type = "text/event-stream"
+    content_type_whole = "application/json"
 
-    def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes: ...
+    def __init__(self, request: GenerationRequest, _rng: random.Random) -> None:
+        self._request = request
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes: ...
+    def token(self, text: bytes, wall_ns: int, /) -> bytes:
+        raise NotImplementedError
 
-    def broken(self) -> bytes: ...
+    def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes:
+        raise NotImplementedError
+
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, total_ns: int, /) -> bytes:
+        raise NotImplementedError
+
+    def broken(self) -> bytes:
+        """Return what a stream says whose engine died: nothing in most formats, where it just ends."""
+        return b""
 
 
-class OllamaFormat:
-    """/api/chat and /api/generate. The texts given to `token` are JSON-encoded already, to save time."""
+class OllamaFormat(AnswerFormat):
+    """/api/chat and /api/generate."""
 
     content_type = "application/x-ndjson"
     content_type_whole = "application/json; charset=utf-8"
 
-    def __init__(self, request: GenerationRequest) -> None:
-        self._request = request
+    def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
+        super().__init__(request, rng)
         self._chat = request.endpoint == "chat"
         self._start = b'{"model":%s,"created_at":"' % orjson.dumps(request.model)
         opening, closing = (b'"message":{"role":"assistant","content":', b"}") if self._chat else (b'"response":', b"")
@@ -67,8 +77,8 @@ class OllamaFormat:
     def end(self, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
         return self._final(b'""', stream, wall_ns, total_ns) + b"\n"
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
-        return self._final(orjson.dumps(text), stream, wall_ns, total_ns)
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, total_ns: int) -> bytes:
+        return self._final(orjson.dumps(text), streams[0], wall_ns, total_ns)
 
     def broken(self) -> bytes:
         """Return the line that ends a stream whose engine died."""
@@ -92,14 +102,11 @@ class OllamaFormat:
         return start + b"," + orjson.dumps(tail)[1:]
 
 
-class OpenAIFormat:
+class OpenAIFormat(AnswerFormat):
     """/v1/chat/completions and /v1/completions as Ollama 0.24 writes them; `created` is whole seconds, ids not unique."""
 
-    content_type = "text/event-stream"
-    content_type_whole = "application/json"
-
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
-        self._request = request
+        super().__init__(request, rng)
         self._chat = request.endpoint == "v1-chat"
         self._id = f"{'chatcmpl' if self._chat else 'cmpl'}-{rng.randrange(999)}"
         self._second = 0
@@ -121,7 +128,8 @@ class OpenAIFormat:
             events.append(self._frame([], second, streamed=True) | {"usage": _usage(stream)})
         return b"".join(b"data: %s\n\n" % orjson.dumps(event) for event in events) + b"data: [DONE]\n\n"
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, _total_ns: int) -> bytes:
+        stream = streams[0]
         choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": text}}
         if not self._chat:
             choice = {"text": text, "index": 0}
@@ -144,34 +152,10 @@ class OpenAIFormat:
         return event
 
     def _frame(self, choices: list[dict[str, Any]], second: int, *, streamed: bool) -> dict[str, Any]:
-        if self._chat:
-            return {
-                "id": self._id,
-                "object": "chat.completion.chunk" if streamed else "chat.completion",
-                "created": second,
-                "model": self._request.model,
-                "system_fingerprint": "fp_ollama",
-                "choices": choices,
-            }
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": second,
-            "choices": choices,
-            "model": self._request.model,
-            "system_fingerprint": "fp_ollama",
-        }
-
-
-def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
-    """Return content type and body of an error answer on `path`, in its API's form."""
-    if path == "/v1/messages":
-        return "application/json", messages_refusal(status, sentence)
-    if not path.startswith("/v1/"):
-        return "application/json; charset=utf-8", orjson.dumps({"error": sentence})
-    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
-    error = {"message": sentence, "type": kind, "param": None, "code": None}
-    return "application/json", orjson.dumps({"error": error}) + b"\n"
+        kind = "text_completion" if not self._chat else "chat.completion.chunk" if streamed else "chat.completion"
+        head = {"id": self._id, "object": kind, "created": second}
+        said, model = {"choices": choices}, {"model": self._request.model, "system_fingerprint": "fp_ollama"}
+        return head | model | said if self._chat else head | said | model
 
 
 def _usage(stream: Stream) -> dict[str, Any]:

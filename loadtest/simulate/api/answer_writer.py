@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, DIED_SENTENCE, AnswerFormat, refusal_body
-from loadtest.simulate.api.embeddings import EmbeddingsFormat
+from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.refusals import BUSY_SENTENCE, DIED_SENTENCE, refusal_body
 from loadtest.simulate.api.request_bodies import GenerationRequest
 from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
@@ -21,25 +22,8 @@ from loadtest.simulate.model.prompts import Prompt, of_pieces
 from loadtest.simulate.model.stream import Emission, Stream
 
 EVENT_END = b"\n\n"
+REFUSED_AT_ONCE = {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}
 _ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
-
-
-@dataclass(slots=True)
-class Lateness:
-    """How far behind its own schedule the server wrote, ns."""
-
-    most: int = 0
-    total: int = 0
-    count: int = 0
-
-    def add(self, late: int) -> None:
-        self.most = max(self.most, late)
-        self.total += late
-        self.count += 1
-
-    def facts(self) -> dict[str, float]:
-        mean = self.total / self.count if self.count else 0.0
-        return {"late_max_us": round(self.most / 1e3, 1), "late_mean_us": round(mean / 1e3, 1)}
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -64,41 +48,31 @@ class AnswerWriter:
     first_ns: int | None = None
     last_ns: int | None = None
     end_ns: int | None = None
-    late: Lateness = field(default_factory=Lateness)
+    late: array[int] = field(default_factory=lambda: array("q"))  # behind the engine's schedule, ns, by emission
     _sent: int = 0  # tokens with text; of embeddings inputs that were read
     _headed: bool = False
     _held: list[Emission] | None = None  # while stalled
 
-    @property
-    def stream(self) -> Stream | None:
-        return self.streams[0] if self.streams else None
-
     def emit(self, emission: Emission) -> None:
         """Write a token or an end that the engine has made."""
-        self.late.add(max(time.perf_counter_ns() - emission.at, 0))
+        self.late.append(max(time.perf_counter_ns() - emission.at, 0))
         if emission.stream.request.load_only:
-            self.whole(emission.stream)
+            self.whole([emission.stream])
         elif self.request.inputs:
-            self._read_input(emission)
+            self._sent += emission.done
+            if self._sent == len(self.streams):
+                self.whole(self.streams)
         elif self._held is not None:
             self._held.append(emission)
         elif self.fault is None or not self._strike(self.fault, emission):
             self._write(emission)
 
-    def whole(self, stream: Stream) -> None:
-        """Answer with one object, for a request that does not stream or only loads the model."""
+    def whole(self, streams: list[Stream]) -> None:
+        """Answer with one object, for a request that does not stream, only loads the model or asks for embeddings."""
         text = self._words(self._sent)
         total = time.perf_counter_ns() - self.http.arrived_ns
-        body = self.answer_format.whole(text, stream, time.time_ns(), total)
+        body = self.answer_format.whole(text, streams, time.time_ns(), total)
         self._body(200, self.answer_format.content_type_whole, body)
-
-    def _read_input(self, emission: Emission) -> None:
-        """Answer once the last input has been read."""
-        assert isinstance(self.answer_format, EmbeddingsFormat)
-        self._sent += emission.done
-        if self._sent == len(self.streams):
-            body = self.answer_format.of_all(self.streams, time.perf_counter_ns() - self.http.arrived_ns)
-            self._body(200, self.answer_format.content_type_whole, body)
 
     def refuse(self, status: int, sentence: str, outcome: str) -> None:
         """Answer with an error before anything was sent."""
@@ -119,7 +93,8 @@ class AnswerWriter:
             "prompt": self.request.opening,
             "outcome": self.outcome,
             "stamped": self.http.stamped,
-            **self.late.facts(),
+            "late_max_us": round(max(self.late, default=0) / 1e3, 1),
+            "late_mean_us": round(sum(self.late) / max(len(self.late), 1) / 1e3, 1),
         }
         instants = {
             "arrived": self.http.arrived_ns,
@@ -127,7 +102,8 @@ class AnswerWriter:
             "last_token": self.last_ns,
             "end": self.end_ns,
         }
-        if (stream := self.stream) is not None:
+        if self.streams:
+            stream = self.streams[0]
             facts |= {
                 "reason": stream.reason,
                 "slot": stream.slot,
@@ -135,8 +111,7 @@ class AnswerWriter:
                 "cached_tokens": stream.cached,
                 "output_tokens": stream.tokens,
             }
-            engine = {"slot_won": stream.slot_won, "prefill_start": stream.prefill_start, "slot_freed": stream.ended}
-            instants |= engine
+            instants |= {"slot_won": stream.slot_won, "prefill_start": stream.prefill_start, "slot_freed": stream.ended}
         return facts, instants
 
     def answer_tokens(self, tokens: int) -> Prompt:
@@ -159,9 +134,9 @@ class AnswerWriter:
         if emission.done and self.request.stream:
             total = time.perf_counter_ns() - self.http.arrived_ns
             self._chunk(self.answer_format.end(emission.stream, time.time_ns(), total))
-            self._terminate()
+            self._finish(LAST_CHUNK)
         elif emission.done:
-            self.whole(emission.stream)
+            self.whole([emission.stream])
 
     def _text(self) -> bytes:
         repeating = self.fault is not None and self.fault.kind is FaultKind.REPEAT_GUARD
@@ -178,14 +153,12 @@ class AnswerWriter:
             data = response_head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
         self.connection.write(data)
 
-    def _terminate(self) -> None:
-        self.connection.write(LAST_CHUNK)
-        self._ended()
-        self.connection.finish(close=self.http.close)
-
     def _body(self, status: int, content_type: str, body: bytes) -> None:
         start = response_head(status, content_type, banner=self.banner, length=len(body), close=self.http.close)
-        self.connection.write(start + body)
+        self._finish(start + body)
+
+    def _finish(self, last: bytes) -> None:
+        self.connection.write(last)
         self._ended()
         self.connection.finish(close=self.http.close)
 
@@ -212,7 +185,7 @@ class AnswerWriter:
         else:
             if fault.kind is FaultKind.ERROR_LINE and (said := self.answer_format.broken()):
                 self._chunk(said)
-            self._terminate()
+            self._finish(LAST_CHUNK)
         return True
 
     def _release(self) -> None:
@@ -226,8 +199,3 @@ def fault_place(limit: int, natural: int | None, rng: random.Random) -> int:
     """Draw after how many tokens a fault strikes: within the first half of the answer, at least one."""
     length = min(limit, natural or limit, 200)
     return rng.randint(1, max(length // 2, 1))
-
-
-def refusal_of(kind: FaultKind) -> tuple[int, str] | None:
-    """Return status and sentence of a fault that refuses at once, None for those that strike in mid-stream."""
-    return {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}.get(kind)

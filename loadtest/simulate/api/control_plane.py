@@ -73,34 +73,33 @@ def metrics_page(
     ever "deferred", because requests wait in front of the engine, as with Ollama.
     """
     working = [stream for stream in streams if stream.stage in (Stage.PREFILL, Stage.DECODE)]
-    lines = []
+    gauges: list[tuple[str, str, str, float]] = []  # name, labels, what it says, value
     if profile.model.on_gpu:
         labels = f'{{gpu="0",device="nvidia0",modelName="simulated {profile.name}",Hostname="simulated"}}'
         used = loaded_size(profile, num_ctx) if num_ctx is not None else 0.0
         if loading is not None:
             used = profile.model.size * loading[1]
         watts = min(180 + 10 * len(working), 300) if working else 60  # nobody measured these
-        gauges = (
-            ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", round(used / 2**20)),
-            ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", 100 if working else 0),
-            ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", watts),
+        gauges += (
+            ("DCGM_FI_DEV_FB_USED", labels, "Framebuffer memory used (in MiB).", round(used / 2**20)),
+            ("DCGM_FI_DEV_GPU_UTIL", labels, "GPU utilization (in %).", 100 if working else 0),
+            ("DCGM_FI_DEV_POWER_USAGE", labels, "Power draw (in W).", watts),
         )
-        for name, text, value in gauges:
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name}{labels} {value}"]
     held = sum(stream.prompt_tokens - stream.todo + stream.tokens for stream in working)
     room = (num_ctx or 0) * (profile.slots or max(len(working), 1))
-    figures = (
-        ("llamacpp:requests_processing", "Number of requests processing.", len(working)),
-        ("llamacpp:requests_deferred", "Number of requests deferred.", 0),
+    gauges += (
+        ("llamacpp:requests_processing", "", "Number of requests processing.", len(working)),
+        ("llamacpp:requests_deferred", "", "Number of requests deferred.", 0),
         (
             "llamacpp:kv_cache_usage_ratio",
+            "",
             "KV-cache usage. 1 means 100 percent usage.",
             round(held / room, 6) if room else 0,
         ),
     )
-    for name, text, number in figures:
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {number}"]
-    return "\n".join(lines) + "\n"
+    return "".join(
+        f"# HELP {name} {text}\n# TYPE {name} gauge\n{name}{labels} {value}\n" for name, labels, text, value in gauges
+    )
 
 
 def api_show(profile: Profile) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 
 from loadtest.simulate.api import text
-from loadtest.simulate.api.request_bodies import GenerationRequest, RefusedError, check_model
+from loadtest.simulate.api.answer_formats import AnswerFormat
+from loadtest.simulate.api.refusals import RefusedError
+from loadtest.simulate.api.request_bodies import GenerationRequest, check_model
 from loadtest.simulate.model.stream import Stream
 from loadtest.simulate.profiles import Profile
 
@@ -56,28 +58,15 @@ def vector(said: str) -> tuple[float, ...]:
     return tuple(round(value / length, 9) for value in values)
 
 
-class EmbeddingsFormat:
+class EmbeddingsFormat(AnswerFormat):
     """Both answers; nothing of them comes before the whole."""
 
-    content_type = content_type_whole = "application/json; charset=utf-8"
+    def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
+        super().__init__(request, rng)
+        if request.endpoint == "embed":
+            self.content_type_whole = "application/json; charset=utf-8"
 
-    def __init__(self, request: GenerationRequest) -> None:
-        self._request = request
-        if request.endpoint != "embed":
-            self.content_type_whole = "application/json"
-
-    def token(self, text: bytes, wall_ns: int, /) -> bytes:
-        raise NotImplementedError  # an answer without a stream has no tokens
-
-    def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes:
-        raise NotImplementedError
-
-    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
-        del text, wall_ns
-        return self.of_all([stream], total_ns)
-
-    def of_all(self, streams: Sequence[Stream], total_ns: int) -> bytes:
-        """Return the answer once every input has been read, each by a stream of its own."""
+    def whole(self, _text: str, streams: Sequence[Stream], _wall_ns: int, total_ns: int) -> bytes:
         tokens = sum(stream.prompt_tokens for stream in streams)
         vectors = [vector(one) for one in self._request.inputs]
         if self._request.endpoint == "embed":
@@ -92,9 +81,6 @@ class EmbeddingsFormat:
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return orjson.dumps({"object": "list", "data": data, "model": self._request.model, "usage": usage}) + b"\n"
-
-    def broken(self) -> bytes:
-        return b""
 
 
 def _packed(values: Sequence[float]) -> str:

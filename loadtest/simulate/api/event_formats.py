@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import random
-import time
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
+from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.request_bodies import GenerationRequest
 from loadtest.simulate.model.stream import Stream
 
 SORTED = orjson.OPT_SORT_KEYS  # as Go writes a map
 
 
-class ResponsesFormat:
-    """/v1/responses; the texts given to `token` are JSON-encoded already."""
-
-    content_type = "text/event-stream"
-    content_type_whole = "application/json"
+class ResponsesFormat(AnswerFormat):
+    """/v1/responses."""
 
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
-        self._request = request
+        super().__init__(request, rng)
         self._id, self._item = f"resp_{rng.randrange(999_999)}", f"msg_{rng.randrange(999_999)}"
         self._number = 0
         self._texts: list[bytes] = []
@@ -53,15 +51,11 @@ class ResponsesFormat:
             )
         )
 
-    def whole(self, text: str, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
+    def whole(self, text: str, streams: Sequence[Stream], wall_ns: int, _total_ns: int) -> bytes:
         part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
         self._began = wall_ns // 1_000_000_000
         item = self._message([part], "completed")
-        return orjson.dumps(self._response(wall_ns, "completed", [item], _usage(stream))) + b"\n"
-
-    def broken(self) -> bytes:
-        """Return nothing: of an engine that died these streams say not a word, they end."""
-        return b""
+        return orjson.dumps(self._response(wall_ns, "completed", [item], _usage(streams[0]))) + b"\n"
 
     def _start(self, wall_ns: int) -> bytes:
         self._began = wall_ns // 1_000_000_000
@@ -132,16 +126,13 @@ def _usage(stream: Stream) -> dict[str, Any]:
     }
 
 
-class MessagesFormat:
-    """/v1/messages; the texts given to `token` are JSON-encoded already."""
-
-    content_type = "text/event-stream"
-    content_type_whole = "application/json"
+class MessagesFormat(AnswerFormat):
+    """/v1/messages."""
 
     _BEFORE = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":'
 
     def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
-        self._request = request
+        super().__init__(request, rng)
         self._id = f"msg_{rng.getrandbits(96):024x}"
         self._begun = False
 
@@ -160,14 +151,11 @@ class MessagesFormat:
             )
         )
 
-    def whole(self, text: str, stream: Stream, _wall_ns: int, _total_ns: int) -> bytes:
+    def whole(self, text: str, streams: Sequence[Stream], _wall_ns: int, _total_ns: int) -> bytes:
+        stream = streams[0]
         usage = {"input_tokens": stream.prompt_tokens, "output_tokens": stream.tokens}
         said = {"content": [{"type": "text", "text": text}], "stop_reason": _stop_reason(stream), "usage": usage}
         return orjson.dumps({**self._head(), **said}) + b"\n"
-
-    def broken(self) -> bytes:
-        """Return nothing: of an engine that died these streams say not a word, they end."""
-        return b""
 
     def _start(self) -> bytes:
         """Return what comes before the first token, with a guess of the prompt's tokens, as Ollama makes it."""
@@ -189,10 +177,3 @@ def _event(row: dict[str, Any]) -> bytes:
 
 def _stop_reason(stream: Stream) -> str:
     return "max_tokens" if stream.reason == "length" else "end_turn"
-
-
-def messages_refusal(status: int, sentence: str) -> bytes:
-    """Return the body of an error on /v1/messages."""
-    kinds = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}
-    error = {"type": kinds.get(status, "api_error"), "message": sentence}
-    return orjson.dumps({"type": "error", "error": error, "request_id": f"req_{time.time_ns():024x}"}) + b"\n"

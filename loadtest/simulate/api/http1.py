@@ -120,7 +120,6 @@ class ClientConnection:
             self.write(
                 b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
             )
-            self._closing = True
             self._close_when_sent()
 
     def on_message_begin(self) -> None:
@@ -189,12 +188,12 @@ class ClientConnection:
         """End the answer; go on with the next request, or close once all is sent."""
         self._busy = False
         if close:
-            self._closing = True
             self._close_when_sent()
         elif self._requests:
             self._loop.call_soon(self._next)  # later, for the server may be in its loop over a batch
 
     def _close_when_sent(self) -> None:
+        self._closing = True
         if not self._unsent and not self.closed:
             self._shut()
 

@@ -10,25 +10,22 @@ from typing import Any
 import orjson
 
 from loadtest.simulate.api import text
+from loadtest.simulate.api.refusals import RefusedError
 from loadtest.simulate.profiles import Profile
 
-_INTEGERS = {
-    *("num_keep", "seed", "num_predict", "top_k", "repeat_last_n"),
-    *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"),
-}
-_FLOATS = {
-    *("top_p", "min_p", "typical_p", "temperature"),
-    *("repeat_penalty", "presence_penalty", "frequency_penalty"),
-}
-
-
-class RefusedError(Exception):
-    """The request is answered with an error: its HTTP status and its sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
+_OPTION_TYPES = dict.fromkeys(
+    (
+        *("num_keep", "seed", "num_predict", "top_k", "repeat_last_n"),
+        *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"),
+    ),
+    "integer",
+) | dict.fromkeys(
+    (
+        *("top_p", "min_p", "typical_p", "temperature"),
+        *("repeat_penalty", "presence_penalty", "frequency_penalty"),
+    ),
+    "float32",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +69,9 @@ def _go_sentence(body: str, position: int) -> str:
     if not rest:
         return "unexpected EOF"
     before = body[:position].rstrip()
-    if before.endswith("{"):
-        where = "looking for beginning of object key string"
-    elif before.endswith(","):
-        where = (
-            "looking for beginning of object key string"
-            if before.count("{") > before.count("}")
-            else "looking for beginning of value"
-        )
-    else:
-        where = "looking for beginning of value"
-    return f"invalid character '{rest[0]}' {where}"
+    key_expected = before.endswith("{") or (before.endswith(",") and before.count("{") > before.count("}"))
+    where = "beginning of object key string" if key_expected else "beginning of value"
+    return f"invalid character '{rest[0]}' looking for {where}"
 
 
 def check_model(fields: dict[str, Any], profile: Profile, *, required: bool) -> str:
@@ -107,10 +96,8 @@ def read_ollama_request(
     model = check_model(fields, profile, required=endpoint == "chat")
     options = fields.get("options") or {}
     for name, value in options.items():
-        if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise RefusedError(500, f'option "{name}" must be of type integer')
-        if name in _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise RefusedError(500, f'option "{name}" must be of type float32')
+        if name in _OPTION_TYPES and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise RefusedError(500, f'option "{name}" must be of type {_OPTION_TYPES[name]}')
     raw = bool(fields.get("raw"))
     if endpoint == "chat":
         messages = _messages(fields.get("messages") or [])

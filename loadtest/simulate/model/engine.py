@@ -14,6 +14,7 @@ All randomness comes from `seed`, so that equal calls give equal results.
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections import deque
 from collections.abc import Iterable
@@ -65,7 +66,7 @@ class Engine:
         self._load_end: int | None = None
         self._load_ctx = 0
         self._timed: list[tuple[int, int, Stream]] = []  # HANDLING and HANDOVER, by the instant they end
-        self._sequence = 0
+        self._order = itertools.count()
         self._pending: deque[Stream] = deque()
         self._queue: deque[Stream] = deque()
         self._ready: list[Stream] = []
@@ -98,12 +99,9 @@ class Engine:
         """Drop a stream whose client is gone: its place in the queue is freed at once, its slot after the batch."""
         if stream.stage is Stage.ENDED:
             return
-        if stream.stage is Stage.PENDING:
-            self._pending.remove(stream)
-        elif stream.stage is Stage.QUEUED:
-            self._queue.remove(stream)
-        elif stream.stage is Stage.READY:
-            self._ready.remove(stream)
+        for stage, waiting in ((Stage.PENDING, self._pending), (Stage.QUEUED, self._queue), (Stage.READY, self._ready)):
+            if stream.stage is stage:
+                waiting.remove(stream)
         self._end(stream, now, "cancelled")
 
     def due(self) -> int | None:
@@ -179,8 +177,7 @@ class Engine:
 
     def _later(self, stream: Stream, stage: Stage, now: int, seconds: float) -> None:
         stream.stage = stage
-        self._sequence += 1
-        heapq.heappush(self._timed, (now + round(seconds * NS_PER_S), self._sequence, stream))
+        heapq.heappush(self._timed, (now + round(seconds * NS_PER_S), next(self._order), stream))
 
     def _enqueue(self, stream: Stream, at: int) -> None:
         stream.scheduled = at
@@ -201,7 +198,7 @@ class Engine:
         while self._queue and self._room(self._queue[0]):
             stream = self._queue.popleft()
             self._tickets += 1
-            self._held += _holds(stream)
+            self._held += _tokens_held(stream)
             stream.slot_won = at
             handover = self._handed_over(at, ended=ended, beside=beside)
             if timing.apart and not beside and self._granted == at and self._random.random() < timing.apart:
@@ -227,7 +224,7 @@ class Engine:
         if self._limit is not None and self._tickets >= self._limit:
             return False
         most = self.timing.kv_tokens
-        return most is None or not self._tickets or self._held + _holds(stream) <= most
+        return most is None or not self._tickets or self._held + _tokens_held(stream) <= most
 
     def _make_ready(self, stream: Stream) -> None:
         stream.stage = Stage.READY
@@ -239,7 +236,7 @@ class Engine:
         self._ended = True
         if stage in _HOLDS_SLOT:
             self._tickets -= 1
-            self._held -= _holds(stream)
+            self._held -= _tokens_held(stream)
             if self._batch is None or self._batch.end != at:
                 self._grant(at)
         self._schedule(at)
@@ -268,7 +265,7 @@ class Engine:
             decoding = []
         if not decoding and not prompts:
             return
-        seconds = self._jittered(self._seconds(decoding, prompts))
+        seconds = self._jittered(self._batch_seconds(decoding, prompts))
         self._batch = _Batch(at + max(round(seconds * NS_PER_S), 1), decoding, prompts)
 
     @property
@@ -278,11 +275,11 @@ class Engine:
     def _prompt_alone(self, stream: Stream) -> float:
         """Return how long a prompt takes that is evaluated beside everything else."""
         timing = self.timing
-        seconds = timing.prompt_s + self._evaluation(stream, stream.todo) + timing.beside_s * (self._tickets - 1)
+        seconds = timing.prompt_s + self._prompt_seconds(stream, stream.todo) + timing.beside_s * (self._tickets - 1)
         seconds *= self._prompt_factor()
         return seconds if timing.own_clocks else max(seconds, self._draw(1))
 
-    def _evaluation(self, stream: Stream, tokens: int) -> float:
+    def _prompt_seconds(self, stream: Stream, tokens: int) -> float:
         """Return how long the next `tokens` of a stream's prompt take."""
         timing = self.timing
         seconds = tokens * timing.prefill_s
@@ -309,7 +306,7 @@ class Engine:
         stream.stage, stream.prefill_start = Stage.PREFILL, at
         return True
 
-    def _seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
+    def _batch_seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
         alone = self._step(decoding)
         if self.timing.context_s and decoding:
             held = sum(stream.prompt_tokens + stream.tokens for stream in decoding)
@@ -317,7 +314,7 @@ class Engine:
         if not prompts:
             return alone
         timing = self.timing
-        evaluated = sum(self._evaluation(stream, tokens) for stream, tokens in prompts)
+        evaluated = sum(self._prompt_seconds(stream, tokens) for stream, tokens in prompts)
         if timing.prompt_s or timing.restore_s:
             new = [stream for stream, _ in prompts if stream.todo == stream.prompt_tokens - stream.cached]
             evaluated += len(new) * timing.prompt_s + sum(stream.restored for stream in new) * timing.restore_s
@@ -328,7 +325,7 @@ class Engine:
         if not self.timing.neighbours:
             return self._draw(len(decoding))
         slots = [stream.slot for stream in decoding if stream.slot is not None]
-        return sum(map(self._draw, pass_sizes(slots, neighbours=True))) if slots else self._draw(len(decoding))
+        return sum(map(self._draw, pass_sizes(slots))) if slots else self._draw(len(decoding))
 
     def _draw(self, streams: int) -> float:
         values = self._step_values.get(streams)
@@ -365,7 +362,7 @@ class Engine:
             self._end(stream, at, "length" if token.text else "stop")
 
 
-def _holds(stream: Stream) -> int:
+def _tokens_held(stream: Stream) -> int:
     """Return how many tokens a stream will hold in the end."""
     request = stream.request
     return stream.prompt_tokens + (request.limit if request.natural is None else min(request.natural, request.limit))

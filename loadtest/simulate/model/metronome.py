@@ -7,6 +7,7 @@ token waits for the next instant of a common grid, so that the tokens of all str
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 
 from loadtest.simulate.model.prompts import token_count
@@ -25,7 +26,7 @@ class Metronome:
         self._grid_ns = self._step_ns if timing.aligned else 1
         self._random = random.Random(seed)
         self._ticks: list[tuple[int, int, Stream]] = []
-        self._sequence = 0
+        self._order = itertools.count()
         self._num_ctx: int | None = None
 
     def submit(self, request: EngineRequest, now: int) -> Stream:
@@ -58,7 +59,6 @@ class Metronome:
         return out
 
     def pending(self) -> int:
-        """Return 0: nothing ever waits."""
         return 0
 
     def loaded_ctx(self) -> int | None:
@@ -66,15 +66,13 @@ class Metronome:
         return self._num_ctx
 
     def loading(self, now: int) -> tuple[int, float] | None:  # noqa: ARG002 - the engine's signature
-        """Return None: nothing is ever loaded."""
         return None
 
     def unload(self) -> None:
         self._num_ctx = None
 
     def _later(self, stream: Stream, at: int) -> None:
-        self._sequence += 1
-        heapq.heappush(self._ticks, (-(-at // self._grid_ns) * self._grid_ns, self._sequence, stream))
+        heapq.heappush(self._ticks, (-(-at // self._grid_ns) * self._grid_ns, next(self._order), stream))
 
     def _tick(self, stream: Stream, at: int) -> Emission:
         if stream.request.load_only:

@@ -27,11 +27,6 @@ class Slot:
     used: int = -1  # when the slot was last freed
     stream: Stream | None = None
 
-    def free(self, at: int) -> None:
-        """Take the slot from its stream, and keep what was evaluated of its prompt and answer."""
-        assert self.stream is not None
-        self.cache, self.used, self.stream = held_by(self.stream), at, None
-
 
 def held_by(stream: Stream) -> Prompt:
     """Return what is in the slot of a stream: its prompt as far as evaluated, and its answer less the last token.
@@ -95,10 +90,10 @@ class PrefixCache:
     scatter: bool = False
 
     def release(self, at: int) -> None:
-        """Free the slots of streams that have ended."""
+        """Free the slots of streams that have ended; they keep what was evaluated of prompt and answer."""
         for slot in self.slots:
             if slot.stream is not None and slot.stream.stage is Stage.ENDED:
-                slot.free(at)
+                slot.cache, slot.used, slot.stream = held_by(slot.stream), at, None
 
     def clear(self) -> None:
         """Forget everything: the model is loaded anew."""

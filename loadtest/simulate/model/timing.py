@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -49,7 +49,6 @@ class StepLaw:
         return (low_s + slope * (streams - low),)
 
     def scaled(self, factor: float) -> Self:
-        """Return the law with every time multiplied by `factor`."""
         table = tuple((entry, tuple(value * factor for value in values)) for entry, values in self.table)
         return replace(self, base_s=self.base_s * factor, per_stream_s=self.per_stream_s * factor, table=table)
 
@@ -114,19 +113,11 @@ class Timing:
         )
 
 
-def pass_sizes(slots: Sequence[int], *, neighbours: bool) -> list[int]:
-    """Return how many streams each pass over a batch takes, for decoding streams in `slots`.
+def pass_sizes(slots: Sequence[int]) -> list[int]:
+    """Return how many streams each pass over a batch takes where a pass takes neighbouring slots alone.
 
     llama.cpp puts only consecutive slots into one pass: slots 0 and 2 take two passes of one stream, slots 0 and 1 one of
     two. Seen on Ollama 0.33: two streams at 23.5 or 40 ms a token, three at 25 or 45 ms.
     """
-    if not neighbours or not slots:
-        return [len(slots)]
-    ordered = sorted(slots)
-    runs = [1]
-    for left, right in itertools.pairwise(ordered):
-        if right == left + 1:
-            runs[-1] += 1
-        else:
-            runs.append(1)
-    return runs
+    # slots that follow one another are all as far from their place in the order
+    return list(Counter(slot - place for place, slot in enumerate(sorted(slots))).values())

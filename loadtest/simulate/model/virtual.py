@@ -42,50 +42,50 @@ class PlayedTurn(NamedTuple):
 
 def closed_loop(
     engine: Engine | Metronome,
-    plan: Sequence[EngineRequest],
+    requests: Sequence[EngineRequest],
     *,
     starts_s: Sequence[float],
     turnaround_s: float = 0.001,
     see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
-    """Run `plan` with a user for each entry of `starts_s`, who sends the next request when the last answer has ended.
+    """Run `requests` with a user for each entry of `starts_s`, who sends the next request when the last answer has ended.
 
     `starts_s` are the instants of the users' first requests: requests that start together are prefilled together, and a
     closed loop keeps that pattern for long. `turnaround_s` passes between an answer's end and the user's next request.
     `see` is called with every token. Returns the streams in the order sent.
     """
     sends = [round(start * NS_PER_S) for start in starts_s]
-    return _play(engine, sends, list(reversed(plan)), round(turnaround_s * NS_PER_S), see)
+    return _play(engine, sends, requests, round(turnaround_s * NS_PER_S), see)
 
 
 def open_loop(
     engine: Engine | Metronome,
-    plan: Sequence[EngineRequest],
+    requests: Sequence[EngineRequest],
     arrivals_s: Sequence[float],
     *,
     see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
-    """Run `plan`, each request at its instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
-    return _play(engine, [round(instant * NS_PER_S) for instant in arrivals_s], list(reversed(plan)), None, see)
+    """Run `requests`, each at its instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
+    return _play(engine, [round(instant * NS_PER_S) for instant in arrivals_s], requests, None, see)
 
 
 def _play(
     engine: Engine | Metronome,
     sends: list[int],
-    queue: list[EngineRequest],
+    requests: Sequence[EngineRequest],
     again_ns: int | None,
     see: Callable[[Emission], None] | None,
 ) -> list[Stream]:
-    """Run a queue, its next request last: one at each instant of `sends`, and one `again_ns` after each answer's end."""
+    """Run requests in order: one at each instant of `sends`, and one `again_ns` after each answer's end."""
     instants = sorted((at,) for at in sends)
     streams: list[Stream] = []
-
+    left = iter(requests)
     for event in _events(engine, instants, see):
         if isinstance(event, Emission):
             if again_ns is not None:
                 heapq.heappush(instants, (event.at + again_ns,))
-        elif queue:
-            streams.append(engine.submit(queue.pop(), event[0]))
+        elif (request := next(left, None)) is not None:
+            streams.append(engine.submit(request, event[0]))
     return streams
 
 

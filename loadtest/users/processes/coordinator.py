@@ -22,10 +22,11 @@ from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.exit_code import MISTAKE
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
-from loadtest.users.processes.run import LocustRun, Prepared, free_path, prepare
+from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
 from loadtest.users.results import export
 from loadtest.users.results.live_figures import wait_for_workers
 from loadtest.wire import now
+from loadtest.workloads.schedule import PlanShare
 
 RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages from the master to its workers
 ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # messages from a worker to its master
@@ -46,7 +47,7 @@ class Coordinator:
         self._run: LocustRun | None = None  # while a test runs
         self._last: LocustRun | None = None
         self._barred: LoadTestError | None = None  # why no test can begin in this process
-        self._ahead: Prepared | LoadTestError | None = None
+        self._ahead: UserTargets | LoadTestError = {}  # tried out before the test began
         self._announced = 0  # the target user count that workers were told last
         self._steady = False  # whether they were told that all users are running
         self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
@@ -82,7 +83,7 @@ class Coordinator:
             try:
                 if asked := Settings.of(self._environment.parsed_options).out:
                     RunFolder.check_free(Path(asked))
-                self._ahead = prepare(self._environment, logger.info)
+                self._ahead = prepare(self._environment, logger.info, {})
             except LoadTestError as error:
                 self._ahead = error
 
@@ -117,7 +118,7 @@ class Coordinator:
         environment, runner = self._environment, self._runner
         if self._barred is not None:
             raise self._barred
-        ahead, self._ahead = self._ahead, None
+        ahead, self._ahead = self._ahead, {}
         if isinstance(ahead, LoadTestError):
             raise ahead
         settings = Settings.of(environment.parsed_options)
@@ -125,13 +126,13 @@ class Coordinator:
         if runner is not None or settings.out:
             path = free_path(settings.out, environment.locustfile, self._taken)
             RunFolder.check_free(path)
-        prepared = prepare(environment, logger.info, ahead)
-        if prepared is None:
+        user_targets = prepare(environment, logger.info, ahead)
+        if not user_targets:
             return
         if runner is not None and not isinstance(runner, MasterRunner):
-            opened = any(one.open_loop for one in prepared.user_targets.values())
+            opened = any(one.open_loop for one in user_targets.values())
             room_for(None if opened else runner.target_user_count)
-        run = self._run = self._last = LocustRun(environment, prepared, path)
+        run = self._run = self._last = LocustRun(environment, user_targets, path)
         if path is not None:
             self._taken.add(path)
             logger.info("Run folder: %s", path)
@@ -154,7 +155,7 @@ class Coordinator:
             )
         if runner is None:
             run.levels.reached(1)
-            recording.current_test.share = time.time_ns(), 0, 1
+            recording.current_test.share = time.time_ns(), PlanShare()
             atexit.register(self._end_single)
         else:
             self._follower = gevent.spawn(self._follow, runner, run)
@@ -261,7 +262,7 @@ class Coordinator:
         start = time.time_ns() + OPEN_LOOP_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
-                recording.current_test.share = start, 0, 1
+                recording.current_test.share = start, PlanShare()
             return
         self._tell(runner, run)
         for client in runner.clients.all:
@@ -284,7 +285,7 @@ class Coordinator:
     def _connected(self, client_id: str, **_: Any) -> None:
         run, runner = self._run, self._runner
         if run is not None and isinstance(runner, MasterRunner) and self._environment.parsed_options is None:
-            runner.send_message(RUN, _told(runner, run), client_id)
+            runner.send_message(RUN, _run_message(runner, run), client_id)
 
     def _tell(self, runner: MasterRunner, run: LocustRun) -> None:
         """Tell workers what is measured and where records go, before Locust asks them for users.
@@ -294,9 +295,9 @@ class Coordinator:
         """
         options = self._environment.parsed_options
         if options is None:
-            runner.send_message(RUN, _told(runner, run))
+            runner.send_message(RUN, _run_message(runner, run))
         else:
-            setattr(options, RUN, _told(runner, run))
+            setattr(options, RUN, _run_message(runner, run))
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
         if self._last is not None and msg.data["id"] == self._last.clock.wall_ns:
@@ -337,7 +338,7 @@ class Coordinator:
         run.end()
 
 
-def _told(runner: MasterRunner, run: LocustRun) -> dict[str, Any]:
+def _run_message(runner: MasterRunner, run: LocustRun) -> dict[str, Any]:
     return {
         "id": run.clock.wall_ns,
         "folder": str(run.folder.path) if run.folder is not None else None,

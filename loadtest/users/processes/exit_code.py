@@ -47,7 +47,7 @@ def verdict_reasons_and_cost(run: RunFolder) -> tuple[str | None, list[str], lis
     if not any(run.path.glob("requests-*.jsonl")):
         return None, [], []
     from loadtest.analyse.figures.cost import NO_PRICES, Prices, add_cost
-    from loadtest.analyse.findings.energy_findings import energy_sentences
+    from loadtest.analyse.findings.energy_findings import energy_findings
     from loadtest.analyse.summary import analyse  # imports pandas, now that the test is over
 
     try:
@@ -56,6 +56,6 @@ def verdict_reasons_and_cost(run: RunFolder) -> tuple[str | None, list[str], lis
         return None, [str(error)], []
     summary, prices = one.summary, Prices.of_run(one.run.facts)
     add_cost(summary, prices)
-    said = [] if prices == NO_PRICES else [str(each) for each in energy_sentences(summary)]
+    said = [] if prices == NO_PRICES else [str(each) for each in energy_findings(summary)]
     levels = [level for level in summary["levels"] if level["verdict"] != VALID]
     return summary["verdict"], [f"{level['label']}: {reason}" for level in levels for reason in level["reasons"]], said

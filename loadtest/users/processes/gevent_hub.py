@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.hub import Waiter as Switch
 from gevent.monkey import get_original
 
-from loadtest.measure.backlog import PAUSE_S, WorkQueue
+from loadtest.measure.backlog import PAUSE_S, Backlog
 from loadtest.measure.failure import GivenUpError
 from loadtest.metrics import S_PER_NS
-from loadtest.wire import Heartbeat, LagLog, WallClock, now
+from loadtest.wire import Heartbeat, LagLog, Waiter, WallClock, now
 from loadtest.wire.clock import BEAT, stamps_wanted
 from loadtest.wire.poller import Poller
 from loadtest.wire.sync_wire import Deadline
@@ -23,7 +23,6 @@ from loadtest.wire.sync_wire import Deadline
 READ, WRITE = 1, 2  # libev's event masks
 OVERDUE_S = 0.25  # between two looks for requests past their deadline; a nearer deadline gets a timer of its own
 PORTION_NS = 8_000_000  # longest sending between two reads of the sockets: less than a token gap of fast streams
-SAMPLE_NS = 1_000_000_000  # between two looks at how far both clocks are apart
 EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
 
 
@@ -46,8 +45,8 @@ class HubReaders:
             watcher.close()
 
 
-class GeventWaiter:
-    """A `wire.Waiter` on gevent's hub: the hub itself reads all sockets together.
+class GeventWaiter(Waiter):
+    """Waits on gevent's hub: the hub itself reads all sockets together.
 
     A stream's greenlet sleeps from the headers to the end of its answer. Each arrival costs one recvmsg and its framing
     in the hub: 17 µs a chunk at 300 streams, where a watcher for each socket cost 22 and a cooperative recv 28 to 33.
@@ -183,13 +182,9 @@ class GeventHeartbeat(Heartbeat):
             if switch in self._queue:  # the greenlet was killed while it waited
                 self._queue.remove(switch)
 
-    def start(self) -> Self:
-        """Begin to beat on this thread's hub."""
-        self._last = now()
-        self._next_sample = self._last + SAMPLE_NS
+    def _set_timer(self) -> None:
         self._timer: Any = gevent.get_hub().loop.timer(BEAT, BEAT)
         self._timer.start(self._beat)
-        return self
 
     def stop(self) -> None:
         """Stop beating, and log the gap that is still open."""
@@ -197,39 +192,30 @@ class GeventHeartbeat(Heartbeat):
         self._timer.close()
         self._note(now())
 
-    def take(self) -> int:
-        """Return the longest gap between beats since the last take, ns."""
-        worst, self._worst = self._worst, 0
-        return max(worst, now() - self._last)
-
     def _beat(self) -> None:
         t = now()
         self._note(t)
-        if self._wall is not None and t >= self._next_sample:
-            self._wall.sample()
-            self._next_sample = t + SAMPLE_NS
         while self._queue and now() - t < PORTION_NS:
             self._queue.popleft().switch(None)
 
 
-class GeventBacklog:
-    """Like the asyncio driver's Backlog, but in a greenlet of its own, because listeners of Locust's events may wait."""
+class GeventBacklog(Backlog):
+    """Does its work in slices in a greenlet of its own, because listeners of Locust's events may wait."""
 
     def __init__(self) -> None:
-        self.queue = WorkQueue()
-        self._wake = Event()
+        super().__init__()
+        self._awake = Event()
         self._busy = False
         self._greenlet = gevent.spawn(self._run)
 
-    def add(self, work: Callable[[], object]) -> None:
-        self.queue.put(work)
-        self._wake.set()
+    def _wake(self) -> None:
+        self._awake.set()
 
     def flush(self) -> None:
         """Do all waiting work now, and wait for the piece that is being done."""
-        while self.queue or (self._busy and gevent.getcurrent() is not self._greenlet):
-            if self.queue:
-                self.queue.do_next()
+        while self._work or (self._busy and gevent.getcurrent() is not self._greenlet):
+            if self._work:
+                self.do_next()
             else:
                 gevent.sleep(PAUSE_S)
 
@@ -241,16 +227,16 @@ class GeventBacklog:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self.queue.rest()
+            self._awake.wait()
+            self.rest()
             gevent.sleep(PAUSE_S)
             self._busy = True
             try:
-                self.queue.work_a_slice()
+                self.work_a_slice()
             finally:
                 self._busy = False
-            if not self.queue:
-                self._wake.clear()
+            if not self._work:
+                self._awake.clear()
 
 
 def sleep_until(due: int) -> None:

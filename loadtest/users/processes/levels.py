@@ -7,6 +7,7 @@ and tells workers which level it is.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,7 @@ class ReachedLevels:
         self._periods: list[_SteadyPeriod] = []
         self._given_up: dict[int, str] = {}
         self._missed: dict[int, int] = {}  # level -> most users missing at once, because they ended by themselves
-        self.seen: dict[int, LevelRequests] = {}
+        self.seen: defaultdict[int, LevelRequests] = defaultdict(LevelRequests)
 
     def index(self, users: int) -> int:
         """Return the level of a user count."""
@@ -91,7 +92,7 @@ class ReachedLevels:
 
     def merge_seen(self, seen: dict[int, LevelRequests]) -> None:
         for level, facts in seen.items():
-            self.seen.setdefault(level, LevelRequests()).merge(facts)
+            self.seen[level].merge(facts)
 
     def facts(self, anchor_ns: int) -> list[dict[str, Any]]:
         """Return what run.json says of each level; started_ns and ended_ns only where it ran in one period."""
@@ -99,7 +100,7 @@ class ReachedLevels:
         return [self._facts(users, index, anchor_ns) for users, index in self._index.items() if users]
 
     def _facts(self, users: int, index: int, anchor_ns: int) -> dict[str, Any]:
-        seen = self.seen.get(index, LevelRequests())
+        seen = self.seen[index]
         level = Level(
             index=index,
             concurrency=users,

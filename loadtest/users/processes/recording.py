@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,16 +21,18 @@ from gevent.lock import BoundedSemaphore
 
 from loadtest.errors import RunFolderError
 from loadtest.measure.descriptors import room_for
+from loadtest.measure.failure import FailedInARow
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Request
-from loadtest.records import Clock, Outcome, Record
+from loadtest.records import Clock, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
-from loadtest.users.processes.tryout import UserTarget
-from loadtest.wire import LagLog, WallClock, keeper
+from loadtest.users.processes.user_target import UserTarget
+from loadtest.wire import LagLog, WallClock, kernel_stamping
 from loadtest.workloads.data_source import WORKER_STRIDE
+from loadtest.workloads.schedule import PlanShare
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,8 @@ class CurrentTest:
     folder: RunFolder | None = None  # None before the first test, and where nothing is written
     facts: dict[str, Any] = field(default_factory=dict)  # run.json; empty on a worker, and before the first test
     refusal: str | None = None  # the sentence with which the latest test was refused
-    # When open-loop schedules begin (wall clock, ns), and that every of-th arrival from `rank` on is this process's:
-    # (begin, rank, of); None before all users of the test are there.
-    share: tuple[int, int, int] | None = None
+    # When open-loop schedules begin (wall clock, ns), and this process's part of them; None before all users are there.
+    share: tuple[int, PlanShare] | None = None
 
 
 current_test = CurrentTest()
@@ -132,11 +133,11 @@ class Recorder:
         """
         room_for(None if any(one.open_loop for one in user_targets.values()) else users)
         self.current_level = current_level
-        self.seen: dict[int, LevelRequests] = {}
+        self.seen: defaultdict[int, LevelRequests] = defaultdict(LevelRequests)
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
         self._stack = ExitStack()
-        self._stack.enter_context(keeper())
+        self._stack.enter_context(kernel_stamping())
         self.clock = Clock.now()
         self.wall = WallClock()
         self.lag = LagLog()
@@ -144,31 +145,31 @@ class Recorder:
         waiter = GeventWaiter()
         self._stack.callback(waiter.close)
         self.backlog = GeventBacklog()
-        self._on_broken, self._on_hopeless = on_broken, on_hopeless
-        self._hopeless = False
-        self._failed_in_a_row: Counter[tuple[int, int]] = Counter()  # of a server and model, in a level
-        self._stop_after = _failures_allowed(user_targets.values())
-        self.ledger = self._open_ledger(folder, str(worker), source)
+        self._on_hopeless = on_hopeless
+        self._failed = FailedInARow(_failures_allowed(user_targets.values()))
+        self.ledger = self._open_ledger(folder, str(worker), source, on_broken)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
         channels = {key: Channel(one, waiter, clock=self.clock, numbers=numbers) for key, one in different.items()}
         for channel in channels.values():
-            self._stack.enter_context(channel).warm_up(users)
+            self._stack.callback(channel.wire.close)
+            channel.warm_up(users)
         self._by_class = {name: channels[id(one)] for name, one in user_targets.items()}
         self._sampler = gevent.spawn(self._sample)
         gc.collect()
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
         self._heartbeat.start()
 
-    def _open_ledger(self, folder: RunFolder | None, worker: str, source: str) -> Ledger:
+    def _open_ledger(
+        self, folder: RunFolder | None, worker: str, source: str, on_broken: Callable[[str], object]
+    ) -> Ledger:
         records: RecordWriter | None = None
         samples: SampleWriter | None = None
         if folder is not None:
-            records = folder.record_writer(self.clock, worker=worker, driver="locust")
-            self._stack.callback(records.close)
-            samples = folder.sample_writer(self.clock, source=source)
-            self._stack.callback(samples.close)
+            opened = self._stack.enter_context
+            records = opened(closing(folder.record_writer(self.clock, worker=worker, driver="locust")))
+            samples = opened(closing(folder.sample_writer(self.clock, source=source)))
         return Ledger(
             self.backlog,
             wall=self.wall,
@@ -177,23 +178,18 @@ class Recorder:
             samples=samples,
             stops=(GreenletExit, KeyboardInterrupt, SystemExit),
             on_record=[self._recorded],
-            on_broken=lambda: self._on_broken(self.ledger.broken or ""),
+            on_broken=on_broken,
         )
 
     def _recorded(self, name: str, record: Record) -> None:
-        """Tell the listeners of a record, and count failures in a row; a success of another server ends no such row."""
+        """Tell the listeners of a record, and say where too many in a row were failures."""
         for listener in record_listeners:
             try:
                 listener(name, record)
             except Exception:
                 logger.exception("a listener failed over a record")
-        most, where = self._stop_after.get(record.target), (record.target, record.level)
-        if most is None or record.outcome in (Outcome.CANCELLED, Outcome.LEFT):
-            return
-        self._failed_in_a_row[where] = self._failed_in_a_row[where] + 1 if record.outcome is not Outcome.OK else 0
-        if self._failed_in_a_row[where] >= most and not self._hopeless:
-            self._hopeless = True
-            self._on_hopeless(f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}")
+        if (why := self._failed.hopeless(record)) is not None:
+            self._on_hopeless(why)
 
     def channel(self, class_name: str) -> Channel:
         """Return what users of a class send through."""
@@ -207,9 +203,7 @@ class Recorder:
         self._heartbeat.pass_gate()
         current_level, job = self.current_level(), request.job
         self.ledger.begin(request, name)
-        seen = self.seen.get(current_level.level)
-        if seen is None:
-            seen = self.seen[current_level.level] = LevelRequests()
+        seen = self.seen[current_level.level]
         seen.inputs.add(job.input_tokens)
         seen.outputs.add(job.output_tokens)
         return current_level

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.metadata
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
-from loadtest.scenario.fields import body_text, templates_of
+from loadtest.scenario.request_additions import body_text, templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.loaded_model import loaded_facts
 from loadtest.targets.run_facts import at_end, initial_facts, target_entry
@@ -26,20 +25,14 @@ from loadtest.urls import without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
 from loadtest.users.processes.levels import LevelRequests, ReachedLevels
-from loadtest.users.processes.tryout import UserTarget, try_out
+from loadtest.users.processes.user_target import UserTarget, prepare_user_target
 from loadtest.users.user import ModelUser
 
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A test that can begin: all its user classes were tried out without an error."""
-
-    name: str
-    user_targets: dict[str, UserTarget]  # what each user class asks of whom, by the name of the class
+UserTargets = Mapping[str, UserTarget]  # what each user class asks of whom, by the name of the class
 
 
-def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
-    """Try out every user class of the test; return None where none of them is a ModelUser.
+def prepare(environment: Environment, say: Callable[[str], object], ahead: UserTargets) -> UserTargets:
+    """Try out every user class of the test; return what each ModelUser asks of whom.
 
     `ahead` is an earlier result: what it holds is not tried out again where the test still asks for the same. Writes
     nothing. Raises LoadTestError.
@@ -49,15 +42,14 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     name = _locustfile_name(environment.locustfile)
     classes = [one for one in environment.user_classes if issubclass(one, ModelUser)]
     if not classes:
-        return None
-    known = list(ahead.user_targets.values()) if ahead is not None else []
-    seed = known[0].scenario.seed if known else None
+        return {}
+    seed = next((one.scenario.seed for one in ahead.values()), None)
     if seed is None:
         seed = secrets.randbelow(2**31)
     options = environment.parsed_options
     told = (environment, "tags"), (environment, "exclude_tags"), (options, "tags"), (options, "exclude_tags")
     tagged = any(getattr(who, what, None) for who, what in told)
-    by_scenario = {one.scenario: one for one in known}
+    by_scenario = {one.scenario: one for one in ahead.values()}
     targets: list[dict[str, Any]] = []
     user_targets = {}
     for user_class in classes:
@@ -68,7 +60,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
             )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
-            by_scenario[scenario] = try_out(scenario, say)
+            by_scenario[scenario] = prepare_user_target(scenario, say)
         one = by_scenario[scenario]
         if one.target.facts not in targets:
             targets.append(one.target.facts)
@@ -76,7 +68,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
         if (one.index, one.open_loop) != (index, open_loop):
             by_scenario[scenario] = one = dataclasses.replace(one, index=index, open_loop=open_loop)
         user_targets[user_class.__name__] = one
-    return Prepared(name, user_targets)
+    return user_targets
 
 
 def withhold_passwords(environment: Environment) -> None:
@@ -115,10 +107,10 @@ def _listed(texts: str | Sequence[str]) -> Sequence[str]:
 class LocustRun:
     """A test that has begun. Its folder holds run.json from the start, in state "running"."""
 
-    def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
+    def __init__(self, environment: Environment, user_targets: UserTargets, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
-        self.user_targets = prepared.user_targets
-        self.levels = ReachedLevels(**_drawn_lengths(prepared.user_targets))
+        self.user_targets = user_targets
+        self.levels = ReachedLevels(**_drawn_lengths(user_targets))
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept
@@ -223,7 +215,7 @@ def _locustfile_name(locustfile: str | None) -> str:
     return Path(locustfile or "locust").stem
 
 
-def _drawn_lengths(user_targets: Mapping[str, UserTarget]) -> dict[str, str | None]:
+def _drawn_lengths(user_targets: UserTargets) -> dict[str, str | None]:
     """Return the distributions that every user class draws its lengths from; None where they differ or are numbers."""
 
     def only(asked: set[tuple[int | str, ...]]) -> str | None:

@@ -20,8 +20,9 @@ from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.exit_code import NOT_TO_BE_BELIEVED
 from loadtest.users.processes.levels import CurrentLevel
-from loadtest.users.processes.tryout import UserTarget
+from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import now
+from loadtest.workloads.schedule import PlanShare
 
 ORPHAN_S = 10  # within it the master may come back; later its users would load the server for nobody
 POLL_S = 0.5  # between two looks at the connection to the master
@@ -56,8 +57,7 @@ class LocustWorker:
         self._level = said["id"], CurrentLevel(said["level"], steady=said["steady"])
         self._spawned = self._runner.last_received_spawn_timestamp
         if said["steady"] and said["share"] is not None:
-            rank, of = said["share"]
-            recording.current_test.share = said["start_ns"], rank, of
+            recording.current_test.share = said["start_ns"], PlanShare(*said["share"])
 
     def _current_level(self) -> CurrentLevel:
         """Return the current level; a spawn message after the master's last message means that users are changing."""

@@ -11,6 +11,7 @@ import math
 import time
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -89,14 +90,14 @@ class Board:
     def reset(self, generation: int | None = None) -> None:
         self.generation = generation
         self._workers: dict[str, WorkerReport] = {}
-        self._figures: dict[str, Figures] = {}
-        self._seconds: dict[int, Second] = {}
+        self._figures: defaultdict[str, Figures] = defaultdict(Figures)
+        self._seconds: defaultdict[int, Second] = defaultdict(Second)
         self._points: dict[int, dict[str, Any]] = {}
         self._upto: int | None = None
 
     def add(self, name: str, record: Record, zero: float) -> None:
         """Count a finished request of this process; `zero` is the wall time in seconds at which the record's t_* are 0."""
-        self._figures.setdefault(name, Figures()).add(record, zero)
+        self._figures[name].add(record, zero)
         if record.t_send is None or record.t_first_token is None or not record.chunks:
             return
         sent = zero + record.t_send * metrics.S_PER_NS
@@ -113,7 +114,7 @@ class Board:
 
     def overrule(self, name: str, outcome: str, *, failed: bool) -> None:
         """Let the test's own code decide on a measured request that was added before."""
-        self._figures.setdefault(name, Figures()).overrule(outcome, failed=failed)
+        self._figures[name].overrule(outcome, failed=failed)
 
     def sample(self, now: float) -> None:
         """Note what is in flight; called at least once a second, with the wall time in seconds."""
@@ -135,7 +136,9 @@ class Board:
             "client": self.client(),
             "upto": self._upto,
         }
-        self._figures, self._seconds, self._points = {}, {}, {}
+        self._figures.clear()
+        self._seconds.clear()
+        self._points.clear()
         return delta
 
     def merge(self, delta: dict[str, Any], worker: str) -> None:
@@ -146,7 +149,7 @@ class Board:
             live = {name: (decoding, waiting) for name, (decoding, waiting) in delta["live"].items()}
             self._workers[worker] = WorkerReport(live, delta["client"], delta["upto"], time.monotonic())
         for name, figures in delta["names"].items():
-            self._figures.setdefault(name, Figures()).merge(Figures.from_json(figures))
+            self._figures[name].merge(Figures.from_json(figures))
         for second, one in delta["seconds"].items():
             self._second(int(second)).merge(Second.from_json(one))
         self._forget()
@@ -223,7 +226,7 @@ class Board:
         """Return a second to change, and drop the points that were made from it."""
         for later in range(second, second + SMOOTHED_S):
             self._points.pop(later, None)
-        return self._seconds.setdefault(second, Second())
+        return self._seconds[second]
 
     def _forget(self) -> None:
         for second in sorted(self._seconds)[: -HISTORY_S - SMOOTHED_S]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.grid import Grid
-from loadtest.text import UNKNOWN, counted, number
+from loadtest.text import UNKNOWN, counted, number, profile_at_speed
 
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
 # The columns: a heading, then (part, key of Figures.row, factor) for each column; factor 1000 shows seconds as ms.
@@ -40,13 +40,9 @@ def simulated_profile(facts: dict[str, Any]) -> str | None:
     servers = {one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()}
     profiles = {url: profile for url, profile in servers.items() if profile}
     if len(profiles) < len(servers):
-        return "; ".join(f"{url} alone, {_profile(profile)}" for url, profile in profiles.items()) or None
+        return "; ".join(f"{url} alone, {profile_at_speed(profile)}" for url, profile in profiles.items()) or None
     first = said or next(iter(profiles.values()), None)
-    return _profile(first) if first else None
-
-
-def _profile(said: dict[str, Any]) -> str:
-    return f"profile {said['profile']} at {float(said['speed']):g}× speed"
+    return profile_at_speed(first) if first else None
 
 
 def board_cell(value: float | None, factor: int) -> str:

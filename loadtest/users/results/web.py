@@ -8,7 +8,6 @@ takes under 1 ms (10 names, 15 minutes of history), so a process that also runs 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from loadtest.metrics import FORMULAS
 from loadtest.run_folder import RunFolder
 from loadtest.urls import without_secrets
 from loadtest.users.processes import recording
+from loadtest.users.processes.recording import CurrentTest
 from loadtest.users.processes.run import withhold_passwords
 from loadtest.users.results import locust_files, tables
 from loadtest.users.results.live_figures import SMOOTHED_S, Board, board
@@ -33,41 +33,31 @@ SCRIPT = b'<script type="module" src="./loadtest/static/tab.js"></script>'
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
 
 
-@dataclass(frozen=True, slots=True)
-class LatestRun:
-    """Where the web UI finds the latest run: its run.json, its folder, and why a later test was refused."""
-
-    facts: Callable[[], dict[str, Any]] = lambda: recording.current_test.facts
-    folder: Callable[[], RunFolder | None] = lambda: recording.current_test.folder
-    refusal: Callable[[], str | None] = lambda: recording.current_test.refusal
-
-
 def listen_to(events: Events) -> None:
     """Extend the web UI of a process that has one. To be called once."""
 
     def extend(web_ui: WebUI | None, **_: Any) -> None:
         if web_ui is not None:
-            attach(web_ui, board)
+            attach(web_ui, board, recording.current_test)
 
     hooks: Any = events  # untyped in Locust
     hooks.init.add_listener(extend)
 
 
-def attach(web_ui: WebUI, shown: Board, told: LatestRun | None = None) -> None:
+def attach(web_ui: WebUI, shown: Board, test: CurrentTest) -> None:
     """Add the tab and the routes /loadtest, /loadtest/figures and /loadtest/streams.csv to a web UI.
 
     The routes are below --web-base-path and behind --web-login, like Locust's own. Locust's report, shown or downloaded,
     gets the same section as the file of --html.
     """
-    told = told or LatestRun()
     app = web_ui.app
     assert app is not None
-    app.register_blueprint(_routes(app, web_ui, shown, told))
-    app.after_request(_amending(web_ui, shown, told))
+    app.register_blueprint(_routes(app, web_ui, shown, test))
+    app.after_request(_amending(web_ui, shown, test))
 
     def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
         if "template_args" in context:
-            context["template_args"] = {**context["template_args"], "state": test_state(web_ui, told)}
+            context["template_args"] = {**context["template_args"], "state": test_state(web_ui, test)}
 
     before_render_template.connect(begin, app, weak=False)
     arguments: dict[str, Any] = web_ui.template_args
@@ -76,7 +66,7 @@ def attach(web_ui: WebUI, shown: Board, told: LatestRun | None = None) -> None:
     arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
 
 
-def _routes(app: Flask, web_ui: WebUI, shown: Board, told: LatestRun) -> Blueprint:
+def _routes(app: Flask, web_ui: WebUI, shown: Board, test: CurrentTest) -> Blueprint:
     """Return our pages, below the same prefix and behind the same login as Locust's."""
     routes = Blueprint(
         "loadtest",
@@ -96,7 +86,7 @@ def _routes(app: Flask, web_ui: WebUI, shown: Board, told: LatestRun) -> Bluepri
     @routes.route("/loadtest/figures")
     @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
     def figures() -> Response:
-        said = snapshot(shown, told, web_ui, history=request.args.get("history") != "0")
+        said = snapshot(shown, test, web_ui, history=request.args.get("history") != "0")
         return _fresh(Response(orjson.dumps(said), mimetype="application/json"))
 
     @routes.route("/loadtest/streams.csv")
@@ -109,7 +99,7 @@ def _routes(app: Flask, web_ui: WebUI, shown: Board, told: LatestRun) -> Bluepri
     return routes
 
 
-def _amending(web_ui: WebUI, shown: Board, told: LatestRun) -> Callable[[Response], Response]:
+def _amending(web_ui: WebUI, shown: Board, test: CurrentTest) -> Callable[[Response], Response]:
     """Return a function that amends Locust's answers: adds our script and our section, and corrects the state."""
     charts = ChartCache()
 
@@ -119,10 +109,10 @@ def _amending(web_ui: WebUI, shown: Board, told: LatestRun) -> Callable[[Respons
         if request.endpoint == "locust.index":
             answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
         elif request.endpoint == "locust.stats_report" and shown.generation is not None:
-            rows, mark = shown.rows(), tables.simulated_profile(told.facts())
+            rows, mark = shown.rows(), tables.simulated_profile(test.facts)
             # To draw keeps the process from all else for seconds.
-            idle = test_state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
-            section = locust_files.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
+            idle = test_state(web_ui, test) in (STATE_INIT, STATE_STOPPED)
+            section = locust_files.section(rows, charts.of(test.folder, rows) if idle else [], mark)
             answer.set_data(locust_files.page_with(answer.get_data(as_text=True), section))
         elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
             withhold_passwords(web_ui.environment)
@@ -132,13 +122,13 @@ def _amending(web_ui: WebUI, shown: Board, told: LatestRun) -> Callable[[Respons
             answer.set_data(orjson.dumps(said))
         elif request.endpoint == "locust.request_stats":
             said = orjson.loads(answer.get_data())  # a new answer, because Locust caches its own for 2 s
-            return Response(orjson.dumps({**said, "state": test_state(web_ui, told)}), mimetype="application/json")
+            return Response(orjson.dumps({**said, "state": test_state(web_ui, test)}), mimetype="application/json")
         return answer
 
     return amend
 
 
-def test_state(web_ui: WebUI, told: LatestRun) -> str:
+def test_state(web_ui: WebUI, test: CurrentTest) -> str:
     """Return the state of the test, as Locust names it; `spawning` from the moment it is started.
 
     Locust says `spawning` only after the listeners of test_start. Ours may load a model for a minute, and a web UI that
@@ -153,7 +143,7 @@ def test_state(web_ui: WebUI, told: LatestRun) -> str:
     found: str = runner.state
     if found not in (STATE_INIT, STATE_STOPPED):
         return found
-    return STATE_SPAWNING if starting else STATE_STOPPED if told.refusal() else found
+    return STATE_SPAWNING if starting else STATE_STOPPED if test.refusal else found
 
 
 class ChartCache:
@@ -170,9 +160,9 @@ class ChartCache:
         return self._drawn[1]
 
 
-def snapshot(shown: Board, told: LatestRun, web_ui: WebUI, *, history: bool) -> dict[str, Any]:
+def snapshot(shown: Board, test: CurrentTest, web_ui: WebUI, *, history: bool) -> dict[str, Any]:
     """Return what tab and page show, as plain JSON: the test's target and state, Board.rows and Board.history."""
-    rows, runner, facts, now = shown.rows(), web_ui.environment.runner, told.facts(), test_state(web_ui, told)
+    rows, runner, facts, now = shown.rows(), web_ui.environment.runner, test.facts, test_state(web_ui, test)
     target = facts.get("target") or {}
     return {
         "state": now,
@@ -181,7 +171,7 @@ def snapshot(shown: Board, told: LatestRun, web_ui: WebUI, *, history: bool) -> 
         "url": target.get("url"),
         "dialect": target.get("dialect"),
         "simulated": tables.simulated_profile(facts),
-        "refused": told.refusal() if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
+        "refused": test.refusal if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
         "columns": tables.groups_of(rows) + tables.NOW,
         "rows": rows,
         "notes": list(tables.notes(rows)),

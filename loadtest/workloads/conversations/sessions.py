@@ -12,10 +12,10 @@ from loadtest.scenario import Level, Scenario, lengths_of
 from loadtest.text import percent
 from loadtest.workloads.conversations.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
 from loadtest.workloads.data_source import DataSource
-from loadtest.workloads.lengths import DrawnLengths
+from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.messages import Round, calls_a_tool, rounds, system_apart, text_of
 from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
-from loadtest.workloads.prefix import SharedPrefix
+from loadtest.workloads.shared_prefix import SharedPrefix
 from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
@@ -46,12 +46,9 @@ class MadeUpTalk:
         level = self._lengths_at(number)
         seed = seed_from(self.seed, "turn", number) if number else self.seed
         asked = level.input_tokens or 1
-        if number == 0:
-            nonce = "" if self.scenario.warm_cache else f"{nonce_of(seed)} "
-            text = made_up(self.fit.ours(asked), level.output_tokens, seed, self.counter, nonce=nonce)
-        else:
-            ours = max(1, round(asked / self.fit.ratio))
-            text = made_up(ours, level.output_tokens, seed, self.counter, nonce="")
+        ours = self.fit.ours_added(asked) if number else self.fit.ours(asked)
+        nonce = "" if number or self.scenario.warm_cache else nonce_of(seed)
+        text = made_up(ours, level.output_tokens, seed, self.counter, nonce=nonce)
         return Turn(
             text,
             asked + (MESSAGE_TOKENS if number else 0),
@@ -80,7 +77,7 @@ class MadeUpTalk:
         return self.lengths.of_turn(level, self.session, number, warmup=warmup)
 
     def _recorded(self, level: Level, seed: int) -> Mapping[str, Any]:
-        ours = max(1, round((level.output_tokens or 1) / self.fit.ratio))
+        ours = self.fit.ours_added(level.output_tokens or 1)
         return {"role": "assistant", "content": made_up_document(ours, seed_from(seed, "answer"), self.counter)}
 
 

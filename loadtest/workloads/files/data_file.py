@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import functools
+import itertools
 import re
 import time
 from array import array
@@ -21,16 +22,9 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
-from loadtest.scenario.wrong_file import (
-    LONE_RETURNS,
-    is_utf8,
-    not_regular,
-    not_rows,
-    wrong_cells,
-    wrong_csv,
-    wrong_head,
-)
+from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
+from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv, wrong_head
 from loadtest.workloads.files.data_row import (
     IDS,
     KNOWN,
@@ -50,6 +44,7 @@ BLOCK = 1 << 20  # bytes that are read at once of a JSON array
 MOST_ROW = 64 << 20  # bytes
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001  # the length of such a pause
+ALIKE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 JSON_PIECES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 
@@ -137,32 +132,31 @@ class DataFile:
     def take_all(self, file: BinaryIO) -> None:
         """Read the file through, and remember where its rows are."""
         pieces = self._csv_pieces(file) if self.head is not None else self._json_pieces(file)
-        starts, ends, answers = self.starts, self.ends, self.answers
         keys, plain = None, None  # of a row of which nothing but one text is sent: most rows are alike
         for number, (piece, value) in enumerate(pieces):
             if not number:
                 self.unsent = unsent_text(value, self.column)
-            if plain is not None and value.__class__ is dict and value.keys() == keys and is_plain(value[plain]):
-                starts.append(piece.start)
-                ends.append(piece.end)
-                answers.append(0)
-                if not len(starts) % YIELD_EVERY:
-                    time.sleep(PAUSE_S)
-                continue
-            if (plain := plain_column(value, self.column)) is not None:
-                keys = value.keys()
-            try:
-                row = read_row(value, self.column)
-            except RowError as error:
-                raise self._wrong(piece.start, str(error)) from None
-            except UnicodeEncodeError:
-                raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
+            elif not number % YIELD_EVERY:
+                time.sleep(PAUSE_S)
+            row: Row | None = ALIKE
+            if plain is None or value.__class__ is not dict or value.keys() != keys or not is_plain(value[plain]):
+                if (plain := plain_column(value, self.column)) is not None:
+                    keys = value.keys()
+                row = self._read(piece, value)
             if row is None:
                 self.left_out += 1
-                continue
-            self._take(piece, row)
+            else:
+                self._take(piece, row)
         if len(self.starts) > MOST_REQUESTS:
             raise ScenarioError(f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it.")
+
+    def _read(self, piece: Piece, value: Any) -> Row | None:
+        try:
+            return read_row(value, self.column)
+        except RowError as error:
+            raise self._wrong(piece.start, str(error)) from None
+        except UnicodeEncodeError:
+            raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
 
     def _take(self, piece: Piece, row: Row) -> None:
         self.starts.append(piece.start)
@@ -265,8 +259,7 @@ class DataFile:
         assert self.head is not None
         lines = _CsvLines(self, file)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        first = True
-        while True:
+        for number in itertools.count():
             start = lines.at
             try:
                 cells = next(reader)
@@ -274,10 +267,7 @@ class DataFile:
                 return
             except csv.Error as error:
                 raise self._wrong(start, wrong_csv(error)) from None
-            if first:
-                first = False
-                continue
-            if not any(cell.strip() for cell in cells):
+            if not number or not any(cell.strip() for cell in cells):  # the head, or a blank line
                 continue
             if len(cells) != len(self.head):
                 raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from loadtest.scenario import TOKEN_COUNTS, parse_whole, short_repr
-from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS
+from loadtest.scenario import TOKEN_COUNTS, short_repr
+from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS, read_count
 from loadtest.workloads.messages import calls_a_tool, is_message, text_of
 
 PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
@@ -74,12 +74,12 @@ def read_row(value: Any, column: str | None) -> Row | None:
     `column` is the name of the prompt's column, where the user gave it.
     """
     if isinstance(value, str) and column is None:
-        return _text_row(_said(value, "its text"))
-    if column is None and isinstance(value, list) and value and all(map(_is_told, value)):
+        return _text_row(_prompt_text(value, "its text"))
+    if column is None and isinstance(value, list) and value and all(map(_has_role_and_content, value)):
         # the messages alone, without an object around them
         return _conversation(value, "messages", None, None, None, None)
     if not isinstance(value, dict):
-        raise RowError(f"is {_kind(value)}, not an object with a prompt")
+        raise RowError(f"is {_kind_of(value)}, not an object with a prompt")
     name = column if column is not None else next((one for one in KNOWN if value.get(one) not in (None, "")), None)
     if name is None and isinstance(value.get(TURNS), list):
         name = TURNS
@@ -91,18 +91,18 @@ def read_row(value: Any, column: str | None) -> Row | None:
     given = value[name]
     if name == "body" and isinstance(given, dict):
         return _batch_row(given, row_id)
-    length = _length(value)
+    length = _output_length(value)
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
         # a list of texts is what a user says turn by turn, without answers, as in MT-Bench
-        row = _text_row(_said(given[0], name), output_tokens=length, id=row_id)
+        row = _text_row(_prompt_text(given[0], name), output_tokens=length, id=row_id)
         return replace(row, talk=tuple(_user(text) for text in given if text.strip()), questions=True)
     if isinstance(given, list) or name in CONVERSATIONS:
-        return _conversation(given, name, length, row_id, _system_of(value), _extra(value))
-    text = _said(given, name)
+        return _conversation(given, name, length, row_id, _system_of(value), _body_keys(value))
+    text = _prompt_text(given, name)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
     answer = next((value[one] for one in ("answer", "output", "response") if isinstance(value.get(one), str)), None)
-    row = _text_row(text, output_tokens=length, id=row_id, body=_extra(value), answer=answer)
+    row = _text_row(text, output_tokens=length, id=row_id, body=_body_keys(value), answer=answer)
     system = None if name in SYSTEMS else _system_of(value)
     if system is not None:
         messages = ({"role": "system", "content": system}, *row.talk)
@@ -136,7 +136,7 @@ def is_plain(text: Any) -> bool:
 
 def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     """Return what a request of an OpenAI batch file asks for: its messages or its prompt, and its length."""
-    length, extra = _length(body), {key: value for key, value in body.items() if key not in OWN} or None
+    length, extra = _output_length(body), {key: value for key, value in body.items() if key not in OWN} or None
     given = body.get("messages", body.get("input"))
     if isinstance(given, list):
         system = None if extra is None or not isinstance(extra.get("system"), str) else extra.pop("system")
@@ -147,7 +147,7 @@ def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     text = given if given is not None else body.get("prompt")
     if text is None:
         raise RowError(f"has neither messages nor prompt in its body; it has {_names(body)}")
-    return _text_row(_said(text, "body.prompt"), output_tokens=length, id=row_id, body=extra)
+    return _text_row(_prompt_text(text, "body.prompt"), output_tokens=length, id=row_id, body=extra)
 
 
 def _system_of(value: Mapping[str, Any]) -> str | None:
@@ -155,7 +155,7 @@ def _system_of(value: Mapping[str, Any]) -> str | None:
     return next((said for name in SYSTEMS if isinstance(said := value.get(name), str) and said.strip()), None)
 
 
-def _is_told(message: Any) -> bool:
+def _has_role_and_content(message: Any) -> bool:
     return is_message(message) and isinstance(message.get("role"), str)
 
 
@@ -183,13 +183,13 @@ def _conversation(
     without the recorded answer that they may end in.
     """
     if not isinstance(given, list):
-        raise RowError(f"has {_kind(given)} under {name}, not a list of messages")
+        raise RowError(f"has {_kind_of(given)} under {name}, not a list of messages")
     shared = any(isinstance(turn, dict) and "from" in turn for turn in given)
-    messages = [_turn(turn) for turn in given] if shared else [_with_usual_role(message) for message in given]
+    messages = [_as_message(turn) for turn in given] if shared else [_with_usual_role(message) for message in given]
     answer, talk = None, messages
     if shared or name != "messages":
         talk = [one for one in messages if _speaks(one)]
-        messages, answer = _to_first_answer(messages, name)
+        messages, answer = _before_first_answer(messages, name)
     elif recorded and messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
         answer = text_of(messages[-1:])
         messages = messages[:-1]
@@ -198,10 +198,10 @@ def _conversation(
             return None
         raise RowError(f"has no message of a user under {name}")
     for place, message in enumerate(messages, 1):
-        if not is_message(message) or not isinstance(message.get("role"), str):
+        if not _has_role_and_content(message):
             raise RowError(f'has no "role" and "content" in message {place} of {name}: {short_repr(message)}')
         if not isinstance(content := message.get("content"), str | list | dict | None):
-            raise RowError(f"has {_kind(content)} for the content of message {place} of {name}, not a text")
+            raise RowError(f"has {_kind_of(content)} for the content of message {place} of {name}, not a text")
     if not any(map(_says_something, messages)):
         raise RowError(f"has an empty prompt (under {name})")
     if system is not None and messages[0].get("role") != "system":
@@ -220,12 +220,12 @@ def _speaks(message: Any) -> bool:
     return known and bool(str(message.get("content") or "").strip())
 
 
-def _to_first_answer(messages: Sequence[Any], name: str) -> tuple[list[Any], str | None]:
+def _before_first_answer(messages: Sequence[Any], name: str) -> tuple[list[Any], str | None]:
     """Return the system's and the user's turns before the first answer to them, and that answer."""
     kept: list[Any] = []
     for place, message in enumerate(messages, 1):
         if not isinstance(message, dict):
-            raise RowError(f"has {_kind(message)} in turn {place} of {name}, not an object")
+            raise RowError(f"has {_kind_of(message)} in turn {place} of {name}, not an object")
         role = message.get("role")
         asked = any(one["role"] == "user" for one in kept)
         if role == "assistant":
@@ -236,7 +236,7 @@ def _to_first_answer(messages: Sequence[Any], name: str) -> tuple[list[Any], str
     return (kept, None) if any(one["role"] == "user" for one in kept) else ([], None)
 
 
-def _turn(turn: Any) -> Any:
+def _as_message(turn: Any) -> Any:
     if not isinstance(turn, dict):
         return turn
     role = str(turn.get("from"))
@@ -250,9 +250,9 @@ def _with_usual_role(message: Any) -> Any:
     return message if known in (None, role) else {**message, "role": known}
 
 
-def _said(text: Any, name: str) -> str:
+def _prompt_text(text: Any, name: str) -> str:
     if not isinstance(text, str):
-        raise RowError(f"has {_kind(text)} for a prompt (column {name}), not a text")
+        raise RowError(f"has {_kind_of(text)} for a prompt (column {name}), not a text")
     if not text.strip():
         raise RowError(f"has an empty prompt (column {name})")
     if "\0" in text:
@@ -260,22 +260,19 @@ def _said(text: Any, name: str) -> str:
     return text
 
 
-def _length(value: Mapping[str, Any]) -> int | None:
+def _output_length(value: Mapping[str, Any]) -> int | None:
     """Return the length of the answer that a row asks for."""
     name = next((one for one in LENGTHS if value.get(one) not in (None, "")), None)
     if name is None:
         return None
     given = value[name]
-    try:
-        length = 0 if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
-    except (ValueError, OverflowError, TypeError):
-        length = 0
-    if not 1 <= length <= TOKEN_COUNTS.high:
+    length = read_count(given)
+    if length is None or not 1 <= length <= TOKEN_COUNTS.high:
         raise RowError(f"has {short_repr(given)} for a length (column {name}); give a whole number above 0")
     return length
 
 
-def _extra(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _body_keys(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return what a row lays over its request's body."""
     extra = value.get("body")
     if extra is None or not isinstance(extra, dict):
@@ -320,6 +317,6 @@ def _names(value: Mapping[str, Any]) -> str:
     return short_repr(", ".join(map(str, value)) or "none")
 
 
-def _kind(value: Any) -> str:
+def _kind_of(value: Any) -> str:
     kinds = {type(None): "nothing", bool: "a truth value", str: "a text", list: "a list", dict: "an object"}
     return kinds.get(type(value), "a number")

@@ -189,16 +189,21 @@ def looks_like_trace(path: Path) -> bool:
     return bool(names & set(INPUTS)) and not names & set(PROMPT_NAMES)
 
 
+def read_count(given: Any) -> int | None:
+    """Return a count that a row gives as a number or as a text; None for what is none."""
+    try:
+        return None if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
     name = next((name for name in names if row.get(name) not in (None, "")), None)
     if name is None:
         return None
     given = row[name]
-    try:
-        length = -1 if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
-    except (TypeError, ValueError):
-        length = -1
-    if not least <= length <= TOKEN_COUNTS.high:
+    length = read_count(given)
+    if length is None or not least <= length <= TOKEN_COUNTS.high:
         raise ScenarioError(
             f"{where} has a length of {short_repr(given)} (column {name}); lengths are whole numbers from {least} to "
             f"{TOKEN_COUNTS.high}."

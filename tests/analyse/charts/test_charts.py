@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,11 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import itl, style
-from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import Series, series_of
@@ -59,11 +61,6 @@ def axes() -> Axes:
 
 def lost(record: Record) -> Record:
     return unanswered(record, Outcome.HTTP_ERROR)
-
-
-def one_request(path: Path) -> None:
-    levels, truth = grid(Made(), (1,), each=1)
-    write(path, truth.records[1:], levels)
 
 
 def no_success(path: Path) -> None:
@@ -228,7 +225,7 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
     analysis = analyse(tmp_path / "run")
     titles = (
         ttft.split_title(analysis),
-        ttft.distribution_title(analysis),
+        distributions.title(analysis),
         itl.title(analysis),
         throughput.title(analysis),
         tradeoff.title(analysis),
@@ -239,18 +236,6 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
     assert not any(character.isdigit() for title in titles for character in title)
 
 
-def labels_apart(axes: Axes) -> None:
-    """No two labels of ticks or points lie on each other, and no entry of the legend is invisible."""
-    assert isinstance(axes.figure, Figure)
-    axes.figure.draw_without_rendering()
-    for texts in (axes.get_xticklabels(), axes.get_yticklabels(), axes.texts):
-        boxes = [text.get_window_extent() for text in texts if text.get_text()]
-        for one, other in itertools.pairwise(sorted(boxes, key=lambda box: (box.x0, box.y0))):
-            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
-            high = min(one.y1, other.y1) - max(one.y0, other.y0)
-            assert wide <= 2 or high <= 2
-
-
 @pytest.fixture(scope="module", params=[12, 40])
 def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     path = tmp_path_factory.mktemp("many") / "run"
@@ -259,7 +244,7 @@ def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize(
-    "chart", [ttft.ttft_parts, ttft.distribution, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
+    "chart", [ttft.ttft_parts, distributions.ttft, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
 )
 def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, chart: Any) -> None:
     analysis, levels = of_many_levels, of_many_levels.summary["levels"]
@@ -270,7 +255,7 @@ def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, c
     if chart is ttft.ttft_parts:  # marks that touch would look like a line
         place = axes.get_window_extent().width / axes.figure.dpi * 72 / len(levels)
         assert all(line.get_markersize() < place for line in axes.lines if line.get_marker() in ("_", "^"))
-    if chart in (ttft.distribution, itl.tail):
+    if chart in (distributions.ttft, itl.tail):
         assert style.left_out(levels).startswith(f"{style.MOST_LINES} of {len(levels)} levels")
 
 
@@ -306,6 +291,18 @@ def test_fourteen_series_are_told_apart() -> None:
     looks = [tuple(style.line_look(place).values()) for place in range(14)]
     assert len(set(looks)) == 14
     assert len({look[:2] for look in looks}) == 14  # by colour and marker alone, where a line is too short for dashes
+
+
+def test_an_answer_without_text_is_no_point_of_the_distribution_of_ttft(tmp_path: Path, axes: Axes) -> None:
+    levels, truth = grid(Made(), (4,), each=10)
+    last = len(truth.records) - 1
+    records = [unanswered(each, Outcome.OK) if each.id == last else each for each in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    (level,) = analysis.summary["levels"]
+    distributions.ttft(axes, analysis, series_of([level])[0])
+    assert level["outcomes"]["ok"] == level["ttft_s"]["n"] + 1
+    assert axes.get_legend_handles_labels()[1] == [f"4 streams (n = {level['ttft_s']['n']})"]
+    assert float(np.asarray(axes.lines[0].get_ydata())[-1]) == 1.0
 
 
 def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: Axes) -> None:

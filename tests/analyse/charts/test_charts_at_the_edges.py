@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
-from test_charts import labels_apart, one_request
 
 from loadtest.analyse.charts import itl, style
 from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
@@ -106,9 +106,9 @@ def test_a_long_model_leaves_the_footer_legible(tmp_path: Path) -> None:
 def test_levels_without_a_p95_are_counted(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(1, 2, 4))
     levels = analyse(tmp_path / "run").summary["levels"]
-    assert tradeoff.left_out(levels) == "2 of 3 levels have no TTFT p95, which takes 20 requests"
-    assert tradeoff.left_out(levels[:2]) == ""
-    assert tradeoff.left_out(levels[2:]) == ""
+    assert tradeoff.without_p95(levels) == "2 of 3 levels have no TTFT p95, which takes 20 requests"
+    assert tradeoff.without_p95(levels[:2]) == ""
+    assert tradeoff.without_p95(levels[2:]) == ""
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3])
@@ -117,7 +117,7 @@ def test_durations_on_an_axis_have_units_and_room(panels: int, low: float, high:
     figure, every = style.page(panels)
     FigureCanvasAgg(figure)
     for axes in every:
-        axes.plot([low, high], [0, 1])
+        axes.plot([low / 1e3, high / 1e3], [0, 1])
         style.logarithmic_x(axes)
         labels_apart(axes)
         begin, end = axes.get_xlim()
@@ -145,7 +145,7 @@ def test_loads_of_four_digits_stand_apart(columns: int) -> None:
     FigureCanvasAgg(figure)
     loads = [2**power for power in range(12)]
     panels[0].plot(loads, loads)
-    style.concurrency_axis(panels[0], loads)
+    style.load_axis(panels[0], loads, "streams")
     labels_apart(panels[0])
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in panels[0].get_xticklabels()]

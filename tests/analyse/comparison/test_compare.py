@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from support import insight_compare
-from support.insight_compare import Case
+from support.insight_compare import HEADLINES, Case, at_a_rate
 from support.made_runs import Made, grid, make, unanswered, write
 from support.virtual_runs import Load, play
 
@@ -22,7 +22,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import Metric, figure_of, fisher
+from loadtest.analyse.comparison.differences import Metric, estimate_of, fisher
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
@@ -83,6 +83,17 @@ def test_false_differences_are_rare_and_ten_percent_is_found_by_five_runs_a_side
         assert max(each.false for each in found) <= 4  # of which one in a hundred is the promise
         assert sum(each.false for each in found) <= 6
     assert found[1].seen >= 90
+
+
+def test_a_queue_that_200_requests_do_not_tell_is_not_judged_and_a_change_of_speed_shows_more_in_its_waits() -> None:
+    """Simulated open loops; `scripts/bench compare` counts false differences at each share of the capacity."""
+    ttft, rate = HEADLINES[0], HEADLINES[-1]
+    (calm,), full = (at_a_rate(0.5, 0.0, 1), at_a_rate(1.2, 0.0, 2))
+    assert calm[0, ttft].told
+    assert 1 < calm[0, ttft].gain < 2
+    assert calm[0, rate].gain == 1
+    assert not any(one[0, ttft].told for one in full)
+    assert all(one[0, ttft].gain > 2 for one in full)
 
 
 def test_ratios_are_new_over_base_and_each_metric_knows_its_better_side(folder: Folder) -> None:
@@ -267,7 +278,7 @@ def test_a_mean_that_a_few_long_waits_make_has_no_error(tmp_path: Path, waited: 
     made = Made(jitter_ms=lambda number: 1500 if waited and number % (60 // waited) == 1 else 0)
     make(tmp_path / "run", made, users=(1,), each=60)
     one = analyse(tmp_path / "run")
-    found = figure_of(one.run, one.summary["levels"][0], Metric("ttft_s", "mean", "TTFT mean", "s"))
+    found = estimate_of(one.run, one.summary["levels"][0], Metric("ttft_s", "mean", "TTFT mean", "s"))
     assert found is not None
     assert found.told is told
 
@@ -363,7 +374,7 @@ def test_another_number_of_requests_a_user_is_not_judged_unless_asked_for(folder
 def test_a_tolerance_that_makes_no_sense_is_a_mistake(folder: Folder, text: str) -> None:
     result = run(folder("base"), folder("new"), "--tolerance", text)
     assert result.exception is not None
-    assert "write 5% or 0.05" in str(result.exception)
+    assert "like 5% or 0.05" in str(result.exception)
 
 
 def test_a_run_is_not_compared_with_itself(folder: Folder) -> None:

@@ -20,7 +20,7 @@ from loadtest.analyse.charts import overlay
 from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
-from loadtest.analyse.comparison.differences import chance, figure_of
+from loadtest.analyse.comparison.differences import chance, estimate_of
 from loadtest.analyse.comparison.many import Many, compare_many
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -147,9 +147,9 @@ def test_a_simulated_run_is_named_and_never_judged_against_a_real_one(folder: Fo
     )
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "> **SIMULATED**: run C measured a simulated server" in page
-    assert [line.label for line in overlay.lines_of(found)] == ["A real", "B real too", "C simulated quick at 1×"]
+    assert [one.label for one in overlay.styled_series(found)] == ["A real", "B real too", "C simulated quick at 1×"]
     alike = many(folder("x", simulated=QUICK), folder("y", simulated=QUICK, seed=3))
-    assert [line.label for line in overlay.lines_of(alike)] == ["A x (simulated)", "B y (simulated)"]
+    assert [one.label for one in overlay.styled_series(alike)] == ["A x (simulated)", "B y (simulated)"]
 
 
 def test_three_runs_on_the_command_line(folder: Folder, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_three_runs_on_the_command_line(folder: Folder, tmp_path: Path) -> None:
     assert imread(tmp_path / "out" / "compare.png").std() > 0.01
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| level | A model-a | B model-b | vs A | C model-c | vs A |" in page
-    cells = {row[1] for row in many_report.level_grid(many(*runs), most=6).rows}
+    cells = {row[1] for row in many_report.level_table(many(*runs), most=6).rows}
     assert cells == {"A model…", "B model…", "C model…"}  # a table has no room for long names, which stand above it
     said = json.loads(run("compare", *runs, "-o", tmp_path / "out", "--json").output)
     assert [one["name"] for one in said["runs"]] == ["model-a", "model-b", "model-c"]
@@ -213,7 +213,7 @@ def test_equal_servers_are_seldom_said_to_differ(folder: Folder) -> None:
             figure.scaled(math.exp(draw.gauss(0, 0.03)))
             for one in runs
             for level in one.summary["levels"][-1:]
-            if (figure := figure_of(one.run, level, metric))
+            if (figure := estimate_of(one.run, level, metric))
         ]
         chances = sorted(chance(one, other, noise=0.03) for i, one in enumerate(figures) for other in figures[:i])
         false += chances[0] * len(chances) < 0.01

@@ -11,12 +11,12 @@ import orjson
 import pytest
 from support import made_runs
 from support.locust_runs import starting
+from support.made_energy import by_watts, read
 from support.made_samples import add
 from support.places import SCENARIOS
-from test_energy import by_watts, read
 
 from loadtest.analyse.figures.cost import Prices, add_cost
-from loadtest.analyse.findings.energy_findings import energy_sentences
+from loadtest.analyse.findings.energy_findings import energy_findings
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
@@ -57,7 +57,7 @@ def test_an_hours_price_is_spread_over_the_tokens_of_an_hour(tmp_path: Path) -> 
         assert cost["per_million_tokens"] == pytest.approx(0.001 / (output + prompts) * 1e6)
         assert cost["per_1000_requests"] == pytest.approx(0.001 / level["requests_per_s"] * 1e3)
         assert "cost_by_kwh" not in level
-    (finding,) = energy_sentences(summary)
+    (finding,) = energy_findings(summary)
     assert finding.startswith("At 3.60 EUR an hour, a million output tokens cost ")
     assert finding.endswith("at 1 stream.")
     assert "all of the price put on output tokens" in finding.evidence
@@ -73,7 +73,7 @@ def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times
     summary = analyse(path).summary
     add_cost(summary, prices)
     assert summary["levels"][0]["cost_by_kwh"] is None
-    assert [str(each) for each in energy_sentences(summary)] == [
+    assert [str(each) for each in energy_findings(summary)] == [
         "What electricity costs was not measured: watts were not sampled: loadtest run --monitor nvidia, dcgm=URL or rapl."
     ]
     add(path, "nvidia", read(path, by_watts))
@@ -82,7 +82,7 @@ def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times
     for level in summary["levels"]:
         joules = level["energy"]["joules_per_output_token"]
         assert level["cost_by_kwh"]["per_million_output_tokens"] == pytest.approx(joules * 1e6 / 3.6e6 * 0.36)
-    assert "At 0.36 a kWh, a million output tokens cost " in "\n".join(energy_sentences(summary))
+    assert "At 0.36 a kWh, a million output tokens cost " in "\n".join(energy_findings(summary))
 
 
 def test_a_price_of_the_run_is_kept_and_a_price_of_the_report_wins(

@@ -6,21 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from support import made_runs
+from support.made_energy import IDLE_W, WATTS, Reading, by_watts, read
 from support.made_samples import add
 from support.two_models import two_models
 
-from loadtest.analyse.findings.energy_findings import energy_sentences
+from loadtest.analyse.findings.energy_findings import energy_findings
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.summary import analyse
 
-IDLE_W = 60.0
-WATTS = {1: 150.0, 4: 250.0, 8: 300.0}
 Call = Callable[..., tuple[int, str, str]]
-Reading = Callable[[float, float], dict[str, Any]]  # of watts and joules so far: what a sample holds
 
 
 @pytest.fixture
@@ -29,26 +26,6 @@ def run(tmp_path: Path) -> Path:
     path = tmp_path / "run"
     made_runs.make(path, users=(1, 4, 8))
     return path
-
-
-def read(path: Path, reading: Reading, *, every: float = 0.1, before: float = 10.0) -> list[dict[str, Any]]:
-    """Return a sample every so often: idle before the first request, then by the streams of the moment."""
-    run = frames.load(path)
-    begins = [
-        (float(run.requests.loc[run.requests["level"] == level["index"], "send"].min()), level["concurrency"])
-        for level in run.levels
-    ]
-    joules, rows = 1000.0, []
-    for t in np.arange(-before, float(run.requests["end"].max()) + every, every):
-        streams = next((users for begin, users in reversed(begins) if begin <= t + 1e-9), None)
-        watts = WATTS.get(streams, 300.0) if streams else IDLE_W
-        rows.append({"t": float(t), **reading(watts, joules)})
-        joules += watts * every
-    return rows
-
-
-def by_watts(watts: float, _: float) -> dict[str, Any]:
-    return {"gpus": [{"gpu": 0, "power": watts}]}
 
 
 def by_counter(_: float, joules: float) -> dict[str, Any]:
@@ -61,7 +38,7 @@ def levels(path: Path) -> list[dict[str, Any]]:
 
 
 def said(path: Path) -> str:
-    return "\n".join(f"{each} {each.evidence}" for each in energy_sentences(analyse(path).summary))
+    return "\n".join(f"{each} {each.evidence}" for each in energy_findings(analyse(path).summary))
 
 
 @pytest.mark.parametrize(("reading", "by"), [(by_watts, "samples of watts"), (by_counter, "energy counters")])
@@ -219,7 +196,7 @@ def test_figures_of_void_levels_are_not_quoted(run: Path) -> None:
     summary = analyse(run).summary
     for level in summary["levels"]:
         level["verdict"] = "void"
-    assert list(energy_sentences(summary)) == []
+    assert list(energy_findings(summary)) == []
 
 
 def test_the_table_has_a_row_a_level(run: Path) -> None:

@@ -90,7 +90,7 @@ def test_answers_without_tokens_count_at_their_end(tmp_path: Path) -> None:
     seen = []
     for name, records in (("full", truth.records), ("empty", empty)):
         run = frames.load(write(tmp_path / name, records, levels))
-        found = rates.summed_up(run, rates.flow(run, run.levels[0]), run.good(0))
+        found = rates.level_rates(run, rates.flow(run, run.levels[0]), run.good(0))
         seen.append(found["requests_per_s"])
     assert seen[1] == pytest.approx(seen[0], rel=0.001)
 

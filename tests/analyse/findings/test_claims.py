@@ -282,7 +282,7 @@ def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], sa
     rows = pd.DataFrame({"prompt_tokens": 10.0, "output_tokens": 5.0, "turn": 0, "token_source": [*sources, *sources]})
     run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
     asked = [level() | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
-    assert said in data_findings.length_sentences(run, asked)
+    assert said in data_findings.length_findings(run, asked)
 
 
 @pytest.mark.parametrize(

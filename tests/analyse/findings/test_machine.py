@@ -13,7 +13,7 @@ from support import made_runs
 from support.made_samples import MONOTONIC, S, add, beats
 
 from loadtest.analyse.charts.over_time import machine as chart
-from loadtest.analyse.findings import machine_findings as machine
+from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.summary import analyse
 from loadtest.monitor.prometheus import KNOWN_METRICS
@@ -22,7 +22,7 @@ GB = 10**9
 
 
 def said(path: Path) -> str:
-    return "\n".join(machine.sentences(frames.load(path)))
+    return "\n".join(machine_findings.machine_findings(frames.load(path)))
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import itl
-from loadtest.analyse.charts.by_load import percentiles, ttft
+from loadtest.analyse.charts.by_load import distributions, percentiles
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import prompt_findings
-from loadtest.analyse.findings.simulated import simulated_warning
+from loadtest.analyse.findings.measured_on import simulated_warning
 from loadtest.analyse.reports import prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.reports.captions import title_in
@@ -26,7 +26,7 @@ from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
@@ -149,13 +149,11 @@ def test_titles_say_one_thing_where_figures_are_the_same(tmp_path: Path) -> None
     make(tmp_path / "same", Made(), users=(1,), each=30)
     same = analyse(tmp_path / "same")
     assert percentiles.title(same).endswith(": p50 and p95 of TTFT are both 52.0 ms")
-    assert ttft.distribution_title(same).endswith(": every first token comes after 52.0 ms")
+    assert distributions.title(same).endswith(": every first token comes after 52.0 ms")
     make(tmp_path / "apart", Made(jitter_ms=lambda i: 30 * (i % 3)), users=(1,), each=30)
     apart = analyse(tmp_path / "apart")
     assert "the median TTFT is 82.0 ms, p95 112 ms" in percentiles.title(apart)
-    assert ttft.distribution_title(apart).endswith(
-        "first tokens come after 52.0 ms to 112 ms, half of them within 82.0 ms"
-    )
+    assert distributions.title(apart).endswith("first tokens come after 52.0 ms to 112 ms, half of them within 82.0 ms")
 
 
 def test_prompts_that_are_read_together_are_said(tmp_path: Path) -> None:
@@ -210,9 +208,9 @@ def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(t
     found = analyse(tmp_path / "run")
     curve = CurveAhead(found.run, found.slots, found.steps).result(found.summary["levels"])
     assert curve is not None
-    grid = prediction_report.curve_grid(found, curve)
+    grid = prediction_report.curve_table(found, curve)
     assert grid is not None
     assert [row[0] for row in grid.rows if row[1] == "yes"] == ["1", "4"]
     assert [row[-1].startswith("the server has slots for as many; up to") for row in grid.rows[-2:]] == [True, True]
     assert {row[-1] for row in grid.rows[:4]} == {""}
-    assert prediction_report.curve_grid(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None
+    assert prediction_report.curve_table(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None

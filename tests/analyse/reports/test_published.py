@@ -203,7 +203,7 @@ def test_a_made_up_prompt_never_gets_a_shorter_answer_than_asked_for() -> None:
         def count(self, said: str) -> int:
             return len(said.split())
 
-    said = made_up(120, 300, 5, Words(), nonce="[1] ")  # type: ignore[arg-type]
+    said = made_up(120, 300, 5, Words(), nonce="[1]")  # type: ignore[arg-type]
     assert "300 words" in said
     assert min(text.natural_length(said, draw) for _ in range(2000)) >= 300
 

@@ -20,8 +20,8 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import prefill, steps, token_gaps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.advice import slot_advice
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions import prediction_chart
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)
@@ -115,9 +115,9 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: RunData, monkeypatc
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)
-    monkeypatch.setattr(rates, "blocks", functools.partial(event_times.blocks, size=700))
     monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
-    monkeypatch.setattr(intervals, "CHUNKS_AT_ONCE", 700)
+    for reader in (rates, intervals):
+        monkeypatch.setattr(reader, "blocks", functools.partial(event_times.blocks, size=700))
     for was, now in zip(sorted_, figures(), strict=True):
         flat, again = (stats_values(each) for each in (was, now))
         assert flat == pytest.approx(again, rel=1e-9, nan_ok=True)
@@ -147,10 +147,10 @@ def test_a_curve_is_predicted_here_where_the_other_process_dies(
 ) -> None:
     loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
     analysis = analyse(play(TIMING, loads, slots=2).write(tmp_path / "run"))
-    here, curve = os.getpid(), slot_advice.curve
-    monkeypatch.setattr(slot_advice, "curve", Elsewhere(here))
+    here, curve = os.getpid(), prediction_chart.predict_curve
+    monkeypatch.setattr(prediction_chart, "predict_curve", Elsewhere(here))
     there = CurveAhead(analysis.run, analysis.slots, analysis.steps, apart=True)
-    monkeypatch.setattr(slot_advice, "curve", curve)
+    monkeypatch.setattr(prediction_chart, "predict_curve", curve)
     found = there.result(analysis.summary["levels"])
     assert found is not None
     assert found.predictions

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, unanswered, write
 
-from loadtest.analyse.run import frames
+from loadtest.analyse.run import frames, overlaps
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RunFolder
 
@@ -48,8 +48,8 @@ def test_instants_count_from_the_first_scheduled_request(tmp_path: Path) -> None
 
 def test_gaps_stay_inside_their_request(tmp_path: Path) -> None:
     run = frames.load(write(tmp_path / "run", two_users().records, [LEVEL]))
-    assert len(run.itl.seconds) == 6 * 19
-    assert run.itl.seconds == pytest.approx(0.010)
+    assert len(run.itl.of(run.of_level(0))) == 6 * 19
+    assert run.itl.of(run.of_level(0)) == pytest.approx(0.010)
     good = run.good(0)
     assert good.sum() == 4  # the two warm-up requests do not count
     assert len(run.itl.of(good)) == 4 * 19
@@ -125,14 +125,14 @@ def test_delivery_delay_is_what_came_on_top_of_the_smallest(tmp_path: Path) -> N
     ahead = dataclasses.replace(first, server_first=first.server_first + 5 * MS)
     slow = dataclasses.replace(second, server_first=second.server_first + 5 * MS - 40 * MS)
     run = frames.load(write(tmp_path / "run", [ahead, slow], [LEVEL]))
-    assert run.delivery.seconds[:20] == pytest.approx(0, abs=1e-6)
-    assert run.delivery.seconds[20:] == pytest.approx(0.040, abs=1e-6)
+    assert run.delivery.of(run.of_level(0))[:20] == pytest.approx(0, abs=1e-6)
+    assert run.delivery.of(run.of_level(0))[20:] == pytest.approx(0.040, abs=1e-6)
 
 
 def test_delivery_delay_of_real_ollama_on_one_host_is_tens_of_microseconds(tmp_path: Path) -> None:
     run = frames.load(recorded(tmp_path / "run", ["ollama-0.33-mid-slots4-c8"]))
-    assert np.median(run.delivery.seconds) < 0.0001
-    assert len(run.delivery.seconds) == len(run.chunks.flat)
+    assert np.median(run.delivery.of(run.of_level(0))) < 0.0001
+    assert len(run.delivery.of(run.of_level(0))) == len(run.chunks.flat)
 
 
 def test_a_run_that_was_cut_off_still_reads(tmp_path: Path) -> None:
@@ -163,7 +163,14 @@ def test_samples_share_the_axis(tmp_path: Path) -> None:
     [([0.0, 1.0], [1.0, 2.0], 1), ([0.0, 0.5], [1.0, 2.0], 2), ([], [], 0)],
 )
 def test_peak_at_once(starts: list[float], ends: list[float], peak: int) -> None:
-    assert frames.peak_at_once(np.array(starts), np.array(ends)) == peak
+    assert overlaps.peak_at_once(np.array(starts), np.array(ends)) == peak
+
+
+def test_open_within_counts_what_has_both_ends() -> None:
+    """An interval that ends where the time begins, or begins where it ends, is outside; one without a begin never was."""
+    starts, ends = np.array([0.0, 2.0, 3.0, 5.0, np.nan]), np.array([2.0, 4.0, 6.0, 7.0, 1.0])
+    since, until = np.array([2.0, 0.0, 4.0]), np.array([5.0, 2.0, 4.0])
+    assert list(overlaps.open_within(starts, ends, since, until)) == [2, 1, 1]
 
 
 def test_what_was_odd_in_an_answer_is_in_its_row(tmp_path: Path) -> None:

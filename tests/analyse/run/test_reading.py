@@ -12,6 +12,7 @@ import pytest
 from support.made_runs import Made, closed_loop, write
 
 from loadtest.analyse.run import frames, reading
+from loadtest.analyse.run.damage import Damage
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.records import Record
 
@@ -46,14 +47,14 @@ def test_pieces_of_a_file_add_up_to_the_whole(folder: Path, monkeypatch: pytest.
     whole = reading.read_requests(folder)
     assert len(whole.lines.columns["id"]) == len(whole.sources) == 3000
     monkeypatch.setattr(reading, "PIECE_BYTES", 100_000)
-    pieces: list[reading.FilePiece] = []
-    read = reading.read_piece
+    pieces: list[list[bytes]] = []
+    parse = reading.parse_lines
 
-    def seen(piece: reading.FilePiece) -> reading.RequestColumns:
-        pieces.append(piece)
-        return read(piece)
+    def seen(lines: list[bytes], damage: Damage) -> reading.RequestColumns:
+        pieces.append(lines)
+        return parse(lines, damage)
 
-    monkeypatch.setattr(reading, "read_piece", seen)
+    monkeypatch.setattr(reading, "parse_lines", seen)
     found = reading.read_requests(folder)
     assert len(pieces) > 5
     assert same(whole.lines, found.lines)
@@ -96,7 +97,7 @@ def test_values_past_32_bits_are_kept(tmp_path: Path) -> None:
     slow = dataclasses.replace(one, chunks=[1, 5_000_000_000], t_end=one.t_end + 5_000_000_000_000)
     run = frames.load(write(tmp_path / "run", [slow], [LEVEL]))
     assert list(run.chunks.flat) == [1, 5_000_000_000]
-    assert run.itl.seconds == pytest.approx(4999.999999)
+    assert run.itl.of(run.of_level(0)) == pytest.approx(4999.999999)
 
 
 def test_rows_taken_in_another_order_bring_their_values() -> None:

@@ -11,7 +11,7 @@ from support import talkers
 from support.virtual_runs import Load, Played, Talks, play, play_talks
 
 from loadtest import metrics
-from loadtest.analyse.server.prompt_cache.cache import INFERRED, SAID, UNKNOWN
+from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -43,7 +43,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Played, Path, Analys
 def test_the_servers_own_counts_are_taken_and_weighted_by_tokens(told: tuple[Played, Path, Analysis]) -> None:
     made, _, found = told
     assert found.cache is not None
-    assert found.cache.source == SAID
+    assert found.cache.source == SERVER
     for level in found.summary["levels"]:
         streams = [made.streams[record.id] for record in made.records if record.level == level["index"]]
         prompt, cached = sum(s.prompt_tokens for s in streams), sum(s.cached for s in streams)

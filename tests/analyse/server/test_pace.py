@@ -10,7 +10,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.self_check import as_measured
-from loadtest.analyse.whatif.promised.predict_loads import describe_basis, predict_loads
+from loadtest.analyse.whatif.predictions.predict_loads import describe_basis, predict_loads
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 SERVER = Timing(step=StepLaw(base_s=0.02, per_stream_s=0.002), prefill_s=0.0001, jitter=0.02)

@@ -182,7 +182,6 @@ def test_slots_of_a_made_server(tmp_path: Path, truth: int) -> None:
     found = slots.estimate_slots(frames.load(tmp_path / "run"))
     assert (found.estimate, found.limit) == (truth, True)
     assert found.to_dict()["ci"] == [truth, truth]
-    assert found.interval == (truth, truth)
 
 
 def test_a_load_that_never_exceeded_the_slots_says_at_least(tmp_path: Path) -> None:

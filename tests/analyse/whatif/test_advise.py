@@ -20,11 +20,13 @@ from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.advice import slot_advice as work
-from loadtest.analyse.whatif.advice.slot_advice import Advice, ClosedLoopSeries
+from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.analyse.whatif.model import predict, self_check
+from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_spread_lengths
 from loadtest.analyse.whatif.model.predict import ServerModel
-from loadtest.analyse.whatif.promised.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.model.series import ClosedLoopSeries, longest_series
+from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve, predict_curve
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import parse_objectives
@@ -59,10 +61,10 @@ def room(analysis: Analysis) -> SustainableLoad:
 
 
 def model_of(analysis: Analysis) -> tuple[ServerModel, ClosedLoopSeries]:
-    group = work.longest_series(analysis.run)
+    group = longest_series(analysis.run)
     assert group is not None
     model = ServerModel.of(analysis.run, analysis.slots, analysis.steps)
-    return work.narrowed(model, analysis.run, group.levels), group
+    return with_lengths_of(model, analysis.run, group.levels), group
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def test_equal_lengths_are_drawn_ten_percent_to_either_side(analysis: Analysis, 
     assert (min(advice.model.prompts), max(advice.model.prompts)) == (90, 110)
     assert (min(advice.model.outputs), max(advice.model.outputs)) == (29, 35)
     several = dataclasses.replace(model, prompts=(50, 60), outputs=(8, 16))
-    assert self_check.with_spread_lengths(several) == several
+    assert with_spread_lengths(several) == several
 
 
 def test_slots_that_the_run_does_not_show_are_not_advised_on() -> None:
@@ -194,17 +196,17 @@ def test_what_was_never_seen_is_marked(advice: Advice) -> None:
 
 def test_an_objective_that_the_measured_requests_do_not_tell_is_not_missed(advice: Advice) -> None:
     """One user's 8 requests had no p95, and the table said that the SLO holds to "none", above a sentence that it does."""
-    grid = words.console_grid(advice)
+    grid = words.console_table(advice)
     column = grid.heads.index("SLO holds to")
     assert "not known" not in {row[column] for row in grid.rows}
     lacking = {
         key: dataclasses.replace(cell, figures={**cell.figures, "ttft_s": {}}) for key, cell in advice.cells.items()
     }
     few = dataclasses.replace(advice, cells=lacking)
-    assert {row[column] for row in words.console_grid(few).rows} == {"not known"}
+    assert {row[column] for row in words.console_table(few).rows} == {"not known"}
     lowest = {key: cell for key, cell in lacking.items() if key[1] == 1}
     few = dataclasses.replace(advice, cells={**advice.cells, **lowest})
-    assert [row[column] for row in words.console_grid(few).rows] == [row[column] for row in grid.rows]
+    assert [row[column] for row in words.console_table(few).rows] == [row[column] for row in grid.rows]
     rows = words.slots_table(few, (1,)).rows
     assert {row[words.slots_table(few, (1,)).heads.index("SLO")] for row in rows} == {"not known"}
 
@@ -311,7 +313,7 @@ def test_a_grid_is_advised_on_its_lengths_with_most_concurrencies(tmp_path: Path
     short = [Load(users=users, requests=24, prompt=(50, 50), output=(16, 16)) for users in (1, 2, 6)]
     long = [Load(users=users, requests=24, prompt=(200, 200), output=(16, 16)) for users in (1, 6)]
     found = analyse(play(tmp_path / "run", short + long))
-    group = work.longest_series(found.run)
+    group = longest_series(found.run)
     assert group == ClosedLoopSeries("50 in · 16 out", (0, 1, 2), (1, 2, 6))
     model, _ = model_of(found)
     assert set(model.prompts) == {50}
@@ -331,13 +333,13 @@ def test_the_pages_hold_the_advice(advice: Advice, analysis: Analysis, tmp_path:
 
 def test_the_prediction_chart_shows_measured_beside_predicted(analysis: Analysis, tmp_path: Path) -> None:
     model, group = model_of(analysis)
-    curve = work.curve(model, group.concurrencies)
+    curve = predict_curve(model, group.concurrencies)
     assert {1, 2, 4, 8, 16} <= {each.concurrency for each in curve}
     points = prediction.measured(analysis, group, "ttft_s", "p50")
     assert [users for users, _, _ in points] == [1, 2, 4, 8]
     found = PredictedCurve(group, curve, model=model)
     assert "where measured it is off by at most" in prediction.title(analysis, found)
-    picture = prediction.draw(tmp_path / "prediction.png", analysis, found, parse_objectives("ttft_p95=2"))
+    picture = prediction.draw(tmp_path / "prediction.png", analysis, found)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -16,7 +16,8 @@ from loadtest.analyse.whatif.advice import slot_advice as work
 from loadtest.analyse.whatif.advice.sustainable_load import _highest
 from loadtest.analyse.whatif.model import predict
 from loadtest.errors import ScenarioError
-from loadtest.memory.loaded import kv_bytes, parse_memory
+from loadtest.memory.estimate import kv_bytes
+from loadtest.memory.sizes import parse_size
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -69,13 +70,13 @@ def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80", 80e9), ("24 GiB", 24 * 2**30), ("900mb", 9e8)])
 def test_sizes(text: str, size: float) -> None:
-    assert parse_memory(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "80XB", "0"])
 def test_a_size_that_is_none(text: str) -> None:
     with pytest.raises(ScenarioError, match="like 80GB or 24GiB"):
-        parse_memory(text)
+        parse_size(text)
 
 
 @pytest.mark.parametrize("limit", [*range(20), 31, 32, 33])

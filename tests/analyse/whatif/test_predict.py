@@ -49,7 +49,7 @@ def seen(run: RunData) -> dict[str, float]:
         "ttft_s.p50": float(np.median(ttft)),
         "ttft_s.p95": float(np.quantile(ttft, 0.95)),
         "stream_tokens_per_s.p50": float(np.nanmedian(speed)),
-        "output_tokens_per_s.mean": rates.summed_up(run, rates.flow(run, run.levels[0]), good)["output_tokens_per_s"],
+        "output_tokens_per_s.mean": rates.level_rates(run, rates.flow(run, run.levels[0]), good)["output_tokens_per_s"],
     }
 
 

@@ -17,9 +17,9 @@ from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import talks
 from loadtest.analyse.whatif.model.bands import prediction_band
 from loadtest.analyse.whatif.model.predict import ServerModel
-from loadtest.analyse.whatif.promised import prediction_file
-from loadtest.analyse.whatif.promised.predict_loads import predict_loads
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, Document
+from loadtest.analyse.whatif.predictions import prediction_file
+from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, Document
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing
 

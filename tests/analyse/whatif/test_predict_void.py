@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import orjson
-from test_score import command, measured, predicted
+from support.scored import command, measured, predicted
 
-from loadtest.analyse.whatif.promised.predict_loads import describe_basis, levels_in_words
-from loadtest.analyse.whatif.promised.prediction_file import read_document
+from loadtest.analyse.whatif.predictions.predict_loads import describe_basis, levels_in_words
+from loadtest.analyse.whatif.predictions.prediction_file import read_document
 
 
 def void_from(folder: Path, copy: Path, users: int) -> Path:

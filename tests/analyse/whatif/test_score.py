@@ -12,57 +12,26 @@ from typing import Any
 
 import orjson
 import pytest
-from click.testing import CliRunner
 from support import made_runs
+from support.scored import TRUTH, command, measured, predicted
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.comparison import comparable
 from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.analyse.whatif.promised import score, textbook
-from loadtest.analyse.whatif.promised.predict_loads import predict_loads
-from loadtest.analyse.whatif.promised.prediction_file import (
+from loadtest.analyse.whatif.predictions import score, textbook
+from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_KNOWN,
     LIMIT_SEEN,
     NO_LIMIT,
-    Document,
     parse_document,
     read_document,
 )
-from loadtest.analyse.whatif.promised.textbook import Measured
-from loadtest.cli import cli
-from loadtest.cli.run_keeping import kept_prediction
-from loadtest.errors import LoadTestError, PredictionError
+from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel
+from loadtest.cli.run.prediction_and_probe import kept_prediction
+from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
-from loadtest.simulate.model.timing import StepLaw, Timing
-
-TRUTH = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
-
-
-def measured(path: Path, users: Sequence[int], *, slots: int | None = 5, seed: int = 0, **more: Any) -> Path:
-    """Measure a server of this truth: 10 requests a user and at least 20."""
-    load = more.pop("load", Load())
-    loads = [dataclasses.replace(load, users=each, requests=max(20, 10 * each)) for each in users]
-    return play(more.pop("truth", TRUTH), loads, slots=slots, seed=seed, says=more.pop("says", "ollama")).write(
-        path, **more
-    )
-
-
-def predicted(run: Path, **asked: Any) -> Document:
-    found = analyse(run)
-    return predict_loads(
-        found.run, found.slots, found.steps, found.summary["levels"], comparable.asked_facts(found.run), **asked
-    )
-
-
-def command(*args: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli, list(map(str, args)), standalone_mode=False)
-    if isinstance(result.exception, LoadTestError):
-        return 2, str(result.exception)
-    assert result.exception is None, result.exception
-    return int(result.return_value or 0), result.output
 
 
 @pytest.mark.parametrize("says", ["ollama", "llamacpp"])
@@ -335,8 +304,8 @@ def test_a_mistake_is_said_before_anything_is_worked_out(args: Sequence[str], wo
     assert words in said
 
 
-def level(users: int, **figures: float) -> Measured:
-    return Measured(users, {name.replace("__", "."): value for name, value in figures.items()})
+def level(users: int, **figures: float) -> MeasuredLevel:
+    return MeasuredLevel(users, {name.replace("__", "."): value for name, value in figures.items()})
 
 
 def test_erlang_c_is_that_of_the_tables() -> None:

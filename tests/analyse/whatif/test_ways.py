@@ -13,12 +13,13 @@ from loadtest.analyse.charts.by_load import prediction
 from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import ways
-from loadtest.analyse.whatif.model.fit import known_slots, levels_used
+from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
+from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
-from loadtest.analyse.whatif.promised.predict_loads import predict_loads
-from loadtest.analyse.whatif.promised.prediction_chart import CurveAhead
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, Case
+from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, Case
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import crosses, is_void
+from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, wait_in_words
-from loadtest.text import listed, seconds
+from loadtest.analyse.summary import Analysis, believed, figure, is_void, wait_in_words
+from loadtest.text import listed
 
 SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line that another one covers shows beside it
     ("p50", style.SKY, "o", 9.0, 5.0),
@@ -22,12 +21,10 @@ SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line t
 
 
 def ttft(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw p50 to p99 of TTFT."""
     _draw(axes, analysis, series, "ttft_s", "TTFT")
 
 
 def e2e(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw p50 to p99 of the whole answer."""
     _draw(axes, analysis, series, "e2e_s", "E2E (whole answer)")
 
 
@@ -36,30 +33,20 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
         return
-    void: list[tuple[float, float]] = []
     for part, colour, marker, size, width in SHOWN:
-        known = [
-            (offered_load.amount(level), value * 1e3, is_void(level))
-            for level in levels
-            if (value := figure(level, name, part)) is not None and value > 0
-        ]
-        good = [(load, value) for load, value, is_one in known if not is_one]
-        if good:
+        if good := list(style.points(believed(levels), name, part)):
             axes.plot(
                 *zip(*good, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
             )
-        void += [(load, value) for load, value, is_one in known if is_one]
+    void = [point for part, *_ in SHOWN for point in style.points(filter(is_void, levels), name, part)]
     crosses(axes, void)  # at last, as its name is the legend's last
-    axes.set_yscale("log")
     # Panels of one page share their axis: it holds the levels of all.
     every = [figure(level, name, part) for level in analysis.summary["levels"] for part, *_ in SHOWN]
-    low, high = (end(value * 1e3 for value in every if value) for end in (min, max))
+    low, high = (end(value for value in every if value) for end in (min, max))
     room = 1.8 if high < 10 * low else 1.15
-    low, high = axes.set_ylim(low / room, high * room)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-    axes.yaxis.set_major_formatter(lambda value, _: seconds(value / 1e3, exact=True))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    style.concurrency_axis(axes, sorted({offered_load.amount(level) for level in levels}), offered_load.axis(levels))
+    axes.set_ylim(low / room, high * room)
+    style.logarithmic_y(axes)
+    style.load_axis(axes, {offered_load.amount(level) for level in levels}, offered_load.axis(levels))
     axes.set_ylabel(f"{called}, logarithmic")
 
 

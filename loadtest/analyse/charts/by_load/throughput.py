@@ -1,4 +1,4 @@
-"""Tokens a second, of one stream and of all together, against concurrency or rate."""
+"""Tokens a second against concurrency or rate, of one stream and of all together; of answers without text E2E and input tokens."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import crosses, is_void
-from loadtest.analyse.findings.run_findings import believed_slots, saturation, telling
+from loadtest.analyse.charts.void_levels import crosses
+from loadtest.analyse.findings.run_findings import as_title, range_of_e2e, saturation, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.summary import Analysis, figure, interval, is_void
 from loadtest.text import number
 
 APART = 0.12  # of an axis' width: figures beside points are no nearer
@@ -25,41 +25,20 @@ class Point:
 
     load: float
     value: float
-    ci95: list[float] | None
+    ci95: tuple[float, float] | None
     void: bool
-
-    @classmethod
-    def of(cls, level: dict[str, Any], value: float, ci95: list[float] | None) -> Point:
-        """Place a level's figure at its load."""
-        return cls(offered_load.amount(level), value, ci95, is_void(level))
 
 
 def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the median decode speed that one user sees, with its 95 % interval."""
-    points = [
-        [
-            Point.of(level, value, level["stream_tokens_per_s"]["ci95_p50"])
-            for level in series.levels
-            if (value := figure(level, "stream_tokens_per_s", "p50")) is not None and offered_load.amount(level)
-        ]
-        for series in all_series
-    ]
-    draw_series(axes, analysis, all_series, points)
+    _draw_series(axes, analysis, all_series, "stream_tokens_per_s", "p50")
     axes.set_title("a stream: what one user sees (median 1 / TPOT)")
     axes.set_ylabel("tokens/s a stream")
 
 
 def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the output of all streams together, with its 95 % interval."""
-    points = [
-        [
-            Point.of(level, level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
-            for level in series.levels
-            if level["output_tokens_per_s"] is not None and offered_load.amount(level)
-        ]
-        for series in all_series
-    ]
-    draw_series(axes, analysis, all_series, points)
+    _draw_series(axes, analysis, all_series, "output_tokens_per_s")
     windows = {
         level["window"]["throughput_over"] for series in all_series for level in series.levels if level["window"]
     }
@@ -67,8 +46,27 @@ def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) ->
     axes.set_ylabel("output tokens/s, all streams")
 
 
-def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
-    """Draw a line a series through its levels; void ones are crosses beside it, without their figures."""
+def e2e(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
+    """Draw the median E2E with its 95 % interval, in milliseconds."""
+    _draw_series(axes, analysis, all_series, "e2e_s", "p50", factor=1e3)
+    axes.set_title("a request: median E2E")
+    axes.set_ylabel("E2E (ms)")
+
+
+def input_rate(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
+    """Draw how many input tokens a second the server takes, with the 95 % interval."""
+    _draw_series(axes, analysis, all_series, "input_tokens_per_s")
+    axes.set_title("in all: input tokens")
+    axes.set_ylabel("input tokens/s")
+
+
+def _draw_series(
+    axes: Axes, analysis: Analysis, all_series: Sequence[Series], name: str, part: str = "mean", factor: float = 1.0
+) -> None:
+    """Draw a figure times a factor, a line a series through its levels; void ones are crosses beside it, without their figures."""
+    points = [
+        [point for level in series.levels if (point := _point(level, name, part, factor))] for series in all_series
+    ]
     users = sorted({point.load for line in points for point in line})
     if not users:
         style.empty(axes, "No request ended well, so there is no speed to show.")
@@ -87,23 +85,29 @@ def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], po
         )
         for point in line:
             if point.ci95:
-                axes.vlines(point.load, point.ci95[0], point.ci95[1], color=look["color"], linewidth=1.4, alpha=0.6)
+                axes.vlines(point.load, *point.ci95, color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
             _write_figures(axes, line, users)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.14)  # room for figures, and above them for the slots' label
     style.plain(axes.yaxis)
     levels = [level for series in all_series for level in series.levels]
-    style.concurrency_axis(axes, users, offered_load.axis(levels))
-    slots = believed_slots(analysis)
-    if any(map(offered_load.is_open, levels)):
-        return
-    if slots.limit and slots.estimate is not None and min(users) <= slots.estimate < max(users):
-        style.slots_line(axes, slots.estimate, slots.estimate)
+    style.load_axis(axes, users, offered_load.axis(levels))
+    slots = slot_limit(analysis)
+    if slots is not None and min(users) <= slots < max(users) and not any(map(offered_load.is_open, levels)):
+        style.slots_line(axes, slots, slots)
+
+
+def _point(level: dict[str, Any], name: str, part: str, factor: float) -> Point | None:
+    """Return a figure of a level at its load; None where one of them is unknown."""
+    load, value, ci95 = offered_load.amount(level), figure(level, name, part), interval(level, name, part)
+    if value is None or not load:
+        return None
+    return Point(load, value * factor, ci95 and (ci95[0] * factor, ci95[1] * factor), is_void(level))
 
 
 def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) -> None:
     away = 1 if line[-1].value < line[0].value else -1  # a figure stands on the side that the line does not take
-    written = style.apart_on_log([point.load for point in line], users, APART)
+    written = style.apart([point.load for point in line], style.share_as_factor(users, APART))
     for point in line:
         if point.load in written:
             axes.annotate(
@@ -118,4 +122,9 @@ def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) ->
 
 def title(analysis: Analysis) -> str:
     """Say from where on more load brings nothing."""
-    return telling(analysis, saturation) or "Tokens a second of one stream and of all together"
+    return as_title(analysis, saturation) or "Tokens a second of one stream and of all together"
+
+
+def title_without_tokens(analysis: Analysis) -> str:
+    """Say how E2E and the rate of input tokens change with the load."""
+    return as_title(analysis, range_of_e2e) or "E2E and input tokens a second"

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load.point_names import PointNames
-from loadtest.analyse.charts.void_levels import crosses, is_void
+from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import void_above
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, believed, figure, wait_in_words
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure, is_void, series_with, wait_in_words, with_most
 from loadtest.metrics import needed
 from loadtest.text import counted, number
 
@@ -43,20 +43,17 @@ def speed(axes: Axes, _: Analysis, all_series: Sequence[Series]) -> PointNames:
 def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor: float, *, side: int) -> PointNames:
     names = PointNames(axes, side)
     for i, series in enumerate(all_series):
-        known = [level for level in series.levels if _point(level, name, part)]
+        known = [(level, point) for level in series.levels if (point := _point(level, name, part, factor))]
         if not known:
             continue
-        points = [(x, y * factor) for level in known if (found := _point(level, name, part)) for x, y in (found,)]
-        good, void = (
-            [point for level, point in zip(known, points, strict=True) if is_void(level) == wanted]
-            for wanted in (False, True)
-        )
+        good = [point for level, point in known if not is_void(level)]
         label = (series.label or "no lengths set") if len(all_series) > 1 else None
         look = style.line_look(i)
         if good:
             axes.plot(*zip(*good, strict=True), label=label, **look)
-        crosses(axes, void)
-        names.add(points, [f"{offered_load.amount(level):.4g}" for level in known], look["color"])
+        crosses(axes, [point for level, point in known if is_void(level)])
+        loads = [f"{offered_load.amount(level):.4g}" for level, _ in known]
+        names.add([point for _, point in known], loads, look["color"])
     if not names.points:
         style.empty(
             axes, f"No level has {'enough requests for a TTFT p95' if part == 'p95' else 'a decode speed'} and a rate."
@@ -71,12 +68,12 @@ def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor
     return names
 
 
-def _point(level: dict[str, Any], name: str, part: str) -> tuple[float, float] | None:
-    rate, value = level["output_tokens_per_s"], figure(level, name, part)
-    return None if rate is None or value is None else (float(rate), float(value))
+def _point(level: dict[str, Any], name: str, part: str, factor: float = 1.0) -> tuple[float, float] | None:
+    rate, value = figure(level, "output_tokens_per_s"), figure(level, name, part)
+    return None if rate is None or value is None else (float(rate), value * factor)
 
 
-def left_out(levels: Sequence[dict[str, Any]]) -> str:
+def without_p95(levels: Sequence[dict[str, Any]]) -> str:
     """Say how many levels the left panel lacks that the right one has; nothing where it lacks none, or all."""
     right = [level for level in levels if _point(level, "stream_tokens_per_s", "p50")]
     fewer = [level for level in right if not _point(level, "ttft_s", "p95")]
@@ -88,13 +85,12 @@ def left_out(levels: Sequence[dict[str, Any]]) -> str:
 
 def title(analysis: Analysis) -> str:
     """Say what the level of the most output costs a user."""
-    levels = [level for level in believed(analysis.summary["levels"]) if level["output_tokens_per_s"] is not None]
-    if not levels:
+    levels = analysis.summary["levels"]
+    best = with_most(levels, "output_tokens_per_s")
+    if best is None:
         return "Throughput against latency"
-    best = max(levels, key=lambda level: float(level["output_tokens_per_s"]))
     p95, speed = figure(best, "ttft_s", "p95"), figure(best, "stream_tokens_per_s", "p50")
     costs = [f"TTFT p95 is {wait_in_words(best, 'ttft_s', 'p95')}"] if p95 is not None else []
     costs += [f"a stream gets {number(speed)} tokens/s"] if speed is not None else []
     said = f"The most output is {number(best['output_tokens_per_s'])} tokens/s, at {offered_load.load_name(best)}"
-    series = next(each for each in series_of(analysis.summary["levels"]) if best in each.levels)
-    return said + (f": there {' and '.join(costs)}" if costs else "") + void_above(series, best)
+    return said + (f": there {' and '.join(costs)}" if costs else "") + void_above(series_with(levels, best), best)

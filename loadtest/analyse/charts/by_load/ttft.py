@@ -1,4 +1,4 @@
-"""TTFT against concurrency or rate, split into what the request waited for; and its whole distribution."""
+"""TTFT against concurrency or rate, split into what the request waited for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
-from loadtest.analyse.charts.void_levels import hatch, is_void, level_name
-from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, telling
+from loadtest.analyse.charts.void_levels import hatch
+from loadtest.analyse.findings.run_findings import as_title, queueing, range_of_ttft, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, mean_ttft, wait_in_words
+from loadtest.analyse.summary import Analysis, figure, is_void, mean_ttft
 from loadtest.text import seconds
 
 LEAST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
@@ -59,11 +58,11 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     style.plain(axes.yaxis)
     axes.set_xlabel(offered_load.axis(levels))
     axes.set_ylabel(f"mean TTFT and its parts ({unit})")
-    slots = findings.believed_slots(analysis)
-    if slots.limit and slots.estimate is not None and not any(map(offered_load.is_open, levels)):
-        within = sum((level["concurrency"] or 0) <= slots.estimate for level in levels)
+    slots = slot_limit(analysis)
+    if slots is not None and not any(map(offered_load.is_open, levels)):
+        within = sum((level["concurrency"] or 0) <= slots for level in levels)
         if within < len(levels):
-            style.slots_line(axes, within - 0.5, slots.estimate)
+            style.slots_line(axes, within - 0.5, slots)
 
 
 def _name_means(axes: Axes, levels: list[dict[str, Any]], factor: float, *, crowded: bool) -> None:
@@ -113,44 +112,5 @@ def _part_of(level: dict[str, Any], name: str) -> float:
 
 def split_title(analysis: Analysis) -> str:
     """Say what the stack shows, from its own figures."""
-    said = telling(analysis, lambda series: queueing(analysis, series)) or telling(analysis, range_of_ttft)
+    said = as_title(analysis, lambda series: queueing(analysis, series)) or as_title(analysis, range_of_ttft)
     return said or f"Time to first token by {offered_load.axis(analysis.summary['levels']).partition(' (')[0]}"
-
-
-def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw the cumulative distribution of TTFT, a line a level, every request a point of it."""
-    colours = style.shades(analysis)
-    drawn = False
-    run = analysis.run
-    for level in style.drawn_levels(series.levels):
-        values = np.sort(run.column("ttft_s")[run.good(level["index"])])
-        if not len(values):
-            continue
-        drawn = True
-        left = int((run.left(level["index"]) & np.isnan(run.column("first_token"))).sum())
-        colour = colours[offered_load.load_name(level)]
-        style.request_shares(axes, values, colour=colour, name=level_name(level), left=left)
-    if not drawn:
-        style.empty(axes, "No request ended well, so there is no TTFT to show.")
-        return
-    style.share_over_log(axes)
-    axes.set_xlabel("TTFT, logarithmic")
-    axes.set_ylabel("share of requests at or below")
-    for mark in (0.5, 0.95):
-        axes.axhline(mark, color=style.GREY, linewidth=0.8, linestyle=":")
-
-
-def distribution_title(analysis: Analysis) -> str:
-    """Say how far apart the best and the worst first tokens are, and where half of them lie."""
-    last = findings.heaviest(analysis.summary["levels"], "ttft_s")
-    if last is None:
-        return "Time to first token"
-    half, end = (wait_in_words(last, "ttft_s", part) for part in ("p50", "max"))
-    values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
-    if not np.isfinite(values).any():  # all users hung up
-        return f"{last['label']}: nobody waited for a first token"
-    first = seconds(float(np.nanmin(values)))
-    if first == end:
-        return f"{last['label']}: every first token comes after {end}"
-    where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
-    return f"{last['label']}: first tokens come after {first} to {end}, {where}"

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import believed_slots, only_void
-from loadtest.analyse.server.queue.at_work import Depth
+from loadtest.analyse.findings.run_findings import only_void, slot_limit
+from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, listed
 
@@ -35,11 +35,8 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         linewidth=0,
     )
     top = float((decoding + waiting).max())
-    slots = believed_slots(analysis)
-    if slots.limit and slots.estimate is not None:
-        axes.axhline(
-            slots.estimate, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=counted(slots.estimate, "slot")
-        )
+    if (slots := slot_limit(analysis)) is not None:
+        axes.axhline(slots, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=counted(slots, "slot"))
     axes.set_ylim(0, top * 1.12)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(float(instants[0]), float(instants[-1]))
@@ -53,10 +50,10 @@ def title(analysis: Analysis) -> str:
     slots, levels = analysis.slots, analysis.summary["levels"]
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
-    if believed_slots(analysis).limit:
-        return f"Decoding never rises above {slots} streams, however many wait"
+    if (limit := slot_limit(analysis)) is not None:
+        return f"Decoding never rises above {limit} streams, however many wait"
     if slots.estimate is None:
         return "No stream was seen decoding"
     most = max(level["peak_decoding"] for level in levels)
-    limit = f"{only_void(levels)} a limit" if slots.limit else "no limit was seen"
-    return f"Up to {counted(most, 'stream')} {'decodes' if most == 1 else 'decode'} at once; {limit}"
+    shown = f"{only_void(levels)} a limit" if slots.limit else "no limit was seen"
+    return f"Up to {counted(most, 'stream')} {'decodes' if most == 1 else 'decode'} at once; {shown}"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.run import offered_load
@@ -48,13 +47,9 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
+    low, high = style.logarithmic_y(axes)
     room = (high / low) ** 0.12  # for the loads on top
     axes.set_ylim(low, high * room) if high >= 12 * low else axes.set_ylim(low / 1.6, high * 2)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-    axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
-    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
     style.level_marks(axes, analysis)
     axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")

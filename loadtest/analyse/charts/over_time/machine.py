@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.over_time import depth
-from loadtest.analyse.findings import machine_findings as machine
+from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.samples import Machine
@@ -30,8 +31,8 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     if seen.empty or not len(analysis.run.requests):
         return None
     panels: list[TitledPanel] = [
-        ("streams", lambda axes: depth.over_time(axes, analysis)),
-        ("output tokens/s", lambda axes: tokens_panel(axes, analysis)),
+        ("streams", partial(depth.over_time, analysis=analysis)),
+        ("output tokens/s", partial(tokens_panel, analysis=analysis)),
         *_panels(seen),
     ]
     figure = Figure(figsize=(style.WIDTH, 2.0 + 1.75 * len(panels)), dpi=style.DPI, layout="constrained")
@@ -41,49 +42,37 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
         axes.set_ylabel(label)
         axes.set_xlabel("")
     every[-1].set_xlabel("time since the run began (s); dotted: a level begins, with its load")
-    return style.save(figure, path, analysis, title(analysis), _subtitle(seen))
+    simulated = f"simulated: {', '.join(sorted(seen.simulated))}"
+    said = simulated if seen.simulated else "a line is broken where samples are missing"
+    return style.save(figure, path, analysis, title(analysis), said)
 
 
 def title(analysis: Analysis) -> str:
     """Return the first sentence that the samples say, or what the chart shows."""
-    said = machine.sentences(analysis.run)
+    said = machine_findings.machine_findings(analysis.run)
     return said[0].rstrip(".") if said else "What the machine did beside the streams"
 
 
-def _subtitle(seen: Machine) -> str:
-    return (
-        f"simulated: {', '.join(sorted(seen.simulated))}"
-        if seen.simulated
-        else "a line is broken where samples are missing"
-    )
-
-
-def _panels(seen: Machine) -> list[TitledPanel]:
-    panels: list[TitledPanel] = [
-        (f"cores of\n{host}", lambda axes, frame=frame: cores_panel(axes, frame))  # type: ignore[misc]
-        for host, frame in seen.hosts.items()
-        if "busiest" in frame
-    ]
+def _panels(seen: Machine) -> Iterator[TitledPanel]:
+    for host, frame in seen.hosts.items():
+        if "busiest" in frame:
+            yield f"cores of\n{host}", partial(cores_panel, frame=frame)
     if seen.gpus is not None:
-        frame = seen.gpus
-        mark = "\n(simulated)" if seen.mark(frame.attrs["source"]) else ""
-        if "utilisation" in frame:
-            panels.append((f"GPU use{mark}", lambda axes: share_panel(axes, frame, "utilisation", style.GREEN)))
-        if "memory_used" in frame:
-            panels.append((f"GPU memory\n(GB){mark}", lambda axes: gigabytes(axes, frame, "memory_used", style.PURPLE)))
-        if "power" in frame:
-            panels.append((f"GPU power\n(W){mark}", lambda axes: from_zero(axes, frame, "power", style.ORANGE)))
+        mark = "\n(simulated)" if seen.mark(seen.gpus.attrs["source"]) else ""
+        for column, label, panel, colour in GPU_PANELS:
+            if column in seen.gpus:
+                yield f"{label}{mark}", partial(panel, frame=seen.gpus, column=column, colour=colour)
     if seen.server is not None:
-        own = seen.server
         mark = "\n(simulated)" if seen.mark(*samples.SERVERS) else ""
-        if {"running", "waiting"} & set(own):
-            panels.append((f"server's own\ncount{mark}", lambda axes: counts_panel(axes, own)))
-        if "kv_use" in own:
-            panels.append((f"KV cache use{mark}", lambda axes: share_panel(axes, own, "kv_use", style.VERMILLION)))
+        if {"running", "waiting"} & set(seen.server):
+            yield f"server's own\ncount{mark}", partial(counts_panel, frame=seen.server)
+        if "kv_use" in seen.server:
+            yield (
+                f"KV cache use{mark}",
+                partial(share_panel, frame=seen.server, column="kv_use", colour=style.VERMILLION),
+            )
     for key, values in list(seen.named.items())[:MOST_METRICS]:
-        label = key if len(key) <= 22 else key[:21] + "…"
-        panels.append((label, lambda axes, values=values: axes.plot(values["t"], values["value"], color=style.INK)))  # type: ignore[misc]
-    return panels
+        yield key if len(key) <= 22 else key[:21] + "…", partial(metric_panel, frame=values)
 
 
 def tokens_panel(axes: Axes, analysis: Analysis) -> None:
@@ -118,22 +107,24 @@ def cores_panel(axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def share_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
-    """Draw a share from 0 to 100 %."""
     axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
     axes.set_ylim(0, 1.05)
     _percent_axis(axes)
 
 
-def from_zero(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
-    """Draw a column from 0 up."""
+def power_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
     axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
     axes.set_ylim(bottom=0)
 
 
-def gigabytes(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
+def gigabytes_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
     """Draw bytes from 0 up, in GB."""
     axes.plot(frame["t"], frame[column] / 1e9, color=colour, linewidth=1.4)
     axes.set_ylim(0, float(frame[column].max()) / 1e9 * 1.15 or 1.0)
+
+
+def metric_panel(axes: Axes, frame: pd.DataFrame) -> None:
+    axes.plot(frame["t"], frame["value"], color=style.INK)
 
 
 def counts_panel(axes: Axes, frame: pd.DataFrame) -> None:
@@ -147,3 +138,10 @@ def counts_panel(axes: Axes, frame: pd.DataFrame) -> None:
 
 def _percent_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.0f} %")
+
+
+GPU_PANELS = (
+    ("utilisation", "GPU use", share_panel, style.GREEN),
+    ("memory_used", "GPU memory\n(GB)", gigabytes_panel, style.PURPLE),
+    ("power", "GPU power\n(W)", power_panel, style.ORANGE),
+)

@@ -14,10 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import is_void
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.frames import peak_at_once
-from loadtest.analyse.summary import Analysis, failed, has_tokens
+from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.analyse.summary import Analysis, failed, has_tokens, is_void
 from loadtest.records import Outcome
 from loadtest.text import counted
 

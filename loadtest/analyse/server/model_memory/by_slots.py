@@ -8,11 +8,10 @@ from typing import Any
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.memory.estimate import MemoryPlan
-from loadtest.memory.loaded import kv_bytes, server_facts
+from loadtest.memory.estimate import MemoryPlan, facts_of_server, kv_bytes
 
 
-def granted(run: RunData) -> int | None:
+def granted_context(run: RunData) -> int | None:
     """Return the context of the model in tokens, as the server reported it at the run's end, else before it."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     context = loaded.get("context_length") or server.get("context")
@@ -22,7 +21,7 @@ def granted(run: RunData) -> int | None:
 def context_sentences(run: RunData) -> list[str]:
     """Return a sentence on the context where the server granted another one than was asked for."""
     scenario, server = run.facts.get("scenario") or {}, run.facts.get("server") or {}
-    asked, given = server.get("context_asked") or scenario.get("num_ctx"), granted(run)
+    asked, given = server.get("context_asked") or scenario.get("num_ctx"), granted_context(run)
     if not asked or not given or asked == given:
         return []
     return [f"The model has a context of {given} tokens, by the server's word; --num-ctx asked for {asked}."]
@@ -54,7 +53,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     """Return memory by slots from the facts of a run, or a sentence on what is missing."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     details = (server.get("facts") or {}).get("details") or {}
-    size, context = loaded.get("size"), granted(run)
+    size, context = loaded.get("size"), granted_context(run)
     kv = kv_bytes(details.get("architecture") or {})
     if not size:
         return "memory unknown: the server does not say what the loaded model takes."
@@ -69,7 +68,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
 
 def plan_of_run(run: RunData, slots: Slots) -> MemoryPlan:
     """Return the estimate for the run's model with its context and slots; raise PredictionError."""
-    server, context = run.facts.get("server") or {}, granted(run)
+    server, context = run.facts.get("server") or {}, granted_context(run)
     said = server.get("facts") or {}
     count = server.get("slots_said") or slots.estimate
     if not context or not count:
@@ -77,7 +76,7 @@ def plan_of_run(run: RunData, slots: Slots) -> MemoryPlan:
         raise PredictionError(f"{run.path} does not say {missing}: estimate with --model, --context and --slots.")
     name = str((run.facts.get("target") or {}).get("model"))
     try:
-        facts = server_facts(name, said.get("details") or {}, said.get("trained_context"))
+        facts = facts_of_server(name, said.get("details") or {}, said.get("trained_context"))
     except ScenarioError as error:
         raise PredictionError(f"{run.path} is not enough to estimate from: {error}") from None
     return MemoryPlan(facts=facts, context=int(context), slots=int(count))

@@ -42,13 +42,9 @@ class Sampled:
     mark: str = ""  # " (simulated)"
 
     @classmethod
-    def none(cls, reason: str) -> Sampled:
-        return cls(np.zeros(0), np.zeros(0), reason)
-
-    @classmethod
     def of(cls, frame: pd.DataFrame | None, column: str, reason: str, mark: str = "") -> Sampled:
         if frame is None or column not in frame or not frame[column].notna().any():
-            return cls.none(reason)
+            return cls(np.zeros(0), np.zeros(0), reason)
         return cls(*samples.known_values(frame, column), mark=mark)
 
     def change(self, start: float, end: float) -> tuple[float, float] | None:

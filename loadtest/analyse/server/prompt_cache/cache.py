@@ -16,12 +16,12 @@ import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prompt_cache import cold_prefill
+from loadtest.analyse.server.prompt_cache import inferred_cache
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
 
-SAID, INFERRED, UNKNOWN = "server", "inferred", "unknown"
 KEPT_SHARE = 0.5  # of its history; a turn that had as much cached found its conversation
 # Of later turns; with fewer judged, the share that was cached is unknown: a cached prompt is short, overlaps fewer others,
 # and is judged more often.
@@ -34,7 +34,7 @@ class CacheUse:
 
     cached: FloatArray
     history: FloatArray  # the turn before it, with its answer: what a cache could hold; 0 for a first turn
-    source: str  # SAID, INFERRED or UNKNOWN
+    source: str  # SERVER, INFERRED or UNKNOWN
     method: str  # how `cached` is known, or why it is not; a clause
 
     @property
@@ -58,8 +58,8 @@ def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     history, answered = _history(run)
     if np.isfinite(said).any():  # Ollama and others leave a count of zero out
         known = np.where(np.isfinite(run.column("prompt_tokens")), np.nan_to_num(said), np.nan)
-        return CacheUse(known, history, SAID, "the server says how many prompt tokens of each request it had cached")
-    found, reason = cold_prefill.infer_cached(run, slots, steps, history, answered)
+        return CacheUse(known, history, SERVER, "the server says how many prompt tokens of each request it had cached")
+    found, reason = inferred_cache.infer_cached(run, slots, steps, history, answered)
     source = UNKNOWN if found is None else INFERRED
     return CacheUse(np.full(len(said), np.nan) if found is None else found, history, source, reason)
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, UNKNOWN, CacheUse, talk_keys
+from loadtest.analyse.run.overlaps import open_within
+from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, talk_keys
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.waits import UNKNOWN
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
@@ -51,20 +53,12 @@ class CacheReplay:
         return kept / (kept + lost) if kept + lost else None
 
 
-def slots_for_cache(run: RunData, slots: Slots) -> int | None:
-    """Return how many conversations slots can hold: as the server says, else as the run shows; None where that is unknown."""
-    said = (run.facts.get("server") or {}).get("slots_said")
-    if said:
-        return int(said)
-    return slots.estimate if slots.limit else None
-
-
 def replay(run: RunData, slots: Slots, use: CacheUse) -> CacheReplay | None:
     """Replay a run's conversations on its slots; None where that is not possible.
 
     It takes conversations, a known number of slots that keep prompts (not pages), and known cached tokens.
     """
-    number = slots_for_cache(run, slots)
+    number = (run.facts.get("server") or {}).get("slots_said") or (slots.estimate if slots.limit else None)
     if number is None or is_paged(run) or use.source == UNKNOWN or not has_turns(run):
         return None
     return replay_on(run, number, use)
@@ -119,9 +113,7 @@ def _restore_cost(wait: FloatArray, restored: BoolArray, in_slot: BoolArray) -> 
 def _found_a_slot(run: RunData, slots: int) -> BoolArray:
     """Mark the requests that were sent while fewer others were in flight than there are slots."""
     send, end = run.column("send"), np.fmax(run.column("end"), run.column("last"))
-    before = np.searchsorted(np.sort(send[np.isfinite(send)]), send, side="left")
-    over = np.searchsorted(np.sort(end[np.isfinite(end)]), send, side="right")
-    return np.asarray(before - over < slots, dtype=np.bool_)
+    return np.asarray(open_within(send, end, send, send) < slots, dtype=np.bool_)
 
 
 def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:

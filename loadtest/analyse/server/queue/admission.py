@@ -10,10 +10,9 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing import token_gaps as gaps_of
 from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.server.timing.token_gaps import TokenGaps
+from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
 from loadtest.errors import PredictionError
 
 TAKEN_UP_TOGETHER_S = 0.005  # prompts whose prefills began this close were admitted together
@@ -105,7 +104,7 @@ class Admission(NamedTuple):
 
 def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
     """Read from the records how waiting streams got into batches."""
-    gaps = gaps_of.read_gaps(run, slots)
+    gaps = read_gaps(run, slots)
     if not gaps.requests.told.any():
         return Admission(0.0, 0.0)
     arrived = run.column("send") + np.nan_to_num(run.column("load_s"))

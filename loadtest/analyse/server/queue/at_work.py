@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, open_intervals
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import Depth, open_within
 
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
@@ -99,7 +100,7 @@ class RequestInstants:
         return min(3 * TIE_S, 0.3 * self.gap)
 
     @property
-    def handover(self) -> float:
+    def unnoticed_s(self) -> float:
         """How long before a step a request must have arrived to count as passed over by it, seconds."""
         return min(UNNOTICED_S, self.gap / 2)
 
@@ -123,60 +124,8 @@ class RequestInstants:
         return int(levels[at_least >= LEAST_HELD * at_least[0]].max())
 
 
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """A step function of time: `depth` intervals are open from each of `times` on."""
-
-    times: FloatArray
-    depth: FloatArray
-
-    @classmethod
-    def of(cls, starts: FloatArray, ends: FloatArray) -> Depth:
-        """Count the open intervals; of an end and a start at one instant the end comes first."""
-        return cls(*open_intervals(starts, ends))
-
-    def at(self, instants: FloatArray) -> FloatArray:
-        """Return the depth at `instants`; zero before the first."""
-        if not len(self.times):
-            return np.zeros(len(instants))
-        index = np.searchsorted(self.times, instants, side="right") - 1
-        return np.where(index >= 0, self.depth[np.maximum(index, 0)], 0.0)
-
-
-def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
-    """Count the instants in [left, right)."""
-    ordered = np.sort(instants)
-    return np.asarray(np.searchsorted(ordered, right) - np.searchsorted(ordered, left), dtype=np.float64)
-
-
-def last_before(instants: FloatArray, at: FloatArray) -> FloatArray:
-    """Return the latest of `instants` at or before each of `at`; −inf where there is none."""
-    ordered = np.concatenate(([-np.inf], np.sort(instants)))
-    return np.asarray(ordered[np.searchsorted(ordered, at, side="right") - 1], dtype=np.float64)
-
-
-def calm_starts(starts: FloatArray, ends: FloatArray) -> FloatArray:
-    """Return the starts of the intervals that began while no other was open."""
-    open_now = Depth.of(starts, ends)
-    opened: BoolArray = (open_now.depth == 1) & (np.diff(open_now.depth, prepend=0) > 0)
-    return np.asarray(open_now.times[opened], dtype=np.float64)
-
-
-def latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
-    """Return the latest end among the intervals that had begun by each instant; −inf where none had."""
-    if not len(starts):
-        return np.full(len(instants), -np.inf)
-    order = np.argsort(starts, kind="stable")
-    latest = np.maximum.accumulate(ends[order])
-    index = np.searchsorted(starts[order], instants, side="right") - 1
-    return np.where(index >= 0, latest[np.maximum(index, 0)], -np.inf)
-
-
 def lone(run: RunData) -> BoolArray:
     """Mark the requests that were alone in flight from their send to their first token."""
-    send, end = run.column("send"), run.column("end")
-    sent = np.isfinite(send) & np.isfinite(end)
-    until = run.column("first_token")
-    before = np.searchsorted(np.sort(send[sent]), until, side="left")
-    over = np.searchsorted(np.sort(end[sent]), send, side="right")
-    return np.asarray(sent & (before - over == 1), dtype=np.bool_)
+    send = run.column("send")
+    in_flight = open_within(send, run.column("end"), send, run.column("first_token"))
+    return np.asarray(np.isfinite(send) & (in_flight == 1), dtype=np.bool_)

@@ -18,7 +18,8 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.at_work import Depth, RequestInstants, last_before
+from loadtest.analyse.run.overlaps import Depth, last_before, open_within
+from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
 
@@ -38,7 +39,7 @@ NEAR_FIRST = 0.3
 EXPLAINED = 0.8  # of the variance of TTFT, by the prompts' lengths alone
 LEAST_READ = 0.5  # of the time that a prompt takes to read, between its slot's being free and its first token
 SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much
-MOST_UNSETTLED = 0.9  # of that time may be left out, because a request at work had just ended
+MOST_LEFT_OUT = 0.9  # of that time may be left out, because a request at work had just ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) ->
     return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
 
 
-def reads_beside(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
+def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
     """Return whether prompts were read while all of so many slots are taken to have been held: then there are more.
 
     A prompt cannot be read sooner than its slot is free. Where first tokens come sooner after that than their prompts take
@@ -124,7 +125,7 @@ def _reading(
     """Return the slots that most of the time names, after its shares at them and above; None where too few waited."""
     gone, arrived = np.maximum(requests.last[seen], begun), requests.arrived[seen]
     times, work, asked, seconds = _depths(begun, gone, arrived)
-    seconds = _settled(times, seconds, gone, scatter)
+    seconds = _clear_of_ends(times, seconds, gone, scatter)
     pressed = np.unique(work[(asked > work) & (work >= peak)])
     shares = [_shares(work, asked, seconds, number) for number in pressed]
     if not shares:
@@ -142,7 +143,7 @@ def _idle_ttft(run: RunData, requests: RequestInstants) -> tuple[FloatArray, flo
     known = np.isfinite(ttft)
     if not known.any():
         return np.full(len(ttft), np.nan), SCATTER_S, (0.0, 0.0)
-    lone = known & _lone(requests)
+    lone = known & (open_within(requests.arrived, requests.gone, requests.arrived, requests.first) == 1)
     taken = lone if lone.sum() >= FEWEST_LONE else known & (ttft <= np.min(ttft[known]))
     line = _line(tokens[taken], ttft[taken])
     if line is None:
@@ -183,13 +184,6 @@ def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArra
     return found
 
 
-def _lone(requests: RequestInstants) -> BoolArray:
-    """Mark the requests that were alone in flight until their first token."""
-    before = np.searchsorted(np.sort(requests.arrived), requests.first, side="left")
-    over = np.searchsorted(np.sort(requests.gone), requests.arrived, side="right")
-    return np.asarray(before - over == 1, dtype=np.bool_)
-
-
 def _line(tokens: FloatArray, ttft: FloatArray) -> tuple[float, float] | None:
     """Return (fixed, per token) of TTFT; None where lengths are few, alike or unknown, or TTFT does not grow with them."""
     known = np.isfinite(tokens) & (tokens > 0)
@@ -210,7 +204,7 @@ def _depths(
     return times, work, asked, np.diff(times, append=times[-1:])
 
 
-def _settled(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: float) -> FloatArray:
+def _clear_of_ends(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: float) -> FloatArray:
     """Return the time of each part that lies further than `scatter` from any end; all of it where that is hardly any.
 
     Where an end and a begin are each known to `scatter`, one at work may seem missing or too many between them.
@@ -219,7 +213,7 @@ def _settled(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: 
     before = -last_before(-gone, -(times + seconds)) - scatter
     left, right = np.maximum(times, after), np.minimum(times + seconds, before)
     inside = np.maximum(right - left, 0.0)
-    return inside if inside.sum() > (1 - MOST_UNSETTLED) * seconds.sum() else seconds
+    return inside if inside.sum() > (1 - MOST_LEFT_OUT) * seconds.sum() else seconds
 
 
 def _shares(work: FloatArray, asked: FloatArray, seconds: FloatArray, number: float) -> tuple[float, float]:

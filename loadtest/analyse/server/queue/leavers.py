@@ -19,7 +19,8 @@ import numpy as np
 from loadtest.analyse.figures.rates import delivered
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.at_work import Depth, RequestInstants
+from loadtest.analyse.run.overlaps import Depth
+from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.slots import Slots
 
 FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover
@@ -27,6 +28,7 @@ LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time:
 LONG_STEPS = 4  # … or within so many steps, where these are long
 FAR = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
 SIGMAS = 2.0  # standard errors by which work for those who left must differ from none
+ENDED, LEFT, BEGAN = range(3)  # kinds of events in a slot, in the order in which those of one instant count
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,13 @@ class WorkedOn:
         }
 
 
-def summed_up(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
+def left_figures(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
     """Return what summary.json says of a level's users who hung up; nothing where none did."""
     left = run.left(index)
     if not left.any():
         return {}
     seen = np.isfinite(run.column("first_token"))
-    sent = run.measured(index) & np.asarray(run.requests["outcome"] != "cancelled", dtype=np.bool_)
+    sent = run.sent(index)
     waited = (run.column("end") - run.column("send"))[left & ~seen]
     found: dict[str, Any] = {
         "users": int(left.sum()),
@@ -84,7 +86,7 @@ def summed_up(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
         "in_answer": int((left & seen).sum()),
         "output_tokens": float(np.nansum(delivered(run)[left])),
     }
-    told = worked_on(run, np.asarray(run.requests["level"] == index, dtype=np.bool_), slots)
+    told = worked_on(run, run.of_level(index), slots)
     if isinstance(told, str):
         return {"left": {**found, "worked_on_s": None, "worked_on_s_reason": told}}
     return {"left": {**found, **told.to_dict()}}
@@ -105,7 +107,7 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     begun = requests.begun[at_work]
     gone_at = np.maximum(gone[at_work], begun)
     waits_until = np.where(at_work, requests.begun, gone)
-    empty = _Empty.of(
+    empty = _EmptySlots.of(
         Depth.of(begun, gone_at), Depth.of(requests.arrived, np.maximum(waits_until, requests.arrived)), int(limit)
     )
     usual = empty.handovers(gone_at[~left[at_work]], gone_at[left[at_work]], begun, int(limit))
@@ -129,14 +131,14 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Empty:
+class _EmptySlots:
     """Slots without a visible stream while requests wait, a step function of time."""
 
     times: FloatArray
     area: FloatArray  # slot-seconds up to each of `times`
 
     @classmethod
-    def of(cls, work: Depth, waiting: Depth, limit: int) -> _Empty:
+    def of(cls, work: Depth, waiting: Depth, limit: int) -> _EmptySlots:
         times = np.unique(np.concatenate((work.times, waiting.times)))
         missing = np.maximum(limit - work.at(times), 0.0)
         slots = np.where(waiting.at(times) > 0, missing, 0.0)
@@ -153,11 +155,13 @@ class _Empty:
         Streams in step end together, and their slots are filled together: each then stood empty for the mean. Nothing
         counts during which a user left.
         """
-        events = sorted([(at, 0) for at in ended] + [(at, 1) for at in left] + [(at, 2) for at in begun])
+        events = sorted(
+            (at, kind) for kind, instants in ((ENDED, ended), (LEFT, left), (BEGAN, begun)) for at in instants
+        )
         found: list[float] = []
         work, since, freed, spoilt = 0, math.nan, 0, False
         for at, kind in events:
-            if kind == 2:
+            if kind == BEGAN:
                 work += 1
                 if work >= limit and freed:
                     found += [] if spoilt else [(self._upto(at) - self._upto(since)) / freed] * freed
@@ -165,10 +169,10 @@ class _Empty:
                 continue
             work -= 1
             if work >= limit:  # the next one was seen to begin first
-                found += [0.0] * (kind == 0)
+                found += [0.0] * (kind == ENDED)
             elif work + 1 >= limit or freed:
                 since, spoilt = (since, spoilt) if freed else (at, False)
-                freed, spoilt = freed + 1, spoilt or kind == 1
+                freed, spoilt = freed + 1, spoilt or kind == LEFT
         return np.array(found, dtype=np.float64)
 
     def _upto(self, at: float) -> float:

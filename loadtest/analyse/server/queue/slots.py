@@ -22,20 +22,14 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.at_work import (
-    Depth,
-    RequestInstants,
-    calm_starts,
-    count_within,
-    last_before,
-    latest_end,
-)
-from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, reads_beside
+from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
+from loadtest.analyse.server.queue.at_work import RequestInstants
+from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, prompts_read_while_full
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
 
-SETTLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
+REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
 FEWEST_READINGS = 3.0  # that must name one number of slots
 LEAST_PRESSED_SHARE = 0.03  # of the steps with more requests in flight than that number, which must name it
 LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
@@ -63,27 +57,18 @@ class Slots:
     witnesses: tuple[Witness, ...] = field(default=())
 
     @property
-    def interval(self) -> tuple[int, int | None] | None:
-        """The fewest and the most slots consistent with the run; the most is None where only a lower bound is known."""
-        if self.estimate is None:
-            return None
-        return self.estimate, self.estimate if self.limit else None
-
-    @property
     def agree(self) -> bool:
         """Whether the witnesses agree: they name one limit, or there is no witness but the peak."""
         return self.limit or len(self.witnesses) <= 1
 
     def to_dict(self) -> dict[str, object]:
         """Return what summary.json holds; `ci` is [n, null] where only a lower bound is known."""
-        ci = list(self.interval) if self.interval else None
-        witnesses = {witness.name: witness.slots for witness in self.witnesses}
         return {
             "estimate": self.estimate,
-            "ci": ci,
+            "ci": None if self.estimate is None else [self.estimate, self.estimate if self.limit else None],
             "limit": self.limit,
             "method": self.method,
-            "witnesses": witnesses,
+            "witnesses": {witness.name: witness.slots for witness in self.witnesses},
             "agree": self.agree,
         }
 
@@ -97,7 +82,7 @@ def peak_decoding(run: RunData, rows: BoolArray) -> int:
     """Return the most requests of `rows` that were between their first and last token at one instant."""
     requests = RequestInstants.of(run, rows)
     seen = np.isfinite(requests.first)
-    return int(Depth.of(requests.first[seen], requests.last[seen]).depth.max(initial=0))
+    return peak_at_once(requests.first[seen], requests.last[seen])
 
 
 def estimate_slots(run: RunData) -> Slots:
@@ -126,7 +111,7 @@ def estimate_slots(run: RunData) -> Slots:
         if (
             passed is not None
             and full is None
-            and (_answers_are_short(run) or reads_beside(run, requests, passed.slots, peak))
+            and (_answers_are_short(run) or prompts_read_while_full(run, requests, passed.slots, peak))
         ):
             passed = None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
@@ -187,7 +172,7 @@ class _ObservedSteps:
     asked: FloatArray  # requests in flight in the middle of it
     passed: BoolArray  # a request waited from before it until after it, and no stream began or ended
     free: BoolArray  # no request waited, and no stream began or ended
-    settled: BoolArray  # no stream ended within SETTLED_S before it
+    refilled: BoolArray  # no stream ended within REFILLED_S before it
     since: FloatArray  # seconds since the last first token, or since nobody waited, whichever was later
 
 
@@ -195,7 +180,7 @@ def _passed_over(run: RunData, requests: RequestInstants, events: TimedEvents) -
     """Return how many streams were at work in the steps that passed a request over; None where there are too few."""
     steps = _observed_steps(run, requests, events)
     counted = steps.passed if requests.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
-    readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
+    readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.refilled)
     return _witness("passed_over", readings, "steps")
 
 
@@ -207,16 +192,16 @@ class _Readings:
     weight: FloatArray
     asked: FloatArray  # requests in flight
     tell: BoolArray  # a request was kept out: all slots were taken
-    settled: BoolArray  # no stream ended within SETTLED_S before it
+    refilled: BoolArray  # no stream ended within REFILLED_S before it
 
 
 def _witness(name: str, readings: _Readings, what: str) -> Witness | None:
-    """Return what the settled readings agree on, or all readings where the settled ones are too few.
+    """Return what those readings agree on that no stream ended just before, or all readings where these are too few.
 
     Just after a stream ended its slot may be empty for several fast steps, which then show one stream too few.
     """
-    settled = replace(readings, tell=readings.tell & readings.settled)
-    return _mostly_said(name, settled, what) or _mostly_said(name, readings, what)
+    sure = replace(readings, tell=readings.tell & readings.refilled)
+    return _mostly_said(name, sure, what) or _mostly_said(name, readings, what)
 
 
 def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
@@ -260,7 +245,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
     until = np.where(seen, begun, requests.gone)
     if (unsure & seen).any():
         quiet &= Depth.of(requests.arrived[unsure & seen], until[unsure & seen]).at(middle) == 0
-    ready = requests.arrived[~unsure] + requests.handover
+    ready = requests.arrived[~unsure] + requests.unnoticed_s
     waiting_until = latest_end(ready, until[~unsure], left)
     anybody = latest_end(requests.arrived, until, right)
     return _ObservedSteps(
@@ -269,7 +254,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
         weight=1 / np.maximum(decoding, 1),
         asked=requests.in_flight.at(middle),
         passed=quiet & (waiting_until > right + slack),
-        settled=left - last_before(last[seen], left) > SETTLED_S,
+        refilled=left - last_before(last[seen], left) > REFILLED_S,
         free=quiet & ~(anybody > left),
         since=left
         - np.maximum(last_before(requests.first[seen], left), last_before(calm_starts(requests.arrived, until), left)),
@@ -278,9 +263,10 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
 
 def _without_prompt(steps: _ObservedSteps) -> BoolArray:
     """Mark the steps at most 1.4 times as long as the median step with nobody waiting at the same number of streams."""
-    depths, usual = _usual_step_s(steps)
+    depths = np.unique(steps.at_work[steps.free])
     if not len(depths):
         return np.zeros(len(steps.seconds), dtype=np.bool_)
+    usual = [float(np.median(steps.seconds[steps.free & (steps.at_work == depth)])) for depth in depths]
     expected = np.interp(steps.at_work, depths, usual)
     more = steps.at_work > depths[-1]
     if len(depths) > 1:
@@ -300,13 +286,6 @@ def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
     return np.asarray(steps.since > slices * steps.seconds, dtype=np.bool_)
 
 
-def _usual_step_s(steps: _ObservedSteps) -> tuple[FloatArray, FloatArray]:
-    """Return the numbers of streams seen in steps with nobody waiting, and the median duration of those steps."""
-    depths = np.unique(steps.at_work[steps.free])
-    usual = [float(np.median(steps.seconds[steps.free & (steps.at_work == depth)])) for depth in depths]
-    return depths, np.array(usual)
-
-
 def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return the slots held at the end of a batch that left out a request which had come before the batch began.
 
@@ -321,19 +300,15 @@ def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | N
     opens, closes = instants[fresh], instants[np.append(fresh[1:], True)[: len(instants)]]
     if len(opens) < 2:
         return None
-    known = np.isfinite(requests.started)
-    begun, last, arrived = (
-        requests.begun[np.isfinite(requests.first)],
-        requests.last[np.isfinite(requests.last)],
-        requests.arrived,
-    )
+    known, seen = np.isfinite(requests.started), np.isfinite(requests.first)
+    begun, last = requests.begun[seen], requests.last[seen]
     held = np.searchsorted(np.sort(begun), closes + slack) - np.searchsorted(np.sort(last), opens - slack)
-    ready = arrived[known] + requests.handover
+    ready = requests.arrived[known] + requests.unnoticed_s
     waited = latest_end(ready, requests.started[known], np.append(-np.inf, opens[:-1])) > closes + slack
-    unsure = ~known & np.isfinite(requests.first)
+    unsure = seen & ~known
     if unsure.any():
-        waited &= Depth.of(arrived[unsure], requests.first[unsure]).at(opens) == 0
-    settled = opens - last_before(last, opens - slack) > SETTLED_S
+        waited &= Depth.of(requests.arrived[unsure], requests.first[unsure]).at(opens) == 0
+    refilled = opens - last_before(last, opens - slack) > REFILLED_S
     asked = requests.in_flight.at(opens - slack)
-    readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, settled)
+    readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, refilled)
     return _witness("full_batches", readings, "batches")

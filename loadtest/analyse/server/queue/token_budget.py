@@ -23,7 +23,7 @@ CLEARLY = 0.03  # of the time: by so much more must a budget explain than a numb
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _WaitedTime:
     """Parts of time in which somebody waited."""
 
     number: FloatArray  # requests at work
@@ -39,11 +39,6 @@ class _Held:
         agrees = [float(self.seconds[(self.tokens <= each) & (self.full > each)].sum()) / total for each in tries]
         best = max(agrees)
         return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
-
-    def clearly_better(self, agrees: float, number: int) -> bool:
-        """Whether a budget that agrees with this share of the time explains it better than that `number` were at work."""
-        share = float(self.seconds[self.number == number].sum()) / float(self.seconds.sum())
-        return agrees >= share + CLEARLY
 
 
 def kv_budget(run: RunData) -> int | None:
@@ -65,11 +60,11 @@ def budget_instead_of(
     if held is None:
         return None
     budget, agrees = held.best_budget()
-    better = number is None or held.clearly_better(agrees, number)
-    return (budget, agrees) if agrees >= KV_AGREES and better else None
+    by_number = 0.0 if number is None else float(held.seconds[held.number == number].sum() / held.seconds.sum())
+    return (budget, agrees) if agrees >= max(KV_AGREES, by_number + CLEARLY) else None
 
 
-def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _Held | None:
+def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _WaitedTime | None:
     """Return what was held while somebody waited; None where nobody did, or requests are few or hold alike."""
     kept = np.isfinite(run.column("send"))
     tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[kept]
@@ -94,4 +89,4 @@ def _held_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> _
             rows.append((float(working.sum()), here, here + following, float(length)))
     if not rows:
         return None
-    return _Held(*np.array(rows).T)
+    return _WaitedTime(*np.array(rows).T)

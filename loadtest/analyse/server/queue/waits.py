@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData, peak_at_once
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.queue.at_work import headers_mark_start
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.records import Outcome
@@ -42,14 +43,16 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     server without durations only slot wait is known, and its source is "inferred".
     """
     wait = told_wait(run)
-    nothing = np.full(len(wait), np.nan)
-    seen = np.isfinite(run.column("first_token"))
     if slots.estimate is None:
-        return Waits(nothing, nothing, _sources(nothing, wait))
-    below = np.where(in_crowded_levels(run, slots.estimate), np.nan, 0.0)
-    slot = _slot_wait(run, slots.estimate, wait) if slots.limit else below
-    slot = np.where(seen | np.isfinite(wait), slot, np.nan)
-    return Waits(slot, wait - slot, _sources(slot, wait))
+        slot = np.full(len(wait), np.nan)
+    elif slots.limit:
+        slot = _slot_wait(run, slots.estimate, wait)
+    else:
+        slot = np.where(in_crowded_levels(run, slots.estimate), np.nan, 0.0)
+    told = np.isfinite(wait)
+    slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
+    source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
+    return Waits(slot, wait - slot, source.astype(np.object_))
 
 
 def told_wait(run: RunData) -> FloatArray:
@@ -65,12 +68,6 @@ def told_wait(run: RunData) -> FloatArray:
     if not timed.any() or headers_mark_start(run):
         return wait
     return np.where(timed & np.isfinite(until_prompt), until_prompt, wait)
-
-
-def _sources(slot: FloatArray, wait: FloatArray) -> npt.NDArray[np.object_]:
-    known = np.isfinite(slot)
-    found = np.where(known & np.isfinite(wait), SERVER, np.where(known, INFERRED, UNKNOWN))
-    return np.asarray(found, dtype=np.object_)
 
 
 def _slot_wait(run: RunData, slots: int, wait: FloatArray) -> FloatArray:

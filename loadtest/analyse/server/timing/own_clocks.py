@@ -10,7 +10,8 @@ import numpy as np
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.at_work import Depth, RequestInstants
+from loadtest.analyse.run.overlaps import Depth
+from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.kept_out import unwaited_ttft
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import step_table, step_times

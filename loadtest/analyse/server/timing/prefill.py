@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.timing.prefill_law import (
     FEWEST_PROMPTS,
     FEWEST_TO_SPLIT,
@@ -34,8 +35,8 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
-# prompt tokens that a batch takes, the likeliest first; None: any prompt whole
-SLICES = (512, 1024, 2048, 4096, 256, 128, None)
+LIKELIEST_SLICE = 512  # prompt tokens that a batch takes
+SLICES = (LIKELIEST_SLICE, 1024, 2048, 4096, 256, 128, None)  # that are tried; None: any prompt whole
 NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 HOLDS = 0.2  # by which it may miss the prompts that had the server to themselves, as a logarithm
@@ -96,8 +97,10 @@ def _from_durations(
     group = _prompt_groups(gaps, rows)
     alone = group.size == 1
     beside = gaps.decoding_at(group.start + gaps.requests.edge_s).astype(np.float64)
-    evaluated = np.add.reduceat(tokens[group.rows], group.head) if len(group.head) else np.zeros(0)
-    looks = np.add.reduceat(pairs(tokens)[group.rows], group.head) if len(group.head) else np.zeros(0)
+    evaluated, looks = (
+        np.add.reduceat(each[group.rows], group.head) if len(group.head) else np.zeros(0)
+        for each in (tokens, pairs(tokens))
+    )
     n_batch = _slice_tokens(gaps, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
     few = alone.sum() < FEWEST_TO_SPLIT
     taken = alone | (few & (evaluated <= (n_batch or math.inf) - beside))
@@ -141,9 +144,7 @@ def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> _PromptGroups:
     size = np.diff(head, append=len(rows))
     first, last = np.minimum.reduceat(start, head), np.maximum.reduceat(start, head)
     ends = np.maximum.reduceat(end, head)
-    opened = np.searchsorted(np.sort(start), ends - near, side="left")
-    closed = np.searchsorted(end, first + near, side="right")
-    whole = (opened - closed == size) & (last - first <= near)
+    whole = (open_within(start, end, first + near, ends - near) == size) & (last - first <= near)
     kept = np.repeat(whole, size)
     size = size[whole]
     return _PromptGroups(rows[kept], np.cumsum(size) - size, size, first[whole], ends[whole])
@@ -158,7 +159,7 @@ def _slice_tokens(
     """
     long = (beside > 0) & (tokens > min(size for size in SLICES if size)) & gaps.covers(start, end)
     if not long.any():
-        return SLICES[0]
+        return LIKELIEST_SLICE
     instants = np.sort(gaps.right)
     inside = np.searchsorted(instants, end[long] - gaps.requests.edge_s) - np.searchsorted(
         instants, start[long] + gaps.requests.edge_s
@@ -170,7 +171,7 @@ def _slice_tokens(
         return float(np.abs(seen - expected).mean())
 
     best = min(SLICES, key=off)
-    return SLICES[0] if off(SLICES[0]) <= off(best) + 0.1 else best
+    return LIKELIEST_SLICE if off(LIKELIEST_SLICE) <= off(best) + 0.1 else best
 
 
 def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime) -> Prefill | None:
@@ -192,16 +193,15 @@ def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime) -> Prefill
     instants = np.sort(np.concatenate((gaps.right, firsts)))
     previous = np.searchsorted(instants, gaps.left - gaps.requests.edge_s) - 1
     fresh = begun >= np.where(previous >= 0, instants[np.maximum(previous, 0)], -np.inf) - gaps.requests.edge_s
-    most = (SLICES[0] or math.inf) - beside
     just_before = sums[before] - sums[np.searchsorted(firsts, gaps.left - gaps.requests.edge_s)]
-    whole = fresh & (evaluated + just_before <= most)
+    whole = fresh & (evaluated + just_before <= LIKELIEST_SLICE - beside)
     rows = np.flatnonzero((joined > 0) & (at_work <= joined) & (beside > 0) & whole)
     rows = rows[np.unique(before[rows], return_index=True)[1]]  # each step once, however many streams saw it
     if len(rows) < FEWEST_TO_SPLIT:
         return None
     method = "pauses of running streams that prompts fell into, less a step (the server gives no durations)"
     spent, beside = gaps.right[rows] - gaps.left[rows], beside[rows]
-    return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, SLICES[0])
+    return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, LIKELIEST_SLICE)
 
 
 def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
@@ -220,7 +220,7 @@ def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime
     done = np.searchsorted(np.sort(gaps.requests.last[seen]), sent, side="right")
     earlier = np.searchsorted(np.sort(send[seen]), sent, side="left")
     by_then = np.searchsorted(np.sort(send[seen]), firsts[starts], side="left")
-    idle = (earlier == done) & (by_then - earlier == sizes) & (evaluated <= (SLICES[0] or math.inf))
+    idle = (earlier == done) & (by_then - earlier == sizes) & (evaluated <= LIKELIEST_SLICE)
     idle |= (earlier == done) & (by_then - earlier == 1) & (sizes == 1)
     if idle.sum() < FEWEST_PROMPTS:
         return None
@@ -228,7 +228,7 @@ def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime
     nothing = np.zeros(len(spent))
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
-    found = fit_prefill(evaluated[idle], spent, nothing, least, method, SLICES[0])
+    found = fit_prefill(evaluated[idle], spent, nothing, least, method, LIKELIEST_SLICE)
     if not tells_fixed(evaluated[idle & (sizes == 1)]):
         found = replace(found, least=True)  # what it takes besides its tokens is in it
     return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
@@ -242,7 +242,7 @@ def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatA
     rows = len(gaps.requests.first)
     if step is None:
         return np.full(rows, np.nan), None, "no step time is known to hold pauses against"
-    work = _Work.of(gaps, uncached(run))
+    work_before = _work_before(gaps, uncached(run))
     most = int(np.isfinite(gaps.requests.first).sum())  # no more streams than this can have decoded at once
 
     def read(made: Callable[[], TokenGaps]) -> tuple[slice, FloatArray, float, float]:
@@ -252,7 +252,7 @@ def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatA
         excess = np.where(block.held, block.right - block.left - times[np.maximum(beside, 0)], 0.0)
         low = int(block.row[0]) if len(block.row) else 0
         summed = np.asarray(np.bincount(block.row - low, weights=np.maximum(excess, 0.0)), dtype=np.float64)
-        worked = work.between(block.left[block.held], block.right[block.held])
+        worked = work_before(block.right[block.held]) - work_before(block.left[block.held])
         return slice(low, low + len(summed)), summed, float(worked.sum()), float(excess[block.held].sum())
 
     stall, total, lost = np.zeros(rows), 0.0, 0.0
@@ -267,34 +267,19 @@ def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatA
     return stall, max(lost / total, 0.0), None
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """Prompt tokens evaluated up to each instant: those of a prompt are spread evenly over its prefill."""
-
-    at: FloatArray
-    done: FloatArray
-    shift: float
-
-    @classmethod
-    def of(cls, gaps: TokenGaps, tokens: FloatArray) -> _Work:
-        known = np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0)
-        start, end = gaps.requests.started[known], gaps.requests.first[known]
-        if not gaps.requests.told.any():  # when the prefill began is unknown; it ended with the first token
-            start = end
-        start = np.minimum(start, end - gaps.requests.edge_s)
-        slope = tokens[known] / (end - start)
-        at = np.concatenate((start, end))
-        order = np.argsort(at, kind="stable")
-        at = at[order]
-        rate = np.cumsum(np.concatenate((slope, -slope))[order])
-        done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(at)))) if len(at) else at
-        # read half an edge later, so that a first token lies inside the gap that it ends
-        return cls(at, done, 0.5 * gaps.requests.edge_s)
-
-    def between(self, left: FloatArray, right: FloatArray) -> FloatArray:
-        """Return the tokens evaluated between `left` and `right`."""
-        if not len(self.at):
-            return np.zeros(len(left))
-        return np.asarray(
-            np.interp(right + self.shift, self.at, self.done) - np.interp(left + self.shift, self.at, self.done)
-        )
+def _work_before(gaps: TokenGaps, tokens: FloatArray) -> Callable[[FloatArray], FloatArray]:
+    """Return the prompt tokens evaluated before an instant, as a function of it: those of a prompt go evenly over its prefill."""
+    known = np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0)
+    start, end = gaps.requests.started[known], gaps.requests.first[known]
+    if not len(end):
+        return lambda at: np.zeros(len(at))
+    if not gaps.requests.told.any():  # when the prefill began is unknown; it ended with the first token
+        start = end
+    start = np.minimum(start, end - gaps.requests.edge_s)
+    slope = tokens[known] / (end - start)
+    times = np.concatenate((start, end))
+    order = np.argsort(times, kind="stable")
+    times, rate = times[order], np.cumsum(np.concatenate((slope, -slope))[order])
+    done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(times))))
+    # read half an edge later, so that a first token lies inside the gap that it ends
+    return lambda at: np.interp(at + 0.5 * gaps.requests.edge_s, times, done)

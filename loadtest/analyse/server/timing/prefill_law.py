@@ -7,14 +7,15 @@ costs more than its share: where prompts' lengths are far enough apart to show i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.server.timing.scatter import observed_factors
 
 Tokens = TypeVar("Tokens", float, FloatArray)
 
@@ -29,6 +30,8 @@ LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken 
 MOST_JITTER = 0.3
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 LEAST_GAIN = 20.0  # F of a further part of the law, which has to improve the fit by more
+FEWEST_FACTORS, MOST_FACTORS = 8, 400  # prompts that show how times scatter, and factors that are kept, evenly by rank
+FARTHEST = 1.1  # a prompt's time as a share of what the model says, as a logarithm: a third to three times
 # by which a token may get dearer with each token before it, as shares of the first
 GROWTHS = np.geomspace(1e-4, 1e-2, 10)
 
@@ -105,34 +108,34 @@ class _Prompts:
         return slope, loss
 
     def best_fixed(self) -> float:
-        """Return the fixed part; 0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN."""
-        n = len(self.tokens)
-        if not tells_fixed(self.tokens):
-            return 0.0
+        """Return what a prompt takes besides its tokens, where that is worth a part of the law."""
         usual = float(np.median(self.spent - self.shared))
         tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
-        index = int(np.argmin([self.best_slope(float(value))[1] for value in tries]))
-        tries = np.linspace(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)], 9)
-        losses = [self.best_slope(float(value))[1] for value in tries]
-        index = int(np.argmin(losses))
-        gained = self.best_slope(0.0)[1] - losses[index]
-        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(n - 2, 1) else 0.0
+        return self._worth_having(lambda fixed: self.best_slope(fixed)[1], tries, partial(np.linspace, num=9))
 
     def best_growth(self, looks: FloatArray) -> float:
-        """Return by which share of a token's cost each look back costs; 0 where lengths are alike or it improves nothing."""
-        if not tells_fixed(self.tokens):
-            return 0.0
+        """Return by which share of a token's cost each look back costs, where that is worth a part of the law."""
 
         def loss(growth: float) -> float:
             return replace(self, tokens=self.tokens + growth * looks).best_slope(0.0)[1]
 
-        losses = [loss(growth) for growth in GROWTHS]
+        return self._worth_having(loss, GROWTHS, partial(np.geomspace, num=7))
+
+    def _worth_having(
+        self, loss: Callable[[float], float], tries: FloatArray, between: Callable[[float, float], FloatArray]
+    ) -> float:
+        """Return the value of a further part with the least loss: the best of `tries`, then of those `between` its neighbours.
+
+        0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN.
+        """
+        if not tells_fixed(self.tokens):
+            return 0.0
+        index = int(np.argmin([loss(value) for value in tries.tolist()]))
+        tries = between(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)])
+        losses = [loss(value) for value in tries.tolist()]
         index = int(np.argmin(losses))
-        tries = np.geomspace(GROWTHS[max(index - 1, 0)], GROWTHS[min(index + 1, len(GROWTHS) - 1)], 7)
-        losses = [loss(growth) for growth in tries]
-        index = int(np.argmin(losses))
-        gained = self.best_slope(0.0)[1] - losses[index]
-        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(len(looks) - 2, 1) else 0.0
+        gained = loss(0.0) - losses[index]
+        return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(len(self.tokens) - 2, 1) else 0.0
 
 
 def tells_fixed(tokens: FloatArray) -> bool:
@@ -162,7 +165,7 @@ def fit_prefill(
     fixed = prompts.best_fixed()
     slope, _ = prompts.best_slope(fixed)
     off = prompts.log_ratio(slope, fixed)
-    spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
+    spread = robust_deviation(off)
     visible = shared + fixed + slope * tokens > least * ABOVE_LEAST
     n = int(visible.sum())
     if n < FEWEST_PROMPTS:
@@ -171,22 +174,19 @@ def fit_prefill(
         return Prefill(
             bound / 2, (0.0, bound), 0.0, n, method, jitter=min(spread, MOST_JITTER), n_batch=n_batch, least=True
         )
-    interval = _interval(slope, spread, (slope * tokens / spent)[visible], with_fixed=bool(fixed))
-    factors = observed_factors(off[visible])
-    hidden = bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0)
-    holds = bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST)
+    low, high = _interval(slope, spread, (slope * tokens / spent)[visible], with_fixed=bool(fixed))
     usual = float(tokens.sum()) / counted  # of the cost of a token with none before it
     return Prefill(
-        slope * usual,
-        (interval[0] * usual, interval[1] * usual),
-        fixed,
-        n,
-        method,
-        min(spread, MOST_JITTER),
-        n_batch,
-        factors,
-        holds,
-        hidden,
+        per_token_s=slope * usual,
+        ci95=(low * usual, high * usual),
+        fixed_s=fixed,
+        n=n,
+        method=method,
+        jitter=min(spread, MOST_JITTER),
+        n_batch=n_batch,
+        factors=_observed_factors(off[visible]),
+        holds=bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST),
+        least=bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0),
         context_s=slope * growth,
         before=float(looks.sum()) / counted if growth else 0.0,
     )
@@ -204,3 +204,15 @@ def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bo
     error = math.hypot(error * (2.0 if with_fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     half = t_quantile(len(shares) - 1) * error
     return max(slope - half, 0.0), slope + half
+
+
+def _observed_factors(off: FloatArray) -> tuple[float, ...]:
+    """Return spent / model of prompts, given as logarithms, for predictions to draw from; () where they are few.
+
+    What a normal distribution with their spread leaves out is the slow ones, which make p95.
+    """
+    if len(off) < FEWEST_FACTORS:
+        return ()
+    kept = np.sort(np.clip(off, -FARTHEST, FARTHEST))
+    ranks = np.linspace(0, len(kept) - 1, min(MOST_FACTORS, len(kept))).round().astype(np.int64)
+    return tuple(np.exp(kept[ranks]).tolist())

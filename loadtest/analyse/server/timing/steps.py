@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing import prefill as prefill_of
-from loadtest.analyse.server.timing import token_gaps as gaps_of
 from loadtest.analyse.server.timing.pace import level_paces, pace_error
+from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls, uncached
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.analyse.server.timing.step_law import (
     FEWEST_STEPS,
@@ -27,7 +26,7 @@ from loadtest.analyse.server.timing.step_law import (
     growth_per_stream,
     well_seen,
 )
-from loadtest.analyse.server.timing.token_gaps import TokenGaps
+from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones
@@ -116,7 +115,7 @@ class Steps:
 
 def measure_steps(run: RunData, slots: Slots) -> Steps:
     """Measure step times, their law, prefill and stalls in a run."""
-    found = gaps_of.read_gaps(run, slots)
+    found = read_gaps(run, slots)
     models = sorted({str(model) for model in run.requests["model"][run.requests["ok"]].dropna().unique()})
     if len(models) > 1:  # each model has its own step times
         times: tuple[StepTimes, ...] = ()
@@ -128,10 +127,10 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         times = by_streams(found)
         law, law_reason = fit_law(times)
         slope = growth_per_stream(times)
-    reader = _StepTimeByStreams.of(times, slope) if times else None
-    prefill, prefill_reason = prefill_of.measure_prefill(run, found, reader)
-    stall, interference, interference_reason = prefill_of.stalls(run, found, reader)
-    handling, handover, handovers = _fixed_costs(run, prefill, reader)
+    step = _step_time_by_streams(times, slope or 0.0) if times else None
+    prefill, prefill_reason = measure_prefill(run, found, step)
+    stall, interference, interference_reason = stalls(run, found, step)
+    handling, handover, handovers = _fixed_costs(run, prefill, step)
     paces = level_paces(run, found) if times else {}
     return Steps(
         times=times,
@@ -167,18 +166,18 @@ def by_streams(gaps: TokenGaps) -> tuple[StepTimes, ...]:
 
 def step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
     """Describe the step times of so many streams, each with its instant."""
-    ordered = np.sort(step_s)
+    ordered, in_time = np.sort(step_s), step_s[np.argsort(at, kind="stable")]
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
     return StepTimes(
         streams=streams,
         n=len(step_s),
         mean_s=float(step_s.mean()),
-        error_s=_error(step_s[np.argsort(at, kind="stable")], streams),
+        error_s=_error(in_time, streams),
         median_s=float(middle),
         p10_s=float(low),
         p90_s=float(high),
         kinds=step_kinds(ordered),
-        sample=tuple(float(value) for value in _stretches(step_s[np.argsort(at, kind="stable")][::streams])),
+        sample=tuple(_stretches(in_time[::streams]).tolist()),
     )
 
 
@@ -202,9 +201,7 @@ def _error(in_time: FloatArray, streams: int) -> float:
         return float(in_time.mean()) * 0.5
     blocks = np.array_split(in_time, min(BLOCKS, steps))
     means = np.array([block.mean() for block in blocks])
-    freedom = len(means) - 1
-    widen = t_quantile(freedom) / 1.96
-    return float(means.std(ddof=1)) / math.sqrt(len(means)) * widen
+    return float(means.std(ddof=1)) / math.sqrt(len(means)) * (t_quantile(len(means) - 1) / 1.96)
 
 
 def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
@@ -221,7 +218,7 @@ def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
     low, high = ordered[:cut], ordered[cut:]
     centres = float(np.median(low)), float(np.median(high))
     apart = centres[1] - centres[0]
-    spread = 0.5 * sum(1.4826 * float(np.median(np.abs(part - np.median(part)))) for part in (low, high))
+    spread = 0.5 * sum(map(robust_deviation, (low, high)))
     third = ((ordered > centres[0] + apart / 3) & (ordered < centres[1] - apart / 3)).mean()
     smaller = min(len(low), len(high)) / n
     if (
@@ -283,7 +280,7 @@ def step_table(
 
 
 def _fixed_costs(
-    run: RunData, prefill: Prefill | None, step: _StepTimeByStreams | None
+    run: RunData, prefill: Prefill | None, step: StepTime | None
 ) -> tuple[float, float, tuple[float, ...]]:
     """Return handling and handover: the median load duration, and the median wait of requests alone on the server, and all of these.
 
@@ -301,7 +298,7 @@ def _fixed_costs(
         return float(np.median(load)) if len(load) else 0.0, usual, every
     if prefill is None or step is None or not alone.any():
         return 0.0, ASSUMED_HANDOVER_S, ()
-    tokens = prefill_of.uncached(run)[alone]
+    tokens = uncached(run)[alone]
     cost = np.maximum(prefill.seconds(tokens), step(np.ones(len(tokens))))
     rest = np.nan_to_num(run.column("ttft_s")[alone] - cost)
     both = max(float(np.median(rest)), 0.0)
@@ -309,23 +306,9 @@ def _fixed_costs(
     return both - handover, handover, ()
 
 
-@dataclass(frozen=True, slots=True)
-class _StepTimeByStreams:
-    """Step time by number of streams: interpolated between measured means, extended by the slope past the last."""
-
-    streams: FloatArray
-    means: FloatArray
-    slope: float
-
-    @classmethod
-    def of(cls, times: tuple[StepTimes, ...], slope: float | None) -> _StepTimeByStreams:
-        solid = well_seen(times) or list(times)
-        return cls(
-            np.array([entry.streams for entry in solid], dtype=np.float64),
-            np.array([entry.mean_s for entry in solid]),
-            slope or 0.0,
-        )
-
-    def __call__(self, streams: FloatArray) -> FloatArray:
-        inside = np.interp(streams, self.streams, self.means)
-        return np.asarray(inside + np.maximum(streams - self.streams[-1], 0.0) * self.slope, dtype=np.float64)
+def _step_time_by_streams(times: tuple[StepTimes, ...], slope: float) -> StepTime:
+    """Return step time by number of streams: interpolated between measured means, extended by the slope past the last."""
+    solid = well_seen(times) or list(times)
+    numbers = np.array([entry.streams for entry in solid], dtype=np.float64)
+    means = np.array([entry.mean_s for entry in solid])
+    return lambda streams: np.interp(streams, numbers, means) + np.maximum(streams - numbers[-1], 0.0) * slope

@@ -91,12 +91,10 @@ class TokenInstants:
     def of(cls, run: RunData, slots: Slots, edge_s: float) -> TokenInstants:
         """Read the instants; tokens of one batch arrive within `edge_s`."""
         starts, counts = run.chunks.starts, run.chunks.counts
-        seen = counts > 0
-        rows = np.flatnonzero(seen)
+        rows, seen = np.flatnonzero(counts), counts > 0
         first, last = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
-        for instants, places in ((first, starts[:-1][seen]), (last, starts[1:][seen] - 1)):
-            at = run.column("send")[rows] + run.chunks.flat[places] * S_PER_US
-            instants[seen] = at - run.delivery.at(rows, places)
+        first[rows] = _made_at(run, rows, starts[rows])
+        last[rows] = _made_at(run, rows, starts[rows + 1] - 1)
         # An end token is counted in output_tokens but not sent: such a stream decodes for one more step.
         silent = np.asarray(run.requests["finish_reason"] == "stop", dtype=np.bool_) & (
             run.column("output_tokens") > counts
@@ -111,7 +109,7 @@ class TokenInstants:
         every = (first[seen], last[seen], started[known], first[known])
         firsts, lasts, begun, ended = (np.sort(values) for values in every)
         if np.array_equal(firsts, ended):
-            ended = firsts
+            ended = firsts  # by this `_gaps_of` sees that one search does for both
         return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
 
 
@@ -139,10 +137,14 @@ def read_gaps(run: RunData, slots: Slots) -> TokenGaps:
 def _block(requests: TokenInstants, run: RunData, low: int, high: int) -> TokenGaps:
     """Read all gaps of the requests in rows `low` to `high` − 1."""
     starts = run.chunks.starts
-    place = np.arange(starts[low], starts[high])
     row = np.repeat(np.arange(low, high), run.chunks.counts[low:high])
-    at = run.column("send")[row] + run.chunks.flat[starts[low] : starts[high]] * S_PER_US
-    return _gaps_of(requests, row, at - run.delivery.at(row, place), np.diff(row) == 0)
+    at = _made_at(run, row, np.arange(starts[low], starts[high]))
+    return _gaps_of(requests, row, at, np.diff(row) == 0)
+
+
+def _made_at(run: RunData, row: IntArray, place: IntArray) -> FloatArray:
+    """Return when the server made the events at `place` in Run.chunks.flat, of requests `row`; by arrival where it does not say."""
+    return run.column("send")[row] + run.chunks.flat[place] * S_PER_US - run.delivery.at(row, place)
 
 
 def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> TokenGaps:

@@ -54,7 +54,6 @@ class Binding:
 
 
 def what_binds(facts: LoadFacts) -> Binding:
-    """Return what the level shows to be the limit."""
     if facts.context_refusals:
         refused = f"{facts.context_refusals} of {facts.requests} requests were refused for it"
         return Binding("context", "conversations no longer fit the context", f"{refused}.")
@@ -132,7 +131,7 @@ def _nothing(facts: LoadFacts) -> Binding:
     )
 
 
-WHAT_BINDS = {
+SPENT_ON = {
     "slots": "waiting for a slot",
     "batch": "waiting for the batch in flight",
     "unsplit": "waiting, for what is not known",
@@ -147,9 +146,7 @@ def _evidence(facts: LoadFacts, known: Mapping[str, float]) -> str:
     whole = sum(known.values())
     shares = sorted(known.items(), key=lambda item: -item[1])
     words = (
-        WHAT_BINDS
-        if facts.slots is None
-        else WHAT_BINDS | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
+        SPENT_ON if facts.slots is None else SPENT_ON | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
     )
     said = ", ".join(f"{words[name]} {percent(value / whole)}" for name, value in shares if value >= 0.05 * whole)
     return f"Where the time of requests beyond the limit went ({seconds(whole)} each): {said}."

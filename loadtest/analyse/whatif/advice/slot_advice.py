@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.analyse.whatif.model import self_check
-from loadtest.analyse.whatif.model.beyond import allowing_for_growth
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
+from loadtest.analyse.whatif.model.lengths import with_spread_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.talks import only_levels
+from loadtest.analyse.whatif.model.series import ClosedLoopSeries
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective
@@ -32,19 +31,6 @@ AT_WORK_SHARE = 0.9  # of the users; if so many were at work at once, nobody is 
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
 # by which settings are ranked where the user names no objective
 DEFAULT_OBJECTIVE = Objective("ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95")
-
-
-LENGTH_KEYS = ("system_tokens", "input_tokens", "input_lengths", "output_tokens", "output_lengths", "words")
-LENGTH_WORDS = ("shared", "in", "in", "out", "out", "words")
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedLoopSeries:
-    """Levels of a closed loop that differ only in concurrency."""
-
-    label: str  # e.g. "128 in · 64 out"
-    levels: tuple[int, ...]
-    concurrencies: tuple[int, ...]  # ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +107,8 @@ class Advice:
     def untold(self, slots: int, load: int) -> bool:
         """Whether a cell lacks a figure of an objective and misses no other, as where p95 was measured on too few requests."""
         values = [(each, self.cells[slots, load].figure(each.figure, each.statistic)) for each in self.objectives]
-        lacks = [math.isnan(value) for _, value in values]
-        return any(lacks) and all(lack or each.met(value) for lack, (each, value) in zip(lacks, values, strict=True))
+        known = [each.met(value) for each, value in values if not math.isnan(value)]
+        return len(known) < len(values) and all(known)
 
     def extrapolated(self, slots: int, load: int) -> bool:
         """Whether more streams decode together in a cell than were measured, so that their step time is extrapolated."""
@@ -138,40 +124,9 @@ class Advice:
         return load in self.measured and (slots == self.usual or plenty)
 
 
-def longest_series(run: RunData) -> ClosedLoopSeries | None:
-    """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for level in run.levels:
-        if level.get("concurrency") and level.get("rate") is None:
-            key = tuple(level.get(name) for name in LENGTH_KEYS)
-            groups.setdefault(key, []).append(level)
-    if not groups:
-        return None
-    key, levels = max(reversed(groups.items()), key=lambda item: len({level["concurrency"] for level in item[1]}))
-    parts = zip(key, LENGTH_WORDS, strict=True)
-    return ClosedLoopSeries(
-        " · ".join(f"{value} {what}" for value, what in parts if value is not None),
-        tuple(level["index"] for level in levels),
-        tuple(sorted({int(level["concurrency"]) for level in levels})),
-    )
-
-
-def narrowed(model: ServerModel, run: RunData, levels: Iterable[int]) -> ServerModel:
-    """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
-    levels = list(levels)
-    if model.talks is not None:
-        model = dataclasses.replace(model, talks=only_levels(model.talks, run, levels))
-    rows = np.any([run.good(level) for level in levels], axis=0)
-    lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
-    known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
-    if not known.shape[1]:
-        return model
-    return dataclasses.replace(model, prompts=tuple(known[0].tolist()), outputs=tuple(known[1].tolist()))
-
-
 def advise_slots(
     model: ServerModel,
-    group: ClosedLoopSeries,
+    series: ClosedLoopSeries,
     levels: Sequence[dict[str, Any]],
     *,
     kind: str | None = None,
@@ -182,30 +137,30 @@ def advise_slots(
     """Predict figures for several numbers of slots at the measured concurrencies and a few others, and choose slots.
 
     Args:
-        model: the run's model, narrowed to the group's lengths; it gives back the levels (see fitted_way).
+        model: the run's model, with the series' lengths; it gives back the levels (see fitted_way).
         levels: of summary.json.
         kind: the kind of server as in run.json, which decides the name of its slots' setting.
         memory: memory by slots, or why it is unknown.
         gpu_bytes: what the loaded model may take.
     """
-    known = [level for level in levels if level["index"] in group.levels]
+    known = [level for level in levels if level["index"] in series.levels]
     as_run = model  # a run of the same command has the same lengths: what is promised is for those
-    model = self_check.with_spread_lengths(model)
-    loads = loads_for(group.concurrencies)
-    slots = tuple(sorted({*TRIED_SLOTS, model.slots or max(TRIED_SLOTS[-1], group.concurrencies[-1])}))
+    model = with_spread_lengths(model)
+    loads = loads_for(series.concurrencies)
+    slots = tuple(sorted({*TRIED_SLOTS, model.slots or max(TRIED_SLOTS[-1], series.concurrencies[-1])}))
     cells = _predict_table(model, slots, loads, {int(level["concurrency"]): level for level in known})
     advice = Advice(
         model=model,
-        label=group.label,
+        label=series.label,
         knob=KNOBS.get(kind or "", "the server's parallel slots"),
-        measured=group.concurrencies,
+        measured=series.concurrencies,
         loads=loads,
         slots=slots,
         cells=cells,
         objectives=tuple(objectives),
         memory=memory,
         gpu_bytes=gpu_bytes,
-        predicted_now=model.closed(group.concurrencies[-1]),
+        predicted_now=model.closed(series.concurrencies[-1]),
         equal_answers=len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
         at_once=max((int(level["peak_decoding"]) for level in known if level.get("peak_decoding")), default=None),
@@ -251,9 +206,9 @@ def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(shown))
 
 
-def require_slots(slots: Slots, group: ClosedLoopSeries) -> None:
+def require_slots(slots: Slots, series: ClosedLoopSeries) -> None:
     """Raise PredictionError where a run shows neither the limit of the slots nor that no request waited for one."""
-    top = group.concurrencies[-1]
+    top = series.concurrencies[-1]
     if slots.limit or (slots.estimate or 0) >= AT_WORK_SHARE * top:
         return
     raise PredictionError(
@@ -385,11 +340,3 @@ def gain(objective: Objective, before: Prediction, after: Prediction) -> float:
     if not (math.isfinite(old) and math.isfinite(new) and old > 0):
         return 0.0
     return (old - new) / old if objective.at_most else (new - old) / old
-
-
-def curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]:
-    """Predict the concurrencies of the prediction chart: measured ones, those between, and up to twice the highest."""
-    top = 2 * max(measured)
-    between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}
-    loads = [load for load in sorted({*measured, *between, top}) if load <= top]
-    return tuple(allowing_for_growth(model, model.closed(load)) for load in loads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,6 @@ class SustainableLoad:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {
             "slots": self.slots,
             "concurrency": self.concurrency,
@@ -77,19 +77,17 @@ def sustainable_load(
     """
     asked = tuple(objectives)
     totals = [each for each in asked if not each.a_request]
-    seen = {users: found for users, found in (known or {}).items() if _tells(found, asked)}
+    told = {users: found for users, found in (known or {}).items() if _tells(found, asked)}
 
+    @functools.cache
     def closed(users: int) -> Prediction:
-        if users not in seen:
-            seen[users] = model.closed(users, slots=slots)
-        return seen[users]
+        return told.get(users) or model.closed(users, slots=slots)
 
     found = _highest(lambda users: meets(closed(users), asked), most)
     sure = _highest(lambda users: meets(closed(users), asked, surely=True), found) if found else 0
     rate = sure_rate = 0.0
     if found and not totals:  # an open loop's total is what is sent, so it cannot be searched for
         rate, sure_rate = _highest_rates(model, asked, closed, slots, most)
-    at = closed(found) if found else closed(1)
     return SustainableLoad(
         objectives=asked,
         slots=slots if slots is not None else model.slots,
@@ -98,7 +96,7 @@ def sustainable_load(
         more=found >= most,
         rate=rate,
         sure_rate=sure_rate,
-        extrapolates=at.extrapolates,
+        extrapolates=closed(max(found, 1)).extrapolates,
     )
 
 
@@ -131,15 +129,13 @@ def _highest_rates(
     limit = slots if slots is not None else model.slots
     users = min(most, STREAMS_A_SLOT * limit if limit is not None else 2 * model.streams)
     top = closed(users).figure("requests_per_s", "mean")
-    seen: dict[float, Prediction] = {}
+    sent = functools.cache(lambda rate: model.open(rate, slots=slots))
 
     def highest(high: float, *, surely: bool) -> float:
         low = 0.0
         while high - low > RATE_PRECISION * top:
             middle = (low + high) / 2
-            if middle not in seen:
-                seen[middle] = model.open(middle, slots=slots)
-            low, high = (middle, high) if meets(seen[middle], asked, surely=surely) else (low, middle)
+            low, high = (middle, high) if meets(sent(middle), asked, surely=surely) else (low, middle)
         return low
 
     found = highest(top, surely=False)

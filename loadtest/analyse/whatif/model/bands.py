@@ -14,9 +14,8 @@ from loadtest.analyse.server.timing.prefill import Interval
 Figures = dict[str, dict[str, float]]  # of one repetition: by name and statistic
 SHARE = "cached_share"  # how much was cached is no matter of pace
 ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
-SHARE_ERROR = (
-    0.02  # the same of a share: a template's tokens, which every conversation has in common, are cached or not
-)
+# the same of a share: a template's tokens, which every conversation has in common, are cached or not
+SHARE_ERROR = 0.02
 MOST_APART = 20.0  # times the least value: values further apart come near zero
 
 

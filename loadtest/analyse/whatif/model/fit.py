@@ -14,12 +14,12 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.advice.slot_advice import longest_series
 from loadtest.analyse.whatif.model import talks
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
-from loadtest.analyse.whatif.promised.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 
@@ -54,27 +54,11 @@ def known_slots(run: RunData, found: Slots) -> KnownSlots:
     return KnownSlots(found, found.method)
 
 
-def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
-    series = longest_series(run)
-    if series is not None:
-        return [level for level in levels if level["index"] in series.levels]
-    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
-    lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
-    if not lengths:
-        raise PredictionError(
-            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
-        )
-    most = max(dict.fromkeys(lengths), key=lengths.count)
-    return [level for level, each in zip(steady, lengths, strict=True) if each == most]
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fitted:
     """The models of a run that give its levels back."""
 
     known: KnownSlots
-    used: tuple[dict[str, Any], ...]  # that predictions rest on
     models: dict[str, ServerModel]  # by case, AS_KNOWN alone where the limit is known; the first is the likeliest
     ruled_out: tuple[str, ...]  # a sentence for each case that the run itself rules out
 
@@ -121,7 +105,7 @@ def fit_models(
     if not models:
         raise next(iter(missed.values()))
     ruled_out = [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
-    return Fitted(known, tuple(used), models, tuple(ruled_out))
+    return Fitted(known, models, tuple(ruled_out))
 
 
 def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Talks | None]:

@@ -1,14 +1,15 @@
-"""The lengths that another run would have: drawn anew from what was asked for, and not only those that this run drew.
+"""The lengths that a model draws from: those of some levels, those that another run would have, or spread ones.
 
 A run of some hundred requests knows the mean of its lengths to a few percent, and near saturation a wait grows by far more
-than that. Where a distribution was asked for it is known, whatever the run drew from it.
+than that. Where a distribution was asked for it is known, whatever the run drew from it: lengths are then drawn anew.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -16,18 +17,20 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.whatif.model.predict import ServerModel
-from loadtest.scenario.lengths import lengths_of
+from loadtest.analyse.whatif.model.talks import only_levels
+from loadtest.scenario import lengths_of
 
 DRAWN = 2000  # lengths to draw from
 FEWEST = 20  # requests, to see how the server counts what was asked for
 AS_ASKED = 0.95  # of the answers must have the length asked for
 MOST_OFF = 0.2  # of the spread of prompts: what the length asked for leaves open
 MOST_AT_END = 0.02  # of prompts as long as the longest: more, and the context cuts some
+SPREAD_SHARE = 0.1  # by which lengths are varied to either side where all observed ones are equal
+SPREAD_LENGTHS = 21  # different lengths then
 
 
-def with_asked_lengths(model: ServerModel, run: RunData, levels: Iterable[int]) -> ServerModel:
+def with_asked_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
     """Return the model with lengths drawn from the distribution that these levels asked for; as it is where that is unknown."""
-    levels = list(levels)
     if model.talks is not None:
         return model
     texts = {
@@ -81,3 +84,43 @@ def _answers(text: str | None, seen: FloatArray, asked: FloatArray, draw: random
     if (seen == asked).mean() < AS_ASKED:
         return None
     return tuple(max(round(float(each)), 1) for each in _drawn(text, draw))
+
+
+def with_lengths_of(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
+    """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
+    if model.talks is not None:
+        model = dataclasses.replace(model, talks=only_levels(model.talks, run, levels))
+    rows = np.any([run.good(level) for level in levels], axis=0)
+    lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
+    known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
+    if not known.shape[1]:
+        return model
+    return dataclasses.replace(model, prompts=tuple(known[0].tolist()), outputs=tuple(known[1].tolist()))
+
+
+def with_likely_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
+    """Return the model with the lengths that another run of these levels would draw from."""
+    return with_asked_lengths(with_lengths_of(model, run, levels), run, levels)
+
+
+def with_spread_lengths(model: ServerModel) -> ServerModel:
+    """Return the model with lengths spread by 10 % to either side where all observed ones are equal.
+
+    Streams with equally long answers stay in step for ever, and have their prompts evaluated together. Those of real users
+    do not.
+    """
+    draw = random.Random(0)
+    prompts, outputs = (_spread_lengths(values, draw) for values in (model.prompts, model.outputs))
+    count = max(len(prompts), len(outputs))
+    prompts, outputs = (tuple(islice(cycle(values), count)) for values in (prompts, outputs))
+    known = model.lengths_known or len(set(zip(model.prompts, model.outputs, strict=True))) == 1
+    return dataclasses.replace(model, prompts=prompts, outputs=outputs, lengths_known=known)
+
+
+def _spread_lengths(values: tuple[int, ...], draw: random.Random) -> tuple[int, ...]:
+    if len(set(values)) > 1 or round(values[0] * SPREAD_SHARE) == 0:
+        return values
+    count = max(len(values), SPREAD_LENGTHS)
+    found = [round(values[0] * (1 - SPREAD_SHARE + 2 * SPREAD_SHARE * i / (count - 1))) for i in range(count)]
+    draw.shuffle(found)
+    return tuple(found)

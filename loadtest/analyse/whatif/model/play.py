@@ -47,14 +47,9 @@ class Played:
 def counted_turns(turns: list[PlayedTurn], log: TokenLog, requests: int, users: int, *, warm: bool) -> Played:
     """Return the first `requests` turns sent once each person's first conversation is over (`warm`), or from the start on."""
     begin = 0
-    if warm:
-        firsts: dict[int, int] = {}
-        ends: dict[int, int] = {}
-        for one in turns:
-            session = firsts.setdefault(one.user, one.session)
-            if one.session == session:
-                ends[one.user] = max(ends.get(one.user, 0), one.stream.ended or 0)
-        begin = max(ends.values()) if len(ends) == users else 0
+    first = {one.user: one.session for one in reversed(turns)}
+    if warm and len(first) == users:
+        begin = max(one.stream.ended or 0 for one in turns if one.session == first[one.user])
     order = sorted(turns, key=lambda one: one.stream.arrived)
     arrived = np.array([one.stream.arrived for one in order])
     last = int(np.searchsorted(arrived, begin)) + requests
@@ -77,13 +72,12 @@ def cold_requests(lengths: list[tuple[int, int]]) -> list[EngineRequest]:
     ]
 
 
-def figures_of_play(
-    streams: list[Stream], log: TokenLog, measured: BoolArray, users: int | None, *, talks: bool = False
-) -> tuple[dict[str, dict[str, float]], int]:
+def figures_of_play(played: Played, users: int | None, *, talks: bool) -> tuple[dict[str, dict[str, float]], int]:
     """Return the figures of one simulated run, of its `measured` requests, and the most streams at once.
 
     `talks`: they are turns of conversations, which a prefix cache may hold.
     """
+    streams, log, measured = played.streams, played.log, played.measured
     arrived, scheduled, won, start, first, last = (
         np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS_PER_S
         for name in ("arrived", "scheduled", "slot_won", "prefill_start", "first", "last")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -35,7 +34,6 @@ from loadtest.analyse.whatif.model.bands import (
     middle,
     prediction_band,
 )
-from loadtest.analyse.whatif.model.plan import PlannedRequests
 from loadtest.analyse.whatif.model.play import (
     CONTEXT,
     Played,
@@ -47,6 +45,7 @@ from loadtest.analyse.whatif.model.play import (
     figures_of_play,
     queue_grows,
 )
+from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.engine import Engine
@@ -104,23 +103,21 @@ class Prediction:
         return self.figures.get(name, {}).get(statistic, math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {**asdict(self), "bands": {name: list(band) for name, band in self.bands.items()}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a simulated run sends."""
+    """What a simulated run sends: an open loop where it has a rate, else a closed one."""
 
-    send: Callable[[Engine, list[EngineRequest], random.Random, See], list[Stream]]  # plays a plan on an engine
     concurrency: int | None
     rate: float | None
     slots: int | None
     lengths: list[tuple[int, int]]  # prompt and output tokens, to draw from
     requests: int  # measured ones
     warmups: int
-    talks: Talks | None = None  # people in conversations, in place of `send`
-    planned: PlannedRequests | None = None  # the very requests; None: any of such lengths, at any instants
+    talks: Talks | None = None  # people in conversations, in place of single requests
+    seeded: SeededRequests | None = None  # the very requests; None: any of such lengths, at any instants
 
 
 def require_tokens(run: RunData) -> None:
@@ -195,34 +192,26 @@ class ServerModel:
         *,
         slots: int | None = None,
         requests: int | None = None,
-        planned: PlannedRequests | None = None,
+        seeded: SeededRequests | None = None,
     ) -> Prediction:
         """Predict a closed loop of `concurrency` users.
 
         Args:
             slots: parallel slots in place of the measured ones.
             requests: how many are measured, warm-up apart; as the run did it when not given.
-            planned: the very requests, in place of any of such lengths.
+            seeded: the very requests, and so their number, in place of any of such lengths.
         """
-        pattern, limit = self.pattern, slots or self.slots
-        burst = concurrency if limit is None else min(concurrency, limit)
-
-        def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            share = draw.choice(pattern.together) if pattern.together else 0.0
-            first = 1 + round(share * (burst - 1))
-            starts = [0.0] * first + [SPACING_S * (1 + user) for user in range(concurrency - first)]
-            return closed_loop(engine, plan, starts_s=starts, turnaround_s=pattern.turnaround_s, see=see)
-
+        requests = seeded.run.requests if seeded else requests
+        pattern = self.pattern
         load = Load(
-            send=send,
             concurrency=concurrency,
             rate=None,
-            slots=limit,
+            slots=slots or self.slots,
             lengths=list(zip(self.prompts, self.outputs, strict=True)),
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
             talks=self.talks,
-            planned=planned,
+            seeded=seeded,
         )
         return self._predict(load)
 
@@ -232,23 +221,18 @@ class ServerModel:
         *,
         slots: int | None = None,
         requests: int | None = None,
-        planned: PlannedRequests | None = None,
+        seeded: SeededRequests | None = None,
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
-
-        def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            drawn = accumulate(draw.expovariate(rate) for _ in plan)
-            return open_loop(engine, plan, list(planned.instants_s(rate) if planned else drawn), see=see)
-
+        requests = seeded.run.requests if seeded else requests
         load = Load(
-            send=send,
             concurrency=None,
             rate=rate,
             slots=slots or self.slots,
             lengths=list(zip(self.prompts, self.outputs, strict=True)),
             requests=requests or OPEN_REQUESTS,
             warmups=0,
-            planned=planned,
+            seeded=seeded,
         )
         return self._predict(load)
 
@@ -262,10 +246,23 @@ class ServerModel:
             played = talks.play(engine, plan, users, log.see)
             return counted_turns(played, log, requests, users, warm=talks.warm)
         lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
-        if load.planned is not None:
-            lengths = load.planned.lengths(lengths, warmups=load.warmups)
-        streams = load.send(engine, cold_requests(lengths), draw, log.see)
+        if load.seeded is not None:
+            lengths = load.seeded.lengths(lengths, warmups=load.warmups)
+        streams = self._send(load, engine, cold_requests(lengths), draw, log.see)
         return Played(streams, log, np.arange(len(streams)) >= load.warmups)
+
+    def _send(
+        self, load: Load, engine: Engine, requests: list[EngineRequest], draw: random.Random, see: See
+    ) -> list[Stream]:
+        if load.rate is not None:
+            drawn = accumulate(draw.expovariate(load.rate) for _ in requests)
+            arrivals = load.seeded.instants_s(load.rate) if load.seeded else drawn
+            return open_loop(engine, requests, list(arrivals), see=see)
+        users, together = load.concurrency or 1, self.pattern.together
+        share = draw.choice(together) if together else 0.0
+        first = 1 + round(share * (min(users, load.slots or users) - 1))
+        starts = [0.0] * first + [SPACING_S * (1 + user) for user in range(users - first)]
+        return closed_loop(engine, requests, starts_s=starts, turnaround_s=self.pattern.turnaround_s, see=see)
 
     def _repeated(self, load: Load, count: int, times: int) -> list[Load]:
         """Return the load for each repetition, with lengths as another run would draw them.
@@ -339,9 +336,7 @@ class ServerModel:
         host = load.talks.engine_cache() if load.talks is not None else None
         engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
         one = self._play(load, engine, requests, draw)
-        figures, depth = figures_of_play(
-            one.streams, one.log, one.measured, load.concurrency, talks=load.talks is not None
-        )
+        figures, depth = figures_of_play(one, load.concurrency, talks=load.talks is not None)
         return figures, depth, load.rate is not None and queue_grows(one.streams)
 
     def _affordable(self, load: Load) -> tuple[int, int]:
@@ -349,7 +344,7 @@ class ServerModel:
         tokens = sum(output for _, output in load.lengths) / len(load.lengths)
         at_once = min(load.concurrency or self.streams, load.slots or self.streams, self.streams)
         tokens *= 1 + 2 / at_once  # a step takes time to simulate as well, however few streams share it
-        fewest = load.requests if load.planned else max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
+        fewest = load.requests if load.seeded else max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
         most, budget = MOST_SEEDS, TOKENS_SIMULATED
         if load.rate is not None:
             most, budget = MOST_OPEN_SEEDS, OPEN_TIMES * TOKENS_SIMULATED

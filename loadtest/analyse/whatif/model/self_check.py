@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from loadtest import metrics
 from loadtest.analyse.server.timing.prefill import Interval
-from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.metrics import VOID
 from loadtest.text import counted, number, rated, seconds
 
@@ -23,8 +21,6 @@ FITTED = (  # figures that a model must reproduce: (words, figure, statistic, sh
 )
 REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
 NORMAL_95 = 1.96
-SPREAD_SHARE = 0.1  # by which lengths are varied to either side where all observed ones are equal
-SPREAD_LENGTHS = 21  # different lengths then
 
 
 def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
@@ -98,30 +94,4 @@ def _known_to(seen: Prediction, name: str, statistic: str, share: float) -> Inte
 
 
 def _figure_text(name: str, value: float) -> str:
-    if name.endswith("per_s"):
-        return number(value)
-    return seconds(value)
-
-
-def with_spread_lengths(model: ServerModel) -> ServerModel:
-    """Return the model with lengths spread by 10 % to either side where all observed ones are equal.
-
-    Streams with equally long answers stay in step for ever, and have their prompts evaluated together. Those of real users
-    do not.
-    """
-    draw = random.Random(0)
-    prompts, outputs = (_spread_lengths(values, draw) for values in (model.prompts, model.outputs))
-    count = max(len(prompts), len(outputs))
-    pairs = zip(*((values * -(-count // len(values)))[:count] for values in (prompts, outputs)), strict=True)
-    one, other = zip(*pairs, strict=True)
-    known = model.lengths_known or len(set(zip(model.prompts, model.outputs, strict=True))) == 1
-    return dataclasses.replace(model, prompts=one, outputs=other, lengths_known=known)
-
-
-def _spread_lengths(values: tuple[int, ...], draw: random.Random) -> tuple[int, ...]:
-    if len(set(values)) > 1 or round(values[0] * SPREAD_SHARE) == 0:
-        return values
-    count = max(len(values), SPREAD_LENGTHS)
-    found = [round(values[0] * (1 - SPREAD_SHARE + 2 * SPREAD_SHARE * i / (count - 1))) for i in range(count)]
-    draw.shuffle(found)
-    return tuple(found)
+    return number(value) if name.endswith("per_s") else seconds(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, talk_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
+from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission
@@ -37,18 +38,12 @@ class Talks:
     host: bool = False
     host_tokens: float | None = None  # None: never full
 
-    @property
-    def lengths(self) -> list[tuple[int, int]]:
-        """Prompt and output tokens of every turn."""
-        return [(turn.prompt, turn.answer) for talk in self.conversations for turn in talk]
-
     def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Talks:
         """Return the talks with what people say, or the answers, longer or shorter by these factors."""
         found = tuple(tuple(_scaled(talk, said, answers)) for talk in self.conversations)
         return replace(self, conversations=found, shared=round(self.shared * said))
 
     def engine_cache(self) -> HostCache | None:
-        """Return a host cache for an engine, None where the server has none."""
         return HostCache(self.host_tokens) if self.host else None
 
     def draw(self, turns: int, users: int, draw: random.Random) -> list[EngineConversation]:
@@ -71,7 +66,7 @@ class Talks:
             engine,
             plan,
             starts_s=[user * self.joined_over_s / users for user in range(users)],
-            num_ctx=1 << 30,
+            num_ctx=CONTEXT,
             shared=self.shared,
             answers_kept=self.answers_kept,
             turnaround_s=0.0,
@@ -107,13 +102,12 @@ def talks_of(run: RunData, use: CacheUse | None) -> Talks | None:
     )
 
 
-def only_levels(talks: Talks, run: RunData, levels: list[int]) -> Talks:
-    """Return the talks with the conversations of these levels alone."""
+def only_levels(talks: Talks, run: RunData, levels: Sequence[int]) -> Talks:
     found = tuple(_whole(run, levels))
     return replace(talks, conversations=found) if found else talks
 
 
-def _whole(run: RunData, levels: list[int] | None = None) -> Iterator[EngineConversation]:
+def _whole(run: RunData, levels: Sequence[int] | None = None) -> Iterator[EngineConversation]:
     """Yield the conversations of which every turn went well."""
     frame = talk_keys(run)
     frame["prompt"], frame["answer"] = run.column("prompt_tokens"), run.column("output_tokens")
@@ -121,7 +115,7 @@ def _whole(run: RunData, levels: list[int] | None = None) -> Iterator[EngineConv
     usual = frame["think"].median()
     frame["think"] = frame["think"].fillna(0.0 if np.isnan(usual) else usual)
     if levels is not None:
-        frame = frame[frame["level"].isin(levels)]
+        frame = frame[frame["level"].isin(list(levels))]
     frame = frame[np.isfinite(frame["talk"])].sort_values(["level", "talk", "turn"], kind="stable")
     for _, rows in frame.groupby(["level", "talk"], sort=False):
         lengths = rows[["prompt", "answer", "think"]].to_numpy(dtype=np.float64)

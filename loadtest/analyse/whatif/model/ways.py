@@ -8,7 +8,7 @@ steps behind slots, is tried first and kept where it gives back the run. Where n
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,12 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.token_budget import kv_budget
 from loadtest.analyse.server.timing.own_clocks import own_clocks
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.advice.slot_advice import narrowed
 from loadtest.analyse.whatif.model import self_check
-from loadtest.analyse.whatif.model.lengths import with_asked_lengths
+from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.errors import PredictionError
-from loadtest.simulate.model.timing import BEFORE, BESIDE
+from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED
 
 BEFORE_WAY = "streams share steps, and wait while a prompt is evaluated"
 BESIDE_WAY = "streams share steps, and prompts are evaluated beside them"
@@ -57,31 +56,22 @@ def fitted_way(
     NoWayError where no way gives the levels back, and PredictionError where the run says too little.
     """
     require_tokens(run)
-    missed, refused = "", None
+    missed = ""
     try:
         for way, model in _ways(run, slots, steps):
             if talks is not None and way.startswith(CLOCKS_WAY):
                 continue  # no cache of prompts is known of such servers
-            model = model if talks is None else replace(model, talks=talks)  # noqa: PLW2901
-            mine = likely_lengths(model, run, [level["index"] for level in used])
+            talking = model if talks is None else replace(model, talks=talks)
+            mine = with_likely_lengths(talking, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}
             wrong = self_check.unmatched(functools.partial(_said, mine, run, known), used)
             if wrong is None:
                 return replace(mine, way=way)
             missed = missed or wrong
-    except PredictionError as error:
-        refused = error
-    if missed:
-        raise NoWayError(missed)
-    raise refused or PredictionError(
-        "No prediction: no steps between tokens were seen; measure answers of more tokens."
-    )
-
-
-def likely_lengths(model: ServerModel, run: RunData, levels: Iterable[int]) -> ServerModel:
-    """Return the model with the lengths that another run of these levels would draw from."""
-    levels = list(levels)
-    return with_asked_lengths(narrowed(model, run, levels), run, levels)
+    except PredictionError:
+        if not missed:
+            raise
+    raise NoWayError(missed)
 
 
 def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], level: Mapping[str, Any]) -> Prediction:
@@ -90,7 +80,7 @@ def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], lev
 
 def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
     """Return what a model says of a level of its run, for the lengths and at the pace of steps that this level had."""
-    mine = replace(narrowed(model, run, [level["index"]]), redrawn=False, pace_error=0.0)
+    mine = replace(with_lengths_of(model, run, [level["index"]]), redrawn=False, pace_error=0.0)
     if pace := dict(model.paces).get(level["index"]):
         mine = _worked(mine, step=mine.timing.step.scaled(pace))  # its slots are those measured
     if level["concurrency"]:
@@ -105,26 +95,22 @@ def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, Serve
         usual = ServerModel.of(run, slots, steps)
     except PredictionError as error:
         usual, refused = None, error
-    budget = None if slots.limit else kv_budget(run)
-    limit = f"; {budget} tokens of prompts and answers are held at most" if budget else ""
+    limits: list[tuple[int | None, str]] = [(None, "")]
+    if not slots.limit and (budget := kv_budget(run)):
+        limits.append((budget, f"; {budget} tokens of prompts and answers are held at most"))
     if usual is not None:
-        yield SLICED_WAY, usual
-        for way, name in ((BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
-            yield name, _worked(usual, prefill_way=way)
-        if budget:
-            for way, name in (("sliced", SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
-                yield name + limit, _worked(usual, prefill_way=way, kv_tokens=budget)
+        for held, limit in limits:
+            for way, name in ((SLICED, SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
+                yield name + limit, _worked(usual, prefill_way=way, kv_tokens=held)
     clocks = _of_own_clocks(run, slots, steps)
     if clocks is not None:
-        yield CLOCKS_WAY, clocks
-        if budget:
-            yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=budget)
+        for held, limit in limits:
+            yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=held)
     if refused is not None:
         raise refused
 
 
 def _worked(model: ServerModel, **how: Any) -> ServerModel:
-    """Return the model of a server that works otherwise."""
     return replace(model, timing=replace(model.timing, **how), other_slots=replace(model.other_slots, **how))
 
 

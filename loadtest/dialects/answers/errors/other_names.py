@@ -33,9 +33,7 @@ def in_foreign_row(row: dict[str, Any]) -> str | None:
     if (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
         return said
     for name, value in row.items():
-        if value and isinstance(value, str | dict) and _NAMES.fullmatch(name):
-            words = value.get("faultstring") if isinstance(value, dict) else None
-            said = server_errors.in_row({"error": words or value})
-            if said is not None:
-                return said
+        named = value and isinstance(value, str | dict) and _NAMES.fullmatch(name)
+        if named and (said := server_errors.in_row({"error": value})) is not None:
+            return said
     return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadtest.dialects.answers.errors.server_errors import compact, quoted
+from loadtest.dialects.answers.errors.error_words import compact
+from loadtest.dialects.answers.errors.server_errors import quoted
 
 DEEPEST = 6  # levels of parts inside parts
 

@@ -1,0 +1,254 @@
+"""The memory estimate of a run, compared with what the server and the GPU reported, and what may explain a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from loadtest.analyse.run import samples
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.samples import Machine
+from loadtest.analyse.server.model_memory.by_slots import plan_of_run
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.errors import PredictionError
+from loadtest.memory import report
+from loadtest.memory.estimate import MemoryPlan, loaded_memory
+from loadtest.text import binary_size, counted, percent, signed
+from loadtest.urls import loopback
+
+NOTABLE_DIFFERENCE = 0.1  # of the estimate; a larger difference is reported
+EXPLAINED = 0.02  # of the measurement; another plan that comes so near may be the one that was served
+MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
+SMALLER_CACHES = ("q8_0", "q4_0")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """What one source reported for the model, and the estimate of the same parts; bytes."""
+
+    by: str  # "ollama", "nvidia" or "dcgm"
+    what: str  # in words
+    size: int
+    estimate: int
+    simulated: bool
+
+    @property
+    def share(self) -> float:
+        """The difference, measured − estimated, as a share of the estimate."""
+        return (self.size - self.estimate) / self.estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "by": self.by,
+            "what": self.what,
+            "measured_bytes": self.size,
+            "estimated_bytes": self.estimate,
+            "difference_bytes": self.size - self.estimate,
+            "difference_share": self.share,
+            "simulated": self.simulated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryComparison:
+    """The estimate for the model of a run, and what was measured."""
+
+    plan: MemoryPlan
+    slots_from: str  # "server", "inferred", or "assumed" where the run saw no limit
+    readings: tuple[MemoryReading, ...]  # the server's first
+    vram: int | None  # bytes on a GPU, as the server reports
+    simulated: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what summary.json holds; sizes in bytes."""
+        plan = self.plan
+        return {
+            "weights_bytes": plan.facts.weights,
+            "weights_from": plan.facts.weights_from,
+            "kv_bytes": plan.kv,
+            "compute_bytes": plan.compute,
+            "loaded_bytes": plan.loaded,
+            "driver_bytes": plan.driver,
+            "total_bytes": plan.total,
+            "slots": plan.slots,
+            "slots_from": self.slots_from,
+            "context": plan.context,
+            "cache_dtype": plan.cache_dtype,
+            "vram_bytes": self.vram,
+            "measured": [reading.to_dict() for reading in self.readings],
+        }
+
+
+def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
+    """Return estimate and measurements of a run, or a sentence on what is missing."""
+    try:
+        plan = plan_of_run(run, slots)
+    except PredictionError as error:
+        return str(error)
+    if plan.kv is None:
+        return "the run does not hold the model's layers and KV heads, which its KV cache follows from."
+    if run.simulated is not None:
+        plan = plan.of_simulated()
+    machine = samples.read_machine(run)
+    loaded = _loaded(run, machine)
+    said = loaded_memory(loaded)
+    vram = None if said is None or said.size_vram is None else min(said.size_vram, said.size)
+    plan = replace(plan, gpu=vram != 0)
+    readings = []
+    if said is not None:
+        what = "loaded model, as the server says (/api/ps)"
+        readings.append(MemoryReading("ollama", what, said.size, plan.loaded, run.simulated is not None))
+    if (on_gpus := _on_gpus(run, machine)) is not None and (said is None or vram == said.size):
+        # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
+        readings.append(_gpu_reading(machine, on_gpus, plan))
+    if not readings:
+        return "neither the server nor a monitor of its GPU said what the loaded model takes."
+    slots_said = (run.facts.get("server") or {}).get("slots_said")
+    slots_from = "server" if slots_said else "inferred" if slots.limit else "assumed"
+    return MemoryComparison(plan, slots_from, tuple(readings), vram, run.simulated is not None)
+
+
+def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
+    """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
+    if at_end := run.facts.get("server_at_end"):
+        return dict(at_end)
+    name, end = (run.facts.get("target") or {}).get("model"), run.last_end
+    seen = (
+        model
+        for t, models in reversed(machine.models)
+        if t <= end
+        for model in models
+        if model.get("name") in (name, f"{name}:latest")
+    )
+    return next(seen, None)
+
+
+def _on_gpus(run: RunData, machine: Machine) -> int | None:
+    """Return the most GPU memory in use while requests ran, bytes; None where no GPU of the server was sampled."""
+    frame = machine.gpus
+    if frame is None or "memory_used" not in frame:
+        return None
+    if frame.attrs["source"] == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
+        return None
+    t, used = samples.known_values(frame, "memory_used")
+    during = used[(t >= 0) & (t <= run.last_end)]
+    return int(during.max()) if len(during) else None
+
+
+def same_machine(run: RunData, sampled: str) -> bool:
+    """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
+    url = str((run.facts.get("target") or {}).get("url") or "")
+    client = (run.facts.get("client") or {}).get("host")
+    return sampled != client or loopback(url) or urlsplit(url).hostname == client
+
+
+def _gpu_reading(machine: Machine, used: int, plan: MemoryPlan) -> MemoryReading:
+    assert machine.gpus is not None
+    source = str(machine.gpus.attrs["source"])
+    many = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
+    name = {"nvidia": "the NVIDIA driver", "dcgm": "DCGM"}.get(source, source)
+    drivers = plan.driver * (max(machine.gpu_count, 1) - 1)
+    what = f"GPU memory in use{many}, the most ({name})"
+    return MemoryReading(source, what, used, plan.total + drivers, bool(machine.mark(source)))
+
+
+# -- words ----------------------------------------------------------------------------------------------------------
+
+
+def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
+    """Yield (part, size, source) of the estimate without the total."""
+    slots = {"server": "", "inferred": "; slots as the run saw them", "assumed": "; slots assumed: no limit was seen"}
+    for part, size, where in report.estimate_rows(found.plan):
+        if part == "KV cache":
+            yield part, size, where + slots[found.slots_from]
+        elif part == "compute buffers" and not found.plan.gpu:
+            yield part, size, f"{where}; not counted by /api/ps without a GPU"
+        elif part != "total":
+            yield part, size, where
+
+
+def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, str]]:
+    """Return table rows of part, estimate, measurement, difference and source; an unknown cell is empty."""
+    lines = [(part, size, "", "", where) for part, size, where in _part_rows(found)]
+    for reading in found.readings:
+        difference = reading.size - reading.estimate
+        sign = "+" if difference > 0 else "−" if difference < 0 else ""
+        lines.append(
+            (
+                _what(found.plan) if reading.by == "ollama" else "all",
+                binary_size(reading.estimate),
+                binary_size(reading.size),
+                f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
+                reading.what + (", simulated" if reading.simulated else ""),
+            )
+        )
+    return lines
+
+
+def _what(plan: MemoryPlan) -> str:
+    return "all but the driver" if plan.gpu else "weights and KV cache"
+
+
+def difference_sentences(found: MemoryComparison | None) -> list[str]:
+    """Return a sentence on a difference of more than a tenth; nothing where estimate and measurement agree."""
+    off = [reading for reading in found.readings if abs(reading.share) > NOTABLE_DIFFERENCE] if found else []
+    if found is None or not off:
+        return []
+    reading = off[0]
+    mark = " (simulated)" if reading.simulated else ""
+    who = (
+        f"The server{mark} says that the loaded model takes"
+        if reading.by == "ollama"
+        else f"GPU memory{mark} was up to"
+    )
+    more = "more" if reading.share > 0 else "less"
+    explained = _explained(found, reading)
+    said = (
+        f"{who} {binary_size(reading.size)}, {percent(abs(reading.share))} {more} than the {binary_size(reading.estimate)} "
+        f"estimated{f': {explained}' if explained else ''}."
+    )
+    return [said]
+
+
+def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
+    """Return a clause that may explain the difference: plans that take as much, or what was assumed; else empty."""
+    if reading.by != "ollama" and found.readings[0].by == "ollama":  # the server's own figure agrees
+        if reading.share < 0:
+            less = reading.size < found.readings[0].size
+            return "the GPU that was watched does not hold all that the server says the model takes" if less else ""
+        return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
+    near = [
+        f"{name} ({binary_size(size)})"
+        for name, size in _other_plans(found, reading)
+        if abs(size - reading.size) <= EXPLAINED * reading.size
+    ]
+    if near:
+        return f"{' or '.join(near)} would explain it"
+    if found.slots_from == "assumed":
+        return f"the run saw no limit to the slots, and {found.plan.slots} are assumed"
+    return ""
+
+
+def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tuple[str, int]]:
+    """Yield other plans that may have been served, with what they would take by the count of the reading."""
+    plan = found.plan
+    besides = reading.estimate - plan.loaded  # drivers
+
+    def taken(other: MemoryPlan) -> int:
+        return other.loaded + besides
+
+    if not plan.gpu:
+        slots = plan.slots_of(reading.size)
+        if found.slots_from == "assumed" and slots is not None:
+            yield counted(slots, "slot"), taken(replace(plan, slots=slots))
+        return
+    for dtype in SMALLER_CACHES:
+        yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))
+    yield "no flash attention", taken(replace(plan, flash=False))
+    one = (plan.kv or 0) / plan.slots
+    if found.slots_from == "assumed" and one > 2 * EXPLAINED * reading.size:
+        count = round((reading.size - taken(plan)) / one) + plan.slots
+        if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
+            yield counted(count, "slot"), taken(replace(plan, slots=count))

@@ -1,0 +1,326 @@
+"""Rules of the verdict on how requests, workers and the run ended. The limits are in metrics.py."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest import dialects, metrics
+from loadtest.analyse.run import groups, offered_load
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.verdict.evidence import Evidence
+from loadtest.analyse.verdict.time_limit import time_limit
+from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
+from loadtest.records import Outcome
+from loadtest.text import counted, listed, percent, seconds, shown
+
+MOST_NOTES = 5  # kinds of notes that are shown
+LONGEST_QUOTE = 200  # characters of a server's own words in one reason
+FEWEST_LAST = 3  # failures in a row at the end of a level, from which on the level is said to have stopped answering …
+BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the share that failed before
+STATE_SENTENCES = {  # by `state` in run.json; "done" needs no sentence
+    "failed": "The run failed",
+    "interrupted": "The run was interrupted before its end.",
+    "running": "The run is still going on, or it was killed: these figures cover what was on disk.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSentence:
+    """A sentence that several records carry; sentences that differ only in numbers count as the same."""
+
+    sentence: str
+    count: int
+    alike: bool  # all of them are the same to the letter
+
+    def __str__(self) -> str:
+        return self.sentence if self.alike else f"for example, {self.sentence}"
+
+
+def commonest(sentences: Iterable[Any]) -> list[SharedSentence]:
+    """Return the kinds of sentences, the commonest first, without full stops and shortened where they are long."""
+    counts: Counter[str] = Counter()
+    words: dict[str, set[str]] = {}
+    for sentence in sentences:
+        if isinstance(sentence, str) and sentence.strip():
+            kind = re.sub(r"\d+", "0", sentence)
+            counts[kind] += 1
+            words.setdefault(kind, set()).add(sentence)
+    return [
+        SharedSentence(
+            textwrap.shorten(min(words[kind]), LONGEST_QUOTE, placeholder=" …").rstrip("."),
+            count,
+            len(words[kind]) == 1,
+        )
+        for kind, count in counts.most_common()
+    ]
+
+
+def list_outcomes(requests: pd.DataFrame) -> str:
+    """List outcomes with their commonest error, the commonest outcome first: "4 http_error: HTTP 503"."""
+    parts = []
+    for name, count in requests["outcome"].value_counts().items():
+        mine = requests[requests["outcome"] == name]
+        said = commonest(mine["error"])
+        parts.append(f"{count} {name}{_status(mine, said)}" + (f": {said[0]}" if said else ""))
+    return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
+
+
+def _status(requests: pd.DataFrame, said: list[Any]) -> str:
+    """Return " (HTTP 500)" for http errors whose words do not name their status."""
+    if requests["outcome"].iloc[0] != Outcome.HTTP_ERROR:
+        return ""
+    codes = sorted({int(status) for status in requests["status"].dropna() if not 200 <= status < 300})
+    if not codes or (said and str(codes[0]) in said[0].sentence):
+        return ""
+    return f" (HTTP {listed(codes)})"
+
+
+def end_sentence(run: RunData) -> str | None:
+    """Return a sentence on a run that did not end as planned; None otherwise, and where run.json does not say."""
+    said, failure = str(run.facts.get("state")), run.facts.get("failure")
+    if said == "failed":
+        return f"{STATE_SENTENCES[said]}: {str(failure).rstrip('.')}." if failure else f"{STATE_SENTENCES[said]}."
+    return STATE_SENTENCES.get(said)
+
+
+def answer_notes(run: RunData) -> list[str]:
+    """Return sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
+    counted = run.requests[~run.requests["warmup"].astype(bool)]
+    found = commonest(note for said in counted["notes"] for note in set(said))[:MOST_NOTES]
+    lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
+    named = counted[counted["said_model"].notna()]
+    for (asked, name), mine in named.groupby(["model", "said_model"]):
+        lines.append(
+            f"{len(mine)} of {len(counted)} answers are of the model {shown(str(name))}, by their own word; {shown(str(asked))} was asked for."
+        )
+    if resent := int(counted["resent"].sum()):
+        lines.append(f"{resent} of {len(counted)} requests were sent twice: {_RESENT}.")
+    return lines
+
+
+_RESENT = "a kept connection died without a byte of answer, and TTFT counts from the first send"
+
+
+def _ended_by_itself(e: Evidence) -> pd.DataFrame:
+    """Return the measured requests that loadtest did not cancel."""
+    return e.measured[e.measured["outcome"] != Outcome.CANCELLED]
+
+
+def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
+    if len(e.requests):
+        return
+    if not e.rows.any() and e.run.facts.get("state") != "done":
+        yield Doubt(VOID, "the run ended before a request of this level counted")
+        return
+    if len(e.everyone) and not e.rows.any():
+        return  # _only_warmups says it
+    if len(_left_waiting(e)) >= max(metrics.FAILED_SHARE * len(_ended_by_itself(e)), 1):
+        return  # which users do where the server is too slow for them: that was measured
+    yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
+
+
+def _only_warmups(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level whose requests were all warm-ups; under Locust those are all until every user has started."""
+    if not len(e.everyone) or e.rows.any() or e.run.facts.get("state") != "done":
+        return
+    why = ""
+    if e.run.facts.get("driver") == "locust":
+        why = ": under Locust requests count once all users have started"
+        rate, users = (e.run.facts.get("locust") or {}).get("spawn_rate"), e.level.get("concurrency")
+        if rate and users:
+            why += f", which takes {counted(users, 'user')} {seconds(users / rate)} at {rate:g} a second (-r)"
+    yield Doubt(VOID, f"every request of this level was a warm-up{why}")
+
+
+def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
+    ended = _ended_by_itself(e)
+    bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR))]
+    allowed = float(e.scenario.get("max_error_ratio") or 0.0)
+    if not len(e.requests) or not len(bad):
+        return
+    share = len(bad) / len(ended)
+    said = f"{len(bad)} of {len(ended)} requests failed ({list_outcomes(bad)})"
+    last = "".join(f"; {more}" for more in (_stopped_answering(e), time_limit(e, bad)) if more)
+    if share >= metrics.FAILED_SHARE:
+        yield Doubt(VOID, f"{said}: half or more{last}")
+    elif share > allowed:
+        yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
+
+
+def _most_left(e: Evidence) -> Iterator[Doubt]:
+    ended = _ended_by_itself(e)
+    waiting = _left_waiting(e)
+    if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
+        yield Doubt(
+            SUSPECT,
+            f"in {len(waiting)} of {len(ended)} requests users hung up before their first token: speeds and whole answers are "
+            "of the others, half of them or fewer",
+        )
+
+
+def _left_waiting(e: Evidence) -> pd.DataFrame:
+    """Return the measured requests whose user hung up before the first token."""
+    return e.measured[(e.measured["outcome"] == Outcome.LEFT) & e.measured["first_token"].isna()]
+
+
+def _stopped_answering(e: Evidence) -> str | None:
+    """Say from when on every request failed; None where as many failures in a row may be chance."""
+    if e.run.facts.get("state") == "interrupted":
+        return None  # what failed last may have failed for that
+    known = e.everyone[~e.everyone["outcome"].isin((Outcome.CANCELLED, Outcome.LEFT)) & e.everyone["outcome"].notna()]
+    good = known["ok"].astype(bool)
+    since = float(known["end"][good].max())
+    after = known["end"] > since
+    before = int((~good & ~after).sum()) / int((~after).sum())
+    count = int(after.sum())
+    if count < FEWEST_LAST or before**count > BY_CHANCE:
+        return None
+    began = float(e.everyone["sched"].min())
+    return f"no request succeeded after {seconds(since - began)} of this level, the last {count} all failed"
+
+
+def _client_error(e: Evidence) -> Iterator[Doubt]:
+    bad = e.everyone[e.everyone["outcome"] == Outcome.CLIENT_ERROR]
+    if len(bad):
+        said = commonest(bad["error"])
+        words = f": {said[0]}" if said else ""
+        yield Doubt(VOID, f"loadtest itself failed over {len(bad)} of {len(e.everyone)} requests{words}")
+
+
+def _doubted(e: Evidence) -> Iterator[Doubt]:
+    found = commonest(doubt for doubts in e.measured["doubts"] for doubt in set(doubts))
+    if found:
+        odd = sum(map(bool, e.measured["doubts"]))
+        more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""
+        yield Doubt(SUSPECT, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
+
+
+def _slow_send(e: Evidence) -> Iterator[Doubt]:
+    took = e.values("send_s")
+    if len(took):
+        yield from metrics.doubt_send(float(np.quantile(took, 0.99)), e.lag_limit)
+
+
+def _without_text(e: Evidence) -> Iterator[Doubt]:
+    """Doubt answers without text, in dialects whose answers are text."""
+    ended = _ended_by_itself(e)
+    silent = ended[
+        ended["ok"].astype(bool) & (ended["chunks"] == 0) & ended["dialect"].map(dialects.has_text).astype(bool)
+    ]
+    counted = silent["output_tokens"] >= 2
+    unread, empty = silent[counted], silent[~counted]
+    if len(unread) > metrics.UNREAD_SHARE * len(ended):
+        yield Doubt(
+            VOID,
+            f"in {len(unread)} of {len(ended)} answers the server counted {float(unread['output_tokens'].mean()):.3g} tokens "
+            f"each on average, and loadtest understood no text of them{_finish_reason(unread)}",
+        )
+    if len(empty) > metrics.EMPTY_SHARE * len(ended):
+        void = len(empty) >= metrics.EMPTY_VOID_SHARE * len(ended)
+        yield Doubt(
+            VOID if void else SUSPECT,
+            f"{len(empty)} of {len(ended)} answers ended well without any text{_finish_reason(empty)}: TTFT and speeds are of the others",
+        )
+
+
+def _finish_reason(requests: pd.DataFrame) -> str:
+    said = commonest(requests["finish_reason"])
+    return f" (finish_reason {said[0].sentence})" if said and said[0].count == len(requests) else ""
+
+
+def _worker_died(e: Evidence) -> Iterator[Doubt]:
+    for reason in offered_load.missing(e.run, e.level):
+        yield Doubt(VOID, reason)
+
+
+def _worker_lost(e: Evidence) -> Iterator[Doubt]:
+    """Void the levels of a Locust run that ended after a worker was lost, or all where that instant is unknown."""
+    locust = e.run.facts.get("locust")
+    lost = locust.get("lost_workers") if isinstance(locust, dict) else None
+    for worker in lost if isinstance(lost, list) else ():
+        at = worker.get("t_ns")
+        if at is None or _ran_until(e) >= at:
+            when = "" if at is None else f" at {seconds(at * S_PER_NS)} of the run"
+            why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
+            name = worker.get("worker")
+            yield Doubt(VOID, f"worker {name} was lost{when}{why}: what its users had in flight is missing")
+
+
+def _ran_until(e: Evidence) -> float:
+    """Return when a level ended, ns since the run's anchor: by run.json or its last record, whichever is later."""
+    said = e.level.get("ended_ns")
+    last = float(e.everyone["end"].max()) if len(e.everyone) else np.nan
+    clock, zero = e.run.facts.get("clock") or {}, e.run.zero
+    if zero.host is None:  # several hosts share no monotonic clock
+        after = zero.wall_ns - clock.get("wall_ns", zero.wall_ns)
+    else:
+        after = zero.monotonic_ns - clock.get("monotonic_ns", zero.monotonic_ns)
+    known = [float(value) for value in (said, last / S_PER_NS + after) if value is not None and np.isfinite(value)]
+    return max(known, default=np.inf)
+
+
+def _run_failed(e: Evidence) -> Iterator[Doubt]:
+    failure = e.run.facts.get("failure")
+    if e.run.facts.get("state") == "failed" and failure and _was_running(e):
+        yield Doubt(VOID, f"the run failed while this level ran: {str(failure).rstrip('.')}")
+
+
+def _was_running(e: Evidence) -> bool:
+    """Return whether a level was running when its run failed: it has no end, or it holds the run's last record."""
+    if e.level.get("started_ns") is not None and e.level.get("ended_ns") is None:
+        return True
+    return bool(len(e.everyone)) and float(e.everyone["end"].max()) >= float(e.run.entire.requests["end"].max())
+
+
+def _stopped(e: Evidence) -> Iterator[Doubt]:
+    if stopped := e.level.get("stopped"):
+        yield Doubt(VOID, str(stopped).rstrip("."))
+
+
+def _users_gone(e: Evidence) -> Iterator[Doubt]:
+    gone, users = e.level.get("users_gone"), e.level.get("concurrency")
+    if isinstance(gone, int) and isinstance(users, int) and gone > 0:
+        said = f"{gone} of {users} users ended by themselves (StopUser, or an exception in on_start)"
+        yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
+
+
+def _several_models(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level whose answers say that they are of several models, though one was asked for."""
+    for asked, mine in e.requests.groupby("model"):
+        said = Counter(map(str, mine["said_model"].fillna(asked)))
+        if len(said) > 1:
+            each = listed([f"{shown(name)} in {count}" for name, count in said.most_common(MOST_NOTES)])
+            what = f"answers name {counted(len(said), 'model')}, and {shown(str(asked))} was asked for ({each})"
+            yield Doubt(SUSPECT, f"{what}: a gateway chooses, and the figures are of a mixture")
+
+
+def _undistinguished(e: Evidence) -> Iterator[Doubt]:
+    if said := groups.undistinguished_servers(e.run):
+        yield Doubt(SUSPECT, said)
+
+
+OUTCOME_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
+    _nothing_succeeded,
+    _only_warmups,
+    _client_error,
+    _too_many_failed,
+    _most_left,
+    _run_failed,
+    _stopped,
+    _worker_died,
+    _worker_lost,
+    _users_gone,
+    _several_models,
+    _undistinguished,
+    _without_text,
+    _doubted,
+    _slow_send,
+)

@@ -1,0 +1,55 @@
+"""Which levels of a run belong together: those of one length, at most numbers of users or rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.analyse.run.frames import RunData
+from loadtest.errors import PredictionError
+
+LENGTH_KEYS = ("system_tokens", "input_tokens", "input_lengths", "output_tokens", "output_lengths", "words")
+LENGTH_WORDS = ("shared", "in", "in", "out", "out", "words")
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoopSeries:
+    """Levels of a closed loop that differ only in concurrency."""
+
+    label: str  # e.g. "128 in · 64 out"
+    levels: tuple[int, ...]
+    concurrencies: tuple[int, ...]  # ascending
+
+
+def longest_series(run: RunData) -> ClosedLoopSeries | None:
+    """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for level in run.levels:
+        if level.get("concurrency") and level.get("rate") is None:
+            key = tuple(level.get(name) for name in LENGTH_KEYS)
+            groups.setdefault(key, []).append(level)
+    if not groups:
+        return None
+    key, levels = max(reversed(groups.items()), key=lambda item: len({level["concurrency"] for level in item[1]}))
+    parts = zip(key, LENGTH_WORDS, strict=True)
+    return ClosedLoopSeries(
+        " · ".join(f"{value} {what}" for value, what in parts if value is not None),
+        tuple(level["index"] for level in levels),
+        tuple(sorted({int(level["concurrency"]) for level in levels})),
+    )
+
+
+def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
+    series = longest_series(run)
+    if series is not None:
+        return [level for level in levels if level["index"] in series.levels]
+    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
+    lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
+    if not lengths:
+        raise PredictionError(
+            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
+        )
+    most = max(dict.fromkeys(lengths), key=lengths.count)
+    return [level for level, each in zip(steady, lengths, strict=True) if each == most]

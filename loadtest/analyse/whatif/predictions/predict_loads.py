@@ -1,0 +1,297 @@
+"""What is kept in prediction.json: predictions of the loads that were asked for, and of those that advice promises.
+
+Which levels they rest on, with which slots, and what is said before any figure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest import __version__
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.timing.prefill import has_turns
+from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.advice.slot_advice import Advice
+from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
+from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slots
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
+from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
+from loadtest.analyse.whatif.model.series import levels_used
+from loadtest.analyse.whatif.model.ways import NoWayError
+from loadtest.analyse.whatif.predictions.prediction_file import (
+    AS_ASKED,
+    AS_KNOWN,
+    Case,
+    Document,
+    PredictedLoad,
+)
+from loadtest.analyse.whatif.predictions.textbook import FigureValues, MeasuredLevel, textbook
+from loadtest.errors import PredictionError
+from loadtest.metrics import VOID
+from loadtest.run_folder import RunFolder, utc_now
+from loadtest.text import counted, listed
+
+MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
+SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
+
+
+class AskedLoad(NamedTuple):
+    """A load to predict: users of a closed loop or a rate, and slots in place of the server's own."""
+
+    users: int | None
+    rate: float | None
+    slots: int | None
+    place: int  # of its level in a run of all these users, or of all these rates
+
+
+def predict_loads(
+    run: RunData,
+    found: Slots,
+    steps: Steps,
+    levels: Sequence[dict[str, Any]],
+    facts: dict[str, Any],
+    *,
+    void: Sequence[str] = (),
+    concurrencies: Sequence[int] = (),
+    rates: Sequence[float] = (),
+    slots: Sequence[int] = (),
+    seeded: SeededRun | None = None,
+) -> Document:
+    """Predict every load with every number of slots asked for, each with its 95 % bands.
+
+    Args:
+        levels: of summary.json.
+        facts: what another run must share with this one to be held against the prediction.
+        void: labels of levels that the run has and that are left out here.
+        slots: to predict for, in place of the server's own.
+        seeded: the run to come, whose very requests are predicted.
+
+    Raises PredictionError where the run says too little, or where the model does not give back the levels it rests on.
+    """
+    used = levels_used(run, levels)
+    if slots and not concurrencies and not rates:
+        top = max((level["concurrency"] for level in used if level["concurrency"]), default=None)
+        concurrencies, rates = ([top], rates) if top else (concurrencies, [max(level["rate"] for level in used)])
+    try:
+        fitted = fit_models(run, found, steps, levels)
+    except NoWayError as error:
+        raise PredictionError(f"No prediction: {error}.") from None
+    known, models, said = fitted.known, fitted.models, list(fitted.ruled_out)
+    seen = known.slots.estimate or 0
+    loads = [
+        _predicted_load(
+            models,
+            load,
+            used,
+            known.limit or max(seen, 1),
+            None if seeded is None else SeededRequests.of(run, used[0], seeded, load.place),
+        )
+        for load in _asked_loads(concurrencies, rates, slots)
+    ]
+    said += _unknown_cache(models)
+    if known.limit is None:
+        said.insert(0, _unknown_limit(seen, run))
+    if void:
+        said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
+    first = next(iter(models.values()))
+    return _document_of(
+        run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), seeded=seeded
+    )
+
+
+def promise(
+    run: RunData, advice: Advice, found: Slots, steps: Steps, levels: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> Document | None:
+    """Return the prediction that advice promises, for every load that was measured; None where it promises nothing.
+
+    `levels` and `facts` as in predict_loads.
+    """
+    if not advice.promised:
+        return None
+    used, known = levels_used(run, levels), known_slots(run, found)
+    loads = tuple(
+        PredictedLoad(
+            load,
+            None,
+            advice.trial,
+            (Case.of(AS_ASKED, said),),
+            _textbook_beside(used, known.limit or 1, load, None, advice.trial),
+            advice.model.talks is not None,
+        )
+        for load, said in advice.promised.items()
+    )
+    said = (f"Promised by loadtest advise for {advice.knob} {advice.trial}, with the lengths of this run.",)
+    return _document_of(run, known, steps, used, advice.model, facts=facts, said=said, loads=loads)
+
+
+def _document_of(
+    run: RunData,
+    known: KnownSlots,
+    steps: Steps,
+    used: Sequence[dict[str, Any]],
+    model: ServerModel,
+    *,
+    facts: dict[str, Any],
+    said: tuple[str, ...],
+    loads: tuple[PredictedLoad, ...],
+    seeded: SeededRun | None = None,
+) -> Document:
+    """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
+    return Document(
+        made=utc_now(),
+        loadtest=__version__,
+        run={
+            "name": run.name,
+            "folder": run.path.resolve().name,
+            "started": run.facts.get("started"),
+            "sha256": RunFolder(run.path).digest(),
+            "facts": facts,
+            "simulated": run.simulated,
+            "lengths": {
+                column: length_of(run, np.any([run.good(level["index"]) for level in used], axis=0), column)
+                for column in ("prompt_tokens", "output_tokens")
+            },
+        },
+        rests_on={
+            "levels": [level["label"] for level in used if level["verdict"] != VOID],
+            "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
+            "way": model.way,
+            "streams": model.streams,
+            "step_law": steps.to_dict(),
+            "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
+            "prefill_error": model.prefill_error,
+            "growth_past_these_streams_known": model.slope_known,
+        },
+        said=said,
+        loads=loads,
+        plan=seeded,
+    )
+
+
+def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
+    """Say why conversations are predicted with and without a host cache, where they are."""
+    hosts = {(model.talks.host, model.talks.host_tokens) for model in models.values() if model.talks is not None}
+    if len(hosts) < 2:
+        return []
+    if all(host for host, _ in hosts):
+        return [
+            "The server's host cache never filled, so its size is not known: every load has two cases, one that never fills and one as large as seen."
+        ]
+    return [
+        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure."
+    ]
+
+
+def _unknown_limit(seen: int, run: RunData) -> str:
+    most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
+    more = f"measure more than {max(most, seen)} streams at once, or with --probe-slots"
+    return (
+        f"How many requests the server handles in parallel is not known: at least {seen}. Every load past that has two "
+        f"cases, no limit and a limit of {seen}; neither stands for a limit in between. For one figure, {more}."
+    )
+
+
+def _asked_loads(concurrencies: Sequence[int], rates: Sequence[float], slots: Sequence[int]) -> list[AskedLoad]:
+    """Return every load asked for with every number of slots asked for."""
+    loads: list[tuple[int | None, float | None, int]] = [
+        (users, None, concurrencies.index(users)) for users in concurrencies
+    ]
+    loads += [(None, rate, rates.index(rate)) for rate in rates]
+    return [
+        AskedLoad(users, rate, each, place)
+        for users, rate, place in dict.fromkeys(loads)
+        for each in (dict.fromkeys(slots) or (None,))
+    ]
+
+
+def _predicted_load(
+    models: dict[str, ServerModel],
+    load: AskedLoad,
+    used: Sequence[dict[str, Any]],
+    servers: int,
+    seeded: SeededRequests | None,
+) -> PredictedLoad:
+    if load.slots is not None:
+        models = {AS_ASKED: next(iter(models.values()))}
+    cases = [
+        Case.of(name, allowing_for_growth(model, _prediction(model, load, seeded))) for name, model in models.items()
+    ]
+    alike = len({model.talks for model in models.values()}) == 1
+    nobody_waits = load.users is not None and load.users <= servers
+    if len(cases) > 1 and nobody_waits and alike:
+        cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
+    people = any(model.talks is not None for model in models.values())
+    beside = _textbook_beside(used, servers, load.users, load.rate, load.slots)
+    return PredictedLoad(load.users, load.rate, load.slots, tuple(cases), beside, people)
+
+
+def _textbook_beside(
+    used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, FigureValues]:
+    """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
+    measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
+    beside = textbook(measured, slots or servers, users=users, rate=rate)
+    if slots not in (None, servers):  # the others know no slots
+        beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
+    return beside
+
+
+def _prediction(model: ServerModel, load: AskedLoad, seeded: SeededRequests | None) -> Prediction:
+    if load.users is not None:
+        return model.closed(load.users, slots=load.slots, seeded=seeded)
+    return model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
+
+
+def _measured(level: dict[str, Any]) -> MeasuredLevel:
+    seen = self_check.as_measured(level, None)
+    flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
+    return MeasuredLevel(level["concurrency"], flat)
+
+
+def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, float] | None:
+    """Return mean and standard deviation of a length over these requests, and `n`, how many of them are drawn apart.
+
+    The prompts of one conversation grow together: they count as one.
+    """
+    picked = picked & np.isfinite(run.column(column))
+    values = run.column(column)[picked]
+    if not len(values):
+        return None
+    n = len(values)
+    if column == "prompt_tokens" and has_turns(run):
+        n = len(np.unique(np.stack([run.column("level")[picked], run.column("session")[picked]]), axis=1).T)
+    return {"mean": float(values.mean()), "deviation": float(values.std()), "n": n}
+
+
+def levels_in_words(labels: Sequence[str]) -> str:
+    """Name levels, what all of them share once, and of many the first and the last."""
+    common, own = offered_load.shared(labels) if labels else ([], [])
+    said = listed(own) if len(own) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
+    return said + (f" ({' · '.join(common)})" if common else "")
+
+
+def describe_basis(document: Document) -> str:
+    rests, slots = document.rests_on, document.rests_on["slots"]
+    limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
+    times = [entry["streams"] for entry in rests["step_law"]["times"]]
+    said = listed(times) if len(times) <= MOST_NAMED else f"{len(times)} numbers from {times[0]} to {times[-1]}"
+    way = rests.get("way", SLICED_WAY)
+    pace = rests["step_law"].get("pace_error") or 0.0
+    paces = (
+        f" Its levels went at different paces: the bands allow for one that is {1 + pace:.2f} times as slow or as fast."
+        if pace >= SAID_PACE
+        else ""
+    )
+    return (
+        f"Rests on {levels_in_words(rests['levels'])}; {limit} ({slots['how']}); step times of {said} streams"
+        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
+        f"Of the ways servers work this one gives back the run: {way}.{paces}"
+    )

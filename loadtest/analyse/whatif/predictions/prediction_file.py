@@ -1,0 +1,171 @@
+"""prediction.json: what a run lets one say of other loads, said beforehand, so that a later run can score it.
+
+The file holds its own digest: one that was changed afterwards is not read. Where the run does not show the limit of the
+slots each load has two cases, no limit and the limit at what was seen, and never one figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.seeded_run import SeededRun
+from loadtest.analyse.whatif.predictions.textbook import FigureValues
+from loadtest.credentials import scrubber
+from loadtest.errors import PredictionError
+from loadtest.records import newer
+from loadtest.text import counted, rated
+
+KIND, SCHEMA = "loadtest prediction", 1
+FILE_NAME = "prediction.json"
+AS_KNOWN, AS_ASKED, NO_LIMIT, LIMIT_SEEN = "as known", "as asked", "no limit", "the limit at what was seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Figures of one load where the slots are so many."""
+
+    name: str  # AS_KNOWN, AS_ASKED, NO_LIMIT or LIMIT_SEEN
+    slots: int | None  # None: no limit
+    figures: FigureValues  # by "name.statistic"
+    bands: dict[str, Interval]  # likewise: in 95 of 100 cases one more run lies there
+    extrapolates: str | None = None
+    grows: bool = False
+
+    @classmethod
+    def of(cls, name: str, said: Prediction) -> Case:
+        """Take from a prediction the figures that have a band."""
+        found = {key: said.figure(*key.split(".")) for key in said.bands}
+        known = {key: value for key, value in found.items() if math.isfinite(value)}
+        return cls(name, said.slots, known, {key: said.bands[key] for key in known}, said.extrapolates, said.grows)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedLoad:
+    """What is said of one load."""
+
+    concurrency: int | None
+    rate: float | None  # requests/s, Poisson
+    slots_asked: int | None
+    cases: tuple[Case, ...]
+    textbook: dict[str, FigureValues] = field(default_factory=dict)  # by model
+    people: bool = False  # whether its users hold conversations
+
+    @property
+    def label(self) -> str:
+        """Say the load, e.g. "8 streams", "8 people" or "2 requests/s on 4 slots"."""
+        if self.concurrency is None:
+            load = rated(self.rate or 0.0)
+        else:
+            load = counted(self.concurrency, *(("person", "people") if self.people else ("stream",)))
+        return f"{load} with {counted(self.slots_asked, 'slot')}" if self.slots_asked else load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """prediction.json."""
+
+    made: str  # ISO 8601, UTC
+    loadtest: str
+    run: dict[str, Any]  # name, sha256 of the folder, facts that another run must share, lengths
+    rests_on: dict[str, Any]  # levels, slots and how they are known, step times, prefill, errors
+    said: tuple[str, ...]  # sentences to be read before any figure
+    loads: tuple[PredictedLoad, ...]
+    plan: SeededRun | None = None  # of the run whose very requests are predicted; None: any run of such loads
+
+    @property
+    def slots(self) -> int | None:
+        """The limit of the slots that the cases AS_KNOWN rest on; None where it is not known."""
+        value = self.rests_on["slots"]["limit"]
+        return None if value is None else int(value)
+
+    def to_bytes(self) -> bytes:
+        """Return the file, with its digest."""
+        plain = {"kind": KIND, "schema": SCHEMA, **asdict(self)}
+        body = scrubber()(orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY))
+        found = orjson.loads(body)
+        return orjson.dumps({**found, "sha256": _digest(found)}, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def file_digest(body: bytes) -> str:
+    """Return the SHA-256 of a whole file, as run.json names it."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    return hashlib.sha256(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def read_document(path: Path) -> Document:
+    """Read prediction.json; raise PredictionError, one sentence, where it is none or was changed after it was made."""
+    try:
+        return parse_document(path.read_bytes(), str(path))
+    except IsADirectoryError:
+        raise PredictionError(
+            f"{path} is a folder, not a prediction; give the prediction.json that `loadtest predict` wrote (and a run behind it)."
+        ) from None
+    except OSError as error:
+        raise PredictionError(f"cannot read {path}: {error.strerror}.") from None
+
+
+def parse_document(body: bytes, name: str) -> Document:
+    """Return the prediction that a file of this name holds; errors as read_document has them."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise PredictionError(f"{name} does not parse as JSON; make it anew with `loadtest predict`.") from None
+    if not isinstance(found, dict) or found.get("kind") != KIND:
+        raise PredictionError(f"{name} is not a prediction; give the prediction.json that `loadtest predict` wrote.")
+    if newer(found.get("schema")):
+        raise PredictionError(f"{name} was written by a newer loadtest (schema {found['schema']}); update.")
+    if found.get("sha256") != _digest(found):
+        raise PredictionError(
+            f"{name} was changed after it was made (its sha256 does not fit), so it cannot be scored; make it anew."
+        )
+    try:
+        return Document(
+            made=found["made"],
+            loadtest=found["loadtest"],
+            run={**found["run"], "sha256": found["run"]["sha256"]},
+            rests_on={**found["rests_on"], "slots": {"limit": None, **found["rests_on"]["slots"]}},
+            said=tuple(found["said"]),
+            loads=tuple(map(_load, found["loads"])),
+            plan=None if (plan := found.get("plan")) is None else SeededRun(plan["requests"], plan["seed"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise PredictionError(f"{name} lacks what a prediction holds; make it anew with `loadtest predict`.") from None
+
+
+def _load(found: Mapping[str, Any]) -> PredictedLoad:
+    return PredictedLoad(
+        found["concurrency"],
+        found["rate"],
+        found["slots_asked"],
+        tuple(map(_case, found["cases"])),
+        {name: _figures(figures) for name, figures in found["textbook"].items()},
+        bool(found.get("people")),
+    )
+
+
+def _case(found: Mapping[str, Any]) -> Case:
+    return Case(
+        found["name"],
+        found["slots"],
+        _figures(found["figures"]),
+        {name: (low, high) for name, (low, high) in found["bands"].items()},
+        found["extrapolates"],
+        found["grows"],
+    )
+
+
+def _figures(found: Mapping[str, Any]) -> FigureValues:
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,129 @@
+"""How good a prediction was: each figure's error, whether its band held it, and the Winkler score."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loadtest import metrics
+from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.whatif.model.self_check import as_measured
+from loadtest.analyse.whatif.predictions.prediction_file import Case
+from loadtest.analyse.whatif.predictions.textbook import SCORED, FigureValues
+
+ALPHA = 0.05  # bands are for 95 %
+SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "mean": 0.5}
+FIGURE_NAMES = {
+    "ttft_s.p50": "TTFT p50",
+    "ttft_s.p95": "TTFT p95",
+    "stream_tokens_per_s.p50": "tokens/s a stream",
+    "output_tokens_per_s.mean": "output tokens/s",
+    "requests_per_s.mean": "requests/s",
+    "e2e_s.p50": "E2E p50",
+    "e2e_s.p95": "E2E p95",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredFigure:
+    """One figure as said and as measured; shares are of the measured value."""
+
+    load: str
+    case: str
+    figure: str  # "name.statistic"
+    said: float
+    band: Interval
+    measured: float
+    interval: Interval | None  # 95 % of the measured figure, where it has one
+    others: dict[str, float] = field(default_factory=dict)  # error of each textbook model
+
+    @property
+    def error(self) -> float:
+        """The signed error: +0.1 is 10 % too much."""
+        return self.said / self.measured - 1
+
+    @property
+    def inside(self) -> bool:
+        return self.band[0] <= self.measured <= self.band[1]
+
+    @property
+    def winkler(self) -> float:
+        """The Winkler score as a share of the measured value; see winkler_score."""
+        return winkler_score(self.band, self.measured) / self.measured
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "load": self.load,
+            "case": self.case,
+            "figure": self.figure,
+            "predicted": self.said,
+            "band": list(self.band),
+            "measured": self.measured,
+            "measured_ci95": self.interval and list(self.interval),
+            "error": self.error,
+            "inside": self.inside,
+            "winkler": self.winkler,
+            "textbook_errors": self.others,
+        }
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> ScoredFigure:
+        """Return what to_dict wrote."""
+        low, high = found["band"]
+        return cls(
+            load=found["load"],
+            case=found["case"],
+            figure=found["figure"],
+            said=found["predicted"],
+            band=(low, high),
+            measured=found["measured"],
+            interval=found["measured_ci95"] and tuple(found["measured_ci95"]),
+            others=found["textbook_errors"],
+        )
+
+
+def winkler_score(band: Interval, value: float) -> float:
+    """Return the width of a band, and 2/α times the distance by which the value lies outside of it: less is better.
+
+    R. L. Winkler, 1972; T. Gneiting and A. E. Raftery, 2007, eq. 43: no band is better on average than the true quantiles.
+    """
+    low, high = band
+    return high - low + 2 / ALPHA * (max(low - value, 0.0) + max(value - high, 0.0))
+
+
+def score_case(
+    load: str, case: Case, textbook: Mapping[str, FigureValues], level: Mapping[str, Any]
+) -> list[ScoredFigure]:
+    """Return the score of every figure of a case that a level of summary.json shows with enough requests."""
+    seen = as_measured(level, None)
+    found = []
+    for figure in SCORED:
+        name, statistic = figure.split(".")
+        measured = seen.figure(name, statistic)
+        if figure not in case.figures or not measured > 0 or not metrics.enough_for(SHARES[statistic], seen.requests):
+            continue
+        found.append(
+            ScoredFigure(
+                load=load,
+                case=case.name,
+                figure=figure,
+                said=case.figures[figure],
+                band=case.bands[figure],
+                measured=measured,
+                interval=seen.bands.get(figure),
+                others={model: said[figure] / measured - 1 for model, said in textbook.items() if figure in said},
+            )
+        )
+    return found
+
+
+def median_error(figures: Sequence[ScoredFigure], model: str | None = None) -> float | None:
+    """Return the median of the absolute errors, ours or a textbook model's; None where there is none."""
+    errors = (
+        [abs(each.error) for each in figures]
+        if model is None
+        else [abs(each.others[model]) for each in figures if model in each.others]
+    )
+    return statistics.median(errors) if errors else None

@@ -1,0 +1,186 @@
+"""`loadtest check`: what server answers at a URL, and what could spoil a measurement of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+from typing import Any
+
+import click
+import httpx
+
+from loadtest.cli.check.trial import try_server
+from loadtest.cli.options.connection import SERVER
+from loadtest.cli.options.environment import named_in_environment, url_taken
+from loadtest.cli.options.scenario_options import key_options, make_scenario, one_url
+from loadtest.cli.output.printing import json_option, print_json, print_wrapped
+from loadtest.credentials import withhold
+from loadtest.dialects import dialect_for
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
+from loadtest.scenario.several_targets import urls_in
+from loadtest.targets.connect import control_client
+from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
+from loadtest.targets.slot_probe import SlotProbe, probe_slots
+from loadtest.targets.target import Target, located, reread
+from loadtest.text import profile_at_speed, shown
+from loadtest.urls import base_url, default_url
+from loadtest.workloads.tokens import load_counter
+from loadtest.workloads.workload import Workload
+
+
+@click.command()
+@click.argument("place", metavar="[URL]", required=False)
+@click.option(
+    "--try",
+    "trying",
+    is_flag=True,
+    help="Also send requests, short ones, until one is answered, and say what to add to the command for it. This may load "
+    "the model and cost tokens.",
+)
+@click.option("--slots", is_flag=True, help="Find how many requests it handles in parallel: sends a few bursts.")
+@key_options(*(key.name for part in (RequestKeys, ConnectionKeys) for key in keys_of(part)), "connect_timeout")
+@json_option
+def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_json: bool, **values: Any) -> int:
+    """Say what server answers at URL, and what could spoil a measurement.
+
+    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent, except with
+    --try, which finds the options that this server needs, and with --slots. The other options are those of `loadtest run`.
+    Exit code 2 when no usable server answers; with --try 1 when no request is answered.
+
+    With --slots, bursts of 2, 4, 8 and 16 short requests follow, until one request has to wait for another to end. Each asks
+    for at most 64 tokens, and the command says what they cost in all. A server that says its slots is sent no bursts.
+
+    \b
+    Examples:
+      loadtest check http://127.0.0.1:11434
+      loadtest check --try https://gateway.example/v1 --model gpt-4o
+    """
+    if as_json and trying:
+        raise ScenarioError("--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
+    given = one_url(place, url_taken(url, argument=place is not None))
+    if given is not None and len(urls_in(given)) > 1:
+        raise ScenarioError("check looks at one server; give one URL.")
+    given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
+    model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
+    asked = located(make_scenario(None, {**values, "url": given}))
+    with control_client(asked, asked.connect_timeout, asked.header) as client:
+        server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
+    probed = None
+    if slots and server.slots is None and chosen is not None:
+        probed, server, chosen = _probed(server, chosen, asked)
+    found = probed is not None and probed.limit is not None
+    warnings = [
+        *([trouble] if trouble else []),
+        *hazards(server, chosen, num_ctx=asked.num_ctx, keys=asked, slots_found=found),
+    ]
+    if as_json:
+        print_json(_server_dict(server, chosen, warnings, probed))
+        return 0
+    _print_server(server, chosen, probed)
+    for text in warnings:
+        print_wrapped(f"! {text}", indent="  ")
+    if not trying:
+        return 0
+    if chosen is None:
+        raise TargetError(f"nothing can be tried without a model: {trouble}")
+    return try_server(server, chosen, asked, scenario)
+
+
+def _look(
+    client: httpx.Client, scenario: Scenario, model: str | None, *, trying: bool
+) -> tuple[Server, ServedModel | None, str | None, Scenario]:
+    """Return the server, its model, what is wrong with the choice of it, and the scenario with the API to try.
+
+    A server that does not say what it is, is tried as one of the OpenAI API where a model is named.
+    """
+    url = base_url(scenario.url or default_url(api=scenario.api))
+    try:
+        server = probe(client, url, api=scenario.api, path=scenario.path)
+    except TargetError as error:
+        if not trying or model is None or scenario.api != "auto" or "cannot reach" in str(error):
+            raise
+        print(f"! {error}")
+        scenario = scenario.replace(api="openai")
+        server = probe(client, url, api="openai")
+    try:
+        return server, with_details(client, server, choose_model(server, model)), None, scenario
+    except TargetError as error:
+        if model is not None:
+            raise
+        return server, None, str(error), scenario
+
+
+def _server_dict(
+    server: Server, chosen: ServedModel | None, warnings: list[str], probed: SlotProbe | None
+) -> dict[str, Any]:
+    """Return what `check --json` prints."""
+    return {
+        "url": server.url,
+        "kind": server.kind,
+        "version": server.version,
+        "simulated": server.simulated,
+        "slots": server.slots,
+        "models": [{"name": item.name, "loaded": item.loaded} for item in server.models],
+        "models_unlisted": server.unlisted,
+        "model": None if chosen is None else dataclasses.asdict(chosen),
+        "warnings": warnings,
+        "slot_probe": None if probed is None else probed.to_dict(),
+    }
+
+
+def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe | None) -> None:
+    rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
+    if server.simulated:
+        rows.append(("simulated", shown(profile_at_speed(server.simulated))))
+    names = ", ".join(shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models)
+    unnamed = "not listed by this server" if server.unlisted else "none" if server.kind == "ollama" else "none listed"
+    rows.append(("models", names or unnamed))
+    if chosen is not None:
+        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _model_details(chosen)]))))
+        rows.append(("context", _context_text(chosen)))
+    unsaid = "not reported by this server; --slots finds them, or a run with more streams than slots"
+    if probed is not None:
+        unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])
+    rows.append(("slots", str(server.slots) if server.slots else unsaid))
+    for name, value in rows:
+        for place, line in enumerate(value.split("\n")):
+            print_wrapped(f"{'' if place else name:10} {line.strip()}", indent=" " * 11)
+
+
+def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[SlotProbe, Server, ServedModel]:
+    """Send bursts, as the scenario says, until the server's slots show; return server and model as they then are, too."""
+    spoken = scenario.api if scenario.api != "auto" else server.native
+    seed = secrets.randbelow(2**31) if scenario.seed is None else scenario.seed
+    scenario = scenario.replace(api=spoken, model=model.name, seed=seed)
+    dialect = dialect_for(scenario, api=spoken, model=model.name, kind=server.kind)
+    counter = load_counter(model.name, fetch=False)
+    target = Target(server, model, dialect)
+    found = probe_slots(target, Workload(scenario, counter))
+    with (
+        contextlib.suppress(TargetError),
+        control_client(scenario, scenario.connect_timeout, scenario.header) as client,
+    ):
+        target = reread(client, target)  # the bursts have loaded the model
+    return found, target.server, target.model
+
+
+def _model_details(model: ServedModel) -> str:
+    parts = [
+        shown(str(model.details.get(key))) for key in ("parameter_size", "quantization_level") if model.details.get(key)
+    ]
+    return f"({', '.join(parts)})" if parts else ""
+
+
+def _context_text(model: ServedModel) -> str:
+    trained = f"trained for {model.trained_context}" if model.trained_context else ""
+    if model.context:
+        return f"{model.context} tokens" + (f", {trained}" if trained else "")
+    unknown = (
+        "unknown until the model is loaded" if model.loaded is False else "unknown, because the server does not say"
+    )
+    return unknown + (f"; {trained}" if trained else "")
+
+
+named_in_environment(check, ["url", "model", *SERVER])

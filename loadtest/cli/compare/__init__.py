@@ -1,0 +1,234 @@
+"""`loadtest compare`: two sides, or several runs side by side."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loadtest.analyse.comparison import compare_report
+from loadtest.analyse.comparison.comparable import ASKED
+from loadtest.analyse.comparison.compare import NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, Change, Comparison
+from loadtest.analyse.comparison.compare import compare as compare_runs
+from loadtest.analyse.comparison.differences import RUN_NOISE
+from loadtest.analyse.comparison.many_report import CHANGE_STYLES
+from loadtest.analyse.summary import analyse
+from loadtest.cli.compare.results import write_and_print
+from loadtest.cli.compare.side_by_side import set_side_by_side
+from loadtest.cli.options.param_types import ShareParam
+from loadtest.cli.output.printing import json_option, print_lines
+from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.grid import Grid
+from loadtest.run_folder import RunFolder
+
+COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 6, "interval": 14, "verdict": 14}
+EXPENDABLE, GAP = ("interval", "BASE", "NEW", "change"), 2  # left out of a narrow terminal, the first one first
+# Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
+ACROSS = (
+    "dialect",
+    "model",
+    "quantization",
+    "context",
+    "server",
+    "simulated",
+    "warm_cache",
+    "unload",
+    "arrivals",
+    "prompt",
+    "data",
+    "shared_prefix",
+    "beside",
+)
+ONE_RUN = (
+    "name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2; three and more without "
+    "--against stand side by side."
+)
+
+
+class ToleranceParam(ShareParam):
+    """A share from 0 to below 1."""
+
+    what = "a share; write 5% or 0.05"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        share = super().convert(value, param, ctx)
+        if not 0 <= share < 1:
+            self.fail(f"{str(value)!r} is not from 0 to below 1; write 5% or 0.05.", param, ctx)
+        return share
+
+
+class Against(click.Command):
+    """A command whose --against takes every name up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given: list[str] = []
+        inside = False
+        for arg in args:
+            inside = arg == "--against" or (inside and not arg.startswith("-"))
+            given += ["--against", arg] if inside and arg != "--against" else [] if inside else [arg]
+        if "--against" in args and "--against" not in given:
+            raise click.BadOptionUsage("--against", "--against names no run; name the runs to compare with BASE.")
+        return super().parse_args(ctx, given)
+
+
+@click.command(cls=Against)
+@click.argument(
+    "runs",
+    metavar="BASE NEW | BASE… --against NEW… | RUN RUN RUN…",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="NEW…",
+    help="Several runs a side: all names before it are BASE, all after it NEW.",
+)
+@click.option(
+    "--tolerance",
+    type=ToleranceParam(),
+    default=TOLERANCE,
+    metavar="SHARE",
+    help=f"How much worse a figure may be before it is a regression, e.g. 5%.  [default: {TOLERANCE:.0%}]",
+)
+@click.option(
+    "--run-noise",
+    type=ToleranceParam(),
+    default=RUN_NOISE,
+    metavar="SHARE",
+    help=f"How much runs of the same server differ (standard deviation), which one run a side cannot show.  [default: {RUN_NOISE:.0%}]",
+)
+@click.option(
+    "--across",
+    metavar="KEY,KEY",
+    default="",
+    help="What differs on purpose (model, quantization, context, dialect, …): runs that differ otherwise get no verdict.",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW, or the last run]"
+)
+@json_option
+def compare(
+    runs: tuple[Path, ...],
+    *,
+    against: tuple[Path, ...],
+    tolerance: float,
+    run_noise: float,
+    across: str,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Say what changed between run folders, with intervals; write compare.md, compare.json and compare.png.
+
+    Every level that all runs have gets a verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95,
+    tokens/s a stream, output tokens/s and failures. All verdicts together hold with 99 % confidence. Two runs of the same
+    server always differ a little. Several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
+    smaller changes.
+
+    Three runs and more stand side by side, named by what differs (model, quantization, server, GPU, slots, settings): a
+    table of every level, a verdict on every pair, and one chart of all. So does one run of several models or servers.
+
+    \b
+    Exit codes: 0 no regression, and of three runs and more always
+                1 a figure is worse by more than --tolerance
+                2 a mistake, or nothing could be compared
+    """
+    alone = len(runs) == 1 and not against
+    if alone and not (runs[0] / "run.json").is_file():
+        raise LoadTestError(ONE_RUN)
+    keys = _across_keys(across, _distinct((*runs, *against)))
+    if not against and len(runs) != 2:
+        every = [analyse(path) for path in runs]
+        if alone and not every[0].groups:
+            raise LoadTestError(ONE_RUN)
+        set_side_by_side(every, out or runs[-1], tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json)
+        return 0
+    from loadtest.analyse.charts.compare import draw
+
+    base, new = (runs, against) if against else (runs[:1], runs[1:])
+    sides = [[analyse(path) for path in paths] for paths in (base, new)]
+    found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
+    write_and_print(
+        out or new[0],
+        partial(draw, found),
+        partial(compare_report.markdown, found),
+        compare_report.to_dict(found),
+        partial(_print_comparison, found),
+        as_json=as_json,
+    )
+    if found.verdict == NOT_COMPARABLE:
+        said = compare_report.outcome(found)
+        raise LoadTestError(f"nothing was judged. {said}.")
+    return 1 if found.regressions else 0
+
+
+def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:
+    """Return the keys that --across names; raise ScenarioError, with the nearest key, for one that no run has."""
+    known = {*ACROSS, *ASKED.values()}
+    for run in runs:
+        said = RunFolder.open(run).read_run().get("comparability")
+        known |= {str(key) for key in said} if isinstance(said, dict) else set()
+    keys = frozenset(key.strip() for key in across.split(",") if key.strip())
+    for key in sorted(keys - known):
+        near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(sorted(known))}."
+        raise ScenarioError(f"--across: runs have no key {key[:60]!r}{hint}")
+    return keys
+
+
+def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
+    """Return the runs; raise LoadTestError where one is named twice."""
+    places: dict[Path, Path] = {}
+    for path in runs:
+        place = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself
+        if (same := places.get(place)) is not None:
+            raise LoadTestError(f"{same} and {path} are the same run: name two.")
+        places[place] = path
+    return runs
+
+
+def _print_comparison(found: Comparison, console: Console) -> None:
+    mark = compare_report.simulated_sides(found)
+    console.print(Text(compare_report.outcome(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
+    print_lines(console, (*compare_report.run_lines(found), *found.notes), before="• ")
+    for level in _tables(found, console.width):
+        console.print(level)
+    console.print(Text(compare_report.method(found), style="dim"))
+
+
+def _tables(found: Comparison, width: int) -> Iterator[Table]:
+    """Yield a table for each level with a row for each headline figure; all have the same widths and fit 80 columns.
+
+    On a narrower terminal some columns are left out.
+    """
+    shared, own = compare_report.level_names(found)
+    kept = list(COLUMNS)
+    for name in EXPENDABLE:
+        if sum(COLUMNS[one] + GAP for one in kept) > width:
+            kept.remove(name)
+    shown = [list(COLUMNS).index(name) for name in kept]
+    for number, level in enumerate(own):
+        title = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
+        rows = [row for row in found.headline if row.level == level]
+        cells = tuple(_console_row(row, found) for row in rows)
+        styles = {row[-1]: CHANGE_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
+        grid = Grid(tuple(COLUMNS), cells).only(shown)
+        widths = tuple(COLUMNS[name] for name in kept)
+        yield grid.console(title, styles=styles, widths=widths, show_heads=number == 0)
+
+
+def _console_row(row: Change, found: Comparison) -> tuple[str, ...]:
+    _, figure, base, new, change, interval, verdict = compare_report.table_row(row, found)
+    # Why whole runs or levels are not comparable stands above the table, once.
+    short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict
+    return figure, base.removesuffix("/s"), new.removesuffix("/s"), change, interval.removesuffix(" %"), short

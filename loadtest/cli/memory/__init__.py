@@ -1,0 +1,166 @@
+"""`loadtest memory`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from loadtest.cli.memory.estimates import (
+    DEFAULT_QUANTIZATION,
+    MemoryEstimate,
+    MemoryOptions,
+    asked_estimates,
+    memory_size,
+)
+from loadtest.cli.options.connection import SERVER, connection_of, server_options
+from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
+from loadtest.cli.options.scenario_options import one_url
+from loadtest.cli.output.printing import json_option, print_json, print_lines
+from loadtest.errors import ScenarioError, refuse
+from loadtest.grid import Grid
+from loadtest.memory import report, weights
+from loadtest.text import shown
+
+SIZE_HEADS = ("", "size", "from")
+
+
+@click.command()
+@click.argument("place", metavar="[URL]", required=False)
+@click.option("--model", metavar="NAME", help="A common model, e.g. llama3.1:70b; with --url: the model on the server.")
+@click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="A GGUF file: its header is read.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A Hugging Face config.json.")
+@click.option(
+    "--url", metavar="URL", help="An Ollama server: estimate its model, and show what the server says the model takes."
+)
+@server_options
+@click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="A run folder: estimate beside measured.")
+@click.option(
+    "--parameters", type=float, metavar="N", help="Number of parameters, e.g. 7e9, for a model not known here."
+)
+@click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers of such a model, for its KV cache.")
+@click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads of each layer.")
+@click.option("--head-size", type=click.IntRange(1), metavar="N", help="Values of each head.")
+@click.option("--quantization", metavar="Q", help=f"GGUF quantization.  [default for --model: {DEFAULT_QUANTIZATION}]")
+@click.option(
+    "--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead of a quantization: parameters × bytes."
+)
+@click.option("--context", type=click.IntRange(1), metavar="N", help="Context of a slot, tokens.  [default: 4096]")
+@click.option("--slots", type=click.IntRange(1), metavar="N", help="Parallel slots.  [default: 1]")
+@click.option(
+    "--cache-dtype", default="f16", metavar="D", help="Type of the KV cache: f16, q8_0, q4_0, …  [default: f16]"
+)
+@click.option(
+    "--no-flash-attention",
+    "flash_attention",
+    flag_value=False,
+    default=True,
+    help="Estimate the larger buffers that a server without flash attention needs.",
+)
+@click.option("--buffers", metavar="SIZE", help="Memory for buffers and driver, e.g. 1GiB, instead of the allowance.")
+@click.option("--gpu-memory", metavar="SIZE", help="Say whether the model fits into this, e.g. 80GB or 24GiB.")
+@click.option("--training", type=click.Choice(["adamw", "adamw-8bit", "sgd"]), help="Estimate training instead.")
+@click.option("--table", is_flag=True, help="Rules of thumb: weights and training by dtype.")
+@json_option
+def memory(**options: Any) -> None:
+    """Say how much memory a model takes, and whether it fits: weights, KV cache of every slot, buffers.
+
+    Weights and KV cache are exact where the model is known; buffers are an allowance. With --run or --url the server's
+    own figure is shown beside the estimate.
+
+    \b
+    Examples:
+      loadtest memory --model llama3.1:70b --context 2048 --gpu-memory 80GB
+      loadtest memory --gguf model.gguf --context 8192 --slots 8 --gpu-memory 24GB
+      loadtest memory --parameters 7e9 --table
+      loadtest memory --model llama3.1:8b --training adamw
+    """
+    say_what_is_taken()
+    options["url"] = one_url(options.pop("place"), options["url"])
+    asked = MemoryOptions(connection=connection_of(options), **options)
+    _one_source(asked)
+    every = asked_estimates(asked)
+    if asked.table or asked.training:
+        for found in every:
+            _print_parameters(asked, found, Console())
+        return
+    room = memory_size(asked.gpu_memory, "--gpu-memory")
+    if asked.as_json:
+        bodies = [
+            {
+                **({"group": found.group} if found.group else {}),
+                **report.estimate_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated),
+            }
+            for found in every
+        ]
+        body = bodies[0] if every[0].group is None else {"groups": bodies}
+        print_json(body)
+        return
+    for found in every:
+        if found.group is not None:
+            print(f"{shown(found.group)}:")
+        _print_estimate(found, room, Console())
+
+
+def _one_source(asked: MemoryOptions) -> None:
+    sources = ["model", "gguf", "config", "url", "run", "parameters"]
+    given = [name for name in sources if getattr(asked, name) is not None]
+    together = ({"model", "url"}, {"config", "parameters"})
+    refuse(
+        not given, "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
+    )
+    if len(given) > 1 and set(given) not in together:
+        raise ScenarioError(f"{' and '.join('--' + name for name in given)} each name a model: give one of them.")
+    refuse(
+        asked.quantization and asked.dtype,
+        "--quantization and --dtype both say what the weights are: give one of them.",
+    )
+    fixed = next((name for name in ("gguf", "url", "run") if name in given), None)
+    if fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training):
+        raise ScenarioError(f"--{fixed} says what the weights are: leave out --quantization and --dtype.")
+    refuse(asked.table and asked.training, "--table and --training are two answers: ask for one.")
+    if asked.parameters is not None and not 1 <= asked.parameters < 1e15:
+        raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
+
+
+def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
+    plan = found.plan
+    marks = [plan.facts.name, "simulated server" if found.simulated else ""]
+    grid = Grid(SIZE_HEADS, tuple(report.estimate_rows(plan)), prose=True)
+    console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
+    print_lines(console, report.estimate_sentences(plan, found.measured, room, simulated=found.simulated), before="• ")
+    print_lines(console, found.notes, style="dim")
+
+
+def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
+    """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
+    parameters, name = found.plan.facts.parameters, found.plan.facts.name
+    if parameters is None:
+        raise ScenarioError(f"the number of parameters of {name} is unknown: give --parameters N.")
+    if asked.quantization:
+        raise ScenarioError("--table and --training go by dtype, not by quantization: give --dtype, or leave out both.")
+    title = f"{name} · {parameters:,} parameters"
+    dtype = weights.dtype(asked.dtype or "float32")
+    notes = [report.NOT_COUNTED]
+    rows: Sequence[Sequence[str]]
+    if asked.training:
+        rows = report.training_rows(parameters, dtype, asked.training)
+        heads: Sequence[str] = SIZE_HEADS
+    else:
+        rows, heads = report.rules(parameters), ("dtype", "bytes", "weights", *weights.OPTIMIZERS)
+        notes.insert(
+            0, "GiB. Training: weights, gradients of 4 bytes and the optimizer's states. Keep room for buffers."
+        )
+    if asked.as_json:
+        body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
+        print_json(body)
+        return
+    grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
+    console.print(grid.console(title, styles={"total": "bold"}))
+    print_lines(console, notes, style="dim")
+
+
+named_in_environment(memory, SERVER)

@@ -1,0 +1,240 @@
+"""What `loadtest memory` is asked about: the estimates of a named model, a file, a server or a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from loadtest.cli.output.groups import for_each
+from loadtest.credentials import withhold
+from loadtest.errors import ScenarioError, TargetError, os_error_as
+from loadtest.memory import gguf, shapes, weights
+from loadtest.memory.estimate import (
+    CACHE_DTYPES,
+    DEFAULT_CONTEXT,
+    Facts,
+    LoadedMemory,
+    MemoryPlan,
+    cache_of,
+    facts_of_gguf,
+    facts_of_server,
+    facts_of_shape,
+    loaded_memory,
+)
+from loadtest.memory.sizes import parse_size
+from loadtest.scenario import Scenario
+from loadtest.text import shown
+from loadtest.urls import parse_url
+
+if TYPE_CHECKING:
+    from loadtest.analyse.run.frames import RunData
+
+DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryOptions:
+    """The command's options, None or False where not given."""
+
+    model: str | None
+    gguf: Path | None
+    config: Path | None
+    url: str | None
+    connection: Scenario
+    run: Path | None
+    parameters: float | None
+    layers: int | None
+    kv_heads: int | None
+    head_size: int | None
+    quantization: str | None
+    dtype: str | None
+    context: int | None
+    slots: int | None
+    cache_dtype: str
+    flash_attention: bool
+    buffers: str | None
+    gpu_memory: str | None
+    training: str | None
+    table: bool
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """An estimate, and what is shown beside it."""
+
+    plan: MemoryPlan
+    measured: LoadedMemory | None
+    notes: tuple[str, ...]
+    simulated: bool = False
+    group: str | None = None  # which model or server of a run of several
+
+
+def asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
+    """Return the estimate asked for; of a run of several models or servers one for each."""
+    cache = asked.cache_dtype.lower()
+    if cache not in CACHE_DTYPES:
+        raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
+    if asked.run:
+        every = _estimates_of_run(asked.run)
+    elif asked.url is not None:
+        every = [_estimate_of_server(asked, asked.url)]
+    else:
+        facts, notes = _asked_facts(asked)
+        every = [MemoryEstimate(MemoryPlan(facts=facts), None, notes)]
+    return [_with_options(asked, found) for found in every]
+
+
+def _with_options(asked: MemoryOptions, found: MemoryEstimate) -> MemoryEstimate:
+    """Return an estimate with what the options say of context, slots, cache and buffers."""
+    size = memory_size(asked.buffers, "--buffers")
+    plan = replace(
+        found.plan,
+        context=asked.context or min(found.plan.context, found.plan.facts.trained or found.plan.context),
+        slots=asked.slots or found.plan.slots,
+        cache_dtype=asked.cache_dtype.lower(),
+        flash=asked.flash_attention,
+        buffers=None if size is None else int(size),
+        gpu=asked.gpu_memory is not None or found.measured is None or found.measured.size_vram != 0,
+    )
+    if found.simulated:
+        plan = plan.of_simulated()
+    extra = list(found.notes)
+    if plan.facts.trained and plan.context > plan.facts.trained:
+        extra.append(
+            f"{plan.facts.name} is trained for {plan.facts.trained} tokens: servers limit the context to that."
+        )
+    if plan.kv is None:
+        extra.append("The KV cache is not counted, because layers, KV heads and head size are unknown.")
+    return replace(found, plan=plan, notes=tuple(extra))
+
+
+def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
+    if asked.gguf:
+        header = gguf.read_gguf(asked.gguf)
+        short = f"{asked.gguf.name} lacks {header.missing:,} bytes of its tensors: the download is not complete."
+        return facts_of_gguf(asked.gguf.name, header), (short,) if header.missing else ()
+    if asked.config:
+        return _of_config(asked, asked.config), ()
+    if asked.model:
+        name, shape, tagged = shapes.find(asked.model)
+        quantization = asked.quantization or tagged
+        if quantization is None and asked.dtype is None and not (asked.table or asked.training):
+            quantization = None if shape.layout == "opt" else DEFAULT_QUANTIZATION
+        facts = facts_of_shape(name, shape, quantization=None if asked.dtype else quantization, dtype=asked.dtype)
+        seen = "Its vision part, about 0.4 B parameters more, is not counted."
+        return facts, (seen,) if name in shapes.SIGHTED else ()
+    return _of_flags(asked, {}), ()
+
+
+def _of_config(asked: MemoryOptions, path: Path) -> Facts:
+    try:
+        with os_error_as(ScenarioError, f"cannot read {path}"):
+            config = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ScenarioError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ScenarioError(f"{path} is not a config.json: it does not hold an object.")
+    shape = shapes.from_config(config, str(path))
+    if shape is None and asked.parameters is None:
+        raise ScenarioError(
+            f"{path} has model_type {config.get('model_type')!r}, whose layers are not known here: "
+            "add --parameters N (see its model card)."
+        )
+    if not asked.quantization and not asked.dtype:
+        if "quantization_config" in config:
+            raise ScenarioError(f"{path} is of a quantised model: add --dtype int8 or --dtype int4.")
+        asked = replace(asked, dtype=str(config.get("torch_dtype") or config.get("dtype") or "fp16"))
+    if shape is None or asked.parameters is not None:
+        return _of_flags(asked, config)
+    name = path.resolve().parent.name or path.name
+    return facts_of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
+
+
+def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
+    """Return the facts given by --parameters and other options, and by a config.json where an option is not given."""
+    assert asked.parameters is not None
+    parameters = int(asked.parameters)
+    heads = config.get("num_attention_heads")
+    architecture = {
+        "block_count": asked.layers or config.get("num_hidden_layers"),
+        "attention.head_count": heads,
+        "attention.head_count_kv": asked.kv_heads or config.get("num_key_value_heads") or heads,
+        "attention.key_length": asked.head_size or config.get("head_dim"),
+        "embedding_length": config.get("hidden_size"),
+    }
+    if "kv_lora_rank" in config and not (asked.layers and asked.kv_heads and asked.head_size):
+        architecture["block_count"] = None  # these numbers do not give the size of a compressed cache
+    if asked.quantization:
+        size = weights.rough(parameters, asked.quantization)
+        where = f"{parameters:,} parameters × the bytes of {asked.quantization}; up to a tenth low"
+    else:
+        size = weights.by_dtype(parameters, asked.dtype or "fp16")
+        where = weights.dtype_source(parameters, asked.dtype or "fp16")
+    return Facts(
+        name=f"{parameters / 1e9:.3g} B parameters",
+        weights=size,
+        weights_from=where,
+        parameters=parameters,
+        cache=cache_of(architecture),
+        trained=config.get("max_position_embeddings"),
+    )
+
+
+def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
+    from loadtest.analyse.run import frames, groups
+
+    run = frames.load(path)
+    if not (parts := groups.groups_of(run)):
+        return [_estimate_of_run(run)]
+    return for_each(
+        ((shown(part.name), part) for part in parts), lambda part: replace(_estimate_of_run(part.run), group=part.name)
+    )
+
+
+def _estimate_of_run(run: RunData) -> MemoryEstimate:
+    from loadtest.analyse.server.model_memory.by_slots import plan_of_run
+    from loadtest.analyse.server.queue import slots
+
+    seen = slots.estimate_slots(run)
+    plan = plan_of_run(run, seen)
+    said = loaded_memory(run.facts.get("server_at_end"))
+    notes = []
+    if not (run.facts.get("server") or {}).get("slots_said"):
+        notes.append(f"Slots as the run saw them: {'' if seen.limit else 'at least '}{plan.slots}.")
+    if said is None:
+        notes.append("Nothing to compare with: at the run's end the server did not say what the loaded model takes.")
+    return MemoryEstimate(plan, said, tuple(notes), simulated=run.simulated is not None)
+
+
+def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
+    from loadtest.targets.connect import control_client
+    from loadtest.targets.probe import choose_model, probe, with_details
+
+    address = parse_url(withhold(url))
+    api = asked.connection.api
+    if api == "auto" and address.path is not None:
+        api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
+    with control_client(asked.connection, asked.connection.connect_timeout) as client:
+        server = probe(client, address.base, api=api, path=address.path)
+        if server.kind != "ollama":
+            raise TargetError(
+                f"{server.described} does not say what its models are made of: give --model, --gguf or --config."
+            )
+        model = with_details(client, server, choose_model(server, asked.model))
+    facts = facts_of_server(shown(model.name), model.details, model.trained_context)
+    plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)
+    notes = ["1 slot is assumed, because Ollama does not say how many it has; give more with --slots."]
+    said = LoadedMemory(model.size, model.size_vram) if model.size else None
+    if said is None:
+        notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")
+    return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
+
+
+def memory_size(text: str | None, option: str) -> float | None:
+    """Return the bytes that an option gives; None where it is not given."""
+    return None if text is None else parse_size(text, option)

@@ -1,0 +1,57 @@
+"""A user's mistake on stderr: one sentence that says what to do, without secrets, in the same words from click and from us."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+from click.core import ParameterSource
+
+from loadtest.cli.options.environment import flag_of
+from loadtest.credentials import redacted
+from loadtest.urls import without_passwords
+
+QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full
+_NUMBERS = {"integer": "whole number", "float": "number"}  # click's words -> ours
+
+
+def print_mistake(sentence: str) -> None:
+    """Print a mistake without secrets; what the user gave is quoted in it, so long words are shortened."""
+    short = re.sub(
+        rf"\S{{{QUOTED_MOST},}}",
+        lambda found: f"{found[0][:60]}… ({len(found[0])} characters)",
+        without_passwords(redacted(sentence)),
+    )
+    print(f"loadtest: {short}", file=sys.stderr)
+
+
+def print_usage_error(error: click.ClickException) -> None:
+    """Print a mistake that click has found as one sentence; where no command was given, print the help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":  # a class that click 8.1 does not have
+        error.show()
+        return
+    sentence = _in_plain_words(_with_variable(error, error.format_message().strip()))
+    path = context.command_path if context is not None else "loadtest"
+    if context is not None and (isinstance(error, click.MissingParameter) or "unexpected extra" in sentence):
+        usage = " ".join([path, *context.command.collect_usage_pieces(context)])
+        sentence = f"{sentence.rstrip('.')}; write `{usage}`."
+    elif not sentence.endswith(("?", "?)")):
+        sentence = f"{sentence.rstrip('.')}; see `{path} --help`."
+    print_mistake(sentence)
+
+
+def _in_plain_words(sentence: str) -> str:
+    """Return a sentence of click's in the words of the other ones."""
+    sentence = re.sub(r"is not a valid boolean\..*", "is neither yes nor no; write 1 or 0", sentence)
+    return re.sub(r"is not a valid (integer|float)( range)?", lambda found: f"is not a {_NUMBERS[found[1]]}", sentence)
+
+
+def _with_variable(error: click.ClickException, sentence: str) -> str:
+    """Name the environment's variable in place of the option where a wrong value comes from there."""
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.ctx is not None:
+        option = error.param
+        if error.ctx.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT and option.envvar:
+            return sentence.replace(f"'{flag_of(option)}'", f"the variable {option.envvar}", 1)
+    return sentence

@@ -1,0 +1,57 @@
+"""What commands print: lines on a console, the files that were written, and JSON."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from loadtest.credentials import scrubber
+
+
+def print_lines(console: Console, lines: Iterable[str], *, before: str = "", style: str = "") -> None:
+    """Print each line in a style, with `before` in front of it."""
+    for line in lines:
+        console.print(Text(f"{before}{line}", style=style))
+
+
+def print_trouble(console: Console, sentences: Iterable[str]) -> None:
+    """Print what is wrong with a run folder before anything that rests on it."""
+    print_lines(console, sentences, style="bold yellow")
+
+
+def print_written(console: Console, files: Sequence[Path]) -> None:
+    """Say which files were written, each on a line that can be copied whole."""
+    for path in files:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --json, whose value is `as_json`."""
+    words = "Print one JSON document, and nothing else, to stdout; its names stay (docs/ci.md)."
+    return click.option("--json", "as_json", is_flag=True, help=words)(command)
+
+
+def print_json(body: Any) -> None:
+    """Print one JSON document to stdout, without the secrets of the environment."""
+    option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    sys.stdout.write(scrubber()(orjson.dumps(body, option=option, default=str)).decode() + "\n")
+
+
+def print_wrapped(text: str, *, indent: str = "") -> None:
+    """Print a line; on a terminal broken between words, with `indent` before all but the first part. A pipe gets it whole."""
+    if sys.stdout.isatty() and text.strip():
+        width = max(shutil.get_terminal_size().columns, len(indent) + 20)
+        wrapping = textwrap.TextWrapper(
+            width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        )
+        text = wrapping.fill(text)
+    print(text)

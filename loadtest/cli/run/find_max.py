@@ -1,0 +1,157 @@
+"""`loadtest run --find-max`: measure a level, read its figures from the run folder, choose the next level."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from loadtest.errors import ScenarioError
+from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
+from loadtest.run_folder import RunFolder
+from loadtest.scenario import Level, Scenario
+from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
+
+SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interval
+PAST_PERCENTILE = 3  # requests beyond a percentile that a level should have: 60 in all for p95, 300 for p99
+RATE_S = 30.0  # the shortest level at a rate: a queue needs time to grow
+FIRST_PEOPLE = 4  # with whom a search begins where people think: one alone would need minutes for so many turns
+
+
+class Finder:
+    """Judges each level by the figures and intervals that the report will show, and names the next."""
+
+    def __init__(
+        self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
+    ) -> None:
+        needed = [
+            each.requests if each.figure == ERRORS else math.ceil(PAST_PERCENTILE / each.tail - 1e-9)
+            for each in objectives
+        ]
+        least = max(SEARCH_FEWEST, *needed, scenario.requests or 0)
+        least *= scenario.requests_per_rarest_target
+        each, start = scenario.requests_per_stream, 1
+        self._loads = Loads("people" if scenario.has_sessions else "streams")
+        if scenario.rate:
+            self._loads = Loads("requests/s", scenario.rate[0] / RATE_STEPS)
+            each, start, most = math.ceil(self._loads.unit * RATE_S), RATE_STEPS, most * RATE_STEPS
+        elif scenario.has_sessions and scenario.think_time:
+            start = FIRST_PEOPLE
+        self._search = Search(least=least, a_stream=each, most=most, start=start)
+        self._objectives = objectives
+        self._max_error_ratio = scenario.max_error_ratio
+        self._say = say
+        self._unknown: str | None = None  # what more requests would not tell either
+        self._indices: dict[int, int] = {}  # load -> index of the level that measured it last
+        self.tried: list[TriedLevel] = []
+
+    def first(self, scenario: Scenario) -> Scenario:
+        """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
+        if scenario.data_once:
+            raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
+        if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
+            raise ScenarioError(
+                "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate."
+            )
+        if len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1:
+            raise ScenarioError(
+                "--find-max searches for one combination of lengths; give one --input-tokens, --output-tokens and --words."
+            )
+        start = self._search.next_level([])
+        assert start is not None
+        load: dict[str, Any] = {"concurrency": (start.concurrency,)}
+        if scenario.rate:
+            load = {"rate": (start.concurrency * self._loads.unit,)}
+        return scenario.replace(**load, requests=start.requests, duration=None)
+
+    def __call__(self, folder: Path, levels: Sequence[Level]) -> Level | None:
+        """Judge the last level that ran and return the next one; None where the search is over."""
+        from loadtest.analyse.summary import analyse
+
+        last = levels[-1]
+        rows = [one for one in analyse(folder, self._objectives).summary["levels"] if one["index"] == last.index]
+        self.tried.append(
+            _worst(
+                self._load(last), last, [self._judged(last, row) for row in rows], [row.get("label") for row in rows]
+            )
+        )
+        self._indices[self._load(last)] = last.index
+        self._say(f"{last.label}, {last.requests} requests: {self.tried[-1].saw}.")
+        following = self._search.next_level(self.tried)
+        if following is None or self._unknown is not None:
+            return None
+        load: dict[str, Any] = {"concurrency": following.concurrency}
+        if last.rate is not None:
+            load = {"rate": following.concurrency * self._loads.unit}
+        return dataclasses.replace(last, index=last.index + 1, requests=following.requests, **load)
+
+    def _load(self, level: Level) -> int:
+        return level.concurrency or round((level.rate or 0.0) / self._loads.unit)
+
+    def _judged(self, level: Level, summary: dict[str, Any]) -> TriedLevel:
+        from loadtest.analyse.summary import failed
+
+        failures, requests = failed(summary), summary["requests"]
+        judged = judge_objectives(self._objectives, summary)
+        void = summary["verdict"] == "void"
+        met, saw = all_met(judged), "; ".join(map(str, judged))
+        leans = None if any(each.unjudged is not None for each in judged) else all(each.met for each in judged)
+        by_share = any(each.figure == ERRORS for each in self._objectives)
+        if not by_share and failures > self._max_error_ratio * requests:
+            met, saw = False, f"{failures} of {requests} requests failed"
+        elif void:
+            met, leans, saw = None, None, f"void ({'; '.join(summary['reasons'])})"
+        elif met is None:
+            self._unknown = next((str(each) for each in judged if each.unjudged and not each.few), None)
+        return TriedLevel(self._load(level), requests, met, saw, void and met is None, leans)
+
+    def conclude(self, folder: Path) -> tuple[SearchResult, str]:
+        """Return what was found and its sentence, and keep both in run.json under `find_max`."""
+        found = SearchResult.of(self.tried)
+        asked = " and ".join(map(str, self._objectives))
+        facts = RunFolder.open(folder).read_run()
+        simulated = (facts.get("server") or {}).get("simulated")
+        server = "The simulated server" if simulated else "The server"
+        binds = self._binds(folder, found)
+        sentence = found.sentence(asked, server=server, loads=self._loads, binds=binds["sentence"] if binds else "")
+        if self._unknown is not None:
+            sentence = f"Nothing is known about {asked}: {self._unknown}."
+        facts["find_max"] = {
+            "slo": {each.name: each.limit for each in self._objectives},
+            **dataclasses.asdict(found),
+            "interval": list(found.interval),
+            "loads": dataclasses.asdict(self._loads),
+            "binds": binds,
+            "tried": [dataclasses.asdict(one) for one in self.tried],
+            "sentence": sentence,
+        }
+        RunFolder(folder).write_run(facts)
+        return found, sentence
+
+    def _binds(self, folder: Path, found: SearchResult) -> dict[str, Any] | None:
+        """Return what the lowest load that missed shows to be the limit; None where there is none, or for several servers."""
+        from loadtest.analyse.findings.binding_facts import load_facts
+        from loadtest.analyse.summary import analyse
+        from loadtest.analyse.whatif.advice.binding import what_binds
+
+        load = found.beyond if found.beyond is not None else found.answer
+        if load is None or self._unknown is not None or found.void is not None:
+            return None
+        analysis = analyse(folder, self._objectives)
+        if analysis.groups:
+            return None
+        return what_binds(load_facts(analysis, self._indices[load], self._objectives)).to_dict()
+
+
+def _worst(load: int, level: Level, judged: Sequence[TriedLevel], labels: Sequence[Any]) -> TriedLevel:
+    """Return what a level is where it has a row for each model or server: every one of them has to meet the objectives."""
+    if len(judged) == 1:
+        return judged[0]
+    missed = next((one for one in judged if one.met is False), None)
+    met = False if missed else None if any(one.met is None for one in judged) else True
+    leans = all(one.probably for one in judged)
+    saw = "; ".join(f"{label}: {one.saw}" for label, one in zip(labels, judged, strict=True))
+    void = missed is None and any(one.void for one in judged)
+    return TriedLevel(load, level.requests, met, saw, void, leans)

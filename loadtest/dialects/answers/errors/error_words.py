@@ -1,0 +1,100 @@
+"""The words in an error object, under whatever names and however deep frameworks and gateways put them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from loadtest.dialects.answers.lines.lenient_json import parse_json
+
+DEEPEST = 6  # objects within objects
+MOST_OF_LIST = 3  # entries of a list of errors
+# Names of words, as `plain` spells them: the first that is there says what is wrong.
+WORDS = (
+    *("message", "msg", "errormessage", "errormsg", "errmsg", "statusmsg", "statusmessage", "errorsummary"),
+    *("faultstring", "detail", "details", "reason", "title", "errordescription", "description", "raw"),
+)
+_ERRORS = ("error", "errors")
+_MORE = ("cause", "innererror", "warnings", "upstream", "body")
+# Words that say no more than a status does: what stands beside them is the cause.
+_SAYS_NO_MORE = re.compile(
+    r"(?:(?:http|status|error)\W{0,2})*(?:\d{3}\W{0,2})?"
+    r"(?:bad request|bad gateway|internal (?:server )?error|server error|service unavailable|gateway time-?out|not found|forbidden"
+    r"|unauthorized|unknown error|error|failed|failure|validation (?:error|failed)|one or more validation errors occurred"
+    r"|request failed|upstream (?:error|request failed)|provider returned error|an (?:unknown )?error (?:has )?occurred)?\W*",
+    re.IGNORECASE,
+)
+_TRACEBACK = "Traceback (most recent call last)"
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its names as one spelling of them: errorMessage, ErrorMessage and error_message are one."""
+    return {str(key).lower().replace("_", "").replace("-", ""): value for key, value in row.items()}
+
+
+def words_in(value: Any, depth: int = DEEPEST) -> str:
+    """Return the words in an error of any shape; "" where it has none."""
+    if isinstance(value, str):
+        return _of_text(value, depth)
+    if not depth:
+        return ""
+    if isinstance(value, list):
+        return "; ".join(filter(None, (words_in(item, depth - 1) for item in value[:MOST_OF_LIST])))
+    return _of_object(plain(value), depth - 1) if isinstance(value, dict) else ""
+
+
+def compact(value: Any) -> str:
+    """Return a value as JSON, near enough where that cannot be written."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # nested deeper than it writes, a lone surrogate, a huge number
+        try:
+            return str(value)
+        except RecursionError:
+            return ""
+
+
+def _of_text(text: str, depth: int) -> str:
+    """Return what a text says: the words of the JSON that it is, the last line of a traceback, else itself."""
+    bare = text.strip()
+    if depth and bare.startswith(("{", "[")) and (said := words_in(_rows(bare), depth - 1)):
+        return said
+    return bare.splitlines()[-1].strip() if _TRACEBACK in bare else text
+
+
+def _rows(text: str) -> Any:
+    """Return the object or the list of objects that a text holds as JSON; None for any other text."""
+    value = parse_json(text.encode(errors="replace"))
+    is_rows = isinstance(value, dict) or (isinstance(value, list) and all(isinstance(one, dict) for one in value))
+    return value if is_rows else None
+
+
+def _of_object(error: dict[str, Any], depth: int) -> str:
+    for name in (*_ERRORS, *WORDS):
+        if said := words_in(error.get(name), depth):
+            place = ".".join(map(str, error["loc"])) + ": " if isinstance(error.get("loc"), list) else ""  # FastAPI's
+            return place + _with_more(said, error, name, depth)
+    for value in error.values():
+        if _has_objects(value) and (said := words_in(value, depth)):
+            return said
+    return next((compact(error[name]) for name in _ERRORS if error.get(name) and isinstance(error[name], dict)), "")
+
+
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _with_more(said: str, error: dict[str, Any], name: str, depth: int) -> str:
+    """Return words with what stands beside them: frameworks say "Bad Request" and the cause under another name."""
+    beside = [error.get("metadata")]  # OpenRouter's: what its provider said
+    if name == "error" and isinstance(error[name], str):
+        beside += [error.get(other) for other in WORDS]
+    if _SAYS_NO_MORE.fullmatch(said):
+        beside += [error.get(other) for other in (*WORDS, *_MORE)]
+        fields = error.get("errors")
+        beside += [compact(fields)] if fields and isinstance(fields, dict) else []
+    found = (words_in(value, depth) for value in beside)
+    more = next((words for words in found if words and words != said and not _SAYS_NO_MORE.fullmatch(words)), "")
+    return said if more in said else more if said in more else f"{said}: {more}"

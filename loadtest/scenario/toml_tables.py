@@ -1,0 +1,174 @@
+"""A scenario as a table of plain values: from a TOML file, a command line or a Python dict."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loadtest.errors import ScenarioError, refuse
+from loadtest.scenario.files import read_text
+from loadtest.scenario.keys import Key
+from loadtest.scenario.values import short_repr
+from loadtest.text import encodable
+
+FORMER = {"first_byte_timeout": "first_token_timeout"}  # former name of a key -> its name
+OPEN_LOOP_KEYS = ("rate", "rate_to", "arrivals", "burstiness", "trace", "max_in_flight")
+# Options of `loadtest run` that are about its results, and no keys of a scenario.
+ON_COMMAND_LINE = (
+    "slo",
+    "find_max",
+    "out",
+    "monitor",
+    "prediction",
+    "probe_slots",
+    "quiet",
+    "json",
+    "junit",
+    "no_report",
+)
+MOST_TOML = 4 << 20  # bytes of a scenario file
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raise ScenarioError with one sentence."""
+    refuse(
+        not encodable(str(path)),
+        f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.",
+    )
+    text = read_text(path, "scenario", most=MOST_TOML)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path} is not valid TOML: {error}{_likely(path, text)}.") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits; brackets without end
+        raise ScenarioError(f"{path} is not valid TOML: a value in it is too long or too deep.") from None
+
+
+def _likely(path: Path, text: str) -> str:
+    """Say what was likely meant by a file that is no TOML; nothing where it is not known."""
+    match path.suffix.lower():
+        case ".py":
+            return f"; run a Locust file with `locust -f {path}`"
+        case ".yaml" | ".yml" | ".json":
+            return "; a scenario is written in TOML, like concurrency = [1, 2]"
+        case ".jsonl" | ".ndjson" | ".csv" | ".tsv":
+            return f"; prompts are given with --data {path}, recorded arrivals with --trace"
+    odd = next((sign for sign in "\u201c\u201d\u201e\u2018\u2019" if sign in text), None)
+    return "" if odd is None else f"; it has a typographic quote ({odd}): write straight ones"
+
+
+def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: bool = False) -> dict[str, Any]:
+    """Return the table with the keys of its own tables, such as [request], beside all others.
+
+    Args:
+        placed: refuse a key above all tables that belongs in one, as in a TOML file; run.json holds every key so.
+
+    Raises ScenarioError for a key in the wrong place and for an unknown one, with the nearest.
+    """
+    tables = {key.name: key.declared.table for key in keys}
+    second = {key.name: key.declared.also_in for key in keys if key.declared.also_in is not None}
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping) and (name not in tables or name in tables.values()):
+            inside = [one for one in value if one in tables]
+            if name not in tables.values():
+                what = f"its keys ({', '.join(inside)})" if inside else "the scenario's keys"
+                places = {tables[one] for one in inside}
+                place = places.pop() if len(places) == 1 else None
+                there = f"in [{place}]" if place else "above all tables"
+                raise ScenarioError(
+                    f"{where} has a table [{_short_name(name)}], which no scenario has; write {what} {there}."
+                )
+            for one in value:
+                _check_known(one, list(tables), f"{where}, table [{name}],")
+                if second.get(one) != name:
+                    _check_place(one, tables[one], name, where)
+            found |= value
+        else:
+            refuse(
+                name in tables.values() and name not in tables,
+                f"{where} has {name}, which is a table; write it once, as [{name}], with its keys below.",
+            )
+            _check_known(name, list(tables), where)
+            if placed:
+                _check_place(name, tables[name], None, where)
+            found[name] = value
+    return found
+
+
+def _check_place(name: str, belongs: str | None, stands: str | None, where: str) -> None:
+    if belongs != stands:
+        here, there = (f"in [{table}]" if table else "above all tables" for table in (stands, belongs))
+        raise ScenarioError(f"{where} has {name} {here}; it belongs {there}.")
+
+
+def _check_known(name: str, known: Sequence[str], where: str) -> None:
+    if name in known:
+        return
+    refuse(
+        name.replace("-", "_") in ON_COMMAND_LINE,
+        f"{where} has {name}, which is no key; give it on the command line, as --{name.replace('_', '-')}.",
+    )
+    near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
+    raise ScenarioError(f"{where} has an unknown key {_short_name(name)!r}{hint}")
+
+
+def _short_name(name: str) -> str:
+    return name if len(name) <= 40 else name[:39] + "…"
+
+
+def renamed(table: Mapping[str, Any], where: str, say: Callable[[str], object] | None) -> dict[str, Any]:
+    """Return the table with every former name of a key replaced; raise ScenarioError where it has both names."""
+    table = dict(table)
+    for former, name in FORMER.items():
+        if (value := table.pop(former, None)) is None:
+            continue
+        refuse(
+            table.get(name) is not None,
+            f"{where} has both {name} and {former}, its former name; give {name} alone.",
+        )
+        if say is not None:
+            say(f"{where} has {former}, which is called {name} now; the former name still works.")
+        table[name] = value
+    return table
+
+
+def other_loop_left_out(table: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's table without its loop where the options given ask for the other one."""
+    if "concurrency" in given and not {"rate", "trace"} & given.keys():
+        dropped = set(OPEN_LOOP_KEYS)
+    else:
+        other = {"rate": {"concurrency", "trace"}, "trace": {"concurrency", "rate", "rate_to"}}
+        dropped = set().union(*(names for name, names in other.items() if name in given))
+    return {key: value for key, value in table.items() if key not in dropped}
+
+
+FILE_KEYS = ("prompt_file", "trace", "data")  # keys whose value is a path
+
+
+def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's table with the files that it names as its neighbours in `folder`; those `given` otherwise stay."""
+    table = dict(table)
+    for name in FILE_KEYS:
+        if isinstance(named := table.get(name), str) and named and given.get(name) is None:
+            table[name] = str(folder / named)
+    for name in ("system", "body"):
+        if isinstance(text := table.get(name), str) and text.startswith("@") and given.get(name) is None:
+            table[name] = f"@{folder / text[1:]}"
+    for name in ("input_tokens", "output_tokens", "follow_up_tokens"):
+        if name in table and given.get(name) is None:
+            many = isinstance(table[name], list | tuple)
+            values = [_empirical_beside(one, folder) for one in (table[name] if many else [table[name]])]
+            table[name] = values if many else values[0]
+    return table
+
+
+def _empirical_beside(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"empirical\(\s*([^)]+?)\s*\)", lambda found: f"empirical({folder / found[1]})", value)

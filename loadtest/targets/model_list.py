@@ -1,0 +1,123 @@
+"""Lists of models in every shape that servers give them, and what a row says: the model's name, its context, whether it is loaded.
+
+Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names as texts, {"models": {name: {…}}}, one list
+within another object ({"result": {"data": […]}}), one model alone, and null for no models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from loadtest import credentials
+from loadtest.dialects.answers.errors.error_words import plain
+from loadtest.targets.control import LONGEST_TEXT, as_items, as_mapping, as_positive, as_text
+
+MOST_PAGES = 20  # of one list
+_LISTS = ("data", "models", "items", "result", "list", "model_list")
+_NAMES = ("id", "name", "model", "model_name", "model_id", "modelId", "key")
+# Ids that are a gateway's own: the model goes by its name there.
+_OWN_ID = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|://", re.IGNORECASE)
+_STATES = {"loaded": True, "unloaded": False, "not-loaded": False, "not_loaded": False}
+# What a model has, and what it could have at most, as `plain` spells names; the first that is there counts.
+_CONTEXTS = (
+    *("loadedcontextlength", "maxmodellen", "nctx", "contextlength", "contextwindow", "contextsize"),
+    *("maxcontextwindow", "maxcontextwindowtokens", "contextwindowtokens", "maxcontexttokens"),
+)
+_TRAINED = ("nctxtrain", "maxcontextlength", "maxpositionembeddings")
+# Objects in a row in which contexts are said, too.
+_PLACES = ("meta", "top_provider", "limits", "capabilities", "config", "details")
+
+
+def listed_models(body: Any) -> list[dict[str, Any]] | None:
+    """Return the models that a body lists, each with `name`; None where the body is not a list of models."""
+    if (rows := _rows(body, depth=2)) is None:
+        return None
+    named = {row["name"]: row for row in reversed(list(_with_names(rows)))}
+    return list(reversed(named.values()))
+
+
+def _rows(body: Any, depth: int) -> list[Any] | None:
+    if isinstance(body, list):
+        return body
+    if not isinstance(body, dict):
+        return None
+    found = [body[key] for key in _LISTS if key in body]
+    if (listed := next((one for one in found if isinstance(one, list)), None)) is not None:
+        return listed
+    for one in found if depth else ():
+        if isinstance(one, dict) and (rows := _in_object(one, depth - 1)) is not None:
+            return rows
+    if body.get("object") == "model" and _is_row(body):
+        return [body]
+    return [] if found and all(one is None for one in found) else None
+
+
+def _in_object(value: dict[str, Any], depth: int) -> list[Any] | None:
+    """Return the rows of an object that stands in a list's place: one model, a list further inside, or models by name."""
+    if _is_row(value):
+        return [value]
+    if (rows := _rows(value, depth)) is not None:
+        return rows
+    if "error" not in value and all(isinstance(row, dict | None) for row in value.values()):
+        return [{**as_mapping(row), "name": name, "id": name} for name, row in value.items()]
+    return None
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    return any(isinstance(value.get(key), str) for key in ("id", "name", "model"))
+
+
+def _with_names(listed: list[Any]) -> Iterator[dict[str, Any]]:
+    hide = credentials.redactor()
+    for row in listed:
+        if not isinstance(row, dict):
+            row = {"id": row}  # noqa: PLW2901 - the name alone
+        if (name := _name_of(row)) is not None and len(name) <= LONGEST_TEXT:
+            yield {**row, "name": hide(name)}
+
+
+def _name_of(row: dict[str, Any]) -> str | None:
+    """Return the name by which requests ask for a model: its id, beside which many servers have a name for people."""
+    ours = isinstance(row.get("id"), str) and not _OWN_ID.search(row["id"])
+    names = _NAMES if ours else (*_NAMES[1:], "id")
+    return next((said for key in names if (said := as_text(row.get(key)))), None)
+
+
+def next_page(body: Any) -> str | None:
+    """Return the query that asks for the page behind a body that lists models; None where it is the last."""
+    listed = _rows(body, depth=2) if isinstance(body, dict) else None
+    if not listed:
+        return None
+    if body.get("has_more") is True:
+        last = as_text(body.get("last_id")) or as_text(as_mapping(listed[-1]).get("id"))
+        return None if last is None else f"after_id={quote(last, safe='')}"
+    token = as_text(body.get("nextPageToken"))
+    return None if token is None else f"pageToken={quote(token, safe='')}"
+
+
+def loaded(row: dict[str, Any]) -> bool | None:
+    """Return whether a row says that its model is loaded; None where it does not say."""
+    said = row.get("loaded")
+    if isinstance(said, bool):
+        return said
+    for state in (row.get("status"), row.get("state")):
+        word = as_mapping(state).get("value", state)
+        if isinstance(word, str) and word.lower() in _STATES:
+            return _STATES[word.lower()]
+    return bool(as_items(row["loaded_instances"])) if isinstance(row.get("loaded_instances"), list) else None
+
+
+def contexts(row: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return the context that a row says its model has, and the largest that it could have, in tokens."""
+    said: dict[str, Any] = {}
+    for part in (*(as_mapping(row.get(place)) for place in reversed(_PLACES)), row):
+        said |= plain(as_mapping(part.get("limits"))) | plain(part)
+    has, could = (_first_of(said, names) for names in (_CONTEXTS, _TRAINED))
+    return (None, has or could) if loaded(row) is False else (has, could)
+
+
+def _first_of(said: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((count for name in names if (count := as_positive(said.get(name)))), None)

@@ -1,0 +1,77 @@
+"""What a user class asks of which server and model: tried out before the test begins, then sent to workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from loadtest.dialects import dialect_for
+from loadtest.scenario import Scenario
+from loadtest.scenario.request_additions import templates_of
+from loadtest.targets.connect import control_client
+from loadtest.targets.context import context_of
+from loadtest.targets.prepare import ReadyTarget, prepare_target
+from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.target import Target, reached
+from loadtest.workloads.tokens import Counter, TokenFit, load_counter
+from loadtest.workloads.workload import Workload, check_files
+
+
+@dataclass(frozen=True, slots=True)
+class UserTarget:
+    """A server and model, and what users of a class ask of it."""
+
+    scenario: Scenario
+    target: Target
+    fit: TokenFit
+    index: int = 0  # place of the server and model among run.json's targets
+    open_loop: bool = False  # some users send by a schedule, so the number of streams cannot be known
+
+    @property
+    def api(self) -> str:
+        return self.target.dialect.api
+
+    @property
+    def context(self) -> int | None:
+        """The context of the model, to which drawn lengths are cut."""
+        return context_of(self.scenario, self.target.model, loaded=True)
+
+    def counter(self) -> Counter:
+        """Return this process's token counter; its ranks were fetched in `prepare_user_target`, where possible."""
+        return load_counter(self.target.model.name, fetch=False)
+
+    def ready(self) -> ReadyTarget:
+        """Return it as what run.json tells of."""
+        return ReadyTarget(self.target, Workload(self.scenario, self.counter(), self.fit))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "scenario": self.scenario.to_dict(),
+            "server": dataclasses.asdict(self.target.server),
+            "model": dataclasses.asdict(self.target.model),
+            "api": self.api,
+            "fit": dataclasses.asdict(self.fit),
+            "index": self.index,
+            "open_loop": self.open_loop,
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        scenario = reached(Scenario.from_dict(row["scenario"], where="the master's message"))
+        templates_of(scenario.header, scenario.query, scenario.body)  # raises where this machine lacks a variable
+        model = ServedModel(**row["model"])
+        server = Server(**{**row["server"], "models": tuple(ServedModel(**one) for one in row["server"]["models"])})
+        dialect = dialect_for(scenario, api=row["api"], model=model.name, kind=server.kind)
+        return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
+
+
+def prepare_user_target(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
+    """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
+    for note in check_files(scenario.replace(duration=scenario.duration or 1.0)):
+        # a test ends when its users are told to
+        say(note)
+    with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
+        target, workload = prepare_target(control, scenario, say)
+    return UserTarget(scenario, target, workload.fit)

@@ -1,0 +1,60 @@
+"""Prompts of a Mooncake trace: block hashes say which beginnings of prompts are the same.
+
+A hash stands for a block of 512 tokens and for all that comes before it, so equal hashes at the beginning of two rows are an
+equal beginning of their prompts. Each hash gives a made-up block of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from loadtest.scenario import Level, Scenario
+from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.job import Job
+from loadtest.workloads.nonce import seed_from, seed_of
+from loadtest.workloads.source import Session, SingleRequest
+from loadtest.workloads.synthetic import cached_document, made_up_document
+from loadtest.workloads.tokens import Counter, TokenFit
+
+BLOCK_TOKENS = 512  # of a block, by the server's count
+
+
+@dataclass(frozen=True, slots=True)
+class HashedBlocks:
+    """Makes up each prompt of blocks that other prompts of the trace begin with, too."""
+
+    scenario: Scenario
+    counter: Counter
+    fit: TokenFit
+    trace: Trace
+
+    @classmethod
+    def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
+        if scenario.trace is None or scenario.literal or scenario.data is not None:
+            return None
+        trace = Trace.read(Path(scenario.trace))
+        return None if trace.blocks is None else cls(scenario, counter, fit, trace)
+
+    def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
+        seed = seed_of(self.scenario, level, i, warmup=warmup)
+        prompt = self.prompt(i, level.input_tokens or 1, warmup=warmup)
+        return SingleRequest(Job(i, level.index, seed, prompt, level.input_tokens, level.output_tokens, warmup=warmup))
+
+    def prompt(self, i: int, tokens: int, *, warmup: bool) -> str:
+        """Return the prompt of the i-th row; a warm-up has blocks of its own."""
+        ours, block = self.fit.ours(tokens), self.fit.ours_added(BLOCK_TOKENS)
+        key = "warm-up block" if warmup else "block"
+        texts = []
+        assert self.trace.blocks is not None
+        hashes = self.trace.blocks[0 if warmup else i]
+        for hash_id in hashes:
+            length = min(block, ours)
+            if length <= 0:
+                break
+            texts.append(cached_document(length, seed_from(self.scenario.seed, key, hash_id), self.counter))
+            ours -= length
+        if ours > 0:  # more tokens than blocks: the rest is this request's own
+            texts.append(made_up_document(ours, seed_from(self.scenario.seed, key, "rest", i), self.counter))
+        return " ".join(texts)

@@ -1,0 +1,28 @@
+"""Charts held to what they must show."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from support.made_runs import Made, grid, write
+
+
+def one_request(path: Path) -> None:
+    levels, truth = grid(Made(), (1,), each=1)
+    write(path, truth.records[1:], levels)
+
+
+def labels_apart(axes: Axes) -> None:
+    """No two labels of ticks or points lie on each other, and no entry of the legend is invisible."""
+    assert isinstance(axes.figure, Figure)
+    axes.figure.draw_without_rendering()
+    for texts in (axes.get_xticklabels(), axes.get_yticklabels(), axes.texts):
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        for one, other in itertools.pairwise(sorted(boxes, key=lambda box: (box.x0, box.y0))):
+            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+            high = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert wide <= 2 or high <= 2

@@ -1,0 +1,45 @@
+"""A server in virtual time: measured, predicted, and asked about on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from loadtest.analyse.comparison import comparable
+from loadtest.analyse.summary import analyse
+from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
+from loadtest.analyse.whatif.predictions.prediction_file import Document
+from loadtest.cli import cli
+from loadtest.errors import LoadTestError
+from loadtest.simulate.model.timing import StepLaw, Timing
+from support.virtual_runs import Load, play
+
+TRUTH = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
+
+
+def measured(path: Path, users: Sequence[int], *, slots: int | None = 5, seed: int = 0, **more: Any) -> Path:
+    """Measure a server of this truth: 10 requests a user and at least 20."""
+    load = more.pop("load", Load())
+    loads = [dataclasses.replace(load, users=each, requests=max(20, 10 * each)) for each in users]
+    return play(more.pop("truth", TRUTH), loads, slots=slots, seed=seed, says=more.pop("says", "ollama")).write(
+        path, **more
+    )
+
+
+def predicted(run: Path, **asked: Any) -> Document:
+    found = analyse(run)
+    return predict_loads(
+        found.run, found.slots, found.steps, found.summary["levels"], comparable.asked_facts(found.run), **asked
+    )
+
+
+def command(*args: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, list(map(str, args)), standalone_mode=False)
+    if isinstance(result.exception, LoadTestError):
+        return 2, str(result.exception)
+    assert result.exception is None, result.exception
+    return int(result.return_value or 0), result.output
