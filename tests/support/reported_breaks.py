@@ -246,6 +246,9 @@ ERRORS = {
             ("errors", {"errors": [{"message": SAID}]}),
         )
     },
+    "a gateway's own word for a code beside choices": Stream(
+        V1, sse(*(row | {"code": "A00000", "message": "success", "status": 200} for row in (A, B, C))) + END
+    ),
     "a gateway's own code beside choices": Stream(
         V1, sse(*(row | {"code": 10000, "message": "well", "status": "running"} for row in (A, B, C))) + END
     ),

@@ -9,9 +9,9 @@ from loadtest.dialects.answers.errors import server_errors
 
 # errorMessage (AWS Lambda), throttlingException (Bedrock), fault (Apigee), err
 _NAMES = re.compile(r"err|fault|(?:\w*_)?error(?:_?(?:message|msg|text|description))?|\w*exception", re.IGNORECASE)
-
-
-_BESIDE = frozenset(("success", "ok", "errors", "code", "status", "status_code"))
+_CODES = ("code", "status", "status_code")
+_BESIDE = frozenset((*_CODES, "success", "ok", "errors"))
+_OF_HTTP = re.compile(r"[45]\d\d")
 
 
 def beside_choices(row: dict[str, Any]) -> str | None:
@@ -21,11 +21,9 @@ def beside_choices(row: dict[str, Any]) -> str | None:
     """
     if _BESIDE.isdisjoint(row):
         return None
-    said = {key: value for key, value in row.items() if key not in ("choices", "detail")}
-    codes = {key: row[key] for key in ("code", "status", "status_code") if isinstance(row.get(key), int)}
-    if any(not 400 <= code < 600 for code in codes.values()):
-        said = {key: value for key, value in said.items() if key not in codes}
-    return server_errors.envelope(said)
+    foreign = {key for key in _CODES if key != "status" and not _OF_HTTP.fullmatch(str(row.get(key)))}
+    left_out = {"choices", "detail", *foreign}
+    return server_errors.envelope({key: value for key, value in row.items() if key not in left_out})
 
 
 def in_foreign_row(row: dict[str, Any]) -> str | None:
