@@ -172,7 +172,7 @@ class OpenAIRows:
             answer.fail(said)
         native = choice.get(
             "native_finish_reason"
-        )  # OpenRouter's provider may have failed where it says that all is well
+        )  # OpenRouter's provider may have failed where all is said to be well
         if isinstance(native, str) and (why := ends.ended_badly(native, native)) is not None:
             answer.fail(why)
         if usage := choice.get("usage") or delta.get("usage"):
@@ -225,7 +225,7 @@ class OpenAIRows:
         answer, ending = self._answer, self._answer.ending
         if self._first is None:
             return
-        if self._whole and self._first is self._last and ending.error is None:
+        if self._whole and self._first is self._last and answer.events and ending.error is None:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
         self._check_ids()
         answer.drop_blank()
@@ -235,9 +235,8 @@ class OpenAIRows:
         for name, said in ending.server.items():
             if isinstance(said, dict):
                 ending.server[name] = kept(said, name, odd)
-        if (timings := ending.server.get("timings")) and (
-            why := timing_contradiction(timings, self._usage.output)
-        ) is not None:
+        timings = ending.server.get("timings")
+        if timings and (why := timing_contradiction(timings, self._usage.output)) is not None:
             doubts.append(why)
             ending.server["timings"] = {name: said for name, said in timings.items() if name.endswith("_n")}
         if self._usage.output is not None:
