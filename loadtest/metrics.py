@@ -117,14 +117,15 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
 
 
-# Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's; all are part of the prompt's count. Whether
-# Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.
-CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount")
+# Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's, Mistral's; all are part of the prompt's count.
+# Whether Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.
+CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount", "num_cached_tokens")
+CACHED_PLACES = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details")
 
 
 def _cached_tokens(usage: dict[str, Any]) -> float:
     """Return how many tokens of the prompt a usage says were in the cache."""
-    places = [place for place in (usage.get("prompt_tokens_details"), usage) if isinstance(place, dict)]
+    places = [place for place in (*map(usage.get, CACHED_PLACES), usage) if isinstance(place, dict)]
     known = (_said_number(place.get(name)) for place in places for name in CACHED_NAMES)
     return next((number for number in known if not math.isnan(number)), math.nan)
 

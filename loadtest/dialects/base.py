@@ -70,6 +70,12 @@ class ContentEvents:
         for column in (self.texts, self.ends, self.created, self.hidden):
             column.clear()
 
+    def drop(self, count: int) -> None:
+        """Forget the first `count` events."""
+        for column in (self.texts, self.ends, self.created):
+            del column[:count]
+        self.hidden = {i - count for i in self.hidden if i >= count}
+
     def cut(self, length: int) -> None:
         """Keep the first `length` events."""
         for column in (self.texts, self.ends, self.created):
@@ -104,6 +110,7 @@ class Ending:
     """What a stream said besides content."""
 
     done: bool = False  # done:true, finish_reason: the answer is whole
+    whole: bool = False  # all of it came as one object, so it is no stream
     went_on: bool = False  # text came behind the finish_reason, and no end mark: not whole if the connection broke off
     finish_reason: str | None = None
     model: str | None = None  # that the answer says it is of
@@ -163,6 +170,13 @@ MOST_LENGTHS = 4096  # answer lengths whose bodies' beginnings are kept
 def field_named(name: str) -> Said:
     """Return an option that is a field of the body."""
     return lambda value, _: {name: value}
+
+
+def _least_tokens(ending: Ending, events: ContentEvents) -> int:
+    """Return how many tokens were sent as text, where the server does not count them the fewest that the text can have."""
+    if ending.output_tokens is not None:
+        return ending.output_tokens - ending.unsent_tokens
+    return len(events.said.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,13 +276,10 @@ class Dialect(ABC):
     def closed(self, decoder: Decoder) -> Ending:
         """Close the decoder of one answer; one that should have been streamed and was not is doubted."""
         ending, events = decoder.close(), decoder.events
-        sent = (ending.output_tokens or 0) - ending.unsent_tokens
-        if (
-            len(events) == 1
-            and not events.hidden
-            and sent >= ONE_PIECE_TOKENS
-            and self.patch.get("stream") is not False
-        ):
+        hidden = len(events.hidden)
+        # a tool's call alone comes in one piece from servers that stream, too
+        in_one = ending.whole or (len(events) - hidden == 1 and hidden <= 1)
+        if in_one and _least_tokens(ending, events) >= ONE_PIECE_TOKENS and self.patch.get("stream") is not False:
             ending.doubts.append(ONE_PIECE)
         return ending
 

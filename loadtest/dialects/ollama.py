@@ -13,10 +13,12 @@ from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OLLAMA
 from loadtest.dialects.answers.lines.framing import NO_STAMPED_SHAPE, stamped_shape_around
+from loadtest.dialects.answers.rows.native_rows import AnyRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said
 from loadtest.dialects.content_parts import has_parts, image_in
+from loadtest.dialects.openai import events_of_others
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
@@ -112,6 +114,10 @@ class OllamaGenerate(_OllamaDialect):
         return OllamaDecoder(chat=False)
 
 
+def _other_formats(answer: Decoded) -> AnyRows:
+    return AnyRows(OpenAIRows(answer), events_of_others(answer))
+
+
 class OllamaDecoder(StreamDecoder):
     """Decodes what is asked for at /api/chat and /api/generate, one object a line as a rule."""
 
@@ -121,7 +127,7 @@ class OllamaDecoder(StreamDecoder):
         answer = Decoded()
         self._shape = NO_STAMPED_SHAPE
         self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
-        super().__init__(answer, OllamaRows(answer, chat=chat), other=OpenAIRows)
+        super().__init__(answer, OllamaRows(answer, chat=chat), other=_other_formats)
 
     def forget(self) -> None:
         self._shape = NO_STAMPED_SHAPE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -10,12 +10,14 @@ import orjson
 
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
-from loadtest.dialects.answers.ends import OPENAI
+from loadtest.dialects.answers.ends import OPENAI, row_of_line
 from loadtest.dialects.answers.lines.framing import NO_SHAPE, shape_around
 from loadtest.dialects.answers.rows.native_rows import AnyRows, NativeRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
+from loadtest.dialects.messages import MessagesRows
+from loadtest.dialects.responses import ResponsesRows
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
@@ -94,30 +96,50 @@ class OpenAICompletions(_OpenAIDialect):
         return {"prompt": job.prompt}
 
 
+class _EventsOfMessages(MessagesRows):
+    """Takes what certainly is of /v1/messages: gateways send pings and rows of type "message" in streams of their own."""
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        kind = row.get("type")
+        if isinstance(kind, str) and kind.startswith(("message_", "content_block_")):
+            return True
+        return row.get("role") == "assistant" and "stop_reason" in row
+
+
+def events_of_others(answer: Decoded) -> AnyRows:
+    """Return what takes the events of /v1/messages and /v1/responses, with which some gateways answer whatever was asked."""
+    return AnyRows(_EventsOfMessages(answer), ResponsesRows(answer))
+
+
 def _other_formats(answer: Decoded) -> AnyRows:
-    return AnyRows(OllamaRows(answer), NativeRows(answer))
+    return AnyRows(events_of_others(answer), OllamaRows(answer), NativeRows(answer))
 
 
 class OpenAIDecoder(StreamDecoder):
     """Decodes what is asked for at /v1, an event stream as a rule."""
 
-    __slots__ = ("_hidden", "_shape")
+    __slots__ = ("_chunks", "_hidden", "_shape")
 
     def __init__(self) -> None:
         answer = Decoded()
         self._shape = NO_SHAPE
         self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
-        super().__init__(answer, OpenAIRows(answer), other=_other_formats)
+        self._chunks = OpenAIRows(answer)
+        super().__init__(answer, self._chunks, other=_other_formats)
 
     def forget(self) -> None:
         self._shape = NO_SHAPE
 
     def feed(self, data: bytes) -> None:
+        if self._answer.over:
+            self._count_behind(self._lines.feed(data))
+            return
         answer, texts, ends_at = self._answer, self.events.texts, self.events.ends
         (before, after), hidden = self._shape, self._hidden
         end, skip, least = answer.end, len(before), len(after)
         idle = not (self._held or answer.kind)
-        for line in self.lines(data):
+        lines = iter(self.lines(data))
+        for line in lines:
             size = len(line)
             end += size + 1
             if size > 1:
@@ -142,5 +164,12 @@ class OpenAIDecoder(StreamDecoder):
             skip, least = len(before), len(after)
             idle = not (self._held or answer.kind)
             if answer.over:
+                self._count_behind(lines)
                 return
         answer.end = end
+
+    def _count_behind(self, lines: Iterable[bytes]) -> None:
+        """Take counts that came behind the end mark, as some gateways send them; text there is none of the answer's."""
+        for line in lines:
+            if b'"usage"' in line and (row := row_of_line(line)) is not None:
+                self._chunks.count_behind(row)

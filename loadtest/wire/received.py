@@ -22,8 +22,7 @@ from loadtest.wire.reads import Reads
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark; most often it comes within 0.2 ms
-# after a finish_reason without an end mark, an answer is over when no data event has come for so long
-FINISH_NS = 1_000_000_000
+FINISH_NS = 1_000_000_000  # without an end mark an answer is over when no data came for so long, for each finish_reason
 MOST_BEHIND_NS = 10_000_000_000  # how long data events without text may follow a finish_reason
 ORDINARY_END = 7  # bytes at the end of a read: `null}]}` or `false}` with newlines, but no text
 LOOK_NS = 250_000_000  # after so long without a read, what was not looked through is looked through, as far back as
@@ -55,6 +54,7 @@ class Received:
         "_needles",
         "_ordinary_end",
         "_parser",
+        "_quiet_ns",
         "_sent",
         "_stamps",
         "_tail",
@@ -114,6 +114,7 @@ class Received:
         # The last bytes of the latest read without a needle. A read that ends alike is searched only by `look`: a search takes
         # a µs, and a line that ends an answer nearly always ends in other bytes. b"" lets every read pass, () none.
         self._ordinary_end: bytes | tuple[()] = ()
+        self._quiet_ns = 0  # without data an answer is over so long after its finish_reason
         self._looked = 0  # offset in the body from which on nothing was looked through
         self._tail = b""  # the end of a line that has no newline yet: a needle may begin in it
         self._line_has_needle = False  # whether that line holds a needle
@@ -242,8 +243,8 @@ class Received:
             assert self._content_at is not None
             content = self._handled[self._content_at]
             if (data := self._latest(text=False)) is not None:  # counts, as a rule
-                self.until = max(self.until, min(self._handled[data] + FINISH_NS, content + MOST_BEHIND_NS))
-            self.until = max(self.until, content + FINISH_NS)
+                self.until = max(self.until, min(self._handled[data] + self._quiet_ns, content + MOST_BEHIND_NS))
+            self.until = max(self.until, content + self._quiet_ns)
         if t >= self.until:
             self._end(None, t)
         return self.ended
@@ -376,13 +377,15 @@ class Received:
         """Ask every line from `start` on whether it ends the answer."""
         for line in self._body[start:].split(b"\n"):
             said = self._marks.read(bytes(line)) if self._holds(line) else None
-            if (
-                said is not None and self.marked is not End.MARK
-            ):  # some say a finish_reason in every piece: the last one counts
+            # some say a finish_reason in every piece: the last one counts
+            if said is not None and self.marked is not End.MARK:
                 i = bisect_left(self._ends, start + len(line))
                 self.marked, self._end_at, self._content_at = said, i, i
                 self._looked = max(self._looked, start + len(line))
-                self.until = self._handled[i] + (MARK_NS if said is End.MARK else FINISH_NS)
+                # one before any text, or one of many, says little of the end
+                more = FINISH_NS if self._is_content is None else MOST_BEHIND_NS
+                self._quiet_ns = MARK_NS if said is End.MARK else min(self._quiet_ns + more, MOST_BEHIND_NS)
+                self.until = self._handled[i] + self._quiet_ns
             start += len(line) + 1
 
     def forget_callbacks(self) -> None:

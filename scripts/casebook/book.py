@@ -186,6 +186,7 @@ LOOKS: dict[str, Callable[[Seen], Any]] = {
     "prompt": _one("prompt_tokens"),
     "source": _one("token_source"),
     "finish": _one("finish_reason"),
+    "reads": _one("reads"),
     "ttft": lambda seen: all(record.get("t_first_token") is not None for record in seen.records),
     "visible": lambda seen: all(record.get("t_first_visible") is not None for record in seen.records),
     "stamps": lambda seen: all(record.get("server_us") is not None for record in seen.records),

@@ -161,6 +161,20 @@ row(
 row("framing ends without an end mark", lambda w: streamed(*w.tokens()), outcome="truncated", kept=True)
 row("closed without an end mark", lambda w: streamed(*w.tokens(), Then.FIN, last=False), outcome="truncated")
 row(
+    "a reason with every piece, the last 1.5 s later",
+    lambda w: streamed(
+        *(re.sub(rb'"finish_reason":null', b'"finish_reason":"stop"', part) for part in w.tokens()[:-1]),
+        Wait(1.5),
+        re.sub(rb'"finish_reason":null', b'"finish_reason":"stop"', w.tokens()[-1]),
+        w.usage({"prompt_tokens": 20, "completion_tokens": 3}),
+        w.mark,
+    ),
+    dialects=OPENAI,
+    outcome="ok",
+    text="t0 t1 t2 ",
+    output=3,
+)
+row(
     "null finish_reason on every chunk",
     lambda w: streamed(*w.tokens(), w.end()),
     dialects=OPENAI,

@@ -1,4 +1,4 @@
-"""Rows of public reports: the streams that tests/dialects/test_streams_reported.py decodes, replayed, and what goes on around them."""
+"""Rows of public reports: the streams that tests/dialects decodes, replayed, and what goes on around them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import re
 from typing import Any
 
 from book import rows
+from support import reported_breaks, reported_deltas, reported_endpoints, reported_ends, reported_streams, reported_usages
 from support.odd_answers import NAMED, OLLAMA, OPENAI, chunk, head, json, plain, streamed
 from support.odd_server import Every, Script, Then, Wait
 from support.odd_streams import Stream
-from support.reported_endpoints import ANSWERS
-from support.reported_ends import ENDS, ERRORS, FRAMES
-from support.reported_streams import COUNTED, TEXTS
 
 BOTH = ("ollama-chat", "openai-chat")
 SAID = "slot unavailable"
@@ -37,12 +35,12 @@ def must_be(stream: Stream) -> dict[str, Any]:
 
 
 for kind, streams in (
-    ("text", TEXTS),
-    ("counts", COUNTED),
-    ("frame", FRAMES),
-    ("end", ENDS),
-    ("error", ERRORS),
-    ("endpoint", ANSWERS),
+    ("text", reported_streams.TEXTS | reported_deltas.TEXTS),
+    ("counts", reported_streams.COUNTED | reported_usages.COUNTED),
+    ("frame", reported_ends.FRAMES | reported_breaks.FRAMES),
+    ("end", reported_ends.ENDS | reported_breaks.ENDS),
+    ("error", reported_ends.ERRORS | reported_breaks.ERRORS),
+    ("endpoint", reported_endpoints.ANSWERS),
 ):
     row = rows(f"reported {kind}")
     for name, stream in streams.items():
@@ -85,6 +83,35 @@ for mark in (b"DONE", b'"DONE"', b"[[DONE]]", b"[done]"):
         text=TEXT,
         within=0.9,
     )
+row(
+    "counts 20 ms behind the mark, then open",
+    lambda w: streamed(
+        *w.tokens(),
+        w.finish(),
+        w.mark,
+        Wait(0.02),
+        w.usage({"prompt_tokens": 20, "completion_tokens": 3}),
+        Then.HOLD,
+        last=False,
+    ),
+    dialects=OPENAI,
+    outcome="ok",
+    text=TEXT,
+    source="server",
+    output=3,
+    prompt=20,
+    within=0.9,
+)
+row(
+    "objects that no newline parts",
+    lambda w: streamed(*(step for part in w.whole() for step in (part.strip(), Wait(0.02)))),
+    dialects=OLLAMA,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    chunks=3,
+    reads=3,
+)
 row(
     "a response that only lives on after a token (Rapid-MLX)",
     lambda w: streamed(

@@ -7,20 +7,57 @@ import math
 from typing import Any
 
 import pytest
-from support.odd_streams import decode, hold
-from support.reported_ends import ENDS, ERRORS, FRAMES, LISTED
-from support.reported_streams import COUNTED, TEXTS
+from support import reported_breaks, reported_deltas, reported_ends, reported_streams, reported_usages
+from support.odd_streams import (
+    CHAT,
+    COUNTS,
+    V1,
+    A,
+    B,
+    C,
+    Stream,
+    decode,
+    delta,
+    finish,
+    hold,
+    last,
+    message,
+    sse,
+    usage,
+)
 
 from loadtest import metrics
 from loadtest.dialects import Dialect, OllamaEmbed, OpenAIEmbeddings
 from loadtest.dialects.answers.errors.server_errors import http_sentence, undecodable
+from loadtest.dialects.base import ONE_PIECE
 from loadtest.measure.failure import Failure, with_server_words
 from loadtest.records import Outcome
 
 REPORTED = {
     f"{group}: {name}": stream
-    for group, streams in (("text", TEXTS), ("counts", COUNTED), ("frame", FRAMES), ("end", ENDS), ("error", ERRORS))
-    for name, stream in streams.items()
+    for group, tables in (
+        ("text", (reported_streams.TEXTS, reported_deltas.TEXTS)),
+        ("counts", (reported_streams.COUNTED, reported_usages.COUNTED)),
+        ("frame", (reported_ends.FRAMES, reported_breaks.FRAMES)),
+        ("end", (reported_ends.ENDS, reported_breaks.ENDS)),
+        ("error", (reported_ends.ERRORS, reported_breaks.ERRORS)),
+    )
+    for table in tables
+    for name, stream in table.items()
+}
+ROWS = (A, B, C, finish(), COUNTS)
+LINES = (message("a"), message("b"), message("c"), last())
+IN_PARTS = {
+    **reported_ends.LISTED,
+    "run together": Stream(V1, "".join(map(json.dumps, ROWS))),
+    "run together, a newline at the end": Stream(V1, "".join(map(json.dumps, ROWS)) + "\n"),
+    "events run together": Stream(V1, "".join(f"data: {json.dumps(row)}" for row in ROWS)),
+    "events with escaped ends": Stream(V1, sse(*ROWS).replace("\n", "\\n")),
+    "a list in one line": Stream(V1, json.dumps(ROWS)),
+    "a list of many lines": Stream(V1, json.dumps(ROWS, indent=1)),
+    "ollama: run together": Stream(CHAT, "".join(map(json.dumps, LINES))),
+    "ollama: of many lines": Stream(CHAT, "\n".join(json.dumps(row, indent=1) for row in LINES)),
+    "ollama: of many lines, empty ones between": Stream(CHAT, "\n\n".join(json.dumps(row, indent=1) for row in LINES)),
 }
 
 
@@ -29,10 +66,51 @@ def test_a_stream(name: str) -> None:
     hold(REPORTED[name])
 
 
-@pytest.mark.parametrize("name", LISTED)
-def test_rows_of_a_list_arrive_one_by_one(name: str) -> None:
-    events, _ = decode(LISTED[name].dialect, LISTED[name].body.encode())
-    assert len(set(events.ends)) == len(events.ends) == 3
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_rows_that_no_newline_parts_arrive_one_by_one(name: str) -> None:
+    body = IN_PARTS[name].body
+    for step in (0, 1, 7):
+        events, ending = decode(IN_PARTS[name].dialect, body.encode(), step)
+        assert (events.answer, ending.done, ending.error) == ("abc", True, None)
+        places = [body.index(f'"{text}"') for text in "abc"]
+        for place, end, following in zip(places, events.ends, (*places[1:], len(body) + 1), strict=True):
+            assert place < end < following  # nothing of the next row is waited for
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [(name, word) for name, words in reported_breaks.GOOD.items() for word in words]
+)
+def test_a_reason_has_one_name(name: str, word: str) -> None:
+    assert decode(V1, sse(A, finish(word)).encode())[1].finish_reason == name
+
+
+def whole(*, usage: Any = None, **message: Any) -> str:
+    return json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+
+
+THOUGHT = delta(reasoning_content="one two three four")
+SPOKEN = delta("one two three four five six seven eight")
+PIECES: dict[str, tuple[str, bool]] = {
+    "whole, reasoning beside the text": (whole(content="one", reasoning_content="two", usage=usage(12)), True),
+    "whole, nothing counted": (whole(**SPOKEN["choices"][0]["delta"]), True),
+    "whole, a word": (whole(content="yes"), False),
+    "whole, reasoning alone": (whole(content=None, reasoning_content="hm", usage=usage(40)), True),
+    "whole, a call": (whole(tool_calls=[{"function": {"name": "f", "arguments": "{}"}}], usage=usage(40)), True),
+    "one piece, nothing counted": (sse(SPOKEN, finish()), True),
+    "a piece of reasoning, a piece of text (OmniRoute#3112)": (sse(THOUGHT, SPOKEN, finish(usage=usage(12))), True),
+    "a word, nothing counted": (sse(delta("yes"), finish()), False),
+    "a call": (sse(delta(tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]), finish(usage=usage(40))), False),
+    "two pieces": (sse(SPOKEN, SPOKEN, finish(usage=usage(40))), False),
+    "reasoning in pieces, then the text": (sse(THOUGHT, THOUGHT, SPOKEN, finish(usage=usage(20))), False),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_an_answer_in_one_piece_was_not_streamed(name: str) -> None:
+    body, doubted = PIECES[name]
+    decoder = V1.decoder()
+    decoder.feed(body.encode())
+    assert (ONE_PIECE in V1.closed(decoder).doubts) is doubted
 
 
 BODIES: dict[str, tuple[int, bytes, dict[str, str], str]] = {
@@ -87,6 +165,8 @@ CACHED: dict[str, tuple[dict[str, Any], float]] = {
         math.nan,
     ),
     "Gemini": ({"promptTokenCount": 69, "cachedContentTokenCount": 64}, 64),
+    "Mistral": ({"prompt_tokens": 69, "num_cached_tokens": 64}, 64),
+    "Mistral's details": ({"prompt_token_details": {"cached_tokens": 64}}, 64),
     "none": ({"prompt_tokens": 69}, math.nan),
 }
 

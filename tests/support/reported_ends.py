@@ -183,7 +183,7 @@ ENDS = {
         f"{odd} is no known end": Stream(
             V1, sse(A, B, C, finish(odd), COUNTS) + DONE, doubts=(f"finish_reason '{odd}'",)
         )
-        for odd in ("eos", "MALFORMED_FUNCTION_CALL", "sensitive", 1)
+        for odd in ("sunset", "MALFORMED_FUNCTION_CALL", 1)
     },
     "the reason is number 0 until it ends": Stream(
         V1, sse(*(with_choice(row, finish_reason=0) for row in (A, B, C))) + END

@@ -277,6 +277,23 @@ def test_only_data_move_the_end_after_a_finish() -> None:
     assert (received.t_end, received.t_over, received.failure) == (20 * MS, 1801 * MS, None)
 
 
+@pytest.mark.parametrize(("finishes", "quiet_s"), [(1, 1), (2, 2), (3, 3), (40, 10)])
+def test_the_more_pieces_have_a_reason_the_longer_the_next_is_waited_for(finishes: int, quiet_s: int) -> None:
+    received = Received(ends=ENDS)
+    for part in (CHUNKED, *(FINISH for _ in range(finishes))):
+        received.add(part, [], 0)
+    assert not received.expire(quiet_s * 1000 * MS - 1)
+    assert received.expire(quiet_s * 1000 * MS)
+
+
+def test_a_reason_before_any_text_is_waited_behind_as_long_as_data_without_text() -> None:
+    received = Received(lambda _: False, ENDS)
+    for part in (CHUNKED, FINISH):
+        received.add(part, [], 0)
+    assert not received.expire(9999 * MS)
+    assert received.expire(10000 * MS)
+
+
 def test_a_mark_after_a_finish_is_the_end() -> None:
     received = Received(ends=ENDS)
     for t, part in [(0, CHUNKED), (10, TEXT), (20, FINISH), (30, DONE + LAST)]:

@@ -15,6 +15,8 @@ LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever i
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
+UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
+BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
 
@@ -65,6 +67,15 @@ class Decoded:
             self.events.clear()
             self.note(GATEWAYS_OWN)
 
+    def drop_blank(self) -> None:
+        """Leave out pieces before the first text that show nothing at all: they are signs of life, and no token."""
+        texts = self.events.texts
+        count = next((i for i, text in enumerate(texts) if text.strip(UNSEEN)), 0)
+        if count:
+            self.events.drop(count)
+            self.finished_at = None if self.finished_at is None else max(self.finished_at - count, 0)
+            self.note(BLANK_FIRST)
+
     def fail(self, why: str) -> None:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
             self.ending.error = why
@@ -72,15 +83,15 @@ class Decoded:
     def finish(self, name: str, value: Any) -> None:
         """Take a finish_reason or done_reason by its name, and as it was sent."""
         ending = self.ending
-        unknown = ends.is_unknown_reason(name)
-        ending.finish_reason = server_errors.shorten(name, 80) if unknown else name  # known names hold no secret
+        known = ends.known_reason(name)
+        ending.finish_reason = known or server_errors.shorten(name, 80)
         if (why := ends.ended_badly(name, value)) is not None:
             self.fail(why)
             return
         ending.done = True
         if self.finished_at is None:
             self.finished_at = len(self.events)
-        if unknown:
+        if known is None:
             self.doubt(
                 f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
             )

@@ -9,12 +9,11 @@ import orjson
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import Decoded, Rows
-from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.errors import other_names, server_errors, spoken
 from loadtest.dialects.answers.lines.framing import TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows import found_rows, repeats
-from loadtest.dialects.answers.rows.found_rows import row_in_list, rows_of, rows_within, unwrapped
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -35,19 +34,8 @@ class StreamDecoder:
     """
 
     __slots__ = (
-        "_answer",
-        "_comment",
-        "_events",
-        "_foreign",
-        "_held",
-        "_lines",
-        "_make_other",
-        "_odd_line",
-        "_other",
-        "_own",
-        "_row_seen",
-        "_stray",
-        "events",
+        *("_answer", "_comment", "_events", "_foreign", "_held", "_lines", "_make_other", "_newline"),
+        *("_odd_line", "_other", "_own", "_row_seen", "_stray", "events"),
     )
 
     def __init__(self, answer: Decoded, own: Rows, *, other: Callable[[Decoded], Rows]) -> None:
@@ -62,9 +50,10 @@ class StreamDecoder:
         self._stray: list[bytes] = []
         self._row_seen = False
         self._events = False  # a row came as an event
+        self._newline = 1  # bytes behind the line at hand: 0 where the body's last line lacks its newline
         self._comment = b""  # comments in an event that is an error
         self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
-        self._foreign: dict[str, Any] | None = None  # the first row of neither format
+        self._foreign: dict[str, Any] | None = None  # a row of neither format, that with words where one has some
 
     def forget(self) -> None:
         """Forget the shape of earlier lines, until `line` has read another."""
@@ -109,6 +98,7 @@ class StreamDecoder:
                 answer.end += len(line) + 1
                 self.line(line)
         answer.end += len(rest)
+        self._newline = 0 if rest else 1
         if (rest or self._held) and not answer.over:
             self._rest(rest)
         if self._stray and not answer.over:
@@ -127,7 +117,7 @@ class StreamDecoder:
             ending.went_on = len(answer.events) > answer.finished_at
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
-        answer.doubt(*repeats.doubts(answer.events))
+        answer.doubt(*repeats.doubts(answer.events), *spoken.doubts(answer.events))
         if not answer.end:
             ending.hint = server_errors.EMPTY_ANSWER
         if ending.done:
@@ -181,14 +171,14 @@ class StreamDecoder:
             bare = plain_field(line)
             if bare.startswith(_EVENT_FIELDS):
                 return self.line(bare)
-            if bare.startswith(b"{") and not self._stray:
+            if bare.startswith(b"{") and not (self._stray or self._held):
                 return self._object(bare)
             if bare and bare not in _EMPTY_FIELDS:
                 self._no_field(line)
         return False
 
     def _event(self, name: bytes) -> None:
-        self._answer.kind = b"" if name == b"message" else name
+        self._answer.kind = b"error" if ends.names_an_error(name) else b"" if name == b"message" else name
         self.forget()
 
     def _object(self, line: bytes) -> bool:
@@ -203,18 +193,25 @@ class StreamDecoder:
 
     def _rows(self, value: Any, data: bytes) -> bool:
         """Take what is JSON of rows, though not of one row alone; return whether it is."""
-        odd: list[str] = []
-        rows = rows_within(value, data, odd)
-        self._answer.note(*odd)
-        for row in rows:
-            if not self._answer.over:
+        answer, odd = self._answer, list[str]()
+        rows, line_end = found_rows.rows_within(value, data, odd), answer.end
+        answer.note(*odd)
+        for row, end in rows:
+            if len(rows) > 1:
+                answer.end = line_end - self._newline - len(data) + end
+            if not answer.over:
                 self._row(row)
+        answer.end = line_end
         return bool(rows)
 
     def _no_field(self, line: bytes) -> None:
         """Take a line that is neither a field of an event nor a row."""
         if ends.is_done(line):
             self._mark()
+        elif line.lstrip().startswith(b"<!--") and line.rstrip().endswith(b"-->"):
+            self._answer.note(found_rows.NO_EVENT)
+        elif self._held:  # an object of many lines behind one "data:"
+            self._held.append(line)
         elif self._in_list(line):
             return
         elif self._row_seen and not self._stray:
@@ -228,7 +225,7 @@ class StreamDecoder:
 
     def _in_list(self, line: bytes) -> bool:
         """Take a line of a list that is sent a row at a time; return whether it is one."""
-        row = row_in_list(line, self._stray, begun=self._row_seen)
+        row = found_rows.row_in_list(line, self._stray, begun=self._row_seen)
         if row is None or (row and not (self._row_seen or self._own.takes(row))):
             return False
         if row:
@@ -262,7 +259,7 @@ class StreamDecoder:
         if not self._row_seen:
             self._whole(body)
             return
-        rows = rows_of(parse_json(body))
+        rows = found_rows.rows_of(parse_json(body))
         for row in rows:
             self._row(row)
         if rows or whole:
@@ -307,6 +304,8 @@ class StreamDecoder:
     def _blank(self) -> None:
         """End an event."""
         answer = self._answer
+        if self._stray and not self._row_seen:
+            self._stray.append(b"")
         if self._held:
             self._end_event(whole=True)
             self._held.clear()
@@ -335,7 +334,7 @@ class StreamDecoder:
         if isinstance(row, dict):
             self._row(row)
             return True
-        if not data.strip():
+        if not data.strip() and self._answer.kind != b"error":
             return True
         if self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(data.decode(errors="replace") if row is None else row))
@@ -359,7 +358,7 @@ class StreamDecoder:
 
     def _whole(self, body: bytes) -> None:
         """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
-        body = body.strip().removeprefix(_BOM)
+        body = body.lstrip().removeprefix(_BOM)
         if self._rows(parse_json(body), body):  # Gemini's [{"error": …}] is one
             return
         if body.lstrip().startswith(b"{"):
@@ -374,7 +373,7 @@ class StreamDecoder:
             self._stray.clear()
         if self._own.takes(row):
             alike = self._own.take(row)
-        elif (inner := unwrapped(row, self._own.takes)) is not None:
+        elif (inner := found_rows.unwrapped(row, self._own.takes)) is not None:
             alike = False
             answer.note(found_rows.IN_AN_ENVELOPE)
             self._own.take(inner)
@@ -395,7 +394,7 @@ class StreamDecoder:
         """Take a row of neither format: an error in an envelope, or one to be looked at when the answer has ended."""
         if self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(row))
-        elif (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
+        elif (said := other_names.in_foreign_row(row)) is not None:
             self._answer.fail(said)
-        elif self._foreign is None:
+        elif self._foreign is None or server_errors.words(row):
             self._foreign = row

@@ -10,10 +10,20 @@ from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.found_rows import run_together, unwrapped
 from loadtest.dialects.base import End, EndMarks
 
-_DONE = re.compile(rb"""\s*(?:"?\[*\s*DONE\s*\]*"?|\[done\])\s*""")  # most servers say [DONE], some "DONE" or [[DONE]]
+# most servers say [DONE], some "DONE" or [[DONE]], and some escape the end of the line
+_DONE = re.compile(rb"""\s*(?:"?\[*\s*DONE\s*\]*"?|\[done\])(?:\s|\\[nr])*""")
 _LONGEST_DONE = 32  # bytes
 
 _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter", "load", "unload"))
+# the same in the words of other engines and APIs
+_SAME = {
+    **dict.fromkeys(
+        ("eos", "eos_token", "end_turn", "stop_sequence", "word", "complete", "completed", "normal"), "stop"
+    ),
+    **dict.fromkeys(("max_tokens", "max_length", "max_output_tokens", "model_length", "limit"), "length"),
+    **dict.fromkeys(("tool_use", "tool_call"), "tool_calls"),
+    **dict.fromkeys(("sensitive", "safety", "content_filtered", "guardrail_intervened"), "content_filter"),
+}
 _BADLY = frozenset(
     (
         *("abort", "aborted", "cancelled", "canceled", "cancel"),
@@ -26,8 +36,8 @@ _BADLY = frozenset(
 _BAD_PARTS = frozenset(("error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure", "timeout"))
 _PARTS = re.compile(r"[^a-z]+")
 _FRAMES = re.compile(rb"\s*(?:data:\s*)*")
-# texts that mean "no reason yet", e.g. DashScope's and watsonx's
-_NONE = frozenset(("", "null", "none", "not_finished"))
+# texts that mean "no reason yet", e.g. DashScope's, watsonx's and Gemini's
+_NONE = frozenset(("", "null", "none", "not_finished", "unspecified"))
 
 
 def is_done(data: bytes) -> bool:
@@ -39,7 +49,7 @@ def reason_name(value: Any) -> str | None:
     """Return the name in a finish_reason, which is a string or SGLang's {"type": name}; None where there is none."""
     if isinstance(value, dict):
         value = value.get("type")
-    return value if isinstance(value, str) and value.strip().lower() not in _NONE else None
+    return value if isinstance(value, str) and _plain(value) not in _NONE else None
 
 
 def _plain(name: str) -> str:
@@ -56,8 +66,17 @@ def ended_badly(name: str, value: Any) -> str | None:
     return f"the server ended the answer with finish_reason {quoted(name, 40)}" + (f": {said}" if said else "")
 
 
-def is_unknown_reason(name: str) -> bool:
-    return _plain(name) not in _WELL
+def known_reason(name: str) -> str | None:
+    """Return OpenAI's name for a reason with which answers end well; None for any other."""
+    plain = _plain(name)
+    plain = _SAME.get(plain, plain)
+    return plain if plain in _WELL else None
+
+
+def names_an_error(event: bytes) -> bool:
+    """Whether an event's name says that its data are an error: error, stream_error, modelStreamErrorException."""
+    name = event.lower()
+    return b"error" in name or b"exception" in name
 
 
 def end_said_by(line: bytes) -> End | None:
@@ -67,7 +86,7 @@ def end_said_by(line: bytes) -> End | None:
     """
     name, data = _field(line)
     if name == b"event":
-        return End.MARK if data in (b"done", b"error") else None
+        return End.MARK if data == b"done" or names_an_error(data) else None
     if name == b"error" or (name == b"data" and is_done(data)):
         return End.MARK
     row = row_of_line(line)
@@ -81,7 +100,7 @@ def row_of_line(line: bytes) -> dict[str, Any] | None:
         return None
     row = parse_json(data)
     if row is None and (rows := run_together(data)):
-        return rows[-1]
+        return rows[-1][0]
     return row if isinstance(row, dict) else None
 
 

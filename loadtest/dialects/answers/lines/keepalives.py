@@ -6,6 +6,7 @@ import re
 
 _DATALESS = (b"", b"event", b"id", b"retry")  # fields of an event that hold no data; a comment has no name
 _WORD = rb"(?:ping|pong|keep[-_ ]?alive|heart[-_ ]?beat)"
+_STATE = rb"(?:(?:process|wait|load|think|connect|start)(?:ing|ed)?|queued|pending|begin|ready|open)"
 _INSTANT = rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z-]*"
 _DATA = re.compile(
     rb"""
@@ -13,10 +14,11 @@ _DATA = re.compile(
       | null | undefined | none | nan | "" | \{\} | \[\]
       | ["\[(<]* %b [\])>".!:\s-]* (?:%b)?         # ping, [PING], "keep-alive", ping - 2024-04-07 20:20:50.55
       | "?%b"?
+      | ["\[(<]* %b [\])>".]*                      # [PROCESSING], connected
       | \{\s*"(?:type|event|object)"\s*:\s*"(?:response\.)?%b".*
     )
     """
-    % (_WORD, _INSTANT, _INSTANT, _WORD),
+    % (_WORD, _INSTANT, _INSTANT, _STATE, _WORD),
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 

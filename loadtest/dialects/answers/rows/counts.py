@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers.errors.server_errors import quoted, shorten
-from loadtest.metrics import CACHED_NAMES
+from loadtest.metrics import CACHED_NAMES, CACHED_PLACES
 
 MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many
 MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a duration in ns is longer than 100 days
@@ -67,14 +67,19 @@ def short_key(key: str) -> str:
 LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000  # no server decodes a token or reads a prompt faster
 SLACK, SLACK_NS = 0.05, 50_000_000  # by which parts, rounded and measured apart, may exceed the whole
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
-# OpenAI's and Anthropic's names, Ollama's, those of Java's and JavaScript's gateways, Gemini's, watsonx's
-PROMPT = ("prompt_tokens", "input_tokens", "prompt_eval_count", "promptTokens", "inputTokens", "promptTokenCount")
+# OpenAI's and Anthropic's names, Ollama's, those of Java's and JavaScript's gateways, Gemini's, watsonx's, Bedrock's
+PROMPT = (
+    *("prompt_tokens", "input_tokens", "prompt_eval_count", "promptTokens", "inputTokens", "promptTokenCount"),
+    "inputTokenCount",
+)
 OUTPUT = (
     *("completion_tokens", "output_tokens", "generated_tokens", "eval_count", "completionTokens", "outputTokens"),
-    *("candidatesTokenCount", "generated_token_count"),
+    *("candidatesTokenCount", "generated_token_count", "outputTokenCount"),
 )
 TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
 REASONING = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
+# Anthropic's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
+CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 @dataclass(slots=True)
@@ -126,19 +131,25 @@ class Usage:
         total = _first_count(usage, TOTAL, odd)
         reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING, odd) or 0
         self.reasoning = reasoning
-        cached = _detail(usage, ("prompt_tokens_details", "input_tokens_details"), CACHED_NAMES, odd)
+        cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, odd)
+        read, written = (known_number(usage.get(name), name, odd, MOST_TOKENS) or 0 for name in CACHE)
         if output is None:
             return None
-        if total and prompt is not None and total != prompt + output:
-            if reasoning and total == prompt + output + reasoning:
+        if total and prompt is not None and (rest := total - prompt - output):
+            if rest == reasoning:
                 return output + reasoning
+            if rest == read + written:
+                self.prompt = prompt + rest
+                return output
+            if -rest in (read, read + written):
+                return output
             doubts.append(
                 "the server's counts contradict each other: its total of tokens is "
-                f"{'less' if total < prompt + output else 'more'} than prompt and output together"
+                f"{'less' if rest < 0 else 'more'} than prompt and output together"
             )
         elif reasoning > output:
             doubts.append("the server's counts contradict each other: more reasoning tokens than output tokens")
-        if cached and prompt and cached > prompt:
+        if prompt and max(cached or 0, read) > prompt:
             doubts.append("the server's counts contradict each other: more cached tokens than prompt tokens")
         return output
 
@@ -175,8 +186,11 @@ def contradiction(server: Mapping[str, int]) -> str | None:
     return None
 
 
-def timing_contradiction(timings: Mapping[str, Any]) -> str | None:
-    """Say why llama.cpp's timings cannot be true: times of zero or nearly so for tokens that were read or made."""
+def timing_contradiction(timings: Mapping[str, Any], output: int | None = None) -> str | None:
+    """Say why llama.cpp's timings cannot be true: other tokens than counted, or times of nearly zero for them."""
+    made = timings.get("predicted_n")
+    if output is not None and isinstance(made, int) and abs(made - output) > max(2, SLACK * output):
+        return "the server's predicted_n is another number of tokens than it counts, so its timings are unknown"
     for count, time in (("prompt_n", "prompt_ms"), ("predicted_n", "predicted_ms")):
         tokens, took = timings.get(count), timings.get(time)
         if isinstance(tokens, int) and isinstance(took, int | float) and tokens > 1 and took * 1e6 < LEAST_NS_A_TOKEN:

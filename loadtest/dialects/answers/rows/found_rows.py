@@ -16,8 +16,11 @@ RUN_TOGETHER = "the answer has objects of JSON that are not one a line"
 IN_A_TEXT = "the answer's objects of JSON come as texts of JSON"
 IN_AN_ENVELOPE = "the answer's objects lie in an envelope of a gateway"
 _ENVELOPES = ("data", "result", "response", "body", "output", "payload", "event", "chunk")
-_BETWEEN = re.compile(r"[\s,]*(?:data:)?\s*")
+_BETWEEN = re.compile(r"(?:[\s,\[\]\0]|\\[nr])*(?:data:\s*)?")  # some servers escape the ends of lines
+_MARK = re.compile(r"\[?DONE\](?:\s|\\[nr])*")
 _JSON = json.JSONDecoder(strict=False)
+
+Ended = tuple[dict[str, Any], int]  # a row, and the offset behind it
 
 
 def rows_of(value: Any) -> list[dict[str, Any]]:
@@ -28,34 +31,50 @@ def rows_of(value: Any) -> list[dict[str, Any]]:
     return found if all(isinstance(row, dict) for row in found) else []
 
 
-def rows_within(value: Any, data: bytes, odd: list[str]) -> list[dict[str, Any]]:
-    """Return the rows in the JSON of `data`, which `value` is as far as it can be read; what is odd in that goes to `odd`."""
-    if rows := rows_of(value):
-        return rows
+def rows_within(value: Any, data: bytes, odd: list[str]) -> list[Ended]:
+    """Return the rows in the JSON of `data`, which `value` is as far as it can be read, and where in `data` each ends.
+
+    What is odd in them goes to `odd`. Objects that no newline parts may have come one by one, so each counts from its own end.
+    """
+    size = len(data)
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        rows, why = rows_of(parse_json(value.encode(errors="surrogatepass"))), IN_A_TEXT
-    else:
-        rows, why = run_together(data) if value is None else [], RUN_TOGETHER
-    odd += [why] * bool(rows)
-    return rows
+        rows = rows_of(parse_json(value.encode(errors="surrogatepass")))
+        odd += [IN_A_TEXT] * bool(rows)
+        return [(row, size) for row in rows]
+    rows = rows_of(value)
+    if len(rows) == 1 or (value is not None and not rows):
+        return [(row, size) for row in rows]
+    found = run_together(data)
+    if value is None:
+        odd += [RUN_TOGETHER] * bool(found)
+    elif len(found) != len(rows):
+        return [(row, size) for row in rows]
+    return found
 
 
-def run_together(data: bytes) -> list[dict[str, Any]]:
+def run_together(data: bytes) -> list[Ended]:
     """Return objects that stand one behind the other, as some proxies send them; none where anything else is among them."""
-    text = data.strip().decode(errors="replace")
-    rows: list[dict[str, Any]] = []
-    at = 0
+    text = data.decode(errors="surrogateescape")
+    rows: list[Ended] = []
+    at = _behind(text, 0)
+    size = seen = 0  # bytes up to a character
     while at < len(text):
         if text[at] != "{":
-            return []
+            return rows if _MARK.fullmatch(text, at) else []
         try:
             row, at = _JSON.raw_decode(text, at)
         except (ValueError, RecursionError):
             return []
-        rows.append(row)
-        between = _BETWEEN.match(text, at)
-        at = between.end() if between is not None else at
+        size, seen = size + len(text[seen:at].encode(errors="surrogateescape")), at
+        rows.append((row, size))
+        at = _behind(text, at)
     return rows
+
+
+def _behind(text: str, at: int) -> int:
+    """Return where the next object begins, behind what may stand between two."""
+    between = _BETWEEN.match(text, at)
+    return at if between is None else between.end()
 
 
 def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str, Any] | None:

@@ -8,8 +8,6 @@ from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kept, known_number
 
-_STOPS = {"limit": "length", "eos": "stop", "word": "stop", "eos_token": "stop", "stop_sequence": "stop"}
-
 
 class NativeRows:
     """Takes rows that have a piece of text, or a token, and say with it whether it is the last."""
@@ -49,7 +47,7 @@ class NativeRows:
 
     def _last(self, reason: Any, prompt: Any, output: Any) -> None:
         name = reason if isinstance(reason, str) else "eos"
-        self._answer.finish(_STOPS.get(name, name), name)
+        self._answer.finish(name, name)
         self._counts = prompt, output
 
     def close(self) -> None:

@@ -32,7 +32,9 @@ class OllamaRows:
         self._seen = False
 
     def takes(self, row: dict[str, Any]) -> bool:
-        return isinstance(row.get("message"), dict) or "response" in row or isinstance(row.get("done"), bool)
+        if isinstance(row.get("done"), bool):
+            return True
+        return "type" not in row and (isinstance(row.get("message"), dict) or "response" in row)
 
     def take(self, row: dict[str, Any]) -> bool:
         answer = self._answer
@@ -46,11 +48,16 @@ class OllamaRows:
             answer.stamped = answer.stamped or sent is not None
             answer.unstamped = answer.unstamped or stamp is None
             events.created += [stamp] * (len(events.texts) - before)
-        if (said := server_errors.in_row(row)) is not None:
+        message = row.get("message")
+        said = server_errors.in_row(row)
+        if said is None and isinstance(message, dict):
+            said = server_errors.in_row({"error": message.get("error")})
+        if said is not None:
             answer.fail(said)  # before a done_reason that says no more than "error"
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
         if row.get("done") is True:
+            answer.ending.whole = not before
             self._done(row)
         ending = answer.ending
         return len(events.texts) == before + 1 and not (ending.done or ending.error)

@@ -6,9 +6,9 @@ from typing import Any
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import Decoded, as_name
-from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.errors import other_names, server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
-from loadtest.dialects.answers.rows.text_shapes import REASONING, Texts, in_message, in_value, text_of_number
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, REASONING, Texts, in_message, in_value, text_of_number
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = (
@@ -16,19 +16,28 @@ NO_FINISH = (
     "unless started with --interrupt_requests false"
 )
 MOST_INDICES = 64  # of choices that are kept
+# the same under other servers' names
 USAGES = (
-    "usage",
-    "usageMetadata",
-    "usage_metadata",
-    "token_usage",
-    "tokenUsage",
-)  # the same under other servers' names
+    *("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage"),
+    "amazon-bedrock-invocationMetrics",
+)
+# of a choice without finish_reason, the likeliest first
+_REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
+_OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
+_BESIDE = (*REASONING, "content", "refusal")
+TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
+SEVERAL = "the answer's pieces carry more than one id"
+ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
+MOST_IDS, FEWEST_LETTERS = 3, 8  # ids more than one, above which every chunk may have its own; of a beginning
 
 
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_bare", "_before", "_first", "_index", "_indices", "_last", "_piecewise", "_usage")
+    __slots__ = (
+        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_index", "_indices", "_last", "_model"),
+        *("_piecewise", "_usage", "_whole"),
+    )
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
@@ -40,6 +49,9 @@ class OpenAIRows:
         self._piecewise = False  # text came in a piece of a stream
         self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
+        self._model = self._id = ""  # that the last piece of text was said to be of
+        self._began: list[int] = []  # at which pieces another id began
+        self._whole = False  # a message came that is no piece of a stream
 
     def takes(self, row: dict[str, Any]) -> bool:
         if isinstance(row.get("choices"), list | dict):
@@ -62,7 +74,8 @@ class OpenAIRows:
         if isinstance(choices, dict):
             choices = [choices]
         # before a finish_reason that says no more than "error"
-        if (said := server_errors.in_row(row) or (None if choices else server_errors.envelope(row))) is not None:
+        found = other_names.beside_choices(row) if choices else server_errors.envelope(row)
+        if (said := server_errors.in_row(row) or found) is not None:
             self._answer.fail(said)
         elif self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(row))
@@ -71,10 +84,35 @@ class OpenAIRows:
                 if isinstance(choice, dict):
                     alike = self._choice(choice, position) and alike
         self._numbers(row)
-        if not self._answer.ending.done and (reason := row.get("finish_reason")):
-            self._reason(reason)
         ending = self._answer.ending
+        if not ending.done and (reason := row.get("finish_reason") or ("stop" if row.get("done") is True else None)):
+            self._reason(reason)
+        if len(events.texts) > before:
+            self._take_names(row)
         return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
+
+    def _take_names(self, row: dict[str, Any]) -> None:
+        """Take which model and which answer a piece is said to be of."""
+        model, name = row.get("model"), row.get("id")
+        if model != self._model and isinstance(model, str) and model:
+            if self._model:
+                self._answer.doubt(TWO_MODELS)
+            self._model = model
+        if name != self._id and isinstance(name, str) and name:
+            if self._id and len(self._began) <= MOST_IDS:
+                self._began.append(self._before)
+            self._id = name
+
+    def _check_ids(self) -> None:
+        """Doubt an answer that begins anew under another id; one of a few ids is said, one with an id for every chunk is not."""
+        texts = self._answer.events.texts
+        if not 0 < len(self._began) <= MOST_IDS or 4 * len(self._began) >= len(texts):
+            return
+        begins = (("".join(texts[:i])[: 2 * FEWEST_LETTERS], "".join(texts[i:])) for i in self._began)
+        if any(len(begin) >= FEWEST_LETTERS and rest.startswith(begin) for begin, rest in begins):
+            self._answer.doubt(ANEW)
+        else:
+            self._answer.note(SEVERAL)
 
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
         """Take one choice; return whether it is a piece of a stream."""
@@ -86,8 +124,12 @@ class OpenAIRows:
         piece = delta is not None
         if delta is None:
             delta = choice.get("message")  # a whole answer, not streamed
+            self._whole = delta is not None
         if isinstance(delta, dict):
             texts = in_message(delta, odd)
+            if delta.get("role") in _OF_TOOLS and any(texts):
+                odd = [f"the answer has text of a {delta['role']}, not of the model: left out"]
+                texts = NO_TEXTS
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
@@ -98,6 +140,7 @@ class OpenAIRows:
         if not piece and again and texts[0] and texts[0] == answer.events.answer:
             answer.note("the last chunk repeats the whole answer: counted once")
         else:
+            answer.ending.whole = not (piece or answer.events)
             answer.add(texts)
             self._piecewise = self._piecewise or (piece and any(texts))
         if odd:
@@ -124,13 +167,21 @@ class OpenAIRows:
     def _finish(self, choice: dict[str, Any], delta: dict[str, Any]) -> None:
         """Take what a choice says of the end, be it in the choice or in its delta."""
         answer = self._answer
-        if (said := server_errors.in_row({"error": choice.get("error")})) is not None:
+        wrong = choice.get("error") or choice.get("error_message") or delta.get("error") or delta.get("error_message")
+        if wrong and (said := server_errors.in_row({"error": wrong})) is not None:
             answer.fail(said)
+        native = choice.get(
+            "native_finish_reason"
+        )  # OpenRouter's provider may have failed where all is said to be well
+        if isinstance(native, str) and (why := ends.ended_badly(native, native)) is not None:
+            answer.fail(why)
         if usage := choice.get("usage") or delta.get("usage"):
             self._take_usage(usage)
         value = choice.get("finish_reason")
         if value is None:
-            value = delta.get("finish_reason") or choice.get("finish_details") or choice.get("finishReason")
+            value = delta.get("finish_reason")
+            if not value and not _REASONS.keys().isdisjoint(choice):
+                value = next((choice[name] for name in _REASONS if isinstance(choice.get(name), str | dict)), None)
         if value is not None:
             self._reason(value)
 
@@ -151,6 +202,13 @@ class OpenAIRows:
                     self._take_usage(usage)
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
+        if not row.get("choices") and ("prompt_tokens" in row or "completion_tokens" in row):
+            self._take_usage(row)
+
+    def count_behind(self, row: dict[str, Any]) -> None:
+        """Take counts from a row that came behind the end mark, where none came before it."""
+        if not row.get("choices") and self._usage.output is None:
+            self._numbers(row)
 
     def _take_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
@@ -167,13 +225,18 @@ class OpenAIRows:
         answer, ending = self._answer, self._answer.ending
         if self._first is None:
             return
+        if self._whole and self._first is self._last and answer.events and ending.error is None:
+            ending.done = True  # a whole answer is one, whether or not it says why it ended
+        self._check_ids()
+        answer.drop_blank()
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
         odd: list[str] = []
         doubts: list[str] = []
         for name, said in ending.server.items():
             if isinstance(said, dict):
                 ending.server[name] = kept(said, name, odd)
-        if (timings := ending.server.get("timings")) and (why := timing_contradiction(timings)) is not None:
+        timings = ending.server.get("timings")
+        if timings and (why := timing_contradiction(timings, self._usage.output)) is not None:
             doubts.append(why)
             ending.server["timings"] = {name: said for name, said in timings.items() if name.endswith("_n")}
         if self._usage.output is not None:
@@ -231,9 +294,9 @@ def _in_messages(messages: Any) -> Any:
 
 
 def _beside(choice: dict[str, Any], delta: Any) -> Texts:
-    """Return text that lies in the choice itself: reasoning beside `text`, or the text of chat where completions have it."""
-    hidden = {name: choice[name] for name in REASONING if choice.get(name)}
-    if hidden and any(texts := in_message(hidden, [])):
+    """Return text in the choice itself: a content or reasoning, else the text of chat where completions have it."""
+    beside = {name: choice[name] for name in _BESIDE if choice.get(name)}
+    if beside and any(texts := in_message(beside, [])):
         return texts
     text = choice.get("text") if delta is not None else None
     return (text, "") if isinstance(text, str) else ("", "")

@@ -1,4 +1,4 @@
-"""Answers whose pieces say the same text again: all text so far in each of them or in the last, or each of them twice."""
+"""Answers whose pieces say the same text again: all text so far in each of them or in one, or each of them twice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from loadtest.dialects.base import ContentEvents
 
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
 DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, and tokens counted by pieces, are wrong"
-WHOLE = "the last piece of the answer repeats all of it: its text, and tokens counted from it, are wrong"
-FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces before the last one, and what it has; a shorter one may do that by chance
+WHOLE = "a piece of the answer repeats all of it so far: its text, and tokens counted from it, are wrong"
+FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces before that one, and what they have; fewer may be repeated by chance
 FEWEST_GROWING = 4  # pieces; a text is short enough to do either by chance
 FEWEST_PAIRS = 4
 FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again and again
@@ -22,7 +22,7 @@ def doubts(events: ContentEvents) -> Sequence[str]:
     texts, hidden = events.texts, events.hidden
     kinds = [texts]
     if 0 < len(hidden) < len(texts):
-        kinds = [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
+        kinds += [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
     if any(map(_doubled, kinds)):
         return (DOUBLED,)
     if any(map(_cumulative, kinds)):
@@ -45,6 +45,11 @@ def _cumulative(texts: Sequence[str]) -> bool:
 
 
 def _whole_again(texts: Sequence[str]) -> bool:
-    if len(texts) <= FEWEST_BEFORE or len(texts[-1]) < FEWEST_LETTERS:
-        return False
-    return 2 * len(texts[-1]) == sum(map(len, texts)) and texts[-1] == "".join(texts[:-1])
+    longest, before = max(map(len, texts), default=0), 0
+    for i, text in enumerate(texts):
+        if before > longest:
+            break
+        if i >= FEWEST_BEFORE and FEWEST_LETTERS <= before <= len(text) and text.startswith("".join(texts[:i])):
+            return True
+        before += len(text)
+    return False

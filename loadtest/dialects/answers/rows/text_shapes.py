@@ -69,6 +69,16 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "data",
         "encrypted_content",
         "tool_name",
+        "error",
+        # what a search found
+        "sources",
+        "references",
+        "documents",
+        "search_results",
+        "search_info",
+        "web_search",
+        "tool_results",
+        "grounding_metadata",
     )
 )
 REASONING = frozenset(
@@ -101,26 +111,32 @@ def in_value(value: Any, depth: int = DEEPEST) -> Texts:
 
 
 def _in_part(part: dict[str, Any], depth: int) -> Texts:
-    kind = str(part.get("type") or "").lower()
     inside = next((found for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), NO_TEXTS)
-    secret = any(word in kind for word in _HIDDEN_PARTS) or part.get("thought") is True  # Gemini marks thoughts so
-    if not secret:
+    if not _is_secret(part):
         return inside
     return "", "".join(inside) or "".join(_plain_text(part.get(key)) for key in ("name", "arguments", "input"))
+
+
+def _is_secret(part: dict[str, Any]) -> bool:
+    """Whether a part's type says that it is a thought or a call, or Gemini's mark of thoughts does."""
+    kind = str(part.get("type") or "").lower()
+    return any(word in kind for word in _HIDDEN_PARTS) or part.get("thought") is True
 
 
 def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     """Return a delta's or message's visible text, and its hidden text: reasoning, under any name, and tool calls.
 
     Text that stands under two names counts once. `odd` is given a sentence on each unknown name. Text under an unknown
-    name counts only where the message has no other text: a mark that every piece carries is not a piece of its own.
+    name, or a provider's own, counts only where the message has no other text: a mark that every piece carries is not a
+    piece of its own.
     """
     content = message.get("content")
     if type(content) is str and (len(message) == 1 or (len(message) == 2 and "role" in message)):  # nearly always
         return content, ""
     if isinstance(content, int | float):
         message = {**message, "content": text_of_number(content, odd)}
-    seen, hidden, strange = "", [], []
+    seen, hidden = "", list[str]()
+    strange: dict[str, str] = {}
     for key, value in message.items():
         if not value or key in _KEYS_WITHOUT_TEXT:
             continue
@@ -132,16 +148,24 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         elif key in REASONING:
             hidden.append(secret + open_)
         elif (text := secret + open_) and not key.endswith(_ENDINGS_WITHOUT_TEXT):
-            odd.append(f"the answer has text under the name {quoted(key, 40)}, taken for reasoning")
-            strange.append(text)
+            strange[key] = text
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
     if "tool_calls" in message:
         hidden.append(tool_text(message["tool_calls"]))
     if "function_call" in message:
         hidden.append(tool_text([{"function": message["function_call"]}]))
+    if isinstance(own := message.get("provider_specific_fields"), dict):  # LiteLLM's
+        hidden += ["".join(in_value(own[key])) for key in REASONING if own.get(key)]
     if not seen and not any(hidden):
-        hidden = strange
+        if "text" in strange:
+            seen, hidden = ("", [strange.pop("text")]) if _is_secret(message) else (strange.pop("text"), [])
+        else:
+            hidden = list(strange.values())
+    for key, text in strange.items():
+        if text != seen:
+            use = "taken for reasoning" if text in hidden else "beside its own: left out"
+            odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
     if len(hidden) > 1 or (hidden and seen):
         hidden = [text for text in dict.fromkeys(hidden) if text != seen]
     if seen and _is_thought(message):
