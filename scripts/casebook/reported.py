@@ -6,7 +6,14 @@ import re
 from typing import Any
 
 from book import rows
-from support import reported_breaks, reported_deltas, reported_endpoints, reported_ends, reported_streams, reported_usages
+from support import (
+    reported_breaks,
+    reported_deltas,
+    reported_endpoints,
+    reported_ends,
+    reported_streams,
+    reported_usages,
+)
 from support.odd_answers import NAMED, OLLAMA, OPENAI, chunk, head, json, plain, streamed
 from support.odd_server import Every, Script, Then, Wait
 from support.odd_streams import Stream
