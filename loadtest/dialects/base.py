@@ -119,6 +119,7 @@ class Ending:
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
     unsent_tokens: int = 0  # output tokens whose text was never sent: hidden reasoning
+    vectors: int | None = None  # how many embeddings came; None where the answer's shape does not tell
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
     notes: list[str] = field(default_factory=list)  # what is odd in the answer and spoils no figure, a sentence each
     doubts: list[str] = field(default_factory=list)  # what is odd and makes its level suspect, a sentence each

@@ -19,6 +19,7 @@ from loadtest.workloads.job import Job
 
 NO_VECTORS = "the answer holds no embedding"
 EMPTY_VECTORS = "some of the answer's embeddings hold no numbers"
+ZEROS = "some of the answer's embeddings hold nothing but zeros"
 MOST_LOOKED_AT = 16  # numbers of a vector
 _NAMES = ("embeddings", "embedding", "data")  # under which vectors come
 
@@ -104,7 +105,9 @@ class EmbeddingRows:
     def take(self, row: dict[str, Any]) -> bool:
         answer, odd = self._answer, list[str]()
         ending = answer.ending
-        full, empty = _count_vectors(next((row[key] for key in _NAMES if row.get(key)), None))
+        name = next((key for key in _NAMES if row.get(key)), "")
+        value = row.get(name)
+        full, empty = _count_vectors(value)
         said = server_errors.in_row(row) or (None if full else server_errors.envelope(row) or server_errors.words(row))
         if said is not None:
             answer.fail(said)
@@ -112,6 +115,10 @@ class EmbeddingRows:
             answer.fail(NO_VECTORS)
         elif empty:
             answer.doubt(EMPTY_VECTORS)
+        elif isinstance(value, list) and any(map(_is_zero, value)):
+            answer.doubt(ZEROS)
+        if name != "embedding" and isinstance(value, list) and not _is_number(value[0]):
+            ending.vectors = len(value)
         ending.done = ending.error is None
         usage = row.get("usage")
         if isinstance(usage, dict):
@@ -149,6 +156,11 @@ def _has_numbers(vector: Any) -> bool:
     if isinstance(vector, list):
         return any(_is_number(one) or _has_numbers(one) for one in vector[:MOST_LOOKED_AT])
     return isinstance(vector, dict | str) and bool(vector)
+
+
+def _is_zero(vector: Any) -> bool:
+    vector = vector.get("embedding") if isinstance(vector, dict) else vector
+    return isinstance(vector, list) and not any(vector)
 
 
 def _is_number(value: Any) -> bool:

@@ -235,6 +235,8 @@ class Request:
         if not self.dialect.streams and counts_characters(ending.prompt_tokens, self.job):
             ending.prompt_tokens = None
             ending.notes.append(CHARACTERS)
+        if ending.vectors not in (None, len(self.job.inputs) or 1):
+            ending.doubts.append("the answer holds another number of embeddings than it was asked for")
         return self._bare(
             self._failure(ending, reads),
             status=received.status,

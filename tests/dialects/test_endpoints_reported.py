@@ -27,6 +27,13 @@ VECTORS: dict[
         7,
         "",
     ),
+    "nothing but zeros (manimohans/obsidian-local-llm-helper#10)": (
+        b'{"data":[{"embedding":[0,0,0.0]}]}',
+        True,
+        None,
+        "but zeros",
+    ),
+    "zeros first": (b'{"data":[{"embedding":[%b0.5]}]}' % (b"0.0," * 64), True, None, ""),
     "sparse": (b'{"data":[{"embedding":{"indices":[1],"values":[0.5]}}]}', True, None, ""),
     "base64 in a list": (b'{"data":[{"embedding":["zczMPQ=="]}]}', True, None, ""),
     "no usage": (b'{"object":"list","data":[{"embedding":[0.1]}],"usage":null}', True, None, ""),

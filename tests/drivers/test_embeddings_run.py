@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.made_servers import made
 
 from loadtest.analyse.report import console_table, write_report
 from loadtest.analyse.reports import answers
@@ -59,6 +60,16 @@ def test_the_four_figures_are_those_that_embeddings_have(folder: Path) -> None:
     assert float(tiles["Most requests/s"].value) == pytest.approx(most, rel=0.01)
     assert tiles["Slots"].note == "answers that have no tokens do not show them"
     assert "p95 takes 20 requests" in tiles["E2E p95 there"].note
+
+
+@pytest.mark.parametrize(("vectors", "doubted"), [(2, True), (4, False)])
+def test_fewer_embeddings_than_texts_are_doubted(loadtest: Call, tmp_path: Path, vectors: int, doubted: bool) -> None:
+    """smaramwbc/statewave#225: a provider that answers with fewer vectors than it was sent texts."""
+    rows = [{"embedding": [0.1], "index": i} for i in range(vectors)]
+    with made({"/v1/models": {"data": [{"id": "m"}]}, "/v1/embeddings": {"data": rows}}) as server:
+        loadtest("run", server.url, "--endpoint", "embeddings", *ASKED, "--out", tmp_path / "run")
+    records = list(RunFolder.open(tmp_path / "run").records())
+    assert {bool(record.doubts) for record in records} == {doubted}
 
 
 @pytest.mark.parametrize("command", [("advise",), ("predict", "--concurrency", "8")])

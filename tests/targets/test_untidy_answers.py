@@ -9,14 +9,14 @@ from support.odd_server import Then, odd_server
 
 Call = Callable[..., tuple[int, str, str]]
 
-OK = b"HTTP/1.1 200 OK\r\n"
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 LISTED = b'{"object":"list","data":[{"id":"m"}]}'
 LENGTH = b"Content-Length: %d\r\n" % len(LISTED)
 CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(LISTED), LISTED)
 UNTIDY = {
     "tidy": OK + LENGTH + b"\r\n" + LISTED,
     "a line end before": b"\r\n" + OK + LENGTH + b"\r\n" + LISTED,
-    "HTTP/2 in the first line": b"HTTP/2 200 OK\r\n" + LENGTH + b"\r\n" + LISTED,
+    "HTTP/2 in the first line": b"HTTP/2 200 OK\r\nConnection: close\r\n" + LENGTH + b"\r\n" + LISTED,
     "a blank before the colon": OK + LENGTH.replace(b":", b" :") + b"\r\n" + LISTED,
     "an odd name": OK + b"X(1)\xe9: a\r\n" + LENGTH + b"\r\n" + LISTED,
     "a control character": OK + b"X: a\x01\r\n" + LENGTH + b"\r\n" + LISTED,
@@ -32,7 +32,10 @@ UNTIDY = {
 
 @pytest.mark.parametrize("name", UNTIDY)
 def test_models_are_read_from_untidy_answers(loadtest: Call, name: str) -> None:
-    missing: list[bytes | Then] = [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", Then.FIN]
+    missing: list[bytes | Then] = [
+        b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        Then.FIN,
+    ]
     with odd_server({"/v1/models": [UNTIDY[name], Then.FIN]}, otherwise=lambda _: missing) as server:
         code, out, err = loadtest("check", server.url)
     assert code == 0, err
