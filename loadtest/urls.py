@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from loadtest.text import shown
 OLLAMA_PORT = 11434
 # blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
 BLANKS_AND_QUOTES = " \t\r\n\"'\ufeff"
+# what else comes with a URL out of a page or a mail: <…>, `…`, “…”, ‘…’, and blanks that nobody sees
+_PASTED_AROUND = f"{BLANKS_AND_QUOTES}<>`\u201c\u201d\u2018\u2019\xa0\u200b\u2060"
 
 ENDPOINT_PATHS = {  # a URL that ends in one says what is measured: API and endpoint, as scenarios name them
     "/v1/chat/completions": ("openai", "chat"),
@@ -42,9 +45,11 @@ UNMEASURED_PATHS = {"/v1/rerank": "/v1/chat/completions", "/api/embeddings": "/a
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
 _FOUR_NUMBERS = re.compile(r"\d+(\.\d+){3}", re.ASCII)
 _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
-# Paths below which an API has no /v1 of its own: /paas/v4, /v1beta/openai, /openai/deployments/NAME.
-_OWN_ROOT = re.compile(r"/v\d+\w*(/openai)?$|/deployments/")
+# Paths below which an API has no /v1 of its own: /paas/v4, /v1beta/openai, /v1-openai, /openai/deployments/NAME.
+_OWN_ROOT = re.compile(r"/v\d+\w*([/-]openai)?$|/deployments/|/endpoints/openapi$|/serving-endpoints$")
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")
+_SLASHES = re.compile(r"(?<!:)/{2,}")  # which no server means; behind a colon another URL begins
+_PORT = "its port is not a number between 1 and 65535"
 _UNIX = re.compile(r"(?:http\+)?unix:(?=/)", re.IGNORECASE)
 _UNIX_GIVEN = re.compile(r"(?:http\+)?unix:(?!\d+(?:/|$))", re.IGNORECASE)  # a port behind it would make it a host
 # Names of a query's values that are keys; with word borders, for api-version and max_tokens are none.
@@ -153,7 +158,7 @@ def parse_url(text: str) -> Address:
     Raises TargetError for a text that is not a server's URL, or of which a part would be dropped. The error never quotes
     userinfo or a query.
     """
-    given = text.strip(BLANKS_AND_QUOTES)
+    given = text.strip(_PASTED_AROUND)
     quoted = f"'{shown(without_secrets(given))}'"
     if not given:
         raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")
@@ -258,7 +263,7 @@ def loopback(url: str) -> bool:
     try:
         return ipaddress.ip_address(found[1]).is_loopback
     except ValueError:
-        return found[1] == "localhost" or found[1].endswith(".localhost")
+        return f".{found[1].rstrip('.')}".endswith(".localhost")
 
 
 def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
@@ -274,6 +279,8 @@ def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
         scheme, found = "https", "://"  # the one exception that Ollama makes
     place, slash, path = rest.partition("/")
     info, at, host = place.rpartition("@")
+    host = host.replace("%25", "%")  # before the zone of an IPv6 address, in RFC 6874's spelling
+    place = f"{info}{at}{host}"
     if _is_ipv6(host):
         place = f"{info}{at}[{host.strip('[]')}]"
     elif "[" in host and not re.fullmatch(r"\[[^\[\]]+\](:\d*)?", host):
@@ -296,10 +303,12 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     except ValueError:
         port = 0
     if port == 0:
-        raise TargetError(f"{quoted} is not a URL: its port is not a number between 1 and 65535.")
+        brackets = parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc
+        what = "an IPv6 address with a port stands in brackets, like [::1]:11434" if brackets else _PORT
+        raise TargetError(f"{quoted} is not a URL: {what}.")
     if parts.scheme not in ("http", "https") or (not parts.hostname and port is None):
         raise TargetError(f"{quoted} is not a URL of a server; write it like http://127.0.0.1:{OLLAMA_PORT}.")
-    host = parts.hostname or "127.0.0.1"
+    host = unicodedata.normalize("NFKC", parts.hostname or "127.0.0.1")
     if host in ("0.0.0.0", "::"):  # a listening address: a client cannot connect to it everywhere
         host = "127.0.0.1"
     if _is_ipv6(host):
@@ -316,7 +325,7 @@ def _path(path: str, quoted: str) -> tuple[str, str]:
 
     A path below which the API has no /v1 of its own is returned whole: see endpoint_url.
     """
-    path = path.rstrip("/")
+    path = _SLASHES.sub("/", path).rstrip("/")
     for known, ending in _endings():
         if not path.endswith(ending):
             continue
@@ -349,6 +358,10 @@ def _is_name(host: str) -> bool:
     """Whether resolvers can be asked for a host: each of its parts has 1 to 63 characters; four numbers are an address."""
     try:
         host.encode("idna")
+        if not host.isascii():
+            import idna  # httpx's own, which knows fewer characters
+
+            idna.encode(host)
         if _FOUR_NUMBERS.fullmatch(host):
             ipaddress.IPv4Address(host)
     except (UnicodeError, ValueError):
@@ -357,7 +370,8 @@ def _is_name(host: str) -> bool:
 
 
 def _is_ipv6(host: str) -> bool:
+    bare = host.strip("[]")
     try:
-        return ipaddress.ip_address(host.strip("[]")).version == 6
+        return "]" not in bare and ipaddress.ip_address(bare).version == 6  # a zone would hold any characters
     except ValueError:
         return False

@@ -113,8 +113,8 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model.fit import known_slots
+    from loadtest.analyse.whatif.model.levels_used import longest_series
     from loadtest.analyse.whatif.model.predict import require_tokens
-    from loadtest.analyse.whatif.model.series import longest_series
     from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 
     series = longest_series(analysis.run)

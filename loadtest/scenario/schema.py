@@ -24,9 +24,20 @@ from loadtest.scenario.parts.data import check_data
 from loadtest.scenario.parts.load import OPEN_LOOP_S, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, check_request
-from loadtest.scenario.price import PRICE_KEYS, Price, price_text
+from loadtest.scenario.price import check_prices, price_text
 from loadtest.scenario.toml_tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text
+
+CHECKS: tuple[Callable[[Any], None], ...] = (
+    check_load,
+    check_prompts,
+    check_data,
+    check_request,
+    check_connection,
+    check_sessions,
+    check_prices,
+    check_together,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +81,8 @@ class Scenario(ScenarioParts):
             object.__setattr__(self, "output_tokens", ())
         for one in keys:
             one.check(getattr(self, one.name))
-        check_load(self)
-        check_prompts(self)
-        check_data(self)
-        check_request(self)
-        check_connection(self)
-        check_sessions(self)
-        for name in PRICE_KEYS:
-            if (price := getattr(self, name)) is not None:
-                Price.parse(price, name)
-        check_together(self)
+        for check in CHECKS:
+            check(self)
 
     @classmethod
     def load(cls, path: Path, *, say: Callable[[str], object] | None = None, **overrides: Any) -> Self:

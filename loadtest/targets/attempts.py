@@ -38,7 +38,23 @@ NOT_THERE = (404, 405, 501)
 _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the user wrote out
 # what a server says of a model that does not chat
 _EMBEDS = re.compile(r"embed|(?:not|n't) support chat", re.IGNORECASE)
-_NO_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
+_NO_MODEL = re.compile(  # of whatever status
+    r"\bmodel\b.{0,80}?\b(?:not (?:found|exist|available|loaded|deployed|served|registered|configured)|does(?:n't| not) exist"
+    r"|is (?:unknown|unavailable|invalid))"
+    r"|\b(?:unknown|invalid|unsupported|incorrect|no such|not a valid|(?:could not|failed to|unable to|cannot) (?:load|find)"
+    r"|no available \w+ for|no router for) (?:the |any )?(?:requested |real )?model",
+    re.IGNORECASE | re.DOTALL,
+)
+_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
+_ELSEWHERE = re.compile(
+    r"chat|completions?\b|endpoint", re.IGNORECASE
+)  # words of a model that is asked for in the wrong way
+# What servers say that answer any path, some with status 200.
+_NO_PATH = re.compile(
+    r"the answer is a web page|unexpected endpoint|(?:unknown|invalid) (?:url|path|route|endpoint)", re.IGNORECASE
+)
+# The moment's or the key's fault, not the request's.
+_NOT_NOW = frozenset((401, 402, 403, 407, 408, 425, 429, 502, 503, 504, *range(520, 531)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +86,27 @@ class Attempt:
         return self.record.outcome is Outcome.OK and bool(self.record.chunks or not self.dialect.streams)
 
     @property
-    def is_page(self) -> bool:
-        """Whether a web page came, as some servers answer any path that they do not know."""
-        return "the answer is a web page" in (self.record.error or "")
+    def is_nowhere(self) -> bool:
+        """Whether the server has nothing at the path that was asked, whichever status it says so with."""
+        return self.record.status in NOT_THERE or _NO_PATH.search(self.record.error or "") is not None
+
+    @property
+    def no_model(self) -> bool:
+        """Whether the server says that it has no model of that name."""
+        words = self.record.error or ""
+        if refused_field(self.dialect, self.record.asked, self.record.status, words) is not None:
+            return False
+        if _NO_MODEL.search(words):
+            return True
+        return self.record.status in NOT_THERE and bool(_MODEL.search(words)) and not _ELSEWHERE.search(words)
 
     @property
     def hopeless(self) -> bool:
-        """Whether no other request could do better: no answer, a redirect, a key refused, a header missing, no such model, too many requests."""
-        status = self.record.status
-        no_model = status in NOT_THERE and _NO_MODEL.search(self.record.error or "") is not None
-        asks_header = wanted_header(status, self.record.error or "") is not None
-        redirected = status is not None and 300 <= status < 400
-        return status is None or status in (401, 402, 403, 407, 429) or redirected or no_model or asks_header
+        """Whether no other request could do better: no answer, a redirect, a key refused, a header missing, no such model, not now."""
+        status, words = self.record.status, self.record.error or ""
+        if status is None or status in _NOT_NOW or 300 <= status < 400:
+            return True
+        return self.no_model or wanted_header(status, words) is not None
 
 
 def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:
@@ -111,11 +136,11 @@ def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
     words = last.record.error or ""
     if refusal := refused_field(last.dialect, last.record.asked, last.record.status, words):
         yield last.scenario.replace(**{refusal.key: refusal.value})
-    found = next((one for one in tried if one.record.status not in NOT_THERE and not one.is_page), None)
+    found = next((one for one in tried if not one.is_nowhere), None)
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
     yield from _other_places(first.scenario, known)
-    if _EMBEDS.search(first.record.error or "") or first.record.status in NOT_THERE:
+    if _EMBEDS.search(first.record.error or "") or first.is_nowhere:
         embedding = first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
         yield embedding
         yield embedding.replace(path=ROOT_EMBEDDINGS)

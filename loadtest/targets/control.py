@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten
+from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.not_reached import not_reached
 from loadtest.text import seconds, shown
 from loadtest.urls import endpoint_url, with_keys, without_secrets
-from loadtest.wire import SyncWire, Timeouts
+from loadtest.wire import Order, Received, SyncWire, Timeouts
 
 NO_ANSWER = "no answer in time"
 LONGEST_S = 20.0  # of a whole answer
@@ -30,7 +30,7 @@ LONGEST_BYTES = 64 << 20
 DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # limits on what is kept of a server's own facts
 LARGEST = 2**53  # larger counts are not believed: many JSON readers could not hold them
 
-_WORDY = ("application/json", "text/html")  # kinds of bodies whose words say why a question was refused
+_WORDY = re.compile(r"json|html|xml|^text/|^$")  # kinds of bodies whose words say why a question was refused
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -79,16 +79,20 @@ class ControlAnswer:
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
         if not self.ok:
             there = f" to {shown(without_secrets(place))[:200]}" if (place := self.header("location")) else ""
-            words = http_sentence(self.status, self.body) if kind in _WORDY and self.body else ""
-            words = words.removeprefix(f"HTTP {self.status} with ")
+            words = http_sentence(self.status, self.body) if _WORDY.search(kind) and self.body else ""
+            words = words.removeprefix(f"HTTP {self.status} with ").removeprefix(f"HTTP {self.status}: ")
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
         if not self.body.strip():
             return "an empty answer"
-        if kind == "text/html":
-            return "a web page"
-        if parse_json(self.body.removeprefix(codecs.BOM_UTF8)) is None:
-            return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
-        return "JSON of another shape"
+        row = self.json()
+        if isinstance(row, dict) and (error := in_row(row) or envelope(row)):
+            return f"an error ({error})"
+        if row is not None:
+            return "JSON of another shape"
+        what = stranger(self.body).removeprefix("the answer is ")
+        if kind == "text/html" or what.startswith("a web page"):
+            return what if what.startswith("a web page") else "a web page"
+        return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
 
 
 class ControlClient(httpx.Client):
@@ -168,11 +172,29 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
+        if isinstance(error, httpx.RemoteProtocolError) and (untidy := _by_own_wire(client_there, path, error.request)):
+            return _answered(client, url, untidy)
         if reach.alert_words(str(error)) is not None:  # TLS 1.3 refuses a client behind the handshake
             raise TargetError(not_reached(url, error, None)) from None
         return ControlAnswer(
             path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
         )
+
+
+def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> ControlAnswer | None:
+    """Ask as requests are sent, whose parser takes untidy answers that httpx refuses; None where it cannot read one either."""
+    if not isinstance(client, ControlClient):  # a unix socket's
+        return None
+    limits = Timeouts(connect=LONGEST_S, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
+    received = Received()
+    try:
+        with SyncWire(timeouts=limits, proxy=reach.Proxy.of(client.keys), verify=reach.trust(client.keys)) as wire:
+            wire.fetch(Order.of(request, received))
+    except httpx.HTTPError:
+        return None
+    if received.status is None or received.failure is not None:
+        return None
+    return ControlAnswer(path, received.status, received.headers, received.body())
 
 
 def _proxy_words(client: httpx.Client, url: str) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urljoin
+
 import httpx
 
 from loadtest import credentials
@@ -11,8 +14,16 @@ from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
 from loadtest.targets.tls_port import http2_instead, https_instead
+from loadtest.urls import endpoint_url
 
-_LATER = (429, 503)  # statuses that speak of the moment, not of a key
+_LATER = (408, 425, 429, 503, 529)  # statuses that speak of the moment
+_NO_SERVER = (502, 504, *range(520, 528), 530)  # of gateways, the last ones Cloudflare's
+_UPSTREAM = re.compile(r"upstream|back-?end|no (?:available|healthy) |gateway", re.IGNORECASE)
+_ASKS_FOR_A_KEY = re.compile(
+    r"api[ _-]?key|unauthori[sz]ed|authenticat|authori[sz]ation|credential|access denied|forbidden|permission|bearer"
+    r"|\b(?:log|sign)[ -]?[io]n\b|token (?:is )?(?:missing|required|invalid|expired)",
+    re.IGNORECASE,
+)
 
 
 def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
@@ -44,20 +55,33 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
             return f" If the proxy speaks https, give --proxy https://{keys.proxy.removeprefix('http://')}."
         return f" The proxy {keys.proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
-        return f" {redirects.advice(place, listing.path)}"
+        return f" {redirects.advice(urljoin(endpoint_url(url, listing.path), place), listing.path)}"
     if (header := wanted_header(listing.status, listing.said)) is not None:
         return f" It asks for a header: {give_header(header)}."
-    if listing.status in (502, 504) or (listing.status == 503 and listing.is_page):
+    if listing.status == 407:
+        return " A proxy on the way wants to know who asks: give it with --proxy http://USER:PASSWORD@HOST:PORT."
+    is_gateways = listing.is_page or _UPSTREAM.search(listing.said) is not None
+    if listing.status in _NO_SERVER or (listing.status == 503 and is_gateways):
         return (
             " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
         )
-    if listing.status < 400 or listing.status in _LATER:
-        return ""
+    if listing.status in _LATER:
+        return " It answers no questions now: wait until its model is loaded, or until it takes more requests, and ask again."
+    if listing.status == 500 or _ASKS_FOR_A_KEY.search(listing.said):
+        return _of_a_key(url, keys)
+    if listing.status == 404:
+        return (
+            " Nothing of a model server is at this path: the URL may lack a prefix, or its port is another program's."
+        )
+    return ""
+
+
+def _of_a_key(url: str, keys: ConnectionKeys) -> str:
+    """Return a sentence on the key that may be missing, or a wrong one."""
     name = credentials.variable_of(url, "openai", key_env=keys.key_env)
     if not credentials.headers(url, "openai", key_env=keys.key_env):
-        what = "The URL's prefix, or a key," if listing.status == 404 else "A key"
-        return f" {what} may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
-    return "" if name is None or listing.status == 404 else f" The key in {name} may be a wrong one."
+        return " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
+    return "" if name is None else f" The key in {name} may be a wrong one."
 
 
 def refused_error(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -16,6 +17,9 @@ from loadtest.wire.address import Origin
 from loadtest.wire.received import Received
 
 _HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtest/{__version__}"}
+
+
+_ZONE = re.compile(rb"%[^]]*(?=])")  # of an IPv6 address
 
 
 class HungUpError(httpx.TransportError):
@@ -130,6 +134,8 @@ def _request_bytes(request: httpx.Request) -> bytes:
     """Return the whole request as bytes, its body included, which must be known."""
     head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
     for name, value in request.headers.raw:
+        if name.lower() == b"host":
+            value = _ZONE.sub(b"", value)  # noqa: PLW2901 - which means nothing on another machine
         if b"\n" in name + value or b"\r" in name + value:
             raise httpx.LocalProtocolError(f"the request's header {name!r} holds a line break", request=request)
         head.append(b"%s: %s\r\n" % (name, value))

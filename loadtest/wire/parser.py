@@ -16,6 +16,8 @@ _SIZES = {b"%x" % size: size for size in range(1, 1024)}  # of chunks as tokens 
 _FRAMING = (b"transfer-encoding", b"content-length", b"content-encoding", b"connection", b"proxy-connection")
 _HEAD_END = re.compile(rb"\n\r?\n")
 IN_HTTP2 = "it is HTTP/2, and the server may speak nothing else"
+IN_TLS = "it is TLS: the port speaks https"
+_TLS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 _HTTP2 = re.compile(rb"\0\0[\0-\xff][\4\7]\0\0\0\0\0")  # the frames that such a server begins or ends with
 _STATUS = re.compile(rb"HTTP/(\d)(?:\.(\d))?[ \t]+(\d{3})(?:[ \t]|$)", re.IGNORECASE)
 _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?", re.DOTALL)
@@ -217,7 +219,8 @@ class AnswerParser:
                 del held[:blanks]
                 seen = 0
             if not b"HTTP/".startswith(bytes(held[:5]).upper()):
-                self._fail(IN_HTTP2 if _HTTP2.match(held) else f"it begins with {_quote_line(bytes(held[:40]))}")
+                in_words = IN_HTTP2 if _HTTP2.match(held) else IN_TLS if held.startswith(_TLS) else None
+                self._fail(in_words or f"it begins with {_quote_line(bytes(held[:40]))}")
                 return b""
             found = _HEAD_END.search(held, seen)
             if self._head_size + (len(held) if found is None else found.end()) > HEAD_LIMIT:
@@ -255,7 +258,7 @@ class AnswerParser:
         """Take what the headers say of the body."""
         said = _framing_values(headers)
         codings = [coding.partition(b";")[0].strip(b' \t"') for coding in said[b"transfer-encoding"]]
-        codings = [coding for coding in codings if coding not in (b"", b"identity")]
+        codings = [coding for coding in codings if coding not in (b"", b"identity", b"none")]
         packing = [coding for coding in said[b"content-encoding"] if coding not in (b"", b"identity")]
         self.chunked = codings[-1:] == [b"chunked"]
         packing += [coding for coding in codings if coding != b"chunked"]

@@ -326,7 +326,7 @@ class Received:
     def _consider(self, body: bytes) -> bool:
         """Take in what the read just added has brought."""
         parser, i = self._parser, len(self._ends) - 1
-        t, had_ended, was_marked = self._handled[i], self.ended, self.marked
+        t, had_ended, was_marked, was_open = self._handled[i], self.ended, self.marked, self.until is None
         self.t_first_byte = t if i == 0 else self.t_first_byte
         if self._headers_at is None and parser.headers_done:
             self._headers_at, self.t_headers = i, t
@@ -336,11 +336,14 @@ class Received:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
+        if body and self.marked is None and not (self.ended or self.success) and parser.left is None:
+            self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
         if self._leaves is not None:
             self._ordinary_end = ()  # no read may pass, for its pieces are counted
             if body and self.success and not self.ended and self.marked is None:
                 self.hung_up = self._leaves(body)
-        return self.ended != had_ended or self.marked is not was_marked or self.hung_up is not None
+        changed = self.ended != had_ended or self.marked is not was_marked or (self.until is None) != was_open
+        return changed or self.hung_up is not None
 
     def _search(self, body: bytes) -> bytes | tuple[()]:
         """Search a read for needles and ask lines with one about the answer's end; return the new _ordinary_end."""

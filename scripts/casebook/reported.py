@@ -1,4 +1,4 @@
-"""Rows of public reports: the streams that tests/dialects/test_streams_reported.py decodes, replayed, and what goes on around them."""
+"""Rows of public reports: the streams that tests/dialects decodes, replayed, and what goes on around them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import re
 from typing import Any
 
 from book import rows
-from support import reported_breaks, reported_deltas, reported_ends, reported_streams, reported_usages
+from support import (
+    reported_breaks,
+    reported_deltas,
+    reported_endpoints,
+    reported_ends,
+    reported_streams,
+    reported_usages,
+)
 from support.odd_answers import NAMED, OLLAMA, OPENAI, chunk, head, json, plain, streamed
 from support.odd_server import Every, Script, Then, Wait
 from support.odd_streams import Stream
@@ -41,6 +48,7 @@ for kind, streams in (
     ("frame", reported_ends.FRAMES | reported_breaks.FRAMES),
     ("end", reported_ends.ENDS | reported_breaks.ENDS),
     ("error", reported_ends.ERRORS | reported_breaks.ERRORS),
+    ("endpoint", reported_endpoints.ANSWERS),
 ):
     row = rows(f"reported {kind}")
     for name, stream in streams.items():

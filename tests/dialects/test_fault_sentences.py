@@ -45,7 +45,7 @@ from loadtest.text import join_text, shown
         (
             502,
             b'{"error":{"message":"Provider returned error","code":502,"metadata":{"raw":"{\\"error\\":\\"busy\\"}"}}}',
-            'Provider returned error: {"error":"busy"}',
+            "Provider returned error: busy",
         ),
         (500, b"\x1f\x8b\x08\x00", "HTTP 500, in an answer that the server compressed without saying so"),
     ],

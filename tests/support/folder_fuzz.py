@@ -199,8 +199,8 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model import self_check
     from loadtest.analyse.whatif.model.lengths import with_lengths_of
+    from loadtest.analyse.whatif.model.levels_used import longest_series
     from loadtest.analyse.whatif.model.predict import ServerModel
-    from loadtest.analyse.whatif.model.series import longest_series
 
     group = longest_series(found.run)
     if group is None:

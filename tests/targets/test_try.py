@@ -219,6 +219,58 @@ def test_a_key_that_is_refused_is_not_tried_again(loadtest: Call, status: int) -
 
 
 @pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (500, "model 'x' not found"),
+        (500, "could not load model - all backends returned error: 25 errors occurred"),  # mudler/LocalAI#1127
+        (400, "/chat/completions: Invalid model name passed in model=x. Call `/v1/models` to view available models"),
+        (400, "[address=127.0.0.1:41873, pid=12] Model not found in the model list, uid: x"),
+        (400, "x is not a valid model ID"),
+        (400, "Model not exist."),
+        (404, "The model `x` does not exist or you do not have access to it."),
+        (400, "The provided model identifier is invalid."),
+        (503, "No available channel for model x under group default"),
+    ],
+)
+def test_a_model_that_the_server_lacks_is_not_asked_for_in_other_ways(loadtest: Call, status: int, words: str) -> None:
+    with judging(lambda *_: refuse(status, {"error": {"message": words}}), CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try", "--model", "x")
+    assert code == 1
+    assert len(server.posted) == 1
+    assert "works      nothing that was tried: name a model that the server has with --model" in " ".join(
+        out.split("\n")
+    )
+
+
+@pytest.mark.parametrize("status", [408, 502, 503, 504, 524, 529])
+def test_a_server_that_is_not_ready_is_not_asked_in_other_ways(loadtest: Call, status: int) -> None:
+    with judging(lambda *_: refuse(status, {"error": {"message": "Loading model"}}), CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert (code, len(server.posted)) == (1, 1)
+    assert "Loading model" in out
+
+
+def test_a_path_that_is_not_known_may_be_said_with_status_200(loadtest: Call) -> None:
+    """lmstudio-ai/lmstudio-bug-tracker#618: the path is at fault, and no field is left out."""
+    nowhere = {"error": f"Unexpected endpoint or method. (POST {CHATS})"}
+    with judging(lambda path, _: nowhere if path == CHATS else None, CHATS, "/api/chat/completions") as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert "works      only with --path /api/chat/completions" in out
+    assert [path for path, _ in server.posted] == [CHATS, "/chat/completions", "/api/chat/completions"]
+
+
+def test_a_model_that_completes_alone_is_found(loadtest: Call) -> None:
+    words = "This is not a chat model and thus not supported in the v1/chat/completions endpoint."
+    with judging(
+        lambda path, _: refuse(404, {"error": {"message": words}}) if path == CHATS else None, CHATS, "/v1/completions"
+    ) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert "works      only with --endpoint completions" in out
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "Either x-portkey-config or x-portkey-provider header is required",

@@ -8,7 +8,8 @@ import pytest
 
 from loadtest.cli.options.scenario_options import file_and_url
 from loadtest.errors import TargetError
-from loadtest.urls import base_url, default_url, endpoint_url, parse_url, with_keys, without_secrets
+from loadtest.urls import base_url, default_url, endpoint_url, loopback, parse_url, with_keys, without_secrets
+from loadtest.wire import Posts, Received
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,30 @@ from loadtest.urls import base_url, default_url, endpoint_url, parse_url, with_k
         ("https://example.com/ollama", "https://example.com/ollama"),
         ("gpu-box/ollama/", "http://gpu-box:11434/ollama"),
         ("ollama.com", "https://ollama.com"),
+        ("<http://h:1/v1>", "http://h:1"),
+        ("`http://h:1`", "http://h:1"),
+        ("\u201chttp://h:1/v1\u201d", "http://h:1"),
+        ("\u2018h:1\u2019", "http://h:1"),
+        ("http://h:1\u200b", "http://h:1"),
+        ("\xa0http://h:1", "http://h:1"),
+        ("http://[fe80::1%eth0]:1", "http://[fe80::1%eth0]:1"),  # nushell/nushell#9065
+        ("http://[fe80::1%25eth0]:1/v1", "http://[fe80::1%eth0]:1"),  # usebruno/bruno#5797
+        ("http://[fe80::1%2537]", "http://[fe80::1%37]"),  # psf/requests#5775
+        ("fe80::1%eth0", "http://[fe80::1%eth0]:11434"),
+        ("http://h//v1", "http://h"),
+        ("http://h/v1//", "http://h"),
+        ("http://h//llm//v1/", "http://h/llm"),
+        ("http://127.0.0.1:51650//", "http://127.0.0.1:51650"),  # archestra-ai/archestra#99
+        ("http://proxy/https://api.example.org/v1", "http://proxy/https://api.example.org"),
+        ("http://h:/v1", "http://h"),
+        ("h:", "http://h:11434"),
+        ("http://h:080/v1", "http://h:80"),
+        ("http://h.:1/v1", "http://h.:1"),
+        ("http://\uff11\uff12\uff17.0.0.1:1", "http://127.0.0.1:1"),
+        ("http://b\xfccher.example:1", "http://b\xfccher.example:1"),
+        ("http://g/v1-openai", "http://g/v1-openai"),  # GPUStack
+        ("https://x/v1/projects/P/endpoints/openapi", "https://x/v1/projects/P/endpoints/openapi"),  # Vertex
+        ("https://x/serving-endpoints", "https://x/serving-endpoints"),  # Databricks
         ("http://gpu_box:1", "http://gpu_box:1"),
         ("https://openrouter.ai/api/v1", "https://openrouter.ai/api"),
         ("http://h/p;q=1/v1", "http://h/p;q=1"),
@@ -81,6 +106,9 @@ def test_a_server_as_ollama_and_people_write_it(given: str, url: str) -> None:
         ("https://h/serving-endpoints/M/invocations", "https://h/serving-endpoints/M", ("openai", "chat")),
         ("http://h:7997/embeddings", "http://h:7997", ("openai", "embeddings")),
         ("unix:/run/x.sock:/llm/chat/completions", "unix:/run/x.sock:/llm", ("openai", "chat")),
+        ("http://h//v1//chat/completions//", "http://h", ("openai", "chat")),
+        ("<http://h/v1/messages?beta=true>", "http://h?beta=true", ("anthropic", "messages")),
+        ("http://g/v1-openai/chat/completions", "http://g/v1-openai", ("openai", "chat")),
     ],
 )
 def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tuple[str | None, str | None]) -> None:
@@ -121,6 +149,12 @@ def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tupl
         ("http://.", "not a host name"),
         ("http://" + "a" * 64, "not a host name"),
         ("http://256.1.1.1", "not a host name"),
+        ("::1:11434", r"stands in brackets, like \[::1\]:11434"),
+        ("http://::1:11434", "stands in brackets"),
+        ("http://h:0", "between 1 and 65535"),
+        ("http://\u2603.net", "not a host name"),
+        ("<>", "empty"),
+        ("http://h/v1/?#", "fragment"),
         ("http:h", "once, with the host behind it"),
     ],
 )
@@ -156,6 +190,18 @@ def test_where_an_endpoint_lies(given: str, path: str, asked: str, socket: str |
     assert with_keys(url) == (asked, socket)
     if path.endswith("completions"):
         assert parse_url(url).base == base_url(given)
+
+
+def test_a_request_names_its_server_without_the_zone_of_an_address() -> None:
+    order = Posts("http://[fe80::1%eth0]:1").order("/v1/chat/completions", b"", Received())
+    assert b"\r\nHost: [fe80::1]:1\r\n" in order.payload
+    assert order.origin.host == "fe80::1%eth0"
+
+
+@pytest.mark.parametrize("url", ["http://localhost.:1", "http://a.localhost.:1", "http://localhost"])
+def test_a_name_of_this_machine_may_end_in_a_dot(url: str) -> None:
+    assert loopback(base_url(url))
+    assert not loopback("http://notlocalhost:1")
 
 
 def test_keys_in_a_query_are_kept_apart() -> None:

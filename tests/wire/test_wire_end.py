@@ -127,6 +127,25 @@ def test_after_its_finish_an_answer_is_over_with_the_connection_or_after_a_secon
     assert waited >= 1000 * MS if then == "open" else waited < 1000 * MS
 
 
+@pytest.mark.parametrize("framing", [b"", b"Transfer-Encoding: chunked\r\n"], ids=["to the end", "chunks"])
+@pytest.mark.parametrize("kind", ["sync", "asyncio", "gevent"])
+def test_an_error_that_is_left_open_is_over_after_a_second(kind: str, framing: bytes) -> None:
+    """Neither a length nor a last chunk says that its body is whole, and words have no end mark."""
+    words = (b"too ", b"busy") if not framing else (chunk(b"too "), chunk(b"busy"))
+    received, error = one(kind, b"HTTP/1.1 503 Busy\r\n" + framing + b"\r\n", *words)
+    assert (error, received.failure, received.status) == (None, None, 503)
+    assert received.body() == b"too busy"
+    assert not received.reusable
+
+
+@pytest.mark.parametrize("kind", ["sync", "asyncio"])
+def test_an_error_of_known_length_is_waited_for(kind: str) -> None:
+    limits = Timeouts(connect=5, first_token=2, idle=5)
+    received, error = one(kind, b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\ntoo ", timeouts=limits)
+    assert isinstance(error, httpx.ReadTimeout)
+    assert received.failure is not None
+
+
 @pytest.mark.parametrize("kind", ["sync", "uvloop", "gevent"])
 def test_limits_after_the_end_was_said_are_no_failures(kind: str) -> None:
     received, error = one(kind, CHUNKED, TEXT, FINISH, timeouts=Timeouts(connect=5, first_token=5, idle=0.05))

@@ -127,6 +127,33 @@ UNTIDY = {
     "sizes in capitals": OK + CODED + b"\r\n0002\r\nhi\r\n00\r\n\r\n",
     "odd extensions": OK + CODED + b'\r\n2 ; a = "\x01;\r\nhi\r\n0;x\r\n\r\n',
     "trailer with a line feed": OK + CODED + b"\r\n2\r\nhi\r\n0\r\nX: 1\n\n",
+    "signed chunks (AWS)": OK
+    + CODED
+    + b"\r\n2;chunk-signature=ad80c730a21e5b8d\r\nhi\r\n0;chunk-signature=b6c6\r\n\r\n",
+    "a quoted extension": OK + CODED + b'\r\n2;a="b;c"\r\nhi\r\n0\r\n\r\n',
+    "gRPC's trailers": OK + CODED + b"\r\n2\r\nhi\r\n0\r\ngrpc-status: 0\r\ngrpc-message:\r\n\r\n",
+    "early hints with a framing of their own": (  # nginx/nginx#1604
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" * 2
+        + OK
+        + LENGTH
+        + b"\r\nhi"
+    ),
+    "a 100 in line feeds": b"HTTP/1.1 100 Continue\n\n" + OK + LENGTH + b"\r\nhi",
+    "line ends of the answer before": b"\r\n\n\r\n" + OK + LENGTH + b"\r\nhi",
+    "blanks before sizes": OK + CODED + b"\r\n  2\r\nhi\r\n 0\r\n\r\n",
+    "chunks in line feeds": OK + CODED + b"\r\n2\nhi\n0\n\n",
+    "a comma behind chunked": OK + b"Transfer-Encoding: chunked,\r\n\r\n" + CHUNKS,
+    "chunked in quotes": OK + b'Transfer-Encoding: "chunked"\r\n\r\n' + CHUNKS,
+    "chunked twice in one header": OK + b"Transfer-Encoding: chunked, chunked\r\n\r\n" + CHUNKS,
+    "coding none": OK + b"Transfer-Encoding: none\r\n" + LENGTH + b"\r\nhi",
+    "all in small letters": b"http/1.1 200 ok\r\ncontent-length:2\r\n\r\nhi",
+    "the length folded": OK + b"Content-Length:\r\n 2\r\n\r\nhi",
+    "a header without a name": OK + b": x\r\n" + LENGTH + b"\r\nhi",
+    "a return within a header": OK + b"X: a\rb\r\n" + LENGTH + b"\r\nhi",
+    "a tab behind the version": b"HTTP/1.1\t200 OK\r\n" + LENGTH + b"\r\nhi",
+    "an upgrade on offer": OK + b"Upgrade: h2,h2c\r\nConnection: Upgrade\r\n" + LENGTH + b"\r\nhi",
+    "old, kept and chunked": b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n" + CODED + b"\r\n" + CHUNKS,
+    "a last use of the connection": OK + b"Keep-Alive: timeout=5, max=0\r\nConnection: close\r\n" + LENGTH + b"\r\nhi",
     "large header": OK + b"X: " + b"a" * 200_000 + b"\r\n" + LENGTH + b"\r\nhi",
 }
 
@@ -179,6 +206,15 @@ def test_any_spelling_of_identity_is_identity(headers: bytes, packed: str | None
         (b"HTTP/1.1 \x1b]0;x\x07\r\n\r\n", "\\x1b"),
         (b"SSH-2.0-OpenSSH_9\r\n", "not valid HTTP"),
         (OK + b"Content-Length: x\r\n\r\n", "is no length"),
+        (OK + b"Content-Length:\r\n\r\n", "is no length"),
+        (OK + b"Content-Length: 2, 3\r\n\r\nhi", "two lengths"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "it is TLS: the port speaks https"),
+        (b"\x16\x03\x03\x00\x7a\x02\x00", "it is TLS: the port speaks https"),
+        (b"\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\1", "it is HTTP/2"),
+        (b"PROXY TCP4 1.1.1.1 1.1.1.1 1 2\r\n" + OK, "it begins with 'PROXY"),
+        (b"<html>hi", "it begins with '<html>hi'"),
+        (OK + CODED + b"\r\n1\r\nh\r\n\r\n1\r\ni\r\n0\r\n\r\n", "'' is no length of a chunk"),  # as curl has it
+        (OK + CODED + b"\r\nFFFFFFFFFFFFFFFFFF\r\n", "is no length of a chunk"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "no length of a chunk"),
         (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "101"),
     ],

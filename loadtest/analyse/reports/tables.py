@@ -109,21 +109,19 @@ def rest_of_levels(summary: dict[str, Any]) -> Grid:
         "warm-up requests",
         "rates over",
     )
-    rows = []
-    for level in summary["levels"]:
-        window = level["window"]
-        rows.append(
-            (
-                level["label"],
-                _told_or_needed(level, tokens=tokens)[3],
-                number(level["input_tokens_per_s"]),
-                number(level["requests_per_s"]),
-                str(level["peak_decoding"]),
-                str(level["warmup_requests"]),
-                window["throughput_over"] if window else UNKNOWN,
-            )
+    rows = tuple(
+        (
+            level["label"],
+            _told_or_needed(level, tokens=tokens)[3],
+            number(level["input_tokens_per_s"]),
+            number(level["requests_per_s"]),
+            str(level["peak_decoding"]),
+            str(level["warmup_requests"]),
+            level["window"]["throughput_over"] if level["window"] else UNKNOWN,
         )
-    return Grid(heads, tuple(rows))
+        for level in summary["levels"]
+    )
+    return Grid(heads, rows)
 
 
 def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:

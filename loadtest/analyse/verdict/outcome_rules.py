@@ -140,11 +140,30 @@ def _only_warmups(e: Evidence) -> Iterator[Doubt]:
     yield Doubt(VOID, f"every request of this level was a warm-up{why}")
 
 
+def _server_gone(e: Evidence) -> Iterator[Doubt]:
+    yield from _failed(e, "gone")
+
+
+def _turned_away(e: Evidence) -> Iterator[Doubt]:
+    yield from _failed(e, "away")
+
+
+def _too_slow(e: Evidence) -> Iterator[Doubt]:
+    yield from _failed(e, "slow")
+
+
 def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
+    yield from _failed(e, "else")
+
+
+def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
+    """Doubt a level for its failed requests, where most of these failed in this way: each way asks for another remedy."""
     ended = _ended_by_itself(e)
     bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR))]
+    if not len(bad) or Counter(map(_way, bad["outcome"], bad["status"])).most_common(1)[0][0] != how:
+        return
     allowed = float(e.scenario.get("max_error_ratio") or 0.0)
-    if not len(e.requests) or not len(bad):
+    if not len(e.requests):
         return
     share = len(bad) / len(ended)
     said = f"{len(bad)} of {len(ended)} requests failed ({list_outcomes(bad)})"
@@ -153,6 +172,18 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, f"{said}: half or more{last}")
     elif share > allowed:
         yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
+
+
+def _way(outcome: str, status: float) -> str:
+    """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says."""
+    if outcome in (Outcome.CONNECT_ERROR, Outcome.TRUNCATED):
+        return "gone"
+    if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in _SLOW):
+        return "slow"
+    return "away" if outcome == Outcome.HTTP_ERROR and status in _AWAY else "else"
+
+
+_SLOW, _AWAY = (408, 499, 504, 524), (429, 503, 529)
 
 
 def _most_left(e: Evidence) -> Iterator[Doubt]:
@@ -311,6 +342,9 @@ OUTCOME_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _nothing_succeeded,
     _only_warmups,
     _client_error,
+    _server_gone,
+    _turned_away,
+    _too_slow,
     _too_many_failed,
     _most_left,
     _run_failed,

@@ -34,10 +34,25 @@ REMEDIES: dict[str, Remedy] = {
         "loadtest itself failed.",
         "This is a mistake in loadtest: please report it, with the reason and run.json.",
     ),
+    "server_gone": Remedy(
+        "The server or its connections broke off.",
+        "See in the server's log whether it ended, ran out of memory or was restarted, and in that of a gateway on the way whether "
+        "that closed connections; then run it again, with fewer streams where memory ran out.",
+    ),
+    "turned_away": Remedy(
+        "The server turned requests away.",
+        "Send less load: fewer streams, a lower --rate, or --max-rate below the server's limit. If that is normal for this server, "
+        "allow it with --max-error-ratio.",
+    ),
+    "too_slow": Remedy(
+        "Requests took longer than a time limit.",
+        "Raise the limit that the error names (--first-token-timeout, --idle-timeout, --total-timeout, or the gateway's own for a "
+        "504 or 524), or send fewer streams.",
+    ),
     "too_many_failed": Remedy(
         "Too many requests failed.",
-        "Do what the error says: HTTP 429 and 503 ask for fewer streams or a lower rate, a timeout or a 504 for a longer time "
-        "limit, the gateway's where it set one. If some failures are normal for this server, allow them with --max-error-ratio.",
+        "Do what the error says; `loadtest check --try` asks the same server for one answer. If some failures are normal for this "
+        "server, allow them with --max-error-ratio.",
     ),
     "most_left": Remedy(
         "In half of the requests or more users hung up before their first token.",

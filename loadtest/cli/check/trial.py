@@ -56,10 +56,14 @@ def _outcome(attempt: Attempt) -> str:
 
 def _missing(attempt: Attempt) -> str:
     """Say what may be missing where no other request could do better."""
+    if attempt.no_model:
+        return ": name a model that the server has with --model"
     match attempt.record.status:
         case 401 | 403:
             names = " or ".join(KEY_VARIABLES[attempt.dialect.api])
             return f": a key may be missing; set {names}, or give a header of the gateway's with --header 'Name: ${{VARIABLE}}'"
         case 429:
             return ": the server takes no more requests from us now; try again later"
+        case 502 | 503 | 504:
+            return ": the server, or the one behind a gateway, is not ready; try again once it is"
     return ""

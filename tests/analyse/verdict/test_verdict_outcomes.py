@@ -12,6 +12,7 @@ from support.made_runs import MS, Made, grid, write
 
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.summary import analyse
+from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario
 from loadtest.text import seconds
@@ -31,6 +32,30 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
     assert "no request succeeded" not in judged(tmp_path / "two", few)[1][0]  # two in a row prove nothing
     often = lambda record: failed("busy")(record) if (record.id % 5 and record.id > 4) or record.id > 32 else {}  # noqa: E731
     assert "no request succeeded" not in judged(tmp_path / "often", often)[1][0]  # as nearly all before them did
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ({"outcome": Outcome.CONNECT_ERROR, "error": "cannot connect to h:1: connection refused"}, "server_gone"),
+        ({"outcome": Outcome.TRUNCATED, "error": "the connection broke"}, "server_gone"),
+        ({"status": 503, "error": "busy"}, "turned_away"),
+        ({"status": 429, "error": "busy"}, "turned_away"),
+        ({"outcome": Outcome.TIMEOUT, "error": "no token within 5 s (first token limit)"}, "too_slow"),
+        ({"status": 524, "error": "error code: 524"}, "too_slow"),
+        ({"status": 500, "error": "out of memory"}, "too_many_failed"),
+        ({"outcome": Outcome.STREAM_ERROR, "status": 200, "error": "out of memory"}, "too_many_failed"),
+    ],
+)
+def test_the_remedy_fits_how_requests_failed(tmp_path: Path, how: dict[str, Any], cause: str) -> None:
+    levels, truth = grid(Made(), (4,))
+    records = [
+        dataclasses.replace(record, **{**without_answer(record), **how}) if record.id % 4 == 0 else record
+        for record in truth.records
+    ]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert [one["cause"] for one in level["causes"]] == [cause]
+    assert ("429" in REMEDIES[cause].advice, "--rate" in REMEDIES[cause].advice) == (False, cause == "turned_away")
 
 
 def test_many_failures_are_void_even_where_they_are_allowed(tmp_path: Path) -> None:

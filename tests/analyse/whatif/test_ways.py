@@ -14,8 +14,8 @@ from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import ways
 from loadtest.analyse.whatif.model.fit import known_slots
+from loadtest.analyse.whatif.model.levels_used import levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
-from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead

@@ -17,8 +17,8 @@ from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, mee
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.lengths import with_spread_lengths
+from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.series import ClosedLoopSeries
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective

@@ -15,13 +15,14 @@ from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import talks
+from loadtest.analyse.whatif.model.levels_used import levels_used
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.talks import Talks
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
+from loadtest.text import joined
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,6 +119,5 @@ def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, 
         return {name: None}
     found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
     return {
-        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
-        for named, each in found.items()
+        named if name == AS_KNOWN and named else joined(" and ", name, named): each for named, each in found.items()
     }

@@ -10,7 +10,7 @@ from loadtest import metrics
 from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.metrics import VOID
-from loadtest.text import counted, number, rated, seconds
+from loadtest.text import counted, rated, writer_of
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
 FITTED = (  # figures that a model must reproduce: (words, figure, statistic, share of the percentile)
@@ -80,9 +80,8 @@ def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[floa
         low, high = min(low, (1 - GIVEN_BACK) * said), max(high, (1 + GIVEN_BACK) * said)
         least, most = seen.bands.get(f"{name}.{statistic}") or _known_to(seen, name, statistic, share)
         if most < low or least > high:
-            text = (
-                f"{words} {at} is {_figure_text(name, said)} by the model and {_figure_text(name, value)} as measured"
-            )
+            write = writer_of(name)
+            text = f"{words} {at} is {write(said)} by the model and {write(value)} as measured"
             yield abs(math.log(max(said, 1e-12) / value)), text
 
 
@@ -91,7 +90,3 @@ def _known_to(seen: Prediction, name: str, statistic: str, share: float) -> Inte
     value, lower = seen.figure(name, statistic), seen.figure(name, "p90")
     rank_error = NORMAL_95 * math.sqrt(share * (1 - share) / max(seen.requests, 1))
     return (lower, value) if statistic == "p95" and 0.95 - rank_error <= 0.9 and lower <= value else (value, value)
-
-
-def _figure_text(name: str, value: float) -> str:
-    return number(value) if name.endswith("per_s") else seconds(value)

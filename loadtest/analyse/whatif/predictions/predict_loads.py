@@ -22,9 +22,9 @@ from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slots
+from loadtest.analyse.whatif.model.levels_used import levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
-from loadtest.analyse.whatif.model.series import levels_used
 from loadtest.analyse.whatif.model.ways import NoWayError
 from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,

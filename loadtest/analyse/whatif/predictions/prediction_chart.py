@@ -23,8 +23,8 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import fit_models, known_slots
 from loadtest.analyse.whatif.model.lengths import with_likely_lengths
+from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries, longest_series
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.series import ClosedLoopSeries, longest_series
 from loadtest.analyse.whatif.model.ways import NoWayError, own_level
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN
 from loadtest.errors import PredictionError

@@ -218,6 +218,7 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
     """
     said = {name.lower(): value for name, value in (headers or {}).items()}
     packed = said.get("content-encoding", "").strip().lower()
+    body = body.removeprefix(b"\xef\xbb\xbf")
     begin = f"HTTP {status}"
     if packed not in ("", "identity", "none") and body and not _is_text(body):
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
@@ -234,7 +235,6 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
 
 def _body_sentence(body: bytes) -> str | None:
     """Return the words of an error's body as JSON or text; None where it has none."""
-    body = body.removeprefix(b"\xef\xbb\xbf")
     parsed = parse_json(body)
     if parsed is None:
         parsed = _in_frames(body)

@@ -1,4 +1,4 @@
-"""Which levels of a run belong together: those of one length, at most numbers of users or rates."""
+"""Which levels of a run a prediction rests on: those of one length, at most numbers of users or rates."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.series import series_of
 from loadtest.errors import PredictionError
 
-LENGTH_KEYS = ("system_tokens", "input_tokens", "input_lengths", "output_tokens", "output_lengths", "words")
-LENGTH_WORDS = ("shared", "in", "in", "out", "out", "words")
+KEYS = ("rate", "input_tokens", "output_tokens", "words")  # that a level of run.json may lack, where they are None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +24,16 @@ class ClosedLoopSeries:
 
 def longest_series(run: RunData) -> ClosedLoopSeries | None:
     """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for level in run.levels:
-        if level.get("concurrency") and level.get("rate") is None:
-            key = tuple(level.get(name) for name in LENGTH_KEYS)
-            groups.setdefault(key, []).append(level)
-    if not groups:
-        return None
-    key, levels = max(reversed(groups.items()), key=lambda item: len({level["concurrency"] for level in item[1]}))
-    parts = zip(key, LENGTH_WORDS, strict=True)
-    return ClosedLoopSeries(
-        " · ".join(f"{value} {what}" for value, what in parts if value is not None),
-        tuple(level["index"] for level in levels),
-        tuple(sorted({int(level["concurrency"]) for level in levels})),
-    )
+    closed = [dict.fromkeys(KEYS) | level for level in run.levels if level.get("concurrency")]
+    found = [
+        ClosedLoopSeries(
+            each.label,
+            tuple(level["index"] for level in each.levels),
+            tuple(sorted({int(level["concurrency"]) for level in each.levels})),
+        )
+        for each in series_of(level for level in closed if level["rate"] is None)
+    ]
+    return max(reversed(found), key=lambda each: len(each.concurrencies), default=None)
 
 
 def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
