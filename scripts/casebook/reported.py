@@ -32,7 +32,8 @@ def replayed(stream: Stream) -> Script:
 
 def must_be(stream: Stream) -> dict[str, Any]:
     """Return what a stream's record must have."""
-    must: dict[str, Any] = {"outcome": "ok" if stream.done else "stream_error", "text": stream.seen}
+    outcome = "ok" if stream.done else "truncated" if stream.error is None else "stream_error"
+    must: dict[str, Any] = {"outcome": outcome, "text": stream.seen}
     if stream.done and stream.output is not None:
         must |= {"source": "server", "output": stream.output, "prompt": stream.prompt}
     for key, sentences in (("notes", stream.odd), ("doubts", stream.doubts)):
