@@ -234,7 +234,7 @@ def facts_of_gguf(name: str, header: GgufHeader) -> Facts:
 def facts_of_server(name: str, details: Mapping[str, Any], trained: int | None) -> Facts:
     """Return the facts that a server reports of its model (Ollama's /api/tags and /api/show); raise ScenarioError.
 
-    `details` are as targets/probe.py keeps them: quantization_level, parameter_size, family, file_size and architecture.
+    `details` are as targets/server/probe.py keeps them: quantization_level, parameter_size, family, file_size and architecture.
     Where the file's size is missing, the weights follow from the shape that the model's name tells, else from the parameters.
     """
     architecture = details.get("architecture") or {}

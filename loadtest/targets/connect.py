@@ -10,7 +10,7 @@ import httpx
 from loadtest import reach
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.scenario.request_additions import filled_headers
-from loadtest.targets.control import LONGEST_S, ControlClient
+from loadtest.targets.server.control import LONGEST_S, ControlClient
 from loadtest.wire import Timeouts
 
 

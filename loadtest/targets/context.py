@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.targets.probe import ServedModel
+from loadtest.targets.server.probe import ServedModel
 from loadtest.text import listed, shown
 from loadtest.workloads.drawn_lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART
 from loadtest.workloads.files.trace import Trace

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 
 from loadtest.errors import TargetError
-from loadtest.targets.control import as_count, as_mapping, as_plain, ask
-from loadtest.targets.model_list import listed_models
+from loadtest.targets.server.control import as_count, as_mapping, as_plain, ask
+from loadtest.targets.server.model_list import listed_models
 from loadtest.targets.target import Target
 from loadtest.text import shown
 

@@ -13,7 +13,7 @@ from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ONE_API, ModelShare, Scenario, even_weights
 from loadtest.scenario.request_additions import filled_query, templates_of
-from loadtest.targets.probe import ServedModel, Server, choose_model, lists_model, probe, with_details
+from loadtest.targets.server.probe import ServedModel, Server, choose_model, lists_model, probe, with_details
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse_url
 from loadtest.wire import Posts

@@ -24,8 +24,8 @@ from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets import token_fit
-from loadtest.targets.control import ControlClient, ask
-from loadtest.targets.not_reached import not_reached
+from loadtest.targets.server.control import ControlClient, ask
+from loadtest.targets.server.not_reached import not_reached
 
 Call = Callable[..., tuple[int, str, str]]
 

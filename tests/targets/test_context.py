@@ -19,8 +19,8 @@ from loadtest.scenario import Scenario
 from loadtest.targets import token_fit
 from loadtest.targets.context import check_lengths, not_granted
 from loadtest.targets.prepare import ReadyTarget
-from loadtest.targets.probe import ServedModel, Server
 from loadtest.targets.run_facts import initial_facts
+from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target
 from loadtest.targets.token_fit import fit_token_counts
 from loadtest.workloads.tokens import Counter, TokenFit

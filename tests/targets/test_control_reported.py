@@ -13,8 +13,8 @@ import pytest
 from support.made_servers import Answer, made, refuse
 
 from loadtest.errors import TargetError
-from loadtest.targets.model_list import listed_models
-from loadtest.targets.probe import Server, choose_model, probe
+from loadtest.targets.server.model_list import listed_models
+from loadtest.targets.server.probe import Server, choose_model, probe
 
 ROW = {"id": "m", "object": "model", "owned_by": "x"}
 LISTED = {"object": "list", "data": [ROW]}

@@ -19,7 +19,7 @@ from loadtest.dialects.answers.errors.server_errors import http_sentence, shorte
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
 from loadtest.scenario import Scenario
-from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target, located
 
 Call = Callable[..., tuple[int, str, str]]

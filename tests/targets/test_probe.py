@@ -10,7 +10,7 @@ import pytest
 from support.wire_server import Peer, serving
 
 from loadtest.errors import TargetError
-from loadtest.targets.probe import ServedModel, Server, choose_model, hazards
+from loadtest.targets.server.probe import ServedModel, Server, choose_model, hazards
 from loadtest.urls import base_url, default_url
 
 

@@ -15,8 +15,8 @@ from support.odd_server import Then, odd_server
 from loadtest.errors import TargetError
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
-from loadtest.targets import control
-from loadtest.targets.probe import Server, choose_model, probe
+from loadtest.targets.server import control
+from loadtest.targets.server.probe import Server, choose_model, probe
 
 Call = Callable[..., tuple[int, str, str]]
 

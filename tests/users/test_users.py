@@ -13,7 +13,7 @@ import pytest
 from loadtest.dialects import OllamaChat
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target
 from loadtest.workloads.tokens import TokenFit
 

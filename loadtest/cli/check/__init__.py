@@ -21,7 +21,7 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.connect import control_client
-from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
+from loadtest.targets.server.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
 from loadtest.targets.target import Target, located, reread
 from loadtest.text import profile_at_speed, shown

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from loadtest.credentials import KEY_VARIABLES
 from loadtest.scenario import Scenario
-from loadtest.targets.attempts import Attempt, changes, command_for
-from loadtest.targets.probe import ServedModel, Server
-from loadtest.targets.trial import OUTPUT_TOKENS, attempts, known_by
-from loadtest.targets.what_came import what_came
+from loadtest.targets.server.probe import ServedModel, Server
+from loadtest.targets.trials.attempts import Attempt, changes, command_for
+from loadtest.targets.trials.trial import OUTPUT_TOKENS, attempts, known_by
+from loadtest.targets.trials.what_came import what_came
 from loadtest.text import shown
 from loadtest.urls import has_own_root
 

@@ -213,7 +213,7 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
 
 def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.targets.connect import control_client
-    from loadtest.targets.probe import choose_model, probe, with_details
+    from loadtest.targets.server.probe import choose_model, probe, with_details
 
     address = parse_url(withhold(url))
     api = asked.connection.api

@@ -13,7 +13,7 @@ from loadtest.scenario.request_additions import templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.context import context_of
 from loadtest.targets.prepare import ReadyTarget, prepare_target
-from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target, reached
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload, check_files

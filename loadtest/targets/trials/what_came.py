@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from loadtest.metrics import S_PER_NS
-from loadtest.targets.attempts import Attempt
+from loadtest.targets.trials.attempts import Attempt
 from loadtest.text import counted, seconds
 
 FEWEST_PIECES = 6  # of an answer, to say how they came

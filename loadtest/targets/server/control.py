@@ -19,7 +19,7 @@ from loadtest.dialects.answers.errors.server_errors import envelope, http_senten
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
-from loadtest.targets.not_reached import not_reached
+from loadtest.targets.server.not_reached import not_reached
 from loadtest.text import seconds, shown
 from loadtest.urls import endpoint_url, with_keys, without_secrets
 from loadtest.wire import Order, Received, SyncWire, Timeouts

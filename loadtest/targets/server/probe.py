@@ -16,7 +16,7 @@ import httpx
 from loadtest import credentials, reach
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
-from loadtest.targets.control import (
+from loadtest.targets.server.control import (
     NO_ANSWER,
     ControlAnswer,
     as_count,
@@ -28,8 +28,8 @@ from loadtest.targets.control import (
     as_text,
     ask,
 )
-from loadtest.targets.model_list import MOST_PAGES, contexts, listed_models, loaded, next_page
-from loadtest.targets.unclear import refused_error, unclear_error
+from loadtest.targets.server.model_list import MOST_PAGES, contexts, listed_models, loaded, next_page
+from loadtest.targets.server.unclear import refused_error, unclear_error
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
 

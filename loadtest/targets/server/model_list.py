@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from loadtest import credentials
 from loadtest.dialects.answers.errors.error_words import plain
-from loadtest.targets.control import LONGEST_TEXT, as_items, as_mapping, as_positive, as_text
+from loadtest.targets.server.control import LONGEST_TEXT, as_items, as_mapping, as_positive, as_text
 
 MOST_PAGES = 20  # of one list
 _LISTS = ("data", "models", "items", "result", "list", "model_list")

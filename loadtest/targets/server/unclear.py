@@ -12,8 +12,8 @@ from loadtest.dialects.answers.errors import redirects
 from loadtest.dialects.answers.errors.refusals import give_header, wanted_header
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
-from loadtest.targets.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
-from loadtest.targets.tls_port import http2_instead, https_instead
+from loadtest.targets.server.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
+from loadtest.targets.server.tls_port import http2_instead, https_instead
 from loadtest.urls import endpoint_url
 
 _LATER = (408, 425, 429, 503, 529)  # statuses that speak of the moment
