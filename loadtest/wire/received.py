@@ -101,9 +101,7 @@ class Received:
         self.marked: End | None = None  # how the answer announced its end: the strongest sign so far
         self.until: int | None = None  # when the answer counts as over though its framing goes on, as after an end mark
         self.hung_up: str | None = None  # why the user has left in mid-answer
-        self._is_content = is_content
-        self._leaves = leaves
-        self._is_empty = is_empty
+        self._is_content, self._leaves, self._is_empty = is_content, leaves, is_empty
         self._marks = ends or EndMarks()
         self._needles = self._marks.needles
         self._parser = AnswerParser()
@@ -377,12 +375,11 @@ class Received:
         """Ask every line from `start` on whether it ends the answer."""
         for line in self._body[start:].split(b"\n"):
             said = self._marks.read(bytes(line)) if self._holds(line) else None
-            # some say a finish_reason in every piece: the last one counts
+            # some say a finish_reason in every piece, or before any text: the last one counts, and says little of the end
             if said is not None and self.marked is not End.MARK:
                 i = bisect_left(self._ends, start + len(line))
                 self.marked, self._end_at, self._content_at = said, i, i
                 self._looked = max(self._looked, start + len(line))
-                # one before any text, or one of many, says little of the end
                 more = FINISH_NS if self._is_content is None else MOST_BEHIND_NS
                 self._quiet_ns = MARK_NS if said is End.MARK else min(self._quiet_ns + more, MOST_BEHIND_NS)
                 self.until = self._handled[i] + self._quiet_ns
