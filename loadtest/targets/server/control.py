@@ -31,6 +31,8 @@ DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # limits on what is kept of a
 LARGEST = 2**53  # larger counts are not believed: many JSON readers could not hold them
 
 _WORDY = re.compile(r"json|html|xml|^text/|^$")  # kinds of bodies whose words say why a question was refused
+# What httpx cannot read, or a kept connection that the server has just closed.
+_ONCE_MORE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -172,8 +174,8 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
-        if isinstance(error, httpx.RemoteProtocolError) and (untidy := _by_own_wire(client_there, path, error.request)):
-            return _answered(client, url, untidy)
+        if isinstance(error, _ONCE_MORE) and (answer_of_ours := _by_own_wire(client_there, path, error.request)):
+            return _answered(client, url, answer_of_ours)
         if reach.alert_words(str(error)) is not None:  # TLS 1.3 refuses a client behind the handshake
             raise TargetError(not_reached(url, error, None)) from None
         return ControlAnswer(
@@ -182,7 +184,7 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
 
 
 def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> ControlAnswer | None:
-    """Ask as requests are sent, whose parser takes untidy answers that httpx refuses; None where it cannot read one either."""
+    """Ask over a new connection as requests are sent, whose parser takes untidy answers; None where that gives no answer either."""
     if not isinstance(client, ControlClient):  # a unix socket's
         return None
     limits = Timeouts(connect=LONGEST_S, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
