@@ -374,7 +374,7 @@ def test_another_number_of_requests_a_user_is_not_judged_unless_asked_for(folder
 def test_a_tolerance_that_makes_no_sense_is_a_mistake(folder: Folder, text: str) -> None:
     result = run(folder("base"), folder("new"), "--tolerance", text)
     assert result.exception is not None
-    assert "like 5% or 0.05" in str(result.exception)
+    assert "write 5% or 0.05" in str(result.exception)
 
 
 def test_a_run_is_not_compared_with_itself(folder: Folder) -> None:
