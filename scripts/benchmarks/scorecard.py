@@ -8,6 +8,8 @@ sends these twice, each time to a new server. What misses is in the table.
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
 import hashlib
 import json
 import os
@@ -41,6 +43,7 @@ RULE = (
     '"Two runs apart": by how much two runs of one plan, each on a new server, differ (median). '
     "Columns of names are the textbook's models: their median error on the same cases."
 )
+EARLIER = "before 2026-11-27"  # results that do not say their day
 FOR_P95 = 200  # requests that a case of p95 has
 
 
@@ -99,6 +102,7 @@ def measure(case: Case, folder: Path, requests: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "case": case.number,
         "digest": DIGEST,
+        "day": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "load_average": os.getloadavg()[0],
         "requests": requests,
     }
@@ -232,7 +236,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
             else ""
         )
         + f"A case that could be predicted was then measured twice, with {_requests(results)} requests a level (a full run takes "
-        f"{FOR_P95}); what follows is against the mean of the two.",
+        f"{FOR_P95}); what follows is against the mean of the two.{_days(results)}",
         "",
     ]
     lines += _tables(figures) if figures else ["No figure was scored in both runs of a case."]
@@ -252,6 +256,15 @@ def page(results: Sequence[dict[str, Any]]) -> str:
             why = " ".join(each["scores"][0]["not_scored"] + each["scores"][1]["not_scored"]).strip()
             lines.append(f"- {CASES[each['case']].label}: {' '.join(why.split())}")
     return "\n".join(lines) + "\n"
+
+
+def _days(results: Sequence[dict[str, Any]]) -> str:
+    """Say when the cases were run, where not all were on one day: each shows the code of its day."""
+    days = collections.Counter(result.get("day", EARLIER) for result in results)
+    if len(days) < 2:
+        return ""
+    told = ", ".join(f"{count} on {day}" if day != EARLIER else f"{count} {day}" for day, count in sorted(days.items()))
+    return f" Each case shows what the code of its day could do: {told}. A result replaces an earlier one of the same case."
 
 
 def _short(sentence: str) -> str:
@@ -319,9 +332,10 @@ def _row(each: Scored) -> str:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the results of a file that belong to these cases."""
+    """Return the latest result of each of these cases in a file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [result for line in lines if (result := json.loads(line))["digest"] == DIGEST]
+    results = {result["case"]: result for line in lines if (result := json.loads(line))["digest"] == DIGEST}
+    return [results[case] for case in sorted(results)]
 
 
 def main(arguments: list[str]) -> None:

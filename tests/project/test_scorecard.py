@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +70,12 @@ def test_where_two_runs_of_one_plan_differ_an_interval_holds_the_hit(card: Any) 
     assert not one.repeats
     assert one.within(0.1)
     assert abs(one.error) > 0.1
+
+
+def test_a_case_run_again_replaces_its_result_and_the_page_says_of_which_day_each_is(card: Any, tmp_path: Path) -> None:
+    old, new = result(card, 1, 1.0, 1.4, 1.45), {**result(card, 1, 1.0, 1.0, 1.0), "day": "2026-12-01"}
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in (old, result(card, 0, 1.0, 1.0, 1.0), new)))
+    assert [(each["case"], each.get("day")) for each in card.read(path)] == [(0, None), (1, "2026-12-01")]
+    assert "code of its day could do: 1 on 2026-12-01, 1 before 2026-11-27." in card.page(card.read(path))
+    assert "code of its day" not in card.page([old])
