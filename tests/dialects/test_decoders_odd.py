@@ -269,6 +269,7 @@ ERRORS = {
 WORDS = ["The", " cat", " sat", " on", " the", " mat"]
 SO_FAR = ["".join(WORDS[:upto]) for upto in range(1, len(WORDS) + 1)]
 BROKEN = [*SO_FAR[:3], SO_FAR[3] + "\ufffd", SO_FAR[4] + " ", *(SO_FAR[5] + "!" * n for n in range(9))]
+COUNTS = '{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":%d}}'
 TWICE = [word for word in WORDS for _ in range(2)]
 
 
@@ -296,6 +297,10 @@ REPEATED = {
     "reasoning and text, each event twice": Case(
         V1, sse(*deltas(TWICE, "reasoning"), *deltas(TWICE), STOP), TWICE, TWICE, doubts=["was sent twice"]
     ),
+    "each event twice, and half as many tokens counted": Case(
+        V1, sse(*deltas(TWICE), STOP, COUNTS % 6), TWICE, doubts=["was sent twice"]
+    ),
+    "a model that says each word twice, by its count": Case(V1, sse(*deltas(TWICE), STOP, COUNTS % 12), TWICE),
     "one text again and again": Case(V1, sse(*deltas(["a "] * 12), STOP), ["a "] * 12),
     "a token that another begins with": Case(
         V1, sse(*deltas(["a", "ab", "c", "cd", "cde", "f"]), STOP), ["a", "ab", "c", "cd", "cde", "f"]

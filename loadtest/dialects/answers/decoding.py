@@ -117,7 +117,7 @@ class StreamDecoder:
             ending.went_on = len(answer.events) > answer.finished_at
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
-        answer.doubt(*repeats.doubts(answer.events), *spoken.doubts(answer.events))
+        answer.doubt(*repeats.doubts(answer.events, ending.output_tokens), *spoken.doubts(answer.events))
         if not answer.end:
             ending.hint = server_errors.EMPTY_ANSWER
         if ending.done:

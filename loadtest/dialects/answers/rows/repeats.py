@@ -17,13 +17,16 @@ FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again an
 BEGINS_ALIKE = 0.9  # of the pieces: a character that is cut in one of them is another in the next
 
 
-def doubts(events: ContentEvents) -> Sequence[str]:
-    """Return what is to be doubted of such an answer, nothing of any other; that costs about as much as one piece."""
+def doubts(events: ContentEvents, counted: int | None) -> Sequence[str]:
+    """Return what is to be doubted of such an answer, nothing of any other; that costs about as much as one piece.
+
+    Where the server counted a token for each piece, none came twice: a model may say everything twice by itself.
+    """
     texts, hidden = events.texts, events.hidden
     kinds = [texts]
     if 0 < len(hidden) < len(texts):
         kinds += [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
-    if any(map(_doubled, kinds)):
+    if any(map(_doubled, kinds)) and (counted is None or counted < len(texts) - 1):
         return (DOUBLED,)
     if any(map(_cumulative, kinds)):
         return (CUMULATIVE,)
