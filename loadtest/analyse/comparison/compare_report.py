@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
-from loadtest.analyse.comparison.differences import FAILED
+from loadtest.analyse.comparison.differences import FAILED, note_on_rates
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
@@ -125,11 +125,12 @@ def method(comparison: Comparison) -> str:
         )
     seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}."
     smallest = seen if comparison.visible else ""
+    rates = note_on_rates((*comparison.bases, *comparison.news))
     if not comparison.tests:
-        return "No figure was judged, so no interval was made; the reason stands beside each level."
+        return f"No figure was judged, so no interval was made; the reason stands beside each level.{rates}"
     return (
         f"The headline figures were named beforehand. Each interval holds with {confidence} %, so that all "
-        f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{smallest} A regression is a figure that is worse by "
+        f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{rates}{smallest} A regression is a figure that is worse by "
         f"more than {comparison.tolerance * 100:g} %. Other figures have 95 % intervals and no verdict."
     )
 

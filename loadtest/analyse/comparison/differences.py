@@ -8,7 +8,7 @@ rates, where pages lie, a neighbour), is seen between several runs, or taken fro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile, t_tail
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import figure
+from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
@@ -151,6 +151,16 @@ def gain_of(run: RunData, level: dict[str, Any], metric: Metric) -> float:
     wait, mean = float(np.nanmean(waits)), float(np.nanmean(whole))
     waiting = float(level.get("requests_per_s") or level["rate"]) * wait
     return 1.0 + min(wait / mean, 1.0) * (1.0 + waiting)
+
+
+def note_on_rates(analyses: Iterable[Analysis]) -> str:
+    """Say what a queue does to a comparison where any level sent requests at a rate; empty where none did."""
+    if not any(level.get("rate") is not None for one in analyses for level in one.summary["levels"]):
+        return ""
+    return (
+        " At a rate of requests a queue multiplies differences of speed, so waits must differ by more; a level whose requests met "
+        f"fewer than {FEWEST_INDEPENDENT_AT_A_RATE} independent queues has too few samples, and needs more requests."
+    )
 
 
 def _queue_told(run: RunData, level: dict[str, Any]) -> bool:

@@ -96,6 +96,15 @@ def test_a_queue_that_200_requests_do_not_tell_is_not_judged_and_a_change_of_spe
     assert all(one[0, ttft].gain > 2 for one in full)
 
 
+def test_the_method_says_what_a_queue_does_where_requests_came_at_a_rate(tmp_path: Path) -> None:
+    load = Load(rate=1.0, requests=20, prompt=(50, 100), output=(20, 30))
+    timing = insight_compare.server(7, 0.05)
+    base, new = (analyse(play(timing, [load], slots=4, seed=seed).write(tmp_path / str(seed))) for seed in range(2))
+    assert "needs more requests." in method(compare(base, new))
+    closed = analyse(play(timing, [Load(requests=20)], slots=4).write(tmp_path / "closed"))
+    assert "at a rate" not in method(compare(closed, closed)).lower()
+
+
 def test_ratios_are_new_over_base_and_each_metric_knows_its_better_side(folder: Folder) -> None:
     found = compare(analyse(folder("base")), analyse(folder("new", slower=-0.2, seed=1)))
     assert found.verdict == BETTER
