@@ -89,13 +89,16 @@ def end_said_by(line: bytes) -> End | None:
         return End.MARK if data == b"done" or names_an_error(data) else None
     if name == b"error" or (name == b"data" and is_done(data)):
         return End.MARK
-    row = row_of_line(line)
+    row = _row_of_field(name, data)
     return None if row is None else _of_row(row)
 
 
 def row_of_line(line: bytes) -> dict[str, Any] | None:
     """Return the object in one line of an answer, as an event's data or by itself; None where the line has none."""
-    name, data = _field(line)
+    return _row_of_field(*_field(line))
+
+
+def _row_of_field(name: bytes, data: bytes) -> dict[str, Any] | None:
     if name != b"data" or not data.startswith(b"{"):
         return None
     row = parse_json(data)

@@ -113,7 +113,7 @@ def in_row(row: dict[str, Any]) -> str | None:
     if (error := row.get("error")) and not _is_none(error):
         return error_sentence(row if isinstance(error, bool | int | float) or row.get("choices") is None else error)
     for name, value in row.items():
-        if name.startswith("x_") and isinstance(value, dict) and value.get("error") and not _is_none(value["error"]):
+        if isinstance(value, dict) and name.startswith("x_") and value.get("error") and not _is_none(value["error"]):
             return error_sentence(value["error"])  # Groq's x_groq
     if row.get("object") == "error" or row.get("type") in ("error", "response.error"):
         return error_sentence(row)

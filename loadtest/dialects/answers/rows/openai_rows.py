@@ -15,6 +15,9 @@ NO_FINISH = (
     "the server said [DONE] without a finish_reason; llama-cpp-python's does so where another request comes in mid-answer, "
     "unless started with --interrupt_requests false"
 )
+_OWN = frozenset(
+    ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
+)
 MOST_INDICES = 64  # of choices that are kept
 # the same under other servers' names
 USAGES = (
@@ -73,9 +76,7 @@ class OpenAIRows:
         choices = row.get("choices")
         if isinstance(choices, dict):
             choices = [choices]
-        # before a finish_reason that says no more than "error"
-        found = other_names.beside_choices(row) if choices else server_errors.envelope(row)
-        if (said := server_errors.in_row(row) or found) is not None:
+        if (said := _error_in(row)) is not None:  # before a finish_reason that says no more than "error"
             self._answer.fail(said)
         elif self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(row))
@@ -268,6 +269,14 @@ class OpenAIRows:
         if first.get("model") and last.get("model") == "" and len(self._answer.events) == self._before:
             return ENGINE_DIED
         return server_errors.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)
+
+
+def _error_in(row: dict[str, Any]) -> str | None:
+    """Return the error that a chunk says under any name; one with names of the API's own alone is not searched."""
+    if row.keys() <= _OWN and row.get("object") != "error":
+        return None
+    found = other_names.beside_choices(row) if row.get("choices") else server_errors.envelope(row)
+    return server_errors.in_row(row) or found
 
 
 def _is_bare(row: dict[str, Any]) -> bool:
