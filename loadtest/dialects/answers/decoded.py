@@ -73,9 +73,13 @@ class Decoded:
         texts = self.events.texts
         count = next((i for i, text in enumerate(texts) if text.strip(UNSEEN)), 0)
         if count:
-            self.events.drop(count)
-            self.finished_at = None if self.finished_at is None else max(self.finished_at - count, 0)
+            self.drop(count)
             self.note(BLANK_FIRST)
+
+    def drop(self, count: int) -> None:
+        """Leave out the first `count` events."""
+        self.events.drop(count)
+        self.finished_at = None if self.finished_at is None else max(self.finished_at - count, 0)
 
     def fail(self, why: str) -> None:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
