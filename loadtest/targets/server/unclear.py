@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin
 
 import httpx
 
@@ -55,7 +54,7 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
             return f" If the proxy speaks https, give --proxy https://{keys.proxy.removeprefix('http://')}."
         return f" The proxy {keys.proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
-        return f" {redirects.advice(urljoin(endpoint_url(url, listing.path), place), listing.path)}"
+        return f" {redirects.advice(endpoint_url(url, listing.path), place, listing.path)}"
     if (header := wanted_header(listing.status, listing.said)) is not None:
         return f" It asks for a header: {give_header(header)}."
     if listing.status == 407:
