@@ -133,6 +133,11 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         ),
         (
             {},
+            refuse(302, Location="http://["),
+            "Redirects are not followed: give the URL of the server that they lead to.",
+        ),
+        (
+            {},
             refuse(302, Location="https://sso.example.org/oauth2/start?rd=/v1/models"),
             "It leads to where people log in: name the variable that holds a key with --key-env",
         ),

@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
+from loadtest.dialects.answers.errors.redirects import bare_location
 from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.not_reached import not_reached
 from loadtest.text import seconds, shown
-from loadtest.urls import endpoint_url, with_keys, without_secrets
+from loadtest.urls import endpoint_url, with_keys
 from loadtest.wire import Order, Received, SyncWire, Timeouts
 
 NO_ANSWER = "no answer in time"
@@ -80,7 +81,7 @@ class ControlAnswer:
             return self.failure
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
         if not self.ok:
-            there = f" to {shown(without_secrets(place))[:200]}" if (place := self.header("location")) else ""
+            there = f" to {shown(bare_location(place))[:200]}" if (place := self.header("location")) else ""
             words = http_sentence(self.status, self.body) if _WORDY.search(kind) and self.body else ""
             words = words.removeprefix(f"HTTP {self.status} with ").removeprefix(f"HTTP {self.status}: ")
             return f"status {self.status}{there}" + (f" ({words})" if words else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin
 
 import httpx
 
@@ -56,7 +55,7 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
             return f" If the proxy speaks https, give --proxy https://{at}; if SOCKS, --proxy socks5h://{at}."
         return f" The proxy {keys.proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
-        return f" {redirects.advice(urljoin(endpoint_url(url, listing.path), place), listing.path)}"
+        return f" {redirects.advice(endpoint_url(url, listing.path), place, listing.path)}"
     if (header := wanted_header(listing.status, listing.said)) is not None:
         return f" It asks for a header: {give_header(header)}."
     if listing.status == 407:

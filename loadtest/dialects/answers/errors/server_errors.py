@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from loadtest.credentials import redacted
 from loadtest.dialects.answers.errors.error_words import WORDS, compact, plain, words_in
 from loadtest.dialects.answers.errors.masks import masked
 from loadtest.dialects.answers.errors.of_headers import cause_in, when_to_retry
 from loadtest.dialects.answers.errors.pages import LONGEST_PAGE, page_words, words_of_xml
-from loadtest.dialects.answers.errors.redirects import LOG_IN, leads_to_login
+from loadtest.dialects.answers.errors.redirects import LOG_IN, bare_location, leads_to_login
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.text import join_text, shown
 
@@ -224,7 +223,7 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
     if packed not in ("", "identity", "none") and body and not _is_text(body):
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
     elif 300 <= status < 400 and said.get("location"):
-        where = shorten(_bare_location(said["location"]), 200)
+        where = shorten(alike(bare_location(said["location"])), 200)
         if leads_to_login(said["location"]):
             text = f"{begin}: the server redirects to {where}, where people log in; {LOG_IN}"
         else:
@@ -280,12 +279,3 @@ def _is_text(body: bytes) -> bool:
     """Whether a body is text, judged by its beginning; a compressed one is not, whatever its headers say."""
     text = body[: 8 * MOST_CHARACTERS].decode(errors="replace")
     return not body.startswith(_PACKED) and text.count("\ufffd") <= len(text) // 8
-
-
-def _bare_location(location: str) -> str:
-    """Return a URL without user and password."""
-    try:
-        parts = urlsplit(location)
-    except ValueError:
-        return location.rpartition("@")[2]
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
