@@ -221,7 +221,7 @@ def notes(advice: Advice) -> list[str]:
         memory = advice.memory
         found.append(
             f"Memory: the server reports {size(memory.loaded)} with {counted(memory.slots, 'slot')}; the others are computed from "
-            f"{memory.kv_bytes / 1024:.0f} KiB of KV cache (f16) a token and {memory.context} tokens of context a slot"
+            f"{size(memory.slot_bytes)} of KV cache (f16) for each slot of {memory.context} tokens"
             + (f"; ✗ is more than {size(advice.gpu_bytes)}." if advice.gpu_bytes else ".")
         )
     elif advice.memory is not None:
