@@ -195,6 +195,12 @@ def slot_limit(analysis: Analysis) -> int | None:
     return slots.estimate if slots.limit else None
 
 
+def slots_said(analysis: Analysis) -> int | None:
+    """Return how many slots the server says it has, where the run saw no more at work and no limit; else None."""
+    said, slots = (analysis.run.facts.get("server") or {}).get("slots_said"), analysis.slots
+    return said if isinstance(said, int) and not slots.limit and said >= (slots.estimate or 0) else None
+
+
 def only_void(levels: Iterable[dict[str, Any]]) -> str:
     """Return "only a void level shows", "only void levels show": where a limit is known from."""
     void = sum(map(is_void, levels))
@@ -214,7 +220,9 @@ def slots_finding(analysis: Analysis) -> Finding:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
         return Finding(f"The server handles {what}; further requests queue.", evidence)
     least = counted(slots.estimate, "request")
-    unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else "its limit was not seen"
+    said = slots_said(analysis)
+    unseen = f"it says that it has {counted(said, 'slot')}" if said else "its limit was not seen"
+    unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else unseen
     if analysis.slots.limit or slots.estimate != analysis.slots.estimate:
         evidence += " Void levels are part of that: measure them again before you rely on it."
     return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)

@@ -13,7 +13,7 @@ from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
-from loadtest.analyse.findings.run_findings import believed_slots, only_void, void_above
+from loadtest.analyse.findings.run_findings import believed_slots, only_void, slots_said, void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import (
@@ -285,7 +285,8 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
         return Tile(name, str(slots.estimate), "requests in parallel; further ones queue")
-    unseen = "its limit was not seen: measure more streams"
+    said = slots_said(analysis)
+    unseen = f"the server says {said}: measure more streams" if said else "its limit was not seen: measure more streams"
     why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
     return Tile(name, f"≥ {slots.estimate}", why)
 

@@ -6,26 +6,24 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import behind_findings, data_findings, leaving_findings, step_findings
+from loadtest.analyse.findings import behind_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill_law import fit_prefill
 from loadtest.analyse.server.timing.step_law import Law
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.records import Outcome
 
 LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
 
 
 def of(slots: Slots, **more: Any) -> Any:
     """Stand in for an analysis with these slots."""
-    return SimpleNamespace(slots=slots, **{"summary": {"levels": [{"verdict": "valid"}]}, **more})
+    bare = {"run": SimpleNamespace(facts={}), "summary": {"levels": [{"verdict": "valid"}]}}
+    return SimpleNamespace(slots=slots, **{**bare, **more})
 
 
 def level(**figures: float | None) -> dict[str, Any]:
@@ -132,6 +130,21 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
 def test_a_limit_is_named_where_requests_were_kept_out(slots: Slots, said: str) -> None:
     assert findings.slots_finding(of(slots)) == said
     assert findings.slots_finding(of(LIMIT)).evidence == "Seen."
+
+
+@pytest.mark.parametrize(
+    ("said", "slots", "sentence"),
+    [
+        (12, NO_LIMIT, "The server handles at least 8 requests in parallel; it says that it has 12 slots."),
+        (8, NO_LIMIT, "The server handles at least 8 requests in parallel; it says that it has 8 slots."),
+        (4, NO_LIMIT, "The server handles at least 8 requests in parallel; its limit was not seen."),
+        (8, LIMIT, "The server handles 4 requests in parallel; further requests queue."),
+    ],
+)
+def test_slots_that_a_server_says_stand_beside_a_limit_not_seen(said: int, slots: Slots, sentence: str) -> None:
+    """`check` printed "slots 12", and the report that the limit was not seen, without a word on it."""
+    run = SimpleNamespace(facts={"server": {"slots_said": said}})
+    assert findings.slots_finding(of(slots, run=run)) == sentence
 
 
 @pytest.mark.parametrize(
@@ -266,75 +279,6 @@ def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: 
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
     assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
-
-
-@pytest.mark.parametrize(
-    ("sources", "said"),
-    [
-        (("server",), "Prompts: a asked; median 10.0, at most 10.0 tokens as the server counts."),
-        (("server",), "Answers: b asked; median 5.00, at most 5.00 tokens as the server counts."),
-        (("tiktoken",), "Answers: b asked; median 5.00, at most 5.00 tokens as tiktoken counts."),  # was "the server"
-        (("chunks",), "Prompts: a asked; median 10.0, at most 10.0 tokens as the server counts."),
-        (("chunks",), "Answers: b asked; median 5.00, at most 5.00 pieces of text (the server counts no tokens)."),
-        (("chunks", "server"), "Answers: b asked; median 5.00, at most 5.00 tokens, not all as the server counts."),
-    ],
-)
-def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], said: str) -> None:
-    rows = pd.DataFrame({"prompt_tokens": 10.0, "output_tokens": 5.0, "turn": 0, "token_source": [*sources, *sources]})
-    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
-    asked = [level() | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
-    assert said in data_findings.length_findings(run, asked)
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "counts", "said", "evidence"),
-    [
-        ("oooo", (10, 10, 10, 10), "4 rows of rows.jsonl took 4.00 s at 8 streams: 10.0 output tokens/s.", ""),
-        (
-            "ooof",
-            (10, 10, 10, None),
-            "4 rows of rows.jsonl took 4.00 s at 8 streams: 7.50 output tokens/s; 1 of them failed.",
-            "",
-        ),
-        (  # was "4 rows took …; 2 of them failed" of a run that Ctrl-C ended
-            "oocc",
-            (10, 10, None, None),
-            "2 of the 4 rows of rows.jsonl were over after 4.00 s at 8 streams, when the run ended: 5.00 output tokens/s.",
-            "",
-        ),
-        (
-            "oo",
-            (10, 10),
-            "2 of the 4 rows of rows.jsonl were over after 2.00 s at 8 streams, when the run ended: 10.0 output tokens/s.",
-            "",
-        ),
-        (  # was "5.00 output tokens/s", the half that was counted
-            "oooo",
-            (10, None, 10, None),
-            "4 rows of rows.jsonl took 4.00 s at 8 streams.",
-            "Output tokens/s are not known: 2 of 4 answers came with a count.",
-        ),
-    ],
-)
-def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
-    outcomes: str, counts: tuple[int | None, ...], said: str, evidence: str
-) -> None:
-    names = {"o": Outcome.OK, "f": Outcome.HTTP_ERROR, "c": Outcome.CANCELLED}
-    rows = pd.DataFrame({"sched": np.arange(len(outcomes)), "end": np.arange(len(outcomes)) + 1.0})
-    rows = rows.assign(outcome=[names[each] for each in outcomes], output_tokens=[*counts], prompt_tokens=np.nan)
-    rows["output_tokens"] = rows["output_tokens"].astype(float)
-    run = SimpleNamespace(
-        requests=rows,
-        levels=[{"index": 0, "requests": 4}],
-        facts={"scenario": {"data": "rows.jsonl", "data_once": True}},
-        measured=lambda _: np.ones(len(rows), dtype=np.bool_),
-        sent=lambda _: rows["outcome"] != Outcome.CANCELLED,
-        good=lambda _: rows["outcome"] == Outcome.OK,
-        left=lambda _: np.zeros(len(rows), dtype=np.bool_),
-    )
-    found = data_findings.batch_findings(cast("RunData", run), [level() | {"verdict": "valid"}])
-    assert found == [said]
-    assert found[0].evidence == evidence
 
 
 @pytest.mark.parametrize(
