@@ -133,17 +133,21 @@ def test_a_limit_is_named_where_requests_were_kept_out(slots: Slots, said: str) 
 
 
 @pytest.mark.parametrize(
-    ("said", "slots", "sentence"),
+    ("said", "probed", "slots", "sentence"),
     [
-        (12, NO_LIMIT, "The server handles at least 8 requests in parallel; it says that it has 12 slots."),
-        (8, NO_LIMIT, "The server handles at least 8 requests in parallel; it says that it has 8 slots."),
-        (4, NO_LIMIT, "The server handles at least 8 requests in parallel; its limit was not seen."),
-        (8, LIMIT, "The server handles 4 requests in parallel; further requests queue."),
+        (12, None, NO_LIMIT, "The server handles at least 8 requests in parallel; the server says 12."),
+        (8, None, NO_LIMIT, "The server handles at least 8 requests in parallel; the server says 8."),
+        (4, None, NO_LIMIT, "The server handles at least 8 requests in parallel; its limit was not seen."),
+        (8, None, LIMIT, "The server handles 4 requests in parallel; further requests queue."),
+        (None, 8, NO_LIMIT, "The server handles at least 8 requests in parallel; bursts before the run showed 8."),
+        (None, 4, NO_LIMIT, "The server handles at least 8 requests in parallel; its limit was not seen."),
     ],
 )
-def test_slots_that_a_server_says_stand_beside_a_limit_not_seen(said: int, slots: Slots, sentence: str) -> None:
-    """`check` printed "slots 12", and the report that the limit was not seen, without a word on it."""
-    run = SimpleNamespace(facts={"server": {"slots_said": said}})
+def test_slots_that_a_server_says_or_bursts_showed_stand_beside_a_limit_not_seen(
+    said: int | None, probed: int | None, slots: Slots, sentence: str
+) -> None:
+    """`check` printed "slots 12", `run --probe-slots` 8, and the report that the limit was not seen, without a word on it."""
+    run = SimpleNamespace(facts={"server": {"slots_said": said}, "slot_probe": {"limit": probed, "seen": probed}})
     assert findings.slots_finding(of(slots, run=run)) == sentence
 
 

@@ -14,11 +14,12 @@ from support.virtual_runs import Load
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_by_slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice import slot_advice as work
-from loadtest.analyse.whatif.advice.sustainable_load import _highest
+from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, _highest
 from loadtest.analyse.whatif.model import predict
 from loadtest.errors import ScenarioError
 from loadtest.memory.estimate import cache_of
 from loadtest.memory.sizes import parse_size
+from loadtest.slo import parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -90,8 +91,23 @@ def test_memory_by_slots_goes_by_windows_and_by_what_is_loaded(tmp_path: Path) -
     weights = 40_000_000_000
     q8 = weights + 4 * 8192 * 327_680 * 17 // 32
     assert "its cache is of a smaller type" in str(found("q8", q8, architecture=LLAMA_70B, file_size=weights))
-    f16 = found("f16", weights + 4 * 8192 * 327_680, architecture=LLAMA_70B, file_size=weights)
-    assert isinstance(f16, MemoryBySlots)
+    for loaded in (weights, int(0.95 * weights)):  # a file's header is not loaded: of a tiny model it is a twentieth
+        f16 = found(f"f16-{loaded}", loaded + 4 * 8192 * 327_680, architecture=LLAMA_70B, file_size=weights)
+        assert isinstance(f16, MemoryBySlots)
+
+
+@pytest.mark.parametrize(
+    ("sure_concurrency", "sure_rate", "said"),
+    [
+        (0, 0.0, "TTFT p95 ≤ 1 s holds up to 4 streams at once (none surely), or 2 requests/s (none surely)"),
+        (2, 1.0, "TTFT p95 ≤ 1 s holds up to 4 streams at once (surely to 2), or 2 requests/s (surely 1)"),
+        (4, 1.99, "TTFT p95 ≤ 1 s holds up to 4 streams at once, or 2 requests/s"),
+    ],
+)
+def test_what_no_load_surely_meets_is_not_called_surely_0(sure_concurrency: int, sure_rate: float, said: str) -> None:
+    asked = parse_objectives("ttft_p95=1")
+    found = SustainableLoad(asked, 4, 4, sure_concurrency, more=False, rate=2.0, sure_rate=sure_rate, extrapolates=None)
+    assert found.sentence == said
 
 
 @pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80", 80e9), ("24 GiB", 24 * 2**30), ("900mb", 9e8)])

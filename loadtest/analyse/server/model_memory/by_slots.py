@@ -12,7 +12,8 @@ from loadtest.memory.estimate import Facts, KVCache, MemoryPlan, cache_of, facts
 from loadtest.text import binary_size, counted
 
 F16 = 2  # bytes a value of the KV cache, by the default of servers
-WEIGHTS_OFF = 0.02  # of what is loaded, by which the weights may be estimated too high
+SMALLER = 0.25  # of a cache of f16, by which one of q8_0, the next smaller type, is smaller at least
+WEIGHTS_OFF = 0.02  # by which weights may be estimated too high
 
 
 def granted_context(run: RunData) -> int | None:
@@ -78,7 +79,8 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
         weights = _facts(run).weights
     except ScenarioError:
         weights = 0
-    if weights + found.slots * found.slot_bytes > (1 + WEIGHTS_OFF) * found.loaded:
+    f16 = found.slots * found.slot_bytes
+    if weights + f16 - found.loaded > SMALLER * f16 + WEIGHTS_OFF * weights:
         return (
             f"memory by slots unknown: the server reports {binary_size(found.loaded)}, less than weights and a KV cache of f16 in "
             f"{counted(found.slots, 'slot')} take, so its cache is of a smaller type."
