@@ -144,7 +144,7 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     unsaid = "not reported by this server; --slots finds them, or a run with more streams than slots"
     if probed is not None:
         unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])
-    rows.append(("slots", str(server.slots) if server.slots else unsaid))
+    rows.append(("slots", f"{server.slots}, as the server says" if server.slots else unsaid))
     for name, value in rows:
         for place, line in enumerate(value.split("\n")):
             print_wrapped(f"{'' if place else name:10} {line.strip()}", indent=" " * 11)

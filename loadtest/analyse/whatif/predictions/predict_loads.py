@@ -291,7 +291,7 @@ def describe_basis(document: Document) -> str:
         else ""
     )
     return (
-        f"Rests on {levels_in_words(rests['levels'])}; {limit} ({slots['how']}); step times of {said} streams"
+        f"Rests on {levels_in_words(rests['levels'])}; {limit} ({slots['how']}); step times of {said} {'stream' if said == '1' else 'streams'}"
         f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
         f"Of the ways servers work this one gives back the run: {way}.{paces}"
     )
