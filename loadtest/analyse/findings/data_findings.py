@@ -87,6 +87,18 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
     return found
 
 
+def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
+    """Say that tokens are pieces of text where the server counts none."""
+    good = np.any([run.good(level["index"]) for level in levels], axis=0) if levels else []
+    sources = run.requests["token_source"][good]
+    pieces = int(sources.eq("chunks").sum())
+    if not pieces:
+        return None
+    if pieces == len(sources):
+        return "The server counts no tokens: each piece of text counts as one, so tokens/s are pieces/s."
+    return f"The server counts no tokens in {pieces} of {len(sources)} answers: there each piece of text counts as one."
+
+
 def _duration(seconds: float) -> str:
     """Return a duration as people say it: 41.2 s, 12 min 3 s, 2 h 10 min."""
     if seconds < 100:

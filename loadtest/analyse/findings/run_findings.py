@@ -69,7 +69,10 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     if not several:
         found += memory_comparison.difference_sentences(analysis.memory)
     found += [*energy_findings.energy_findings(analysis.summary)]
-    found += data_findings.length_findings(analysis.run, levels)
+    found += [
+        *data_findings.length_findings(analysis.run, levels),
+        data_findings.counting_finding(analysis.run, levels),
+    ]
     found += [*machine_findings.machine_findings(analysis.run), *outcome_rules.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 

@@ -268,11 +268,14 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
     if (deployment := deployment_of(server.url)) is not None:
         return ServedModel(deployment)
-    loaded = [model for model in server.models if model.loaded]
+    named = [
+        model for model in server.models if "*" not in model.name
+    ]  # "openai/*" stands for names that a gateway routes
+    loaded = [model for model in named if model.loaded]
     if len(loaded) == 1:
         return loaded[0]
-    if len(server.models) == 1:
-        return server.models[0]
+    if len(named) == 1:
+        return named[0]
     if server.unlisted:
         raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
     if not server.models:
@@ -281,6 +284,8 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
                 f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
             )
         raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
+    if not named:
+        raise TargetError(f"{server.url} lists patterns of names, no model: {present}. Name one with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 

@@ -83,3 +83,23 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
     found = data_findings.batch_findings(cast("RunData", run), [LEVEL | {"verdict": "valid"}])
     assert found == [said]
     assert found[0].evidence == evidence
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (
+            ("chunks", "chunks"),
+            "The server counts no tokens: each piece of text counts as one, so tokens/s are pieces/s.",
+        ),
+        (
+            ("chunks", "asked", "asked"),
+            "The server counts no tokens in 1 of 3 answers: there each piece of text counts as one.",
+        ),
+        (("server", "tiktoken", "asked", None), None),
+    ],
+)
+def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(sources: tuple[str, ...], said: str | None) -> None:
+    rows = pd.DataFrame({"token_source": sources})
+    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
+    assert data_findings.counting_finding(run, [level()]) == said

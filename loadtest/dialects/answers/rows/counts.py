@@ -206,7 +206,7 @@ def contradiction(server: Mapping[str, int]) -> str | None:
     parts = (server.get("load_duration"), prefill, decode)
     if tokens and tokens > 1 and decode is not None and decode < tokens * LEAST_NS_A_TOKEN:
         return "the server's eval_duration is too short for its tokens, so its durations are no nanoseconds: unknown"
-    if prefill and prefill < LEAST_PREFILL_NS:
+    if prefill is not None and prefill < LEAST_PREFILL_NS:
         return "the server's prompt_eval_duration is too short, so its durations are no nanoseconds: unknown"
     if total is not None and sum(part or 0 for part in parts) > total * (1 + SLACK) + SLACK_NS:
         return "the server's durations contradict each other, for together they are longer than the whole: unknown"
