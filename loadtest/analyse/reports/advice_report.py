@@ -12,7 +12,7 @@ from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
-from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.predict import PROMPTS_AS_ASKED, Prediction
 from loadtest.grid import Grid, escaped
 from loadtest.text import (
     UNKNOWN,
@@ -210,6 +210,8 @@ def notes(advice: Advice) -> list[str]:
             f"The figures with {counted(advice.now, 'slot')} at {listed([str(n) for n in advice.measured])} streams are measured; "
             f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
+    if advice.model.prompts_as_asked:
+        found.append(PROMPTS_AS_ASKED)
     if advice.model.guess:
         found.append(f"{capitalised(advice.model.guess)}.")
     if any(advice.extrapolated(*pair) for pair in advice.cells):

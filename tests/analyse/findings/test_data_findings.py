@@ -102,4 +102,4 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
 def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(sources: tuple[str, ...], said: str | None) -> None:
     rows = pd.DataFrame({"token_source": sources})
     run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
-    assert data_findings.counting_finding(run, [level()]) == said
+    assert data_findings.counting_finding(run, [LEVEL]) == said
