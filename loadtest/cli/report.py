@@ -45,7 +45,7 @@ def show_report(
     console_report(written, Console())
     for level in written.summary["levels"] if objectives else ():
         for judged in judge_objectives(objectives, level):
-            print(f"{level['label']}: {judged}")
+            print(f"{level['label']}: {judged.in_level(level['verdict'])}")
     return written
 
 

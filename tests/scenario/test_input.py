@@ -82,7 +82,7 @@ WRONG = [
     (["--prompt-file", "prompts.jsonl"], "looks like JSON lines, and would be sent whole, as one prompt"),
     (["--prompt-file", "utf16.toml"], "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8."),
     (["--prompt-file", "binary"], "is not UTF-8 text (line"),
-    (["--prompt-file", "folder"], "cannot read the prompt file folder: Is a directory."),
+    (["--prompt-file", "folder"], "the prompt file folder is a folder; name a file."),
     (["--prompt-file", "-"], "cannot read the prompt file -: No such file or directory; standard input is /dev/stdin."),
     (["--trace", "packed.csv"], "the trace packed.csv is gzip, which loadtest does not read; unpack it first."),
     (["--trace", "bad.csv"], "line 2, has a length of 'nan' (column input_tokens)"),
@@ -99,7 +99,11 @@ WRONG = [
     ),
     (["dates.toml"], "requests must be a whole number or nothing, not datetime.date(2024, 1, 1)."),
     (["nul.toml"], "model holds a NUL byte; take it out."),
-    (["folder"], "cannot read the scenario folder: Is a directory."),
+    (["folder"], "the scenario folder is a folder; name a file."),
+    (
+        ["a_run"],
+        "a_run is a run folder, not a scenario file: `loadtest report a_run` reads it, and its report.md has the command",
+    ),
     (["--out", ""], "--out is empty; give it a value, or leave it out."),
     (["--out", "/"], "is the root of the file system; choose another --out."),
     (["--out", "empty"], "empty is a file, not a folder; choose another --out."),
@@ -161,6 +165,8 @@ RIGHT = [
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("OLLAMA_HOST", REFUSED)
     (tmp_path / "plain.txt").write_bytes(b"\xef\xbb\xbfTell me\r\na story.\r\n")
+    (tmp_path / "a_run").mkdir()
+    (tmp_path / "a_run" / "run.json").write_text("{}")
     with nothing_started(tmp_path):
         yield tmp_path
 

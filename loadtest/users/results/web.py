@@ -174,7 +174,7 @@ def snapshot(shown: Board, test: CurrentTest, web_ui: WebUI, *, history: bool) -
         "refused": test.refusal if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
         "columns": tables.groups_of(rows) + tables.NOW,
         "rows": rows,
-        "notes": list(tables.notes(rows)),
+        "notes": [*tables.notes(rows), *tables.cost_note(rows, facts)],
         "formulas": FORMULAS,
         "smoothed_s": SMOOTHED_S,
         "history": shown.history if history else [],

@@ -199,6 +199,8 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
         text += ", if the server keeps conversations in its slots alone"
     if NO_LIMIT in found.case and (last.concurrency or 0) > (believed_slots(analysis).estimate or 0):
         text += ", if the server has slots for as many"
+        if analysis.slots.limit and slot_limit(analysis) is None:
+            text += f", and not the {analysis.slots.estimate} that void levels show"
     if not off:
         return text
     worst, name, users = max(off)
