@@ -16,7 +16,7 @@ from loadtest.analyse.server.timing.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis, believed, figure, interval, without_void
 from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
-from loadtest.analyse.whatif.model.talks import NO_HOST_CACHE
+from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Document
 from loadtest.text import counted, joined, number, percent, seconds
