@@ -229,6 +229,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["score", "folder", "folder"], "folder is a folder, not a prediction; give the prediction.json"),
         (["explain", "folder", "--request", "x"], "'x' is not a whole number"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
+        (["plot", "x", "-o"], "Option '-o' requires an argument; see `loadtest plot --help`."),
         (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),

@@ -18,7 +18,7 @@ from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
-from loadtest.text import capitalised, joined
+from loadtest.text import joined
 
 MOST_DRAWN = 14  # series of one chart; more are in the tables
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from loadtest import credentials
-from loadtest.dialects.answers.errors.error_words import plain
+from loadtest.dialects.answers.errors.error_words import one_spelling
 from loadtest.targets.server.control import LONGEST_TEXT, as_items, as_mapping, as_positive, as_text
 
 MOST_PAGES = 20  # of one list
@@ -114,7 +114,7 @@ def contexts(row: dict[str, Any]) -> tuple[int | None, int | None]:
     """Return the context that a row says its model has, and the largest that it could have, in tokens."""
     said: dict[str, Any] = {}
     for part in (*(as_mapping(row.get(place)) for place in reversed(_PLACES)), row):
-        said |= plain(as_mapping(part.get("limits"))) | plain(part)
+        said |= one_spelling(as_mapping(part.get("limits"))) | one_spelling(part)
     has, could = (_first_of(said, names) for names in (_CONTEXTS, _TRAINED))
     return (None, has or could) if loaded(row) is False else (has, could)
 

@@ -54,7 +54,7 @@ def board_cell(value: float | None, factor: int) -> str:
     return str(value)
 
 
-def groups_of(rows: BoardRows) -> Groups:
+def columns_of(rows: BoardRows) -> Groups:
     """Return the columns that say something of these rows: of answers without text E2E and rates of input."""
     total = rows[-1]
     return WITHOUT_TOKENS if total["ttft_p50"] is None and total["e2e_p50"] is not None else GROUPS
@@ -62,7 +62,7 @@ def groups_of(rows: BoardRows) -> Groups:
 
 def board_grid(rows: BoardRows) -> Grid:
     """Return the rows of a board as a table."""
-    shown = groups_of(rows)
+    shown = columns_of(rows)
     columns = [column for _, group in shown for column in group]
     return Grid(
         heads=("Name", *(part for part, _, _ in columns), "verdict"),

@@ -172,7 +172,7 @@ def snapshot(shown: Board, test: CurrentTest, web_ui: WebUI, *, history: bool) -
         "dialect": target.get("dialect"),
         "simulated": tables.simulated_profile(facts),
         "refused": test.refusal if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
-        "columns": tables.groups_of(rows) + tables.NOW,
+        "columns": tables.columns_of(rows) + tables.NOW,
         "rows": rows,
         "notes": [*tables.notes(rows), *tables.cost_note(rows, facts)],
         "formulas": FORMULAS,

@@ -105,7 +105,7 @@ def test_the_thinking_and_the_lengths_are_those_of_the_run(two_slots: Analysis) 
     assert sum(thought) / len(thought) == pytest.approx(5, rel=0.25)
     assert found.answers_kept
     assert found.shared == 0
-    halved = found.scaled(answers=0.5).conversations[0]
+    halved = found.scaled(answers=0.5).scripts[0]
     assert halved[0].prompt == found.scripts[0][0].prompt
     assert halved[3].prompt < found.scripts[0][3].prompt
 
