@@ -97,7 +97,7 @@ def key_for(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env:
     return next((key for name in variables_for(url, api) if (key := read_key(name, env))), None)
 
 
-def variable_of(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
+def key_variable(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
     """Return which variable gives the key for requests of `api` to the server at `url`; None where none does."""
     return next((name for name in variables_for(url, api, key_env=key_env) if read_key(name, env)), None)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.metrics import needed
+from loadtest.metrics import VOID, needed
 from loadtest.records import Outcome
 from loadtest.scenario import read_share
 from loadtest.text import percent, seconds
@@ -158,9 +158,24 @@ class Judged:
         return said if self.sure or math.isinf(self.value) else f"{said}, but not surely"
 
     def __str__(self) -> str:
+        return f"{self.found}: {self.word}"
+
+    def in_level(self, verdict: str) -> str:
+        """Return what `__str__` says, of a level with this verdict: of a void one nothing is passed or failed."""
+        return f"{self.found}: {self.word_in(verdict)}"
+
+    def word_in(self, verdict: str) -> str:
+        """Return `word`, of a level with this verdict."""
+        if verdict != VOID or self.unjudged is not None:
+            return self.word
+        return f"{'met' if self.met else 'missed'}, but void"
+
+    @property
+    def found(self) -> str:
+        """What was found, and the objective, without the outcome."""
         objective = self.objective
         if self.unjudged is not None:
-            return f"{objective.words} {self.unjudged}, {objective}: {self.word}"
+            return f"{objective.words} {self.unjudged}, {objective}"
         missed = "that of a user who left" if self.left == self.failed > 0 else "that of a failed request"
         value = missed if math.isinf(self.value) else objective.quantity(self.value)
         text = f"{objective.words} is {value}"
@@ -174,7 +189,7 @@ class Judged:
             text += f" with, of {self.requests} requests, {how}"
         elif self.failed:
             text += f" with {self.failed} of {self.requests} requests failed"
-        return f"{text}, {objective}: {self.word}"
+        return f"{text}, {objective}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds; JSON has no infinity, so the value of a failed request is null on disk."""

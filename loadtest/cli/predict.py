@@ -66,7 +66,7 @@ def predict(
     """
     from loadtest.analyse.charts.by_load import prediction as chart
     from loadtest.analyse.comparison.comparable import asked_facts
-    from loadtest.analyse.run.groups import refuse
+    from loadtest.analyse.run.groups import refuse_groups
     from loadtest.analyse.summary import analyse, without_void
     from loadtest.analyse.whatif.model.seeded_run import SeededRun, new_seed
     from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
@@ -74,7 +74,7 @@ def predict(
     _check_loads(concurrency, rate, slots)
     path = _free(out)
     analysis = analyse(run)
-    refuse(analysis.run, [each for each, _ in analysis.groups], "predict")
+    refuse_groups(analysis.run, [each for each, _ in analysis.groups], "predict")
     good = without_void(analysis)
     document = predict_loads(
         good.run,

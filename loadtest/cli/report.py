@@ -45,7 +45,7 @@ def show_report(
     console_report(written, Console())
     for level in written.summary["levels"] if objectives else ():
         for judged in judge_objectives(objectives, level):
-            print(f"{level['label']}: {judged}")
+            print(f"{level['label']}: {judged.in_level(level['verdict'])}")
     return written
 
 
@@ -143,10 +143,10 @@ def report(
 def _published(reports: Sequence[Report], folder: Path, *, text: bool) -> None:
     """Print measured beside published figures, and write them into the first run's folder."""
     from loadtest.analyse.reports.published import set_beside
-    from loadtest.analyse.run.groups import refuse
+    from loadtest.analyse.run.groups import refuse_groups
 
     for one in (one for report in reports for one in report.analyses):
-        refuse(one.run, [group for group, _ in one.groups], "the comparison with published figures")
+        refuse_groups(one.run, [group for group, _ in one.groups], "the comparison with published figures")
     said = set_beside(*(one for report in reports for one in report.analyses)).markdown()
     path = folder / "published.md"
     path.write_text(said, encoding="utf-8")

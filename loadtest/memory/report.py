@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest.memory import weights
 from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, LoadedMemory, MemoryPlan
-from loadtest.text import GIB, binary_size, counted, percent
+from loadtest.text import GIB, binary_size, counted, number, percent
 
 SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f16
 NOTICED = 0.0005  # of the estimate: a smaller difference would be printed as 0.0 %
@@ -81,16 +81,16 @@ def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
         bare = replace(plan, slots=1).most_context(gpu)
         if not bare:
             return ["Weights and buffers alone are too much: a smaller quantisation, or more GPUs."]
-        return [f"With {counted(plan.slots, 'slot')} no context fits; one slot can have {bare} tokens."]
+        return [f"With {counted(plan.slots, 'slot')} no context fits; one slot can have {number(bare)} tokens."]
     trained = " (all that the model is trained for)" if context == plan.facts.trained else ""
     many = (
         f"{most} slots or more fit"
         if most == MOST_SLOTS
         else f"at most {counted(most, 'slot')} fit{'s' if most == 1 else ''}"
     )
-    each = " each" if plan.slots > 1 else ""
-    with_context = f"{counted(plan.slots, 'slot')} can have {context} tokens{each}{trained}"
-    said = [f"With {plan.context} tokens each, {'no slot fits' if most == 0 else many}; {with_context}."]
+    each = "" if plan.slots == 1 else " each"
+    with_context = f"{counted(plan.slots, 'slot')} can have {number(context)} tokens{each}{trained}"
+    said = [f"With {number(plan.context)} tokens a slot, {'no slot fits' if most == 0 else many}; {with_context}."]
     if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:

@@ -27,6 +27,8 @@ def read_text(path: Path, what: str, *, most: int) -> str:
     try:
         with path.open("rb") as file:
             body = file.read(most + 1)
+    except IsADirectoryError:
+        raise ScenarioError(f"the {what} {path} is a folder; name a file.") from None
     except OSError as error:
         hint = "; standard input is /dev/stdin" if path == NAMED_STDIN else ""
         raise ScenarioError(f"cannot read the {what} {path}: {error.strerror}{hint}.") from None

@@ -39,6 +39,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         not encodable(str(path)),
         f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.",
     )
+    refuse(
+        (path / "run.json").exists(),
+        f"{path} is a run folder, not a scenario file: `loadtest report {path}` reads it, and its report.md has the command that "
+        "measures the same again.",
+    )
     text = read_text(path, "scenario", most=MOST_TOML)
     try:
         return tomllib.loads(text)

@@ -157,11 +157,11 @@ class Channel:
 
     def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
         """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
-        talks = ConversationSource(scenario, self._counter, self._asked.fit).knowing(
+        source = ConversationSource(scenario, self._counter, self._asked.fit).knowing(
             DrawnLengths(scenario.seed, self._counter, self._asked.fit, self._asked.context),
             behind_prefix(scenario, self._counter, self._asked.fit),
         )
-        return talks.session(scenario.levels()[0], next(self._numbers)), talks
+        return source.session(scenario.levels()[0], next(self._numbers)), source
 
     def counted(self, text: str) -> int:
         """Return about how many tokens a text adds to a prompt, by the server's count."""

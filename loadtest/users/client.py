@@ -69,7 +69,7 @@ class Client:
         self._failures = 0  # on the wire, in a row
         self._ended = 0  # when the last answer was over, monotonic ns; 0: none was
         self._sessions = 0  # that this user ended in this level
-        self._talking = False  # in a UserSession that is not over
+        self._in_session = False  # in a UserSession that is not over
         self._pending: BaseException | None = None  # what a listener of the request event raised
         self._turn: tuple[RequestKind, Request] | None = None  # the next one of the session that this user is in
 
@@ -143,8 +143,8 @@ class Client:
 
     def session(self, **how: Any) -> UserSession:
         """Begin a conversation: each `session.chat()` is its next turn, with all that was said before; see UserSession."""
-        self._sessions += self._talking  # the one before ends where another begins
-        self._talking = False
+        self._sessions += self._in_session  # the one before ends where another begins
+        self._in_session = False
         return UserSession(self, self._channel, **how)
 
     def _send(
@@ -203,7 +203,7 @@ class Client:
 
     def take_turn_end(self, answer: Answer, *, over: bool, catch_response: bool) -> None:
         """Take the end of a turn of a UserSession; `over`: nothing follows it in its conversation."""
-        self._talking = not over
+        self._in_session = not over
         self._take_end(answer, over=over, catch_response=catch_response)
 
     @contextmanager

@@ -40,8 +40,8 @@ class UserSession:
         asked = {"turns": own.turns or 1, "endpoint": endpoint, "api": "auto" if endpoint != own.endpoint else own.api}
         self._scenario: Scenario = own.replace(**{**NOT_OF_SESSIONS, **asked, **keys})
         self._client, self._channel, self._endpoint = client, channel, endpoint
-        self._talk, talks = channel.conversation_of(self._scenario)
-        self._script = talks.talk(self._scenario.levels()[0], self._talk.number, warmup=False)
+        self._session, source = channel.conversation_of(self._scenario)
+        self._script = source.script(self._scenario.levels()[0], self._session.number, warmup=False)
         self._failed = False
         self._said = 0
 
@@ -60,14 +60,14 @@ class UserSession:
         turn = self._next() if text is None else self._own(str(text))
         if turn is None or self._failed:
             raise ScenarioError("the conversation is over: begin another one with self.client.session().")
-        request = self._channel.turn(self._talk.say(turn), self._talk, self._endpoint)
+        request = self._channel.turn(self._session.say(turn), self._session, self._endpoint)
         self._said += 1
         answer, heard = self._client.send_turn(request, self._scenario, name)
         self._failed = heard is None
         if heard is not None:
-            self._talk.hear(heard)
+            self._session.hear(heard)
         over = self.over
-        request.remark = self._talk.passed
+        request.remark = self._session.passed
         self._client.take_turn_end(answer, over=over, catch_response=catch_response)
         return answer
 
@@ -75,7 +75,7 @@ class UserSession:
 
     def _next(self) -> Turn | None:
         """Return the made-up turn to come."""
-        return self._talk.fitting(self._script.any_turn(self._said)) if self._endless else self._talk.peek()
+        return self._session.fitting(self._script.any_turn(self._said)) if self._endless else self._session.peek()
 
     def _own(self, text: str) -> Turn:
         """Return a turn that says a text of the user's."""

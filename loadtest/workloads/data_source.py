@@ -137,8 +137,8 @@ def _first_prompt(row: Row, scenario: Scenario) -> str:
     """Return the text of a row's first request."""
     if not scenario.has_sessions:
         return row.text
-    system, talk = system_apart(row.talk)
-    return "\n".join(filter(None, (system, text_of(rounds(talk, alone=row.questions)[0].said))))
+    system, transcript = system_apart(row.transcript)
+    return "\n".join(filter(None, (system, text_of(rounds(transcript, alone=row.questions)[0].said))))
 
 
 def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: TokenFit, context: int) -> None:

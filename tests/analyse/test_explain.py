@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_a_server_that_tells_nothing_leaves_what_cannot_be_known_unexplained(tmp
     assert found.parts.first[-1].seconds == found.parts.total_s
     assert words.rows(found, found.parts.first) == [(seconds(found.parts.total_s), "unexplained")]
     assert found.no_replay == "what 100 % of it went into is not known"  # was "No other request caused a part of it"
+
+
+def test_the_whole_time_is_counted_from_the_same_instant_as_the_first_token(tmp_path: Path) -> None:
+    """It said "39.8 ms to the first token, 39.4 ms in all": E2E counts from the send, the parts from when it was due."""
+    plan = tuple(Sent(number, 100, 1 + number % 2, at=number / 2) for number in range(10))
+    found = explained(Playing(Case(planted.PROMPT, TIMING, 2, None, plan, None), 0).play().write(tmp_path / "run"), 8)
+    late = dataclasses.replace(found, parts=dataclasses.replace(found.parts, total_s=found.ttft_s + 0.5))
+    to_first = seconds(found.ttft_s + 0.5)
+    assert words.heading(late).partition(": ")[2].startswith(to_first)
+    assert words.heading(late).endswith(f", {to_first} in all")
 
 
 def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import pytest
-from support import decoder_fuzz
 from support.odd_streams import decode
 
 from loadtest.dialects import (
@@ -18,11 +16,7 @@ from loadtest.dialects import (
     OllamaGenerate,
     OpenAIChat,
     OpenAICompletions,
-    ollama,
-    openai,
 )
-from loadtest.dialects.answers import decoding
-from loadtest.dialects.answers.lines import framing
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
@@ -381,33 +375,3 @@ def test_instants_of_the_server_that_are_none_are_unknown_and_said(name: str) ->
     assert events.created == []
     assert [note in said for said in ending.notes] == [True]
     assert (ending.done, ending.error) == (True, None)
-
-
-@pytest.mark.parametrize("step", [0, 1000])
-@pytest.mark.parametrize(("dialect", "line"), [(V1, f"data: {A}\n\n"), (CHAT, chat("a"))])
-def test_an_answer_without_end_has_limits(
-    dialect: Dialect, line: str, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decoding, "MOST_EVENTS", 50)
-    monkeypatch.setattr(framing, "LONGEST_LINE", 5000)
-    events, ending = decode(dialect, (line * 50 + END).encode(), step)
-    assert (len(events), ending.error) == (50, None)
-    events, ending = decode(dialect, (line * 60).encode(), step)
-    assert (len(events), ending.error) == (50, decoding.TOO_MANY)
-    events, ending = decode(dialect, (line * 3 + "x" * 6000 + "\n" + line * 3).encode(), step)
-    assert (len(events), ending.error) == (3, framing.TOO_LONG)
-    events, ending = decode(dialect, (line * 3 + "x" * 6000).encode(), step)
-    assert (len(events), ending.error) == (3, framing.TOO_LONG)
-
-
-def test_no_bytes_break_a_decoder_and_no_cut_changes_what_comes_out() -> None:
-    decoder_fuzz.main(2500, seed=7)
-
-
-def test_odd_lines_read_by_their_likeness_are_what_parsing_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng, stock = random.Random(8), decoder_fuzz.bodies()
-    bodies = [decoder_fuzz.made(rng, stock) for _ in range(2000)]
-    alike = [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]
-    monkeypatch.setattr(openai, "shape_around", lambda _line, _text: None)
-    monkeypatch.setattr(ollama, "stamped_shape_around", lambda *_: None)
-    assert alike == [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]

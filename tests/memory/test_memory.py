@@ -223,6 +223,9 @@ def test_the_verdict_in_words(loadtest: Call) -> None:
     base = ("memory", "--model", "llama3.1:70b", "--quantization", "q4_0", "--slots", "4")
     _, out, _ = loadtest(*base, "--context", "2048", "--gpu-memory", "80GB")
     assert "This fits on 80 GB (74.51 GiB)" in out
+    assert re.search(r"; 4 slots can have \d\d,\d{3} tokens each", " ".join(out.split()))
+    _, one, _ = loadtest(*base[:-2], "--context", "2048", "--gpu-memory", "80GB")
+    assert re.search(r"; 1 slot can have \d+,\d{3} tokens( \(|\.)", " ".join(one.split()))  # "each" of one slot
     assert "2.50 GiB" in out
     assert max(map(len, out.splitlines())) <= 80
     _, out, _ = loadtest(*base, "--context", "131072", "--gpu-memory", "80GB")

@@ -82,7 +82,7 @@ WRONG = [
     (["--prompt-file", "prompts.jsonl"], "looks like JSON lines, and would be sent whole, as one prompt"),
     (["--prompt-file", "utf16.toml"], "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8."),
     (["--prompt-file", "binary"], "is not UTF-8 text (line"),
-    (["--prompt-file", "folder"], "cannot read the prompt file folder: Is a directory."),
+    (["--prompt-file", "folder"], "the prompt file folder is a folder; name a file."),
     (["--prompt-file", "-"], "cannot read the prompt file -: No such file or directory; standard input is /dev/stdin."),
     (["--trace", "packed.csv"], "the trace packed.csv is gzip, which loadtest does not read; unpack it first."),
     (["--trace", "bad.csv"], "line 2, has a length of 'nan' (column input_tokens)"),
@@ -99,7 +99,11 @@ WRONG = [
     ),
     (["dates.toml"], "requests must be a whole number or nothing, not datetime.date(2024, 1, 1)."),
     (["nul.toml"], "model holds a NUL byte; take it out."),
-    (["folder"], "cannot read the scenario folder: Is a directory."),
+    (["folder"], "the scenario folder is a folder; name a file."),
+    (
+        ["a_run"],
+        "a_run is a run folder, not a scenario file: `loadtest report a_run` reads it, and its report.md has the command",
+    ),
     (["--out", ""], "--out is empty; give it a value, or leave it out."),
     (["--out", "/"], "is the root of the file system; choose another --out."),
     (["--out", "empty"], "empty is a file, not a folder; choose another --out."),
@@ -161,6 +165,8 @@ RIGHT = [
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("OLLAMA_HOST", REFUSED)
     (tmp_path / "plain.txt").write_bytes(b"\xef\xbb\xbfTell me\r\na story.\r\n")
+    (tmp_path / "a_run").mkdir()
+    (tmp_path / "a_run" / "run.json").write_text("{}")
     with nothing_started(tmp_path):
         yield tmp_path
 
@@ -223,6 +229,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["score", "folder", "folder"], "folder is a folder, not a prediction; give the prediction.json"),
         (["explain", "folder", "--request", "x"], "'x' is not a whole number"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
+        (["plot", "x", "-o"], "Option '-o' requires an argument; see `loadtest plot --help`."),
         (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),

@@ -14,7 +14,7 @@ from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.simulate.model.virtual import EngineTurn, PlayedTurn, closed_loop, open_loop, people
 
 TIMING = Timing(step=StepLaw(0.01), prefill_s=0.001, handling_s=0.0, handover_s=0.0)
-TALK = (EngineTurn(100, 20), EngineTurn(150, 20, 0.5), EngineTurn(200, 20, 0.5), EngineTurn(250, 20, 0.5))
+SCRIPT = (EngineTurn(100, 20), EngineTurn(150, 20, 0.5), EngineTurn(200, 20, 0.5), EngineTurn(250, 20, 0.5))
 CTX = 4096
 
 
@@ -22,9 +22,9 @@ def engine(slots: int, host: HostCache | None = None) -> Engine:
     return Engine(TIMING, slots=slots, loaded=CTX, host=host)
 
 
-def talking(users: int, slots: int, host: HostCache | None = None, talks: int = 8) -> list[PlayedTurn]:
+def talking(users: int, slots: int, host: HostCache | None = None, sessions: int = 8) -> list[PlayedTurn]:
     starts = [0.25 * user for user in range(users)]
-    return people(engine(slots, host), [TALK] * talks, starts_s=starts, num_ctx=CTX)
+    return people(engine(slots, host), [SCRIPT] * sessions, starts_s=starts, num_ctx=CTX)
 
 
 def cached(played: list[PlayedTurn]) -> dict[int, set[int]]:
@@ -68,28 +68,28 @@ def test_a_slot_holds_prompt_and_answer_less_its_last_token() -> None:
 
 
 def test_an_answer_that_comes_back_as_other_tokens_is_read_again() -> None:
-    played = people(engine(1), [TALK], starts_s=[0.0], num_ctx=CTX, answers_kept=False)
+    played = people(engine(1), [SCRIPT], starts_s=[0.0], num_ctx=CTX, answers_kept=False)
     assert cached(played) == {0: {0}, 1: {100}, 2: {150}, 3: {200}}
 
 
 def test_what_all_conversations_begin_with_is_cached_for_the_first_turn_too() -> None:
-    played = people(engine(1), [TALK, TALK], starts_s=[0.0], num_ctx=CTX, shared=40)
+    played = people(engine(1), [SCRIPT, SCRIPT], starts_s=[0.0], num_ctx=CTX, shared=40)
     assert [one.stream.cached for one in played if one.turn == 0] == [0, 40]
 
 
 def test_as_many_conversations_are_kept_as_there_are_slots_and_none_beyond() -> None:
     """Four people who take turns on three slots: each turn finds its own slot given to another."""
-    assert cached(talking(users=3, slots=3, talks=3))[3] == {219}
-    assert cached(talking(users=4, slots=3, talks=4)) == {0: {0}, 1: {0}, 2: {0}, 3: {0}}
+    assert cached(talking(users=3, slots=3, sessions=3))[3] == {219}
+    assert cached(talking(users=4, slots=3, sessions=4)) == {0: {0}, 1: {0}, 2: {0}, 3: {0}}
 
 
 def test_the_next_conversation_takes_the_longest_idle_slot_though_its_owner_only_thinks() -> None:
-    assert 0 in cached(talking(users=3, slots=3, talks=9))[3]
+    assert 0 in cached(talking(users=3, slots=3, sessions=9))[3]
 
 
 def test_a_host_cache_keeps_them_until_it_is_full() -> None:
     assert cached(talking(users=4, slots=3, host=HostCache(None)))[3] == {219}
-    assert cached(talking(users=4, slots=3, host=HostCache(50), talks=4))[3] == {0}
+    assert cached(talking(users=4, slots=3, host=HostCache(50), sessions=4))[3] == {0}
 
 
 def test_copies_leave_the_host_cache_oldest_first() -> None:
@@ -107,15 +107,15 @@ def test_copies_leave_the_host_cache_oldest_first() -> None:
 
 def test_a_copy_is_restored_where_it_serves_better_than_the_slot_and_a_quarter_is_kept() -> None:
     host = HostCache(None)
-    talk = (TokenRun("system", 20), TokenRun("a", 100))
-    host.save(talk)
-    assert host.restore((*talk, TokenRun("b", 5)), ()) == talk
+    session = (TokenRun("system", 20), TokenRun("a", 100))
+    host.save(session)
+    assert host.restore((*session, TokenRun("b", 5)), ()) == session
     assert host.copies == []
-    host.save(talk)
+    host.save(session)
     other = (TokenRun("system", 20), TokenRun("c", 100))
     assert host.restore(other, ()) == ()  # a sixth of the copy would be kept
-    assert host.restore(talk, talk) == talk
-    assert host.copies == [talk]
+    assert host.restore(session, session) == session
+    assert host.copies == [session]
 
 
 def test_a_restored_copy_is_counted() -> None:
@@ -145,7 +145,7 @@ def test_a_text_split_into_tokens_shares_what_it_begins_with() -> None:
 
 
 def test_people_think_and_take_the_next_conversation() -> None:
-    played = talking(users=2, slots=2, talks=5)
+    played = talking(users=2, slots=2, sessions=5)
     assert len(played) == 20
     assert {one.session for one in played} == set(range(5))
     by_session = defaultdict(list)

@@ -211,7 +211,7 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
         model = ServerModel.of(found.run, found.slots, found.steps)
         model = with_lengths_of(model, found.run, group.levels)
         used = [level for level in found.summary["levels"] if level["index"] in group.levels]
-        if self_check.unmatched(lambda level: model.closed(int(level["concurrency"])), used):
+        if self_check.worst_miss(lambda level: model.closed(int(level["concurrency"])), used):
             return
         said = work.advise_slots(
             model,

@@ -132,7 +132,7 @@ def truth(drawn: Drawn, seeded: SeededRequests, rate: float, seed: int, pace: fl
     engine = Engine(drawn.timing.scaled(pace), slots=drawn.slots, seed=seed + 99, loaded=CONTEXT)
     lengths = seeded.lengths([(1, 1)] * REQUESTS, warmups=0)
     streams = open_loop(engine, cold_requests(lengths), list(seeded.instants_s(rate)), see=log.see)
-    figures, _ = figures_of_play(Played(streams, log, np.ones(len(streams), dtype=np.bool_)), None, talks=False)
+    figures, _ = figures_of_play(Played(streams, log, np.ones(len(streams), dtype=np.bool_)), None, sessions=False)
     return figures
 
 

@@ -35,11 +35,11 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Talks:
+class SessionLoad:
     """One level of people in conversations; lengths drawn evenly from (least, most), thinking exponentially."""
 
     users: int
-    talks: int
+    sessions: int
     turns: int = 4
     first: tuple[int, int] = (200, 800)
     later: tuple[int, int] = (20, 60)
@@ -108,9 +108,9 @@ def play(
     return played
 
 
-def play_talks(
+def play_sessions(
     timing: Timing,
-    loads: Sequence[Talks],
+    loads: Sequence[SessionLoad],
     *,
     slots: int | None,
     seed: int = 0,
@@ -132,7 +132,7 @@ def play_talks(
         starts = [start / NS_PER_S + user * load.think_s / load.users for user in range(load.users)]
         turns = people(
             engine,
-            [_talk(load, draw) for _ in range(load.talks)],
+            [_script(load, draw) for _ in range(load.sessions)],
             starts_s=starts,
             num_ctx=1 << 20,
             answers_kept=answers_kept,
@@ -153,7 +153,7 @@ def play_talks(
     return played
 
 
-def _talk(load: Talks, draw: random.Random) -> list[EngineTurn]:
+def _script(load: SessionLoad, draw: random.Random) -> list[EngineTurn]:
     turns: list[EngineTurn] = []
     for turn in range(load.turns):
         said = draw.randint(*(load.later if turn else load.first))

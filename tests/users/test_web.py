@@ -19,6 +19,7 @@ from support.made_web import EVIL, FACTS, board_of, client_of, web_ui_of
 
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
+from loadtest.text import number as written
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
@@ -71,6 +72,18 @@ def test_figures_say_whom_they_are_about_and_that_it_is_simulated() -> None:
     assert after["history"] == []
     facts["server"] = {"simulated": None}
     assert client.get("/loadtest/figures").json["simulated"] is None
+
+
+def test_the_cost_of_tokens_is_said_while_the_test_runs() -> None:
+    """The tab said watts and cost nowhere; the price of an hour needs no samples."""
+    facts = {**FACTS, "scenario": {"price_per_hour": "3.6EUR"}}
+    board = board_of("chat")
+    rate = board.rows()[-1]["output_tokens_per_s"]
+    notes = client_of(web_ui_of(board, CurrentTest(facts=facts))).get("/loadtest/figures").json["notes"]
+    cost = written(1e3 / rate)
+    assert notes[-1].startswith(f"At 3.60 EUR an hour, a million output tokens (simulated) cost {cost} EUR so far")
+    void = [*board.rows()[:-1], {**board.rows()[-1], "verdict": "void"}]
+    assert list(tables.cost_note(void, facts)) == list(tables.cost_note(board.rows(), FACTS)) == []
 
 
 COLUMNS = {

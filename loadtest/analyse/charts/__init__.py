@@ -18,6 +18,7 @@ from loadtest.analyse.charts.by_load import (
     ttft,
 )
 from loadtest.analyse.charts.over_time import cold_load, depth, drift, machine, timeline
+from loadtest.analyse.charts.void_levels import label_of
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, has_tokens
@@ -153,7 +154,7 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
         style.empty(axes, "The run has no level.")
         return style.save(figure, path, analysis, "No request was recorded")
     timeline.request_rows(axes, analysis, level)
-    return style.save(figure, path, analysis, timeline.title(analysis, level), level["label"])
+    return style.save(figure, path, analysis, timeline.title(analysis, level), label_of(level))
 
 
 def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> Path | None:

@@ -18,7 +18,7 @@ from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
-from loadtest.text import capitalised, joined
+from loadtest.text import joined
 
 MOST_DRAWN = 14  # series of one chart; more are in the tables
 
@@ -130,9 +130,9 @@ def _latency(key: str, high: str, name: str) -> Panel:
                 look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
                 axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
             _void(axes, one, list(style.points(one.void, key, "p50")))
-        axes.add_line(
-            Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=f"dotted: {name} {high}; else p50")
-        )
+        if any(line.get_linestyle() == ":" for line in axes.lines):
+            label = f"dotted: {name} {high}; else p50"
+            axes.add_line(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=label))
         _load_axis(axes, every, f"No level has a {name}.")
         axes.set_ylabel(f"{name}, logarithmic")
         _logarithmic_y(axes)
@@ -148,7 +148,7 @@ def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
             known = [(figure(level, rate), figure(level, key, part)) for level in one.good]
             _plot(axes, one, [(x, y) for x, y in known if x is not None and y is not None])
         if not axes.lines:
-            style.empty(axes, f"No level has a {name} and a rate.")
+            style.empty(axes, f"No level that is not void has a {name} and a rate.")
             return
         axes.grid(visible=True, axis="x")
         axes.set_xlim(left=0)
@@ -187,8 +187,8 @@ def _logarithmic_y(axes: Axes) -> None:
 
 def _subtitle(many: Many) -> str:
     shared, _ = many_report.level_names(many)
-    said = [shared] if shared else []
-    said += [capitalised(sentence.rstrip(".")) for sentence in many.named.sentences(many.letters)][:1]
+    differ = next(many.named.sentences(many.letters)).rstrip(".")
+    said = [shared, f"{differ[:1].lower()}{differ[1:]}"] if shared else [differ]
     if (more := len(styled_series(many)) - MOST_DRAWN) > 0:
         said.append(f"{more} more lines are in compare.md")
     return "; ".join([*said, "bars: 95 % intervals"])

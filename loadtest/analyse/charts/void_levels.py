@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,12 +13,22 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import is_void
 
 LABEL = "void: do not quote"
+BEYOND = "void, and above the axis"
+MOST_TIMES = 5.0  # the highest point that may be quoted
 
 
-def crosses(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Draw points of void levels."""
-    if points:
-        axes.plot(*zip(*points, strict=True), "x", color=style.VERMILLION, markersize=9, label=LABEL, zorder=4)
+def crosses(axes: Axes, points: Sequence[tuple[float, float]], edge: float = math.inf) -> None:
+    """Draw points of void levels; what is higher than `edge` stands there as an arrow."""
+    look: dict[str, Any] = {"color": style.VERMILLION, "markersize": 9, "linestyle": "", "zorder": 4}
+    if inside := [point for point in points if point[1] <= edge]:
+        axes.plot(*zip(*inside, strict=True), marker="x", label=LABEL, **look)
+    if beyond := [at for at, value in points if value > edge]:
+        axes.plot(beyond, [edge] * len(beyond), marker="^", fillstyle="none", label=BEYOND, **look)
+
+
+def edge_of(quoted: Iterable[float]) -> float:
+    """Return how high points of void levels are drawn: without it, one absurd figure flattens all that may be quoted."""
+    return MOST_TIMES * max(quoted, default=0.0) or math.inf
 
 
 def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) -> None:
@@ -29,4 +40,13 @@ def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) 
 
 def level_name(level: dict[str, Any]) -> str:
     """Name a level in a legend by its load; a void one says so."""
-    return offered_load.load_name(level) + (", void" if is_void(level) else "")
+    return offered_load.load_name(level) + _void(level)
+
+
+def label_of(level: dict[str, Any]) -> str:
+    """Return the whole label of the one level that a chart is about; a void one says so."""
+    return f"{level['label']}{_void(level)}"
+
+
+def _void(level: dict[str, Any]) -> str:
+    return ", void" if is_void(level) else ""

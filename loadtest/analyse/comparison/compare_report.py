@@ -1,4 +1,4 @@
-"""A comparison in words: its one sentence, compare.md, comparison.json."""
+"""A comparison in words: its one sentence, compare.md, compare.json."""
 
 from __future__ import annotations
 

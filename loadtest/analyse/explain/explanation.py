@@ -296,7 +296,7 @@ class Explainer:
             replay = LevelReplay.of(self.run, self.splitter.timeline, model, row)
             if isinstance(replay, str):
                 return replay
-            wrong = replay.unmatched()
+            wrong = replay.worst_miss()
             if wrong is None:
                 return replay
             missed = missed or wrong

@@ -148,7 +148,7 @@ class LevelReplay:
         """Whether a model was loaded in it."""
         return any(each.load > LONG_LOAD_S for each in self.sent)
 
-    def unmatched(self) -> str | None:
+    def worst_miss(self) -> str | None:
         """Return a clause on what the replay of the run as it was misses; None where it gives the run back."""
         played = self.base
         mine = [each[self.row] for each in played if self.row in each]

@@ -52,14 +52,15 @@ def add_cost(summary: dict[str, Any], prices: Prices) -> None:
     """Put `cost` into each level of a summary for each price that was named, or None and why."""
     for level in summary["levels"]:
         if prices.hour is not None:
-            level["cost_by_hour"] = _by_hour(level, prices.hour)
+            level["cost_by_hour"] = by_hour(level, prices.hour)
         if prices.kwh is not None:
             level["cost_by_kwh"] = _by_kwh(level, prices.kwh)
             if level["cost_by_kwh"] is None:
                 level["cost_by_kwh_reason"] = level.get("energy_reason") or "no tokens were counted"
 
 
-def _by_hour(level: dict[str, Any], price: Price) -> dict[str, Any]:
+def by_hour(level: Mapping[str, Any], price: Price) -> dict[str, Any]:
+    """Return what tokens cost at a level's rates, where the whole price is put on them."""
     output, prompts = level.get("output_tokens_per_s"), level.get("input_tokens_per_s")
     every = (output or 0.0) + prompts if prompts else None  # unknown prompts are no free ones
 

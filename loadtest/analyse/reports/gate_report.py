@@ -55,8 +55,9 @@ def cases(
         said = f"{verdict}: {why}" if why else verdict
         yield GateCase(level["label"], "can be believed", said, ERROR if verdict == VOID else "")
         for each in judge_objectives(objectives, level):
-            ended = "" if each.met else ERROR if each.unjudged is not None else FAILURE
-            yield GateCase(level["label"], str(each.objective), str(each), ended)
+            unsaid = verdict == VOID or each.unjudged is not None
+            ended = ERROR if unsaid else "" if each.met else FAILURE
+            yield GateCase(level["label"], str(each.objective), each.in_level(verdict), ended)
 
 
 def junit(
@@ -102,7 +103,7 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
         lines += [f"**{escaped(shown(search.said))}**", ""]
     lines += [*_levels(summary["levels"]).markdown(), ""]
     rows = [
-        (level["label"], str(each.objective), _mark(each, void=level["verdict"] == VOID), str(each))
+        (level["label"], str(each.objective), _mark(each, level["verdict"]), each.in_level(level["verdict"]))
         for level in summary["levels"]
         for each in judge_objectives(objectives, level)
     ]
@@ -116,11 +117,9 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
     return "\n".join([*lines, *doubts, *([""] if doubts else [])]) + "\n"
 
 
-def _mark(judged: Judged, *, void: bool) -> str:
-    word = "met" if judged.met else "missed" if judged.unjudged is None else "not judged"
-    if void:
-        return f"❔ {word}, but void"
-    return f"{'✅' if judged.met else '❌' if judged.unjudged is None else '❔'} {word}"
+def _mark(judged: Judged, verdict: str) -> str:
+    sign = "❔" if verdict == VOID or judged.unjudged is not None else "✅" if judged.met else "❌"
+    return f"{sign} {judged.word_in(verdict)}"
 
 
 def _levels(levels: Sequence[dict[str, Any]]) -> Grid:

@@ -10,7 +10,7 @@ from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import Prediction
-from loadtest.analyse.whatif.model.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
+from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
 from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document

@@ -10,7 +10,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
-from loadtest.metrics import FORMULAS, VOID, needed, schedule_lag_limit
+from loadtest.metrics import FORMULAS, needed, schedule_lag_limit
 from loadtest.records import Outcome
 from loadtest.slo import judged_before
 from loadtest.text import UNKNOWN, number, percent, seconds
@@ -243,8 +243,8 @@ def objectives_table(summary: dict[str, Any]) -> Grid | None:
         (
             level["label"],
             str(judged.objective),
-            judged.word + (", but void" if level["verdict"] == VOID else ""),
-            str(judged),
+            judged.word_in(level["verdict"]),
+            judged.in_level(level["verdict"]),
         )
         for level in summary["levels"]
         for judged in judged_before(level)

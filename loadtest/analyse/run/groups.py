@@ -105,7 +105,7 @@ def groups_of(run: RunData) -> list[Group]:
     return found
 
 
-def refuse(run: RunData, groups: Sequence[Group], what: str) -> None:
+def refuse_groups(run: RunData, groups: Sequence[Group], what: str) -> None:
     """Raise LoadTestError where a run has groups, for a command that needs one model at one server."""
     if groups:
         names = ", ".join(group.name for group in groups)

@@ -26,14 +26,17 @@ def print_mistake(sentence: str) -> None:
     print(f"loadtest: {short}", file=sys.stderr)
 
 
-def print_usage_error(error: click.ClickException) -> None:
-    """Print a mistake that click has found as one sentence; where no command was given, print the help."""
+def print_usage_error(error: click.ClickException, command: str = "loadtest") -> None:
+    """Print a mistake that click has found as one sentence; where no command was given, print the help.
+
+    `command` is whose help is named where click does not say of which command it is.
+    """
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":  # a class that click 8.1 does not have
         error.show()
         return
     sentence = _in_plain_words(_with_variable(error, error.format_message().strip()))
-    path = context.command_path if context is not None else "loadtest"
+    path = context.command_path if context is not None else command
     if context is not None and (isinstance(error, click.MissingParameter) or "unexpected extra" in sentence):
         usage = " ".join([path, *context.command.collect_usage_pieces(context)])
         sentence = f"{sentence.rstrip('.')}; write `{usage}`."

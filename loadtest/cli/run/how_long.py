@@ -67,8 +67,8 @@ def people_sentence(scenario: Scenario, turns: float) -> str | None:
     pauses = think * max(turns * scenario.warmup - 1, 0)
     levels = scenario.levels()
     join = f"People join within {_time(think)}; each" if think else "Each"
-    talk = "a conversation" if scenario.warmup == 1 else f"{scenario.warmup} conversations"
-    counts = f"{join} level counts once everybody has ended {talk} of about {turns:.3g} turns"
+    warm_up = "a conversation" if scenario.warmup == 1 else f"{scenario.warmup} conversations"
+    counts = f"{join} level counts once everybody has ended {warm_up} of about {turns:.3g} turns"
     if not scenario.warmup:
         counts = f"{join} level counts from its first turn on"
     if not think:

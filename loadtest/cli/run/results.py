@@ -150,4 +150,4 @@ def _print_what_is_wrong(written: Report, objectives: Sequence[Objective]) -> No
             print(f"loadtest: {level['label']} is void: {'; '.join(level['reasons'])}.", file=sys.stderr)
         for each in judge_objectives(objectives, level):
             if not each.met:
-                print(f"loadtest: {level['label']}: {each}.", file=sys.stderr)
+                print(f"loadtest: {level['label']}: {each.in_level(level['verdict'])}.", file=sys.stderr)

@@ -27,7 +27,7 @@ class EngineTurn(NamedTuple):
     think_s: float = 0.0  # from the end of the answer before it, of whichever conversation, to this turn
 
 
-EngineConversation = Sequence[EngineTurn]
+EngineScript = Sequence[EngineTurn]
 Due = TypeVar("Due", bound=tuple[Any, ...])
 
 
@@ -112,7 +112,7 @@ def _events(
 
 def people(
     engine: Engine | Metronome,
-    conversations: Iterable[EngineConversation],
+    conversations: Iterable[EngineScript],
     *,
     starts_s: Sequence[float],
     num_ctx: int,
@@ -134,38 +134,40 @@ def people(
     """
     waiting = enumerate(conversations)
     ids = count()
-    sends: list[tuple[int, int, Talk]] = []
-    running: dict[Stream, Talk] = {}
+    sends: list[tuple[int, int, EngineSession]] = []
+    running: dict[Stream, EngineSession] = {}
     played: list[PlayedTurn] = []
 
-    def next_turn(user: int, talk: Talk | None, at: int) -> None:
-        if talk is None or not talk.left():
+    def next_turn(user: int, session: EngineSession | None, at: int) -> None:
+        if session is None or not session.left():
             following = next(waiting, None)
             if following is None:
                 return
-            talk = Talk(user, following[0], following[1], (prefix, following[0]), shared, answers_kept)
-        think = max(round(talk.turns[talk.turn].think_s * NS_PER_S), round(turnaround_s * NS_PER_S)) if played else 0
-        heapq.heappush(sends, (at + think, next(ids), talk))
+            session = EngineSession(user, following[0], following[1], (prefix, following[0]), shared, answers_kept)
+        think = (
+            max(round(session.turns[session.turn].think_s * NS_PER_S), round(turnaround_s * NS_PER_S)) if played else 0
+        )
+        heapq.heappush(sends, (at + think, next(ids), session))
 
     for user, start in enumerate(starts_s):
         next_turn(user, None, round(start * NS_PER_S))
     for event in _events(engine, sends, see):
         if isinstance(event, Emission):
-            talk = running.pop(event.stream)
-            next_turn(talk.user, talk, event.at)
+            session = running.pop(event.stream)
+            next_turn(session.user, session, event.at)
         else:
-            now, number, talk = event
-            stream = engine.submit(talk.request(number, num_ctx), now)
-            running[stream] = talk
-            played.append(PlayedTurn(stream, talk.user, talk.session, talk.turn - 1))
+            now, number, session = event
+            stream = engine.submit(session.request(number, num_ctx), now)
+            running[stream] = session
+            played.append(PlayedTurn(stream, session.user, session.session, session.turn - 1))
     return played
 
 
-class Talk:
+class EngineSession:
     """A conversation on its way: which turn is next, and all that was said."""
 
     def __init__(
-        self, user: int, session: int, turns: EngineConversation, key: Hashable, shared: int, answers_kept: bool
+        self, user: int, session: int, turns: EngineScript, key: Hashable, shared: int, answers_kept: bool
     ) -> None:
         self.user, self.session, self.turns, self.turn = user, session, turns, 0
         self._key, self._kept = key, answers_kept

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from loadtest import credentials
-from loadtest.dialects.answers.errors.error_words import plain
+from loadtest.dialects.answers.errors.error_words import one_spelling
 from loadtest.targets.server.control import LONGEST_TEXT, as_items, as_mapping, as_positive, as_text
 
 MOST_PAGES = 20  # of one list
@@ -129,7 +129,7 @@ def instances(row: dict[str, Any]) -> list[dict[str, Any]]:
 def slots_of(row: dict[str, Any]) -> int | None:
     """Return how many requests a row says that its one loaded instance handles in parallel."""
     configs = [as_mapping(one.get("config")) for one in instances(row)]
-    said = [plain(part) for part in (*configs, as_mapping(row.get("parameters")))]
+    said = [one_spelling(part) for part in (*configs, as_mapping(row.get("parameters")))]
     return _first_of({key: value for part in said for key, value in part.items()}, _SLOTS) if len(configs) < 2 else None
 
 
@@ -137,9 +137,9 @@ def contexts(row: dict[str, Any]) -> tuple[int | None, int | None]:
     """Return the context that a row says its model has, and the largest that it could have, in tokens."""
     said: dict[str, Any] = {}
     for part in (*(as_mapping(row.get(place)) for place in reversed(_PLACES)), row):
-        said |= plain(as_mapping(part.get("limits"))) | plain(part)
+        said |= one_spelling(as_mapping(part.get("limits"))) | one_spelling(part)
     for one in instances(row):
-        said |= plain(as_mapping(one.get("config")))
+        said |= one_spelling(as_mapping(one.get("config")))
     has, could = (_first_of(said, names) for names in (_CONTEXTS, _TRAINED))
     return (None, has or could) if loaded(row) is False else (has, could)
 

@@ -78,7 +78,7 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
 
 def _of_a_key(url: str, keys: ConnectionKeys) -> str:
     """Return a sentence on the key that may be missing, or a wrong one."""
-    name = credentials.variable_of(url, "openai", key_env=keys.key_env)
+    name = credentials.key_variable(url, "openai", key_env=keys.key_env)
     if not credentials.headers(url, "openai", key_env=keys.key_env):
         return " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
     return "" if name is None else f" The key in {name} may be a wrong one."

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect, dialect_for
-from loadtest.dialects.answers.errors.refusals import OTHER_LENGTH_KEY, refused_field, wanted_header, without
+from loadtest.dialects.answers.errors.refusals import OTHER_LENGTH_KEY, refused_field, wanted_header, without_field
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
@@ -153,12 +153,12 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
     fields = dialect.fields(refused.record.asked)
     order = [name for name in ("stream_options", *OTHER_LENGTH_KEY, *dialect.options, *dialect.patch) if name in fields]
     for name in dict.fromkeys(order):
-        if change := without(dialect, name):
+        if change := without_field(dialect, name):
             yield scenario.replace(**{change.key: change.value})
     both = [name for name in ("stream_options", *OTHER_LENGTH_KEY) if name in fields]
     together = scenario
     for name in [*both, *dict.fromkeys((*dialect.options, *dialect.patch))]:
-        if change := without(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name):
+        if change := without_field(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name):
             together = together.replace(**{change.key: change.value})
             yield together
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from loadtest.analyse.figures.cost import Prices, by_hour
 from loadtest.grid import Grid
+from loadtest.metrics import VOID
 from loadtest.text import UNKNOWN, counted, number, profile_at_speed
 
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
@@ -52,7 +54,7 @@ def board_cell(value: float | None, factor: int) -> str:
     return str(value)
 
 
-def groups_of(rows: BoardRows) -> Groups:
+def columns_of(rows: BoardRows) -> Groups:
     """Return the columns that say something of these rows: of answers without text E2E and rates of input."""
     total = rows[-1]
     return WITHOUT_TOKENS if total["ttft_p50"] is None and total["e2e_p50"] is not None else GROUPS
@@ -60,7 +62,7 @@ def groups_of(rows: BoardRows) -> Groups:
 
 def board_grid(rows: BoardRows) -> Grid:
     """Return the rows of a board as a table."""
-    shown = groups_of(rows)
+    shown = columns_of(rows)
     columns = [column for _, group in shown for column in group]
     return Grid(
         heads=("Name", *(part for part, _, _ in columns), "verdict"),
@@ -118,3 +120,15 @@ def notes(rows: BoardRows) -> Iterator[str]:
     for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it
         if row["reasons"]:
             yield f"{row['name']} is {row['verdict']}: {'; '.join(row['reasons'])}."
+
+
+def cost_note(rows: BoardRows, facts: dict[str, Any]) -> Iterator[str]:
+    """Yield what a million output tokens cost so far, where the test was given a price of an hour and can be believed."""
+    total, price = rows[-1], Prices.of_run(facts).hour
+    million = by_hour(total, price)["per_million_output_tokens"] if price is not None else None
+    if price is not None and million is not None and total["verdict"] != VOID:
+        mark = " (simulated)" if simulated_profile(facts) else ""
+        yield (
+            f"At {price.of(price.amount)} an hour, a million output tokens{mark} cost {price.of(million)} so far: "
+            f"all requests of this test together make {number(total['output_tokens_per_s'])} tokens/s."
+        )

@@ -25,7 +25,7 @@ SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may 
 
 
 @dataclass(frozen=True, slots=True)
-class MadeUpTalk:
+class MadeUpScript:
     """The script of one made-up conversation: every turn is a pure function of the seed, the session and its number."""
 
     scenario: Scenario
@@ -82,7 +82,7 @@ class MadeUpTalk:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedTalk:
+class RecordedScript:
     """The script of a conversation of a data file."""
 
     rounds: Sequence[Round]
@@ -139,12 +139,12 @@ class ConversationSource:
         setting = self._setting(level, i, warmup=warmup)
         if self.rows is not None:
             return self._from_data(self.rows, setting)
-        return Conversation(self.talk(level, i, warmup=warmup), setting)
+        return Conversation(self.script(level, i, warmup=warmup), setting)
 
-    def talk(self, level: Level, i: int, *, warmup: bool) -> MadeUpTalk:
+    def script(self, level: Level, i: int, *, warmup: bool) -> MadeUpScript:
         seed = seed_of(self.scenario, level, i, warmup=warmup)
         lengths, turns = self._lengths, self._turns(seed)
-        return MadeUpTalk(self.scenario, self.counter, self.fit, lengths, level, i, warmup, seed, turns)
+        return MadeUpScript(self.scenario, self.counter, self.fit, lengths, level, i, warmup, seed, turns)
 
     @property
     def _lengths(self) -> DrawnLengths:
@@ -165,7 +165,7 @@ class ConversationSource:
             return most
         file = self.rows.file
         some = range(0, len(file), max(len(file) // 100, 1))
-        counts = [len(rounds(system_apart(row.talk)[1], alone=row.questions)) for row in map(file.row, some)]
+        counts = [len(rounds(system_apart(row.transcript)[1], alone=row.questions)) for row in map(file.row, some)]
         return sum(min(count, most) for count in counts) / len(counts)
 
     def early_share(self, level: Level) -> float:
@@ -174,8 +174,8 @@ class ConversationSource:
         if context is None or self.rows is not None:
             return 0.0
         shared = 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
-        talks = (self.talk(level, i, warmup=False) for i in range(TRIED))
-        return sum(talk.tokens(shared) > context for talk in talks) / TRIED
+        scripts = (self.script(level, i, warmup=False) for i in range(TRIED))
+        return sum(script.tokens(shared) > context for script in scripts) / TRIED
 
     def early_notes(self) -> Iterator[str]:
         """Yield a sentence for each kind of conversation of which some end early."""
@@ -205,11 +205,11 @@ class ConversationSource:
         def output(turn: int) -> int | None:
             return row.output_tokens if row.output_tokens is not None else lengths(turn).output_tokens
 
-        system, talk = system_apart(row.talk)
+        system, transcript = system_apart(row.transcript)
         if system is not None:
             setting = replace(setting, system=system, system_tokens=self._count(system))
-        script = RecordedTalk(
-            rounds(talk, alone=row.questions),
+        script = RecordedScript(
+            rounds(transcript, alone=row.questions),
             self._turns(seed),
             self.scenario.answers == "recorded",
             seed,

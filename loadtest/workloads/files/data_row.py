@@ -60,7 +60,7 @@ class Row:
     id: str | None = None
     body: Mapping[str, Any] | None = None  # laid over the request's body
     answer: str | None = None  # that was recorded: not sent
-    talk: tuple[Mapping[str, Any], ...] = ()  # the whole conversation with its answers, to be played turn by turn
+    transcript: tuple[Mapping[str, Any], ...] = ()  # the whole conversation with its answers, to be played turn by turn
     questions: bool = False  # its messages are a user's alone, each to be answered before the next
 
     @property
@@ -95,7 +95,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
         # a list of texts is what a user says turn by turn, without answers, as in MT-Bench
         row = _text_row(_prompt_text(given[0], name), output_tokens=length, id=row_id)
-        return replace(row, talk=tuple(_user(text) for text in given if text.strip()), questions=True)
+        return replace(row, transcript=tuple(_user(text) for text in given if text.strip()), questions=True)
     if isinstance(given, list) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, _system_of(value), _body_keys(value))
     text = _prompt_text(given, name)
@@ -105,9 +105,11 @@ def read_row(value: Any, column: str | None) -> Row | None:
     row = _text_row(text, output_tokens=length, id=row_id, body=_body_keys(value), answer=answer)
     system = None if name in SYSTEMS else _system_of(value)
     if system is not None:
-        messages = ({"role": "system", "content": system}, *row.talk)
-        row = replace(row, text=text_of(messages), messages=messages, talk=messages)
-    return row if answer is None else replace(row, talk=(*row.talk, {"role": "assistant", "content": answer}))
+        messages = ({"role": "system", "content": system}, *row.transcript)
+        row = replace(row, text=text_of(messages), messages=messages, transcript=messages)
+    return (
+        row if answer is None else replace(row, transcript=(*row.transcript, {"role": "assistant", "content": answer}))
+    )
 
 
 def plain_column(value: Any, column: str | None) -> str | None:
@@ -160,7 +162,7 @@ def _has_role_and_content(message: Any) -> bool:
 
 
 def _text_row(text: str, **more: Any) -> Row:
-    return Row(text, talk=(_user(text),), **more)
+    return Row(text, transcript=(_user(text),), **more)
 
 
 def _user(text: str) -> Mapping[str, Any]:
@@ -186,9 +188,9 @@ def _conversation(
         raise RowError(f"has {_kind_of(given)} under {name}, not a list of messages")
     shared = any(isinstance(turn, dict) and "from" in turn for turn in given)
     messages = [_as_message(turn) for turn in given] if shared else [_with_usual_role(message) for message in given]
-    answer, talk = None, messages
+    answer, transcript = None, messages
     if shared or name != "messages":
-        talk = [one for one in messages if _speaks(one)]
+        transcript = [one for one in messages if _speaks(one)]
         messages, answer = _before_first_answer(messages, name)
     elif recorded and messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
         answer = text_of(messages[-1:])
@@ -205,8 +207,8 @@ def _conversation(
     if not any(map(_says_something, messages)):
         raise RowError(f"has an empty prompt (under {name})")
     if system is not None and messages[0].get("role") != "system":
-        messages, talk = ([{"role": "system", "content": system}, *said] for said in (messages, talk))
-    return Row(text_of(messages), tuple(messages), length, row_id, extra, answer, tuple(talk))
+        messages, transcript = ([{"role": "system", "content": system}, *said] for said in (messages, transcript))
+    return Row(text_of(messages), tuple(messages), length, row_id, extra, answer, tuple(transcript))
 
 
 def _says_something(message: Mapping[str, Any]) -> bool:

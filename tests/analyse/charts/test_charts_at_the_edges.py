@@ -18,6 +18,7 @@ from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, t
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.metrics import SUSPECT
 from loadtest.records import Outcome, Record
 
 
@@ -182,3 +183,15 @@ def test_one_request_is_one_stream_and_comes_after_the_start(tmp_path: Path) -> 
     assert named == ["0", "1"]
     low, high = below.get_xlim()
     assert not [at for at in below.get_xticks() if low <= at < 0]
+
+
+def test_the_parts_of_ttft_add_up_to_no_more_than_it() -> None:
+    """A bar of 34.9 ms had "mean 32.1 ms" above it: requests had left late, and waits are not below nothing."""
+    level = {"verdict": SUSPECT, "ttft_s": {"mean": 0.0321}, "slot_wait_s": {"mean": 0.001}, "load_s": {"mean": 0.001}}
+    level |= {"prefill_s": {"mean": 0.0244}, "queue_wait_s": {"mean": 0.0095}, "batch_wait_s": {"mean": 0.0085}}
+    parts = ttft.parts_of(level)
+    assert sum(parts.values()) == pytest.approx(0.0321)
+    assert (parts["prefill_s"], parts["slot_wait_s"], parts["load_s"]) == (0.0244, 0.001, 0.001)
+    assert parts["batch_wait_s"] == pytest.approx(0.0057)
+    exact = {**level, "batch_wait_s": {"mean": 0.0057}}
+    assert ttft.parts_of(exact)["batch_wait_s"] == pytest.approx(0.0057)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load import percentiles, prediction, throughput, tradeoff, ttft
-from loadtest.analyse.charts.void_levels import LABEL, level_name
+from loadtest.analyse.charts.over_time import timeline
+from loadtest.analyse.charts.void_levels import BEYOND, LABEL, label_of, level_name
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.series import series_of
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse, figure
 from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -89,3 +92,33 @@ def test_what_steps_take_is_said_with_a_doubt_and_not_at_all_where_every_level_i
         level["verdict"] = VOID
         assert figure(level, "ttft_s") is not None
     assert steps_findings(found) == []
+
+
+def test_a_prediction_past_the_slots_of_a_void_level_names_them(tmp_path: Path) -> None:
+    """The title promised 8 streams a TTFT of 892 ms; the void level of 8, with four slots taken, had seen 1.6 s."""
+    one = analyse(play(SERVER, [Load(users=users, requests=40) for users in USERS], slots=4).write(tmp_path / "run"))
+    one.summary["levels"][3]["verdict"] = VOID
+    curve = prediction.curve_of(one).result(one.summary["levels"])
+    assert curve is not None
+    assert ", if the server has slots for as many, and not the 4 that void levels show" in prediction.title(one, curve)
+
+
+@pytest.mark.parametrize("chart", [throughput.a_stream, tradeoff.speed])
+def test_an_absurd_figure_of_a_void_level_does_not_set_the_scale(found: Analysis, chart: Callable[..., object]) -> None:
+    """Of 40 levels under load, one had 55,000 tokens/s a stream: those to be quoted lay on the axis, all as if 0."""
+    before = drawn(chart, found, series_of(found.summary["levels"])).get_ylim()[1]
+    found.summary["levels"][2]["stream_tokens_per_s"]["p50"] = 55_000.0
+    axes = drawn(chart, found, series_of(found.summary["levels"]))
+    assert axes.get_ylim()[1] < 7 * before
+    assert BEYOND in [line.get_label() for line in axes.lines]
+
+
+def test_the_one_level_of_a_chart_is_not_void_where_another_shows_the_same(found: Analysis) -> None:
+    """The timeline was that of a void level, without a word of it."""
+    levels = found.summary["levels"]
+    no_slots = dataclasses.replace(found, slots=Slots(None, limit=False, method=""))
+    levels[3]["verdict"] = VOID
+    shown = timeline.pick(found)
+    assert shown is not None
+    assert label_of(shown) == f"{levels[3]['label']}, void"  # no other level is past the slots
+    assert timeline.pick(no_slots) is levels[1]

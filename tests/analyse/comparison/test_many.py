@@ -16,7 +16,7 @@ from support.made_runs import write
 from support.two_models import FAST, SLOW, THERE, mixed, target
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import overlay
+from loadtest.analyse.charts import overlay, style
 from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
@@ -25,6 +25,7 @@ from loadtest.analyse.comparison.many import Many, compare_many
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError
+from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
@@ -150,6 +151,24 @@ def test_a_simulated_run_is_named_and_never_judged_against_a_real_one(folder: Fo
     assert [one.label for one in overlay.styled_series(found)] == ["A real", "B real too", "C simulated quick at 1×"]
     alike = many(folder("x", simulated=QUICK), folder("y", simulated=QUICK, seed=3))
     assert [one.label for one in overlay.styled_series(alike)] == ["A x (simulated)", "B y (simulated)"]
+
+
+def test_a_chart_of_void_levels_names_no_line_that_is_not_there(folder: Folder) -> None:
+    """Its legend had "dotted: TTFT p95" above crosses alone, and a panel said that no level has a rate."""
+    analyses = [analyse(folder("a")), analyse(folder("b", slower=0.5))]
+    for level in (level for one in analyses for level in one.summary["levels"]):
+        level["verdict"] = VOID
+    found = compare_many(analyses)
+    lines, said = [], []
+    for _, _, panel in overlay._panels(found):
+        _, (axes,) = style.page(1)
+        panel(axes, overlay.styled_series(found))
+        lines += [str(line.get_label()) for line in axes.lines]
+        said += [text.get_text() for text in axes.texts]
+    assert any("void" in label for label in lines)
+    assert not any("dotted" in label for label in lines)
+    assert "No level that is not void has a TTFT and a rate." in " ".join(said)
+    assert overlay._subtitle(found).split("; ")[1][0].islower()  # behind the lengths that all share
 
 
 def test_three_runs_on_the_command_line(folder: Folder, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support import talkers
-from support.virtual_runs import Load, Talks, play, play_talks
+from support.virtual_runs import Load, SessionLoad, play, play_sessions
 
 from loadtest.analyse.charts import draw_all
 from loadtest.analyse.findings.cache_findings import cache_findings
@@ -26,8 +26,8 @@ LLAMA = {"kind": "llama.cpp", "context": 4096, "simulated": None}
 def talked(
     path: Path, *users: int, slots: int | None = 2, server: dict[str, Any] | None = None, **more: Any
 ) -> Analysis:
-    loads = [Talks(users=each, talks=5 * each) for each in users]
-    made = play_talks(TIMING, loads, slots=slots, **more)
+    loads = [SessionLoad(users=each, sessions=5 * each) for each in users]
+    made = play_sessions(TIMING, loads, slots=slots, **more)
     return analyse(made.write(path, scenario=SCENARIO, server=server or LLAMA))
 
 
@@ -49,15 +49,15 @@ def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_
 
 def test_a_history_that_is_kept_but_for_its_answers_is_kept_in_part(tmp_path: Path) -> None:
     """Was "each turn reads little more than its new text" where every turn read the answers before it again."""
-    loads = [Talks(users=1, talks=5, first=(250, 300), answer=(150, 200), turns=3)]
-    made = play_talks(TIMING, loads, slots=2, answers_kept=False)
+    loads = [SessionLoad(users=1, sessions=5, first=(250, 300), answer=(150, 200), turns=3)]
+    made = play_sessions(TIMING, loads, slots=2, answers_kept=False)
     [found, *_] = cache_findings(analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=LLAMA)))
     assert "are kept in part: later turns read " in found
 
 
 def test_a_text_that_all_begin_with_is_no_whole_history_lost(tmp_path: Path) -> None:
     """Was "read their whole history again" where a fifth of it, which all conversations share, was found each time."""
-    made = play_talks(TIMING, [Talks(users=6, talks=30, first=(250, 300), turns=3)], slots=2)
+    made = play_sessions(TIMING, [SessionLoad(users=6, sessions=30, first=(250, 300), turns=3)], slots=2)
     for record in made.records:
         timings = (record.server or {})["timings"]
         more = max(60 - timings["cache_n"], 0) if record.turn else 0
@@ -111,8 +111,8 @@ def test_vllms_paged_cache_is_said_to_be_not_modelled(tmp_path: Path) -> None:
 
 
 def test_where_nothing_is_known_of_the_cache_that_is_said_with_its_reason(tmp_path: Path) -> None:
-    loads = [Talks(users=each, talks=5 * each, first=(300, 300)) for each in (1, 6)]
-    path = play_talks(TIMING, loads, slots=2).write(tmp_path / "run", scenario=SCENARIO)
+    loads = [SessionLoad(users=each, sessions=5 * each, first=(300, 300)) for each in (1, 6)]
+    path = play_sessions(TIMING, loads, slots=2).write(tmp_path / "run", scenario=SCENARIO)
     [found] = cache_findings(analyse(talkers.hidden(path, tmp_path / "hidden")))
     assert found == "How much of each conversation the server had cached is not known."
     assert "--input-tokens a distribution" in found.evidence

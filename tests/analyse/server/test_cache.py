@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import talkers
-from support.virtual_runs import Load, Played, Talks, play, play_talks
+from support.virtual_runs import Load, Played, SessionLoad, play, play_sessions
 
 from loadtest import metrics
 from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
@@ -20,12 +20,12 @@ TIMING = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.002, jitter=0.05, prompt_
 SCENARIO = {"turns": 4, "answers": "server"}
 
 
-def levels(*users: int, talks: int = 6, **more: Any) -> list[Talks]:
-    return [Talks(users=each, talks=talks * each, **more) for each in users]
+def levels(*users: int, sessions: int = 6, **more: Any) -> list[SessionLoad]:
+    return [SessionLoad(users=each, sessions=sessions * each, **more) for each in users]
 
 
 def played(users: tuple[int, ...] = (1, 2, 4, 6), *, slots: int = 2, **more: Any) -> Played:
-    return play_talks(TIMING, levels(*users), slots=slots, **more)
+    return play_sessions(TIMING, levels(*users), slots=slots, **more)
 
 
 def write(made: Played, path: Path, **facts: Any) -> Path:
@@ -90,8 +90,10 @@ def test_answers_that_come_back_as_other_tokens_are_seen_to_be_read_again(
     tmp_path: Path, seed: int, first: tuple[int, int], answer: tuple[int, int]
 ) -> None:
     fast = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.001, jitter=0.05)
-    loads = [Talks(users=users, talks=10, turns=5, first=first, answer=answer, think_s=5.0) for users in (1, 2)]
-    path = write(play_talks(fast, loads, slots=4, seed=seed, answers_kept=False), tmp_path / "run")
+    loads = [
+        SessionLoad(users=users, sessions=10, turns=5, first=first, answer=answer, think_s=5.0) for users in (1, 2)
+    ]
+    path = write(play_sessions(fast, loads, slots=4, seed=seed, answers_kept=False), tmp_path / "run")
     shown = analyse(path).summary["levels"]
     found = analyse(talkers.hidden(path, tmp_path / "hidden")).summary["levels"]
     for said, level in zip(found, shown, strict=True):
@@ -101,15 +103,15 @@ def test_answers_that_come_back_as_other_tokens_are_seen_to_be_read_again(
 def test_turns_that_a_step_hides_do_not_bend_the_line(tmp_path: Path) -> None:
     """Three turns in four take exactly a step, however few tokens they read."""
     fast = Timing(step=StepLaw(0.01), prefill_s=0.0002)
-    loads = [Talks(users=each, talks=15, later=(30, 30), answer=(20, 20)) for each in (1, 2)]
-    path = write(play_talks(fast, loads, slots=2), tmp_path / "run")
+    loads = [SessionLoad(users=each, sessions=15, later=(30, 30), answer=(20, 20)) for each in (1, 2)]
+    path = write(play_sessions(fast, loads, slots=2), tmp_path / "run")
     shown = analyse(path).summary["levels"]
     found = analyse(talkers.hidden(path, tmp_path / "hidden")).summary["levels"]
     assert found[0]["cached_share"] == pytest.approx(shown[0]["cached_share"], abs=0.05)
 
 
 def test_first_turns_of_one_length_tell_nothing_and_that_is_said(tmp_path: Path) -> None:
-    made = play_talks(TIMING, levels(1, 4, first=(400, 400)), slots=2)
+    made = play_sessions(TIMING, levels(1, 4, first=(400, 400)), slots=2)
     found = analyse(talkers.hidden(write(made, tmp_path / "run"), tmp_path / "hidden"))
     assert found.cache is not None
     assert found.cache.source == UNKNOWN
@@ -121,7 +123,7 @@ def test_first_turns_of_one_length_tell_nothing_and_that_is_said(tmp_path: Path)
 @pytest.mark.parametrize(
     "facts",
     [
-        {"scenario": {"data": "talks.jsonl"}},
+        {"scenario": {"data": "sessions.jsonl"}},
         {"scenario": SCENARIO, "comparability": {"shared_prefix": "0 tokens"}},
         {"scenario": {**SCENARIO, "warm_cache": True}},
     ],

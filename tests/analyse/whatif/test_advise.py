@@ -109,7 +109,7 @@ def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, 
 def test_the_model_gives_back_what_it_was_fitted_to(analysis: Analysis) -> None:
     model, _ = model_of(analysis)
     levels = analysis.summary["levels"]
-    assert unmatched(model.closed, levels) is None
+    assert worst_miss(model.closed, levels) is None
     for level in levels:
         cell = model.closed(level["concurrency"])
         assert cell.figure("ttft_s", "p50") == pytest.approx(level["ttft_s"]["p50"], rel=0.12)
@@ -123,17 +123,17 @@ def test_a_model_that_misses_what_was_measured_predicts_nothing(analysis: Analys
         dataclasses.replace(model.closed(load), figures=halved(model.closed(load)), bands={})
         for load in (1, 2, 4, 8, 16)
     ]
-    said = unmatched({each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"])
+    said = worst_miss({each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"])
     assert said is not None
     assert "tokens/s a stream at" in said
     assert "by the model and" in said
     assert prediction.title(analysis, PredictedCurve(group, (), said)) == f"No prediction: {said}"
     void = [{**level, "verdict": "void"} for level in analysis.summary["levels"]]  # what is void is no measure
-    assert unmatched(model.closed, void) is None
+    assert worst_miss(model.closed, void) is None
 
 
-def unmatched(predicted: Callable[[int], predict.Prediction], levels: Sequence[dict[str, Any]]) -> str | None:
-    return self_check.unmatched(lambda level: predicted(int(level["concurrency"])), levels)
+def worst_miss(predicted: Callable[[int], predict.Prediction], levels: Sequence[dict[str, Any]]) -> str | None:
+    return self_check.worst_miss(lambda level: predicted(int(level["concurrency"])), levels)
 
 
 def halved(one: predict.Prediction) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.virtual_runs import Talks, play_talks
+from support.virtual_runs import SessionLoad, play_sessions
 
 from loadtest.analyse.findings.binding_facts import load_facts
 from loadtest.analyse.findings.run_findings import all_findings
@@ -155,8 +155,8 @@ def bound(place: Path, users: int, **case: Any) -> Binding:
     if (kept := case.pop("kept", None)) is not None:
         host = HostCache(kept)
     people = {"first": (200, 400), "later": (20, 60), "answer": (16, 24), **case}
-    loads = [Talks(users=many, talks=max(2 * many, 15), **people) for many in (1, users)]
-    played = play_talks(timing, loads, slots=slots, host=host and HostCache(host.limit), seed=1)
+    loads = [SessionLoad(users=many, sessions=max(2 * many, 15), **people) for many in (1, users)]
+    played = play_sessions(timing, loads, slots=slots, host=host and HostCache(host.limit), seed=1)
     objectives = parse_objectives(slo)
     analysis = analyse(played.write(place / "run"), objectives)
     return what_binds(load_facts(analysis, 1, objectives))
@@ -202,7 +202,9 @@ def test_the_answer_names_people_their_interval_and_what_binds() -> None:
 
 
 def test_the_answer_and_the_question_are_in_reports(tmp_path: Path) -> None:
-    played = play_talks(Timing(step=StepLaw(0.1, 0.01), prefill_s=0.0005), [Talks(users=2, talks=6)], slots=2)
+    played = play_sessions(
+        Timing(step=StepLaw(0.1, 0.01), prefill_s=0.0005), [SessionLoad(users=2, sessions=6)], slots=2
+    )
     sentence = "The server carries 2 people of this kind within TTFT p95 ≤ 3 s; past that the slots are taken."
     facts = {
         "find_max": {

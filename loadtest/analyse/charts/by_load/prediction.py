@@ -16,7 +16,7 @@ from loadtest.analyse.server.timing.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis, believed, figure, interval, without_void
 from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
-from loadtest.analyse.whatif.model.talks import NO_HOST_CACHE
+from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Document
 from loadtest.text import counted, joined, number, percent, seconds
@@ -199,6 +199,8 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
         text += ", if the server keeps conversations in its slots alone"
     if NO_LIMIT in found.case and (last.concurrency or 0) > (believed_slots(analysis).estimate or 0):
         text += ", if the server has slots for as many"
+        if analysis.slots.limit and slot_limit(analysis) is None:
+            text += f", and not the {analysis.slots.estimate} that void levels show"
     if not off:
         return text
     worst, name, users = max(off)

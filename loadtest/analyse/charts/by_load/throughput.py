@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import crosses
+from loadtest.analyse.charts.void_levels import crosses, edge_of
 from loadtest.analyse.findings.run_findings import as_title, range_of_e2e, saturation, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
@@ -71,8 +71,9 @@ def _draw_series(
     if not users:
         style.empty(axes, "No request ended well, so there is no speed to show.")
         return
+    edge = edge_of(point.value for line in points for point in line if not point.void)
     for i, (series, every) in enumerate(zip(all_series, points, strict=True)):
-        crosses(axes, [(point.load, point.value) for point in every if point.void])
+        crosses(axes, [(point.load, point.value) for point in every if point.void], edge)
         line = [point for point in every if not point.void]
         if not line:
             continue

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load.point_names import PointNames
-from loadtest.analyse.charts.void_levels import crosses
+from loadtest.analyse.charts.void_levels import crosses, edge_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import void_above
 from loadtest.analyse.run import offered_load
@@ -42,8 +42,12 @@ def speed(axes: Axes, _: Analysis, all_series: Sequence[Series]) -> PointNames:
 
 def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor: float, *, side: int) -> PointNames:
     names = PointNames(axes, side)
-    for i, series in enumerate(all_series):
-        known = [(level, point) for level in series.levels if (point := _point(level, name, part, factor))]
+    every = [
+        [(level, point) for level in series.levels if (point := _point(level, name, part, factor))]
+        for series in all_series
+    ]
+    edge = edge_of(y for known in every for level, (_, y) in known if not is_void(level))
+    for i, (series, known) in enumerate(zip(all_series, every, strict=True)):
         if not known:
             continue
         good = [point for level, point in known if not is_void(level)]
@@ -51,9 +55,9 @@ def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor
         look = style.line_look(i)
         if good:
             axes.plot(*zip(*good, strict=True), label=label, **look)
-        crosses(axes, [point for level, point in known if is_void(level)])
+        crosses(axes, [point for level, point in known if is_void(level)], edge)
         loads = [f"{offered_load.amount(level):.4g}" for level, _ in known]
-        names.add([point for _, point in known], loads, look["color"])
+        names.add([(x, min(y, edge)) for _, (x, y) in known], loads, look["color"])
     if not names.points:
         style.empty(
             axes, f"No level has {'enough requests for a TTFT p95' if part == 'p95' else 'a decode speed'} and a rate."

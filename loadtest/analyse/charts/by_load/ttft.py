@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ LEAST_PART = 0.01  # of the highest bar: a thinner part, a line without a visibl
 MEANS, MOST_IN_PANEL = 14, 5  # figures written over the bars of one chart, and of one panel of several …
 FEW_MEANS = 9  # … and those of one chart that have room for "mean"
 TICKS, FEW_TICKS = 20, 8
+WAITS = ("batch_wait_s", "unsplit_wait_s", "slot_wait_s")  # which of them is cut first
 BAR = 0.62  # of a bar's place: its width
 
 
@@ -91,8 +93,9 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     x, bottom = np.arange(len(levels)), np.zeros(len(levels))
     whole = np.array([mean_ttft(level) or 0.0 for level in levels]) * factor
     thin = np.zeros(len(levels))  # parts too thin to be seen are drawn with the next one: no slit is left
+    parts = [parts_of(level) for level in levels]
     for name, label, colour in style.REQUEST_STATES:
-        part = thin + np.array([_part_of(level, name) for level in levels]) * factor
+        part = thin + np.array([each[name] for each in parts]) * factor
         if (part > LEAST_PART * whole.max()).any():
             axes.bar(x, part, BAR, bottom=bottom, color=colour, label=label)
             bottom, thin = bottom + part, np.zeros(len(levels))
@@ -102,6 +105,20 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     if (rest > LEAST_PART * whole.max()).any():
         label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
         axes.bar(x, rest, BAR, bottom=bottom, color=style.WAITING, label=label)
+
+
+def parts_of(level: dict[str, Any]) -> dict[str, float]:
+    """Return the mean parts of a level's TTFT, which add up to no more than it.
+
+    A wait is what load and prefill leave of a request's TTFT, and no less than nothing: where a request left late, the rest of
+    its TTFT is less than that, and the mean wait by as much too long.
+    """
+    parts = {name: _part_of(level, name) for name, _, _ in style.REQUEST_STATES}
+    excess = max(sum(parts.values()) - (mean_ttft(level) or math.inf), 0.0)
+    for name in WAITS:
+        cut = min(excess, parts[name])
+        parts[name], excess = parts[name] - cut, excess - cut
+    return parts
 
 
 def _part_of(level: dict[str, Any], name: str) -> float:

@@ -30,13 +30,12 @@ HUNG_UP_MARK: dict[str, Any] = {"marker": "<", "color": style.VERMILLION, "lines
 
 
 def pick(analysis: Analysis) -> dict[str, Any] | None:
-    """Return the level that shows queueing best: the smallest past the slots, else the largest."""
+    """Return the level that shows queueing best: the smallest past the slots, else the largest; one that is not void before."""
     levels: list[dict[str, Any]] = sorted(analysis.summary["levels"], key=offered_load.amount)
-    if not levels:
-        return None
     slots = analysis.slots
     beyond = [level for level in levels if slots.limit and _at_once(level) > (slots.estimate or 0)]
-    return beyond[0] if beyond else levels[-1]
+    best = beyond or levels[::-1]
+    return next((level for level in best if not is_void(level)), best[0] if best else None)
 
 
 def _at_once(level: dict[str, Any]) -> float:

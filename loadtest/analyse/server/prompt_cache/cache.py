@@ -52,8 +52,8 @@ class CacheUse:
 def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     """Return what the prefix cache did; None for a run without conversations whose server says nothing of its cache."""
     said = run.column("cached_tokens")
-    talks = has_turns(run)
-    if not talks and not np.nansum(said):
+    sessions = has_turns(run)
+    if not sessions and not np.nansum(said):
         return None
     history, answered = _history(run)
     if np.isfinite(said).any():  # Ollama and others leave a count of zero out
@@ -69,26 +69,26 @@ def _history(run: RunData) -> tuple[FloatArray, FloatArray]:
 
     0 for a first turn, nan unknown.
     """
-    frame = talk_keys(run)
+    frame = session_keys(run)
     frame["answer"] = run.column("output_tokens") - 1  # the last token was never evaluated
     frame["held"] = run.column("prompt_tokens") + frame["answer"]
-    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "talk", "turn"])
-    joined = frame.drop(columns=["held", "answer"]).merge(before, how="left", on=["level", "talk", "turn"])
+    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "session", "turn"])
+    joined = frame.drop(columns=["held", "answer"]).merge(before, how="left", on=["level", "session", "turn"])
     held = np.minimum(joined["held"].to_numpy(dtype=np.float64), run.column("prompt_tokens"))
     answer = np.minimum(joined["answer"].to_numpy(dtype=np.float64), held)
     later = run.column("turn") > 0
     return np.where(later, held, 0.0), np.where(later, answer, 0.0)
 
 
-def talk_keys(run: RunData) -> pd.DataFrame:
-    """Return what tells conversations apart, one row per request: level, talk and turn.
+def session_keys(run: RunData) -> pd.DataFrame:
+    """Return what tells conversations apart, one row per request: level, session and turn.
 
     In a closed loop users hold one series of conversations, of which the first are warm-up; before a schedule warm-up
     conversations have numbers of their own.
     """
     frame = run.requests[["level", "turn"]].copy()
     apart = run.requests["warmup"].to_numpy(dtype=np.bool_) & ~np.isfinite(run.column("concurrency"))
-    frame["talk"] = np.where(apart, -1.0 - run.column("session"), run.column("session"))
+    frame["session"] = np.where(apart, -1.0 - run.column("session"), run.column("session"))
     return frame.reset_index(drop=True)
 
 

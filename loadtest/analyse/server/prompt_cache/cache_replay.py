@@ -15,13 +15,13 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import open_within
-from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, talk_keys
+from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, session_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import UNKNOWN
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
-from loadtest.simulate.model.virtual import EngineTurn, Talk, cold_prompt
+from loadtest.simulate.model.virtual import EngineSession, EngineTurn, cold_prompt
 
 FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
@@ -95,8 +95,8 @@ def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
 
     most = kept(None)
     largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
-    talks = max(int(talk_keys(run)[["level", "talk"]].drop_duplicates().shape[0]), 2)
-    sizes = np.geomspace(largest, largest * talks, SIZES_TRIED)
+    sessions = max(int(session_keys(run)[["level", "session"]].drop_duplicates().shape[0]), 2)
+    sizes = np.geomspace(largest, largest * sessions, SIZES_TRIED)
     shares = np.array([kept(float(size)) for size in sizes])
     if seen >= NEARLY_ALL * most:
         return float(sizes[int(np.argmax(shares >= NEARLY_ALL * most))]), False
@@ -125,13 +125,13 @@ def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatA
     known = np.flatnonzero(np.isfinite(begun + last + prompt + output) & (prompt > 0))
     known = known[np.argsort(begun[known], kind="stable")]
     cache = PrefixCache([Slot() for _ in range(slots)], host, random.Random(0))
-    talks: dict[Any, Talk] = {}
+    sessions: dict[Any, EngineSession] = {}
     running: list[tuple[float, Stream]] = []
     expected = np.full(len(prompt), np.nan)
-    keys = talk_keys(run)[["level", "talk", "turn"]].to_numpy(dtype=np.float64)
+    keys = session_keys(run)[["level", "session", "turn"]].to_numpy(dtype=np.float64)
     for row in known:
         turn = EngineTurn(int(prompt[row]), max(int(output[row]), 1))
-        stream = Stream(_request(talks, keys[row], int(row), turn), 0)
+        stream = Stream(_request(sessions, keys[row], int(row), turn), 0)
         _end(running, begun[row], cache, slots)
         stream.prompt_tokens, stream.tokens = turn.prompt, turn.answer
         stream.stage = Stage.DECODE
@@ -141,13 +141,13 @@ def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatA
     return expected
 
 
-def _request(talks: dict[Any, Talk], key: FloatArray, row: int, turn: EngineTurn) -> EngineRequest:
+def _request(sessions: dict[Any, EngineSession], key: FloatArray, row: int, turn: EngineTurn) -> EngineRequest:
     if not np.isfinite(key[1]):
         return EngineRequest(row, cold_prompt(turn.prompt, row), turn.answer, num_ctx=CONTEXT)
     name = tuple(key[:2])
-    talk = talks.setdefault(name, Talk(0, 0, [], name, 0, answers_kept=True))
-    talk.turns = [*talk.turns, turn]
-    return talk.request(row, CONTEXT)
+    session = sessions.setdefault(name, EngineSession(0, 0, [], name, 0, answers_kept=True))
+    session.turns = [*session.turns, turn]
+    return session.request(row, CONTEXT)
 
 
 def _end(running: list[tuple[float, Stream]], now: float, cache: PrefixCache, slots: int) -> None:

@@ -294,7 +294,7 @@ def _pressing(advice: Advice) -> Objective:
 
 def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     """Return changes other than slots, predicted at the highest measured concurrency, the most helpful first."""
-    model, load, talks = advice.model, advice.load, advice.model.talks
+    model, load, sessions = advice.model, advice.load, advice.model.sessions
     now = advice.predicted_now
     halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
     shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
@@ -308,12 +308,12 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
         (
             "prompts half as long",
             "every prompt has half its tokens",
-            dataclasses.replace(model, prompts=halved, talks=talks and talks.scaled(said=0.5)),
+            dataclasses.replace(model, prompts=halved, sessions=sessions and sessions.scaled(said=0.5)),
         ),
         (
             "answers half as long",
             "every answer has half its tokens",
-            dataclasses.replace(model, outputs=shorter, talks=talks and talks.scaled(answers=0.5)),
+            dataclasses.replace(model, outputs=shorter, sessions=sessions and sessions.scaled(answers=0.5)),
         ),
         (
             "a warm prefix cache",

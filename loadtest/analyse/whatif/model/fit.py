@@ -14,10 +14,10 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.model import talks
+from loadtest.analyse.whatif.model import sessions
 from loadtest.analyse.whatif.model.levels_used import levels_used
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.talks import Talks
+from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.errors import PredictionError
@@ -97,9 +97,9 @@ def fit_models(
     models: dict[str, ServerModel] = {}
     missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
-        for named, talking in _by_cache(name, run, each, steps).items():
+        for named, with_cache in _by_cache(name, run, each, steps).items():
             try:
-                models[named] = fitted_way(run, each, steps, used, talking, foretold)
+                models[named] = fitted_way(run, each, steps, used, with_cache, foretold)
             except NoWayError as error:
                 missed[named] = error
             foretold = None
@@ -109,15 +109,15 @@ def fit_models(
     return Fitted(known, models, tuple(ruled_out))
 
 
-def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
+def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Sessions | None]:
     """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
     try:
         model = ServerModel.of(run, slots, steps)
     except PredictionError:  # what is fitted next says so, unless streams have a clock each
         return {name: None}
-    if model.talks is None:
+    if model.sessions is None:
         return {name: None}
-    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
+    found = sessions.cache_cases(model.sessions, run, model.slots, measure_cache(run, slots, steps))
     return {
         named if name == AS_KNOWN and named else joined(" and ", name, named): each for named, each in found.items()
     }

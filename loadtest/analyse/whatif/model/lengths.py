@@ -17,7 +17,7 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.whatif.model.predict import ServerModel
-from loadtest.analyse.whatif.model.talks import only_levels
+from loadtest.analyse.whatif.model.sessions import only_levels
 from loadtest.scenario import lengths_of
 
 DRAWN = 2000  # lengths to draw from
@@ -31,7 +31,7 @@ SPREAD_LENGTHS = 21  # different lengths then
 
 def with_asked_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
     """Return the model with lengths drawn from the distribution that these levels asked for; as it is where that is unknown."""
-    if model.talks is not None:
+    if model.sessions is not None:
         return model
     texts = {
         (level.get("input_lengths"), level.get("output_lengths")) for level in run.levels if level["index"] in levels
@@ -88,8 +88,8 @@ def _answers(text: str | None, seen: FloatArray, asked: FloatArray, draw: random
 
 def with_lengths_of(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
     """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
-    if model.talks is not None:
-        model = dataclasses.replace(model, talks=only_levels(model.talks, run, levels))
+    if model.sessions is not None:
+        model = dataclasses.replace(model, sessions=only_levels(model.sessions, run, levels))
     rows = np.any([run.good(level) for level in levels], axis=0)
     lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
     known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)

@@ -72,10 +72,10 @@ def cold_requests(lengths: list[tuple[int, int]]) -> list[EngineRequest]:
     ]
 
 
-def figures_of_play(played: Played, users: int | None, *, talks: bool) -> tuple[dict[str, dict[str, float]], int]:
+def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tuple[dict[str, dict[str, float]], int]:
     """Return the figures of one simulated run, of its `measured` requests, and the most streams at once.
 
-    `talks`: they are turns of conversations, which a prefix cache may hold.
+    `sessions`: they are turns of conversations, which a prefix cache may hold.
     """
     streams, log, measured = played.streams, played.log, played.measured
     arrived, scheduled, won, start, first, last = (
@@ -112,7 +112,7 @@ def figures_of_play(played: Played, users: int | None, *, talks: bool) -> tuple[
         figures["output_tokens_per_s"] = {"mean": float(inside.sum()) / window.seconds}
         figures["requests_per_s"] = {"mean": float((inside / whole[owners]).sum()) / window.seconds}
     cached, prompt = (np.array([getattr(stream, name) for stream in streams]) for name in ("cached", "prompt_tokens"))
-    if talks:
+    if sessions:
         figures["cached_share"] = {"mean": float(cached[measured].sum() / prompt[measured].sum())}
     change = np.concatenate((np.ones(len(first)), -np.ones(len(last))))
     decoding = np.cumsum(change[np.argsort(np.concatenate((first, last - 1e-6)), kind="stable")])

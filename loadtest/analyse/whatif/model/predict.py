@@ -25,7 +25,7 @@ from loadtest.analyse.server.queue.admission import LoadPattern
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import Interval, prompts_as_asked
 from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
-from loadtest.analyse.whatif.model import talks
+from loadtest.analyse.whatif.model import sessions
 from loadtest.analyse.whatif.model.bands import (
     SHARE,
     Figures,
@@ -46,7 +46,7 @@ from loadtest.analyse.whatif.model.play import (
     queue_grows,
 )
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
-from loadtest.analyse.whatif.model.talks import Talks
+from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest, Stream
@@ -117,7 +117,7 @@ class Load:
     lengths: list[tuple[int, int]]  # prompt and output tokens, to draw from
     requests: int  # measured ones
     warmups: int
-    talks: Talks | None = None  # people in conversations, in place of single requests
+    sessions: Sessions | None = None  # people in conversations, in place of single requests
     seeded: SeededRequests | None = None  # the very requests; None: any of such lengths, at any instants
 
 
@@ -147,7 +147,7 @@ class ServerModel:
     # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
     slope_known: bool
     guess: str | None  # what the timing for more slots than measured takes for granted
-    talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
+    sessions: Sessions | None = None  # where users hold conversations: `prompts` are then what of them was read
     way: str = SLICED_WAY  # how the server works by it
     redrawn: bool = True  # whether each repetition draws lengths anew; False: those observed, in another order
     pace_error: float = 0.0  # by what share the server's pace may differ in another run, with 95 % confidence
@@ -186,7 +186,7 @@ class ServerModel:
             paces=tuple(steps.paces.items()),
             guess=passes.guess,
             prompts_as_asked=prompts_as_asked(run),
-            talks=talks.likeliest(run, slots, measure_cache(run, slots, steps)),
+            sessions=sessions.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
 
     def closed(
@@ -213,7 +213,7 @@ class ServerModel:
             lengths=list(zip(self.prompts, self.outputs, strict=True)),
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
-            talks=self.talks,
+            sessions=self.sessions,
             seeded=seeded,
         )
         return self._predict(load)
@@ -241,13 +241,13 @@ class ServerModel:
 
     def _play(self, load: Load, engine: Engine, requests: int, draw: random.Random) -> Played:
         log = TokenLog()
-        if load.talks is not None and load.concurrency is not None:
-            users, talks = load.concurrency, load.talks
-            turns = sum(map(len, talks.conversations)) / len(talks.conversations)
+        if load.sessions is not None and load.concurrency is not None:
+            users, sessions = load.concurrency, load.sessions
+            turns = sum(map(len, sessions.scripts)) / len(sessions.scripts)
             # One conversation a person to warm up, and one so that nobody is idle while the last requests count.
-            plan = talks.draw(requests + round((2 if talks.warm else 1) * users * turns), users, draw)
-            played = talks.play(engine, plan, users, log.see)
-            return counted_turns(played, log, requests, users, warm=talks.warm)
+            plan = sessions.draw(requests + round((2 if sessions.warm else 1) * users * turns), users, draw)
+            played = sessions.play(engine, plan, users, log.see)
+            return counted_turns(played, log, requests, users, warm=sessions.warm)
         lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
         if load.seeded is not None:
             lengths = load.seeded.lengths(lengths, warmups=load.warmups)
@@ -301,7 +301,7 @@ class ServerModel:
         }
         if self.pace_error >= LEAST_PACE_ERROR:
             same, factors = played[:PACE_SEEDS], (1 + self.pace_error, 1 / (1 + self.pace_error))
-            if load.rate is None and load.talks is None:
+            if load.rate is None and load.sessions is None:
                 others = [[at_other_pace(each, factor) for each in same] for factor in factors]
             else:  # what is sent at instants of its own, or after a thought, is not sent faster to a faster server
                 others = [
@@ -336,10 +336,10 @@ class ServerModel:
         draw = random.Random(seed)
         timing = self.drawn(load.slots, draw)
         timing = timing if pace == 1 else timing.scaled(pace)
-        host = load.talks.engine_cache() if load.talks is not None else None
+        host = load.sessions.engine_cache() if load.sessions is not None else None
         engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
         one = self._play(load, engine, requests, draw)
-        figures, depth = figures_of_play(one, load.concurrency, talks=load.talks is not None)
+        figures, depth = figures_of_play(one, load.concurrency, sessions=load.sessions is not None)
         return figures, depth, load.rate is not None and queue_grows(one.streams)
 
     def _affordable(self, load: Load) -> tuple[int, int]:

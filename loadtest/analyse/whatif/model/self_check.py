@@ -52,7 +52,7 @@ def _or_nan(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def unmatched(predict: Callable[[Mapping[str, Any]], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
+def worst_miss(predict: Callable[[Mapping[str, Any]], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
     """Return a clause on the measured figure that the model misses by most; None where it reproduces all of them.
 
     A figure is reproduced where the measured one's interval overlaps the prediction's band, or 15 % about the prediction if

@@ -22,7 +22,7 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
-from loadtest.analyse.whatif.model.talks import Talks
+from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED
 
@@ -48,10 +48,10 @@ def fitted_way(
     slots: Slots,
     steps: Steps,
     used: Sequence[Mapping[str, Any]],
-    talks: Talks | None = None,
+    sessions: Sessions | None = None,
     foretold: Mapping[int, Prediction] | None = None,
 ) -> ServerModel:
-    """Return the model of the first way that gives back the levels used; with `talks` people hold these conversations.
+    """Return the model of the first way that gives back the levels used; with `sessions` people hold these conversations.
 
     `foretold`, by index of a level, is what the usual way's model says of it, where that was asked before. Raises
     NoWayError where no way gives the levels back, and PredictionError where the run says too little.
@@ -60,12 +60,12 @@ def fitted_way(
     missed = ""
     try:
         for way, model in _ways(run, slots, steps):
-            if talks is not None and way.startswith(CLOCKS_WAY):
+            if sessions is not None and way.startswith(CLOCKS_WAY):
                 continue  # no cache of prompts is known of such servers
-            talking = model if talks is None else replace(model, talks=talks)
-            mine = with_likely_lengths(talking, run, [level["index"] for level in used])
+            holding = model if sessions is None else replace(model, sessions=sessions)
+            mine = with_likely_lengths(holding, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}
-            wrong = self_check.unmatched(functools.partial(_said, mine, run, known), used)
+            wrong = self_check.worst_miss(functools.partial(_said, mine, run, known), used)
             if wrong is None:
                 return replace(mine, way=way)
             missed = missed or wrong

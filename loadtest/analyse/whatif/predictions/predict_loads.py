@@ -126,7 +126,7 @@ def promise(
             advice.trial,
             (Case.of(AS_ASKED, said),),
             _textbook_beside(used, known.limit or 1, load, None, advice.trial),
-            advice.model.talks is not None,
+            advice.model.sessions is not None,
         )
         for load, said in advice.promised.items()
     )
@@ -180,7 +180,9 @@ def _document_of(
 
 def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
     """Say why conversations are predicted with and without a host cache, where they are."""
-    hosts = {(model.talks.host, model.talks.host_tokens) for model in models.values() if model.talks is not None}
+    hosts = {
+        (model.sessions.host, model.sessions.host_tokens) for model in models.values() if model.sessions is not None
+    }
     if len(hosts) < 2:
         return []
     if all(host for host, _ in hosts):
@@ -226,11 +228,11 @@ def _predicted_load(
     cases = [
         Case.of(name, allowing_for_growth(model, _prediction(model, load, seeded))) for name, model in models.items()
     ]
-    alike = len({model.talks for model in models.values()}) == 1
+    alike = len({model.sessions for model in models.values()}) == 1
     nobody_waits = load.users is not None and load.users <= servers
     if len(cases) > 1 and nobody_waits and alike:
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
-    people = any(model.talks is not None for model in models.values())
+    people = any(model.sessions is not None for model in models.values())
     beside = _textbook_beside(used, servers, load.users, load.rate, load.slots)
     return PredictedLoad(load.users, load.rate, load.slots, tuple(cases), beside, people)
 

@@ -30,7 +30,7 @@ _SAYS_NO_MORE = re.compile(
 _TRACEBACK = "Traceback (most recent call last)"
 
 
-def plain(row: dict[str, Any]) -> dict[str, Any]:
+def one_spelling(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with its names as one spelling of them: errorMessage, ErrorMessage and error_message are one."""
     return {str(key).lower().replace("_", "").replace("-", ""): value for key, value in row.items()}
 
@@ -43,7 +43,7 @@ def words_in(value: Any, depth: int = DEEPEST) -> str:
         return ""
     if isinstance(value, list):
         return "; ".join(filter(None, (words_in(item, depth - 1) for item in value[:MOST_OF_LIST])))
-    return _of_object(plain(value), depth - 1) if isinstance(value, dict) else ""
+    return _of_object(one_spelling(value), depth - 1) if isinstance(value, dict) else ""
 
 
 def compact(value: Any) -> str:

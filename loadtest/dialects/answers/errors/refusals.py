@@ -65,7 +65,7 @@ def refused_field(dialect: Dialect, output_tokens: int | None, status: int | Non
         return None
     fields = dialect.fields(output_tokens)
     named = [(found.start(), name) for name in fields if (found := _named(name).search(words))]
-    return without(dialect, min(named)[1]) if named else None
+    return without_field(dialect, min(named)[1]) if named else None
 
 
 def wanted_header(status: int | None, words: str) -> str | None:
@@ -76,7 +76,7 @@ def wanted_header(status: int | None, words: str) -> str | None:
     return next((name for name in names if name.lower() not in _OF_KEYS), None)
 
 
-def without(dialect: Dialect, name: str) -> Refusal | None:
+def without_field(dialect: Dialect, name: str) -> Refusal | None:
     """Return how a field of the body is left out or, a length's, renamed; None for a length that has one name alone."""
     if name in LENGTHS and name not in dialect.patch:
         other = OTHER_LENGTH_KEY.get(name) if hasattr(dialect, "max_tokens_key") else None

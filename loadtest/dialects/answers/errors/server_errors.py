@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtest.credentials import redacted
-from loadtest.dialects.answers.errors.error_words import WORDS, compact, plain, words_in
+from loadtest.dialects.answers.errors.error_words import WORDS, compact, one_spelling, words_in
 from loadtest.dialects.answers.errors.masks import masked
 from loadtest.dialects.answers.errors.of_headers import cause_in, when_to_retry
 from loadtest.dialects.answers.errors.pages import LONGEST_PAGE, page_words, words_of_xml
@@ -133,7 +133,7 @@ def is_none(error: Any) -> bool:
         return error.strip().lower() in ("", "none", "null", "false")
     if not isinstance(error, dict):
         return False
-    error = plain(error)
+    error = one_spelling(error)
     said = [
         value for key, value in error.items() if key not in _CODES and not (isinstance(value, str) and is_none(value))
     ]
@@ -144,9 +144,9 @@ def is_none(error: Any) -> bool:
 
 def envelope(row: dict[str, Any]) -> str | None:
     """Return the error in a row that has nothing of a dialect's own, as gateways send with status 200; else None."""
-    row = plain(row)
+    row = one_spelling(row)
     if isinstance(inner := row.get("response"), dict):  # Tencent's
-        row |= plain(inner)
+        row |= one_spelling(inner)
     if (error := row.get("error")) and not is_none(error):
         return error_sentence(row)
     if row.get("errors") or row.get("detail") or row.get("fault"):
@@ -177,7 +177,7 @@ def _is_state(key: str, value: int | str) -> bool:
 
 def words(row: dict[str, Any]) -> str | None:
     """Return the message of a row that has nothing else; None where it has none."""
-    said = any(value and isinstance(value, str) and key in WORDS for key, value in plain(row).items())
+    said = any(value and isinstance(value, str) and key in WORDS for key, value in one_spelling(row).items())
     return error_sentence(row) if said else None
 
 

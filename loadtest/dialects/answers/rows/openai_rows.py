@@ -160,7 +160,7 @@ class OpenAIRows:
         if not any(texts):
             texts = _beside(choice, delta)
         elif odd and odd[-1].endswith(TAKEN):
-            self._strange.append((len(answer.events), "role" in delta))
+            self._strange.append((len(answer.events), isinstance(delta, dict) and "role" in delta))
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         again = self._piecewise or len(answer.events) > 1
         if not piece and again and texts[0] and texts[0] == answer.events.answer:

@@ -11,12 +11,13 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** About three digits, times `factor`; 0 marks a count. The same rule as in tables.py. */
+/** About three digits, times `factor`; 0 marks a count. The same rule as in text.py. */
 export function number(value, factor) {
   if (value === null || value === undefined) return NOTHING;
   if (factor === 0) return String(value);
   const scaled = value * factor;
   const size = Math.abs(scaled);
+  if (size >= 9999.5) return Math.round(scaled).toLocaleString("en");
   return scaled.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
 }
 
@@ -69,6 +70,7 @@ async function ask(url) {
 /** The table: a row a name, all of them together at the bottom. */
 export function table(shown) {
   const groups = element("tr", {}, element("th", { rowspan: 2, scope: "col" }, "Name"));
+  groups.append(element("th", { rowspan: 2, scope: "col" }, "verdict")); // beside the name, where a narrow page shows it
   const parts = element("tr");
   for (const [group, columns] of shown.columns) {
     const formula = shown.formulas[FORMULA_OF(columns[0][1])];
@@ -78,7 +80,6 @@ export function table(shown) {
       parts.append(element("th", { scope: "col", ...(index ? {} : { class: "first" }) }, part));
     }
   }
-  groups.append(element("th", { rowspan: 2, scope: "col" }, "verdict"));
   const body = shown.rows.map((row) => {
     const cells = shown.columns.flatMap(([, columns]) =>
       columns.map(([, key, factor], index) => {
@@ -89,7 +90,7 @@ export function table(shown) {
       }),
     );
     const named = element("th", { scope: "row", title: row.name }, row.name);
-    return element("tr", {}, named, ...cells, element("td", { class: "first" }, verdict(row)));
+    return element("tr", {}, named, element("td", {}, verdict(row)), ...cells);
   });
   return element("table", {}, element("thead", {}, groups, parts), element("tbody", {}, ...body));
 }

@@ -6,7 +6,7 @@ import { about, element, marks, notes, number, poll, table, verdict } from "./fi
 const SPANS = { "2 min": 120, "5 min": 300, "15 min": 900 };
 const SHORTEST = 30; // a test that has just begun is drawn on half a minute
 const digits = (value) => number(value, 1);
-const time = (top) => (top < 2 ? [1000, "ms"] : [1, "s"]);
+const time = (top, most = 2) => (top < most ? [1000, "ms"] : [1, "s"]);
 const at = (id) => document.getElementById(id);
 
 let shown = null;
@@ -48,14 +48,17 @@ const charts = [
 
 function tiles({ rows }) {
   const total = rows.at(-1);
-  const ms = (key) => [number(total[key], 1000), total[key] === null ? "" : "ms"];
+  const wait = (key) => {
+    const [factor, unit] = time(total[key] ?? 0, 1);
+    return [number(total[key], factor), total[key] === null ? "" : unit];
+  };
   const facts = [
-    ["TTFT p50", ...ms("ttft_p50")],
-    ["TTFT p99", ...ms("ttft_p99")],
-    ["ITL p99", ...ms("itl_p99")],
+    ["TTFT p50", ...wait("ttft_p50")],
+    ["TTFT p99", ...wait("ttft_p99")],
+    ["ITL p99", ...wait("itl_p99")],
     ["stream tokens/s", number(total.stream_tokens_per_s_p50, 1), ""],
     ["output tokens/s", number(total.output_tokens_per_s, 1), ""],
-    ["queue wait p95", ...ms("queue_wait_p95")],
+    ["queue wait p95", ...wait("queue_wait_p95")],
     ["requests", number(total.requests, 0), total.failures ? `${total.failures} failed` : ""],
     ["verdict", verdict(total), ""],
   ];

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from support import virtual_runs
-from support.virtual_runs import Load, play_talks
+from support.virtual_runs import Load, play_sessions
 
 from loadtest.analyse.charts.by_load import prediction as chart
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.reports import prediction_report, score_report
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif.model import talks
+from loadtest.analyse.whatif.model import sessions
 from loadtest.analyse.whatif.model.bands import prediction_band
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.predictions import prediction_file
@@ -27,10 +27,10 @@ TIMING = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.002, jitter=0.05, prompt_
 
 
 def talked(
-    path: Path, *users: int, slots: int = 2, talks: int = 30, seed: int = 0, host: HostCache | None = None
+    path: Path, *users: int, slots: int = 2, sessions: int = 30, seed: int = 0, host: HostCache | None = None
 ) -> Analysis:
-    loads = [virtual_runs.Talks(users=each, talks=talks) for each in users]
-    made = play_talks(TIMING, loads, slots=slots, host=host, seed=seed)
+    loads = [virtual_runs.SessionLoad(users=each, sessions=sessions) for each in users]
+    made = play_sessions(TIMING, loads, slots=slots, host=host, seed=seed)
     return analyse(made.write(path, scenario={"turns": 4}))
 
 
@@ -50,12 +50,12 @@ def held_against(document: Document, case: str, measured: Analysis) -> list[tupl
 
 @pytest.fixture(scope="module")
 def two_slots(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    return talked(tmp_path_factory.mktemp("talks") / "run", 1, 2, 4)
+    return talked(tmp_path_factory.mktemp("sessions") / "run", 1, 2, 4)
 
 
 def test_people_not_tried_are_predicted_with_their_sessions_and_the_cache(two_slots: Analysis, tmp_path: Path) -> None:
     document = said(two_slots, 6, 8)
-    measured = talked(tmp_path / "held", 6, 8, talks=60, seed=5)
+    measured = talked(tmp_path / "held", 6, 8, sessions=60, seed=5)
     for ttft, share in held_against(document, AS_KNOWN, measured):
         assert abs(ttft) < 0.2
         assert abs(share) < 0.05
@@ -64,10 +64,10 @@ def test_people_not_tried_are_predicted_with_their_sessions_and_the_cache(two_sl
 def test_a_host_cache_is_predicted_full_and_never_full_where_it_did_not_fill(tmp_path: Path) -> None:
     found = talked(tmp_path / "run", 1, 2, 4, host=HostCache(None))
     document = said(found, 8)
-    assert [case.name for case in document.loads[0].cases] == [talks.HOST_CACHE, talks.SIZED_HOST_CACHE]
+    assert [case.name for case in document.loads[0].cases] == [sessions.HOST_CACHE, sessions.SIZED_HOST_CACHE]
     assert "host cache never filled" in document.said[0]
-    measured = talked(tmp_path / "held", 8, talks=60, seed=5, host=HostCache(None))
-    [(ttft, share)] = held_against(document, talks.HOST_CACHE, measured)
+    measured = talked(tmp_path / "held", 8, sessions=60, seed=5, host=HostCache(None))
+    [(ttft, share)] = held_against(document, sessions.HOST_CACHE, measured)
     assert abs(ttft) < 0.2
     assert abs(share) < 0.05
 
@@ -91,23 +91,23 @@ def test_shares_that_are_small_do_not_scatter_by_factors() -> None:
 def test_whether_there_is_a_host_cache_has_both_cases_where_the_run_does_not_show_it(tmp_path: Path) -> None:
     found = talked(tmp_path / "run", 1, 2)
     model = ServerModel.of(found.run, found.slots, found.steps)
-    assert model.talks is not None
-    both = talks.cache_cases(model.talks, found.run, 4, found.cache)
-    assert list(both) == [talks.NO_HOST_CACHE, talks.HOST_CACHE]
+    assert model.sessions is not None
+    both = sessions.cache_cases(model.sessions, found.run, 4, found.cache)
+    assert list(both) == [sessions.NO_HOST_CACHE, sessions.HOST_CACHE]
 
 
 def test_the_thinking_and_the_lengths_are_those_of_the_run(two_slots: Analysis) -> None:
-    found = talks.talks_of(two_slots.run, two_slots.cache)
+    found = sessions.sessions_of(two_slots.run, two_slots.cache)
     assert found is not None
-    assert len(found.conversations) == 90
-    assert {len(talk) for talk in found.conversations} == {4}
-    thought = [turn.think_s for talk in found.conversations for turn in talk]
+    assert len(found.scripts) == 90
+    assert {len(script) for script in found.scripts} == {4}
+    thought = [turn.think_s for script in found.scripts for turn in script]
     assert sum(thought) / len(thought) == pytest.approx(5, rel=0.25)
     assert found.answers_kept
     assert found.shared == 0
-    halved = found.scaled(answers=0.5).conversations[0]
-    assert halved[0].prompt == found.conversations[0][0].prompt
-    assert halved[3].prompt < found.conversations[0][3].prompt
+    halved = found.scaled(answers=0.5).scripts[0]
+    assert halved[0].prompt == found.scripts[0][0].prompt
+    assert halved[3].prompt < found.scripts[0][3].prompt
 
 
 def test_the_prediction_is_kept_and_drawn_as_any(two_slots: Analysis, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_prediction_is_kept_and_drawn_as_any(two_slots: Analysis, tmp_path: 
 def test_single_requests_are_predicted_as_before(tmp_path: Path) -> None:
     found = analyse(virtual_runs.play(TIMING, [Load(users=4)], slots=2).write(tmp_path / "run"))
     model = ServerModel.of(found.run, found.slots, found.steps)
-    assert model.talks is None
+    assert model.sessions is None
     assert "cached_share" not in model.closed(4).figures
 
 

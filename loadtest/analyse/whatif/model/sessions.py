@@ -11,14 +11,14 @@ import numpy as np
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prompt_cache import cache_replay
-from loadtest.analyse.server.prompt_cache.cache import CacheUse, talk_keys
+from loadtest.analyse.server.prompt_cache.cache import CacheUse, session_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission
-from loadtest.simulate.model.virtual import EngineConversation, EngineTurn, PlayedTurn, people
+from loadtest.simulate.model.virtual import EngineScript, EngineTurn, PlayedTurn, people
 
 NO_HOST_CACHE, HOST_CACHE = "no host cache", "a host cache that is never full"
 SIZED_HOST_CACHE = "a host cache of the size seen"
@@ -27,10 +27,10 @@ SHARED_SEEN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Talks:
+class Sessions:
     """Conversations to draw from, and what the server's prefix cache does with them."""
 
-    conversations: tuple[EngineConversation, ...]
+    scripts: tuple[EngineScript, ...]
     joined_over_s: float  # time over which people come, one by one
     warm: bool  # whether each person's first conversation was warm-up
     shared: int = 0  # tokens that all conversations begin with
@@ -38,28 +38,28 @@ class Talks:
     host: bool = False
     host_tokens: float | None = None  # None: never full
 
-    def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Talks:
-        """Return the talks with what people say, or the answers, longer or shorter by these factors."""
-        found = tuple(tuple(_scaled(talk, said, answers)) for talk in self.conversations)
-        return replace(self, conversations=found, shared=round(self.shared * said))
+    def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Sessions:
+        """Return the sessions with what people say, or the answers, longer or shorter by these factors."""
+        found = tuple(tuple(_scaled(script, said, answers)) for script in self.scripts)
+        return replace(self, scripts=found, shared=round(self.shared * said))
 
     def engine_cache(self) -> HostCache | None:
         return HostCache(self.host_tokens) if self.host else None
 
-    def draw(self, turns: int, users: int, draw: random.Random) -> list[EngineConversation]:
+    def draw(self, turns: int, users: int, draw: random.Random) -> list[EngineScript]:
         """Draw conversations in random order until they hold so many turns, and at least one a person."""
-        drawn: list[EngineConversation] = []
+        drawn: list[EngineScript] = []
         held = 0
         while held < turns or len(drawn) < users:
-            for talk in draw.sample(self.conversations, len(self.conversations)):
+            for script in draw.sample(self.scripts, len(self.scripts)):
                 if held >= turns and len(drawn) >= users:
                     break
-                drawn.append(talk)
-                held += len(talk)
+                drawn.append(script)
+                held += len(script)
         return drawn
 
     def play(
-        self, engine: Engine, plan: list[EngineConversation], users: int, see: Callable[[Emission], None]
+        self, engine: Engine, plan: list[EngineScript], users: int, see: Callable[[Emission], None]
     ) -> list[PlayedTurn]:
         """Let so many people hold these conversations; what they thought holds what their client took, too."""
         return people(
@@ -74,27 +74,27 @@ class Talks:
         )
 
 
-def _scaled(talk: EngineConversation, said: float, answers: float) -> Iterator[EngineTurn]:
+def _scaled(script: EngineScript, said: float, answers: float) -> Iterator[EngineTurn]:
     before = EngineTurn(0, 0)
     held = 0
-    for turn in talk:
+    for turn in script:
         own = max(turn.prompt - before.prompt - before.answer, 1)
         now = EngineTurn(max(held + round(own * said), 1), max(round(turn.answer * answers), 1), turn.think_s)
         yield now
         before, held = turn, now.prompt + now.answer
 
 
-def talks_of(run: RunData, use: CacheUse | None) -> Talks | None:
+def sessions_of(run: RunData, use: CacheUse | None) -> Sessions | None:
     """Read the whole conversations of a run; None where it has none."""
     if not has_turns(run):
         return None
     found = tuple(_whole(run))
     if not found:
         return None
-    thought = [turn.think_s for talk in found for turn in talk[1:]]
+    thought = [turn.think_s for script in found for turn in script[1:]]
     first = np.isfinite(run.column("session")) & (run.column("turn") == 0)
-    return Talks(
-        conversations=found,
+    return Sessions(
+        scripts=found,
         joined_over_s=float(np.mean(thought)) if thought else 0.0,
         warm=bool(run.requests["warmup"].any()),
         shared=0 if use is None else _shared(use.cached[first]),
@@ -102,22 +102,22 @@ def talks_of(run: RunData, use: CacheUse | None) -> Talks | None:
     )
 
 
-def only_levels(talks: Talks, run: RunData, levels: Sequence[int]) -> Talks:
+def only_levels(sessions: Sessions, run: RunData, levels: Sequence[int]) -> Sessions:
     found = tuple(_whole(run, levels))
-    return replace(talks, conversations=found) if found else talks
+    return replace(sessions, scripts=found) if found else sessions
 
 
-def _whole(run: RunData, levels: Sequence[int] | None = None) -> Iterator[EngineConversation]:
+def _whole(run: RunData, levels: Sequence[int] | None = None) -> Iterator[EngineScript]:
     """Yield the conversations of which every turn went well."""
-    frame = talk_keys(run)
+    frame = session_keys(run)
     frame["prompt"], frame["answer"] = run.column("prompt_tokens"), run.column("output_tokens")
     frame["ok"], frame["think"] = run.requests["ok"].to_numpy(dtype=np.bool_), _thought(run)
     usual = frame["think"].median()
     frame["think"] = frame["think"].fillna(0.0 if np.isnan(usual) else usual)
     if levels is not None:
         frame = frame[frame["level"].isin(list(levels))]
-    frame = frame[np.isfinite(frame["talk"])].sort_values(["level", "talk", "turn"], kind="stable")
-    for _, rows in frame.groupby(["level", "talk"], sort=False):
+    frame = frame[np.isfinite(frame["session"])].sort_values(["level", "session", "turn"], kind="stable")
+    for _, rows in frame.groupby(["level", "session"], sort=False):
         lengths = rows[["prompt", "answer", "think"]].to_numpy(dtype=np.float64)
         whole = (rows["turn"].to_numpy() == np.arange(len(rows))).all() and rows["ok"].all()
         if whole and len(rows) and np.isfinite(lengths).all() and (lengths[:, :2] >= 1).all():
@@ -127,7 +127,7 @@ def _whole(run: RunData, levels: Sequence[int] | None = None) -> Iterator[Engine
 def _thought(run: RunData) -> FloatArray:
     """Return how long each request's user had thought before: from the end of the same user's last answer; nan unknown."""
     frame = run.requests[["level", "user", "sched", "last", "end"]].reset_index(drop=True)
-    frame["user"] = frame["user"].fillna(-1 - talk_keys(run)["talk"])  # of unknown users: since the turn before
+    frame["user"] = frame["user"].fillna(-1 - session_keys(run)["session"])  # of unknown users: since the turn before
     frame["over"] = frame["end"].fillna(frame["last"])
     frame = frame.sort_values(["level", "user", "sched"], kind="stable")
     before = frame.groupby(["level", "user"])["over"].shift(1)
@@ -145,33 +145,33 @@ def _answers_kept(run: RunData, use: CacheUse) -> bool:
     rows = (use.kept == 1) & (use.history > 0)
     if not rows.any():
         return True
-    frame = talk_keys(run)
+    frame = session_keys(run)
     frame["output"] = run.column("output_tokens")
-    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "talk", "turn"])
-    joined = frame.drop(columns="output").merge(before, how="left", on=["level", "talk", "turn"])
+    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "session", "turn"])
+    joined = frame.drop(columns="output").merge(before, how="left", on=["level", "session", "turn"])
     answer = joined["output"].to_numpy(dtype=np.float64)[rows]
     lacking = (use.history - use.cached)[rows]
     return bool(np.nanmedian(lacking / np.maximum(answer, 1.0)) < 0.5)
 
 
-def likeliest(run: RunData, slots: Slots, use: CacheUse | None) -> Talks | None:
-    """Return a run's talks with the host cache that it shows, and without any where it shows none; None without talks."""
-    found = talks_of(run, use)
+def likeliest(run: RunData, slots: Slots, use: CacheUse | None) -> Sessions | None:
+    """Return a run's sessions with the host cache that it shows, and without any where it shows none; None without sessions."""
+    found = sessions_of(run, use)
     if found is None:
         return None
     return next(iter(cache_cases(found, run, slots.estimate if slots.limit else None, use).values()))
 
 
-def cache_cases(talks: Talks, run: RunData, slots: int | None, use: CacheUse | None) -> dict[str, Talks]:
+def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheUse | None) -> dict[str, Sessions]:
     """Return what the server's host cache may be, by name: one case where the run shows it, else both."""
     if slots is None or cache_replay.is_paged(run):
-        return {"": talks}
-    full = replace(talks, host=True)
+        return {"": sessions}
+    full = replace(sessions, host=True)
     replayed = None if use is None else cache_replay.replay_on(run, slots, use)
     if use is None or replayed is None or replayed.host_cache is None:
-        return {NO_HOST_CACHE: talks, HOST_CACHE: full}
+        return {NO_HOST_CACHE: sessions, HOST_CACHE: full}
     if not replayed.host_cache:
-        return {"": talks}
+        return {"": sessions}
     size, filled = cache_replay.host_size(run, slots, use)
     sized = replace(full, host_tokens=size)
     return {"": sized} if filled else {HOST_CACHE: full, SIZED_HOST_CACHE: sized}
