@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from loadtest import metrics
@@ -216,7 +217,12 @@ def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
 
 def _sides(kind: str, texts: Texts) -> Texts:
     """Return the text of an event as visible or hidden, by the kind of the event."""
-    return texts if _SEEN.search(kind) and not _HIDDEN.search(kind) else ("", texts[1] + texts[0])
+    return texts if _is_visible(kind) else ("", texts[1] + texts[0])
+
+
+@lru_cache(maxsize=64)
+def _is_visible(kind: str) -> bool:
+    return _SEEN.search(kind) is not None and _HIDDEN.search(kind) is None
 
 
 def _whole_text(row: dict[str, Any], kind: str) -> Texts:

@@ -36,16 +36,13 @@ _OWN = frozenset(
 )
 MOST_INDICES = 64  # of choices that are kept
 # the same under other servers' names
-USAGES = (
-    *("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage"),
-    BEDROCK,
-)
+USAGES = frozenset(("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", BEDROCK))
 # of a choice without finish_reason, the likeliest first
 _REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
 _OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
 _IN_ROW = ("delta", "message", "content", "text", "result")  # where rows without choices have their text
-_FLAGS = ("done", "is_finished", "is_end", "finished", "stop")  # that say in a choice or a row that it is the last
+_FLAGS = frozenset(("done", "is_finished", "is_end", "finished", "stop"))  # that say in a choice that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL = "the answer's pieces carry more than one id"
 ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
@@ -109,7 +106,7 @@ class OpenAIRows:
             self._answer.add(_in_row(row))
         self._numbers(row)
         ending = self._answer.ending
-        if not ending.done and (reason := row.get("finish_reason") or _flag(row)):
+        if not ending.done and (reason := row.get("finish_reason") or ("stop" if row.get("done") is True else None)):
             self._reason(reason)
         if len(events.texts) > before:
             self._take_names(row)
@@ -151,6 +148,8 @@ class OpenAIRows:
             self._whole = delta is not None
         if isinstance(delta, dict):
             texts = in_message(delta, odd)
+            if odd and odd[-1].endswith(TAKEN):
+                self._strange.append((len(answer.events), "role" in delta))
             if delta.get("role") in _OF_TOOLS and any(texts):
                 odd = [f"the answer has text of a {delta['role']}, not of the model: left out"]
                 texts = NO_TEXTS
@@ -159,8 +158,6 @@ class OpenAIRows:
             piece = True
         if not any(texts):
             texts = _beside(choice, delta)
-        elif odd and odd[-1].endswith(TAKEN):
-            self._strange.append((len(answer.events), isinstance(delta, dict) and "role" in delta))
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         again = self._piecewise or len(answer.events) > 1
         if not piece and again and texts[0] and texts[0] == answer.events.answer:
@@ -227,8 +224,8 @@ class OpenAIRows:
                     self._take_usage(value)
                 elif usage := value.get("usage"):
                     self._take_usage(usage)
-            elif name == "usage" and value:
-                self._take_usage(usage_in(value))
+        if (usage := row.get("usage")) and isinstance(usage, list | str):
+            self._take_usage(usage_in(usage))
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
         if not row.get("choices") and ("prompt_tokens" in row or "completion_tokens" in row):
@@ -329,9 +326,11 @@ def _is_bare(row: dict[str, Any]) -> bool:
     )
 
 
-def _flag(said: dict[str, Any]) -> str | None:
-    """Return the reason "stop" where a choice or a row says by a flag that it is the last."""
-    return "stop" if any(said.get(name) is True for name in _FLAGS) else None
+def _flag(choice: dict[str, Any]) -> str | None:
+    """Return the reason "stop" where a choice says by a flag that it is the last."""
+    if _FLAGS.isdisjoint(choice):
+        return None
+    return "stop" if any(choice.get(name) is True for name in _FLAGS) else None
 
 
 def _in_row(row: dict[str, Any]) -> Texts:

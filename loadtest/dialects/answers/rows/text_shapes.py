@@ -148,7 +148,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     seen, hidden = "", list[str]()
     strange: dict[str, str] = {}
     for key, value in message.items():
-        if not value or key in _KEYS_WITHOUT_TEXT or key.startswith(_BEGINS_WITHOUT_TEXT):
+        if not value or key in _KEYS_WITHOUT_TEXT:
             continue
         open_, secret = (value, "") if type(value) is str else in_value(value)
         if key in _VISIBLE_KEYS:
@@ -157,7 +157,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
                 hidden.append(secret)
         elif key in REASONING:
             hidden.append(secret + open_)
-        elif not key.endswith(_ENDINGS_WITHOUT_TEXT):
+        elif not (key.endswith(_ENDINGS_WITHOUT_TEXT) or key.startswith(_BEGINS_WITHOUT_TEXT)):
             text = secret + open_ or (tool_text(value) if key.lower().startswith(_CALLS) else "")
             strange |= {key: text} if text else {}
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
@@ -179,21 +179,27 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
     if len(hidden) > 1 or (hidden and seen):
         hidden = [text for text in dict.fromkeys(hidden) if text != seen]
-    if seen and _is_thought(message):
+    if seen and not _MARKS.isdisjoint(message) and _is_thought(message):
         seen, hidden = "", [*hidden, seen]
     return seen, "".join(hidden)
 
 
 def _is_thought(message: dict[str, Any]) -> bool:
     """Whether the content is marked as a thought: by a flag, the message's type, Harmony's channel, Gemini's extra_content."""
-    if any(str(message.get(name) or "").lower().startswith(_SECRET) for name in ("type", "channel", "phase")):
+    if any(message.get(name) is True for name in _FLAGS):
         return True
-    if any(value is True and key.removeprefix("is_") in REASONING for key, value in message.items()):
+    kinds = (message.get(name) for name in _KINDS)
+    if any(isinstance(kind, str) and kind.lower().startswith(_SECRET) for kind in kinds):
         return True
     extra = message.get("extra_content")
     return isinstance(extra, dict) and any(
         isinstance(said, dict) and said.get("thought") is True for said in extra.values()
     )
+
+
+_FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
+_KINDS = ("type", "channel", "phase")
+_MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
 
 
 def text_of_number(value: float, odd: list[str]) -> str:
