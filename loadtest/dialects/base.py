@@ -13,7 +13,7 @@ import orjson
 from loadtest import credentials, metrics
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
-from loadtest.scenario import SAID_KEYS, Scenario
+from loadtest.scenario import SAID_KEYS, THINK, Scenario
 from loadtest.scenario.request_additions import filled_body, filled_headers, merged
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
@@ -173,6 +173,12 @@ def field_named(name: str) -> Said:
     return lambda value, _: {name: value}
 
 
+_OF_SOME_SERVERS: Mapping[str, Said] = {  # options whose usual field has another name
+    "sampling_seed": field_named("seed"),
+    "think": lambda value, _: {"chat_template_kwargs": {"enable_thinking": value != "off"}},
+}
+
+
 def _least_tokens(ending: Ending, events: ContentEvents) -> int:
     """Return how many tokens were sent as text, where the server does not count them the fewest that the text can have."""
     if ending.output_tokens is not None:
@@ -234,13 +240,17 @@ class Dialect(ABC):
 
     @classmethod
     def _lacks(cls, name: str, value: Any, kind: str) -> str:
+        flag = "--" + name.replace("_", "-")
+        known = [other for other in THINK if name == "think" and name in cls.says and cls.says[name](other, kind)]
+        if known:
+            return f"{flag} {value} is unknown at {cls.path}: give {flag} {' or '.join(known)}, or leave it out."
         of_server = f" of this server ({kind})" if kind and name in cls.says else ""
         native = ", use --api ollama" if kind == "ollama" and cls.api != "ollama" else ""
-        flag, body = "--" + name.replace("_", "-"), orjson.dumps({name: value}).decode()
-        return (
-            f"{flag} is unknown at {cls.path}{of_server}: leave it out{native}, or send the server's own field for it, e.g. "
-            f"--body '{body}'."
-        )
+        sentence = f"{flag} is unknown at {cls.path}{of_server}: leave it out{native}"
+        if not cls.streams or kind == "ollama":  # an Ollama passes over what it does not know without a word
+            return f"{sentence}."
+        body = orjson.dumps(_OF_SOME_SERVERS.get(name, field_named(name))(value, kind)).decode()
+        return f"{sentence}, or send the server's own field for it, e.g. --body '{body}'."
 
     def fixed(self, output_tokens: int | None) -> dict[str, Any]:  # noqa: ARG002 - for formats that say some
         """Return what every body says for answers of this length, beside model, options and prompt."""

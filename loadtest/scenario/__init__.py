@@ -39,6 +39,7 @@ from loadtest.scenario.parts.request import (
     EMBEDDINGS,
     ONE_API,
     SAID_KEYS,
+    THINK,
     RequestKeys,
 )
 from loadtest.scenario.parts.sessions import SessionKeys
@@ -74,6 +75,7 @@ __all__ = [
     "OPTION",
     "RATE",
     "SAID_KEYS",
+    "THINK",
     "TOKEN_COUNTS",
     "ConnectionKeys",
     "DataKeys",
