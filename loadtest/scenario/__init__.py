@@ -11,6 +11,7 @@ several_targets     servers and models, where there is more than one
 price               prices in any currency
 level               one cell of the grid
 toml_tables         TOML files and former names
+other_names         what bodies, libraries and other tools call the same keys
 files, wrong_file   text files that a user names, and files that are none
 """
 
