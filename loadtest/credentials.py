@@ -149,6 +149,10 @@ def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = F
     With `blanks` it may hold some, as the value of a header may.
     """
     key = env.get(name, "").strip(BLANKS_AND_QUOTES)
+    if not blanks and key.lower().startswith("bearer "):
+        raise ScenarioError(
+            f"{name} holds the word Bearer before the key, which loadtest adds itself; set it to the key alone."
+        )
     if not all("!" <= char <= "~" or (blanks and char == " ") for char in key):
         raise ScenarioError(
             f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again."

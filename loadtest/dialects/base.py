@@ -13,7 +13,7 @@ import orjson
 from loadtest import credentials, metrics
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
-from loadtest.scenario import MAX_TOKENS_KEYS, SAID_KEYS, Scenario
+from loadtest.scenario import MAX_TOKENS_KEYS, SAID_KEYS, THINK, Scenario
 from loadtest.scenario.request_additions import filled_body, filled_headers, merged
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
@@ -163,7 +163,6 @@ class Decoder(Protocol):
 # How an option of the user's is said in a body: given its value and the server's kind, what is laid over the body; None
 # where this kind of server has no such option.
 Said = Callable[[Any, str], dict[str, Any] | None]
-USUAL_NAMES = {"sampling_seed": "seed"}  # of options that most servers call otherwise
 ONE_PIECE_TOKENS = 8  # from there on an answer in one piece is no streamed one
 ONE_PIECE = "the answer came in one piece, so it was not streamed: its TTFT is the time of the whole answer"
 MOST_LENGTHS = 4096  # answer lengths whose bodies' beginnings are kept
@@ -172,6 +171,12 @@ MOST_LENGTHS = 4096  # answer lengths whose bodies' beginnings are kept
 def field_named(name: str) -> Said:
     """Return an option that is a field of the body."""
     return lambda value, _: {name: value}
+
+
+_OF_SOME_SERVERS: Mapping[str, Said] = {  # options whose usual field has another name
+    "sampling_seed": field_named("seed"),
+    "think": lambda value, _: {"chat_template_kwargs": {"enable_thinking": value != "off"}},
+}
 
 
 def _least_tokens(ending: Ending, events: ContentEvents) -> int:
@@ -238,13 +243,17 @@ class Dialect(ABC):
 
     @classmethod
     def _lacks(cls, name: str, value: Any, kind: str, native: Container[str]) -> str:
+        flag = "--" + name.replace("_", "-")
+        known = [other for other in THINK if name == "think" and name in cls.says and cls.says[name](other, kind)]
+        if known:
+            return f"{flag} {value} is unknown at {cls.path}: give {flag} {' or '.join(known)}, or leave it out."
         of_server = f" of this server ({kind})" if kind and name in cls.says else ""
-        other = ", use --api ollama" if name in native else ""
-        flag, body = "--" + name.replace("_", "-"), orjson.dumps({USUAL_NAMES.get(name, name): value}).decode()
-        return (
-            f"{flag} is unknown at {cls.path}{of_server}: leave it out{other}, or send the server's own field for it, e.g. "
-            f"--body '{body}'."
-        )
+        other_api = ", use --api ollama" if name in native else ""
+        sentence = f"{flag} is unknown at {cls.path}{of_server}: leave it out{other_api}"
+        if not cls.streams or kind == "ollama":  # an Ollama passes over what it does not know without a word
+            return f"{sentence}."
+        body = orjson.dumps(_OF_SOME_SERVERS.get(name, field_named(name))(value, kind)).decode()
+        return f"{sentence}, or send the server's own field for it, e.g. --body '{body}'."
 
     def fixed(self, output_tokens: int | None) -> dict[str, Any]:  # noqa: ARG002 - for formats that say some
         """Return what every body says for answers of this length, beside model, options and prompt."""

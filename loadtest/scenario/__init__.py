@@ -11,6 +11,7 @@ several_targets     servers and models, where there is more than one
 price               prices in any currency
 level               one cell of the grid
 toml_tables         TOML files and former names
+other_names         what bodies, libraries and other tools call the same keys
 files, wrong_file   text files that a user names, and files that are none
 """
 
@@ -40,6 +41,7 @@ from loadtest.scenario.parts.request import (
     MAX_TOKENS_KEYS,
     ONE_API,
     SAID_KEYS,
+    THINK,
     RequestKeys,
 )
 from loadtest.scenario.parts.sessions import SessionKeys
@@ -76,6 +78,7 @@ __all__ = [
     "OPTION",
     "RATE",
     "SAID_KEYS",
+    "THINK",
     "TOKEN_COUNTS",
     "ConnectionKeys",
     "DataKeys",

@@ -12,6 +12,7 @@ from typing import Any
 from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.files import read_text
 from loadtest.scenario.keys import Key
+from loadtest.scenario.other_names import KEY_OF
 from loadtest.scenario.values import short_repr
 from loadtest.text import encodable
 
@@ -89,7 +90,7 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
                     f"{where} has a table [{_short_name(name)}], which no scenario has; write {what} {there}."
                 )
             for one in value:
-                _check_known(one, list(tables), f"{where}, table [{name}],")
+                _check_known(one, list(tables), f"{where}, table [{name}],", of_request=name == "request")
                 if second.get(one) != name:
                     _check_place(one, tables[one], name, where)
             found |= value
@@ -108,18 +109,27 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
 def _check_place(name: str, belongs: str | None, stands: str | None, where: str) -> None:
     if belongs != stands:
         here, there = (f"in [{table}]" if table else "above all tables" for table in (stands, belongs))
-        raise ScenarioError(f"{where} has {name} {here}; it belongs {there}.")
+        other = ", and that of the server's sampling is sampling_seed" if name == "seed" and stands == "request" else ""
+        raise ScenarioError(f"{where} has {name} {here}; it belongs {there}{other}.")
 
 
-def _check_known(name: str, known: Sequence[str], where: str) -> None:
+def _check_known(name: str, known: Sequence[str], where: str, *, of_request: bool = False) -> None:
     if name in known:
         return
     refuse(
         name.replace("-", "_") in ON_COMMAND_LINE,
         f"{where} has {name}, which is no key; give it on the command line, as --{name.replace('_', '-')}.",
     )
-    near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
+    plain = name.replace("-", "_").lower()
+    named = KEY_OF.get(plain)
+    refuse(
+        named in known,
+        f"{where} has {_short_name(name)}, which is no key; {'put it into' if named == 'body' else 'write it as'} {named}.",
+    )
+    near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
+    if of_request:
+        hint += " A field of the server's own goes into body."
     raise ScenarioError(f"{where} has an unknown key {_short_name(name)!r}{hint}")
 
 

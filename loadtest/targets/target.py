@@ -166,15 +166,21 @@ def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Targ
         raise TargetError(
             f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked."
         )
-    if scenario.num_ctx is not None and (api != "ollama" or endpoint in ONE_API):
-        raise ScenarioError(
-            "num_ctx cannot be set through the OpenAI API; use --api ollama, or set the context on the server."
-            if endpoint not in ONE_API
-            else f"num_ctx cannot be set through {endpoint}; use --endpoint chat, or set the context on the server."
-        )
+    check_num_ctx(scenario, api)
     model = with_details(client, server, choose_model(server, scenario.model))
     dialect = dialect_for(scenario, api=api, model=model.name, kind=server.kind)
     return Target(server, model, dialect)
+
+
+def check_num_ctx(scenario: Scenario, api: str) -> None:
+    """Raise ScenarioError where a context is asked for that requests of this API cannot ask for."""
+    if scenario.num_ctx is None or (api == "ollama" and scenario.endpoint not in ONE_API):
+        return
+    raise ScenarioError(
+        "num_ctx cannot be set through the OpenAI API; use --api ollama, or set the context on the server."
+        if scenario.endpoint not in ONE_API
+        else f"num_ctx cannot be set through {scenario.endpoint}; use --endpoint chat, or set the context on the server."
+    )
 
 
 def reread(client: httpx.Client, target: Target) -> Target:

@@ -256,3 +256,25 @@ def test_a_list_that_only_others_may_read_asks_for_a_key(loadtest: Call) -> None
     with made({"/api/models": refuse(401, {"detail": "Not authenticated"})}) as server:  # Open WebUI
         code, _, err = loadtest("check", f"{server.url}/api")
     assert (code, "refuses us with status 401 (Not authenticated): set OPENAI_API_KEY" in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("below", "above"),
+    [("/health", ""), ("/V1", ""), ("/v1,", ""), ("/api", ""), ("/v1/chat", "/v1"), ("/a/b/c/d/e/docs", "")],
+)
+def test_a_url_below_a_servers_is_answered_with_the_servers(loadtest: Call, below: str, above: str) -> None:
+    with made({"/v1/models": listed("m")}) as server:
+        code, _, err = loadtest("check", server.url + below)
+        words = (
+            f"{server.url}{below} does not say that it is a model server, and {server.url}{above} does: give that URL."
+        )
+    assert (code, words in err) == (2, True), err
+
+
+def test_a_key_with_the_word_bearer_is_said(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "Bearer sk-planted")
+    with made({"/v1/models": listed("m")}) as server:
+        code, _, err = loadtest("check", server.url)
+    assert (code, "OPENAI_API_KEY holds the word Bearer before the key" in err, "planted" in err) == (2, True, False), (
+        err
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from loadtest.credentials import KEY_VARIABLES
+from loadtest import credentials
+from loadtest.dialects import Dialect
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
+from loadtest.targets.target import check_num_ctx
 from loadtest.targets.trials.attempts import Attempt, changes, command_for
 from loadtest.targets.trials.trial import OUTPUT_TOKENS, attempts, known_by
 from loadtest.targets.trials.what_came import what_came
@@ -19,7 +21,9 @@ def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Sc
 
     `asked` is what the command says, `scenario` the same with the API that was found out.
     """
-    dialect = known_by(server, model, scenario).dialect(scenario)  # raises for an option that it lacks
+    known = known_by(server, model, scenario)
+    check_num_ctx(scenario, known.api)
+    dialect = known.dialect(scenario)  # raises for an option that it lacks
     length = f" for {OUTPUT_TOKENS} tokens" if dialect.streams else ""
     print(f"Trying requests{length}, one after another: they may load the model, and cost tokens.", flush=True)
     limits = {"first_token_timeout": min(scenario.first_token_timeout or PATIENCE_S, PATIENCE_S)}
@@ -32,7 +36,7 @@ def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Sc
         print(f"{number:2}. {' '.join(filter(None, [where, how]))}: {_outcome(last)}", flush=True)
     assert last is not None, "the first request is always sent"
     if not last.works:
-        print(f"works      nothing that was tried{_missing(last)}")
+        print(f"works      nothing that was tried{_missing(last, server.url)}")
         return 1
     add = changes(asked, last.scenario)
     print(f"works      {f'only {add}' if add else 'as asked: nothing has to be added'}")
@@ -54,16 +58,29 @@ def _outcome(attempt: Attempt) -> str:
     return f"{status}{record.error or record.outcome}"
 
 
-def _missing(attempt: Attempt) -> str:
+def _missing(attempt: Attempt, url: str) -> str:
     """Say what may be missing where no other request could do better."""
     if attempt.no_model:
         return ": name a model that the server has with --model"
     match attempt.record.status:
         case 401 | 403:
-            names = " or ".join(KEY_VARIABLES[attempt.dialect.api])
-            return f": a key may be missing; set {names}, or give a header of the gateway's with --header 'Name: ${{VARIABLE}}'"
+            return f": {_of_a_key(attempt.dialect, url)}, or give a header of the gateway's with --header 'Name: ${{VARIABLE}}'"
+        case 402:
+            return ": the account has no credit left for it, as the server says"
+        case 404 if credentials.is_azure(url) and "api-version" not in url:
+            return ": Azure wants its version in the URL, such as ?api-version=2024-10-21 at its end"
+        case 413:
+            return ": the server, or a gateway before it, takes no request of this size"
         case 429:
             return ": the server takes no more requests from us now; try again later"
         case 502 | 503 | 504:
             return ": the server, or the one behind a gateway, is not ready; try again once it is"
     return ""
+
+
+def _of_a_key(dialect: Dialect, url: str) -> str:
+    """Say what to do about the key where a request was refused for want of one, or with one."""
+    if (name := credentials.variable_of(url, dialect.api, key_env=dialect.key_env)) is not None:
+        return f"the key in {name} may be a wrong one, or not be good for this; set another"
+    names = " or ".join(credentials.variables_for(url, dialect.api, key_env=dialect.key_env))
+    return f"a key may be missing; set {names}"

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
+from loadtest.scenario.other_names import KEY_OF
 from loadtest.urls import without_passwords
 
 QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full
@@ -35,7 +36,7 @@ def print_usage_error(error: click.ClickException, command: str = "loadtest") ->
     if type(error).__name__ == "NoArgsIsHelpError":  # a class that click 8.1 does not have
         error.show()
         return
-    sentence = _in_plain_words(_with_variable(error, error.format_message().strip()))
+    sentence = _otherwise_named(error) or _in_plain_words(_with_variable(error, error.format_message().strip()))
     path = context.command_path if context is not None else command
     if context is not None and (isinstance(error, click.MissingParameter) or "unexpected extra" in sentence):
         usage = " ".join([path, *context.command.collect_usage_pieces(context)])
@@ -43,6 +44,15 @@ def print_usage_error(error: click.ClickException, command: str = "loadtest") ->
     elif not sentence.endswith(("?", "?)")):
         sentence = f"{sentence.rstrip('.')}; see `{path} --help`."
     print_mistake(sentence)
+
+
+def _otherwise_named(error: click.ClickException) -> str | None:
+    """Return a sentence on an option that another tool has, where the command has one for the same; None for any other mistake."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return None
+    name = KEY_OF.get(error.option_name.lstrip("-").replace("-", "_").lower())
+    option = next((one for one in error.ctx.command.params if one.name == name and isinstance(one, click.Option)), None)
+    return None if option is None else f"No such option '{error.option_name}'; give it with {flag_of(option)}"
 
 
 def _in_plain_words(sentence: str) -> str:

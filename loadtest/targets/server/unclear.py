@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -12,9 +13,11 @@ from loadtest.dialects.answers.errors.refusals import give_header, wanted_header
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
+from loadtest.targets.server.model_list import listed_models
 from loadtest.targets.server.tls_port import http2_instead, https_instead
 from loadtest.urls import endpoint_url
 
+MOST_ABOVE = 6  # URLs above one at which nothing answers
 _LATER = (408, 425, 429, 503, 529)  # statuses that speak of the moment
 _NO_SERVER = (502, 504, *range(520, 528), 530)  # of gateways, the last ones Cloudflare's
 _UPSTREAM = re.compile(r"upstream|back-?end|no (?:available|healthy) |gateway", re.IGNORECASE)
@@ -38,13 +41,26 @@ def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listin
         return TargetError(instead)
     key = _what_to_do(url, listing, keys)
     said = version.said if own is None else f"version {own}, which many servers have"
-    base = url.removesuffix("/api")
-    nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
+    if (nearer := _nearer_one(client, url)) is not None:
+        return TargetError(f"{url} does not say that it is a model server, and {nearer} does: give that URL.")
     return TargetError(
         f"{url} does not say that it is a model server (GET /api/version: {said}; GET /v1/models: {listing.said})."
-        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME, and "
+        f"{key} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME, and "
         "`loadtest check --try` with these finds out how to ask it."
     )
+
+
+def _nearer_one(client: httpx.Client, url: str) -> str | None:
+    """Return the URL above this one, of those up to its host, at which models are listed; None where there is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return None
+    above = parts.path.split("/")[1:-1]
+    for length in range(len(above), max(len(above) - MOST_ABOVE, -1), -1) if parts.path else ():
+        shorter = parts._replace(path="/".join(["", *above[:length]])).geturl()
+        if listed_models(ask(client, shorter, "/v1/models").json()) is not None:
+            return shorter
+    return None
 
 
 def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:

@@ -39,11 +39,13 @@ _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the us
 # what a server says of a model that does not chat
 _EMBEDS = re.compile(r"embed|(?:not|n't) support chat", re.IGNORECASE)
 _NO_MODEL = re.compile(  # of whatever status
-    r"\b(?:model|deployment|(?<!url )endpoint)s?\b.{0,80}?\b(?:not (?:found|exist|available|loaded|deployed|served|registered"
-    r"|configured|supported by)|does(?:n't| not) exist|is (?:unknown|unavailable|invalid)|decommissioned|deprecated"
+    r"\b(?:models?|deployment|given endpoint)\b.{0,80}?\b(?:not (?:found|exist|available|loaded|deployed|served|registered"
+    r"|configured|supported by)|does(?:n't| not) exist|is (?:unknown|unavailable|invalid)|decommissioned"
     r"|no longer (?:supported|available))"
     r"|\b(?:unknown|invalid|unsupported|incorrect|no such|not a valid|(?:could not|failed to|unable to|cannot) (?:load|find|access)"
-    r"|no available \w+ for|no router for) (?:the |any )?(?:requested |real |non-serverless )?model",
+    r"|no available \w+ for|no router for|not allowed to access) (?:the |any )?(?:requested |real |non-serverless )?model"
+    r"|model_(?:is_)?not_\w+|no endpoints found|repository not found|not found for account|allowed now, your model"
+    r"|模型.{0,40}(?:不存在|无可用)",
     re.IGNORECASE | re.DOTALL,
 )
 _MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
@@ -54,8 +56,8 @@ _ELSEWHERE = re.compile(
 _NO_PATH = re.compile(
     r"the answer is a web page|unexpected endpoint|(?:unknown|invalid) (?:url|path|route|endpoint)", re.IGNORECASE
 )
-# The moment's or the key's fault, not the request's.
-_NOT_NOW = frozenset((401, 402, 403, 407, 408, 425, 429, 502, 503, 504, *range(520, 531)))
+# The moment's or the key's fault, not the request's; or it is too large, though none could be smaller.
+_NOT_NOW = frozenset((401, 402, 403, 407, 408, 413, 425, 429, 502, 503, 504, *range(520, 531)))
 
 
 @dataclass(frozen=True, slots=True)

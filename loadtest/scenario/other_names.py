@@ -1,0 +1,22 @@
+"""Names that bodies, client libraries and other tools have for what a key says: for hints to people who write those."""
+
+from __future__ import annotations
+
+_OTHERS = {
+    "output_tokens": "max_tokens max_completion_tokens max_output_tokens max_new_tokens num_predict n_predict output_len",
+    "input_tokens": "input_len prompt_tokens prompt_len",
+    "think": "reasoning_effort reasoning thinking enable_thinking no_think",
+    "stop": "stop_sequence stop_sequences",
+    "body": "extra_body min_p frequency_penalty presence_penalty repetition_penalty logit_bias logprobs response_format "
+    "chat_template_kwargs tools",
+    "header": "headers extra_headers",
+    "key_env": "api_key key token",
+    "url": "base_url api_base host server_url",
+    "proxy": "socks5 socks5h",
+    "concurrency": "users max_concurrency",
+    "requests": "num_prompts num_requests",
+    "rate": "request_rate qps rps",
+    "total_timeout": "timeout request_timeout",
+    "num_ctx": "context_length ctx_size",
+}
+KEY_OF = {other: key for key, others in _OTHERS.items() for other in others.split()}
