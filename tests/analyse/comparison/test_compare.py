@@ -137,7 +137,7 @@ def test_gaps_between_pieces_of_several_tokens_are_not_held_against_those_betwee
     load = Load(rate=1.0, requests=40, prompt=(50, 100), output=(40, 40))
     played = play(insight_compare.server(7, 0.05), [load], slots=4)
     base = analyse(played.write(tmp_path / "base"))
-    apart = {"server_us": None, "server_first": None}
+    apart: dict[str, Any] = {"server_us": None, "server_first": None}
     played.records = [
         dataclasses.replace(one, chunks=[one.chunks[0], *one.chunks[2::2]], reads=21, stamped=21, arrivals=21, **apart)
         for one in played.records
