@@ -9,6 +9,7 @@ of runs is played once; each try draws runs from it and gives them new factors.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import sys
@@ -93,6 +94,7 @@ def pool(case: Case, runs: int = POOL) -> list[Cells]:
         return [_headlines(measure(Path(place, str(seed)), case, timing, seed)) for seed in range(runs)]
 
 
+@functools.cache
 def at_a_rate(
     share: float, noise: float, runs: int = POOL, *, slower: float = 0.0, seed: int = 0
 ) -> list[tuple[Cells, tuple[StepTimes, ...]]]:
