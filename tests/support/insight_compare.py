@@ -9,7 +9,7 @@ of runs is played once; each try draws runs from it and gives them new factors.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import random
 import sys
@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from loadtest.analyse.comparison.compare import (
     BETTER,
@@ -31,7 +30,9 @@ from loadtest.analyse.comparison.compare import (
     compare,
     judge_change,
 )
-from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, Estimate, Metric, estimate_of
+from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, STEPS, Estimate, Metric, estimate_of
+from loadtest.analyse.comparison.step_times import step_estimates
+from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play
@@ -93,8 +94,11 @@ def pool(case: Case, runs: int = POOL) -> list[Cells]:
         return [_headlines(measure(Path(place, str(seed)), case, timing, seed)) for seed in range(runs)]
 
 
-def at_a_rate(share: float, noise: float, runs: int = POOL, *, slower: float = 0.0, seed: int = 0) -> list[Cells]:
-    """Return the headline figures of so many open loops at a share of a server's capacity, as a whole faster or slower by chance."""
+@functools.cache
+def at_a_rate(
+    share: float, noise: float, runs: int = POOL, *, slower: float = 0.0, seed: int = 0
+) -> list[tuple[Cells, tuple[StepTimes, ...]]]:
+    """Return figures and step times of so many open loops at a share of a server's capacity, as a whole faster or slower by chance."""
     prompt, output = (50, 400), (20, 100)
     found = []
     with tempfile.TemporaryDirectory() as place:
@@ -108,16 +112,41 @@ def at_a_rate(share: float, noise: float, runs: int = POOL, *, slower: float = 0
             draw = random.Random(f"{share} {noise} {slower} {seed} {number}")
             drawn = timing.scaled((1 + slower) * math.exp(draw.gauss(0, noise)))
             path = play(drawn, [load], slots=4, seed=1000 * seed + number).write(Path(place, str(number)))
-            found.append(_headlines(analyse(path)))
+            one = analyse(path)
+            found.append((_headlines(one), one.steps.times))
     return found
 
 
-def examine_at_a_rate(share: float, noise: float, runs: int = POOL) -> tuple[float, float]:
-    """Return how often two open loops of one server seem to differ, and how often one of a server 10 % slower is seen."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """In how many of so many comparisons a difference was seen where there is none, and where there is one."""
+
+    tries: int
+    false: int
+    seen: int
+
+    def __str__(self) -> str:
+        return f"{self.false / self.tries:.1%} | {self.seen / self.tries:.0%}"
+
+
+def examine_at_a_rate(share: float, noise: float, a_side: int = 1, runs: int = POOL, tries: int = 500) -> Found:
+    """Compare open loops of one server, and with those of a server 10 % slower, so many a side."""
     same, slow = at_a_rate(share, noise, runs), at_a_rate(share, noise, runs, slower=0.1, seed=1)
-    false = [bool(verdict([one], [other]) & {BETTER, WORSE}) for one, other in itertools.combinations(same, 2)]
-    seen = [WORSE in verdict([one], [other]) for one in same for other in slow]
-    return mean(false), mean(seen)
+    draw = random.Random(f"{share} {noise} {a_side}")
+    false = seen = 0
+    for _ in range(tries):
+        picked = draw.sample(same, 2 * a_side)
+        false += bool(_verdict_with_steps(picked[:a_side], picked[a_side:]) & {BETTER, WORSE})
+        seen += WORSE in _verdict_with_steps(picked[:a_side], draw.sample(slow, a_side))
+    return Found(tries, false, seen)
+
+
+def _verdict_with_steps(
+    base: Sequence[tuple[Cells, tuple[StepTimes, ...]]], new: Sequence[tuple[Cells, tuple[StepTimes, ...]]]
+) -> set[str | None]:
+    steps = step_estimates([times for _, times in (*base, *new)])
+    both = [{**cells, (0, STEPS): figure} for (cells, _), figure in zip((*base, *new), steps, strict=True)]
+    return verdict(both[: len(base)], both[len(base) :])
 
 
 def _headlines(one: Analysis) -> Cells:
@@ -151,18 +180,6 @@ def verdict(base: Sequence[Cells], new: Sequence[Cells]) -> set[str | None]:
     return verdicts
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """In how many of so many comparisons a difference was seen where there is none, and where there is one."""
-
-    tries: int
-    false: int
-    seen: int
-
-    def __str__(self) -> str:
-        return f"{self.false / self.tries:.1%} | {self.seen / self.tries:.0%}"
-
-
 def examine(
     runs: Sequence[Cells], tries: int, noise: float, a_side: int, *, slower: float = 0.1, together: bool = True
 ) -> Found:
@@ -194,13 +211,11 @@ def main(tries: int, slower: float) -> None:
                 for noise in NOISES
             ]
             print(f"| {case.name}, {'together' if together else 'apart'} | " + " | ".join(cells) + " |", flush=True)
-    print(
-        f"\nOpen loops of 200 requests, one a side:\n\n| share of the capacity | {' | '.join(heads[:3])} |\n|---|---|---|---|"
-    )
+    heads = [f"{a_side} a side, sd {noise:.0%}" for a_side in (1, 5) for noise in NOISES]
+    print(f"\nOpen loops of 200 requests:\n\n| share of the capacity | {' | '.join(heads)} |\n" + "|---" * 7 + "|")
     for share in (0.5, 0.8, 0.9, 0.95):
-        found = [examine_at_a_rate(share, noise) for noise in NOISES]
-        cells = [f"{false:.1%} / {seen:.0%}" for false, seen in found]
-        print(f"| {share:g} | {' | '.join(cells)} |", flush=True)
+        found = [examine_at_a_rate(share, noise, a_side) for a_side in (1, 5) for noise in NOISES]
+        print(f"| {share:g} | {' | '.join(str(one).replace(' | ', ' / ') for one in found)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
     RUN_NOISE,
+    STEPS,
     Estimate,
     Metric,
     estimate_of,
@@ -27,6 +28,7 @@ from loadtest.analyse.comparison.differences import (
     ratio,
     value_of,
 )
+from loadtest.analyse.comparison.step_times import said_of_steps, steps_at
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis, failed
 from loadtest.records import Outcome
@@ -159,6 +161,11 @@ class FigureOfBoth:
             return False
         return len(self.base) + len(self.new) > 2 or (self.base[0].told and self.new[0].told)
 
+    @property
+    def steps(self) -> bool:
+        """Whether it is the time of steps, and may be told."""
+        return self.metric is STEPS and self.error_known
+
     def plain_change(self) -> Change:
         """Return the figure of both sides before anything is judged."""
         base, new = (geometric(side) if side else None for side in (self.base, self.new))
@@ -220,7 +227,12 @@ def compare(
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
     for level in levels:
-        rows += [_change(both, limits) for both in level.figures]
+        judged = [_change(both, limits) for both in level.figures]
+        untold = any(row.reason == TOO_FEW for row in judged)
+        notes += [
+            said_of_steps(both.level["label"], both.base, both.new) for both in level.figures if untold and both.steps
+        ]
+        rows += judged
         rows += [_failures_judged(level, limits)] if level.some_failed else []
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
@@ -231,8 +243,13 @@ def compare_part(
     sides: tuple[tuple[Analysis, ...], tuple[Analysis, ...]],
     across: frozenset[str],
     metrics: Sequence[Metric] = METRICS,
+    *,
+    steps: bool = True,
 ) -> tuple[list[LevelOfBoth], list[str]]:
-    """Return the levels of one model at one server that all runs have, and notes on what differs."""
+    """Return the levels of one model at one server that all runs have, and notes on what differs.
+
+    With `steps` a level at a rate has the time of its steps as well.
+    """
     bases, news = sides
     ours_of, theirs_of = ([one.run for one in side] for side in sides)
     refused, notes = comparable.differing_keys(ours_of, theirs_of, across)
@@ -251,6 +268,8 @@ def compare_part(
         unjudged += [(ours, theirs, own)] if own else []
         reason = refused or own or requests
         figures = tuple(_figures_of_both((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics))
+        if steps and levels[0].get("rate") is not None and (each := steps_at((*bases, *news), levels)):
+            figures += (FigureOfBoth(levels[0], STEPS, each[: len(bases)], each[len(bases) :], reason, 0.0),)
         found.append(LevelOfBoth(ours, theirs, refused, figures))
     notes += [*comparable.scatter_notes(scattered), *_left(bases, news)]
     notes += [*comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]

@@ -65,7 +65,9 @@ def outcome(comparison: Comparison) -> str:
         if not count or comparison.visible is None:
             return f"No difference seen{within}"
         seen = f"where one of {_visible(comparison)} shows nine times in ten"
-        return f"No difference seen in {counted(count, 'headline figure')}{within}, {seen}"
+        untold = len(comparison.judged(NOT_COMPARABLE))
+        rest = f"; {untold} more {'was' if untold == 1 else 'were'} not judged" if untold else ""
+        return f"No difference seen in {counted(count, 'headline figure')}{within}, {seen}{rest}"
     rows = list(comparison.judged(told))
     most = max(rows, key=lambda row: abs(math.log(row.ratio)) if row.ratio else math.inf)
     certain = f" ({interval_text(most)})" if most.interval else ""

@@ -74,6 +74,8 @@ METRICS = (
 )
 RATE_WEIGHTS = {"output_tokens_per_s": "output_tokens", "input_tokens_per_s": "prompt_tokens"}  # of a rate: its column
 WAITING = ("ttft_s", "ttft_sched_s", "e2e_s", "e2e_sched_s", "queue_wait_s")  # durations that hold waits
+# of a level at a rate alone, at the numbers of streams that all runs had: it holds no wait
+STEPS = Metric("step_s", None, "step time", "s", headline=True, prefill=False)
 FAILED = Metric("failed", None, "failed requests", "share", headline=True)
 
 
@@ -159,7 +161,8 @@ def note_on_rates(analyses: Iterable[Analysis]) -> str:
         return ""
     return (
         " At a rate of requests a queue multiplies differences of speed, so waits must differ by more; a level whose requests met "
-        f"fewer than {FEWEST_INDEPENDENT_AT_A_RATE} independent queues has too few samples, and needs more requests."
+        f"fewer than {FEWEST_INDEPENDENT_AT_A_RATE} independent queues has too few samples, and needs more requests. Step time, at "
+        "numbers of streams that all runs had, is the server's speed without its queue."
     )
 
 

@@ -181,7 +181,7 @@ def _tested(
     run_noise: float,
 ) -> Iterator[_Tested]:
     """Yield the headline figures of a pair of runs with their chances of error, level by level."""
-    levels, _ = compare_part(((one.analysis,), (other.analysis,)), across, metrics)
+    levels, _ = compare_part(((one.analysis,), (other.analysis,)), across, metrics, steps=False)
     for level in levels:
         first = level.base[0]
         void = [entry.letter for entry, side in ((one, level.base), (other, level.new)) if is_void(side[0])]
