@@ -22,7 +22,7 @@ from loadtest.targets.prepare import ReadyTarget
 from loadtest.targets.run_facts import initial_facts
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target
-from loadtest.targets.token_fit import fit_token_counts
+from loadtest.targets.token_fit import fit_token_counts, loads
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload
 
@@ -104,6 +104,25 @@ def test_lengths_are_checked_against_what_was_asked_before_the_load_and_against_
     # Was "or set --num-ctx", which is refused for a server of the OpenAI API.
     with pytest.raises(ScenarioError, match=r"or give the model a larger context \(on Ollama with --num-ctx\)\."):
         check_lengths(Scenario(input_tokens=(4000,)), ServedModel("m", context=2048, trained_context=65536))
+
+
+@pytest.mark.parametrize(
+    ("loaded", "context", "asked", "loading"),
+    [
+        (False, None, None, True),
+        (True, 4096, None, False),
+        (True, 4096, 4096, False),
+        (True, 4096, 65536, True),  # was not said, and the first request took as long as a load
+        (True, 32768, 65536, False),  # all that the model is trained for, which was granted before
+        (None, None, 4096, False),
+    ],
+)
+def test_another_context_than_the_loaded_one_is_a_load(
+    loaded: bool | None, context: int | None, asked: int | None, loading: bool
+) -> None:
+    model = ServedModel("m", loaded=loaded, context=context, trained_context=32768)
+    target = Target(SERVER, model, OllamaChat("m", num_ctx=asked))
+    assert loads(target) is loading
 
 
 def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:

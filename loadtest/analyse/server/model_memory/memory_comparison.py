@@ -227,7 +227,7 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
     if near:
         return f"{' or '.join(near)} would explain it"
     if found.slots_from == "assumed":
-        return f"the run saw no limit to the slots, and {found.plan.slots} are assumed"
+        return f"the run saw no limit to the slots, and {found.plan.slots} {'is' if found.plan.slots == 1 else 'are'} assumed"
     return ""
 
 
