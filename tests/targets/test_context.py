@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from support.made_runs import Made, grid, write
 
 from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
@@ -158,3 +160,16 @@ def test_a_level_is_named_by_the_length_that_its_prompts_had(tmp_path: Path) -> 
     assert analyse(write(tmp_path / "as-asked", truth.records, named)).summary["levels"][0]["label"] == label
     found = analyse(write(tmp_path / "longer", long, named)).summary["levels"][0]
     assert found["label"] == "1 stream · 1513 in (512 asked) · 20 out"
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (181, "1 stream · 300 shared · 40 in (181 in all, 340 asked) · 20 out"),  # was "-119 in (40 asked)"
+        (380, "1 stream · 300 shared · 40 in (380 in all, 340 asked) · 20 out"),  # was "80 in (40 asked)"
+        (345, "1 stream · 300 shared · 40 in · 20 out"),
+    ],
+)
+def test_of_a_shared_prompt_of_another_length_the_whole_is_said(counted: int, said: str) -> None:
+    level = {"index": 0, "concurrency": 1, "system_tokens": 300, "input_tokens": 40, "output_tokens": 20}
+    assert offered_load.label(level, np.full(5, float(counted))) == said
