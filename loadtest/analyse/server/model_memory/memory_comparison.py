@@ -243,6 +243,8 @@ def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tu
         slots = plan.slots_of(reading.size)
         if found.slots_from == "assumed" and slots is not None:
             yield counted(slots, "slot"), taken(replace(plan, slots=slots))
+        elif found.slots_from != "assumed" and (dtype := plan.smaller_cache(reading.size)) is not None:
+            yield f"a KV cache of {dtype}", reading.size
         return
     for dtype in SMALLER_CACHES:
         yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))
