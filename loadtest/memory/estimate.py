@@ -26,6 +26,7 @@ CACHE_DTYPES = {  # bytes a value; the quantised ones store blocks of 32 values
     "q4_1": 20 / 32,
     "q4_0": 18 / 32,
 }
+OLLAMA_CACHES = {"q8_0": 1.0, "q4_0": 0.5}  # bytes a value that Ollama counts in /api/ps: less than such caches take
 DEFAULT_CONTEXT = 4096  # tokens: Ollama's default on small GPUs since 0.6.7
 BATCH = 512  # prompt tokens per pass: the default of llama.cpp and Ollama
 DRIVER = 457 * 2**20  # bytes of a CUDA context; Ollama reserves as much on every GPU
@@ -145,6 +146,18 @@ class MemoryPlan:
             return None
         slots = (loaded - self.facts.weights) / one
         return round(slots) if round(slots) >= 1 and abs(slots - round(slots)) <= WHOLE_SLOT_TOLERANCE else None
+
+    def smaller_cache(self, loaded: int) -> str | None:
+        """Return the type of KV cache with which these slots would be reported as `loaded` bytes; None where no type is.
+
+        It applies where `slots_of` does.
+        """
+        one = (self.kv or 0) / self.slots
+        if self.gpu or one < LEAST_SLOT * loaded:
+            return None
+        values = (self.kv or 0) / CACHE_DTYPES[self.cache_dtype]
+        off = {name: abs(loaded - self.facts.weights - values * width) for name, width in OLLAMA_CACHES.items()}
+        return next((name for name, bytes_off in off.items() if bytes_off <= WHOLE_SLOT_TOLERANCE * one), None)
 
     def most_slots(self, gpu: float) -> int | None:
         """Return the most slots of this context that fit; 0 where none does, None where the KV cache is unknown."""

@@ -120,13 +120,21 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
             f"{binary_size(plan.compute)}."
         )
     count = plan.slots_of(measured.size)
-    if count is not None and count != plan.slots:
-        said.append(f"Weights and the KV cache of {counted(count, 'slot')} would explain what the server reports.")
+    if count != plan.slots and (found := _explanations(plan, measured, count)):
+        said.append(f"Weights and {' or '.join(found)} would explain what the server reports.")
     if measured.size_vram == 0:
         said.append("No part of the model is on a GPU.")
     elif measured.size_vram is not None and measured.size_vram < measured.size:
         said.append(f"{binary_size(measured.size_vram)} of the model are on a GPU, the rest in host memory.")
     return said
+
+
+def _explanations(plan: MemoryPlan, measured: LoadedMemory, count: int | None) -> list[str]:
+    """Return which other KV caches would add up to what the server reports: of `count` slots, or of a smaller type."""
+    found = [] if count is None else [f"the KV cache of {counted(count, 'slot')}"]
+    if (smaller := plan.smaller_cache(measured.size)) not in (None, plan.cache_dtype):
+        found.append(f"one of {smaller} in {counted(plan.slots, 'slot')}")
+    return found
 
 
 def estimate_dict(

@@ -40,7 +40,7 @@ def fit_to_context(
     """
     seed = (scenario.seed or 0) + 1  # another text than the later jobs': a cached prompt may be counted short
     job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
-    loading = "; it loads the model" if target.model.loaded is False else ""
+    loading = "; it loads the model" if loads(target) else ""
     say(f"Learning the context of {shown(target.model.name)}: one request first, which does not count{loading}.")
     with SyncWire(**wire_arguments(scenario)) as wire:
         first_answer(wire, target, job)
@@ -107,9 +107,17 @@ def fit_token_counts(
 
 def _announced(target: Target, requests: int) -> str:
     """Say what is sent before the first level: with a slow server it takes a while, and nothing else shows."""
-    loading = "; the first of them loads the model" if target.model.loaded is False else ""
+    loading = "; the first of them loads the model" if loads(target) else ""
     sent = counted(requests, "request")
     return f"Learning how {shown(target.model.name)} counts tokens: {sent} first, which do not count{loading}."
+
+
+def loads(target: Target) -> bool:
+    """Return whether the first request loads the model: it is not loaded, or is with another context than is asked for."""
+    model, asked = target.model, getattr(target.dialect, "num_ctx", None)
+    if model.loaded is False or not asked or model.context is None:
+        return model.loaded is False
+    return bool(min(asked, model.trained_context or asked) != model.context)
 
 
 def first_answer(wire: SyncWire, target: Target, job: Job) -> int:

@@ -301,6 +301,8 @@ def test_beside_a_server(loadtest: Call, simulated_url: str) -> None:
         assert figures(loadtest, "--url", simulated_url + whole, "--slots", "4") == said
     _, out, _ = loadtest("memory", "--url", simulated_url, "--slots", "4")
     assert "The simulated server reports" in out
+    assert "1 slot is assumed" not in out  # was said beside --slots 4, too
+    _, out, _ = loadtest("memory", "--url", simulated_url)
     assert "does not say how many it has" in " ".join(out.split())
 
 
@@ -345,6 +347,14 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
         "No part of the model is on a GPU.",
     ]
     assert "KV cache of 4 slots" not in " ".join(report.estimate_sentences(plan, LoadedMemory(17 * GIB, 0), None))
+    # A real Ollama with 8 slots of q8_0: "4 slots would explain", and nothing else; it counts a byte a value of such a cache.
+    eight = replace(plan, slots=8)
+    both = report.estimate_sentences(eight, LoadedMemory(18 * GIB, 0), None)
+    assert (
+        "Weights and the KV cache of 4 slots or one of q8_0 in 8 slots would explain what the server reports." in both
+    )
+    said = report.estimate_sentences(replace(eight, cache_dtype="q8_0"), LoadedMemory(18 * GIB, 0), None)
+    assert "q8_0" not in " ".join(said)
     less = report.estimate_sentences(plan, LoadedMemory(11 * GIB, 11 * GIB), None)
     assert "Weights and KV cache alone are 1.00 GiB more than the server reports." in less
     on_a_gpu = " ".join(report.estimate_sentences(plan, LoadedMemory(18 * GIB, 18 * GIB), None))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from support.made_runs import Made, grid, write
 
 from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
@@ -22,7 +24,7 @@ from loadtest.targets.prepare import ReadyTarget
 from loadtest.targets.run_facts import initial_facts
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target
-from loadtest.targets.token_fit import fit_token_counts
+from loadtest.targets.token_fit import fit_token_counts, loads
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload
 
@@ -106,6 +108,25 @@ def test_lengths_are_checked_against_what_was_asked_before_the_load_and_against_
         check_lengths(Scenario(input_tokens=(4000,)), ServedModel("m", context=2048, trained_context=65536))
 
 
+@pytest.mark.parametrize(
+    ("loaded", "context", "asked", "loading"),
+    [
+        (False, None, None, True),
+        (True, 4096, None, False),
+        (True, 4096, 4096, False),
+        (True, 4096, 65536, True),  # was not said, and the first request took as long as a load
+        (True, 32768, 65536, False),  # all that the model is trained for, which was granted before
+        (None, None, 4096, False),
+    ],
+)
+def test_another_context_than_the_loaded_one_is_a_load(
+    loaded: bool | None, context: int | None, asked: int | None, loading: bool
+) -> None:
+    model = ServedModel("m", loaded=loaded, context=context, trained_context=32768)
+    target = Target(SERVER, model, OllamaChat("m", num_ctx=asked))
+    assert loads(target) is loading
+
+
 def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:
     scenario, model = Scenario(num_ctx=65536), ServedModel("m", context=32768, trained_context=32768)
     said = "m (trained for 32768) has a context of 32768 tokens, not the 65536 asked for with --num-ctx."
@@ -139,3 +160,16 @@ def test_a_level_is_named_by_the_length_that_its_prompts_had(tmp_path: Path) -> 
     assert analyse(write(tmp_path / "as-asked", truth.records, named)).summary["levels"][0]["label"] == label
     found = analyse(write(tmp_path / "longer", long, named)).summary["levels"][0]
     assert found["label"] == "1 stream · 1513 in (512 asked) · 20 out"
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (181, "1 stream · 300 shared · 40 in (181 in all, 340 asked) · 20 out"),  # was "-119 in (40 asked)"
+        (380, "1 stream · 300 shared · 40 in (380 in all, 340 asked) · 20 out"),  # was "80 in (40 asked)"
+        (345, "1 stream · 300 shared · 40 in · 20 out"),
+    ],
+)
+def test_of_a_shared_prompt_of_another_length_the_whole_is_said(counted: int, said: str) -> None:
+    level = {"index": 0, "concurrency": 1, "system_tokens": 300, "input_tokens": 40, "output_tokens": 20}
+    assert offered_load.label(level, np.full(5, float(counted))) == said

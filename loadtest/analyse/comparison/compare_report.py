@@ -16,6 +16,8 @@ from loadtest.text import UNKNOWN, counted, signed
 
 MOST_SAID = 10  # times as much: a change that only shows beyond it shows nothing
 
+MOST_SAID = 10  # times the base: an interval that reaches further has no upper end worth a number
+
 
 def change_text(row: Change) -> str:
     if row.metric is FAILED:
@@ -27,8 +29,9 @@ def interval_text(row: Change) -> str:
     if row.interval is None:
         return UNKNOWN
     low, high = row.interval
-    ends = (signed(low - 1).removesuffix(" %"), signed(high - 1) if high < 10 else "anything")
-    return f"{ends[0]} to {ends[1]}"
+    if high >= MOST_SAID:
+        return f"{signed(low - 1)} or more"
+    return f"{signed(low - 1).removesuffix(' %')} to {signed(high - 1)}"
 
 
 def amount_text(row: Change, amount: float | None) -> str:

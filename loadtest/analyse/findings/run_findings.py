@@ -22,10 +22,12 @@ from loadtest.analyse.findings import (
 )
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
+from loadtest.analyse.server.queue.passing import passed_share
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import (
     Analysis,
@@ -45,6 +47,7 @@ LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
 NEARLY_ALL = 0.8  # of a wait
+MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 SHORT_S = 0.005  # nobody calls that queueing
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
@@ -133,7 +136,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         who = series.label if len(every) > 1 else ""
         for each in (
             queueing(analysis, series),
-            batching(series),
+            batching(analysis.run, series),
             prompt_findings.reading_together(analysis.run, series),
             prompt_findings.stalling(analysis.run, series),
             saturation(series),
@@ -295,8 +298,11 @@ def void_above(series: Series, level: dict[str, Any]) -> str:
     return f"; the {many} void" if void else ""
 
 
-def batching(series: Series) -> Finding | None:
-    """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part."""
+def batching(run: RunData, series: Series) -> Finding | None:
+    """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part.
+
+    Where many batches passed meanwhile, something else held what the request waited for.
+    """
     found = None
     largest = LEAST_BATCH_WAIT
     for level in believed(series.levels):
@@ -308,6 +314,13 @@ def batching(series: Series) -> Finding | None:
     if found is None:
         return None
     slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
+    if passed_share(run, found["index"]) >= MOSTLY_PASSED:
+        return Finding(
+            f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is waiting "
+            "through many steps of other streams, with no more of them than the server handles: others may use this server.",
+            f"A request waited up to {seconds(figure(found, 'batch_wait_s', 'max'))} while another stream got token after token. "
+            "A free slot would have taken it in.",
+        )
     longest = figure(found, "slot_wait_s", "max") or 0.0
     few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
     beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"

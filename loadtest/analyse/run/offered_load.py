@@ -45,10 +45,13 @@ def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
     known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
     if not len(known) or not asked or level.get("sessions"):  # later turns hold what was said before
         return named
-    got = (float(known.mean()) - (level.get("system_tokens") or 0)) / (level.get("inputs") or 1)
-    if abs(got - asked) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * asked):
+    shared = level.get("system_tokens") or 0
+    got, whole = float(known.mean()) / (level.get("inputs") or 1), shared + asked
+    if abs(got - whole) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * whole):
         return named
-    return named.replace(f"{asked} in", f"{got:.0f} in ({asked} asked)", 1)
+    # Which part of a prompt came out longer is not known.
+    said = f"{asked} in ({got:.0f} in all, {whole} asked)" if shared else f"{got:.0f} in ({asked} asked)"
+    return named.replace(f"{asked} in", said, 1)
 
 
 def amount(level: dict[str, Any]) -> float:

@@ -192,8 +192,12 @@ def _most_left(e: Evidence) -> Iterator[Doubt]:
     if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
         yield Doubt(
             SUSPECT,
-            f"in {len(waiting)} of {len(ended)} requests users hung up before their first token: speeds and whole answers are "
-            "of the others, half of them or fewer",
+            f"in {len(waiting)} of {len(ended)} requests users hung up before their first token: "
+            + (
+                "speeds and whole answers are of the others, half of them or fewer"
+                if len(waiting) < len(ended)
+                else "no speed and no whole answer was measured"
+            ),
         )
 
 

@@ -147,7 +147,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "cut_prompt": Remedy(
         "Prompts were cut to the context.",
-        "Give the model a larger context (--num-ctx, or OLLAMA_CONTEXT_LENGTH at the server), or use fewer --input-tokens.",
+        "Give the model a larger context (--num-ctx, or OLLAMA_CONTEXT_LENGTH at the server), or send shorter prompts.",
     ),
     "cached": Remedy(
         "The prefix cache answered.",

@@ -228,7 +228,8 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
         model = with_details(client, server, choose_model(server, asked.model))
     facts = facts_of_server(shown(model.name), model.details, model.trained_context)
     plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)
-    notes = ["1 slot is assumed, because Ollama does not say how many it has; give more with --slots."]
+    assumed = "1 slot is assumed, because Ollama does not say how many it has; give more with --slots."
+    notes = [] if asked.slots else [assumed]
     said = LoadedMemory(model.size, model.size_vram) if model.size else None
     if said is None:
         notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")

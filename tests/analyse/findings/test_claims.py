@@ -11,6 +11,7 @@ import pytest
 from loadtest.analyse.figures import knee
 from loadtest.analyse.findings import behind_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill_law import fit_prefill
@@ -18,6 +19,11 @@ from loadtest.analyse.server.timing.step_law import Law
 from loadtest.analyse.server.timing.steps import Steps
 
 LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
+
+
+NO_RUN = cast(
+    "RunData", SimpleNamespace(of_level=lambda _: np.zeros(0, dtype=np.bool_), column=lambda _: np.zeros(0))
+)  # of which only levels are known
 
 
 def of(slots: Slots, **more: Any) -> Any:
@@ -203,7 +209,7 @@ def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
     """Was "although no request waits for a slot" where one had waited for most of its TTFT."""
     one = level(ttft_s=1.0, slot_wait_s=0.03, batch_wait_s=0.4)
     one["slot_wait_s"] |= {"max": 0.8}
-    found = findings.batching(Series("", (one,)))
+    found = findings.batching(NO_RUN, Series("", (one,)))
     assert found is not None
     assert found.startswith("At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, and 3 % slot wait: a prompt")
 
@@ -265,7 +271,7 @@ def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> N
 @pytest.mark.parametrize(("slot", "said"), [(0.0, True), (0.1, False)])
 def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said: bool) -> None:
     one = level(ttft_s=1.0, slot_wait_s=slot, batch_wait_s=0.4)
-    found = findings.batching(Series("", (one,)))
+    found = findings.batching(NO_RUN, Series("", (one,)))
     assert (found is not None) is said
     assert found is None or found.startswith(
         "At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, although no request waits for a slot"

@@ -151,3 +151,24 @@ def test_the_state_of_a_run_that_did_not_end_is_on_top(tmp_path: Path) -> None:
     levels, truth = grid(Made(), (2,))
     for state, said in (("interrupted", "was interrupted"), ("running", "or it was killed")):
         assert said in all_findings(analyse(write(tmp_path / state, truth.records, levels, state=state)))[0]
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (16, "in 16 of 32 requests users hung up before their first token: speeds and whole answers are of the others"),
+        # Was "of the others, half of them or fewer" where nobody stayed.
+        (36, "in 32 of 32 requests users hung up before their first token: no speed and no whole answer was measured"),
+    ],
+)
+def test_where_everybody_hung_up_there_are_no_others(tmp_path: Path, left: int, said: str) -> None:
+    gone = {
+        "outcome": Outcome.LEFT,
+        "t_first_token": None,
+        "t_first_visible": None,
+        "chunks": [],
+        "output_tokens": None,
+    }
+    verdict, reasons = judged(tmp_path / "run", lambda record: gone if record.id >= 36 - left else {})
+    assert verdict == "suspect"
+    assert any(reason.startswith(said) for reason in reasons), reasons

@@ -227,7 +227,7 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
     if near:
         return f"{' or '.join(near)} would explain it"
     if found.slots_from == "assumed":
-        return f"the run saw no limit to the slots, and {found.plan.slots} are assumed"
+        return f"the run saw no limit to the slots, and {found.plan.slots} {'is' if found.plan.slots == 1 else 'are'} assumed"
     return ""
 
 
@@ -243,6 +243,8 @@ def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tu
         slots = plan.slots_of(reading.size)
         if found.slots_from == "assumed" and slots is not None:
             yield counted(slots, "slot"), taken(replace(plan, slots=slots))
+        elif found.slots_from != "assumed" and (dtype := plan.smaller_cache(reading.size)) is not None:
+            yield f"a KV cache of {dtype}", reading.size
         return
     for dtype in SMALLER_CACHES:
         yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))

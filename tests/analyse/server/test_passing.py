@@ -1,0 +1,71 @@
+"""Waits through which many batches passed: on a real Ollama and llama.cpp these were waits for a slot that others held."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.ragged import Ragged
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.server.queue.passing import passed_share
+
+
+def made(gap_ms: int, *, prompt: int = 100) -> RunData:
+    """Return a level of two requests: one decodes for 2 s, and meanwhile the other waits for 1 s and reads for 0.1 s."""
+    columns = {
+        "send": [0.0, 0.5],
+        "first_token": [0.1, 1.6],
+        "prefill_s": [0.1, 0.1],
+        "batch_wait_s": [0.0, 1.0],
+        "end": [2.1, 2.6],
+        "prompt_tokens": [prompt, prompt],
+    }
+    chunks = Ragged.of([[100_000 + 1000 * at for at in range(0, 2000, gap_ms)], [1_100_000]])
+    return cast(
+        "RunData",
+        SimpleNamespace(
+            of_level=lambda _: np.ones(2, dtype=np.bool_),
+            column=lambda name: np.array(columns[name], dtype=np.float64),
+            chunks=chunks,
+            levels=[{"index": 0, "concurrency": 2}],
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "share"),
+    [
+        (made(50), 1.0),  # 20 tokens of the other stream came meanwhile
+        (made(500), 0.0),  # two did: a batch with a long prompt in it
+        (made(50, prompt=4000), 0.0),  # as many slices of 256 tokens were read
+    ],
+)
+def test_a_wait_through_many_tokens_of_another_stream_is_no_batch_wait(run: RunData, share: float) -> None:
+    assert passed_share(run, 0) == share
+
+
+@pytest.mark.parametrize(
+    ("gap_ms", "said"),
+    [
+        (
+            50,
+            "is waiting through many steps of other streams, with no more of them than the server handles: others may use",
+        ),
+        (500, "is batch wait, although no request waits for a slot"),
+    ],
+)
+def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> None:
+    """With another client on a real Ollama: "60 % is batch wait, although no request waits for a slot", up to 4.26 s."""
+    figures: dict[str, Any] = {
+        name: {"mean": value, "max": value}
+        for name, value in (("ttft_s", 1.0), ("slot_wait_s", 0.0), ("batch_wait_s", 0.6))
+    }
+    level = {"index": 0, "label": "2 streams", "concurrency": 2, "rate": None, "verdict": "valid", **figures}
+    found = findings.batching(made(gap_ms), Series("", (level,)))
+    assert found is not None
+    assert said in found
