@@ -11,7 +11,8 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.timing.prefill import NEAR_S, uncached
+from loadtest.analyse.server.timing.prefill import uncached
+from loadtest.analyse.server.timing.prompt_slices import NEAR_S
 from loadtest.analyse.summary import believed, figure, mean_ttft
 from loadtest.text import percent, seconds
 
