@@ -20,6 +20,7 @@ import numpy as np
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.fit import fit_models
 from loadtest.analyse.whatif.model.play import CONTEXT, Played, TokenLog, cold_requests, figures_of_play
+from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.errors import PredictionError
 from loadtest.scenario import Level
@@ -28,7 +29,7 @@ from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.simulate.model.virtual import open_loop
 from support.virtual_runs import Load, play
 
-RUNS = 60
+RUNS = 40
 REQUESTS = 200
 LENGTHS = (((100, 100), (30, 30)), ((40, 240), (10, 50)), ((100, 900), (10, 30)))
 UTILISATIONS = (0.5, 0.8, 0.95, 1.1)
@@ -98,9 +99,9 @@ def examine(seed: int, pace: float = 0.0) -> list[Row]:
     return [_asked(drawn, model, seed, share, share * most, paces[0]) for share in UTILISATIONS]
 
 
-def _asked(drawn: Drawn, model: object, seed: int, share: float, rate: float, pace: float) -> Row:
+def _asked(drawn: Drawn, model: ServerModel, seed: int, share: float, rate: float, pace: float) -> Row:
     seeded = plan(drawn, seed)
-    said = model.open(rate, seeded=seeded)  # type: ignore[attr-defined]
+    said = model.open(rate, seeded=seeded)
     true = truth(drawn, seeded, rate, seed, pace)
     seen = [true[name][key] for name, key in FIGURES]
     bands = [said.bands[f"{name}.{key}"] for name, key in FIGURES]
@@ -111,7 +112,7 @@ def _asked(drawn: Drawn, model: object, seed: int, share: float, rate: float, pa
         share,
         tuple(said.figure(*name) / value - 1 for name, value in zip(FIGURES, seen, strict=True)),
         tuple(low <= value <= high for (low, high), value in zip(bands, seen, strict=True)),
-        model.way,  # type: ignore[attr-defined]
+        model.way,
     )
 
 

@@ -124,11 +124,25 @@ def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -
         found = length_of(analysis.run, analysis.run.good(level["index"]), column)
         if known is None or found is None:
             continue
-        mean = found["mean"]
-        chance = CHANCE * known["deviation"] * math.sqrt(1 / found["n"] + 1 / max(known["n"], 1))
-        if abs(mean - known["mean"]) > max(share * known["mean"], least, chance):
+        mean, spread, said = found["mean"], found["deviation"], known["deviation"]
+        error, tolerated = math.sqrt(1 / found["n"] + 1 / max(known["n"], 1)), max(share * known["mean"], least)
+        if abs(mean - known["mean"]) > max(tolerated, CHANCE * said * error):
             return f"its {name} have {mean:.0f} tokens on average, and the prediction is for {known['mean']:.0f}"
+        # the spread of a few lengths with a long tail is any: it tells nothing where the same ones were asked for
+        if abs(spread - said) > max(tolerated, CHANCE * max(spread, said) * error) and not _asked_alike(
+            document, level
+        ):
+            return (
+                f"its {name} have {mean:.0f} ± {spread:.0f} tokens (a standard deviation), and the prediction is for "
+                f"{known['mean']:.0f} ± {said:.0f}"
+            )
     return ""
+
+
+def _asked_alike(document: Document, level: Mapping[str, Any]) -> bool:
+    """Whether a level asked for the lengths that the predicting ones did, as their labels name them."""
+    lengths = [label.partition(" · ")[2] for label in (*document.rests_on["levels"], level["label"])]
+    return lengths[-1] in lengths[:-1]
 
 
 def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, level: Mapping[str, Any]) -> str:

@@ -180,6 +180,23 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
         assert found.said[0].startswith(f"Not scored: the run differs from the one predicted from in {name} (")
 
 
+def test_lengths_of_another_spread_are_not_scored_unless_the_same_were_asked_for(tmp_path: Path) -> None:
+    """Was scored, and p95 17 % too low: equal lengths were predicted, and spread ones of the same mean measured."""
+
+    def run(name: str, prompt: tuple[int, int], seed: int) -> Path:
+        loads = [Load(users=users, requests=40, prompt=prompt, output=(20, 20)) for users in (2, 4)]
+        return play(TRUTH, loads, slots=5, seed=seed).write(tmp_path / name)
+
+    document = predicted(run("fit", (100, 100), 1), concurrencies=(4,))
+    found = score_report.score(document, analyse(run("spread", (60, 140), 2)))
+    assert not found.figures
+    assert "tokens (a standard deviation), and the prediction is for 100 ± 0" in " ".join(found.said)
+    spread = predicted(run("spread fit", (60, 140), 1), concurrencies=(4,))
+    assert score_report.score(spread, analyse(run("spread too", (60, 140), 3))).figures
+    alike = dataclasses.replace(document, rests_on=document.rests_on | {"levels": ["2 streams · 20 out"]})
+    assert score_report.score(alike, analyse(run("as asked", (60, 140), 2))).figures
+
+
 def test_a_void_level_is_said_and_not_scored(tmp_path: Path) -> None:
     document = predicted(measured(tmp_path / "fit", (1, 2, 4, 8)), concurrencies=(6,))
     real = analyse(measured(tmp_path / "real", (6,), seed=5))

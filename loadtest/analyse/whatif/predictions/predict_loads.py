@@ -285,6 +285,7 @@ def levels_in_words(labels: Sequence[str]) -> str:
 def describe_basis(document: Document) -> str:
     rests, slots = document.rests_on, document.rests_on["slots"]
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
+    how = slots["how"].split("; ")[0]  # the file has every witness
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
     said = listed(times) if len(times) <= MOST_NAMED else f"{len(times)} numbers from {times[0]} to {times[-1]}"
     way = rests.get("way", SLICED_WAY)
@@ -295,7 +296,7 @@ def describe_basis(document: Document) -> str:
         else ""
     )
     return (
-        f"Rests on {levels_in_words(rests['levels'])}; {limit} ({slots['how']}); step times of {said} {'stream' if said == '1' else 'streams'}"
+        f"Rests on {levels_in_words(rests['levels'])}; {limit} ({how}); step times of {said} {'stream' if said == '1' else 'streams'}"
         f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
         f"Of the ways servers work this one gives back the run: {way}.{paces}"
     )
