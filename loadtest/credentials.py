@@ -126,11 +126,21 @@ def proxy_auth(proxy: str, env: Mapping[str, str] = os.environ) -> dict[str, str
 
 def basic_auth(url: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the Authorization header for the user:pass of a URL of the same origin; empty without one."""
+    userinfo = _userinfo_of(url, env)
+    return {} if userinfo is None else {"Authorization": f"Basic {_base64(userinfo)}"}
+
+
+def login_of(url: str, env: Mapping[str, str] = os.environ) -> tuple[bytes, bytes] | None:
+    """Return user and password of a URL of the same origin; None without them."""
+    if (userinfo := _userinfo_of(url, env)) is None:
+        return None
+    user, _, password = userinfo.partition(":")
+    return unquote(user).encode(), unquote(password).encode()
+
+
+def _userinfo_of(url: str, env: Mapping[str, str]) -> str | None:
     place = origin(url)
-    for base, userinfo in _userinfos(env):
-        if origin(base) == place:
-            return {"Authorization": f"Basic {_base64(userinfo)}"}
-    return {}
+    return next((userinfo for base, userinfo in _userinfos(env) if origin(base) == place), None)
 
 
 def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = False) -> str | None:

@@ -107,7 +107,7 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     timings = server.get("timings")
     usage = server.get("usage")
     cached = _cached_tokens(usage) if isinstance(usage, dict) else math.nan
-    if isinstance(timings, dict):
+    if isinstance(timings, dict) and not _LLAMACPP_TIMINGS.isdisjoint(timings):
         reused = _said_number(timings.get("cache_n"))
         prefill, decode = (_said_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
@@ -116,6 +116,9 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         cached = _said_number(server.get("prompt_eval_cached_count"))
     return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
 
+
+# By which llama.cpp's timings are known; others have an object of that name, too.
+_LLAMACPP_TIMINGS = frozenset(("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n"))
 
 # Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's, Mistral's; all are part of the prompt's count.
 # Whether Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.

@@ -1,12 +1,13 @@
 """How a server is reached: what is trusted over https, and a proxy as the first hop. No sockets here.
 
-Through a proxy a request to an http server has the server's whole URL in its first line; an https server is reached by a
-tunnel, which CONNECT opens. A proxy may itself speak https: all of that then goes inside TLS. TCP to the proxy is our own, so
-reads keep the kernel's stamps: of when the proxy's bytes came.
+Through an HTTP proxy a request to an http server has the server's whole URL in its first line; an https server is reached by
+a tunnel, which CONNECT opens. A proxy may itself speak https: all of that then goes inside TLS. A SOCKS proxy opens a tunnel
+to either. TCP to the proxy is our own, so reads keep the kernel's stamps: of when the proxy's bytes came.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import ssl
@@ -20,7 +21,9 @@ from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 from loadtest.urls import origin, parse_url
 
-PROXY_PORT = 3128  # where a proxy's URL names none, as in --proxy squid
+PROXY_PORT = 3128  # of the examples in sentences
+SOCKS = ("socks5", "socks5h")  # one and the same here: the proxy resolves the server's name
+SOCKS_PORT = 1080  # where the URL of a SOCKS proxy names none
 MOST_REFUSAL = 1 << 16  # bytes of a refusal that are read for the proxy's own words
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -138,44 +141,40 @@ def header_quoted(name: bytes, value: bytes) -> str:
 def proxy_named(keys: ConnectionKeys) -> str | None:
     """Return the proxy without its user:pass, as it is shown and written down; None without a proxy.
 
-    Raises ScenarioError for what is no URL of an HTTP proxy.
+    Raises ScenarioError for what is no URL of a proxy.
     """
     return None if keys.proxy is None else without_login(keys.proxy)
 
 
 def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
-    scheme, found, _ = proxy.strip().partition("://")
-    if found and scheme.lower() not in ("http", "https"):
-        kind = shown_scheme(scheme.lower())
+    scheme, found, rest = proxy.strip().partition("://")
+    scheme, rest = (scheme.lower(), rest) if found else ("http", scheme)
+    if scheme not in ("http", "https", *SOCKS):
         raise ScenarioError(
-            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, not one that speaks {kind}{_instead(kind)}."
+            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
+            f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {shown_scheme(scheme)}."
         )
     try:
-        address = parse_url(proxy if found else f"http://{proxy.strip()}")
+        address = parse_url(f"{'http' if scheme in SOCKS else scheme}://{rest}")
     except TargetError as error:
         raise ScenarioError(f"proxy: {error}") from None
-    place = origin(address.base)
-    if (
-        place is None
-        or place[0] == "unix"
-        or "/" in address.base.partition("://")[2]
-        or "?" in address.base
-        or address.endpoint
-    ):
-        raise ScenarioError(f"proxy must be host and port alone, like http://proxy:{PROXY_PORT}.")
-    credentials.keep_apart(address)
-    return address.base
+    place = address.base.partition("://")[2]
+    if "/" in place or "?" in place or address.endpoint:
+        raise ScenarioError(f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.")
+    if scheme in SOCKS and not _PORT_BEHIND.search(place):
+        place = f"{place}:{SOCKS_PORT}"
+    credentials.keep_apart(dataclasses.replace(address, base=_with_http(f"{scheme}://{place}")))
+    return f"{scheme}://{place}"
 
 
-def _instead(kind: str) -> str:
-    """Say what to do where a proxy speaks another protocol; nothing where that is not known."""
-    if kind.startswith("socks"):
-        return (
-            ": leave --proxy out, bring the server's port here with ssh -N -L 8000:SERVER:PORT HOST, and give "
-            "http://127.0.0.1:8000 as the URL"
-        )
-    return ""
+_PORT_BEHIND = re.compile(r":\d+$")
+
+
+def _with_http(proxy: str) -> str:
+    """Return the URL under which a proxy's user:pass is kept, and by which its host and port are read."""
+    scheme, _, place = proxy.partition("://")
+    return f"http://{place}" if scheme in SOCKS else proxy
 
 
 def shown_scheme(scheme: str) -> str:
@@ -194,19 +193,26 @@ class Proxy:
     place: Place
     head: bytes = b""  # the line that holds our credentials
     context: ssl.SSLContext | None = None  # of TLS with a proxy that speaks https
+    login: tuple[bytes, bytes] | None = None  # user and password for a SOCKS proxy
 
     @classmethod
     def of(cls, keys: ConnectionKeys) -> Self | None:
         """Return the proxy that these keys name; None where they name none."""
         if (url := proxy_named(keys)) is None:
             return None
-        place = origin(url)
+        place = origin(_with_http(url))
         assert place is not None, "proxy_named has parsed it"
+        if url.startswith(SOCKS):
+            return cls((url.partition(":")[0], *place[1:]), login=credentials.login_of(_with_http(url)))
         lines = (f"{name}: {value}\r\n".encode("ascii") for name, value in credentials.proxy_auth(url).items())
         return cls(place, b"".join(lines), trust_of_proxy(keys) if place[0] == "https" else None)
 
     def __str__(self) -> str:
         return f"{self.place[0]}://{authority(self.place)}"
+
+    @property
+    def speaks_socks(self) -> bool:
+        return self.place[0] in SOCKS
 
     def request(self, payload: bytes, place: Place) -> bytes:
         """Return a request to the http server at `place` as the proxy takes it."""

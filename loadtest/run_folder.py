@@ -9,7 +9,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -20,6 +20,7 @@ from loadtest.errors import RunFolderError, StorageError, os_error_as
 from loadtest.records import SCHEMA, Clock, FileHeader, Record, newer, read_lines
 
 RESERVED_BYTES = 1 << 18  # kept for run.json, which says on a full disk as well how the run ended
+_TAKEN = ("run.json", "run.json.partial", "requests-*.jsonl")  # what a run has made in its folder
 TRIED_BYTES = 1 << 16  # written on trial, to find a full disk before the run begins
 
 
@@ -33,11 +34,23 @@ def write_whole(path: Path, body: bytes) -> Path:
     if path.exists() and not path.is_file():
         path.write_bytes(body)
         return path
-    target = path.resolve()  # a link goes on leading to the file
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(body)
-    partial.replace(target)
+    with opened_whole(path) as file:
+        file.write(body)
     return path
+
+
+@contextmanager
+def opened_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that takes the place of `path` at the end, and leaves nothing behind where something fails."""
+    target = path.resolve()  # a link goes on leading to the file
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")  # two reports at once must not share one
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class LineFile:
@@ -133,8 +146,8 @@ class RunFolder:
         try:
             if path.exists() and not path.is_dir():
                 raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
-            if path.is_dir() and ((path / "run.json").exists() or any(path.glob("requests-*.jsonl"))):
-                raise RunFolderError(f"{path} already holds a run; choose another --out or remove it.")
+            if path.is_dir() and any(next(path.glob(sign), None) for sign in _TAKEN):
+                raise _taken(path)
             if path.is_symlink() and not path.exists():
                 raise RunFolderError(f"{path} is a link that leads to no folder; choose another --out.")
             nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
@@ -153,7 +166,10 @@ class RunFolder:
         cls.check_free(path)
         with os_error_as(RunFolderError, f"cannot write to {path}", "; choose another --out"):
             path.mkdir(parents=True, exist_ok=True)
-            (path / "run.json.partial").write_bytes(b"")
+            try:
+                (path / "run.json.partial").open("xb").close()
+            except FileExistsError:  # another run has taken the folder since it was looked at
+                raise _taken(path) from None
         return cls(path)
 
     @classmethod
@@ -253,6 +269,10 @@ class RunFolder:
                 if not again:
                     seen.add(record.id)
                     yield record
+
+
+def _taken(path: Path) -> RunFolderError:
+    return RunFolderError(f"{path} already holds a run; choose another --out or remove it.")
 
 
 def _why_none(path: Path) -> str:

@@ -52,9 +52,10 @@ _SLASHES = re.compile(r"(?<!:)/{2,}")  # which no server means; behind a colon a
 _PORT = "its port is not a number between 1 and 65535"
 _UNIX = re.compile(r"(?:http\+)?unix:(?=/)", re.IGNORECASE)
 _UNIX_GIVEN = re.compile(r"(?:http\+)?unix:(?!\d+(?:/|$))", re.IGNORECASE)  # a port behind it would make it a host
-# Names of a query's values that are keys; with word borders, for api-version and max_tokens are none.
+# Names of a query's values that are keys; with borders between words, for api-version, max_tokens and monkey are none.
 _KEY_NAME = re.compile(
-    r"(?:^|[-_.])(?:(?:api|access|subscription|secret)?-?key|code|token|secret|sig|signature|password|pwd|auth)$",
+    r"(?:^|[-_.]|(?-i:(?<=[a-z0-9])(?=[A-Z])))(?:(?:api|app|access|user|subscription|secret)?-?key|code|(?:access|auth)?token|jwt"
+    r"|bearer|(?:client)?secret|sig|signature|hmac|pass|passw(?:or)?d|pwd|auth|authorization|credentials?|session(?:id)?|ticket)$",
     re.IGNORECASE,
 )
 KEPT_APART = "LOADTEST_URL_KEY_"  # begins the name of a variable that holds a value taken out of a URL's query

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from loadtest.errors import RunFolderError
 from loadtest.records import Clock, Outcome, Record
-from loadtest.run_folder import RunFolder, write_whole
+from loadtest.run_folder import RunFolder, opened_whole, write_whole
 
 
 def a_record(number: int = 0) -> Record:
@@ -65,6 +66,32 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="already holds a run"):
         RunFolder.create(tmp_path / "run")
     assert folder.read_run()["name"] == "first"
+
+
+def test_of_two_runs_that_begin_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one took the folder between the look at it and the claim."""
+    monkeypatch.setattr(RunFolder, "check_free", lambda _: None)
+    RunFolder.create(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.check_free(tmp_path / "run")
+
+
+def test_two_processes_that_write_a_file_at_once_both_write_it_whole(tmp_path: Path) -> None:
+    """Two reports of one run, say."""
+    with opened_whole(tmp_path / "summary.json") as file:
+        file.write(b"first")
+        if (child := os.fork()) == 0:
+            write_whole(tmp_path / "summary.json", b"second")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert (tmp_path / "summary.json").read_bytes() == b"second"
+    assert (tmp_path / "summary.json").read_bytes() == b"first"
+    with suppress(KeyError), opened_whole(tmp_path / "summary.json"):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import orjson
 
 from loadtest.credentials import scrubber
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, os_error_as
+from loadtest.run_folder import opened_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,13 +100,10 @@ def _require_pyarrow() -> None:
 
 def _write(path: Path, pieces: Iterator[bytes]) -> Path:
     """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with opened_whole(path) as file:
             file.writelines(pieces)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {(error.strerror or str(error)).lower()}.") from None
     return path
 

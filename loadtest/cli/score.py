@@ -34,7 +34,7 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
 
     document = read_document(prediction)
     analysis = analyse(run)
-    found = words.score(document, analysis)
+    found = words.score(document, analysis, words.kept_before(analysis, prediction.read_bytes()))
     if document.run["sha256"] == RunFolder(run).digest():
         raise PredictionError(
             f"{prediction} was made from {run} itself; score it on a run that was measured afterwards."

@@ -80,4 +80,6 @@ def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> 
     elif (api, endpoint) not in DIALECTS:
         endpoint = COUNTERPARTS[endpoint]
     dialect = DIALECTS[api, endpoint]
-    return dataclasses.replace(dialect.of(scenario, model), key_env=scenario.key_env, **dialect.asked(scenario, kind))
+    native = DIALECTS.get(("ollama", endpoint)) if (kind, api) == ("ollama", "openai") else None
+    asked = dialect.asked(scenario, kind, native.says if native else ())
+    return dataclasses.replace(dialect.of(scenario, model), key_env=scenario.key_env, **asked)

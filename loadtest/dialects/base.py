@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol, Self, cast
@@ -13,7 +13,7 @@ import orjson
 from loadtest import credentials, metrics
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
-from loadtest.scenario import SAID_KEYS, Scenario
+from loadtest.scenario import MAX_TOKENS_KEYS, SAID_KEYS, Scenario
 from loadtest.scenario.request_additions import filled_body, filled_headers, merged
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
@@ -163,6 +163,7 @@ class Decoder(Protocol):
 # How an option of the user's is said in a body: given its value and the server's kind, what is laid over the body; None
 # where this kind of server has no such option.
 Said = Callable[[Any, str], dict[str, Any] | None]
+USUAL_NAMES = {"sampling_seed": "seed"}  # of options that most servers call otherwise
 ONE_PIECE_TOKENS = 8  # from there on an answer in one piece is no streamed one
 ONE_PIECE = "the answer came in one piece, so it was not streamed: its TTFT is the time of the whole answer"
 MOST_LENGTHS = 4096  # answer lengths whose bodies' beginnings are kept
@@ -206,13 +207,14 @@ class Dialect(ABC):
         return cls(model)
 
     @classmethod
-    def asked(cls, scenario: Scenario, kind: str) -> dict[str, Any]:
+    def asked(cls, scenario: Scenario, kind: str, native: Container[str] = ()) -> dict[str, Any]:
         """Return the fields of what the user asks for, as this format says it to a server of this kind (Server.kind).
 
-        Raises ScenarioError, naming it, for an option that the format or the server lacks.
+        Raises ScenarioError, naming it, for an option that the format or the server lacks. `native` are the options that
+        the server takes by --api ollama.
         """
         return {
-            "options": cls._options(scenario, kind),
+            "options": cls._options(scenario, kind, native),
             "patch": {} if scenario.body is None else orjson.loads(scenario.body),
             "header": tuple(scenario.header),
             "query": tuple(scenario.query),
@@ -220,25 +222,27 @@ class Dialect(ABC):
         }
 
     @classmethod
-    def _options(cls, scenario: Scenario, kind: str) -> dict[str, Any]:
+    def _options(cls, scenario: Scenario, kind: str, native: Container[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        if scenario.max_tokens_key != MAX_TOKENS_KEYS[0] and not hasattr(cls, "max_tokens_key"):
+            raise ScenarioError(f"--max-tokens-key is unknown at {cls.path}: leave it out.")
         for name in SAID_KEYS:
             value = getattr(scenario, name)
             if value is None or value is False or value == ():
                 continue
             said = cls.says[name](value, kind) if name in cls.says else None
             if said is None:
-                raise ScenarioError(cls._lacks(name, value, kind))
+                raise ScenarioError(cls._lacks(name, value, kind, native))
             found = merged(found, said)
         return found
 
     @classmethod
-    def _lacks(cls, name: str, value: Any, kind: str) -> str:
+    def _lacks(cls, name: str, value: Any, kind: str, native: Container[str]) -> str:
         of_server = f" of this server ({kind})" if kind and name in cls.says else ""
-        native = ", use --api ollama" if kind == "ollama" and cls.api != "ollama" else ""
-        flag, body = "--" + name.replace("_", "-"), orjson.dumps({name: value}).decode()
+        other = ", use --api ollama" if name in native else ""
+        flag, body = "--" + name.replace("_", "-"), orjson.dumps({USUAL_NAMES.get(name, name): value}).decode()
         return (
-            f"{flag} is unknown at {cls.path}{of_server}: leave it out{native}, or send the server's own field for it, e.g. "
+            f"{flag} is unknown at {cls.path}{of_server}: leave it out{other}, or send the server's own field for it, e.g. "
             f"--body '{body}'."
         )
 

@@ -11,7 +11,17 @@ from typing import Any, ClassVar, Self
 from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, kept, known_number, short_key
+from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.rows.counts import (
+    MOST_NUMBER,
+    PROMPT,
+    TOTAL,
+    WIDEST,
+    first_count,
+    kept,
+    known_number,
+    short_key,
+)
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, Said, field_named
 from loadtest.scenario import Scenario
@@ -21,7 +31,11 @@ NO_VECTORS = "the answer holds no embedding"
 EMPTY_VECTORS = "some of the answer's embeddings hold no numbers"
 ZEROS = "some of the answer's embeddings hold nothing but zeros"
 MOST_LOOKED_AT = 16  # numbers of a vector
-_NAMES = ("embeddings", "embedding", "data")  # under which vectors come
+# Names under which vectors come: of the answer's own, and of objects on the way to the numbers (Gemini, Vertex, DashScope)
+_NAMES = ("embeddings", "embedding", "data", "vectors", "vector", "predictions", "results")
+_WITHIN = (*_NAMES, "values", "dense", "float")
+_COUNTS = ("total_tokens", "input_token_count", "prompt_eval_count")  # of the prompt, in the answer itself
+_DEEPEST = 4  # objects around numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,14 @@ class EmbeddingsDecoder(StreamDecoder):
     def forget(self) -> None:
         """No two lines are alike."""
 
+    def _whole(self, body: bytes) -> None:
+        """Take a list of vectors, or of objects with one each (TEI, llama.cpp), as if it had a name."""
+        value = parse_json(body) if body.lstrip().startswith(b"[") else None
+        if isinstance(value, list):
+            self._row({"data": value})
+        else:
+            super()._whole(body)
+
     def feed(self, data: bytes) -> None:
         answer = self._answer
         for line in self.lines(data):
@@ -100,7 +122,7 @@ class EmbeddingRows:
         self._answer = answer
 
     def takes(self, row: dict[str, Any]) -> bool:
-        return any(isinstance(row.get(key), list) for key in _NAMES)
+        return any(isinstance(row.get(key), list) for key in _NAMES[:3])
 
     def take(self, row: dict[str, Any]) -> bool:
         answer, odd = self._answer, list[str]()
@@ -123,12 +145,10 @@ class EmbeddingRows:
         usage = row.get("usage")
         if isinstance(usage, dict):
             ending.server["usage"] = kept(usage, "usage", odd)
-            prompt = next(
-                (usage[name] for name in ("prompt_tokens", "input_tokens", "total_tokens") if usage.get(name)), None
-            )
-        else:
-            prompt = row.get("prompt_eval_count")
-        ending.prompt_tokens = known_number(prompt, "prompt_tokens", odd, MOST_TOKENS) or None
+        elif isinstance(meta := row.get("meta"), dict):  # Cohere's
+            usage = meta.get("billed_units")
+        counts = usage if isinstance(usage, dict) else {name: row[name] for name in _COUNTS if name in row}
+        ending.prompt_tokens = first_count(counts, PROMPT, odd) or first_count(counts, TOTAL, odd) or None
         for key, value in islice(row.items(), WIDEST):
             if (
                 key.endswith(("_duration", "_count"))
@@ -146,20 +166,31 @@ class EmbeddingRows:
 def _count_vectors(value: Any) -> tuple[int, int]:
     """Return how many vectors of an answer have a number or are base64, and how many are empty or nothing but null."""
     if isinstance(value, dict):  # one, or Cohere's lists by type, null where a type was not asked for
-        value = [one for one in value.values() if one is not None] if "embedding" not in value else [value]
+        value = [value] if _WITHIN_NAMES & value.keys() else [one for one in value.values() if one is not None]
     vectors = value if isinstance(value, list) and value and not _is_number(value[0]) else [value]
-    found = [_has_numbers(one.get("embedding") if isinstance(one, dict) else one) for one in vectors]
+    found = [_has_numbers(_numbers_in(one)) for one in vectors]
     return sum(found), len(found) - sum(found)
+
+
+_WITHIN_NAMES = frozenset(_WITHIN)
+
+
+def _numbers_in(vector: Any, depth: int = _DEEPEST) -> Any:
+    """Return what holds a vector's numbers, out of the objects around it."""
+    if not isinstance(vector, dict) or not depth:
+        return vector
+    inner = next((vector[name] for name in _WITHIN if vector.get(name)), None)
+    return _numbers_in(inner, depth - 1)
 
 
 def _has_numbers(vector: Any) -> bool:
     if isinstance(vector, list):
-        return any(_is_number(one) or _has_numbers(one) for one in vector[:MOST_LOOKED_AT])
-    return isinstance(vector, dict | str) and bool(vector)
+        return any(_is_number(one) or _has_numbers(_numbers_in(one)) for one in vector[:MOST_LOOKED_AT])
+    return isinstance(vector, str) and bool(vector)
 
 
 def _is_zero(vector: Any) -> bool:
-    vector = vector.get("embedding") if isinstance(vector, dict) else vector
+    vector = _numbers_in(vector)
     return isinstance(vector, list) and not any(vector)
 
 

@@ -10,9 +10,9 @@ from loadtest import credentials, metrics
 from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
 from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kept, known_number
+from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, kept, known_number
 from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, kind_of
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, plain_text, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
@@ -38,10 +38,12 @@ REASONS = {  # in the words of the other formats
 NO_STOP_REASON = "the server said message_stop without a stop_reason"
 BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
 _KINDS = ("message", "content_block", "ping")
-_OTHER_NAMES = {
+_OTHER_NAMES = {  # that gateways leave as they were, and Bedrock's
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
-}  # that gateways leave as they were
+    "inputTokenCount": "input_tokens",
+    "outputTokenCount": "output_tokens",
+}
 _PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")  # together they are the prompt
 
 
@@ -155,16 +157,19 @@ class MessagesRows:
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
-            answer.doubt(*[BEGUN_TWICE] * bool(answer.events))
+            answer.doubt(*[BEGUN_TWICE] * bool(before))
             answer.ending.model = as_name(message.get("model"))
             self._take_usage(message.get("usage"), final=False)
         elif kind == "message_delta":
             piece = row.get("delta")
             delta: dict[str, Any] = piece if isinstance(piece, dict) else {}
             self._take_usage(row.get("usage") or delta.get("usage"), final=True)
-            self._stopped(delta)
+            self._stopped(row | delta)
         elif kind == "message_stop":
-            self._take_usage(row.get("usage"), final=True)
+            inner = row.get("message")
+            row = row | inner if isinstance(inner, dict) else row
+            self._take_usage(row.get("usage") or row.get(BEDROCK), final=True)
+            self._stopped(row)
             answer.marked = answer.over = True
         ending = answer.ending
         return kind == "content_block_delta" and len(answer.events.texts) == before + 1 and not ending.error
@@ -218,18 +223,25 @@ class MessagesRows:
 
 def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
     """Return the text in one event: a piece of a block, what a block begins with, or the blocks of a whole message."""
+    if kind == "content_block_delta" and isinstance(row.get("delta"), str):
+        return row["delta"], ""
     if kind == "content_block_delta" and isinstance(delta := row.get("delta"), dict):
         text = delta.get("text")
         if delta.get("type", "text_delta") == "text_delta" and type(text) is str:  # nearly always
             return text, ""
         if delta.get("type") in ("signature_delta", "citations_delta"):
             return NO_TEXTS
+        if isinstance(arguments := delta.get("partial_json"), dict):
+            return "", plain_text(arguments)
         return in_value(delta) if str(delta.get("type")).startswith(_PIECES) else in_message(delta, odd)
     if kind == "content_block_start" and isinstance(block := row.get("content_block"), dict):
         return _in_block(block)
-    if kind == "message" and isinstance(content := row.get("content"), str):
+    if kind == "message_start" and isinstance(row.get("message"), dict):
+        row = row["message"]
+    content = row.get("content") if kind in ("message", "message_start") else None
+    if isinstance(content, str):
         return content, ""
-    if kind == "message" and isinstance(content, list):
+    if isinstance(content, list):
         found = [_in_block(block) for block in content if isinstance(block, dict)]
         return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
     return NO_TEXTS

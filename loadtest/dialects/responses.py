@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import Usage, kept
 from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, kind_of
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_value, tool_text
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_value, text_of_number, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
@@ -28,10 +29,9 @@ REASONS = {
 }  # in the words of the other formats
 _UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole response
 NO_STATUS = "the server ended the answer without a status"
-_VISIBLE = (
-    *("response.output_text", "response.refusal", "response.content_part", "response.text"),
-    *("response.output_audio_transcript", "response.audio_transcript", "response.audio.transcript"),
-)
+# Words in an event's kind: by them its text is the answer's, unless it is a thought's or a call's.
+_SEEN = re.compile(r"text|content|message|output|refusal|transcript|chunk")
+_HIDDEN = re.compile(r"reason|think|thought|summary|call|tool|argument|input|code")
 _NO_TEXT = ("response.audio.delta", "response.output_audio.delta")
 
 
@@ -118,6 +118,8 @@ class ResponsesRows:
                 self._last(response, kind)
             elif usage := response.get("usage"):
                 self._take_usage(usage)
+            if kind in LAST and response is not row and (usage := row.get("usage")):
+                self._take_usage(usage)
         if (said := server_errors.in_row(row)) is not None:
             answer.fail(said)
         elif answer.kind == b"error":
@@ -128,8 +130,10 @@ class ResponsesRows:
 
     def _take_text(self, row: dict[str, Any], kind: str) -> None:
         """Take the text of one event; an item that came in pieces is said once more at its end, any other only there."""
-        texts = _texts(row, kind)
-        if kind.endswith((".delta", ".done")):
+        odd: list[str] = []
+        texts = _texts(row, kind, odd)
+        self._answer.note(*odd)
+        if any(texts) or kind.endswith(".done"):
             item = row.get("item")
             item_id = row.get("item_id", item.get("id") if isinstance(item, dict) else None)
             places = [place for place in (item_id, row.get("output_index")) if isinstance(place, int | str)]
@@ -137,7 +141,7 @@ class ResponsesRows:
                 places = [0]  # there is one item, as a rule
             if kind.endswith(".done") and places and places[0] not in self._said:
                 texts = self._unsaid(_whole_text(row, kind))
-            if any(texts):
+            if texts[0] or (texts[1] and not kind.endswith(".added")):
                 self._said.update(places)
         self._answer.add(texts)
 
@@ -163,7 +167,8 @@ class ResponsesRows:
         status = why or reason_name(response.get("status"))
         if status is None or status in _UNFINISHED:
             status = kind.removeprefix("response.")
-        if error := _error_in(response):
+        error = _error_in(response)
+        if error and not server_errors.is_none(error):
             answer.fail(server_errors.error_sentence(error))
         elif status:
             answer.finish(REASONS.get(status, status), status)
@@ -195,18 +200,23 @@ class ResponsesRows:
             ending.hint = server_errors.repeated(answer.events.texts) or (NO_STATUS if answer.marked else ending.hint)
 
 
-def _texts(row: dict[str, Any], kind: str) -> Texts:
-    """Return the text in one event: a piece of the answer, of reasoning or of a tool's arguments; or a tool's name."""
-    if kind.endswith(".delta") and kind not in _NO_TEXT:
-        return _sides(kind, in_value(row.get("delta") or row.get("text")))
-    if kind == "response.output_item.added" and isinstance(item := row.get("item"), dict) and "name" in item:
-        return "", tool_text([{"function": item}])
+def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
+    """Return the text in one event: a piece, or what an item or a part begins with, such as a tool's name."""
+    if kind in _NO_TEXT:
+        return NO_TEXTS
+    if kind.endswith(".delta") or (kind.startswith("response.") and "delta" in row):
+        delta = row.get("delta") or row.get("text")
+        return _sides(kind, (text_of_number(delta, odd), "") if isinstance(delta, int | float) else in_value(delta))
+    if kind == "response.output_item.added":
+        return _in_output([row.get("item")])
+    if kind == "response.content_part.added" and isinstance(part := row.get("part"), dict):
+        return in_value(part)
     return NO_TEXTS
 
 
 def _sides(kind: str, texts: Texts) -> Texts:
     """Return the text of an event as visible or hidden, by the kind of the event."""
-    return texts if kind.rpartition(".")[0] in _VISIBLE else ("", texts[1] + texts[0])
+    return texts if _SEEN.search(kind) and not _HIDDEN.search(kind) else ("", texts[1] + texts[0])
 
 
 def _whole_text(row: dict[str, Any], kind: str) -> Texts:

@@ -17,7 +17,7 @@ from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.leaving import STAYS, Stay
-from loadtest.measure.token_counts import CHARACTERS, counts_characters, token_fields
+from loadtest.measure.token_counts import CHARACTERS, LETTERS, counts_characters, is_spelled, token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.request_additions import merged
 from loadtest.wire import Order, Posts
@@ -237,6 +237,9 @@ class Request:
             ending.notes.append(CHARACTERS)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
             ending.doubts.append("the answer holds another number of embeddings than it was asked for")
+        tokens = self._tokens(content)
+        if tokens.get("token_source") == "chunks" and is_spelled(content.events):
+            ending.doubts.append(LETTERS)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,
@@ -258,7 +261,7 @@ class Request:
             **self._arrival_of(content, reads),
             **_lag(content, reads, stamped=received.stamped_count == received.read_count),
             **content.events.server_clock,
-            **self._tokens(content),
+            **tokens,
         )
 
     def _tokens(self, content: Content) -> dict[str, Any]:

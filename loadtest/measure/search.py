@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.text import counted, number
+from loadtest.text import counted, listed, number
 
 DEFAULT_MOST = 256
 SEARCH_PRECISION = 16  # above this load the answer is good to one part in so many: each further level is the longest
@@ -182,11 +182,10 @@ class SearchResult:
         met = (
             f"{loads.name(self.met)} meet{'s' if self.met == 1 else ''} it" if self.met else "no level surely meets it"
         )
-        missed = f"{loads.name(self.missed)} {loads.misses(self.missed)}" if self.missed else "no more were tried"
-        above = (
-            f"between {self.met or 0} and {loads.name(self.missed)}"
-            if self.missed
-            else f"above {loads.name(self.met or 0)}"
-        )
+        missed = [f"{loads.name(self.missed)} {loads.misses(self.missed)}"] if self.missed else []
+        where = f" above {loads.name(self.met)}" if self.met else ""
+        if self.missed:
+            low, high = self.met, loads.name(self.missed)
+            where = f" between {low} and {high}" if low else f" below {high}"
         why = f"at {loads.name(self.void)} the level is void, so that this client cannot tell"
-        return f"Unresolved {above} for {asked}: {met}, {missed}, and {why}."
+        return f"Unresolved{where} for {asked}: {listed([met, *missed, why])}."

@@ -10,6 +10,7 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import estimate_tokens
 
 CHARACTERS = "the server counts the prompt's characters, not its tokens: their number is unknown"
+LETTERS = "the answer came letter by letter, and the server counts no tokens: each letter was counted as one"
 FEWEST_CHARACTERS = 12  # of a prompt, so that a count of tokens is no count of them by chance
 
 
@@ -52,6 +53,14 @@ def counts_characters(prompt_tokens: int | None, job: Job) -> bool:
     texts = job.inputs or (job.prompt,)
     size = sum(map(len, texts))
     return size == prompt_tokens >= FEWEST_CHARACTERS and sum(len(text.split()) for text in texts) > size / 20
+
+
+def is_spelled(events: ContentEvents) -> bool:
+    """Whether pieces are the letters of a text in our alphabet, of which a token holds several."""
+    texts = events.texts
+    if len(texts) < FEWEST_CHARACTERS or max(map(len, texts)) > 1:
+        return False
+    return 2 * sum(text.isascii() and text.isalpha() for text in texts) > len(texts)
 
 
 def asked_for(asked: int | None, pieces: int, events: ContentEvents) -> int | None:

@@ -293,15 +293,6 @@ def cache_of(architecture: Mapping[str, Any], family: str = "") -> KVCache | Non
     return KVCache(pair * full, pair * (sum(each) - full), window)
 
 
-def kv_bytes(architecture: Mapping[str, Any]) -> int | None:
-    """Return the bytes of a token in a KV cache of f16, the default of servers; None where a fact is missing.
-
-    The facts come from /api/show's model_info without its prefix. Layers that differ (a list of KV heads) are added up.
-    """
-    cache = cache_of(architecture)
-    return None if cache is None else 2 * cache.of_token
-
-
 def _of_architecture(
     architecture: Mapping[str, Any],
     family: str,

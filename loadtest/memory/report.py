@@ -10,6 +10,7 @@ from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, LoadedMemo
 from loadtest.text import GIB, binary_size, counted, number, percent
 
 SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f16
+NOTICED = 0.0005  # of the estimate: a smaller difference would be printed as 0.0 %
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
@@ -87,9 +88,9 @@ def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
         if most == MOST_SLOTS
         else f"at most {counted(most, 'slot')} fit{'s' if most == 1 else ''}"
     )
-    each = "" if plan.slots == 1 else " each"
+    each = " each" if plan.slots > 1 else ""
     with_context = f"{counted(plan.slots, 'slot')} can have {number(context)} tokens{each}{trained}"
-    said = [f"With {number(plan.context)} tokens a slot, {'no slot fits' if most == 0 else many}; {with_context}."]
+    said = [f"With {number(plan.context)} tokens each, {'no slot fits' if most == 0 else many}; {with_context}."]
     if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:
@@ -106,7 +107,7 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
     said = [
         f"{who} reports {binary_size(measured.size)} for the loaded model; the estimate of {what} is {binary_size(plan.loaded)}."
     ]
-    if difference:
+    if abs(difference) >= NOTICED * plan.loaded:
         said.append(
             f"That is {binary_size(abs(difference))} ({percent(abs(difference) / plan.loaded)}) {more} than estimated."
         )

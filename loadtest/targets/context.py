@@ -8,7 +8,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel
 from loadtest.text import listed, shown
-from loadtest.workloads.drawn_lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART
+from loadtest.workloads.drawn_lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART, LARGER_CONTEXT
 from loadtest.workloads.files.trace import Trace
 
 UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
@@ -59,7 +59,7 @@ def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = 
         if wanted > context:
             raise ScenarioError(
                 f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
-                f"ask for less{' or set --num-ctx' if _may_grow(scenario, model, wanted) else ''}."
+                f"ask for less{f' or {LARGER_CONTEXT}' if _may_grow(scenario, model, wanted) else ''}."
             )
 
 

@@ -129,7 +129,8 @@ class _Probing:
                 most = max(most, found.at_work)
                 if found.limit is not None:
                     agreed = await self._agreed(wire, found, idle)
-                    how = f"The server handles {counted(found.limit, 'request')} in parallel; further requests wait."
+                    many = "one request at a time" if found.limit == 1 else f"{found.limit} requests in parallel"
+                    how = f"The server handles {many}; further requests wait."
                     doubt = f"The limit was not found: bursts of {size} do not agree on one."
                     return self._over(found.limit if agreed else None, most, how if agreed else doubt)
                 if not found.tells or found.at_work < size:

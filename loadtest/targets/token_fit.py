@@ -19,6 +19,7 @@ from loadtest.targets.target import Target, reread
 from loadtest.text import counted, shown
 from loadtest.urls import endpoint_url
 from loadtest.wire import SyncWire, now
+from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
 from loadtest.workloads.workload import FIT_SHORT, Workload
@@ -55,7 +56,7 @@ def fit_to_context(
     if not fitted:
         raise ScenarioError(
             f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
-            "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
+            f"leave no room in for a prompt; ask for fewer with --output-tokens or {LARGER_CONTEXT}."
         )
     if sentence := lengths_left_out(shown(target.model.name), context, lengths, fitted):
         say(sentence)

@@ -14,7 +14,7 @@ from loadtest.wire.address import UNIX, ConnectFailure, Origin, SocketAddress, c
 from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.wire.connection import Connection
-from loadtest.wire.hop import Hop
+from loadtest.wire.hop import Hop, hop_to
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
 from loadtest.wire.shell import Shell, check_secured
@@ -177,7 +177,7 @@ class AsyncWire(Shell):
         try:
             async with asyncio.timeout_at(until):
                 await asyncio.get_running_loop().sock_connect(sock, address[1])
-                hop = Hop.of(self.proxy, origin)
+                hop = hop_to(self.proxy, origin)
                 if hop is not None:
                     await self._go_through(sock, hop)
             connection = Connection(sock, origin, None if hop is None else hop.tls)

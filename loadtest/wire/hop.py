@@ -1,19 +1,44 @@
-"""What a proxy wants of a new connection before its first request, without I/O: TLS, a tunnel to an https server, or both."""
+"""What a proxy wants of a new connection before its first request, without I/O: TLS, a tunnel to the server, or both."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Protocol
 
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.reach import Place, Proxy, Tunnel
+from loadtest.wire.socks import SocksHop
 from loadtest.wire.tls import Tls
 
 
-class Hop:
+class Hop(Protocol):
     """One connection's way through a proxy: send `outgoing` and `feed` what is read, until it is `over`.
 
     `tls` is the session with a proxy that speaks https: all that the connection carries later goes through it.
     """
+
+    over: bool
+    tls: Tls | None
+
+    def outgoing(self) -> bytes:
+        """Return and forget the bytes to be sent."""
+        ...
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read, b"" at the connection's end; raises OSError, in the proxy's words where it refuses."""
+        ...
+
+
+def hop_to(proxy: Proxy | None, place: Place) -> Hop | None:
+    """Return the way to `place`; None where the first hop takes a request at once."""
+    if proxy is None or place[0] == "unix":
+        return None
+    if proxy.speaks_socks:
+        return SocksHop(proxy, place)
+    return HttpHop(proxy, place) if proxy.context is not None or place[0] == "https" else None
+
+
+class HttpHop:
+    """The way through an HTTP proxy: see Hop."""
 
     __slots__ = ("_connect", "_out", "_tunnel", "over", "tls")
 
@@ -26,19 +51,11 @@ class Hop:
         if self.tls is None:
             self._ask()
 
-    @classmethod
-    def of(cls, proxy: Proxy | None, place: Place) -> Self | None:
-        """Return the way to `place`; None where the first hop takes a request at once."""
-        direct = proxy is None or place[0] == "unix" or (proxy.context is None and place[0] != "https")
-        return None if proxy is None or direct else cls(proxy, place)
-
     def outgoing(self) -> bytes:
-        """Return and forget the bytes to be sent."""
         sent, self._out = self._out, b""
         return sent if self.tls is None else self.tls.outgoing()
 
     def feed(self, data: bytes) -> None:
-        """Take what was read, b"" at the connection's end; raises OSError, in the proxy's words where it refuses."""
         if self.tls is not None:
             shaking = not self.tls.ready
             plain = self.tls.receive(data) if data else b""

@@ -92,8 +92,8 @@ class Order:
         return cls(origin or Origin.of(request.url), _request_bytes(request), received, limits)
 
     def payload_by(self, proxy: Proxy | None) -> bytes:
-        """Return the bytes as the first hop takes them: a proxy reads what goes to an http server, and passes TLS on."""
-        if proxy is None or self.origin.scheme != "http":
+        """Return the bytes as the first hop takes them: an HTTP proxy reads what goes to an http server, and passes TLS on."""
+        if proxy is None or proxy.speaks_socks or self.origin.scheme != "http":
             return self.payload
         return proxy.request(self.payload, self.origin)
 

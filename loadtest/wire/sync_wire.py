@@ -17,7 +17,7 @@ from loadtest.wire.address import UNIX, ConnectFailure, Origin, SocketAddress, c
 from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection
-from loadtest.wire.hop import Hop
+from loadtest.wire.hop import Hop, hop_to
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.shell import Shell, check_secured
 from loadtest.wire.tls import Verify
@@ -168,7 +168,7 @@ class SyncWire(Shell):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
-            hop = Hop.of(self.proxy, origin)
+            hop = hop_to(self.proxy, origin)
             if hop is not None:
                 self._go_through(sock, hop, until)
         except BaseException:

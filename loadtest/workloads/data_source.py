@@ -12,6 +12,7 @@ from typing import Self
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
 from loadtest.text import counted
+from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.files.data_file import DataFile
 from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.job import Job
@@ -163,5 +164,5 @@ def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: To
     more = f"; {len(too_long) - 1} more rows do not fit" if len(too_long) > 1 else ""
     raise ScenarioError(
         f"{file.name(number)} of {file.path} needs about {prompt + answer} tokens ({prompt} and an answer of {answer}), but "
-        f"the context is {context}{more}; take them out, ask for less or set --num-ctx."
+        f"the context is {context}{more}; take them out, ask for less or {LARGER_CONTEXT}."
     )

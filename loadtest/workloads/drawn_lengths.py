@@ -17,6 +17,7 @@ from loadtest.workloads.files.trace import Trace, looks_like_trace
 from loadtest.workloads.nonce import seed_from
 from loadtest.workloads.tokens import Counter, TokenFit
 
+LARGER_CONTEXT = "give the model a larger context (on Ollama with --num-ctx)"  # other APIs cannot set it
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
 SHORTEST_PROMPT = 16  # tokens that a drawn prompt keeps, whatever the answer takes

@@ -11,8 +11,10 @@ from support import (
     reported_deltas,
     reported_endpoints,
     reported_ends,
+    reported_shapes,
     reported_streams,
     reported_usages,
+    reported_words,
 )
 from support.odd_answers import NAMED, OLLAMA, OPENAI, chunk, head, json, plain, streamed
 from support.odd_server import Every, Script, Then, Wait
@@ -43,12 +45,12 @@ def must_be(stream: Stream) -> dict[str, Any]:
 
 
 for kind, streams in (
-    ("text", reported_streams.TEXTS | reported_deltas.TEXTS),
-    ("counts", reported_streams.COUNTED | reported_usages.COUNTED),
-    ("frame", reported_ends.FRAMES | reported_breaks.FRAMES),
-    ("end", reported_ends.ENDS | reported_breaks.ENDS),
-    ("error", reported_ends.ERRORS | reported_breaks.ERRORS),
-    ("endpoint", reported_endpoints.ANSWERS),
+    ("text", reported_streams.TEXTS | reported_deltas.TEXTS | reported_shapes.TEXTS),
+    ("counts", reported_streams.COUNTED | reported_usages.COUNTED | reported_shapes.COUNTED),
+    ("frame", reported_ends.FRAMES | reported_breaks.FRAMES | reported_shapes.FRAMES),
+    ("end", reported_ends.ENDS | reported_breaks.ENDS | reported_words.ENDS),
+    ("error", reported_ends.ERRORS | reported_breaks.ERRORS | reported_words.ERRORS),
+    ("endpoint", reported_endpoints.ANSWERS | reported_words.ANSWERS),
 ):
     row = rows(f"reported {kind}")
     for name, stream in streams.items():

@@ -187,6 +187,14 @@ def test_durations_that_were_not_sent_are_unknown() -> None:
     assert metrics.server_said({"load_duration": 0, "prompt_eval_duration": 0})[:2] == (0.0, 0.0)
 
 
+def test_timings_of_another_servers_are_not_llamacpps() -> None:
+    """Of one that sends its headers at once (dasllama) the time to them was called a queue wait."""
+    said = metrics.server_said({"timings": {"ttft_ms": 430.7, "gen_ms": 921.4}})
+    assert not said.starts_with_headers
+    assert math.isnan(metrics.queue_wait(0, 10**8, 4 * 10**8, said))
+    assert metrics.server_said({"timings": {"prompt_n": 3}}).starts_with_headers
+
+
 def test_timings_say_what_they_hold() -> None:
     said = metrics.server_said({"timings": {"predicted_n": 3}})
     assert said.starts_with_headers

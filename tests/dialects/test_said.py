@@ -89,12 +89,43 @@ def test_the_words_of_servers_with_openais_api(kind: str, keys: dict[str, Any], 
         (("openai", "chat", "ollama"), {"top_k": 3}, "--top-k"),
         (("openai", "chat", "vllm"), {"keep_alive": "5m"}, "--keep-alive"),
         (("openai", "completions", "vllm"), {"think": "off"}, "--think"),
+        (("ollama", "chat", "ollama"), {"max_tokens_key": "max_completion_tokens"}, "--max-tokens-key"),
+        (("openai", "responses", "openai"), {"max_tokens_key": "max_completion_tokens"}, "--max-tokens-key"),
     ],
 )
 def test_an_option_that_a_dialect_lacks_is_named(where: tuple[str, str, str], keys: dict[str, Any], flag: str) -> None:
     api, endpoint, kind = where
     with pytest.raises(ScenarioError, match=flag):
         dialect_for(Scenario(api=api, endpoint=endpoint, **keys), api=api, model="m", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "keys", "native"),
+    [
+        ("chat", "ollama", {"top_k": 3}, True),
+        ("completions", "ollama", {"think": "off"}, False),  # it has no endpoint of that name
+        ("embeddings", "ollama", {"keep_alive": "5m"}, True),
+        ("embeddings", "ollama", {"top_p": 0.5}, False),  # Ollama's own API has none for it either
+        ("chat", "ollama", {"ignore_eos": True}, False),
+        ("responses", "ollama", {"top_k": 3}, False),  # --api ollama speaks it in the same way
+        ("messages", "ollama", {"keep_alive": "5m"}, False),
+        ("chat", "vllm", {"keep_alive": "5m"}, False),
+    ],
+)
+def test_the_native_api_is_named_where_it_has_the_option(
+    endpoint: str, kind: str, keys: dict[str, Any], native: bool
+) -> None:
+    scenario = Scenario(endpoint=endpoint, **keys)
+    with pytest.raises(ScenarioError) as refused:
+        dialect_for(scenario, api="openai", model="m", kind=kind)
+    assert ("use --api ollama" in str(refused.value)) == native
+    if native:
+        dialect_for(scenario.replace(api="ollama"), api="ollama", model="m", kind=kind)
+
+
+def test_a_refused_option_is_shown_by_the_name_that_servers_have_for_it() -> None:
+    with pytest.raises(ScenarioError, match=r"""e\.g\. --body '{"seed":3}'"""):
+        dialect_for(Scenario(endpoint="responses", sampling_seed=3), api="openai", model="m")
 
 
 def test_null_takes_a_key_out() -> None:

@@ -47,6 +47,11 @@ DURATIONS: dict[str, tuple[dict[str, Any], str | None]] = {
         dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 0),
         "too short for its tokens",
     ),
+    "zeros, and no count that would tell (aimock)": (
+        dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 0)
+        | {"eval_count": None},
+        "prompt_eval_duration is too short",
+    ),
     "a prefill of a few ns": ({"prompt_eval_duration": 350}, "prompt_eval_duration is too short"),
     "parts longer than the whole": ({"load_duration": 10**9, "prompt_eval_duration": 10**9}, "longer than the whole"),
     "one token": ({"eval_count": 1, "eval_duration": 0}, None),

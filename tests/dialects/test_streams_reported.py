@@ -7,7 +7,15 @@ import math
 from typing import Any
 
 import pytest
-from support import reported_breaks, reported_deltas, reported_ends, reported_streams, reported_usages
+from support import (
+    reported_breaks,
+    reported_deltas,
+    reported_ends,
+    reported_shapes,
+    reported_streams,
+    reported_usages,
+    reported_words,
+)
 from support.odd_streams import (
     CHAT,
     COUNTS,
@@ -36,11 +44,13 @@ from loadtest.records import Outcome
 REPORTED = {
     f"{group}: {name}": stream
     for group, tables in (
-        ("text", (reported_streams.TEXTS, reported_deltas.TEXTS)),
-        ("counts", (reported_streams.COUNTED, reported_usages.COUNTED)),
-        ("frame", (reported_ends.FRAMES, reported_breaks.FRAMES)),
-        ("end", (reported_ends.ENDS, reported_breaks.ENDS)),
-        ("error", (reported_ends.ERRORS, reported_breaks.ERRORS)),
+        ("text", (reported_streams.TEXTS, reported_deltas.TEXTS, reported_shapes.TEXTS)),
+        ("counts", (reported_streams.COUNTED, reported_usages.COUNTED, reported_shapes.COUNTED)),
+        ("frame", (reported_ends.FRAMES, reported_breaks.FRAMES, reported_shapes.FRAMES)),
+        ("end", (reported_ends.ENDS, reported_breaks.ENDS, reported_words.ENDS)),
+        ("error", (reported_ends.ERRORS, reported_breaks.ERRORS, reported_words.ERRORS)),
+        ("endpoint", (reported_words.ANSWERS,)),
+        ("embeddings", (reported_words.EMBEDDINGS,)),
     )
     for table in tables
     for name, stream in table.items()

@@ -109,6 +109,20 @@ def test_nginx_with_a_prefix_basic_auth_tls_and_a_unix_socket(
     assert "| user |" in (tmp_path / "unix socket" / "report.md").read_text()
 
 
+def test_direct_and_through_stand_side_by_side_in_one_run(
+    loadtest: Call, server: str, front: dict[str, Any], certificate: Path, tmp_path: Path
+) -> None:
+    urls = [f"http://{server}", f"https://{front['tls']}"]
+    given = [word for url in urls for word in ("--url", url)]
+    measured(loadtest, tmp_path / "run", *given, "--ca-file", certificate)
+    assert sorted(record.target or 0 for record in RunFolder.open(tmp_path / "run").records()) == [0] * 3 + [1] * 3
+    code, *said = loadtest("report", tmp_path / "run")
+    assert code in (0, 3), said
+    report = (tmp_path / "run" / "report.md").read_text()
+    rows = [line for line in report.splitlines() if "| 3 | 0 |" in line]
+    assert [url in row for url, row in zip(urls, rows, strict=True)] == [True, True]
+
+
 def test_tinyproxy_for_http_and_for_tunnels(
     loadtest: Call,
     front: dict[str, Any],

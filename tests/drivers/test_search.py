@@ -103,6 +103,20 @@ def test_a_level_that_stays_void_ends_the_search() -> None:
     assert "this client cannot tell" in found.sentence("x")
 
 
+@pytest.mark.parametrize(
+    ("met", "missed", "said"),
+    [
+        (None, None, "Unresolved for x: no level surely meets it and at 6"),  # was "above 0 streams"
+        (4, None, "Unresolved above 4 streams for x: 4 streams meet it and at 6"),  # was "no more were tried"
+        (4, 8, "Unresolved between 4 and 8 streams for x: 4 streams meet it, 8 streams miss it and at 6"),
+        (None, 8, "Unresolved below 8 streams for x: no level surely meets it, 8 streams miss it and at 6"),
+    ],
+)
+def test_a_search_that_ends_in_a_void_level_says_what_is_known(met: int | None, missed: int | None, said: str) -> None:
+    found = SearchResult(met, missed, void=6).sentence("x")
+    assert found == f"{said} streams the level is void, so that this client cannot tell."
+
+
 def test_noise_never_gives_a_wrong_order() -> None:
     draw = random.Random(1)
     for _ in range(300):

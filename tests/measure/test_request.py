@@ -14,6 +14,7 @@ from support.recorded import ANCHOR, T_SEND, Reads, framed
 from loadtest.dialects import Dialect, OllamaChat, OpenAIChat, OpenAIEmbeddings
 from loadtest.measure.failure import Failure
 from loadtest.measure.request import Request
+from loadtest.measure.token_counts import LETTERS
 from loadtest.records import Outcome
 
 MS = 1_000_000
@@ -259,6 +260,22 @@ def test_an_answer_that_ends_for_its_length_has_what_was_asked_for(
         CHAT, framed(at((5, b"".join(line(piece) for piece in pieces) + end))), None, count=count
     )
     assert (record.token_source, record.output_tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("pieces", "end", "doubted"),
+    [
+        (list("one two three four"), DONE, True),
+        (list("one two three four"), b'{"done":true,"done_reason":"stop","eval_count":5}\n', False),
+        (["one ", "two ", "three "] * 4, DONE, False),
+        (list("一二三四五六七八九十一二三四"), DONE, False),  # of which each may be a token
+        (list("1234567890123456"), DONE, False),
+    ],
+)
+def test_letters_are_no_tokens(pieces: list[str], end: bytes, doubted: bool) -> None:
+    """Of a mock that types its answers 48 tokens were 48 letters."""
+    record, _ = recorded.replay(CHAT, framed(at((5, b"".join(map(line, pieces)) + end))), None)
+    assert (record.doubts == [LETTERS]) == doubted
 
 
 @pytest.mark.parametrize(("count", "known"), [(17, None), (16, 16), (18, 18)])

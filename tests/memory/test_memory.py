@@ -19,7 +19,7 @@ from support.made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETER
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, report, shapes, weights
 from loadtest.memory import gguf as header
-from loadtest.memory.estimate import Facts, KVCache, LoadedMemory, MemoryPlan, facts_of_server, kv_bytes
+from loadtest.memory.estimate import Facts, KVCache, LoadedMemory, MemoryPlan, facts_of_server
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30
@@ -200,7 +200,7 @@ def test_sliding_windows_stop_growing() -> None:
         "attention.sliding_window": 4096,
     }
     assert estimate.cache_of(architecture, "gemma2") == plan.facts.cache
-    assert kv_bytes(architecture) == 42 * layer  # without the family: every layer whole
+    assert estimate.cache_of(architecture) == KVCache(42 * layer // 2)  # without the family: every layer whole
     uneven = {**architecture, "block_count": 4, "attention.head_count_kv": [8, 2, 8, 2]}
     assert estimate.cache_of(uneven, "gemma2") == KVCache(2 * 256 * 4, 2 * 256 * 16, 4096)  # layers 2 and 4 see all
     assert estimate.cache_of({**architecture, "attention.kv_lora_rank": 512}) is None

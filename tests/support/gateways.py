@@ -1,4 +1,4 @@
-"""Real gateways on loopback, each in a process of its own: nginx, tinyproxy, LiteLLM's proxy; and a server for them."""
+"""Real gateways on loopback, each in a process of its own: nginx, tinyproxy, microsocks, LiteLLM's proxy; and a server for them."""
 
 from __future__ import annotations
 
@@ -92,6 +92,16 @@ def tinyproxy(folder: Path, login: str, *ports: int) -> Iterator[str]:
     ]
     (folder / "tinyproxy.conf").write_text("\n".join(lines) + "\n")
     with _running([program, "-d", "-c", f"{folder}/tinyproxy.conf"], port, folder / "tinyproxy.out"):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def microsocks(folder: Path, login: str | None = None) -> Iterator[str]:
+    """Run a SOCKS 5 proxy, with user:password where they are given; gives host:port."""
+    program, port = _program("microsocks"), free_port()
+    user, _, password = (login or "").partition(":")
+    command = [program, "-i", "127.0.0.1", "-p", str(port), *(["-u", user, "-P", password] if login else [])]
+    with _running(command, port, folder / "microsocks.log"):
         yield f"127.0.0.1:{port}"
 
 

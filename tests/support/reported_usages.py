@@ -186,6 +186,5 @@ COUNTED = {
             message("c"),
             {"model": "m", "done": True, "done_reason": "stop", "usage": usage()},
         ),
-        **UNCOUNTED,
     ),
 }

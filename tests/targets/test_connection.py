@@ -150,8 +150,8 @@ def test_wrong_files_and_contradictions_are_one_sentence(loadtest: Call, certifi
         (["--cert-key", folder / "key.pem"], "cert_key is the key to a certificate"),
         (["--insecure", "--ca-file", certificate], "give one"),
         (["--ca-file", folder / "none.pem"], "cannot read certificates"),
-        (["--proxy", "socks5://h:1"], "must be an HTTP proxy"),
-        (["--proxy", "SOCKS5h://us:pw@h:1"], "with ssh -n -l 8000:server:port host, and give http://127.0.0.1:8000"),
+        (["--proxy", "socks4a://h:1"], "not one that speaks socks4a"),
+        (["--proxy", "SOCKS5h://us:pw@127.0.0.1:9"], "the proxy socks5h://127.0.0.1:9"),
         (["--proxy", "https://us:pw@h:3129/x"], "host and port alone"),
     ):
         for command_name in ("check", "run"):
@@ -201,7 +201,7 @@ def test_a_proxy_that_speaks_https_itself(
     assert f"{who} has a certificate that is not trusted here" in unknown[2]
     assert f"{plain.url.replace('http', 'https')}" in wrong[2]
     assert f"speaks http, not https: give --proxy {plain.url}" in wrong[2]
-    assert scheme == "https" or f"If the proxy speaks https, give --proxy {proxy.url}." in quiet[2], quiet[2]
+    assert scheme == "https" or f"If the proxy speaks https, give --proxy {proxy.url};" in quiet[2], quiet[2]
     assert [unknown[0], wrong[0], quiet[0]] == [2, 2, 2]
     assert "PLANTED" not in out + err + str(unknown)
     assert ok(tmp_path / "run")["comparability"]["proxy"] == proxy.url

@@ -99,8 +99,11 @@ def test_lengths_are_checked_against_what_was_asked_before_the_load_and_against_
     check_lengths(scenario, small)
     with pytest.raises(ScenarioError, match="has a context of 32768"):
         check_lengths(scenario, ServedModel("m", trained_context=32768))
-    with pytest.raises(ScenarioError, match="needs 40064 tokens, but m has a context of 32768; ask for less"):
+    with pytest.raises(ScenarioError, match=r"needs 40064 tokens, but m has a context of 32768; ask for less\."):
         check_lengths(scenario, ServedModel("m", context=32768, trained_context=131_072), loaded=True)
+    # Was "or set --num-ctx", which is refused for a server of the OpenAI API.
+    with pytest.raises(ScenarioError, match=r"or give the model a larger context \(on Ollama with --num-ctx\)\."):
+        check_lengths(Scenario(input_tokens=(4000,)), ServedModel("m", context=2048, trained_context=65536))
 
 
 def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:

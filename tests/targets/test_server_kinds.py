@@ -74,6 +74,16 @@ def test_a_list_of_models_in_any_shape(listing: object) -> None:
     assert [model.name for model in look({"/v1/models": listing}).models] == ["x"]
 
 
+def test_a_pattern_in_a_gateways_list_is_no_model() -> None:
+    both = look({"/v1/models": {"data": [{"id": "openai/*"}, {"id": "mine"}]}})
+    assert choose_model(both, None).name == "mine"
+    assert choose_model(both, "openai/any").name == "openai/any"
+    alone = look({"/v1/models": {"data": [{"id": "*"}]}})
+    with pytest.raises(TargetError, match=r"lists patterns of names, no model: \*\. Name one with --model"):
+        choose_model(alone, None)
+    assert choose_model(alone, "any").name == "any"
+
+
 def test_ids_that_are_numbers_are_names_and_names_may_be_missing_in_tags() -> None:
     assert [model.name for model in look({"/v1/models": {"data": [{"id": 7}]}}).models] == ["7"]
     tags = {"models": [{"model": "x", "size": 5}]}
@@ -129,6 +139,11 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         (
             {},
             refuse(308, Location="https://x/"),
+            "Redirects are not followed: give the URL of the server that they lead to.",
+        ),
+        (
+            {},
+            refuse(302, Location="http://["),
             "Redirects are not followed: give the URL of the server that they lead to.",
         ),
         (

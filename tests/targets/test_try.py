@@ -331,8 +331,16 @@ def test_answers_that_come_at_once_are_said(loadtest: Call) -> None:
     assert "proxy_buffering off" in out
 
 
-@pytest.mark.parametrize(("tokens", "words"), [(24, "24 tokens in 12 pieces"), (13, "tokens come one by one")])
-def test_pieces_of_several_tokens_are_no_single_tokens(tokens: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "source", "words"),
+    [
+        (24, "server", "24 tokens in 12 pieces"),
+        (13, "server", "tokens come one by one"),
+        (5, "server", "reads: pieces come one by one"),
+        (12, "chunks", "reads: pieces come one by one"),
+    ],
+)
+def test_pieces_are_called_tokens_only_where_the_server_counts_them_so(tokens: int, source: str, words: str) -> None:
     chunks = [1000 * i for i in range(12)]
     known: dict[str, Any] = {
         "id": 0,
@@ -342,6 +350,6 @@ def test_pieces_of_several_tokens_are_no_single_tokens(tokens: int, words: str) 
         "model": "m",
         "outcome": Outcome.OK,
     }
-    record = Record(**known, t_sched=0, t_end=0, chunks=chunks, reads=12, output_tokens=tokens)
+    record = Record(**known, t_sched=0, t_end=0, chunks=chunks, reads=12, output_tokens=tokens, token_source=source)
     said = dict(what_came(Attempt(Scenario(), OpenAIChat("m"), record)))
     assert words in said["arrival"]

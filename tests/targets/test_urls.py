@@ -220,6 +220,18 @@ def test_keys_in_a_query_are_kept_apart() -> None:
         with_keys(url, {})
 
 
+SECRETS = (
+    "access_token accessToken apiToken authToken apikey clientSecret jwt bearer authorization passwd session sessionId sig "
+    "X-Amz-Signature X-Amz-Credential id_token appkey ocp-apim-subscription-key"
+)
+OPEN = "max_tokens maxTokens api-version monkey tokenizer encode mode model author compass"
+
+
+def test_which_names_of_a_query_name_a_key() -> None:
+    hidden = {name for name in f"{SECRETS} {OPEN}".split() if parse_url(f"https://h?{name}=S3CRET").keys}
+    assert hidden == set(SECRETS.split())
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -9,9 +9,12 @@ from itertools import combinations, pairwise
 
 import pytest
 from support.received import fed
+from support.wire_server import chunk
 
+from loadtest.dialects.base import End, EndMarks
 from loadtest.wire import LagLog, Received, WallClock
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
+from loadtest.wire.received import MOST_WAITING
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -219,3 +222,50 @@ def test_instants_of_a_stream_never_go_back() -> None:
     received.add(CHUNKED + b"1\r\na\r\n", stamp(base + 2000 + offset), base + 5000)
     received.add(b"1\r\nb\r\n", stamp(base + 1000 + offset), base + 6000)
     assert list(received.reads(wall).t) == [base + 2000] * 2
+
+
+ALIKE = EndMarks((b"[DONE]",), lambda line: End.MARK if line == b"[DONE]" else None)
+PIECE = b'{"text":"a"}\n'
+
+
+@pytest.mark.parametrize("count", [1, 2, MOST_WAITING, MOST_WAITING + 1, 3 * MOST_WAITING + 5])
+@pytest.mark.parametrize("given_up", [True, False])
+@pytest.mark.parametrize("head", [CHUNKED, OK + b"\r\n"], ids=["chunked", "until the connection ends"])
+def test_reads_that_wait_for_their_framing_are_not_lost_when_the_answer_breaks_off(
+    count: int, given_up: bool, head: bytes
+) -> None:
+    received = Received(ends=ALIKE)
+    received.add(head, [], 0)
+    for i in range(count):
+        received.add(chunk(PIECE) if head is CHUNKED else PIECE, [], MS * (i + 1))
+    if given_up:
+        received.abort("nobody waits", MS * 1000)
+    else:
+        received.eof(MS * 1000)
+    reads = received.reads()
+    assert reads.body == PIECE * count
+    assert list(reads.t) == [MS * (i + 1) for i in range(count)]
+    assert received.complete == (head is not CHUNKED and not given_up)
+
+
+@pytest.mark.parametrize("count", [3, MOST_WAITING + 9])
+def test_an_answer_of_known_length_is_over_with_a_last_read_like_any_other(count: int) -> None:
+    received = Received(ends=ALIKE)
+    received.add(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (count * len(PIECE)), [], 0)
+    over = [received.add(PIECE, [], MS * (i + 1)) for i in range(count)]
+    assert over == [False] * (count - 1) + [True]
+    assert received.complete
+    assert received.t_end == MS * count
+
+
+def test_framing_that_breaks_among_reads_that_wait_fails_the_answer_and_keeps_what_came() -> None:
+    received = Received(ends=ALIKE)
+    received.add(CHUNKED, [], 0)
+    for i in range(20):
+        received.add(chunk(PIECE), [], MS * (i + 1))
+    received.add(b"zz\r\n" + PIECE + b"\r\n", [], MS * 21)
+    assert not received.ended
+    assert received.look()
+    assert received.ended
+    assert "is no length of a chunk" in (received.failure or "")
+    assert received.reads().body == PIECE * 20

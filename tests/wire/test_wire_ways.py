@@ -128,7 +128,8 @@ def test_a_unix_socket_has_no_stamps_and_a_missing_one_is_named(kind: str, tmp_p
     ("proxy", "words"),
     [
         ("https://p:1/path", "host and port alone"),
-        ("socks5://me:S3CRET@p:1", "must be an HTTP proxy"),
+        ("socks4://me:S3CRET@p:1", "must be an HTTP proxy, like .* or a SOCKS 5 proxy, like socks5h://proxy:1080"),
+        ("socks5://me:S3CRET@p:1/x", "host and port alone"),
         ("http://p:1/path", "host and port alone"),
         ("http://me:S3CRET@p:99999", "its port is not"),
         ("http://me:S3CRET@p:1?x", "host and port alone|%40"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
@@ -231,8 +231,10 @@ def _planned_each(run: RunData, level: dict[str, Any]) -> float | None:
     return round(float(planned) / float(users), 2)
 
 
-def other_lengths(base: Sequence[RunData], new: Sequence[RunData], level: Levels) -> tuple[str, float, str]:
-    """Return why a level's prompts or answers are other work; else by which factor prompts scatter (log), with its sentence.
+def other_lengths(
+    base: Sequence[RunData], new: Sequence[RunData], level: Levels
+) -> tuple[str, tuple[float, float] | None]:
+    """Return why a level's prompts or answers are other work; else the mean lengths of prompts that scatter.
 
     Prompts of a length asked for in tokens follow from each run's own calibration of the model's tokens: what that
     scatters is no other work, but its share of each figure is not the server's.
@@ -254,13 +256,13 @@ def other_lengths(base: Sequence[RunData], new: Sequence[RunData], level: Levels
             continue
         values = geometric(one), geometric(other)
         if column == "prompt_tokens" and _calibrated_anew((*base, *new), level[0], values):
-            return "", abs(math.log(values[1] / values[0])), _scatter(values, level[0])
+            return "", values
         found = ratio(one[:1], other[:1], 1 - LENGTH_ERROR, noise=0.0)
         assert found is not None
         share, interval = found
         if abs(math.log(share)) > math.log1p(SAME_LENGTH_SHARE) and not interval[0] <= 1 <= interval[1]:
-            return f"{name} differ in length ({values[0]:.0f} → {values[1]:.0f} tokens on average)", 0.0, ""
-    return "", 0.0, ""
+            return f"{name} differ in length ({values[0]:.0f} → {values[1]:.0f} tokens on average)", None
+    return "", None
 
 
 def _calibrated_anew(runs: Sequence[RunData], level: dict[str, Any], values: tuple[float, float]) -> bool:
@@ -272,11 +274,20 @@ def _calibrated_anew(runs: Sequence[RunData], level: dict[str, Any], values: tup
     return level.get("input_tokens") is not None and len(calibrations) > 1 and (None, None) not in calibrations and near
 
 
-def _scatter(values: tuple[float, float], level: dict[str, Any]) -> str:
-    if abs(values[1] / values[0] - 1) < NAMED_SCATTER:
-        return ""
-    return (
-        f"Prompts of {level['input_tokens']} tokens came out as {values[0]:.3g} → {values[1]:.3g}: each run calibrated the "
+def scatter_notes(found: Iterable[tuple[int, tuple[float, float]]]) -> list[str]:
+    """Say of each length in tokens that was asked for what it came out as on both sides, over all levels."""
+    by_length: dict[int, list[tuple[float, float]]] = {}
+    for tokens, values in found:
+        if abs(values[1] / values[0] - 1) >= NAMED_SCATTER:
+            by_length.setdefault(tokens, []).append(values)
+    return [
+        f"Prompts of {tokens} tokens came out as {' → '.join(map(_span, zip(*pairs, strict=True)))}: each run calibrated the "
         "model's tokens anew. Intervals of what prompts change are wider by that; --words or --prompt instead of "
         "--input-tokens sends the same prompts in every run."
-    )
+        for tokens, pairs in by_length.items()
+    ]
+
+
+def _span(values: Sequence[float]) -> str:
+    """Return "61.6 to 62.3", or one number where they do not differ as printed."""
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))

@@ -239,17 +239,21 @@ def compare_part(
     pairs = comparable.matched(sides)
     found: list[LevelOfBoth] = []
     unjudged: list[tuple[Levels, Levels, str]] = []
+    scattered: list[tuple[int, tuple[float, float]]] = []
     for levels in pairs:
         ours, theirs = levels[: len(bases)], levels[len(bases) :]
-        other_work, scatter, said = comparable.other_lengths(ours_of, theirs_of, levels)
+        other_work, lengths = comparable.other_lengths(ours_of, theirs_of, levels)
+        scatter = 0.0 if lengths is None else abs(math.log(lengths[1] / lengths[0]))
+        scattered += [] if lengths is None else [(int(levels[0]["input_tokens"]), lengths)]
         requests, named = comparable.requests_a_user(ours_of, theirs_of, levels, across)
-        notes += [note for note in (named, said) if note and note not in notes]
+        notes += [named] if named and named not in notes else []
         own = comparable.void_sides(ours, theirs) or other_work
         unjudged += [(ours, theirs, own)] if own else []
         reason = refused or own or requests
         figures = tuple(_figures_of_both((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics))
         found.append(LevelOfBoth(ours, theirs, refused, figures))
-    notes += [*_left(bases, news), *comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
+    notes += [*comparable.scatter_notes(scattered), *_left(bases, news)]
+    notes += [*comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
     return found, notes
 
 

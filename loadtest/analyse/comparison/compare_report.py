@@ -126,11 +126,15 @@ def method(comparison: Comparison) -> str:
     seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}."
     smallest = seen if comparison.visible else ""
     rates = note_on_rates((*comparison.bases, *comparison.news))
+    held = (
+        f"Each interval holds with {confidence} %, so that all {comparison.tests} hold together with 99 % (Bonferroni)."
+    )
+    if comparison.tests == 1:
+        held = "One was judged; its interval holds with 99 %."
     if not comparison.tests:
         return f"No figure was judged, so no interval was made; the reason stands beside each level.{rates}"
     return (
-        f"The headline figures were named beforehand. Each interval holds with {confidence} %, so that all "
-        f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{rates}{smallest} A regression is a figure that is worse by "
+        f"The headline figures were named beforehand. {held} {how}{rates}{smallest} A regression is a figure that is worse by "
         f"more than {comparison.tolerance * 100:g} %. Other figures have 95 % intervals and no verdict."
     )
 

@@ -119,6 +119,7 @@ class Sample:
     time: float  # correlation time: n requests are worth n / time independent ones; at least 1
     batches: int
     length: int  # requests in a batch
+    drains: bool  # whether the last batch holds a closed loop's drain
 
     @classmethod
     def of(cls, values: FloatArray, *, block: int = 1, starts: IntArray | None = None) -> Self:
@@ -137,7 +138,7 @@ class Sample:
             length = n // batches // block * block
         else:
             length = max(1, n // batches)
-        return cls(values, starts, n, time, n // length, length)
+        return cls(values, starts, n, time, n // length, length, block > 1 and whole >= FEWEST_ROUNDS)
 
     @property
     def effective(self) -> float:
@@ -145,31 +146,36 @@ class Sample:
         return self.requests / self.time
 
     def mean(self) -> Spread:
-        """Return the error of the mean."""
-        return self._spread(_residuals(self.values, self.starts))
+        """Return the error of the mean.
 
-    def _spread(self, residuals: FloatArray) -> Spread:
-        """Return the error of the mean of `residuals`, one per request; needs two batches."""
-        means = residuals[len(residuals) - self.batches * self.length :].reshape(self.batches, self.length).mean(axis=1)
+        Users that drain decode beside fewer and fewer others, in every run alike. Their batch would count that as chance, and
+        make the interval of a decode speed up to twice as wide.
+        """
+        return self._spread(_residuals(self.values, self.starts), self.batches - self.drains)
+
+    def _spread(self, residuals: FloatArray, batches: int) -> Spread:
+        """Return the error of the mean of `residuals`, one per request, from the first `batches`; needs two."""
+        cut = residuals[len(residuals) - self.batches * self.length :].reshape(self.batches, self.length)
+        means = cut[:batches].mean(axis=1)
         # Batches of a few correlation times still resemble their neighbours, so their spread is too small: divide by 1 − alike.
         alike = self.time / self.length if self.time > 1 else 0.0
         apart = means - means.mean()
         square = float(apart @ apart)
         # One degree of freedom less than batches − 1, because the correlation is estimated from the same values.
-        freedom = max(self.batches - 2, 1)
+        freedom = max(batches - 2, 1)
         if square <= 1e-24 * max(1.0, _square(residuals)):
             return Spread(0.0, freedom)
-        variance = square / (self.batches - 1) / max(1 - alike, 0.5)
+        variance = square / (batches - 1) / max(1 - alike, 0.5)
         skewness = 0.0
-        if self.batches > 2:
-            bias = math.sqrt(self.batches * (self.batches - 1)) / (self.batches - 2)
-            skewness = bias * float((apart**3).mean()) / (square / self.batches) ** 1.5
-        lean = SKEWNESS_SEEN * skewness / 6 / math.sqrt(self.batches)
+        if batches > 2:
+            bias = math.sqrt(batches * (batches - 1)) / (batches - 2)
+            skewness = bias * float((apart**3).mean()) / (square / batches) ** 1.5
+        lean = SKEWNESS_SEEN * skewness / 6 / math.sqrt(batches)
         return Spread(math.sqrt(variance / self.batches), freedom, lean)
 
     def above(self, limit: float, share: float) -> Spread:
         """Return the error of the share of values above `limit`, where `limit` is the percentile `share`."""
-        found = self._spread(_residuals(self.values, self.starts, above=limit))
+        found = self._spread(_residuals(self.values, self.starts, above=limit), self.batches)
         # In the tail the indicator is too rare to show its correlation: take at least that of the values themselves.
         floor = share * (1 - share) / len(self.values) * (self.time if share > 0.5 else 0.6)
         return Spread(max(found.error, math.sqrt(floor)), found.freedom)

@@ -52,7 +52,9 @@ def steady_window(send: FloatArray, end: FloatArray, first_measured: float, user
     until a user has nothing left to send: of N requests, until the (N − users + 1)-th end, because after each earlier end
     its user sent another request. The window is cut at its start to whole rounds (`users` ends each): users in step give
     no tokens while all of them prefill, so that part of a round has another rate than a whole one. An open loop is steady
-    from its first answer to its last send. A window of less than a fifth of the level is replaced by the whole level.
+    from its first end to the first end after its last send. A window that closed with that send would hold the wait for the
+    last request and none of its work: of N requests N − 2 in N − 1 gaps. A window of less than a fifth of the level is
+    replaced by the whole level.
 
     Args:
         first_measured: the first t_send that counts.
@@ -60,8 +62,8 @@ def steady_window(send: FloatArray, end: FloatArray, first_measured: float, user
     """
     whole = Window(first_measured, float(end.max()), steady=False)
     if users is None:
-        after = end[end > first_measured]
-        found = Window(float(after.min()), float(send.max()), steady=True) if len(after) else whole
+        after, last = end[end > first_measured], end[end > send.max()]
+        found = Window(float(after.min()), float(last.min()), steady=True) if len(after) and len(last) else whole
     elif len(send) <= users:
         return whole
     else:

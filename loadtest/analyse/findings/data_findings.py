@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import VOID, enough_for
-from loadtest.text import counted, listed, number
+from loadtest.text import capitalised, counted, listed, number
 
 # By the sources of token counts: whose tokens they are.
 COUNTED = {
@@ -28,26 +29,38 @@ def batch_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Findi
     if not (scenario.get("data_once") and scenario.get("data")):
         return []
     name, found = Path(str(scenario["data"])).name, []
+    asked = {level["index"]: level.get("requests") for level in run.levels}
     for level in levels:
-        good = run.requests[run.good(level["index"])]
-        sent = run.requests[run.measured(level["index"])]
-        span = float(sent["end"].max() - sent["sched"].min()) if len(sent) else 0.0
+        every, ended = run.requests[run.measured(level["index"])], run.requests[run.sent(level["index"])]
+        span = float(every["end"].max() - every["sched"].min()) if len(ended) else 0.0
         if level["verdict"] == VOID or not span > 0:
             continue
         load = level["label"].partition(" · ")[0]
-        speeds = [
-            f"{number(float(good[column].sum()) / span)} {word} tokens/s"
-            for column, word in (("prompt_tokens", "input"), ("output_tokens", "output"))
-            if np.isfinite(good[column]).any()
-        ]
-        failed = len(sent) - len(good) - int(run.left(level["index"]).sum())
+        good, of = run.requests[run.good(level["index"])], asked.get(level["index"]) or 0
+        speeds, uncounted = _speeds(good, span)
+        failed = len(ended) - len(good) - int(run.left(level["index"]).sum())
+        took = f"{counted(len(ended), 'row')} of {name} took {_duration(span)} at {load}"
+        if len(ended) < of:
+            took = f"{len(ended)} of the {of} rows of {name} were over after {_duration(span)} at {load}, when the run ended"
         found.append(
             Finding(
-                f"{counted(len(sent), 'row')} of {name} took {_duration(span)} at {load}"
-                f"{f': {listed(speeds)}' if speeds else ''}{f'; {failed} of them failed' if failed else ''}."
+                f"{took}{f': {listed(speeds)}' if speeds else ''}{f'; {failed} of them failed' if failed else ''}.",
+                uncounted,
             )
         )
     return found
+
+
+def _speeds(good: pd.DataFrame, span: float) -> tuple[list[str], str]:
+    """Return the rates of both kinds of tokens where every answer's are counted, and which rates are unknown."""
+    speeds, unknown = [], []
+    for column, word in (("prompt_tokens", "input"), ("output_tokens", "output")):
+        known = int(np.isfinite(good[column]).sum())
+        if known and known == len(good):
+            speeds.append(f"{number(float(good[column].sum()) / span)} {word} tokens/s")
+        elif known:
+            unknown.append(f"{word} tokens/s are not known: {known} of {len(good)} answers came with a count")
+    return speeds, f"{capitalised('; '.join(unknown))}." if unknown else ""
 
 
 def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]:
@@ -63,7 +76,7 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
             if not len(got):
                 continue
             middle, high, most = (float(np.percentile(got, q)) for q in (50, 95, 100))
-            top = f"p95 {number(high)}" if enough_for(0.95, len(got)) else f"{number(most)} at most"
+            top = f"p95 {number(high)}" if enough_for(0.95, len(got)) else f"at most {number(most)}"
             shared = next((level["system_tokens"] for level in levels if level.get("system_tokens")), None)
             more = f", {shared} of them shared" if shared and key == "input_lengths" else ""
             sources = frozenset(run.requests["token_source"].loc[got.index].dropna())
@@ -72,6 +85,18 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
             counted_by = COUNTED.get(sources, "tokens, not all as the server counts")
             found.append(f"{what}: {asked} asked; median {number(middle)}, {top} {counted_by}{more}.")
     return found
+
+
+def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
+    """Say that tokens are pieces of text where the server counts none."""
+    good = np.any([run.good(level["index"]) for level in levels], axis=0) if levels else []
+    sources = run.requests["token_source"][good]
+    pieces = int(sources.eq("chunks").sum())
+    if not pieces:
+        return None
+    if pieces == len(sources):
+        return "The server counts no tokens: each piece of text counts as one, so tokens/s are pieces/s."
+    return f"The server counts no tokens in {pieces} of {len(sources)} answers: there each piece of text counts as one."
 
 
 def _duration(seconds: float) -> str:

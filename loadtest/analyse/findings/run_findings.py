@@ -38,6 +38,7 @@ from loadtest.analyse.summary import (
     wait_in_words,
 )
 from loadtest.analyse.verdict import outcome_rules
+from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
@@ -68,7 +69,10 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     if not several:
         found += memory_comparison.difference_sentences(analysis.memory)
     found += [*energy_findings.energy_findings(analysis.summary)]
-    found += data_findings.length_findings(analysis.run, levels)
+    found += [
+        *data_findings.length_findings(analysis.run, levels),
+        data_findings.counting_finding(analysis.run, levels),
+    ]
     found += [*machine_findings.machine_findings(analysis.run), *outcome_rules.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
@@ -195,6 +199,15 @@ def slot_limit(analysis: Analysis) -> int | None:
     return slots.estimate if slots.limit else None
 
 
+def slots_told(analysis: Analysis) -> str | None:
+    """Return who knows the limit that the run did not reach, as "the server says 12"; None where it did, or nobody does."""
+    known = known_slots(analysis.run, analysis.slots)
+    if analysis.slots.limit or known.limit is None:
+        return None
+    who = "the server says" if (analysis.run.facts.get("server") or {}).get("slots_said") == known.limit else None
+    return f"{who or 'bursts before the run showed'} {known.limit}"
+
+
 def only_void(levels: Iterable[dict[str, Any]]) -> str:
     """Return "only a void level shows", "only void levels show": where a limit is known from."""
     void = sum(map(is_void, levels))
@@ -214,7 +227,8 @@ def slots_finding(analysis: Analysis) -> Finding:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
         return Finding(f"The server handles {what}; further requests queue.", evidence)
     least = counted(slots.estimate, "request")
-    unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else "its limit was not seen"
+    unseen = slots_told(analysis) or "its limit was not seen"
+    unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else unseen
     if analysis.slots.limit or slots.estimate != analysis.slots.estimate:
         evidence += " Void levels are part of that: measure them again before you rely on it."
     return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)

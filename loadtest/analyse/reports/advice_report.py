@@ -12,7 +12,7 @@ from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
-from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.predict import PROMPTS_AS_ASKED, Prediction
 from loadtest.grid import Grid, escaped
 from loadtest.text import (
     UNKNOWN,
@@ -122,14 +122,14 @@ def _with_varied_lengths(advice: Advice) -> str:
     """Say why the table has another TTFT than the promise, where it has: equal lengths keep requests in step."""
     if advice.trial is None or not advice.equal_answers:
         return ""
-    promised, varied = (
-        each.figure("ttft_s", "p95") for each in (advice.promised[advice.load], advice.cells[advice.trial, advice.load])
-    )
-    if not abs(varied - promised) > TOLD_APART * promised:
+    promised, varied = advice.promised[advice.load], advice.cells[advice.trial, advice.load]
+    told = (("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean"))
+    pairs = [(promised.figure(*name), varied.figure(*name)) for name in told]
+    if not any(abs(there - here) > TOLD_APART * here for here, there in pairs):
         return ""
     return (
         f" That is with the lengths of this run: answers were all equally long, so requests move in step; with lengths that vary by 10 %, as "
-        f"in the table, TTFT p95 is {seconds(varied)}."
+        f"in the table, TTFT p95 is {seconds(pairs[0][1])}, with {_speed_text(varied)} tokens/s a stream."
     )
 
 
@@ -210,6 +210,8 @@ def notes(advice: Advice) -> list[str]:
             f"The figures with {counted(advice.now, 'slot')} at {listed([str(n) for n in advice.measured])} streams are measured; "
             f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
+    if advice.model.prompts_as_asked:
+        found.append(PROMPTS_AS_ASKED)
     if advice.model.guess:
         found.append(f"{capitalised(advice.model.guess)}.")
     if any(advice.extrapolated(*pair) for pair in advice.cells):
@@ -221,7 +223,7 @@ def notes(advice: Advice) -> list[str]:
         memory = advice.memory
         found.append(
             f"Memory: the server reports {size(memory.loaded)} with {counted(memory.slots, 'slot')}; the others are computed from "
-            f"{memory.kv_bytes / 1024:.0f} KiB of KV cache (f16) a token and {memory.context} tokens of context a slot"
+            f"{size(memory.slot_bytes)} of KV cache (f16) for each slot of {memory.context} tokens"
             + (f"; ✗ is more than {size(advice.gpu_bytes)}." if advice.gpu_bytes else ".")
         )
     elif advice.memory is not None:

@@ -13,7 +13,7 @@ from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
-from loadtest.analyse.findings.run_findings import believed_slots, only_void, void_above
+from loadtest.analyse.findings.run_findings import believed_slots, only_void, slots_told, void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import (
@@ -83,7 +83,7 @@ class Seen:
         """The level's name, with its model where several share a server and the name does not begin with it."""
         label = self.name or str(self.level["label"])
         model = self.level.get("model") if "beside" in self.level else None
-        return label if not model or label.startswith(f"{model} ") else f"{model} · {label}"
+        return label if not model or f"{label} ".startswith(f"{model} ") else f"{model} · {label}"
 
     @property
     def besides(self) -> bool:
@@ -285,7 +285,7 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
         return Tile(name, str(slots.estimate), "requests in parallel; further ones queue")
-    unseen = "its limit was not seen: measure more streams"
+    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure more streams"
     why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
     return Tile(name, f"≥ {slots.estimate}", why)
 

@@ -43,7 +43,7 @@ class Score:
     """How a prediction fared in a run."""
 
     made: str
-    before: str | None  # when the run kept it, before its first request; None: it was given afterwards
+    before: str | None  # when the run kept it, before its first request; None: it did not
     figures: tuple[ScoredFigure, ...]
     said: tuple[str, ...]  # what was not scored, and why
     sha256: str  # of the run that the prediction rests on
@@ -221,7 +221,7 @@ def kept_table(summary: Mapping[str, Any]) -> Grid | None:
 
 def heading(found: Score) -> str:
     """Say of which prediction the table is."""
-    when = f"kept before the first request, {found.before}" if found.before else "given afterwards"
+    when = f"kept before the first request, {found.before}" if found.before else "the run did not keep it"
     return f"Prediction of {found.made}, scored ({when})"
 
 
@@ -257,7 +257,13 @@ def kept_score(analysis: Analysis) -> Score | None:
             f"{path} is not the prediction that the run kept before its first request: run.json names another sha256, "
             "so it is not scored."
         )
-    return score(parse_document(body, str(path)), analysis, str(kept.get("kept") or "") or None)
+    return score(parse_document(body, str(path)), analysis, kept_before(analysis, body))
+
+
+def kept_before(analysis: Analysis, file: bytes) -> str | None:
+    """Return when the run kept this very file, before its first request; None where it did not."""
+    kept = analysis.run.facts.get("prediction") or {}
+    return str(kept.get("kept") or "") or None if kept.get("sha256") == file_digest(file) else None
 
 
 def add_score(analysis: Analysis) -> None:

@@ -102,7 +102,7 @@ def answer_notes(run: RunData) -> list[str]:
             f"{len(mine)} of {len(counted)} answers are of the model {shown(str(name))}, by their own word; {shown(str(asked))} was asked for."
         )
     if resent := int(counted["resent"].sum()):
-        lines.append(f"{resent} of {len(counted)} requests were sent twice: {_RESENT}.")
+        lines.append(f"{resent} of {len(counted)} requests {'was' if resent == 1 else 'were'} sent twice: {_RESENT}.")
     return lines
 
 

@@ -141,8 +141,9 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "unasked_lengths": Remedy(
         "Lengths are not as asked.",
-        "Answers that end early: add --ignore-eos where the server knows it, or ask for fewer --output-tokens. Prompts of "
-        "another length: quote the length that the table shows.",
+        "Answers that end early: add --ignore-eos where the server knows it, or ask for fewer --output-tokens. Answers that are "
+        "too long: the server takes no length by that name (--max-tokens-key has others), or its pieces, which are counted where "
+        "it counts no tokens, are no whole tokens. Prompts of another length: quote the length that the table shows.",
     ),
     "cut_prompt": Remedy(
         "Prompts were cut to the context.",

@@ -21,7 +21,8 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.connect import control_client
-from loadtest.targets.server.probe import ServedModel, Server, choose_model, hazards, probe, with_details
+from loadtest.targets.server.hazards import hazards
+from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
 from loadtest.targets.target import Target, located, reread
 from loadtest.text import profile_at_speed, shown
@@ -134,7 +135,7 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         rows.append(("simulated", shown(profile_at_speed(server.simulated))))
-    names = ", ".join(shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models)
+    names = models_named([shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models])
     unnamed = "not listed by this server" if server.unlisted else "none" if server.kind == "ollama" else "none listed"
     rows.append(("models", names or unnamed))
     if chosen is not None:
@@ -143,7 +144,7 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     unsaid = "not reported by this server; --slots finds them, or a run with more streams than slots"
     if probed is not None:
         unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])
-    rows.append(("slots", str(server.slots) if server.slots else unsaid))
+    rows.append(("slots", f"{server.slots}, as the server says" if server.slots else unsaid))
     for name, value in rows:
         for place, line in enumerate(value.split("\n")):
             print_wrapped(f"{'' if place else name:10} {line.strip()}", indent=" " * 11)

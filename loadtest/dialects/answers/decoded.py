@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Protocol
 
 from loadtest.dialects.answers import ends
@@ -72,9 +73,13 @@ class Decoded:
         texts = self.events.texts
         count = next((i for i, text in enumerate(texts) if text.strip(UNSEEN)), 0)
         if count:
-            self.events.drop(count)
-            self.finished_at = None if self.finished_at is None else max(self.finished_at - count, 0)
+            self.drop(count)
             self.note(BLANK_FIRST)
+
+    def drop(self, count: int) -> None:
+        """Leave out the first `count` events."""
+        self.events.drop(count)
+        self.finished_at = None if self.finished_at is None else max(self.finished_at - count, 0)
 
     def fail(self, why: str) -> None:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
@@ -127,7 +132,7 @@ class Decoded:
         if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
             self.note(UNSENT_REASONING)
             return reasoning
-        if output > SILENT_TOKENS and output > SILENT_TOKENS + self._size():
+        if output > SILENT_TOKENS + len(events) and output > SILENT_TOKENS + self._size():
             self.doubt(UNSENT_TOKENS)
             return output
         return 0
@@ -145,7 +150,12 @@ class Decoded:
 
 def as_name(value: Any) -> str | None:
     """Return the model's name that an answer says, without our keys and escapes; None where it says none."""
-    return (server_errors.shorten(value, LONGEST_NAME) or None) if isinstance(value, str) else None
+    return _clean_name(value) if isinstance(value, str) else None
+
+
+@lru_cache(maxsize=64)  # for the answers of a run say the same few names, and looking for our keys takes 30 µs
+def _clean_name(name: str) -> str | None:
+    return server_errors.shorten(name, LONGEST_NAME) or None
 
 
 def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import orjson
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import other_names, server_errors, spoken
-from loadtest.dialects.answers.lines.framing import TOO_LONG, LineSplitter, plain_field
+from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows import found_rows, repeats
@@ -19,11 +19,7 @@ from loadtest.dialects.base import Ending
 MOST_EVENTS = 1_000_000
 MOST_STRAY = 1000  # lines of an object outside of all events, in mid-answer
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
-
-_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
-_EMPTY_FIELDS = (b"data", b"event", b"id", b"retry")
 LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
-_BOM = b"\xef\xbb\xbf"
 
 
 class StreamDecoder:
@@ -118,19 +114,17 @@ class StreamDecoder:
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
         answer.doubt(*repeats.doubts(answer.events, ending.output_tokens), *spoken.doubts(answer.events))
-        if not answer.end:
-            ending.hint = server_errors.EMPTY_ANSWER
-        if ending.done:
-            ending.hint = None
+        if ending.done or not answer.end:
+            ending.hint = None if ending.done else server_errors.EMPTY_ANSWER
         return ending
 
     def _rest(self, rest: bytes) -> None:
         """Take a last line without its newline."""
         ending = self._answer.ending
-        bare = plain_field(rest).removeprefix(_BOM)
-        if bare.startswith(_EVENT_FIELDS) or ends.is_done(bare):
+        bare = plain_field(rest).removeprefix(BOM)
+        if bare.startswith(EVENT_FIELDS) or ends.is_done(bare):
             self.line(rest)
-        elif bare and any(field.startswith(bare) for field in _EVENT_FIELDS):
+        elif bare and any(field.startswith(bare) for field in EVENT_FIELDS):
             ending.hint = server_errors.MID_LINE
         elif bare and self._row_seen:
             if isinstance(row := parse_json(bare), dict):
@@ -158,7 +152,7 @@ class StreamDecoder:
             self._blank()
         elif line.startswith(b"event:"):
             self._event(line[6:].strip())
-        elif line.startswith(_BOM):  # allowed at the very start
+        elif line.startswith(BOM):  # allowed at the very start
             return self.line(line[3:])
         elif line.startswith(b"error:"):  # llama.cpp
             said = line[6:].strip()
@@ -167,19 +161,22 @@ class StreamDecoder:
         elif line.startswith(b":"):
             if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
                 self._comment = (self._comment + line[1:] + b"\n")[:MOST_ODD]
-        elif not line.startswith(_EVENT_FIELDS):
+        elif not line.startswith(EVENT_FIELDS):
             bare = plain_field(line)
-            if bare.startswith(_EVENT_FIELDS):
+            if bare.startswith(EVENT_FIELDS):
                 return self.line(bare)
             if bare.startswith(b"{") and not (self._stray or self._held):
                 return self._object(bare)
-            if bare and bare not in _EMPTY_FIELDS:
+            if bare and bare not in EMPTY_FIELDS:
                 self._no_field(line)
         return False
 
     def _event(self, name: bytes) -> None:
+        name, data, said = name.partition(b" data:")  # in one line
         self._answer.kind = b"error" if ends.names_an_error(name) else b"" if name == b"message" else name
         self.forget()
+        if data:
+            self._data(said)
 
     def _object(self, line: bytes) -> bool:
         """Take a line that begins like an object: one of NDJSON, or the first of an object that has many."""
@@ -194,7 +191,7 @@ class StreamDecoder:
     def _rows(self, value: Any, data: bytes) -> bool:
         """Take what is JSON of rows, though not of one row alone; return whether it is."""
         answer, odd = self._answer, list[str]()
-        rows, line_end = found_rows.rows_within(value, data, odd), answer.end
+        rows, line_end = found_rows.rows_within(value, data, odd, self._own.takes), answer.end
         answer.note(*odd)
         for row, end in rows:
             if len(rows) > 1:
@@ -206,13 +203,13 @@ class StreamDecoder:
 
     def _no_field(self, line: bytes) -> None:
         """Take a line that is neither a field of an event nor a row."""
-        if ends.is_done(line):
+        if ends.is_done(line) or (b"[DONE]" in line and len(line) < LONGEST_WORD):
             self._mark()
         elif line.lstrip().startswith(b"<!--") and line.rstrip().endswith(b"-->"):
             self._answer.note(found_rows.NO_EVENT)
         elif self._held:  # an object of many lines behind one "data:"
             self._held.append(line)
-        elif self._in_list(line):
+        elif self._in_list(line) or (b"{" in line and not self._stray and self._rows(None, line)):
             return
         elif self._row_seen and not self._stray:
             self._between(line)
@@ -235,7 +232,9 @@ class StreamDecoder:
 
     def _between(self, line: bytes) -> None:
         """Take a line in mid-answer that is neither a field of an event nor JSON: clients pass over it in an event stream."""
-        if not self._events:
+        if found_rows.is_chunk_size(line):
+            self._answer.note(found_rows.NO_EVENT)
+        elif not self._events:
             self._answer.fail(server_errors.undecodable(line))
         elif line.startswith(b"["):
             self._stray.append(line)
@@ -248,8 +247,9 @@ class StreamDecoder:
         """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
         if not self._row_seen and not self._own.takes(row):
             return False
-        if server_errors.in_row(row) is None:  # else the server itself says why it broke off
-            self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
+        odd = [line for line in self._stray if not found_rows.is_chunk_size(line)]
+        if any(odd) and server_errors.in_row(row) is None:  # else the server itself says why it broke off
+            self._answer.fail(server_errors.undecodable(b"\n".join(odd)))
         self._stray.clear()
         return True
 
@@ -279,8 +279,7 @@ class StreamDecoder:
                 self._mark()
                 return False
             try:
-                row = orjson.loads(data)
-                strict = True
+                row, strict = orjson.loads(data), True
             except orjson.JSONDecodeError:
                 row, strict = parse_json(data), False
             if isinstance(row, dict):
@@ -297,7 +296,7 @@ class StreamDecoder:
                     f"the answer has events named {server_errors.quoted(answer.kind.decode(errors='replace'), 40)}"
                 )
             return False
-        self._held.append(data)
+        self._held.append(data.removeprefix(b" "))
         self.forget()
         return False
 
@@ -358,7 +357,7 @@ class StreamDecoder:
 
     def _whole(self, body: bytes) -> None:
         """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
-        body = body.lstrip().removeprefix(_BOM)
+        body = body.lstrip().removeprefix(BOM)
         if self._rows(parse_json(body), body):  # Gemini's [{"error": …}] is one
             return
         if body.lstrip().startswith(b"{"):

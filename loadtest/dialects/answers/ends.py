@@ -15,15 +15,24 @@ _DONE = re.compile(rb"""\s*(?:"?\[*\s*DONE\s*\]*"?|\[done\])(?:\s|\\[nr])*""")
 _LONGEST_DONE = 32  # bytes
 
 _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter", "load", "unload"))
-# the same in the words of other engines and APIs
+# The same in the words of other engines and APIs: a reason is one of these where it has a word of the first kind, and all
+# of its words are of either kind.
 _SAME = {
-    **dict.fromkeys(
-        ("eos", "eos_token", "end_turn", "stop_sequence", "word", "complete", "completed", "normal"), "stop"
+    "stop": (
+        "stop stopped eos eot end finish finished done complete completed normal word",
+        "of turn text sequence string str words token id found reason",
     ),
-    **dict.fromkeys(("max_tokens", "max_length", "max_output_tokens", "model_length", "limit"), "length"),
-    **dict.fromkeys(("tool_use", "tool_call"), "tool_calls"),
-    **dict.fromkeys(("sensitive", "safety", "content_filtered", "guardrail_intervened"), "content_filter"),
+    "length": (
+        "length max limit window len truncated",
+        "token tokens new completion output predicted model context seq sequence size exceeded reached budget",
+    ),
+    "tool_calls": ("tool tools function", "call calls use"),
+    "content_filter": (
+        "filter filtered safety sensitive recitation prohibited blocklist spii refusal refused guardrail guardrails",
+        "content image output text intervened",
+    ),
 }
+_WORDS_OF = {name: (frozenset(first.split()), frozenset(more.split())) for name, (first, more) in _SAME.items()}
 _BADLY = frozenset(
     (
         *("abort", "aborted", "cancelled", "canceled", "cancel"),
@@ -33,8 +42,14 @@ _BADLY = frozenset(
     )
 )
 # parts of names by which servers of other wire formats name a failure: FINISH_REASON_ERROR, USER_CANCEL
-_BAD_PARTS = frozenset(("error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure", "timeout"))
+_BAD_PARTS = frozenset(
+    (
+        *("error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure", "timeout", "exception"),
+        *("interrupted", "preempted", "killed", "terminated", "disconnect", "disconnected", "shutdown", "oom"),
+    )
+)
 _PARTS = re.compile(r"[^a-z]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FRAMES = re.compile(rb"\s*(?:data:\s*)*")
 # texts that mean "no reason yet", e.g. DashScope's, watsonx's and Gemini's
 _NONE = frozenset(("", "null", "none", "not_finished", "unspecified"))
@@ -46,15 +61,21 @@ def is_done(data: bytes) -> bool:
 
 
 def reason_name(value: Any) -> str | None:
-    """Return the name in a finish_reason, which is a string or SGLang's {"type": name}; None where there is none."""
+    """Return the name in a finish_reason, a string, SGLang's {"type": name} or a list of one; None where there is none."""
     if isinstance(value, dict):
-        value = value.get("type")
+        value = value.get("type") or next(iter(value.values()), None)
+    elif isinstance(value, list) and len(value) == 1:
+        value = value[0]
     return value if isinstance(value, str) and _plain(value) not in _NONE else None
 
 
 def _plain(name: str) -> str:
-    """Return a reason's name as most servers spell it: FinishReason.STOP, FINISH_REASON_STOP and tool-calls are names, too."""
-    return name.strip().lower().rpartition(".")[2].removeprefix("finish_reason_").replace("-", "_")
+    """Return a reason's name as most servers spell it.
+
+    FinishReason.STOP, FINISH_REASON_STOP, tool-calls and contextLengthReached are names, too.
+    """
+    name = _HUMP.sub("_", name.strip().rpartition(".")[2]).lower()
+    return name.removeprefix("finish_reason_").replace("-", "_")
 
 
 def ended_badly(name: str, value: Any) -> str | None:
@@ -69,14 +90,26 @@ def ended_badly(name: str, value: Any) -> str | None:
 def known_reason(name: str) -> str | None:
     """Return OpenAI's name for a reason with which answers end well; None for any other."""
     plain = _plain(name)
-    plain = _SAME.get(plain, plain)
-    return plain if plain in _WELL else None
+    if plain in _WELL:
+        return plain
+    parts = set(plain.split("_"))
+    return next((well for well, (first, more) in _WORDS_OF.items() if parts & first and parts <= first | more), None)
 
 
 def names_an_error(event: bytes) -> bool:
     """Whether an event's name says that its data are an error: error, stream_error, modelStreamErrorException."""
     name = event.lower()
     return b"error" in name or b"exception" in name
+
+
+def is_last(row: dict[str, Any]) -> bool:
+    """Whether a row with done:true is the last one: a few servers say it with every piece of text, and nothing else there."""
+    message = row.get("message")
+    text = message.get("content") if isinstance(message, dict) else message or row.get("response")
+    return not text or not row.keys() <= _OF_A_PIECE
+
+
+_OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "remote_model", "remote_host"))
 
 
 def end_said_by(line: bytes) -> End | None:
@@ -89,13 +122,16 @@ def end_said_by(line: bytes) -> End | None:
         return End.MARK if data == b"done" or names_an_error(data) else None
     if name == b"error" or (name == b"data" and is_done(data)):
         return End.MARK
-    row = row_of_line(line)
+    row = _row_of_field(name, data)
     return None if row is None else _of_row(row)
 
 
 def row_of_line(line: bytes) -> dict[str, Any] | None:
     """Return the object in one line of an answer, as an event's data or by itself; None where the line has none."""
-    name, data = _field(line)
+    return _row_of_field(*_field(line))
+
+
+def _row_of_field(name: bytes, data: bytes) -> dict[str, Any] | None:
     if name != b"data" or not data.startswith(b"{"):
         return None
     row = parse_json(data)
@@ -130,7 +166,9 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 def _of_row(row: dict[str, Any]) -> End | None:
     if "choices" not in row and "done" not in row:
         row = unwrapped(row, _has_end) or row
-    if row.get("done") is True or in_row(row):
+    if row.get("done") is True:
+        return End.MARK if is_last(row) else End.FINISH
+    if in_row(row):
         return End.MARK
     choices = row.get("choices")
     if choices and reason_name(row.get("finish_reason")):

@@ -56,7 +56,8 @@ class ConnectionKeys:
         metavar="FILE",
     )
     proxy: str | None = key(
-        "HTTP proxy to go through, like http://proxy:3128 or https://proxy; proxy variables of the environment are not used.",
+        "Proxy to go through, like http://proxy:3128, https://proxy or socks5h://proxy:1080; proxy variables of the environment are "
+        "not used.",
         None,
         text=Text(8000, "give the proxy's URL, or leave it out"),
         table="request",

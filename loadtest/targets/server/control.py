@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
+from loadtest.dialects.answers.errors.redirects import bare_location
 from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.not_reached import not_reached
 from loadtest.text import seconds, shown
-from loadtest.urls import endpoint_url, with_keys, without_secrets
+from loadtest.urls import endpoint_url, with_keys
 from loadtest.wire import Order, Received, SyncWire, Timeouts
 
 NO_ANSWER = "no answer in time"
@@ -80,7 +81,7 @@ class ControlAnswer:
             return self.failure
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
         if not self.ok:
-            there = f" to {shown(without_secrets(place))[:200]}" if (place := self.header("location")) else ""
+            there = f" to {shown(bare_location(place))[:200]}" if (place := self.header("location")) else ""
             words = http_sentence(self.status, self.body) if _WORDY.search(kind) and self.body else ""
             words = words.removeprefix(f"HTTP {self.status} with ").removeprefix(f"HTTP {self.status}: ")
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
@@ -97,6 +98,25 @@ class ControlAnswer:
         return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
 
 
+class _OwnWire(httpx.BaseTransport):
+    """Asks as requests are sent: by ways that httpx does not know."""
+
+    def __init__(self, keys: ConnectionKeys, connect: float | None) -> None:
+        limits = Timeouts(connect=connect, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
+        self._wire = SyncWire(timeouts=limits, proxy=reach.Proxy.of(keys), verify=reach.trust(keys))
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        received = Received()
+        self._wire.fetch(Order.of(request, received))
+        if received.status is None or received.failure is not None:
+            raise httpx.RemoteProtocolError(received.failure or "no answer")
+        return httpx.Response(received.status, headers=received.headers, content=received.body())
+
+    def close(self) -> None:
+        self._wire.close()
+
+
 class ControlClient(httpx.Client):
     """A client that asks by the way of `keys`, and over unix sockets where a URL names one."""
 
@@ -104,11 +124,20 @@ class ControlClient(httpx.Client):
         """`header` is added to every question."""
         self.keys = keys
         hooks = {"request": [lambda request: request.headers.update(header or {})]}
-        proxy = None
-        if (named := reach.proxy_named(keys)) is not None:
+        named, proxy, transport = reach.proxy_named(keys), None, None
+        if named is not None and named.startswith(reach.SOCKS):
+            transport = _OwnWire(keys, limits.connect)
+        elif named is not None:
             context = reach.trust_of_proxy(keys) if named.startswith("https:") else None
             proxy = httpx.Proxy(named, headers=credentials.proxy_auth(named), ssl_context=context)
-        super().__init__(timeout=limits, trust_env=False, verify=reach.trust(keys), proxy=proxy, event_hooks=hooks)
+        super().__init__(
+            timeout=limits,
+            trust_env=False,
+            verify=reach.trust(keys),
+            proxy=proxy,
+            transport=transport,
+            event_hooks=hooks,
+        )
         self._limits, self._hooks = limits, hooks
         self._over: dict[str, httpx.Client] = {}
 

@@ -20,15 +20,26 @@ _LISTS = ("data", "models", "items", "result", "list", "model_list")
 _NAMES = ("id", "name", "model", "model_name", "model_id", "modelId", "key")
 # Ids that are a gateway's own: the model goes by its name there.
 _OWN_ID = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|://", re.IGNORECASE)
-_STATES = {"loaded": True, "unloaded": False, "not-loaded": False, "not_loaded": False}
+_STATES = dict.fromkeys(("loaded", "ready", "running"), True) | dict.fromkeys(
+    ("unloaded", "not-loaded", "not_loaded", "loading", "starting", "sleeping", "stopping", "stopped", "downloading"),
+    False,
+)
 # What a model has, and what it could have at most, as `plain` spells names; the first that is there counts.
 _CONTEXTS = (
     *("loadedcontextlength", "maxmodellen", "nctx", "contextlength", "contextwindow", "contextsize"),
-    *("maxcontextwindow", "maxcontextwindowtokens", "contextwindowtokens", "maxcontexttokens"),
+    *(
+        "maxcontextwindow",
+        "maxcontextwindowtokens",
+        "contextwindowtokens",
+        "maxcontexttokens",
+        "maxseqlen",
+        "maxtotaltokens",
+    ),
 )
 _TRAINED = ("nctxtrain", "maxcontextlength", "maxpositionembeddings")
 # Objects in a row in which contexts are said, too.
-_PLACES = ("meta", "top_provider", "limits", "capabilities", "config", "details")
+_PLACES = ("meta", "top_provider", "limits", "capabilities", "config", "details", "parameters")
+_SLOTS = ("parallel", "maxbatchsize")
 
 
 def listed_models(body: Any) -> list[dict[str, Any]] | None:
@@ -110,11 +121,25 @@ def loaded(row: dict[str, Any]) -> bool | None:
     return bool(as_items(row["loaded_instances"])) if isinstance(row.get("loaded_instances"), list) else None
 
 
+def instances(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a model's loaded instances, where its row lists them."""
+    return [as_mapping(one) for one in as_items(row.get("loaded_instances"))]
+
+
+def slots_of(row: dict[str, Any]) -> int | None:
+    """Return how many requests a row says that its one loaded instance handles in parallel."""
+    configs = [as_mapping(one.get("config")) for one in instances(row)]
+    said = [one_spelling(part) for part in (*configs, as_mapping(row.get("parameters")))]
+    return _first_of({key: value for part in said for key, value in part.items()}, _SLOTS) if len(configs) < 2 else None
+
+
 def contexts(row: dict[str, Any]) -> tuple[int | None, int | None]:
     """Return the context that a row says its model has, and the largest that it could have, in tokens."""
     said: dict[str, Any] = {}
     for part in (*(as_mapping(row.get(place)) for place in reversed(_PLACES)), row):
         said |= one_spelling(as_mapping(part.get("limits"))) | one_spelling(part)
+    for one in instances(row):
+        said |= one_spelling(as_mapping(one.get("config")))
     has, could = (_first_of(said, names) for names in (_CONTEXTS, _TRAINED))
     return (None, has or could) if loaded(row) is False else (has, could)
 

@@ -11,12 +11,17 @@ from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.urls import OLLAMA_PORT
 
 LOCAL_OLLAMA = tuple(f"http://{host}:{OLLAMA_PORT}" for host in ("127.0.0.1", "localhost", "[::1]"))
+_OF_OUR_WIRE = re.compile(r"^cannot connect to \S+?(?: by the proxy \S+)?: ")
+_CERTIFICATE = re.compile(
+    r"CERTIFICATE|self-signed|unable to get (?:local )?issuer|certificate (?:has expired|is not yet)"
+)
 _ERRNO = re.compile(r"^\[(Errno|WinError) -?\d+\] ")
 
 
 def not_reached(url: str, error: Exception, proxy: str | None) -> str:
     """Return the sentence on a connection to `url` that was not made, by a proxy where one is named."""
-    whole, said = str(error), shorten(str(error))
+    whole = str(error)
+    said = shorten(_OF_OUR_WIRE.sub("", _ERRNO.sub("", whole)).removeprefix("TLS failed: "))
     who, given = _of_tls(url, proxy)
     if "is not valid for" in whole:
         return f"{who} has a certificate for another name: {said}; give the URL with a name that it holds."
@@ -24,12 +29,14 @@ def not_reached(url: str, error: Exception, proxy: str | None) -> str:
         return f"{who} speaks http, not https: give {given}."
     if (words := reach.alert_words(whole)) is not None:
         return f"cannot measure {url}: {words}."
-    if "CERTIFICATE" in whole:
+    if _CERTIFICATE.search(whole):
         return (
             f"{who} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
             "with --insecure."
         )
-    said = _ERRNO.sub("", said) or "no connection in time"
+    said = said or "no connection in time"
+    if said.startswith("the proxy "):
+        return f"cannot reach {url}: {said}."
     if proxy is not None:
         return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
     return f"cannot reach {url}: {_what_to_do(url, error, said)}."

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
-from loadtest import credentials, reach
 from loadtest.errors import TargetError
-from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.control import (
     NO_ANSWER,
     ControlAnswer,
@@ -29,6 +29,7 @@ from loadtest.targets.server.control import (
     ask,
 )
 from loadtest.targets.server.model_list import MOST_PAGES, contexts, listed_models, loaded, next_page
+from loadtest.targets.server.said_elsewhere import slots_listed, with_more
 from loadtest.targets.server.unclear import refused_error, unclear_error
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
@@ -92,15 +93,18 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
     if has_own_root(url):  # an OpenAI API, whose models may have no list
         return _openai_server(client, url, ControlAnswer("/api/version"), ask(client, url, "/v1/models"))
     version = ask(client, url, "/api/version")
-    if version.failure == NO_ANSWER and api == "auto":
-        raise TargetError(f"{url} does not answer GET /api/version in time; is it a model server, and awake?")
     said = as_printable(as_mapping(version.json()).get("version"))
     ours = _OLLAMA_VERSION.fullmatch(said or "") is not None
     if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
         return server
     listing = _listing(client, url, path)
+    if version.failure == listing.failure == NO_ANSWER and api == "auto":
+        raise TargetError(
+            f"{url} answers neither GET /api/version nor GET {listing.path} in time; is it a model server, and awake?"
+        )
     listed = listed_models(listing.json())
-    if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
+    may_be_one = not ours and (listed is None or any(row.get("owned_by") == "library" for row in listed))
+    if may_be_one and api == "auto" and (server := _ollama(client, url, version, said, api)):
         return server
     if listed is None and api == "auto":
         raise unclear_error(client, url, version, listing)
@@ -115,11 +119,11 @@ def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
     listing = ask(client, url, "/v1/models")
     beside = "" if path is None else _ENDPOINTS.sub("/models", path)
     if beside in ("", path):
-        beside = "/models" if listing.status == NOT_FOUND else ""
+        beside = "/models" if listing.status == NOT_FOUND or listing.is_page else ""
     if not beside or listed_models(listing.json()) is not None:
         return listing
     other = ask(client, url, beside)
-    return listing if listed_models(other.json()) is None else other
+    return other if other.refused or listed_models(other.json()) is not None else listing
 
 
 def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> Server:
@@ -199,47 +203,79 @@ def _openai(
 ) -> Server:
     """Tell servers of the OpenAI API apart, each kind by something that only this kind says."""
     said = as_mapping(props.json())
-    if "total_slots" in said or "default_generation_settings" in said:
-        context = as_positive(as_mapping(said.get("default_generation_settings")).get("n_ctx"))
-        models = tuple(_served(row, loaded_unsaid=True, context=context) for row in listed)
-        version, slots = as_printable(said.get("build_info")), as_positive(said.get("total_slots"))
-        return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
-    vllm = any(row.get("owned_by") == "vllm" for row in listed)
-    models = tuple(_served(row, loaded_unsaid=vllm or None) for row in listed)
+    owners = {as_text(row.get("owned_by")) for row in listed}
+    if "llamacpp" in owners or "total_slots" in said or "default_generation_settings" in said:
+        return _llama_cpp(client, url, listed, said, simulated=simulated, unlisted=unlisted)
+    vllm = "vllm" in owners
+    rows, slots = (listed, None) if vllm or has_own_root(url) else with_more(client, url, listed)
+    models = tuple(_served(row, loaded_unsaid=vllm or None) for row in rows)
     version = as_printable(as_mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
-    return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
+    return Server(url, "vllm" if vllm else "openai", version, models, slots, simulated, unlisted)
+
+
+def _llama_cpp(
+    client: httpx.Client,
+    url: str,
+    listed: list[dict[str, Any]],
+    props: dict[str, Any],
+    *,
+    simulated: dict[str, Any] | None,
+    unlisted: str | None,
+) -> Server:
+    """Return llama.cpp's server: of one model, or a router, whose /props and /slots are asked for the loaded model."""
+    version, of_model = as_printable(props.get("build_info")), ""
+    routes = any(loaded(row) is not None for row in listed)
+    if routes and len(running := [row["name"] for row in listed if loaded(row)]) == 1:
+        of_model = f"?model={quote(running[0], safe='')}"
+        props = as_mapping(ask(client, url, f"/props{of_model}").json())
+    slots = as_positive(props.get("total_slots"))
+    context = as_positive(as_mapping(props.get("default_generation_settings")).get("n_ctx"))
+    if (slots is None or context is None) and bool(of_model) == routes:
+        counted, size = slots_listed(ask(client, url, f"/slots{of_model}").json())
+        slots, context = slots or counted, context or size
+    awake = props.get("is_sleeping") is not True
+    models = tuple(_served(row, loaded_unsaid=awake, context=context) for row in listed)
+    return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
 
 
 def _served(row: dict[str, Any], *, loaded_unsaid: bool | None, context: int | None = None) -> ServedModel:
     """Return the model of a row of a list: what the row does not say of its loading and its context is taken from elsewhere."""
-    is_loaded = loaded(row)
-    is_loaded = loaded_unsaid if is_loaded is None else is_loaded
+    said = loaded(row)
     has, could = contexts(row)
-    return ServedModel(row["name"], is_loaded, context if is_loaded and context else has, could)
+    return ServedModel(
+        row["name"],
+        loaded_unsaid if said is None else said,
+        context if said is not False and context else has,
+        could,
+    )
 
 
 def choose_model(server: Server, asked: str | None) -> ServedModel:
     """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
-    present = _models_present(server)
+    present = models_named([shown(model.name) for model in server.models]) or "none"
     if asked is not None:
         if not asked.strip():
             raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
-        for model in server.models:
-            if _is_called(model, asked):
-                return model
-        # Gateways route names that they do not list, and llama.cpp ignores the name.
-        if server.unlisted or server.kind in ("openai", "llama.cpp"):
+        called = [model for model in server.models if _is_called(model, asked)]
+        if called:
+            return next((model for model in called if model.name == asked), called[0])
+        if server.kind == "llama.cpp" and len(server.models) == 1:  # it ignores the name
+            return replace(server.models[0], name=asked)
+        if server.unlisted or server.kind in ("openai", "llama.cpp"):  # gateways route names that they do not list
             return ServedModel(asked)
         name = shown(asked)
         how = f" or fetch it with `ollama pull {name}`" if server.kind == "ollama" else ""
         raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
     if (deployment := deployment_of(server.url)) is not None:
         return ServedModel(deployment)
-    loaded = [model for model in server.models if model.loaded]
+    named = [
+        model for model in server.models if "*" not in model.name
+    ]  # "openai/*" stands for names that a gateway routes
+    loaded = [model for model in named if model.loaded]
     if len(loaded) == 1:
         return loaded[0]
-    if len(server.models) == 1:
-        return server.models[0]
+    if len(named) == 1:
+        return named[0]
     if server.unlisted:
         raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
     if not server.models:
@@ -248,6 +284,8 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
                 f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
             )
         raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
+    if not named:
+        raise TargetError(f"{server.url} lists patterns of names, no model: {present}. Name one with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 
@@ -260,10 +298,10 @@ def _is_called(model: ServedModel, name: str) -> bool:
     return model.name in (name, f"{name}:latest")
 
 
-def _models_present(server: Server) -> str:
-    names = [shown(model.name) for model in server.models]
+def models_named(names: Sequence[str]) -> str:
+    """Return names in a row, the first ones of many; "" for none."""
     more = f" and {len(names) - MOST_MODELS_NAMED} more" if len(names) > MOST_MODELS_NAMED else ""
-    return ", ".join(names[:MOST_MODELS_NAMED]) + more or "none"
+    return ", ".join(names[:MOST_MODELS_NAMED]) + more
 
 
 def with_details(client: httpx.Client, server: Server, model: ServedModel) -> ServedModel:
@@ -326,54 +364,3 @@ def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:
     except ValueError:
         speed = 1.0
     return {"profile": as_printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
-
-
-def hazards(
-    server: Server,
-    model: ServedModel | None,
-    *,
-    num_ctx: int | None = None,
-    keys: ConnectionKeys | None = None,
-    slots_found: bool = False,
-) -> list[str]:
-    """Return what may spoil a measurement of this server: a sentence each, with what to do about it.
-
-    Where its slots were just found, nothing is said about how to find them.
-    """
-    found = []
-    if server.unlisted:
-        found.append(
-            f"The server does not list its models ({server.unlisted}): the model name that you give is used as it is."
-        )
-    if server.cached:
-        old = "what it says of models and slots, and what monitors read, may be old; have it pass them on"
-        found.append(f"A cache on the way answers questions in the server's place ({server.cached}): {old}.")
-    keys = keys or ConnectionKeys()
-    if open_key := credentials.in_the_clear(server.url, server.native, key_env=keys.key_env):
-        found.append(open_key)
-    if keys.insecure:
-        found.append("--insecure: no certificate is checked, so anybody could answer in the server's place.")
-    if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
-        found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
-    if server.kind == "ollama" and not slots_found:
-        found.append(
-            "Ollama does not say how many requests it handles in parallel (OLLAMA_NUM_PARALLEL; 1 by default since 0.10): "
-            "run with more users than that, and read the slots line of the report."
-        )
-    if server.kind == "ollama":
-        found.append(
-            "Ollama reloads the model whenever requests with two values of num_ctx alternate, and one without it, as to /v1, has "
-            "the server's own: let nothing else use this server while you measure."
-        )
-    if model is None:
-        return found
-    if server.kind == "ollama" and not model.loaded:
-        found.append(
-            f"{shown(model.name)} is not loaded: the first request waits for the load. `run` loads it before it measures."
-        )
-    if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
-        share = 100 * (model.size - model.size_vram) / model.size
-        found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
-    if num_ctx is None and server.kind == "ollama" and model.context is None:
-        found.append("The context length is the server's default; set it with --num-ctx so that runs can be compared.")
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin
 
 import httpx
 
@@ -52,10 +51,11 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
     """Return a sentence on what the answer to the question for models asks for, with a blank before it; "" without one."""
     if keys.proxy is not None:
         if listing.status == 0 and keys.proxy.startswith("http:"):  # nothing came back
-            return f" If the proxy speaks https, give --proxy https://{keys.proxy.removeprefix('http://')}."
+            at = keys.proxy.removeprefix("http://")
+            return f" If the proxy speaks https, give --proxy https://{at}; if SOCKS, --proxy socks5h://{at}."
         return f" The proxy {keys.proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
-        return f" {redirects.advice(urljoin(endpoint_url(url, listing.path), place), listing.path)}"
+        return f" {redirects.advice(endpoint_url(url, listing.path), place, listing.path)}"
     if (header := wanted_header(listing.status, listing.said)) is not None:
         return f" It asks for a header: {give_header(header)}."
     if listing.status == 407:

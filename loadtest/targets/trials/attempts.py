@@ -39,10 +39,11 @@ _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the us
 # what a server says of a model that does not chat
 _EMBEDS = re.compile(r"embed|(?:not|n't) support chat", re.IGNORECASE)
 _NO_MODEL = re.compile(  # of whatever status
-    r"\bmodel\b.{0,80}?\b(?:not (?:found|exist|available|loaded|deployed|served|registered|configured)|does(?:n't| not) exist"
-    r"|is (?:unknown|unavailable|invalid))"
-    r"|\b(?:unknown|invalid|unsupported|incorrect|no such|not a valid|(?:could not|failed to|unable to|cannot) (?:load|find)"
-    r"|no available \w+ for|no router for) (?:the |any )?(?:requested |real )?model",
+    r"\b(?:model|deployment|(?<!url )endpoint)s?\b.{0,80}?\b(?:not (?:found|exist|available|loaded|deployed|served|registered"
+    r"|configured|supported by)|does(?:n't| not) exist|is (?:unknown|unavailable|invalid)|decommissioned|deprecated"
+    r"|no longer (?:supported|available))"
+    r"|\b(?:unknown|invalid|unsupported|incorrect|no such|not a valid|(?:could not|failed to|unable to|cannot) (?:load|find|access)"
+    r"|no available \w+ for|no router for) (?:the |any )?(?:requested |real |non-serverless )?model",
     re.IGNORECASE | re.DOTALL,
 )
 _MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)

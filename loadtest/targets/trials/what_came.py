@@ -68,4 +68,5 @@ def _arrival(attempt: Attempt) -> str:
         )
     if tokens > SEVERAL_TOKENS * pieces:
         return f"{tokens} tokens in {pieces} pieces, which come one by one: ITL is of pieces, not of tokens"
-    return f"{pieces} pieces in {reads} reads: tokens come one by one"
+    are_tokens = record.token_source == "server" and pieces <= SEVERAL_TOKENS * tokens  # noqa: S105
+    return f"{pieces} pieces in {reads} reads: {'tokens' if are_tokens else 'pieces'} come one by one"

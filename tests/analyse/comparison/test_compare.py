@@ -20,6 +20,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
+from loadtest.analyse.comparison import comparable
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
 from loadtest.analyse.comparison.differences import Metric, estimate_of, fisher
@@ -367,6 +368,12 @@ def test_one_command_run_twice_is_comparable_with_itself(folder: Folder) -> None
     said["tokens"]["overhead"] = 9.0  # the same calibration: then such prompts are other work
     (new / "run.json").write_text(json.dumps(said))
     assert "prompts differ in length" in outcome(compare(analyse(base), analyse(new)))
+
+
+def test_prompts_that_scatter_are_named_once_for_all_levels() -> None:
+    notes = comparable.scatter_notes([(60, (68.4, 61.6)), (60, (67.8, 61.6)), (60, (60.1, 60.2)), (90, (99.0, 90.0))])
+    assert "Prompts of 60 tokens came out as 67.8 to 68.4 → 61.6: each" in notes[0]
+    assert [note[:44] for note in notes[1:]] == ["Prompts of 90 tokens came out as 99 → 90: ea"]
 
 
 def test_another_number_of_requests_a_user_is_not_judged_unless_asked_for(folder: Folder) -> None:

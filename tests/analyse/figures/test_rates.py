@@ -71,10 +71,18 @@ def test_a_whole_round_is_not_given_up_where_users_end_together() -> None:
     assert len(rates.round_edges(end, window, 4)) - 1 == 5
 
 
-def test_an_open_loops_window_is_from_its_first_answer_to_its_last_send() -> None:
+def test_an_open_loops_window_is_from_its_first_end_to_the_first_after_its_last_send() -> None:
     send = np.array([0.0, 0.0, 1.0, 1.2, 2.0, 2.2])
     end = np.array([1.0, 1.2, 2.0, 2.2, 3.0, 3.5])
-    assert steady_window(send, end, 0.0) == Window(1.0, 2.2, steady=True)
+    assert steady_window(send, end, 0.0) == Window(1.0, 3.0, steady=True)
+
+
+def test_an_idle_server_answers_as_many_a_second_as_come() -> None:
+    """Ten requests, one every 2 s: closed with the last send, the window held eight answers in nine gaps."""
+    send = np.arange(10) * 2.0
+    end = send + 0.5
+    window = steady_window(send, end, 0.0)
+    assert window.holds(end).sum() / window.seconds == pytest.approx(0.5)
 
 
 def test_one_request_a_user_has_no_steady_window() -> None:

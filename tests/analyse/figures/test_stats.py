@@ -121,6 +121,14 @@ def test_intervals_of_closed_loops_hold_and_are_no_wider_than_they_must_be() -> 
     assert covers["output tokens/s"].half < 0.02
 
 
+def test_the_drain_is_no_chance() -> None:
+    """Users that drain are faster in every run: as one of eight batches they made the interval seven times as wide."""
+    rounds = np.random.default_rng(4).normal(20.0, 0.5, size=(8, 4))
+    rounds[-1] += 3.0
+    low, high = intervals.mean_interval(intervals.Sample.of(rounds.ravel(), block=4)) or (0.0, 0.0)
+    assert high - low < 1.2
+
+
 def test_mixed_lengths_do_not_blur_a_closed_loops_throughput() -> None:
     """A long answer's tokens took its user longer: by the time between ends the interval would be four times as wide."""
     load = Load(users=4, requests=32, prompt=(50, 400), output=(20, 100))

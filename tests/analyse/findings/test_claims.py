@@ -6,13 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import behind_findings, data_findings, leaving_findings, step_findings
+from loadtest.analyse.findings import behind_findings, leaving_findings, step_findings
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill_law import fit_prefill
@@ -24,7 +22,8 @@ LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, met
 
 def of(slots: Slots, **more: Any) -> Any:
     """Stand in for an analysis with these slots."""
-    return SimpleNamespace(slots=slots, **{"summary": {"levels": [{"verdict": "valid"}]}, **more})
+    bare = {"run": SimpleNamespace(facts={}), "summary": {"levels": [{"verdict": "valid"}]}}
+    return SimpleNamespace(slots=slots, **{**bare, **more})
 
 
 def level(**figures: float | None) -> dict[str, Any]:
@@ -131,6 +130,25 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
 def test_a_limit_is_named_where_requests_were_kept_out(slots: Slots, said: str) -> None:
     assert findings.slots_finding(of(slots)) == said
     assert findings.slots_finding(of(LIMIT)).evidence == "Seen."
+
+
+@pytest.mark.parametrize(
+    ("said", "probed", "slots", "sentence"),
+    [
+        (12, None, NO_LIMIT, "The server handles at least 8 requests in parallel; the server says 12."),
+        (8, None, NO_LIMIT, "The server handles at least 8 requests in parallel; the server says 8."),
+        (4, None, NO_LIMIT, "The server handles at least 8 requests in parallel; its limit was not seen."),
+        (8, None, LIMIT, "The server handles 4 requests in parallel; further requests queue."),
+        (None, 8, NO_LIMIT, "The server handles at least 8 requests in parallel; bursts before the run showed 8."),
+        (None, 4, NO_LIMIT, "The server handles at least 8 requests in parallel; its limit was not seen."),
+    ],
+)
+def test_slots_that_a_server_says_or_bursts_showed_stand_beside_a_limit_not_seen(
+    said: int | None, probed: int | None, slots: Slots, sentence: str
+) -> None:
+    """`check` printed "slots 12", `run --probe-slots` 8, and the report that the limit was not seen, without a word on it."""
+    run = SimpleNamespace(facts={"server": {"slots_said": said}, "slot_probe": {"limit": probed, "seen": probed}})
+    assert findings.slots_finding(of(slots, run=run)) == sentence
 
 
 @pytest.mark.parametrize(
@@ -265,24 +283,6 @@ def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: 
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
     assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
-
-
-@pytest.mark.parametrize(
-    ("sources", "said"),
-    [
-        (("server",), "Prompts: a asked; median 10.0, 10.0 at most tokens as the server counts."),
-        (("server",), "Answers: b asked; median 5.00, 5.00 at most tokens as the server counts."),
-        (("tiktoken",), "Answers: b asked; median 5.00, 5.00 at most tokens as tiktoken counts."),  # was "the server"
-        (("chunks",), "Prompts: a asked; median 10.0, 10.0 at most tokens as the server counts."),
-        (("chunks",), "Answers: b asked; median 5.00, 5.00 at most pieces of text (the server counts no tokens)."),
-        (("chunks", "server"), "Answers: b asked; median 5.00, 5.00 at most tokens, not all as the server counts."),
-    ],
-)
-def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], said: str) -> None:
-    rows = pd.DataFrame({"prompt_tokens": 10.0, "output_tokens": 5.0, "turn": 0, "token_source": [*sources, *sources]})
-    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
-    asked = [level() | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
-    assert said in data_findings.length_findings(run, asked)
 
 
 @pytest.mark.parametrize(

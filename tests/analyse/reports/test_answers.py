@@ -123,6 +123,7 @@ def test_a_void_rate_is_not_passed_over() -> None:
     ("label", "said"),
     [
         ("m · 1 of 2 streams", "m · 1 of 2 streams"),  # was "m · m · 1 of 2 streams"
+        ("m", "m"),  # was "m · m", where the table says what all levels have in common
         ("here:1 · 1 stream", "m · here:1 · 1 stream"),
         ("1 stream", "m · 1 stream"),
     ],

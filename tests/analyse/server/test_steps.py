@@ -226,6 +226,20 @@ def test_slices_of_long_prompts_are_seen_in_the_streams_beside(n_batch: int, tmp
     assert found.prefill.per_token_s == pytest.approx(0.001, rel=0.05)
 
 
+@pytest.mark.parametrize(("n_batch", "found_size"), [(512, 512), (2048, 2048), (None, 2048)])
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_prompts_that_end_together_show_that_a_batch_takes_more(
+    says: str | None, n_batch: int | None, found_size: int, tmp_path: Path
+) -> None:
+    """No prompt is longer than 512 tokens, but eight of them are: one batch ended all of them, or it did not."""
+    timing = dataclasses.replace(LINE, n_batch=n_batch)
+    loads = [Load(users=users, prompt=(100, 100), output=(40, 40)) for users in (1, 8, 12)]
+    found = measured(tmp_path / "run", play(timing, loads, slots=8, says=says), 8).prefill
+    assert found is not None
+    assert found.n_batch == found_size
+    assert found.per_token_s == pytest.approx(0.001, rel=0.05)
+
+
 def test_prompts_cheaper_than_a_token_are_bounded_not_guessed(tmp_path: Path) -> None:
     timing = dataclasses.replace(LINE, prefill_s=0.00001)
     found = measured(tmp_path / "run", play(timing, [Load(users=users) for users in (1, 2)], slots=2), 2).prefill

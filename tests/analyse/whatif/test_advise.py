@@ -364,15 +364,3 @@ def test_a_mistake_in_the_command_is_one_sentence(folder: Path, options: tuple[s
     result = CliRunner().invoke(cli, ["advise", str(folder), *options])
     assert isinstance(result.exception, ScenarioError)
     assert words in str(result.exception)
-
-
-def test_what_the_server_does_not_count_is_named(folder: Path, tmp_path: Path) -> None:
-    """LitServe and FastChat count no prompts; of answers that ended for their length the tokens are known all the same."""
-    (tmp_path / "run.json").write_bytes((folder / "run.json").read_bytes())
-    for file in folder.glob("requests-*.jsonl"):
-        lines = [orjson.loads(line) for line in file.read_bytes().splitlines()]
-        kept = [{key: value for key, value in line.items() if key not in ("prompt_tokens", "server")} for line in lines]
-        (tmp_path / file.name).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in kept))
-    result = CliRunner().invoke(cli, ["advise", str(tmp_path)])
-    assert isinstance(result.exception, PredictionError)
-    assert str(result.exception) == "No advice: the server does not say how many tokens prompts have."

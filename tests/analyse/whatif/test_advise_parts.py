@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.advised import LLAMA_70B, play
 from support.virtual_runs import Load
 
-from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
+from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_by_slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice import slot_advice as work
-from loadtest.analyse.whatif.advice.sustainable_load import _highest
+from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, _highest
 from loadtest.analyse.whatif.model import predict
 from loadtest.errors import ScenarioError
-from loadtest.memory.estimate import kv_bytes
+from loadtest.memory.estimate import cache_of
 from loadtest.memory.sizes import parse_size
+from loadtest.slo import parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -45,11 +47,15 @@ def test_loads_are_those_measured_and_some_others(measured: tuple[int, ...], loa
 
 
 def test_kv_cache_by_the_architecture() -> None:
-    assert kv_bytes(LLAMA_70B) == 327_680
-    assert kv_bytes({**LLAMA_70B, "attention.key_length": 64}) == 163_840
-    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": [8] * 40 + [0] * 40}) == 163_840
-    assert kv_bytes({}) is None
-    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": None}) is None
+    def of_token(**more: Any) -> int | None:
+        cache = cache_of({**LLAMA_70B, **more})
+        return None if cache is None else cache.of_token
+
+    assert of_token() == 163_840
+    assert of_token(**{"attention.key_length": 64}) == 81_920
+    assert of_token(**{"attention.head_count_kv": [8] * 40 + [0] * 40}) == 81_920
+    assert cache_of({}) is None
+    assert of_token(**{"attention.head_count_kv": None}) is None
 
 
 def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
@@ -66,6 +72,42 @@ def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
         play(tmp_path / "bare", loads, server={"kind": "ollama", "version": "1", "context": 2048, "facts": {}})
     )
     assert "layers and KV heads" in str(memory_by_slots(bare.run, bare.slots))
+
+
+def test_memory_by_slots_goes_by_windows_and_by_what_is_loaded(tmp_path: Path) -> None:
+    """Of Gemma's layers a few keep the whole context; a cache of q8_0 takes half of what is computed for f16."""
+    loads = [Load(users=users, requests=24, output=(16, 16)) for users in (2, 8)]
+    gemma = LLAMA_70B | {"block_count": 48, "attention.sliding_window": 1024}
+
+    def found(name: str, loaded: int, **details: Any) -> MemoryBySlots | str:
+        server = {"kind": "ollama", "version": "1", "context": 8192, "facts": {"details": details}}
+        at_end = {"size": loaded, "size_vram": loaded, "context_length": 8192}
+        analysis = analyse(play(tmp_path / name, loads, server=server, server_at_end=at_end))
+        return memory_by_slots(analysis.run, analysis.slots)
+
+    windowed = found("windowed", 20 * 2**30, architecture=gemma, family="gemma3")
+    assert isinstance(windowed, MemoryBySlots)
+    assert windowed.slot_bytes == 2 * 2 * 8 * 128 * (8 * 8192 + 40 * 1536)  # was 2 * 2 * 8 * 128 * 48 * 8192
+    weights = 40_000_000_000
+    q8 = weights + 4 * 8192 * 327_680 * 17 // 32
+    assert "its cache is of a smaller type" in str(found("q8", q8, architecture=LLAMA_70B, file_size=weights))
+    for loaded in (weights, int(0.95 * weights)):  # a file's header is not loaded: of a tiny model it is a twentieth
+        f16 = found(f"f16-{loaded}", loaded + 4 * 8192 * 327_680, architecture=LLAMA_70B, file_size=weights)
+        assert isinstance(f16, MemoryBySlots)
+
+
+@pytest.mark.parametrize(
+    ("sure_concurrency", "sure_rate", "said"),
+    [
+        (0, 0.0, "TTFT p95 ≤ 1 s holds up to 4 streams at once (none surely), or 2 requests/s (none surely)"),
+        (2, 1.0, "TTFT p95 ≤ 1 s holds up to 4 streams at once (surely to 2), or 2 requests/s (surely 1)"),
+        (4, 1.99, "TTFT p95 ≤ 1 s holds up to 4 streams at once, or 2 requests/s"),
+    ],
+)
+def test_what_no_load_surely_meets_is_not_called_surely_0(sure_concurrency: int, sure_rate: float, said: str) -> None:
+    asked = parse_objectives("ttft_p95=1")
+    found = SustainableLoad(asked, 4, 4, sure_concurrency, more=False, rate=2.0, sure_rate=sure_rate, extrapolates=None)
+    assert found.sentence == said
 
 
 @pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80", 80e9), ("24 GiB", 24 * 2**30), ("900mb", 9e8)])

@@ -256,6 +256,9 @@ def test_a_run_keeps_a_prediction_and_its_report_scores_it(tmp_path: Path) -> No
     assert "## Prediction, scored" in text
     assert "Prediction, scored" in (real / "report.html").read_text()
     json.loads((real / "summary.json").read_text())
+    code, said = command("score", path, real)  # the file itself, which the run kept: was "given afterwards"
+    assert code == 0
+    assert f"kept before the first request, {facts['prediction']['kept']}" in " ".join(said.split())
 
 
 def test_a_prediction_that_was_exchanged_in_the_run_folder_is_not_scored(tmp_path: Path) -> None:
@@ -282,6 +285,7 @@ def test_the_commands_from_a_run_to_a_score(tmp_path: Path, monkeypatch: pytest.
     code, said = command("score", "prediction.json", real)
     assert code == 0, said
     assert "14 of 14 predicted figures" in said
+    assert "scored (the run did not keep it)" in said
     assert command("score", "prediction.json", fit)[1].endswith("score it on a run that was measured afterwards.")
     assert "is not written over" in command("predict", fit, "--concurrency", "6")[1]
 

@@ -11,7 +11,6 @@ prompt takes no less. `spent` comes from the best source that the run has:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,14 +29,12 @@ from loadtest.analyse.server.timing.prefill_law import (
     pairs,
     tells_fixed,
 )
+from loadtest.analyse.server.timing.prompt_slices import NEAR_S, Slice, possible_slices, room, slice_tokens
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
-LIKELIEST_SLICE = 512  # prompt tokens that a batch takes
-SLICES = (LIKELIEST_SLICE, 1024, 2048, 4096, 256, 128, None)  # that are tried; None: any prompt whole
-NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 HOLDS = 0.2  # by which it may miss the prompts that had the server to themselves, as a logarithm
 
@@ -45,14 +42,22 @@ HOLDS = 0.2  # by which it may miss the prompts that had the server to themselve
 def uncached(run: RunData) -> FloatArray:
     """Return each request's prompt tokens less those that the prefix cache held; nan unknown.
 
-    Where the server never says how many, they are none, unless prompts share a prefix or for later turns: nobody knows then.
+    Where the server never says how many were cached, they are none, unless prompts share a prefix or for later turns:
+    nobody knows then. Where it counts no prompts, they are as long as was asked for.
     """
     cached = run.column("cached_tokens")
     if np.isfinite(cached).any() or not (shares_prefix(run) or has_turns(run)):
         cached = np.nan_to_num(cached)
     elif not shares_prefix(run):
         cached = np.where(np.nan_to_num(run.column("turn")) > 0, np.nan, 0.0)
-    return np.asarray(run.column("prompt_tokens") - cached, dtype=np.float64)
+    prompts = run.column("asked_input" if prompts_as_asked(run) else "prompt_tokens")
+    return np.asarray(prompts - cached, dtype=np.float64)
+
+
+def prompts_as_asked(run: RunData) -> bool:
+    """Whether the server counts no prompts, so that what is known of their lengths is what was asked for."""
+    counted = np.isfinite(run.column("prompt_tokens")).any()
+    return bool(not counted and np.isfinite(run.column("asked_input")).any() and not has_turns(run))
 
 
 def has_turns(run: RunData) -> bool:
@@ -67,6 +72,13 @@ def shares_prefix(run: RunData) -> bool:
 
 def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
+    found, reason = _prefill_of(run, gaps, step)
+    if found is not None and prompts_as_asked(run):
+        found = replace(found, method=f"{found.method}; prompts as long as asked for, since the server counts none")
+    return found, reason
+
+
+def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     tokens = uncached(run)
     if len(tokens) and not np.isfinite(tokens).any() and shares_prefix(run):
         return None, "prompts share a prefix, and the server does not say how much of each it had cached"
@@ -74,11 +86,12 @@ def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tup
         alike = shares_prefix(run) or has_turns(run)  # then what a token looks back at is in the cache, too
         found, reason = _from_durations(gaps, tokens, step, grows=not alike)
         if found is not None and found.n < FEWEST_PROMPTS and step is not None:  # too short to take longer than a step
-            return _from_stalls(gaps, tokens, step) or found, None
+            return _from_stalls(gaps, tokens, step, found.n_batch) or found, None
         return found, reason
-    found = _from_stalls(gaps, tokens, step) if step else None
+    size = possible_slices(gaps, tokens)[0]
+    found = _from_stalls(gaps, tokens, step, size) if step else None
     if found is None or found.ci95[1] - found.ci95[0] > WIDEST_INTERVAL * found.per_token_s:
-        found = _from_idle(run, gaps, tokens, step) or found
+        found = _from_idle(run, gaps, tokens, step, size) or found
     if found is not None:
         return found, None
     return None, "this server gives no durations, and no request found it idle: measure a level with one stream"
@@ -101,9 +114,10 @@ def _from_durations(
         np.add.reduceat(each[group.rows], group.head) if len(group.head) else np.zeros(0)
         for each in (tokens, pairs(tokens))
     )
-    n_batch = _slice_tokens(gaps, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
+    possible = possible_slices(gaps, tokens)
+    n_batch = slice_tokens(gaps, possible, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
     few = alone.sum() < FEWEST_TO_SPLIT
-    taken = alone | (few & (evaluated <= (n_batch or math.inf) - beside))
+    taken = alone | (few & (evaluated <= room(n_batch) - beside))
     if taken.sum() < FEWEST_PROMPTS:
         return None, f"too few prompts were prefilled while no other was ({int(taken.sum())}) to tell the speed"
     evaluated, beside, size = evaluated[taken], beside[taken], group.size[taken].astype(np.float64)
@@ -150,31 +164,7 @@ def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> _PromptGroups:
     return _PromptGroups(rows[kept], np.cumsum(size) - size, size, first[whole], ends[whole])
 
 
-def _slice_tokens(
-    gaps: TokenGaps, tokens: FloatArray, beside: FloatArray, start: FloatArray, end: FloatArray
-) -> int | None:
-    """Return how many prompt tokens a batch takes, None for any number.
-
-    A running stream gets one token after each slice of a long prompt, so its tokens during the prefill count the slices.
-    """
-    long = (beside > 0) & (tokens > min(size for size in SLICES if size)) & gaps.covers(start, end)
-    if not long.any():
-        return LIKELIEST_SLICE
-    instants = np.sort(gaps.right)
-    inside = np.searchsorted(instants, end[long] - gaps.requests.edge_s) - np.searchsorted(
-        instants, start[long] + gaps.requests.edge_s
-    )
-    seen = inside / beside[long]  # tokens that each running stream got meanwhile
-
-    def off(size: int | None) -> float:
-        expected = 0.0 if size is None else np.ceil(tokens[long] / np.maximum(size - beside[long], 1)) - 1
-        return float(np.abs(seen - expected).mean())
-
-    best = min(SLICES, key=off)
-    return LIKELIEST_SLICE if off(LIKELIEST_SLICE) <= off(best) + 0.1 else best
-
-
-def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime) -> Prefill | None:
+def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime, n_batch: Slice) -> Prefill | None:
     """Take the cost from gaps of running streams that whole prompts fell into."""
     seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0))
     if not len(seen) or not len(gaps.right):
@@ -194,17 +184,19 @@ def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime) -> Prefill
     previous = np.searchsorted(instants, gaps.left - gaps.requests.edge_s) - 1
     fresh = begun >= np.where(previous >= 0, instants[np.maximum(previous, 0)], -np.inf) - gaps.requests.edge_s
     just_before = sums[before] - sums[np.searchsorted(firsts, gaps.left - gaps.requests.edge_s)]
-    whole = fresh & (evaluated + just_before <= LIKELIEST_SLICE - beside)
+    whole = fresh & (evaluated + just_before <= room(n_batch) - beside)
     rows = np.flatnonzero((joined > 0) & (at_work <= joined) & (beside > 0) & whole)
     rows = rows[np.unique(before[rows], return_index=True)[1]]  # each step once, however many streams saw it
     if len(rows) < FEWEST_TO_SPLIT:
         return None
     method = "pauses of running streams that prompts fell into, less a step (the server gives no durations)"
     spent, beside = gaps.right[rows] - gaps.left[rows], beside[rows]
-    return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, LIKELIEST_SLICE)
+    return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, n_batch)
 
 
-def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
+def _from_idle(
+    run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime | None, n_batch: Slice
+) -> Prefill | None:
     """Take the cost from TTFT of requests, or of groups sent together, that found the server idle."""
     send = run.column("send")
     told = run.column("unsent_tokens") == 0  # with unsent reasoning tokens TTFT holds their decode as well
@@ -220,7 +212,7 @@ def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime
     done = np.searchsorted(np.sort(gaps.requests.last[seen]), sent, side="right")
     earlier = np.searchsorted(np.sort(send[seen]), sent, side="left")
     by_then = np.searchsorted(np.sort(send[seen]), firsts[starts], side="left")
-    idle = (earlier == done) & (by_then - earlier == sizes) & (evaluated <= LIKELIEST_SLICE)
+    idle = (earlier == done) & (by_then - earlier == sizes) & (evaluated <= room(n_batch))
     idle |= (earlier == done) & (by_then - earlier == 1) & (sizes == 1)
     if idle.sum() < FEWEST_PROMPTS:
         return None
@@ -228,7 +220,7 @@ def _from_idle(run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime
     nothing = np.zeros(len(spent))
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
-    found = fit_prefill(evaluated[idle], spent, nothing, least, method, LIKELIEST_SLICE)
+    found = fit_prefill(evaluated[idle], spent, nothing, least, method, n_batch)
     if not tells_fixed(evaluated[idle & (sizes == 1)]):
         found = replace(found, least=True)  # what it takes besides its tokens is in it
     return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures

@@ -41,10 +41,11 @@ class SustainableLoad:
         least = "at least " if self.more else ""
         text = f"{asked} {verb} up to {least}{counted(self.concurrency, 'stream')} at once"
         if self.sure_concurrency < self.concurrency:
-            text += f" (surely to {self.sure_concurrency})"
+            text += f" (surely to {self.sure_concurrency})" if self.sure_concurrency else " (none surely)"
         if self.rate:
             text += f", or {rated(self.rate, form='.3g')}"
-            text += f" (surely {self.sure_rate:.3g})" if self.sure_rate < 0.95 * self.rate else ""
+            sure = f" (surely {self.sure_rate:.3g})" if self.sure_rate else " (none surely)"
+            text += sure if self.sure_rate < 0.95 * self.rate else ""
         return text
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.admission import LoadPattern
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.server.timing.prefill import Interval, prompts_as_asked
 from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif.model import sessions
 from loadtest.analyse.whatif.model.bands import (
@@ -76,6 +76,7 @@ HEADLINES = {
 }
 
 
+PROMPTS_AS_ASKED = "The server counts no prompt tokens: prompts are taken to be as long as was asked for."
 SLICED_WAY = "streams share steps, which take in prompts in slices"
 
 
@@ -151,6 +152,7 @@ class ServerModel:
     redrawn: bool = True  # whether each repetition draws lengths anew; False: those observed, in another order
     pace_error: float = 0.0  # by what share the server's pace may differ in another run, with 95 % confidence
     paces: tuple[tuple[int, float], ...] = ()  # by level of the run: its steps' times as shares of the model's
+    prompts_as_asked: bool = False  # whether the server counts no prompts: they are taken to be as long as asked for
     lengths_known: bool = False  # whether `prompts` and `outputs` stand for the whole distribution that was asked for
 
     @classmethod
@@ -183,6 +185,7 @@ class ServerModel:
             pace_error=steps.pace_error,
             paces=tuple(steps.paces.items()),
             guess=passes.guess,
+            prompts_as_asked=prompts_as_asked(run),
             sessions=sessions.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
 

@@ -17,6 +17,7 @@ from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.token_budget import kv_budget
 from loadtest.analyse.server.timing.own_clocks import own_clocks
+from loadtest.analyse.server.timing.prefill import prompts_as_asked
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
@@ -136,4 +137,5 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
         slope_known=len(times) > 1,
         pace_error=steps.pace_error,
         guess=None,
+        prompts_as_asked=prompts_as_asked(run),
     )

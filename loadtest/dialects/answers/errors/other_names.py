@@ -8,7 +8,10 @@ from typing import Any
 from loadtest.dialects.answers.errors import server_errors
 
 # errorMessage (AWS Lambda), throttlingException (Bedrock), fault (Apigee), err
-_NAMES = re.compile(r"err|fault|(?:\w*_)?error(?:_?(?:message|msg|text|description))?|\w*exception", re.IGNORECASE)
+_NAMES = re.compile(
+    r"err|fault|failure|(?:\w*_)?error(?:_?(?:message|msg|text|description|info))?|\w*exception", re.IGNORECASE
+)
+_ENVELOPES = ("header", "status")  # in which clouds put a code and a message (iFlytek, Google)
 _CODES = ("code", "status", "status_code")
 _BESIDE = frozenset((*_CODES, "success", "ok", "errors"))
 _OF_HTTP = re.compile(r"[45]\d\d")
@@ -33,5 +36,10 @@ def in_foreign_row(row: dict[str, Any]) -> str | None:
     for name, value in row.items():
         named = value and isinstance(value, str | dict) and _NAMES.fullmatch(name)
         if named and (said := server_errors.in_row({"error": value})) is not None:
+            return said
+        said = server_errors.in_row(value) if isinstance(value, dict) else None
+        if said is None and name in _ENVELOPES and isinstance(value, dict):
+            said = server_errors.envelope(value)
+        if said is not None:
             return said
     return None

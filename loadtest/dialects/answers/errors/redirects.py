@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from contextlib import suppress
+from urllib.parse import urljoin, urlsplit
 
 _LOGIN = re.compile(
     r"(?:^|[/._-])(?:log[-_]?[io]n|sign[-_]?[io]n|auth(?:n|elia|entik|orize|entication)?|oauth2?|oidc|openid(?:-connect)?"
@@ -28,12 +29,21 @@ def leads_to_login(location: str) -> bool:
     return _LOGIN.search(f"{parts.hostname or ''}{parts.path}") is not None
 
 
-def advice(location: str, path: str) -> str:
-    """Return what to do where a question at `path` was answered with a redirect."""
+def bare_location(location: str) -> str:
+    """Return where a redirect leads, without user and password, and without its query: keys, and what each answer has anew."""
+    place = re.split(r"[?#]", location, maxsplit=1)[0]
+    return re.sub("^([^/]*//)[^/]*@", r"\1", place) + (f"{location[len(place)]}…" if len(location) > len(place) else "")
+
+
+def advice(asked: str, location: str, path: str) -> str:
+    """Return what to do where a question at `path`, asked at a URL, was answered with a redirect."""
+    with suppress(ValueError):  # a location that is no URL
+        location = urljoin(asked, location)
+    location = bare_location(location)
     if leads_to_login(location):
         return f"It leads to where people log in: {LOG_IN}."
     base = location.removesuffix(path)
     there = "the URL of the server that they lead to"
-    if base != location and "://" in base and "@" not in base:
+    if base != location and "://" in base:
         there = base
     return f"Redirects are not followed: give {there}."

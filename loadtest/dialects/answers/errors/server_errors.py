@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from loadtest.credentials import redacted
 from loadtest.dialects.answers.errors.error_words import WORDS, compact, one_spelling, words_in
 from loadtest.dialects.answers.errors.masks import masked
 from loadtest.dialects.answers.errors.of_headers import cause_in, when_to_retry
 from loadtest.dialects.answers.errors.pages import LONGEST_PAGE, page_words, words_of_xml
-from loadtest.dialects.answers.errors.redirects import LOG_IN, leads_to_login
+from loadtest.dialects.answers.errors.redirects import LOG_IN, bare_location, leads_to_login
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.text import join_text, shown
 
@@ -102,7 +101,7 @@ def _page(body: bytes) -> str | None:
 _STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
 _BAD_STATUS = ("error", "fail", "failed", "failure")
 _ERROR_CODES = ("errorcode", "errcode")
-_CODES = ("code", "status", "statuscode", *_ERROR_CODES, "retcode", "ret")
+_CODES = ("code", "status", "statuscode", *_ERROR_CODES, "retcode", "ret", "returncode", "resultcode")
 _GOOD_CODES = {0, 200, "0", "200", "ok", "success"}
 _GOOD_WORDS = ("ok", "success", "succeeded")
 _WORDS_OF_ERRORS = ("error_message", "error_msg", "errmsg", "err_msg")  # no good answer has words there
@@ -110,10 +109,10 @@ _WORDS_OF_ERRORS = ("error_message", "error_msg", "errmsg", "err_msg")  # no goo
 
 def in_row(row: dict[str, Any]) -> str | None:
     """Return what a row of an answer says is wrong: an error object, under any of its names; None where it says nothing."""
-    if (error := row.get("error")) and not _is_none(error):
+    if (error := row.get("error")) and not is_none(error):
         return error_sentence(row if isinstance(error, bool | int | float) or row.get("choices") is None else error)
     for name, value in row.items():
-        if name.startswith("x_") and isinstance(value, dict) and value.get("error") and not _is_none(value["error"]):
+        if isinstance(value, dict) and name.startswith("x_") and value.get("error") and not is_none(value["error"]):
             return error_sentence(value["error"])  # Groq's x_groq
     if row.get("object") == "error" or row.get("type") in ("error", "response.error"):
         return error_sentence(row)
@@ -125,10 +124,10 @@ def in_row(row: dict[str, Any]) -> str | None:
 
 def _says(value: Any) -> bool:
     """Whether a value is words that are not just those of success."""
-    return isinstance(value, str) and not _is_none(value) and value.strip().lower() not in _GOOD_WORDS
+    return isinstance(value, str) and not is_none(value) and value.strip().lower() not in _GOOD_WORDS
 
 
-def _is_none(error: Any) -> bool:
+def is_none(error: Any) -> bool:
     """Whether an error is none: all of it empty, as one-api sends with every answer, or a code of success."""
     if isinstance(error, str):
         return error.strip().lower() in ("", "none", "null", "false")
@@ -136,7 +135,7 @@ def _is_none(error: Any) -> bool:
         return False
     error = one_spelling(error)
     said = [
-        value for key, value in error.items() if key not in _CODES and not (isinstance(value, str) and _is_none(value))
+        value for key, value in error.items() if key not in _CODES and not (isinstance(value, str) and is_none(value))
     ]
     words = [value for value in said if value and str(value).strip().lower() not in _GOOD_WORDS]
     codes = [error[key] for key in _CODES if error.get(key)]
@@ -148,11 +147,12 @@ def envelope(row: dict[str, Any]) -> str | None:
     row = one_spelling(row)
     if isinstance(inner := row.get("response"), dict):  # Tencent's
         row |= one_spelling(inner)
-    if (error := row.get("error")) and not _is_none(error):
+    if (error := row.get("error")) and not is_none(error):
         return error_sentence(row)
     if row.get("errors") or row.get("detail") or row.get("fault"):
         return error_sentence(row)
-    if row.get("success") is False or row.get("ok") is False or str(row.get("status")).lower() in _BAD_STATUS:
+    failed = row.get("success") is False or row.get("ok") is False or row.get("iserror") is True
+    if failed or str(row.get("status")).lower() in _BAD_STATUS:
         return error_sentence(row)
     code = next(
         (row[key] for key in _CODES if isinstance(row.get(key), int | str) and not _is_state(key, row[key])), None
@@ -223,7 +223,7 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
     if packed not in ("", "identity", "none") and body and not _is_text(body):
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
     elif 300 <= status < 400 and said.get("location"):
-        where = shorten(_bare_location(said["location"]), 200)
+        where = shorten(alike(bare_location(said["location"])), 200)
         if leads_to_login(said["location"]):
             text = f"{begin}: the server redirects to {where}, where people log in; {LOG_IN}"
         else:
@@ -279,12 +279,3 @@ def _is_text(body: bytes) -> bool:
     """Whether a body is text, judged by its beginning; a compressed one is not, whatever its headers say."""
     text = body[: 8 * MOST_CHARACTERS].decode(errors="replace")
     return not body.startswith(_PACKED) and text.count("\ufffd") <= len(text) // 8
-
-
-def _bare_location(location: str) -> str:
-    """Return a URL without user and password."""
-    try:
-        parts = urlsplit(location)
-    except ValueError:
-        return location.rpartition("@")[2]
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

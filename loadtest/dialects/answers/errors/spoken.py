@@ -7,8 +7,14 @@ import re
 from loadtest.dialects.answers.errors.server_errors import alike, quoted
 from loadtest.dialects.base import ContentEvents
 
-# "Internal error: …", "[Proxy Error] …", "**NETWORK ERROR DUE TO …"; a model's own words come in smaller pieces
-_ERROR = re.compile(r"\W*(?:\w+ ){0,2}error(?:\s*[\]:*]|\s+due to)\W*\w+\W+\w+", re.IGNORECASE)
+# "Internal error: …", "[Proxy Error] …", "**NETWORK ERROR DUE TO …", "Error code: 429 - …", "litellm.Timeout…Error: …",
+# '{"error": {…'; a model's own words come in smaller pieces
+_ERROR = re.compile(
+    r"""\W*(?:\w+\ ){0,2}[\w.]*(?:error|exception)(?:\ code|\ occurred)?(?:\s*[\]:*]|\s+due\ to)\W*\w+\W+\w+
+    | \W*request\ failed\ with\ status
+    | \s*\{\s*"error"\s*:\s*[{"]""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def doubts(events: ContentEvents) -> tuple[str, ...]:

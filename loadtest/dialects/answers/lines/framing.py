@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+EMPTY_FIELDS = (b"data", b"event", b"id", b"retry")
+BOM = b"\xef\xbb\xbf"
 LONGEST_LINE = 64 << 20  # bytes
 TOO_LONG = f"a line of the answer is longer than {LONGEST_LINE >> 20} MiB"
 

@@ -7,18 +7,19 @@ import re
 _DATALESS = (b"", b"event", b"id", b"retry")  # fields of an event that hold no data; a comment has no name
 _WORD = rb"(?:ping|pong|keep[-_ ]?alive|heart[-_ ]?beat)"
 _STATE = rb"(?:(?:process|wait|load|think|connect|start)(?:ing|ed)?|queued|pending|begin|ready|open)"
+_OF_STATE = rb"(?:\s+(?!fail|error|timed)[a-z]+){0,3}"
 _INSTANT = rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z-]*"
 _DATA = re.compile(
     rb"""
     (?: :.*                                        # a comment that a gateway framed as data: ": OPENROUTER PROCESSING"
-      | null | undefined | none | nan | "" | \{\} | \[\]
+      | null | undefined | none | nan | "" | \{\} | \[\] | true | false | ok | \.+ | \d+(?:\.\d+)?
       | ["\[(<]* %b [\])>".!:\s-]* (?:%b)?         # ping, [PING], "keep-alive", ping - 2024-04-07 20:20:50.55
       | "?%b"?
-      | ["\[(<]* %b [\])>".]*                      # [PROCESSING], connected
+      | ["\[(<]* %b%b [\])>".]*                    # [PROCESSING], connected, loading model, waiting for a slot
       | \{\s*"(?:type|event|object)"\s*:\s*"(?:response\.)?%b".*
     )
     """
-    % (_WORD, _INSTANT, _INSTANT, _STATE, _WORD),
+    % (_WORD, _INSTANT, _INSTANT, _STATE, _OF_STATE, _WORD),
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers.errors.server_errors import quoted, shorten
+from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.metrics import CACHED_NAMES, CACHED_PLACES
 
 MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many
@@ -67,16 +68,32 @@ def short_key(key: str) -> str:
 LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000  # no server decodes a token or reads a prompt faster
 SLACK, SLACK_NS = 0.05, 50_000_000  # by which parts, rounded and measured apart, may exceed the whole
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
-# OpenAI's and Anthropic's names, Ollama's, those of Java's and JavaScript's gateways, Gemini's, watsonx's, Bedrock's
-PROMPT = (
-    *("prompt_tokens", "input_tokens", "prompt_eval_count", "promptTokens", "inputTokens", "promptTokenCount"),
-    "inputTokenCount",
+BEDROCK = "amazon-bedrock-invocationMetrics"
+
+
+def _spelled(*names: str) -> frozenset[str]:
+    """Return names as they are, and as JavaScript's, Java's and Tencent's servers spell them: totalTokens, TotalTokens."""
+    pascal = {name: "".join(map(str.capitalize, name.split("_"))) for name in names}
+    return frozenset((*names, *pascal.values(), *(name[0] + said[1:] for name, said in pascal.items())))
+
+
+# OpenAI's and Anthropic's names, Ollama's, Gemini's, Bedrock's, watsonx's, OpenRouter's, and short ones of gateways
+PROMPT = _spelled(
+    *("prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_token_count", "input_token_count"),
+    *("tokens_prompt", "prompt", "input"),
 )
-OUTPUT = (
-    *("completion_tokens", "output_tokens", "generated_tokens", "eval_count", "completionTokens", "outputTokens"),
-    *("candidatesTokenCount", "generated_token_count", "outputTokenCount"),
+OUTPUT = _spelled(
+    *("completion_tokens", "output_tokens", "generated_tokens", "eval_count", "candidates_token_count"),
+    *(
+        "completion_token_count",
+        "output_token_count",
+        "generated_token_count",
+        "tokens_completion",
+        "completion",
+        "output",
+    ),
 )
-TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
+TOTAL = _spelled("total_tokens", "total_token_count", "total")
 REASONING = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
 # Anthropic's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
 CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -101,7 +118,9 @@ class Usage:
         """
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
-            prompt, output = _first_count(usage, PROMPT, odd), _first_count(usage, OUTPUT, odd)
+            if isinstance(inner := usage.get("tokens"), dict):  # Cohere's, beside what it bills
+                usage = {**usage, **inner}
+            prompt, output = first_count(usage, PROMPT, odd), first_count(usage, OUTPUT, odd)
         if not prompt and not output:
             return False
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
@@ -128,7 +147,7 @@ class Usage:
             )
             return None
         prompt, output, usage = self.prompt, self.output, self.last
-        total = _first_count(usage, TOTAL, odd)
+        total = first_count(usage, TOTAL, odd)
         reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING, odd) or 0
         self.reasoning = reasoning
         cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, odd)
@@ -154,8 +173,16 @@ class Usage:
         return output
 
 
-def _first_count(usage: dict[str, Any], names: tuple[str, ...], odd: list[str]) -> int | None:
-    found = [known_number(usage[name], name, odd, MOST_TOKENS) for name in names if name in usage]
+def usage_in(value: Any) -> Any:
+    """Return the usage in a list of one, or in a text of JSON; any other value as it is."""
+    if isinstance(value, list):
+        return value[-1]
+    return parse_json(value.encode(errors="replace")) if isinstance(value, str) else value
+
+
+def first_count(usage: dict[str, Any], names: frozenset[str], odd: list[str]) -> int | None:
+    """Return the largest count under any of these names; None where there is none."""
+    found = [known_number(usage[name], name, odd, MOST_TOKENS) for name in usage if name in names]
     known = [count for count in found if count is not None]
     return max(known, default=None)
 
@@ -179,7 +206,7 @@ def contradiction(server: Mapping[str, int]) -> str | None:
     parts = (server.get("load_duration"), prefill, decode)
     if tokens and tokens > 1 and decode is not None and decode < tokens * LEAST_NS_A_TOKEN:
         return "the server's eval_duration is too short for its tokens, so its durations are no nanoseconds: unknown"
-    if prefill and prefill < LEAST_PREFILL_NS:
+    if prefill is not None and prefill < LEAST_PREFILL_NS:
         return "the server's prompt_eval_duration is too short, so its durations are no nanoseconds: unknown"
     if total is not None and sum(part or 0 for part in parts) > total * (1 + SLACK) + SLACK_NS:
         return "the server's durations contradict each other, for together they are longer than the whole: unknown"

@@ -13,6 +13,8 @@ FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
 NO_EVENT = "the answer has lines that are neither an event's nor JSON"
 BEHIND_FINISH = "the answer has a word behind its finish_reason that is no JSON"
 RUN_TOGETHER = "the answer has objects of JSON that are not one a line"
+AMID = "the answer's objects of JSON have something else around them"
+MOST_AROUND = 40  # bytes
 IN_A_TEXT = "the answer's objects of JSON come as texts of JSON"
 IN_AN_ENVELOPE = "the answer's objects lie in an envelope of a gateway"
 _ENVELOPES = ("data", "result", "response", "body", "output", "payload", "event", "chunk")
@@ -31,14 +33,14 @@ def rows_of(value: Any) -> list[dict[str, Any]]:
     return found if all(isinstance(row, dict) for row in found) else []
 
 
-def rows_within(value: Any, data: bytes, odd: list[str]) -> list[Ended]:
+def rows_within(value: Any, data: bytes, odd: list[str], takes: Callable[[dict[str, Any]], bool]) -> list[Ended]:
     """Return the rows in the JSON of `data`, which `value` is as far as it can be read, and where in `data` each ends.
 
-    What is odd in them goes to `odd`. Objects that no newline parts may have come one by one, so each counts from its own end.
+    What is odd in them goes to `odd`. One with other characters around it must be one that `takes`. Objects that no newline parts may have come one by one, so each counts from its own end.
     """
     size = len(data)
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        rows = rows_of(parse_json(value.encode(errors="surrogatepass")))
+    if isinstance(value, str) and (text := value[_behind(value, 0) :]).startswith("{"):
+        rows = rows_of(parse_json(text.encode(errors="surrogatepass")))
         odd += [IN_A_TEXT] * bool(rows)
         return [(row, size) for row in rows]
     rows = rows_of(value)
@@ -47,6 +49,9 @@ def rows_within(value: Any, data: bytes, odd: list[str]) -> list[Ended]:
     found = run_together(data)
     if value is None:
         odd += [RUN_TOGETHER] * bool(found)
+        if not found and (amid := _row_amid(data, takes)) is not None:
+            odd.append(AMID)
+            return [(amid, size)]
     elif len(found) != len(rows):
         return [(row, size) for row in rows]
     return found
@@ -69,6 +74,26 @@ def run_together(data: bytes) -> list[Ended]:
         rows.append((row, size))
         at = _behind(text, at)
     return rows
+
+
+def _row_amid(data: bytes, takes: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Return a row that a few other characters surround, such as quotes, a name of a field or a semicolon."""
+    before, brace, _ = data[: MOST_AROUND + 1].partition(b"{")
+    if not brace or len(data) - data.rfind(b"}") > MOST_AROUND:
+        return None
+    try:
+        row, _ = _JSON.raw_decode(data[len(before) :].decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    return row if takes(row) else None
+
+
+def is_chunk_size(line: bytes) -> bool:
+    """Whether a line says how long the chunk behind it is, as HTTP has it: some proxies put that into the body."""
+    return _SIZE.fullmatch(line) is not None
+
+
+_SIZE = re.compile(rb"[0-9a-f]{1,6}\r?", re.IGNORECASE)
 
 
 def _behind(text: str, at: int) -> int:

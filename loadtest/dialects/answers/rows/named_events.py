@@ -11,6 +11,8 @@ from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.errors.server_errors import envelope, in_row
 from loadtest.dialects.answers.lines.framing import NO_SHAPE, LineShape, shape_around
+from loadtest.dialects.answers.rows.native_rows import AnyRows
+from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import ContentEvents
 
@@ -37,7 +39,7 @@ class NamedEventsDecoder(StreamDecoder):
         self._numbered = NO_NUMBER
         self._padding = b""  # what comes between the text and a padding that differs in every line; empty without one
         self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
-        super().__init__(answer, own, other=OpenAIRows)
+        super().__init__(answer, own, other=_other_formats)
 
     def forget(self) -> None:
         self._shape, self._numbered, self._padding = NO_SHAPE, NO_NUMBER, b""
@@ -114,6 +116,10 @@ class NamedEventsDecoder(StreamDecoder):
             left, right, number, leads = self._numbered = found
             after = b"%b%d%b" % (left, number, right)
             self._shape = (after, sides[1]) if leads else (sides[0], after)
+
+
+def _other_formats(answer: Decoded) -> AnyRows:
+    return AnyRows(OpenAIRows(answer), OllamaRows(answer))
 
 
 _PADDING = re.compile(rb'^([^"]*(?:"[a-z]+":(?:\[\]|null),)*"obfuscation": ?")[A-Za-z0-9]*')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import islice
@@ -13,8 +14,11 @@ from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import (
     MOST_NUMBER,
     MOST_TOKENS,
+    OUTPUT,
+    PROMPT,
     WIDEST,
     contradiction,
+    first_count,
     known_number,
     short_key,
 )
@@ -24,24 +28,30 @@ from loadtest.dialects.answers.rows.text_shapes import in_message
 class OllamaRows:
     """Takes the lines of /api/chat and /api/generate, streamed or not."""
 
-    __slots__ = ("_answer", "_chat", "_seen")
+    __slots__ = ("_answer", "_chat", "_counts", "_flagged", "_seen")
 
     def __init__(self, answer: Decoded, *, chat: bool = True) -> None:
         self._answer = answer
         self._chat = chat
         self._seen = False
+        self._flagged = False  # a row said whether it is the last; Cloudflare's do not
+        self._counts: tuple[int | None, int | None] = (None, None)  # of prompt and output, under the names of /v1
 
     def takes(self, row: dict[str, Any]) -> bool:
         if isinstance(row.get("done"), bool):
             return True
-        return "type" not in row and (isinstance(row.get("message"), dict) or "response" in row)
+        if "type" in row:
+            return False
+        return isinstance(row.get("message"), dict) or ("response" in row and not isinstance(row["response"], dict))
 
     def take(self, row: dict[str, Any]) -> bool:
         answer = self._answer
         events = answer.events
         before = len(events.texts)
         self._seen = True
+        self._flagged = self._flagged or "done" in row
         self._text(row)
+        self._take_usage(row)
         if len(events.texts) > before:
             sent = row.get("created_at")
             stamp = nanoseconds(sent)
@@ -56,15 +66,20 @@ class OllamaRows:
             answer.fail(said)  # before a done_reason that says no more than "error"
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
-        if row.get("done") is True:
-            answer.ending.whole = not before
-            self._done(row)
         ending = answer.ending
+        if row.get("done") is True:
+            ending.whole = not before
+            if ends.is_last(row):
+                self._done(row)
+            elif not ending.done:
+                ending.done, answer.finished_at = True, len(events.texts)
         return len(events.texts) == before + 1 and not (ending.done or ending.error)
 
     def _text(self, row: dict[str, Any]) -> None:
         odd: list[str] = []
         message = row.get("message")
+        if message and isinstance(message, str | list):
+            message = {"content": message}
         if not isinstance(message, dict) or (not self._chat and "response" in row):
             message = {"content": row.get("response")} | {key: row[key] for key in _OTHER_TEXTS if key in row}
         texts = in_message(message, odd)
@@ -74,6 +89,14 @@ class OllamaRows:
         else:
             self._answer.add(texts)
         if odd:
+            self._answer.note(*odd)
+
+    def _take_usage(self, row: dict[str, Any]) -> None:
+        """Take counts as /v1 sends them, which some servers leave as they are."""
+        said = row.get("usage") or {name: row[name] for name in _COUNTS if name in row}
+        if said and isinstance(said, dict):
+            odd: list[str] = []
+            self._counts = first_count(said, PROMPT, odd), first_count(said, OUTPUT, odd)
             self._answer.note(*odd)
 
     def _done(self, row: dict[str, Any]) -> None:
@@ -98,15 +121,20 @@ class OllamaRows:
         if (why := contradiction(server)) is not None:
             answer.doubt(why)
             answer.ending.server = {key: said for key, said in server.items() if not key.endswith("_duration")}
-        answer.count(server.get("prompt_eval_count"), server.get("eval_count"))
+        prompt, output = self._counts
+        answer.count(server.get("prompt_eval_count", prompt), server.get("eval_count", output))
 
     def close(self) -> None:
         ending = self._answer.ending
+        if self._seen and self._answer.marked and not self._flagged:
+            ending.done = True
+            self._answer.count(*self._counts)
         if self._seen and not ending.done:
             ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
 
 
 _NUMBER_ENDINGS = ("_duration", "_count")
+_COUNTS = ("prompt_tokens", "completion_tokens")
 _OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
 
 
@@ -122,20 +150,18 @@ def nanoseconds(stamp: Any) -> int | None:
     try:
         if len(stamp) == 30 and stamp[29] == "Z" and stamp[19] == "." and (nine := stamp[20:29]).isdecimal():
             return _in_64_bits(_second(stamp[:19]) * 1_000_000_000 + int(nine))  # by far the most frequent form
-        if stamp[-1] == "Z":
-            fraction = stamp[20:-1]
-            offset = 0
-        else:  # …+02:00
-            fraction = stamp[20:-6]
-            hours, minutes = stamp[-5:].split(":")
-            if not (hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
-                return None
-            offset = (int(hours) * 60 + int(minutes)) * {"+": 60, "-": -60}[stamp[-6]]
-        if (stamp[19] == ".") != fraction.isdecimal():
+        if (found := _INSTANT.fullmatch(stamp)) is None:
             return None
-        return _in_64_bits((_second(stamp[:19]) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError):
+        second, fraction, sign, hours, minutes = found.groups(default="")
+        offset = int(f"{sign}1") * (int(hours or 0) * 60 + int(minutes or 0)) * 60
+        return _in_64_bits((_second(second) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
+    except ValueError:  # the 32nd of a month
         return None
+
+
+_INSTANT = re.compile(
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)", re.ASCII
+)
 
 
 def _in_64_bits(instant: int) -> int | None:

@@ -7,27 +7,49 @@ from typing import Any
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.errors import other_names, server_errors
-from loadtest.dialects.answers.rows.counts import MOST_TOKENS, Usage, kept, known_number, timing_contradiction
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, REASONING, Texts, in_message, in_value, text_of_number
+from loadtest.dialects.answers.rows.counts import (
+    BEDROCK,
+    MOST_TOKENS,
+    Usage,
+    kept,
+    known_number,
+    timing_contradiction,
+    usage_in,
+)
+from loadtest.dialects.answers.rows.text_shapes import (
+    NO_TEXTS,
+    REASONING,
+    TAKEN,
+    Texts,
+    in_message,
+    in_value,
+    text_of_number,
+)
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = (
     "the server said [DONE] without a finish_reason; llama-cpp-python's does so where another request comes in mid-answer, "
     "unless started with --interrupt_requests false"
 )
+_OWN = frozenset(
+    ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
+)
 MOST_INDICES = 64  # of choices that are kept
 # the same under other servers' names
 USAGES = (
-    *("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage"),
-    "amazon-bedrock-invocationMetrics",
+    *("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage"),
+    BEDROCK,
 )
 # of a choice without finish_reason, the likeliest first
 _REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
 _OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
-_BESIDE = (*REASONING, "content", "refusal")
+_BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
+_IN_ROW = ("delta", "message", "content", "text", "result")  # where rows without choices have their text
+_FLAGS = ("done", "is_finished", "is_end", "finished", "stop")  # that say in a choice or a row that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL = "the answer's pieces carry more than one id"
 ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
+LABEL = "one word, so no token: left out"
 MOST_IDS, FEWEST_LETTERS = 3, 8  # ids more than one, above which every chunk may have its own; of a beginning
 
 
@@ -36,7 +58,7 @@ class OpenAIRows:
 
     __slots__ = (
         *("_answer", "_bare", "_before", "_began", "_first", "_id", "_index", "_indices", "_last", "_model"),
-        *("_piecewise", "_usage", "_whole"),
+        *("_piecewise", "_strange", "_usage", "_whole"),
     )
 
     def __init__(self, answer: Decoded) -> None:
@@ -52,6 +74,8 @@ class OpenAIRows:
         self._model = self._id = ""  # that the last piece of text was said to be of
         self._began: list[int] = []  # at which pieces another id began
         self._whole = False  # a message came that is no piece of a stream
+        # which events are text under a name that is not known, and whether a role is beside it
+        self._strange: list[tuple[int, bool]] = []
 
     def takes(self, row: dict[str, Any]) -> bool:
         if isinstance(row.get("choices"), list | dict):
@@ -72,10 +96,8 @@ class OpenAIRows:
         alike = True
         choices = row.get("choices")
         if isinstance(choices, dict):
-            choices = [choices]
-        # before a finish_reason that says no more than "error"
-        found = other_names.beside_choices(row) if choices else server_errors.envelope(row)
-        if (said := server_errors.in_row(row) or found) is not None:
+            choices = list(choices.values()) if all(isinstance(one, dict) for one in choices.values()) else [choices]
+        if (said := _error_in(row)) is not None:  # before a finish_reason that says no more than "error"
             self._answer.fail(said)
         elif self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(row))
@@ -83,9 +105,11 @@ class OpenAIRows:
             for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
                     alike = self._choice(choice, position) and alike
+        elif said is None and self._answer.kind != b"error" and any(map(row.get, _IN_ROW)) and self.takes(row):
+            self._answer.add(_in_row(row))
         self._numbers(row)
         ending = self._answer.ending
-        if not ending.done and (reason := row.get("finish_reason") or ("stop" if row.get("done") is True else None)):
+        if not ending.done and (reason := row.get("finish_reason") or _flag(row)):
             self._reason(reason)
         if len(events.texts) > before:
             self._take_names(row)
@@ -135,6 +159,8 @@ class OpenAIRows:
             piece = True
         if not any(texts):
             texts = _beside(choice, delta)
+        elif odd and odd[-1].endswith(TAKEN):
+            self._strange.append((len(answer.events), "role" in delta))
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         again = self._piecewise or len(answer.events) > 1
         if not piece and again and texts[0] and texts[0] == answer.events.answer:
@@ -182,6 +208,7 @@ class OpenAIRows:
             value = delta.get("finish_reason")
             if not value and not _REASONS.keys().isdisjoint(choice):
                 value = next((choice[name] for name in _REASONS if isinstance(choice.get(name), str | dict)), None)
+            value = _flag(choice) if value is None else value
         if value is not None:
             self._reason(value)
 
@@ -196,10 +223,12 @@ class OpenAIRows:
         """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
         for name, value in row.items():
             if type(value) is dict:
-                if name in USAGES:
+                if name in USAGES or value.get("completion_tokens") is not None:
                     self._take_usage(value)
                 elif usage := value.get("usage"):
                     self._take_usage(usage)
+            elif name == "usage" and value:
+                self._take_usage(usage_in(value))
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
         if not row.get("choices") and ("prompt_tokens" in row or "completion_tokens" in row):
@@ -229,6 +258,7 @@ class OpenAIRows:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
         self._check_ids()
         answer.drop_blank()
+        self._drop_labels()
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
         odd: list[str] = []
         doubts: list[str] = []
@@ -248,6 +278,19 @@ class OpenAIRows:
         answer.doubt(*doubts)
         if not ending.done:
             ending.hint = self._silence() or ending.hint
+
+    def _drop_labels(self) -> None:
+        """Leave out a word beside the first role under a name that is not known, where no other text comes under such names.
+
+        It is a label: the text of the model's differs from piece to piece.
+        """
+        answer, count = self._answer, len(self._strange)
+        texts = answer.events.texts[:count]
+        if not count or self._strange[-1][0] >= count or len(answer.events) == count or not self._strange[0][1]:
+            return
+        if len(set(texts)) == 1 and not any(blank in texts[0] for blank in " \n"):
+            answer.drop(count)
+            answer.ending.notes = [note.replace(TAKEN, LABEL) for note in answer.ending.notes]
 
     def _count_from_timings(self) -> bool:
         """Take llama.cpp's own counts where `usage` was not sent: predicted_n; prompt_n without the cached cache_n."""
@@ -270,12 +313,34 @@ class OpenAIRows:
         return server_errors.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)
 
 
+def _error_in(row: dict[str, Any]) -> str | None:
+    """Return the error that a chunk says under any name; one with names of the API's own alone is not searched."""
+    if row.keys() <= _OWN and row.get("object") != "error":
+        return None
+    found = other_names.beside_choices(row) if row.get("choices") else server_errors.envelope(row)
+    return server_errors.in_row(row) or found
+
+
 def _is_bare(row: dict[str, Any]) -> bool:
     """Whether a chunk holds a choice's delta and nothing else, as llama-swap tells that it loads a model."""
     choices = row.get("choices")
     return (
         row.keys() == {"choices"} and isinstance(choices, list) and len(choices) == 1 and _keys(choices[0]) == {"delta"}
     )
+
+
+def _flag(said: dict[str, Any]) -> str | None:
+    """Return the reason "stop" where a choice or a row says by a flag that it is the last."""
+    return "stop" if any(said.get(name) is True for name in _FLAGS) else None
+
+
+def _in_row(row: dict[str, Any]) -> Texts:
+    """Return the text of a row that has no choices."""
+    beside = {name: row[name] for name in _BESIDE if row.get(name)}
+    for value in (beside, row.get("delta"), row.get("message")):
+        if value and isinstance(value, dict) and any(texts := in_message(value, [])):
+            return texts
+    return next((found for name in ("delta", "text", "result") if any(found := in_value(row.get(name)))), NO_TEXTS)
 
 
 def _keys(value: Any) -> set[str]:

@@ -14,7 +14,14 @@ Texts = tuple[str, str]  # of one piece of an answer: visible text, and hidden t
 
 NO_TEXTS: Texts = ("", "")
 
-_HIDDEN_PARTS = ("think", "reason", "thought", "tool", "function", "input_json")
+_SECRET = ("think", "reason", "thought", "analysis")
+_HIDDEN_PARTS = (*_SECRET, "tool", "function", "input_json")
+_FOUND_PARTS = (
+    "citation",
+    "reference",
+    "source",
+    "search_result",
+)  # of what a search found: the model did not write it
 _KEYS_OF_TEXT = (
     "text",
     "content",
@@ -74,13 +81,13 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "sources",
         "references",
         "documents",
-        "search_results",
-        "search_info",
         "web_search",
         "tool_results",
         "grounding_metadata",
     )
 )
+_BEGINS_WITHOUT_TEXT = ("search_",)
+_CALLS = ("tool_call", "toolcall", "tool_use", "tooluse", "function")  # begin names of calls, other than OpenAI's
 REASONING = frozenset(
     (
         "reasoning_content",
@@ -95,6 +102,7 @@ REASONING = frozenset(
         "reasoning_content_delta",
     )
 )
+TAKEN = "taken for reasoning"
 _VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads instead of an answer
 
 
@@ -111,10 +119,12 @@ def in_value(value: Any, depth: int = DEEPEST) -> Texts:
 
 
 def _in_part(part: dict[str, Any], depth: int) -> Texts:
+    if str(part.get("type") or "").startswith(_FOUND_PARTS):
+        return NO_TEXTS
     inside = next((found for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), NO_TEXTS)
     if not _is_secret(part):
         return inside
-    return "", "".join(inside) or "".join(_plain_text(part.get(key)) for key in ("name", "arguments", "input"))
+    return "", "".join(inside) or "".join(plain_text(part.get(key)) for key in _OF_CALLS)
 
 
 def _is_secret(part: dict[str, Any]) -> bool:
@@ -138,7 +148,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     seen, hidden = "", list[str]()
     strange: dict[str, str] = {}
     for key, value in message.items():
-        if not value or key in _KEYS_WITHOUT_TEXT:
+        if not value or key in _KEYS_WITHOUT_TEXT or key.startswith(_BEGINS_WITHOUT_TEXT):
             continue
         open_, secret = (value, "") if type(value) is str else in_value(value)
         if key in _VISIBLE_KEYS:
@@ -147,8 +157,9 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
                 hidden.append(secret)
         elif key in REASONING:
             hidden.append(secret + open_)
-        elif (text := secret + open_) and not key.endswith(_ENDINGS_WITHOUT_TEXT):
-            strange[key] = text
+        elif not key.endswith(_ENDINGS_WITHOUT_TEXT):
+            text = secret + open_ or (tool_text(value) if key.lower().startswith(_CALLS) else "")
+            strange |= {key: text} if text else {}
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
     if "tool_calls" in message:
@@ -164,7 +175,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             hidden = list(strange.values())
     for key, text in strange.items():
         if text != seen:
-            use = "taken for reasoning" if text in hidden else "beside its own: left out"
+            use = TAKEN if text in hidden else "beside its own: left out"
             odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
     if len(hidden) > 1 or (hidden and seen):
         hidden = [text for text in dict.fromkeys(hidden) if text != seen]
@@ -174,7 +185,11 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
 
 
 def _is_thought(message: dict[str, Any]) -> bool:
-    """Whether the content is marked as a thought, as Gemini's /v1 does in extra_content.google."""
+    """Whether the content is marked as a thought: by a flag, the message's type, Harmony's channel, Gemini's extra_content."""
+    if any(str(message.get(name) or "").lower().startswith(_SECRET) for name in ("type", "channel", "phase")):
+        return True
+    if any(value is True and key.removeprefix("is_") in REASONING for key, value in message.items()):
+        return True
     extra = message.get("extra_content")
     return isinstance(extra, dict) and any(
         isinstance(said, dict) and said.get("thought") is True for said in extra.values()
@@ -192,16 +207,22 @@ _ENDINGS_WITHOUT_TEXT = ("_opaque", "_encrypted", "_id", "_ids", "signature", "_
 
 def tool_text(calls: Any) -> str:
     """Return names and arguments of tool calls, whole (Ollama) or in pieces (OpenAI), as the model wrote them."""
+    if isinstance(calls, str):
+        return calls
     texts: list[str] = []
     for call in calls if isinstance(calls, list) else [calls]:
         if not isinstance(call, dict):
             continue
         said = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
-        texts += (_plain_text(said.get(key)) for key in ("name", "arguments", "input"))
+        texts += (plain_text(said.get(key)) for key in _OF_CALLS)
     return "".join(texts)
 
 
-def _plain_text(value: Any) -> str:
+_OF_CALLS = ("name", "arguments", "args", "input")
+
+
+def plain_text(value: Any) -> str:
+    """Return a text, or any other value that is not empty as JSON."""
     if isinstance(value, str):
         return value
     return compact(value) if value else ""

@@ -1,0 +1,80 @@
+"""The search of an answer's body for the lines that end it, while the body comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadtest.dialects.base import End, EndMarks
+
+LOOK_BACK = 1 << 16  # bytes that are looked through where reads were passed over
+UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has come
+
+Said = tuple[End, int]  # what a line says of the answer's end, and the offset in the body behind the line
+
+
+class EndSearch:
+    """Looks for `marks` in `body`, which grows; asks only lines with a needle of theirs, be it cut by a read or not."""
+
+    __slots__ = ("_body", "_line_has_needle", "_longest", "_marks", "_needles", "_tail", "looked", "quiet")
+
+    def __init__(self, marks: EndMarks, body: bytearray) -> None:
+        self._marks, self._needles, self._body = marks, marks.needles, body
+        self._longest = max(map(len, marks.needles), default=0)
+        self._tail = b""  # the end of a line that has no newline yet: a needle may begin in it
+        self._line_has_needle = False  # whether that line holds a needle
+        self.looked = 0  # offset in the body from which on nothing was looked through
+        self.quiet = False  # the latest read ended with a line, and no needle was in it
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to look for."""
+        return bool(self._needles)
+
+    def take(self, read: bytes) -> Iterator[Said]:
+        """Look through the read that was just added to the body."""
+        region = self._tail + read
+        found, newline, size = self._holds(region), b"\n" in read, len(self._body)
+        if self.looked == size - len(read):
+            self.looked = size
+        if found or (self._line_has_needle and read):
+            start = self._line_start(size - len(read))
+            if newline or size - start < UNFINISHED:
+                yield from self._ask(start)
+        if newline:
+            self._line_has_needle = found and self._holds(region.rpartition(b"\n")[2])
+        else:
+            self._line_has_needle = found or self._line_has_needle
+        ended = self._body.endswith(b"\n")
+        self._tail = b"" if ended else region[-self._longest :]
+        self.quiet = ended and not found
+
+    def passed_over(self) -> Iterator[Said]:
+        """Look through reads that were not taken, as far back as LOOK_BACK."""
+        size = len(self._body)
+        begin, self.looked = max(self.looked, size - LOOK_BACK), size
+        if self._holds(self._body[begin:]):
+            yield from self._ask(self._line_start(begin))
+
+    def rest(self) -> Iterator[Said]:
+        """Look at a last line that lacks its newline."""
+        if self._line_has_needle:
+            yield from self._ask(self._line_start(len(self._body)))
+
+    def _holds(self, data: bytes | bytearray) -> bool:
+        for needle in self._needles:  # noqa: SIM110 - any() takes twice as long
+            if needle in data:
+                return True
+        return False
+
+    def _line_start(self, at: int) -> int:
+        r"""Return where the line begins that holds `at`; some servers end lines with a b"\r" alone."""
+        start = self._body.rfind(b"\n", 0, at) + 1
+        return max(start, self._body.rfind(b"\r", start, at) + 1)
+
+    def _ask(self, start: int) -> Iterator[Said]:
+        """Ask every line from `start` on whether it ends the answer."""
+        for line in self._body[start:].split(b"\n"):
+            end = start + len(line)
+            if line and self._holds(line) and (said := self._marks.read(bytes(line))) is not None:
+                self.looked = max(self.looked, end)
+                yield said, end
+            start = end + 1

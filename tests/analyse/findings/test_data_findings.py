@@ -1,0 +1,105 @@
+"""What is said of a data file's rows and of lengths: only of rows that were over, and of tokens that were counted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from loadtest.analyse.findings import data_findings
+from loadtest.analyse.run.frames import RunData
+from loadtest.records import Outcome
+
+LEVEL = {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None}
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (("server",), "Prompts: a asked; median 10.0, at most 10.0 tokens as the server counts."),
+        (("server",), "Answers: b asked; median 5.00, at most 5.00 tokens as the server counts."),
+        (("tiktoken",), "Answers: b asked; median 5.00, at most 5.00 tokens as tiktoken counts."),  # was "the server"
+        (("chunks",), "Prompts: a asked; median 10.0, at most 10.0 tokens as the server counts."),
+        (("chunks",), "Answers: b asked; median 5.00, at most 5.00 pieces of text (the server counts no tokens)."),
+        (("chunks", "server"), "Answers: b asked; median 5.00, at most 5.00 tokens, not all as the server counts."),
+    ],
+)
+def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], said: str) -> None:
+    rows = pd.DataFrame({"prompt_tokens": 10.0, "output_tokens": 5.0, "turn": 0, "token_source": [*sources, *sources]})
+    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
+    asked = [LEVEL | {"input_lengths": "a", "output_lengths": "b", "system_tokens": None}]
+    assert said in data_findings.length_findings(run, asked)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "counts", "said", "evidence"),
+    [
+        ("oooo", (10, 10, 10, 10), "4 rows of rows.jsonl took 4.00 s at 8 streams: 10.0 output tokens/s.", ""),
+        (
+            "ooof",
+            (10, 10, 10, None),
+            "4 rows of rows.jsonl took 4.00 s at 8 streams: 7.50 output tokens/s; 1 of them failed.",
+            "",
+        ),
+        (  # was "4 rows took …; 2 of them failed" of a run that Ctrl-C ended
+            "oocc",
+            (10, 10, None, None),
+            "2 of the 4 rows of rows.jsonl were over after 4.00 s at 8 streams, when the run ended: 5.00 output tokens/s.",
+            "",
+        ),
+        (
+            "oo",
+            (10, 10),
+            "2 of the 4 rows of rows.jsonl were over after 2.00 s at 8 streams, when the run ended: 10.0 output tokens/s.",
+            "",
+        ),
+        (  # was "5.00 output tokens/s", the half that was counted
+            "oooo",
+            (10, None, 10, None),
+            "4 rows of rows.jsonl took 4.00 s at 8 streams.",
+            "Output tokens/s are not known: 2 of 4 answers came with a count.",
+        ),
+    ],
+)
+def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
+    outcomes: str, counts: tuple[int | None, ...], said: str, evidence: str
+) -> None:
+    names = {"o": Outcome.OK, "f": Outcome.HTTP_ERROR, "c": Outcome.CANCELLED}
+    rows = pd.DataFrame({"sched": np.arange(len(outcomes)), "end": np.arange(len(outcomes)) + 1.0})
+    rows = rows.assign(outcome=[names[each] for each in outcomes], output_tokens=[*counts], prompt_tokens=np.nan)
+    rows["output_tokens"] = rows["output_tokens"].astype(float)
+    run = SimpleNamespace(
+        requests=rows,
+        levels=[{"index": 0, "requests": 4}],
+        facts={"scenario": {"data": "rows.jsonl", "data_once": True}},
+        measured=lambda _: np.ones(len(rows), dtype=np.bool_),
+        sent=lambda _: rows["outcome"] != Outcome.CANCELLED,
+        good=lambda _: rows["outcome"] == Outcome.OK,
+        left=lambda _: np.zeros(len(rows), dtype=np.bool_),
+    )
+    found = data_findings.batch_findings(cast("RunData", run), [LEVEL | {"verdict": "valid"}])
+    assert found == [said]
+    assert found[0].evidence == evidence
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (
+            ("chunks", "chunks"),
+            "The server counts no tokens: each piece of text counts as one, so tokens/s are pieces/s.",
+        ),
+        (
+            ("chunks", "asked", "asked"),
+            "The server counts no tokens in 1 of 3 answers: there each piece of text counts as one.",
+        ),
+        (("server", "tiktoken", "asked", None), None),
+    ],
+)
+def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(sources: tuple[str, ...], said: str | None) -> None:
+    rows = pd.DataFrame({"token_source": sources})
+    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
+    assert data_findings.counting_finding(run, [LEVEL]) == said
