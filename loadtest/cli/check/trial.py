@@ -80,7 +80,7 @@ def _missing(attempt: Attempt, url: str) -> str:
 
 def _of_a_key(dialect: Dialect, url: str) -> str:
     """Say what to do about the key where a request was refused for want of one, or with one."""
-    if (name := credentials.variable_of(url, dialect.api, key_env=dialect.key_env)) is not None:
+    if (name := credentials.key_variable(url, dialect.api, key_env=dialect.key_env)) is not None:
         return f"the key in {name} may be a wrong one, or not be good for this; set another"
     names = " or ".join(credentials.variables_for(url, dialect.api, key_env=dialect.key_env))
     return f"a key may be missing; set {names}"
