@@ -14,9 +14,7 @@ from loadtest.grid import Grid
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, signed
 
-MOST_SAID = 10  # times as much: a change that only shows beyond it shows nothing
-
-MOST_SAID = 10  # times the base: an interval that reaches further has no upper end worth a number
+MOST_SAID = 10  # times as much: a change that only shows beyond it shows nothing, and an interval has no upper end there
 
 
 def change_text(row: Change) -> str:
