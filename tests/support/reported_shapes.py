@@ -138,6 +138,18 @@ TEXTS = {
         for dialect in (CHAT, GENERATE)
         for name in ("content", "text", "delta")
     },
+    "ollama: a reason without done (ollama-vscode#61)": Stream(
+        CHAT, ndjson(message("a"), message("b"), message("c"), {k: v for k, v in last().items() if k != "done"})
+    ),
+    "ollama: a reason with a call, then with done (llama-swappo#13)": Stream(
+        CHAT,
+        ndjson(
+            {**message("", tool_calls=[CALL]), "done_reason": "tool_calls"},
+            last(done_reason="tool_calls"),
+        ),
+        "",
+        "f{}",
+    ),
     "ollama: a message that is a text": Stream(
         CHAT, ndjson(*({"model": "m", "message": text, "done": False} for text in "abc"), last())
     ),

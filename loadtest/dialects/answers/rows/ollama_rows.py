@@ -67,7 +67,7 @@ class OllamaRows:
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
-        if row.get("done") is True:
+        if row.get("done") is True or ("done" not in row and ends.reason_name(row.get("done_reason"))):
             ending.whole = not before
             if ends.is_last(row):
                 self._done(row)
