@@ -123,6 +123,17 @@ row(
     reads=3,
 )
 row(
+    "done:true with every piece, 0.2 s apart",
+    lambda w: streamed(
+        *(step for part in w.tokens() for step in (part.replace(b'"done":false', b'"done":true'), Wait(0.2))), w.end()
+    ),
+    dialects=OLLAMA,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    chunks=3,
+)
+row(
     "a response that only lives on after a token (Rapid-MLX)",
     lambda w: streamed(
         w.token("a"),

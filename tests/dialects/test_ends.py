@@ -65,6 +65,8 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (CHAT, '{"message":{"content":"a"},"done":false}{"done":true}', End.MARK),
     (V1, 'data: {"choices":[{"delta":{},"finish_reason":"sto', None),
     (CHAT, '{"message":{"content":""},"done":true}', End.MARK),
+    (CHAT, '{"message":{"content":"a"},"done":true}', End.FINISH),
+    (GENERATE, '{"response":"a","done":true,"done_reason":"stop"}', End.MARK),
     (CHAT, '{"done" :  true}\r', End.MARK),
     (GENERATE, '{"response":"","done": true,"context":[1]}', End.MARK),
     (CHAT, 'data: {"done":true}', End.MARK),

@@ -11,6 +11,7 @@ from support.odd_streams import (
     COUNTS,
     DONE,
     END,
+    GENERATE,
     V1,
     WHOLE,
     A,
@@ -112,6 +113,43 @@ TEXTS = {
         odd=("taken for reasoning",),
     ),
     "a citation as a part": Stream(V1, sse(A, B, C, delta([{"type": "citation", "text": "x", "url": "u"}])) + END),
+    **{
+        f"what is no text, as {name}": Stream(V1, sse(A, delta("", **{name: said}), B, C) + END)
+        for name, said in (
+            ("footnotes", ["zz"]),
+            ("citation", {"text": "zz"}),
+            ("suggestions", ["what then?"]),
+            ("progress", {"stage": "searching", "text": "zz"}),
+        )
+    },
+    "thoughts that are an object, under a name that is not known": Stream(
+        V1, sse(delta(reasoningContent={"text": "hm"}), A, B, C) + END, hidden="hm", odd=("'reasoningContent'",)
+    ),
+    "thoughts in the row, beside an empty delta": Stream(
+        V1, sse({**delta(""), "reasoning_content": "hm"}, A, B, C) + END, hidden="hm"
+    ),
+    "a content in the row, beside an empty delta": Stream(
+        V1, sse(*({**delta(""), "content": text} for text in "abc")) + END
+    ),
+    **{
+        f"ollama: {'generate, ' * (dialect is GENERATE)}the text as {name}": Stream(
+            dialect, ndjson(*({"model": "m", name: text, "done": False} for text in "abc"), last())
+        )
+        for dialect in (CHAT, GENERATE)
+        for name in ("content", "text", "delta")
+    },
+    "ollama: a reason without done (ollama-vscode#61)": Stream(
+        CHAT, ndjson(message("a"), message("b"), message("c"), {k: v for k, v in last().items() if k != "done"})
+    ),
+    "ollama: a reason with a call, then with done (llama-swappo#13)": Stream(
+        CHAT,
+        ndjson(
+            {**message("", tool_calls=[CALL]), "done_reason": "tool_calls"},
+            last(done_reason="tool_calls"),
+        ),
+        "",
+        "f{}",
+    ),
     "ollama: a message that is a text": Stream(
         CHAT, ndjson(*({"model": "m", "message": text, "done": False} for text in "abc"), last())
     ),
@@ -137,6 +175,10 @@ COUNTED = {
         f"counts in {name}": Stream(V1, sse(A, B, C, finish(**{name: {**usage(), "e2e_latency": 0.1}})) + DONE)
         for name in ("stats", "meta_info", "Usage")
     },
+    "counts in the last chunk itself": Stream(V1, sse(A, B, C, finish(prompt_tokens=20, completion_tokens=3)) + DONE),
+    "tokens in meta": Stream(
+        V1, sse(A, B, C, finish(meta={"tokens": {"input_tokens": 20, "output_tokens": 3}})) + DONE
+    ),
     "a usage in a list": Stream(V1, sse(A, B, C, finish(usage=[usage()])) + DONE),
     "a usage as a text of JSON": Stream(V1, sse(A, B, C, finish(usage=json.dumps(usage()))) + DONE),
     **{
@@ -161,7 +203,17 @@ def sizes(*parts: str) -> str:
     return "".join(f"{len(part.encode()):x}\r\n{part}\r\n" for part in parts) + "0\r\n\r\n"
 
 
+ROWS = (A, B, C, finish(), COUNTS)
 FRAMES = {
+    **{
+        f"an envelope: {name}": Stream(V1, sse(*map(packed, ROWS)) + DONE, odd=("envelope",))
+        for name, packed in (
+            ("message", lambda row: {"type": "chunk", "message": row}),
+            ("json", lambda row: {"event": "chunk", "json": row}),
+            ("one in another", lambda row: {"code": 0, "data": {"result": row}}),
+            ("a list of one", lambda row: {"data": [row]}),
+        )
+    },
     "a line's end in a text (one blank behind data: is none of it)": Stream(
         V1, sse(A) + 'data: {"choices":[{"delta":{"content":"b\ndata: c"}}]}\n\n' + END, "ab\nc"
     ),

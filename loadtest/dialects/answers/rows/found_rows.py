@@ -17,7 +17,8 @@ AMID = "the answer's objects of JSON have something else around them"
 MOST_AROUND = 40  # bytes
 IN_A_TEXT = "the answer's objects of JSON come as texts of JSON"
 IN_AN_ENVELOPE = "the answer's objects lie in an envelope of a gateway"
-_ENVELOPES = ("data", "result", "response", "body", "output", "payload", "event", "chunk")
+_ENVELOPES = ("data", "result", "response", "body", "output", "payload", "event", "chunk", "message", "json")
+MOST_ENVELOPES = 2  # one in another
 _BETWEEN = re.compile(r"(?:[\s,\[\]\0]|\\[nr])*(?:data:\s*)?")  # some servers escape the ends of lines
 _MARK = re.compile(r"\[?DONE\](?:\s|\\[nr])*")
 _JSON = json.JSONDecoder(strict=False)
@@ -122,12 +123,19 @@ _PUNCTUATION = b"[], \t\r"
 MOST_HELD = 8  # lines of punctuation before a list's first row
 
 
-def unwrapped(row: dict[str, Any], takes: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+def unwrapped(
+    row: dict[str, Any], takes: Callable[[dict[str, Any]], bool], depth: int = MOST_ENVELOPES
+) -> dict[str, Any] | None:
     """Return the row in a gateway's envelope, with what lies beside it; None where the row is no envelope of one that `takes`."""
     for name in _ENVELOPES:
         inner = row.get(name)
         if isinstance(inner, str) and inner.startswith("{"):
             inner = parse_json(inner.encode(errors="surrogatepass"))
-        if isinstance(inner, dict) and takes(inner):
-            return {key: value for key, value in row.items() if key != name} | inner
+        if isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        if not isinstance(inner, dict):
+            continue
+        found = inner if takes(inner) else unwrapped(inner, takes, depth - 1) if depth > 1 else None
+        if found is not None:
+            return {key: value for key, value in row.items() if key != name} | found
     return None

@@ -67,7 +67,7 @@ class OllamaRows:
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
-        if row.get("done") is True:
+        if row.get("done") is True or ("done" not in row and ends.reason_name(row.get("done_reason"))):
             ending.whole = not before
             if ends.is_last(row):
                 self._done(row)
@@ -81,7 +81,8 @@ class OllamaRows:
         if message and isinstance(message, str | list):
             message = {"content": message}
         if not isinstance(message, dict) or (not self._chat and "response" in row):
-            message = {"content": row.get("response")} | {key: row[key] for key in _OTHER_TEXTS if key in row}
+            content = next((row[name] for name in _CONTENTS if row.get(name)), None)
+            message = {"content": content} | {key: row[key] for key in _OTHER_TEXTS if key in row}
         texts = in_message(message, odd)
         events = self._answer.events
         if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
@@ -135,6 +136,7 @@ class OllamaRows:
 
 _NUMBER_ENDINGS = ("_duration", "_count")
 _COUNTS = ("prompt_tokens", "completion_tokens")
+_CONTENTS = ("response", "content", "text", "delta")  # the text of a line that has no message
 _OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
 
 

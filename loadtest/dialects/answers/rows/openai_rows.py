@@ -41,7 +41,15 @@ USAGES = frozenset(("usage", "Usage", "usageMetadata", "usage_metadata", "token_
 _REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
 _OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
-_IN_ROW = ("delta", "message", "content", "text", "result")  # where rows without choices have their text
+_IN_ROW = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "delta",
+    "message",
+    "text",
+    "result",
+)  # that some rows have their text in
 _FLAGS = frozenset(("done", "is_finished", "is_end", "finished", "stop"))  # that say in a choice that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL = "the answer's pieces carry more than one id"
@@ -102,8 +110,8 @@ class OpenAIRows:
             for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
                     alike = self._choice(choice, position) and alike
-        elif said is None and self._answer.kind != b"error" and any(map(row.get, _IN_ROW)) and self.takes(row):
-            self._answer.add(_in_row(row))
+        if len(events.texts) == before and not (said or self._answer.kind) and any(map(row.get, _IN_ROW)):
+            self._answer.add(_in_row(row, alone=not choices) if self.takes(row) else NO_TEXTS)
         self._numbers(row)
         ending = self._answer.ending
         if not ending.done and (reason := row.get("finish_reason") or ("stop" if row.get("done") is True else None)):
@@ -222,13 +230,13 @@ class OpenAIRows:
             if type(value) is dict:
                 if name in USAGES or value.get("completion_tokens") is not None:
                     self._take_usage(value)
-                elif usage := value.get("usage"):
+                elif usage := value.get("usage") or value.get("tokens"):
                     self._take_usage(usage)
         if (usage := row.get("usage")) and isinstance(usage, list | str):
             self._take_usage(usage_in(usage))
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
-        if not row.get("choices") and ("prompt_tokens" in row or "completion_tokens" in row):
+        if "prompt_tokens" in row or "completion_tokens" in row:
             self._take_usage(row)
 
     def count_behind(self, row: dict[str, Any]) -> None:
@@ -333,9 +341,11 @@ def _flag(choice: dict[str, Any]) -> str | None:
     return "stop" if any(choice.get(name) is True for name in _FLAGS) else None
 
 
-def _in_row(row: dict[str, Any]) -> Texts:
-    """Return the text of a row that has no choices."""
+def _in_row(row: dict[str, Any], *, alone: bool) -> Texts:
+    """Return the text that lies in a row itself; under a name that may be a gateway's own only where no choices are there."""
     beside = {name: row[name] for name in _BESIDE if row.get(name)}
+    if not alone:
+        return in_message(beside, []) if beside else NO_TEXTS
     for value in (beside, row.get("delta"), row.get("message")):
         if value and isinstance(value, dict) and any(texts := in_message(value, [])):
             return texts

@@ -158,8 +158,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         elif key in REASONING:
             hidden.append(secret + open_)
         elif not (key.endswith(_ENDINGS_WITHOUT_TEXT) or key.startswith(_BEGINS_WITHOUT_TEXT)):
-            text = secret + open_ or (tool_text(value) if key.lower().startswith(_CALLS) else "")
-            strange |= {key: text} if text else {}
+            strange |= {key: text} if (text := _of_strange(key, value)) else {}
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
     if "tool_calls" in message:
@@ -182,6 +181,16 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     if seen and not _MARKS.isdisjoint(message) and _is_thought(message):
         seen, hidden = "", [*hidden, seen]
     return seen, "".join(hidden)
+
+
+def _of_strange(key: str, value: Any) -> str:
+    """Return the text under a name that is not known: a string, more than that where the name says what it is."""
+    if isinstance(value, str):
+        return value
+    key = key.lower()
+    if any(word in key for word in _SECRET):
+        return "".join(in_value(value))
+    return tool_text(value) if key.startswith(_CALLS) else ""
 
 
 def _is_thought(message: dict[str, Any]) -> bool:
