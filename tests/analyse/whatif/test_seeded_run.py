@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import insight_open
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.comparison import comparable
@@ -135,3 +136,12 @@ def test_other_requests_than_those_predicted_are_not_scored(tmp_path: Path) -> N
     assert said((1.5, 2.5), 9) == ""
     assert "it sent 20 requests of seed 4, and the prediction is of 20 of seed 9" in said((1.5, 2.5), 4)
     assert "measure 1.5 and 2.5 in this order" in said((2.5,), 9)
+
+
+def test_the_waits_of_open_loops_are_foretold_up_to_more_than_the_server_can_do() -> None:
+    """`scripts/bench open` does this for as many engines as asked for."""
+    rows = insight_open.examine(19)
+    assert [row.utilisation for row in rows] == list(insight_open.UTILISATIONS)
+    for row in rows:
+        assert all(row.inside), row
+        assert max(map(abs, row.errors)) < 0.2, row
