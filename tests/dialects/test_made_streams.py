@@ -210,7 +210,7 @@ CASES = {
         finish="stop",
         error="not a JSON object",
     ),
-    "an event that is no object": Case(V1, sse("3", delta("a"), FINISH), ["a"], finish="stop", error="not a JSON"),
+    "an event that is no object": Case(V1, sse("hello", delta("a"), FINISH), ["a"], finish="stop", error="not a JSON"),
     "an empty data line": Case(V1, "data:\n\n" + sse(delta("a"), FINISH), ["a"], finish="stop"),
     "completions": Case(
         COMPLETIONS,

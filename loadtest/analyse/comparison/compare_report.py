@@ -14,7 +14,9 @@ from loadtest.grid import Grid
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, signed
 
-MOST_SAID = 10  # times as much: a change that only shows beyond it shows nothing, and an interval has no upper end there
+MOST_SAID = (
+    10  # times as much: a change that only shows beyond it shows nothing, and an interval has no upper end there
+)
 
 
 def change_text(row: Change) -> str:

@@ -37,7 +37,8 @@ def rows_of(value: Any) -> list[dict[str, Any]]:
 def rows_within(value: Any, data: bytes, odd: list[str], takes: Callable[[dict[str, Any]], bool]) -> list[Ended]:
     """Return the rows in the JSON of `data`, which `value` is as far as it can be read, and where in `data` each ends.
 
-    What is odd in them goes to `odd`. One with other characters around it must be one that `takes`. Objects that no newline parts may have come one by one, so each counts from its own end.
+    What is odd in them goes to `odd`. One with other characters around it must be one that `takes`. Objects that no newline
+    parts may have come one by one, so each counts from its own end.
     """
     size = len(data)
     if isinstance(value, str) and (text := value[_behind(value, 0) :]).startswith("{"):
