@@ -16,12 +16,8 @@ NO_TEXTS: Texts = ("", "")
 
 _SECRET = ("think", "reason", "thought", "analysis")
 _HIDDEN_PARTS = (*_SECRET, "tool", "function", "input_json")
-_FOUND_PARTS = (
-    "citation",
-    "reference",
-    "source",
-    "search_result",
-)  # of what a search found: the model did not write it
+# of what a search found: the model did not write it
+_FOUND_PARTS = ("citation", "reference", "source", "search_result")
 _KEYS_OF_TEXT = (
     "text",
     "content",
