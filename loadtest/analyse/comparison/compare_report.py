@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
-from loadtest.analyse.comparison.differences import FAILED, note_on_rates
+from loadtest.analyse.comparison.differences import FAILED, STEPS, note_on_rates
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
@@ -128,6 +128,8 @@ def method(comparison: Comparison) -> str:
     seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}."
     smallest = seen if comparison.visible else ""
     rates = note_on_rates((*comparison.bases, *comparison.news))
+    if any(row.metric is STEPS for row in comparison.rows):
+        rates += " Step time, at numbers of streams that all runs had, is the server's speed without its queue."
     if not comparison.tests:
         return f"No figure was judged, so no interval was made; the reason stands beside each level.{rates}"
     return (
