@@ -4,7 +4,8 @@ The truth of a closed loop, and of an open loop past what the server can do, is 
 of a run of the same kind that is very long, counted by whole answers; of an open loop that it keeps up with, it is what
 came. Lengths and arrivals drawn at random make single runs differ: there the mean of many runs is what is held against the
 truth. So does the share of requests that find such a server idle: at 1 request/s it goes from 31 % in a long run in which
-0.91 a second came to 23 % in one with 1.07. Goodput of such a load is therefore held against the mean of several long runs.
+0.91 a second came to 23 % in one with 1.07. Goodput of such a load is therefore held against the mean of several long runs. From run to run it scatters by
+24 %: the mean of ten runs says nothing of it, that of 500 is +0.2 ± 1.3 % from the truth.
 """
 
 from __future__ import annotations

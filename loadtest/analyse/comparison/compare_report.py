@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
-from loadtest.analyse.comparison.differences import FAILED, note_on_rates
+from loadtest.analyse.comparison.differences import FAILED, STEPS, note_on_rates
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
@@ -136,6 +136,8 @@ def method(comparison: Comparison) -> str:
     )
     if comparison.tests == 1:
         held = "One was judged; its interval holds with 99 %."
+    if any(row.metric is STEPS for row in comparison.rows):
+        rates += " Step time, at numbers of streams that all runs had, is the server's speed without its queue."
     if not comparison.tests:
         return f"No figure was judged, so no interval was made; the reason stands beside each level.{rates}"
     return (

@@ -161,8 +161,7 @@ def note_on_rates(analyses: Iterable[Analysis]) -> str:
         return ""
     return (
         " At a rate of requests a queue multiplies differences of speed, so waits must differ by more; a level whose requests met "
-        f"fewer than {FEWEST_INDEPENDENT_AT_A_RATE} independent queues has too few samples, and needs more requests. Step time, at "
-        "numbers of streams that all runs had, is the server's speed without its queue."
+        f"fewer than {FEWEST_INDEPENDENT_AT_A_RATE} independent queues has too few samples, and needs more requests."
     )
 
 

@@ -79,7 +79,7 @@ def test_an_open_loops_window_is_from_its_first_end_to_the_first_after_its_last_
 
 def test_an_idle_server_answers_as_many_a_second_as_come() -> None:
     """Ten requests, one every 2 s: closed with the last send, the window held eight answers in nine gaps."""
-    send = np.arange(10, dtype=np.float64) * 2.0
+    send = np.arange(0.0, 20.0, 2.0)
     end = send + 0.5
     window = steady_window(send, end, 0.0)
     assert window.holds(end).sum() / window.seconds == pytest.approx(0.5)
