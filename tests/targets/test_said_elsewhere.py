@@ -119,6 +119,42 @@ SERVERS: dict[str, tuple[dict[str, Any], str, dict[str, Said], int | None]] = {
         {"a": (False, None, None), "b": (True, None, None)},
         None,
     ),
+    "those that are loaded (LocalAI)": (
+        {"/v1/models": listed("a", "b"), "/system": {"backends": ["x"], "loaded_models": [{"id": "b"}]}},
+        "openai",
+        {"a": (False, None, None), "b": (True, None, None)},
+        None,
+    ),
+    "a digest beside names (Docker)": (
+        {"/models": [{"id": "sha256:abc", "tags": ["ai/m:latest"], "config": {}}]},
+        "openai",
+        {"ai/m:latest": (None, None, None)},
+        None,
+    ),
+    "digits (Predibase)": (
+        {"/v1/models": listed("a", context_length="4096")},
+        "openai",
+        {"a": (None, 4096, None)},
+        None,
+    ),
+    "a model of another machine (Ollama's cloud)": (
+        {
+            "/api/version": {"version": "0.12.0"},
+            "/api/tags": {"models": [{"name": "m:cloud", "remote_model": "m", "remote_host": "https://example.org"}]},
+        },
+        "ollama",
+        {"m:cloud": (None, None, None)},
+        None,
+    ),
+    "one list at every path": (
+        {
+            path: listed("a", "b")
+            for path in ("/v1/models", "/api/v1/models", "/api/v0/models", "/running", "/info", "/system")
+        },
+        "openai",
+        {"a": (None, None, None), "b": (None, None, None)},
+        None,
+    ),
     "facts of another model": (
         {"/v1/models": listed("a", "b"), "/info": {"name": "my gateway", "version": "1"}},
         "openai",
@@ -222,6 +258,9 @@ def test_a_server_that_answers_nothing_is_said() -> None:
 def test_the_model_of_that_very_name_is_taken() -> None:
     assert choose_model(look({"/v1/models": listed("m:latest", "m")}), "m").name == "m"
     assert choose_model(look({"/v1/models": listed("m:latest")}), "m").name == "m:latest"
+    ollama = look({"/api/version": {"version": "0.12.0"}, "/api/tags": {"models": [{"name": "Llama3:8B"}]}})
+    assert choose_model(ollama, "llama3:8b").name == "Llama3:8B"
+    assert choose_model(look({"/v1/models": listed("Qwen")}), "qwen").name == "qwen"
 
 
 def test_a_name_that_llama_cpp_ignores_has_its_models_context() -> None:

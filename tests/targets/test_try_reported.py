@@ -5,11 +5,12 @@ A name in brackets is the program that the words are from.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.made_servers import made, refuse
+from support.made_servers import OPENAI_STREAM, Made, made, refuse
 
 from loadtest import credentials
 
@@ -135,3 +136,37 @@ def test_an_ollama_is_not_sent_what_it_passes_over(loadtest: Call) -> None:
     with made({"/api/version": {"version": "0.9.0"}, "/api/tags": {"models": [{"name": "m"}]}}) as server:
         code, _, err = loadtest("check", server.url, "--try", "--api", "openai", "--top-k", "20")
     assert (code, "leave it out, use --api ollama." in err) == (2, True), err
+
+
+def test_a_url_with_a_path_too_many(loadtest: Call) -> None:
+    """LM Studio lists models at /api/v1, and takes requests at /v1."""
+    nowhere = {"error": "Unexpected endpoint or method."}
+    with made({"/api/v1/models": LISTED}, default=nowhere) as server:
+        code, out, _ = loadtest("check", f"{server.url}/api/v1/models", "--try")
+    words = f"the server has no such path below {server.url}/api; see whether its URL is {server.url}"
+    assert (code, words in " ".join(out.split())) == (1, True), out
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "needs"),
+    [
+        (["--think", "off"], "`reasoning_effort` must be one of `low`, `medium`, or `high`", "without --think"),
+        (
+            ["--temperature", "0.5", "--top-p", "0.9"],
+            "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+            "without --temperature",
+        ),
+        (["--body", '{"cache_salt":"a"}'], "cache_salt: Extra inputs are not permitted", "without --body"),
+    ],
+)
+def test_a_field_that_is_named_goes_first(loadtest: Call, options: list[str], words: str, needs: str) -> None:
+    server: Made
+    fields = {"reasoning_effort", "temperature", "cache_salt"}
+
+    def judge(_: dict[str, str]) -> Any:
+        asked = json.loads(server.posted[-1][1])
+        return refuse(400, said(words)) if fields & asked.keys() else OPENAI_STREAM
+
+    with made({"/v1/models": LISTED, CHAT: judge}) as server:
+        code, out, _ = loadtest("check", server.url, "--try", *options)
+    assert (code, f"works      only {needs}\n" in out, len(server.posted)) == (0, True, 2), out

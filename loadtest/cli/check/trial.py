@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from loadtest import credentials
 from loadtest.dialects import Dialect
 from loadtest.scenario import Scenario
@@ -75,6 +77,9 @@ def _missing(attempt: Attempt, url: str) -> str:
             return ": the server takes no more requests from us now; try again later"
         case 502 | 503 | 504:
             return ": the server, or the one behind a gateway, is not ready; try again once it is"
+    if attempt.is_nowhere and (parts := urlsplit(url)).path:
+        shorter = parts._replace(path=parts.path.rpartition("/")[0]).geturl()
+        return f": the server has no such path below {url}; see whether its URL is {shorter}"
     return ""
 
 

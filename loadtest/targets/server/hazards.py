@@ -50,7 +50,7 @@ def hazards(
         )
     if model is None:
         return found
-    if server.kind == "ollama" and not model.loaded:
+    if server.kind == "ollama" and model.loaded is False:
         found.append(
             f"{shown(model.name)} is not loaded: the first request waits for the load. `run` loads it before it measures."
         )

@@ -19,7 +19,7 @@ MOST_PAGES = 20  # of one list
 _LISTS = ("data", "models", "items", "result", "list", "model_list")
 _NAMES = ("id", "name", "model", "model_name", "model_id", "modelId", "key")
 # Ids that are a gateway's own: the model goes by its name there.
-_OWN_ID = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|://", re.IGNORECASE)
+_OWN_ID = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|://|^sha256:", re.IGNORECASE)
 _STATES = dict.fromkeys(("loaded", "ready", "running"), True) | dict.fromkeys(
     ("unloaded", "not-loaded", "not_loaded", "loading", "starting", "sleeping", "stopping", "stopped", "downloading"),
     False,
@@ -93,8 +93,10 @@ def _with_names(listed: list[Any]) -> Iterator[dict[str, Any]]:
 def _name_of(row: dict[str, Any]) -> str | None:
     """Return the name by which requests ask for a model: its id, beside which many servers have a name for people."""
     ours = isinstance(row.get("id"), str) and not _OWN_ID.search(row["id"])
-    names = _NAMES if ours else (*_NAMES[1:], "id")
-    return next((said for key in names if (said := as_text(row.get(key)))), None)
+    names = [row.get(key) for key in _NAMES[1:]]
+    tags = as_items(row.get("tags"))[:1]
+    said = [row.get("id"), *names] if ours else [*names, *tags, row.get("id")]
+    return next((name for one in said if (name := as_text(one))), None)
 
 
 def next_page(body: Any) -> str | None:
@@ -145,4 +147,9 @@ def contexts(row: dict[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _first_of(said: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    return next((count for name in names if (count := as_positive(said.get(name)))), None)
+    return next((count for name in names if (count := as_positive(_number(said.get(name))))), None)
+
+
+def _number(value: Any) -> Any:
+    """Return a number that was sent as a text of digits as a number, anything else as it is."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12 else value

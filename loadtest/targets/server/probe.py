@@ -182,7 +182,7 @@ def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]])
         models.append(
             ServedModel(
                 row["name"],
-                loaded=row["name"] in running,
+                loaded=None if row.get("remote_host") else row["name"] in running,  # another machine's
                 context=as_positive(live.get("context_length")),
                 size=as_positive(live.get("size")),
                 size_vram=as_count(live.get("size_vram")),
@@ -257,6 +257,10 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         if not asked.strip():
             raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
         called = [model for model in server.models if _is_called(model, asked)]
+        if not called and server.kind == "ollama":  # to which case means nothing
+            called = [
+                model for model in server.models if model.name.lower() in (asked.lower(), f"{asked.lower()}:latest")
+            ]
         if called:
             return next((model for model in called if model.name == asked), called[0])
         if server.kind == "llama.cpp" and len(server.models) == 1:  # it ignores the name

@@ -1,6 +1,6 @@
 """What servers of the OpenAI API say of their models beside /v1/models: which are loaded, their context, how many slots.
 
-Each path is some server's own (LM Studio, llama-swap, TabbyAPI, TGI, text-generation-webui); what counts is the shape of the
+Each path is some server's own (LM Studio, llama-swap, TabbyAPI, TGI, text-generation-webui, LocalAI); what counts is the shape of the
 answer, and that it names models of the list.
 """
 
@@ -16,7 +16,8 @@ from loadtest.targets.server.model_list import contexts, instances, listed_model
 
 Row = dict[str, Any]
 OF_ALL = ("/api/v1/models", "/api/v0/models")  # of LM Studio
-OF_LOADED = ("/running", "/v1/model", "/info", "/v1/internal/model/info")  # which name the loaded ones alone
+OF_LOADED = ("/running", "/v1/model", "/info", "/v1/internal/model/info", "/system")  # which name the loaded ones alone
+_LISTS = ("running", "loaded_models")
 
 
 def with_more(client: httpx.Client, url: str, rows: list[Row]) -> tuple[list[Row], int | None]:
@@ -24,7 +25,7 @@ def with_more(client: httpx.Client, url: str, rows: list[Row]) -> tuple[list[Row
 
     Nothing is asked where the list itself says which models are loaded, or with what context.
     """
-    if not rows or any(loaded(row) is not None or contexts(row) != (None, None) for row in rows):
+    if not rows or any(map(_says, rows)):
         return rows, None
     for path in (*OF_ALL, *OF_LOADED):
         answer = ask(client, url, path)
@@ -44,12 +45,12 @@ def slots_listed(body: Any) -> tuple[int | None, int | None]:
 
 
 def _models_in(body: Any, loaded_alone: bool) -> list[Row]:
-    if isinstance(body, dict) and isinstance(body.get("running"), list):
-        body = body["running"]
-    listed = listed_models(body)
-    if listed is None and loaded_alone and isinstance(body, dict):
-        listed = listed_models([body])
-    return listed or []
+    """Return the models of an answer; none of a list that a server gives at any path."""
+    if not loaded_alone:
+        return [row for row in listed_models(body) or [] if _says(row)]
+    said = as_mapping(body)
+    alone = [] if {"data", "models"} & said.keys() else [said]
+    return listed_models(next((said[key] for key in _LISTS if isinstance(said.get(key), list)), alone)) or []
 
 
 def _names(row: Row) -> Iterator[str]:
@@ -64,8 +65,12 @@ def _joined(row: Row, found: dict[str, Row], loaded_alone: bool) -> Row:
     if more is None:
         return {**row, "loaded": False} if loaded_alone else row
     is_loaded = loaded(more)
-    known = loaded_alone if is_loaded is None else is_loaded
+    known = True if is_loaded is None and loaded_alone else is_loaded
     return {**row, **more, "name": row["name"], "loaded": known}
+
+
+def _says(row: Row) -> bool:
+    return loaded(row) is not None or contexts(row) != (None, None)
 
 
 def _slots(found: dict[str, Row]) -> int | None:

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect, dialect_for
-from loadtest.dialects.answers.errors.refusals import OTHER_LENGTH_KEY, refused_field, wanted_header, without_field
+from loadtest.dialects.answers.errors.refusals import (
+    OTHER_LENGTH_KEY,
+    names_field,
+    refused_field,
+    wanted_header,
+    without_field,
+)
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
@@ -154,7 +160,8 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
     dialect, scenario = refused.dialect, refused.scenario
     fields = dialect.fields(refused.record.asked)
     order = [name for name in ("stream_options", *OTHER_LENGTH_KEY, *dialect.options, *dialect.patch) if name in fields]
-    for name in dict.fromkeys(order):
+    words = refused.record.error or ""
+    for name in sorted(dict.fromkeys(order), key=lambda one: not names_field(words, one)):
         if change := without_field(dialect, name):
             yield scenario.replace(**{change.key: change.value})
     both = [name for name in ("stream_options", *OTHER_LENGTH_KEY) if name in fields]

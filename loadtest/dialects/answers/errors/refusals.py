@@ -53,7 +53,7 @@ class Refusal:
     def advice(self) -> str:
         """What to do, to stand at a sentence's end."""
         flag = "--" + self.key.replace("_", "-")
-        if self.key == "body":
+        if self.key == "body" and self.value is not None:
             shown = self.value if len(self.value) <= _MOST_SHOWN else json.dumps({self.field: None})
             return f"leave it out with --body {shlex.quote(shown)}"
         return f"leave out {flag}" if self.value in (None, ()) else f"rename it with {flag} {self.value}"
@@ -66,6 +66,11 @@ def refused_field(dialect: Dialect, output_tokens: int | None, status: int | Non
     fields = dialect.fields(output_tokens)
     named = [(found.start(), name) for name in fields if (found := _named(name).search(words))]
     return without_field(dialect, min(named)[1]) if named else None
+
+
+def names_field(words: str, name: str) -> bool:
+    """Whether an answer's words name a field of the body, whatever they say of it."""
+    return _named(name).search(words) is not None
 
 
 def wanted_header(status: int | None, words: str) -> str | None:
@@ -84,7 +89,7 @@ def without_field(dialect: Dialect, name: str) -> Refusal | None:
     if name in dialect.patch or name not in dialect.options:
         kept = {key: value for key, value in dialect.patch.items() if key != name}
         body: Mapping[str, Any] = kept if _only_of_patch(dialect, name) else {**kept, name: None}
-        return Refusal(name, "body", json.dumps(body))
+        return Refusal(name, "body", json.dumps(body) if body else None)
     key = _OPTIONS.get(name, name)
     return Refusal(name, key, () if key == "stop" else None)
 
