@@ -74,7 +74,7 @@ def plan_of_run(run: RunData, slots: Slots) -> MemoryPlan:
     if not context or not count:
         missing = "how long its context is" if not context else "how many slots it has, and none were seen"
         raise PredictionError(f"{run.path} does not say {missing}: estimate with --model, --context and --slots.")
-    name = str((run.facts.get("target") or {}).get("model"))
+    name = str((run.facts.get("target") or {}).get("model") or "unknown model")
     try:
         facts = facts_of_server(name, said.get("details") or {}, said.get("trained_context"))
     except ScenarioError as error:
