@@ -245,7 +245,7 @@ def is_socket(text: str) -> bool:
 def origin(url: str) -> tuple[str, str, int] | None:
     """Return scheme, host and port of a URL, of a unix socket its path; None where it has none."""
     if _UNIX.match(url):
-        return "unix", with_keys(url).socket or "", 0
+        return "unix", unquote(re.split("[:?]", url.partition(":")[2], maxsplit=1)[0]), 0
     try:
         parts = urlsplit(url)
         port = parts.port

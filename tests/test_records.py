@@ -102,6 +102,11 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
+def test_a_name_with_a_line_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"a\\nb' holds a control character; choose another --out"):
+        RunFolder.check_free(tmp_path / "a\nb")
+
+
 def test_a_newer_schema_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema": 99}')
     with pytest.raises(RunFolderError, match="newer loadtest"):

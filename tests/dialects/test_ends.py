@@ -6,7 +6,7 @@ import json
 
 import pytest
 from support import recorded
-from support.received import feed
+from support.received import fed, feed
 
 from loadtest.dialects import (
     AnthropicMessages,
@@ -20,6 +20,8 @@ from loadtest.dialects import (
 )
 
 RESPONSES, MESSAGES = OpenAIResponses("m"), AnthropicMessages("m")
+MS = 1_000_000
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 LINES: list[tuple[Dialect, str, End | None]] = [
@@ -32,7 +34,9 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (V1, "\ufeffdata: [DONE]", End.MARK),
     (V1, "data: x\rdata: [DONE]\r", End.MARK),
     (V1, "event: done", End.MARK),
-    (V1, "event: error", End.MARK),
+    (V1, "event: error", End.FINISH),
+    (MESSAGES, "event: error", End.FINISH),
+    (RESPONSES, "event: stream_error", End.FINISH),
     (V1, 'error: {"message":"m"}', End.MARK),
     (V1, 'data: {"error":{"message":"m"}}', End.MARK),
     (V1, 'data: {"choices":[{"delta":{"content":"[DONE]"},"finish_reason":null}]}', None),
@@ -87,6 +91,24 @@ def test_what_a_line_says_of_the_end(dialect: Dialect, line: str, end: End | Non
     assert ends.read(line.encode()) is end
     if end is not None and line != "event: done":
         assert any(needle in line.encode() for needle in ends.needles)
+
+
+@pytest.mark.parametrize("dialect", [V1, RESPONSES, MESSAGES], ids=lambda one: one.name)
+def test_what_an_event_named_an_error_says_is_waited_for(dialect: Dialect) -> None:
+    """Its data may come in another read than its name, and a machine that is busy may take that later than 50 ms."""
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "too many"}}
+    name, data = b"event: error\n", b"data: %b\n\n" % json.dumps(error).encode()
+    reads = [
+        (1 * MS, HEAD),
+        (2 * MS, b"%x\r\n%b\r\n" % (len(name), name)),
+        (90 * MS, b"%x\r\n%b\r\n" % (len(data), data)),
+    ]
+    received, left = fed(reads, is_content=lambda _: False, ends=dialect.ends)
+    assert not left
+    assert received.marked is End.MARK
+    decoder = dialect.decoder()
+    decoder.feed(received.reads().body)
+    assert "too many" in (decoder.close().error or "")
 
 
 def test_pieces_of_text_hold_no_needle() -> None:

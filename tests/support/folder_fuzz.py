@@ -34,6 +34,7 @@ BASES = ("closed", "faults", "killed", "locust-processes", "open", "text", "work
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 2**31, 2**53, 2**63, 2**64 - 1, 2**70, -(2**63), 1e-300, 1e300, 0.5, -7.25, "", "x",
     "7", "\x1b]0;x\x07", "2026-13-45T99:99:99Z", [], [None], [1, "x"], [[1]], {}, {"a": 1}, {"level": "x"}, [{}] * 3,
+    "http://[", "http://h:x", "unix:/s",
 )  # fmt: skip
 BYTES = (b"\0" * 512, b"\xff\xfe", b"NaN", b"\n", b"{", b'"', b"1e999", b"[" * 2000, b"\r\n\r\n")
 

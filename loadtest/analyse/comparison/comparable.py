@@ -99,7 +99,7 @@ def _by_target(one: Analysis) -> list[tuple[ModelAndUrl, Analysis]]:
     if one.groups:
         return [((group.model, group.url), part) for group, part in one.groups]
     target = one.run.facts.get("target") or {}
-    return [((str(target.get("model")), str(target.get("url"))), one)]
+    return [((str(target.get("model") or "unknown model"), str(target.get("url"))), one)]
 
 
 def _like(key: ModelAndUrl, first: dict[ModelAndUrl, Analysis], other: dict[ModelAndUrl, Analysis]) -> Analysis | None:

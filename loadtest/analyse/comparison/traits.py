@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from loadtest.analyse.comparison.comparable import DEFAULTS, asked_facts, value_text
 from loadtest.analyse.findings.run_findings import slot_limit
 from loadtest.analyse.summary import Analysis
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS
 from loadtest.text import counted, joined, listed
+from loadtest.urls import origin
 
 # Comparability keys that runs set beside each other may differ in unasked: what is compared is this, or how it was asked.
 ON_PURPOSE = frozenset(("model", "quantization", "context", "server", "dialect", "proxy", *SAID_KEYS, *ADDED_KEYS))
@@ -168,7 +168,5 @@ def _hardware(one: Analysis, *, of_machine: bool) -> str:
 
 
 def _host(one: Analysis) -> str | None:
-    try:
-        return urlsplit(str(one.summary["target"].get("url") or "")).hostname
-    except ValueError:
-        return None
+    where = origin(str(one.summary["target"].get("url") or ""))
+    return None if where is None or where[0] == "unix" else where[1]

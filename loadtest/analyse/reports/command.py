@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.simulate.profiles import PROFILES
+from loadtest.urls import origin
 
 
 def command(run: RunData) -> str | None:
@@ -48,12 +48,12 @@ def serve_command(run: RunData, slots: Slots) -> str | None:
 
     None of a real server, or of one whose profile is in a file.
     """
-    said, url = run.simulated, urlsplit(str((run.facts.get("target") or {}).get("url") or ""))
+    said, where = run.simulated, origin(str((run.facts.get("target") or {}).get("url") or ""))
     profile = PROFILES.get(str(said.get("profile"))) if said else None
-    if said is None or profile is None or url.port is None or len(run.facts.get("targets") or [url]) != 1:
+    if said is None or profile is None or not (where and where[2]) or len(run.facts.get("targets") or [where]) != 1:
         return None
     context = (run.facts.get("server") or {}).get("context")
-    words = ["--profile", profile.name, "--speed", f"{float(said['speed']):g}", "--port", str(url.port)]
+    words = ["--profile", profile.name, "--speed", f"{float(said['speed']):g}", "--port", str(where[2])]
     words += ["--slots", str(slots.estimate)] if slots.limit else []
     words += ["--num-ctx", str(context)] if context and context != profile.num_ctx else []
     return shlex.join(["loadtest", "serve", *words])

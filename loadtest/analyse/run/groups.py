@@ -133,7 +133,8 @@ def undistinguished_servers(run: RunData) -> str | None:
     if _targets(run):
         return None
     main = run.facts.get("target") or {}
-    urls: dict[str, list[str]] = {str(main.get("model")): [str(main.get("url"))]}
+    model, url = main.get("model"), main.get("url")
+    urls: dict[str, list[str]] = {model: [url]} if model and url else {}
     for other in _older_targets(run):
         urls.setdefault(other.model, []).append(other.url)
     many = next((list(dict.fromkeys(found)) for found in urls.values() if len(set(found)) > 1), None)

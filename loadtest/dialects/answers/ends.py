@@ -115,11 +115,11 @@ _OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "
 def end_said_by(line: bytes) -> End | None:
     """Say what one line of an answer, streamed in either API's format, says of its end.
 
-    An error is a mark: servers send nothing but [DONE] behind it.
+    An error is a mark: servers send nothing but [DONE] behind it. The name of an event is none while its data is to come.
     """
     name, data = _field(line)
     if name == b"event":
-        return End.MARK if data == b"done" or names_an_error(data) else None
+        return End.MARK if data == b"done" else End.FINISH if names_an_error(data) else None
     if name == b"error" or (name == b"data" and is_done(data)):
         return End.MARK
     row = _row_of_field(name, data)

@@ -14,10 +14,13 @@ from support import folder_fuzz
 from support.made_runs import Made, make
 from support.places import FOLDERS
 
+from loadtest.analyse.comparison.traits import names_of
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.damage import RECORD_KINDS
+from loadtest.analyse.server.model_memory.by_slots import plan_of_run
+from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import read_line
@@ -378,6 +381,29 @@ def test_samples_that_cannot_be_read_are_counted(run: Path) -> None:
     found = analyse(run)
     assert found.run.trouble == ["3 lines of samples-driver.jsonl hold no sample and are left out."]
     assert found.run.samples["cpu"].tolist() == [0.1]
+
+
+def test_a_model_without_a_name_is_not_called_none(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
+    facts = json.loads((run / "run.json").read_bytes())
+    facts["target"]["model"], facts["server"]["slots_said"] = None, 4
+    (run / "run.json").write_text(json.dumps(facts))
+    found = analyse(run)
+    assert plan_of_run(found.run, found.slots).facts.name == "unknown model"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://h:99999999", "http://h:x", "unix:/s?key=$LOADTEST_URL_KEY_00000000"]
+)
+def test_a_damaged_url_costs_its_run_nothing_else(tmp_path: Path, url: str) -> None:
+    run = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
+    facts = json.loads((run / "run.json").read_bytes())
+    facts["target"]["url"] = url
+    (run / "run.json").write_text(json.dumps(facts))
+    found = analyse(run)
+    assert "loadtest serve" not in pages.markdown(found, [])
+    assert same_machine(found.run, found.run.facts["client"]["host"]) is url.startswith("unix:")
+    assert names_of([found, found]).names
 
 
 # -- all kinds together -----------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
 def _facts(run: RunData) -> Facts:
     """Return what the run holds of its model; raise ScenarioError where that is not enough."""
     said = (run.facts.get("server") or {}).get("facts") or {}
-    name = str((run.facts.get("target") or {}).get("model"))
+    name = str((run.facts.get("target") or {}).get("model") or "unknown model")
     return facts_of_server(name, said.get("details") or {}, said.get("trained_context"))
 
 

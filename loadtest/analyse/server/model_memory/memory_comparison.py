@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.frames import RunData
@@ -16,7 +15,7 @@ from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import MemoryPlan, loaded_memory
 from loadtest.text import binary_size, counted, percent, signed
-from loadtest.urls import loopback
+from loadtest.urls import loopback, origin
 
 NOTABLE_DIFFERENCE = 0.1  # of the estimate; a larger difference is reported
 EXPLAINED = 0.02  # of the measurement; another plan that comes so near may be the one that was served
@@ -141,7 +140,7 @@ def same_machine(run: RunData, sampled: str) -> bool:
     """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
     url = str((run.facts.get("target") or {}).get("url") or "")
     client = (run.facts.get("client") or {}).get("host")
-    return sampled != client or loopback(url) or urlsplit(url).hostname == client
+    return sampled != client or loopback(url) or (origin(url) or ("", None))[1] == client
 
 
 def _gpu_reading(machine: Machine, used: int, plan: MemoryPlan) -> MemoryReading:
