@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loadtest.credentials import KEY_VARIABLES
+from loadtest.credentials import variables_for
+from loadtest.dialects.answers.errors.refusals import key_header
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.trials.attempts import Attempt, changes, command_for
@@ -32,7 +33,7 @@ def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Sc
         print(f"{number:2}. {' '.join(filter(None, [where, how]))}: {_outcome(last)}", flush=True)
     assert last is not None, "the first request is always sent"
     if not last.works:
-        print(f"works      nothing that was tried{_missing(last)}")
+        print(f"works      nothing that was tried{_missing(last, server.url)}")
         return 1
     add = changes(asked, last.scenario)
     print(f"works      {f'only {add}' if add else 'as asked: nothing has to be added'}")
@@ -54,14 +55,15 @@ def _outcome(attempt: Attempt) -> str:
     return f"{status}{record.error or record.outcome}"
 
 
-def _missing(attempt: Attempt) -> str:
+def _missing(attempt: Attempt, url: str) -> str:
     """Say what may be missing where no other request could do better."""
     if attempt.no_model:
         return ": name a model that the server has with --model"
     match attempt.record.status:
         case 401 | 403:
-            names = " or ".join(KEY_VARIABLES[attempt.dialect.api])
-            return f": a key may be missing; set {names}, or give a header of the gateway's with --header 'Name: ${{VARIABLE}}'"
+            names = " or ".join(variables_for(url, attempt.dialect.api, key_env=attempt.dialect.key_env))
+            header = key_header(attempt.record.error or "") or "Name"
+            return f": a key may be missing; set {names}, or give a header of the gateway's with --header '{header}: ${{VARIABLE}}'"
         case 429:
             return ": the server takes no more requests from us now; try again later"
         case 502 | 503 | 504:
