@@ -286,6 +286,6 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     yield "e2e_s", e2e
     if record.sent_tokens > 1:
         tpot = metrics.tpot(e2e, ttft, record.sent_tokens)
-        if tpot > 0:  # 0 where all tokens came in one chunk, which shows no decode speed
+        if tpot > 0 and not metrics.shows_no_decoding(len(record.chunks), record.reads):
             yield "tpot_s", tpot
             yield "stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)

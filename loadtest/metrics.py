@@ -60,6 +60,11 @@ def tpot(e2e_s: Any, ttft_s: Any, output_tokens: Any) -> Any:
     return (e2e_s - ttft_s) / (output_tokens - 1)
 
 
+def shows_no_decoding(pieces: Any, reads: Any) -> Any:
+    """Whether an answer came so much at once that the time between its pieces is the way's, not the server's."""
+    return (pieces >= HELD_BACK_PIECES) & (reads > 0) & (reads <= AT_ONCE_READS)
+
+
 def stream_tokens_per_s(tpot_s: Any) -> Any:
     """Decode speed of one stream as its user sees it: 1 / TPOT. Tokens per second."""
     return 1 / tpot_s
@@ -177,6 +182,7 @@ BUFFERED_PIECES = 4  # of an answer in one read on average, from there on said o
 # An answer of so many pieces was held back on the way where they come within such a share of the time, of so many seconds
 # or more, over which the server wrote them.
 HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
+AT_ONCE_READS = 2  # a buffer that is full in mid-answer makes two of one
 LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
 LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only

@@ -21,7 +21,8 @@ def event_context(record: Record) -> dict[str, Any]:
     if record.t_send is not None and record.t_first_token is not None:
         found["ttft_s"] = metrics.ttft(record.t_first_token, record.t_send)
         tokens = record.sent_tokens
-        if record.chunks and tokens > 1 and record.chunks[-1] > record.chunks[0]:
+        at_once = metrics.shows_no_decoding(len(record.chunks), record.reads)
+        if record.chunks and tokens > 1 and record.chunks[-1] > record.chunks[0] and not at_once:
             e2e = metrics.e2e(record.t_send + record.chunks[-1] * 1000, record.t_send)
             found["tpot_s"] = metrics.tpot(e2e, found["ttft_s"], tokens)
             found["stream_tokens_per_s"] = metrics.stream_tokens_per_s(found["tpot_s"])

@@ -68,6 +68,16 @@ def test_azures_paths_its_header_and_its_query(
     assert facts["target"]["model"] == "gpt-x"
 
 
+def test_try_names_the_variable_and_the_header_that_a_server_takes_its_key_from(loadtest: Call) -> None:
+    lacking = refuse(401, {"message": "Missing required header: api-key"})
+    with made({}, default=lacking) as server:
+        _, azure, _ = loadtest("check", "--try", f"{server.url}/openai/deployments/gpt-x?api-version=2024-10-21")
+        _, keyed, _ = loadtest("check", "--try", server.url, "--api", "openai", "--model", "m")
+    assert "set AZURE_OPENAI_API_KEY or OPENAI_API_KEY, or give" in azure  # was OPENAI_API_KEY or OLLAMA_API_KEY
+    assert "set OPENAI_API_KEY or OLLAMA_API_KEY, or give" in keyed
+    assert "--header 'api-key: ${VARIABLE}'" in keyed
+
+
 def test_azure_itself_takes_a_key_or_a_token() -> None:
     url = "https://x.openai.azure.com/openai/deployments/D"
     assert credentials.headers(url, "openai", {"AZURE_OPENAI_API_KEY": "k"}) == {"api-key": "k"}

@@ -157,6 +157,7 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
             "Redirects are not followed: give https://gpu.example.org/llm.",
         ),
         ({}, refuse(401), "OPENAI_API_KEY"),
+        ({}, refuse(401, {"message": "Missing required header: api-key"}), "with --header 'api-key: ${VARIABLE}'"),
         ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
         ({"/api/version": {"version": "0.9.0"}, "/api/tags": refuse(403)}, None, "refuses us with status 403"),
         ({"/api/version": {"version": "0.6.5"}}, None, "GET /api/version: version 0.6.5, which many servers have"),

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from loadtest import credentials
 from loadtest.dialects import Dialect
+from loadtest.dialects.answers.errors.refusals import key_header
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import check_num_ctx
@@ -66,7 +67,9 @@ def _missing(attempt: Attempt, url: str) -> str:
         return ": name a model that the server has with --model"
     match attempt.record.status:
         case 401 | 403:
-            return f": {_of_a_key(attempt.dialect, url)}, or give a header of the gateway's with --header 'Name: ${{VARIABLE}}'"
+            header = key_header(attempt.record.error or "") or "Name"
+            of_key = _of_a_key(attempt.dialect, url)
+            return f": {of_key}, or give a header of the gateway's with --header '{header}: ${{VARIABLE}}'"
         case 402:
             return ": the account has no credit left for it, as the server says"
         case 404 if credentials.is_azure(url) and "api-version" not in url:

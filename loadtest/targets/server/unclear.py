@@ -9,7 +9,7 @@ import httpx
 
 from loadtest import credentials
 from loadtest.dialects.answers.errors import redirects
-from loadtest.dialects.answers.errors.refusals import give_header, wanted_header
+from loadtest.dialects.answers.errors.refusals import give_header, key_header, wanted_header
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
@@ -106,6 +106,8 @@ def refused_error(client: httpx.Client, url: str, answer: ControlAnswer) -> Targ
     does = f"{key} to a key that it accepts"
     if (answer.header("www-authenticate") or "").lower().startswith("basic"):
         does = "write user and password into the URL, as USER:PASSWORD@ before the host"
+    elif (header := key_header(answer.said)) is not None:
+        does += f", or give it in the header that it names, with --header '{header}: ${{VARIABLE}}'"
     return TargetError(
         f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
     )

@@ -37,7 +37,8 @@ _MISSING = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _HEADER = re.compile(r"\b[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+\b")
-_OF_KEYS = ("x-api-key", "api-key", "proxy-authorization", "content-type", "content-length", "user-agent")
+_KEYS = ("x-api-key", "api-key")
+_OF_KEYS = (*_KEYS, "proxy-authorization", "content-type", "content-length", "user-agent")
 _MOST_SHOWN = 300  # characters of a --body in a sentence
 
 
@@ -79,6 +80,11 @@ def wanted_header(status: int | None, words: str) -> str | None:
         return None
     names = (found[0] for found in _HEADER.finditer(words))
     return next((name for name in names if name.lower() not in _OF_KEYS), None)
+
+
+def key_header(words: str) -> str | None:
+    """Return the header in which an answer's words want a key; None where they name none."""
+    return next((found[0] for found in _HEADER.finditer(words) if found[0].lower() in _KEYS), None)
 
 
 def without_field(dialect: Dialect, name: str) -> Refusal | None:
