@@ -47,6 +47,7 @@ LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
 NEARLY_ALL = 0.8  # of a wait
+FEWEST_ENDED = 10  # requests, from which on Little's law is held against a level
 MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 SHORT_S = 0.005  # nobody calls that queueing
 MOST_TOLD = 3  # series of levels; of more, the first and the last
@@ -346,8 +347,13 @@ def saturation(series: Series) -> Finding | None:
 def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
     """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary.
 
-    Where its queue grew that is said already, as a reason for doubt.
+    Where its queue grew that is said already, as a reason for doubt; a few requests obey no law.
     """
+
+    def ended(level: dict[str, Any]) -> float:
+        window = level["window"]
+        return float(level["little"]["ends_per_s"] * (window["end"] - window["start"]))
+
     return [
         Finding(
             f"{level['label']} was not stationary: {number(law['in_flight'])} requests were in flight on average, where Little's law "
@@ -355,7 +361,7 @@ def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
             f"{number(law['ends_per_s'])} requests/s ended, after {seconds(law['sojourn_s'])} each on average.",
         )
         for level in believed(levels)
-        if (law := level["little"]) and not law["holds"] and not law["growing"]
+        if (law := level["little"]) and not law["holds"] and not law["growing"] and ended(level) >= FEWEST_ENDED
     ]
 
 

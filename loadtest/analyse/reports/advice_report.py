@@ -169,7 +169,9 @@ def _levers_sentence(advice: Advice) -> str:
     slots_now = advice.trial
     if slots_now is not None and slots_now != advice.now:
         brought = gain(advice.ranked_by, advice.predicted_now, advice.cells[slots_now, advice.load])
-        text += f"; {counted(slots_now, 'slot')} would make it {_better(brought)}"
+        promised = gain(advice.ranked_by, advice.as_now(advice.load), advice.promised[advice.load])
+        if brought * promised >= 0:  # else the model's figure of now is another than the one measured
+            text += f"; {counted(slots_now, 'slot')} would make it {_better(brought)}"
     return text + "."
 
 

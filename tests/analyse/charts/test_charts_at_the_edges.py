@@ -14,7 +14,7 @@ from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 
 from loadtest.analyse.charts import itl, style
-from loadtest.analyse.charts.by_load import percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, analyse
@@ -81,6 +81,24 @@ def test_the_timeline_of_failed_requests_does_not_say_that_they_wait(tmp_path: P
     said = timeline.title(analysis, analysis.summary["levels"][0])
     assert "43 of 64 failed (the level is void)" in said
     assert "wait" not in said
+
+
+def test_where_all_users_hung_up_the_title_does_not_say_that_nobody_waited(tmp_path: Path) -> None:
+    """24 of 24 had left after 0.4 s: "nobody waited for a first token"."""
+    levels, truth = grid(Made(), (8,))
+    records = [unanswered(each, Outcome.LEFT) for each in truth.records]
+    said = distributions.title(analyse(write(tmp_path / "run", records, levels)))
+    assert said.endswith(("Time to first token", "all users hung up before their first token"))
+    assert "nobody waited" not in said
+
+
+def test_a_stream_beside_another_model_may_wait_for_that_one(tmp_path: Path) -> None:
+    """An Ollama that loaded two models in turn, 12 times in 12 requests: "nobody to wait for"."""
+    make(tmp_path / "run", Made(), users=(1,), each=6)
+    analysis = analyse(tmp_path / "run")
+    level = analysis.summary["levels"][0]
+    assert timeline.title(analysis, level) == "A single stream: nobody to wait for"
+    assert timeline.title(analysis, {**level, "beside": ["m:8b"]}) == "A single stream, beside m:8b"
 
 
 LONG = "hf.co/" + "a-very-long-organisation/" * 3 + "Model-70B-GGUF:Q4_K_M"

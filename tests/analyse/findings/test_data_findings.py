@@ -69,11 +69,8 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
 ) -> None:
     names = {"o": Outcome.OK, "f": Outcome.HTTP_ERROR, "c": Outcome.CANCELLED}
     rows = pd.DataFrame({"sched": np.arange(len(outcomes)), "end": np.arange(len(outcomes)) + 1.0})
-    rows = rows.assign(
-        outcome=[names[each] for each in outcomes],
-        output_tokens=np.array(counts, dtype=np.float64),
-        prompt_tokens=np.nan,
-    )
+    rows = rows.assign(outcome=[names[each] for each in outcomes], prompt_tokens=np.nan)
+    rows["output_tokens"] = np.array([np.nan if count is None else count for count in counts])
     run = SimpleNamespace(
         requests=rows,
         levels=[{"index": 0, "requests": 4}],

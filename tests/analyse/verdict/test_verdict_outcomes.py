@@ -162,7 +162,7 @@ def test_the_state_of_a_run_that_did_not_end_is_on_top(tmp_path: Path) -> None:
     ],
 )
 def test_where_everybody_hung_up_there_are_no_others(tmp_path: Path, left: int, said: str) -> None:
-    gone: dict[str, object] = {
+    gone: dict[str, Any] = {
         "outcome": Outcome.LEFT,
         "t_first_token": None,
         "t_first_visible": None,

@@ -64,7 +64,7 @@ def title(analysis: Analysis) -> str:
     half, end = (wait_in_words(last, "ttft_s", part) for part in ("p50", "max"))
     values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
     if not np.isfinite(values).any():  # all users hung up
-        return f"{last['label']}: nobody waited for a first token"
+        return f"{last['label']}: all users hung up before their first token"
     first = seconds(float(np.nanmin(values)))
     if first == end:
         return f"{last['label']}: every first token comes after {end}"

@@ -18,7 +18,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.summary import Analysis, failed, has_tokens, is_void
 from loadtest.records import Outcome
-from loadtest.text import counted
+from loadtest.text import counted, listed
 
 MOST_ROWS, FEWEST_ROWS = 48, 8
 WIDEST, LETTER, SIGN = 8.6, 0.075, 0.65  # inches: a line of the legend, a letter of it, the sign of an entry
@@ -150,5 +150,6 @@ def title(analysis: Analysis, level: dict[str, Any]) -> str:
     if asked > decoding:
         return f"{asked} requests in flight, never more than {decoding} decoding: the others wait for their first token"
     if asked == 1:
-        return "A single stream: nobody to wait for"
+        others = level.get("beside")  # models of the same server, which requests may wait for
+        return f"A single stream, beside {listed(others)}" if others else "A single stream: nobody to wait for"
     return f"All {counted(asked, 'stream')} in flight decode at once"
