@@ -82,8 +82,8 @@ def void_sentence(advice: Advice) -> str | None:
 
 
 def _set(advice: Advice, slots: int) -> str:
-    """Say to set so many slots, or to try them where more streams decode together than were measured."""
-    if advice.extrapolated(slots, advice.load) or slots != advice.best:
+    """Say to set so many slots, or to try them where the model may err: past the streams measured, or by as much as it gains."""
+    if advice.extrapolated(slots, advice.load) or slots != advice.best or not advice.surely_better:
         return f"Try {advice.knob} {slots} (now {advice.now}), then measure"
     return f"Set {advice.knob} to {slots} (now {advice.now})"
 

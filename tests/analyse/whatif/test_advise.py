@@ -159,7 +159,14 @@ def test_beyond_what_was_measured_bands_are_wider_and_the_headline_is_a_try(advi
     choice = words.sentences(more)[0]
     assert choice.startswith("Try OLLAMA_NUM_PARALLEL 8 (now 4), then measure: at 8 streams TTFT p95 is ")
     assert words.title(more).startswith("Try OLLAMA_NUM_PARALLEL 8 (now 4), then measure")
-    assert words.sentences(dataclasses.replace(advice, best=2))[0].startswith("Set OLLAMA_NUM_PARALLEL to 2 (now 4)")
+    ranked = (
+        f"{advice.ranked_by.figure}.{advice.ranked_by.statistic}" if advice.objectives else "output_tokens_per_s.mean"
+    )
+    now = advice.as_now(8).figure(*ranked.split("."))
+    for band, said in ((1.1, 1.3), "Set OLLAMA_NUM_PARALLEL to 2 (now 4)"), ((0.9, 1.3), "Try OLLAMA_NUM_PARALLEL 2"):
+        after = dataclasses.replace(advice.promised[8], bands={ranked: (band[0] * now, band[1] * now)})
+        fewer = dataclasses.replace(advice, best=2, promised={8: after})
+        assert words.sentences(fewer)[0].startswith(said)
     plain = advice.model.closed(8, slots=8).bands["ttft_s.p95"]
     wider = advice.cells[8, 8].bands["ttft_s.p95"]
     assert list(wider) == pytest.approx([plain[0] / 1.4, plain[1] * 1.4])
