@@ -144,7 +144,7 @@ def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
     assert one.summary["verdict"] == "valid"
     said = all_findings(one)
     assert any(line.startswith("80 of 160 requests: for example, an unknown key of") for line in said)
-    assert any(line.startswith("1 of 160 requests were sent twice") for line in said)
+    assert any(line.startswith("1 of 160 requests was sent twice") for line in said)
 
 
 def test_the_state_of_a_run_that_did_not_end_is_on_top(tmp_path: Path) -> None:
