@@ -90,8 +90,8 @@ def test_the_gate_of_the_readme_passes_as_pasted(loadtest: Call, simulated_url: 
     """`loadtest serve` is the server; here it is 20 times faster, and another URL."""
     (line,) = re.findall(r"^loadtest (run --concurrency .*--slo \S+)", README, flags=re.MULTILINE)
     code, said, err = loadtest(*shlex.split(line), "--url", simulated_url, "--out", tmp_path / "run")
+    assert code in (0, 3), err  # 3: a busy test machine may void what it could not measure
     assert len(re.findall(r"[≤≥] \S+(?: \S+)?: met", " ".join(said.split()))) == 6
     assert "missed" not in said
     assert "not judged" not in said
     assert "at the pace of the first answers" in err.lower()
-    assert code in (0, 3)  # 3: a busy test machine may void what it could not measure
