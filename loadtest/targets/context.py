@@ -44,13 +44,15 @@ def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
     return f"{shown(model.name)}{trained} has a context of {granted} tokens, not the {asked} asked for with --num-ctx."
 
 
-def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = None, *, loaded: bool = False) -> None:
+def check_lengths(
+    scenario: Scenario, model: ServedModel, trace: Trace | None = None, *, loaded: bool = False, reloads: bool = False
+) -> None:
     """Raise ScenarioError when a level does not fit the model's context: Ollama would silently cut its prompts.
 
     Call it twice: before anything is sent, when only the context asked for and the one the model was trained for are
-    known, and with `loaded` once the server has granted one.
+    known, and with `loaded` once the server has granted one. See context_of for `reloads`.
     """
-    context = context_of(scenario, model, loaded=loaded)
+    context = context_of(scenario, model, loaded=loaded, reloads=reloads)
     if context is None:
         return
     for level in scenario.levels():
@@ -63,14 +65,19 @@ def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = 
             )
 
 
-def context_of(scenario: Scenario, model: ServedModel, *, loaded: bool) -> int | None:
-    """Return the context of the model as it is loaded, or before that as it will be; None where nothing says it."""
+def context_of(scenario: Scenario, model: ServedModel, *, loaded: bool, reloads: bool = False) -> int | None:
+    """Return the context of the model as it is loaded, or before that as it will be; None where nothing says it.
+
+    A server that `reloads` grants each request what it asks for, else its own default. What somebody else had the model
+    loaded with, such as a short context, says nothing of the requests to come.
+    """
     asked = (
         min(scenario.num_ctx or UNLIMITED_CONTEXT, model.trained_context or UNLIMITED_CONTEXT)
         if scenario.num_ctx
         else None
     )
-    granted = model.context or asked if loaded else asked or model.context
+    before = None if reloads else model.context
+    granted = model.context or asked if loaded else asked or before
     return granted or model.trained_context
 
 

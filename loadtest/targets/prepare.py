@@ -84,7 +84,7 @@ def _prepared(
         scenario = scenario.replace(warmup=0)  # a warm-up would be one more load
     whole = Workload(scenario, counters[0])
     for target in targets:
-        check_lengths(whole.scenario, target.model, whole.trace)
+        check_lengths(whole.scenario, target.model, whole.trace, reloads=target.server.kind == "ollama")
     return tuple(
         _fitted(client, target, Workload(whole.scenario, counter, trace=whole.trace), weight, say)
         for target, counter, (_, weight) in zip(targets, counters, found, strict=True)
@@ -116,9 +116,9 @@ def _fitted(
             say(sentence)
     else:
         target = reread(client, target)
-    loaded = not scenario.unload
-    check_lengths(workload.scenario, target.model, workload.trace, loaded=loaded)
-    workload = workload.fitted(fit, context_of(scenario, target.model, loaded=loaded))
+    known = {"loaded": not scenario.unload, "reloads": target.server.kind == "ollama"}
+    check_lengths(workload.scenario, target.model, workload.trace, **known)
+    workload = workload.fitted(fit, context_of(scenario, target.model, **known))
     workload.check_context()
     for note in workload.notes():
         say(note)

@@ -106,6 +106,8 @@ def test_lengths_are_checked_against_what_was_asked_before_the_load_and_against_
     # Was "or set --num-ctx", which is refused for a server of the OpenAI API.
     with pytest.raises(ScenarioError, match=r"or give the model a larger context \(on Ollama with --num-ctx\)\."):
         check_lengths(Scenario(input_tokens=(4000,)), ServedModel("m", context=2048, trained_context=65536))
+    # Another client's 2048 is no limit of an Ollama: it loads the model anew for requests that do not ask for it.
+    check_lengths(Scenario(input_tokens=(4000,)), ServedModel("m", context=2048, trained_context=65536), reloads=True)
 
 
 @pytest.mark.parametrize(
