@@ -58,7 +58,8 @@ def test_the_slots_of_the_simulated_server_are_found(slots: int) -> None:
     with simulated_server("--slots", str(slots), "--speed", "5", "--warm") as url:
         found = probed(url)
     assert found.limit == slots, found.witnesses
-    assert found.how == f"The server handles {slots} request{'s' * (slots > 1)} in parallel; further requests wait."
+    handled = "one request at a time" if slots == 1 else f"{slots} requests in parallel"
+    assert found.how == f"The server handles {handled}; further requests wait."
 
 
 def test_of_a_server_without_a_limit_none_is_seen() -> None:
