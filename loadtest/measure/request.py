@@ -22,8 +22,8 @@ from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.request_additions import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
-from loadtest.wire.reads import Reads
-from loadtest.wire.received import Received
+from loadtest.wire.receiving.reads import Reads
+from loadtest.wire.receiving.received import Received
 from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session

@@ -10,15 +10,15 @@ from typing import Self
 import httpx
 
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
+from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.wire.connecting.hop import Hop, hop_to
+from loadtest.wire.connecting.tls import Verify
 from loadtest.wire.connection import Connection
-from loadtest.wire.hop import Hop, hop_to
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
 from loadtest.wire.shell import Shell, check_secured
-from loadtest.wire.tls import Verify
 
 SWEEP = 0.25  # seconds between two checks for overdue requests
 # A stream that has been silent for between these is read once more: see _sweep.

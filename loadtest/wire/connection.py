@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import httpx
 
-from loadtest.wire.address import Origin, reason_of
 from loadtest.wire.clock import ANCILLARY_SIZE, Ancillary, now
-from loadtest.wire.received import Received
-from loadtest.wire.tls import Tls
+from loadtest.wire.connecting.address import Origin, reason_of
+from loadtest.wire.connecting.tls import Tls
+from loadtest.wire.receiving.received import Received
 
 READ_SIZE = 1 << 13
 # Python itself allocates objects of up to 512 bytes, a bytes object's header included. A larger buffer comes from libc,

@@ -13,8 +13,8 @@ from loadtest import __version__
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import Proxy
 from loadtest.urls import endpoint_url, with_keys
-from loadtest.wire.address import Origin
-from loadtest.wire.received import Received
+from loadtest.wire.connecting.address import Origin
+from loadtest.wire.receiving.received import Received
 
 _HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtest/{__version__}"}
 

@@ -7,11 +7,11 @@ import ssl
 import httpx
 
 from loadtest.reach import Proxy
-from loadtest.wire.address import UNIX, Addresses, Origin
 from loadtest.wire.call import Call
+from loadtest.wire.connecting.address import UNIX, Addresses, Origin
+from loadtest.wire.connecting.tls import Verify, client_context
 from loadtest.wire.connection import Connection, Pool
 from loadtest.wire.order import Timeouts
-from loadtest.wire.tls import Verify, client_context
 
 
 class Shell:

@@ -13,14 +13,14 @@ import httpx
 
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import now
+from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.wire.connecting.hop import Hop, hop_to
+from loadtest.wire.connecting.tls import Verify
 from loadtest.wire.connection import Connection
-from loadtest.wire.hop import Hop, hop_to
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.shell import Shell, check_secured
-from loadtest.wire.tls import Verify
 
 LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
 

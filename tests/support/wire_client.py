@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.dialects.base import EndMarks
 from loadtest.wire import AsyncWire, Order, Origin, Received, SyncWire, Timeouts
-from loadtest.wire.address import Addresses
+from loadtest.wire.connecting.address import Addresses
 from loadtest.wire.poller import Poller
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say,
 
 from loadtest import __version__
 from loadtest.wire import Order, Posts, Received
-from loadtest.wire.address import Addresses, Origin
+from loadtest.wire.connecting.address import Addresses, Origin
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -247,7 +247,7 @@ def test_the_stamp_is_the_arrival_even_when_the_loop_is_late_and_the_lag_says_so
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_stamps_the_time_of_the_read_serves(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.wire.address.ask_for_stamps", lambda _: False)
+    monkeypatch.setattr("loadtest.wire.connecting.address.ask_for_stamps", lambda _: False)
 
     async def main() -> None:
         async with AsyncWire() as wire:

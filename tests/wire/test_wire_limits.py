@@ -18,8 +18,9 @@ from support.wire_client import KINDS, WAITERS, ask, run
 from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, say, serving
 
 from loadtest.dialects import OpenAIChat
-from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts, WallClock, connection, parser
+from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts, WallClock, connection
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
+from loadtest.wire.receiving import parser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 MS = 1_000_000

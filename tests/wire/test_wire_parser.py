@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.wire.parser import AnswerParser
+from loadtest.wire.receiving.parser import AnswerParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -14,7 +14,7 @@ from support.wire_server import chunk
 from loadtest.dialects.base import End, EndMarks
 from loadtest.wire import LagLog, Received, WallClock
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
-from loadtest.wire.received import MOST_WAITING
+from loadtest.wire.receiving.received import MOST_WAITING
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from loadtest.reach import Place, Proxy
-from loadtest.wire.tls import Tls
+from loadtest.wire.connecting.tls import Tls
 
 _VERSION, _OF_LOGIN = 5, 1
 _CONNECT, _IPV4, _NAME, _IPV6 = 1, 1, 3, 4

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.reach import Place, Proxy, Tunnel
-from loadtest.wire.socks import SocksHop
-from loadtest.wire.tls import Tls
+from loadtest.wire.connecting.socks import SocksHop
+from loadtest.wire.connecting.tls import Tls
 
 
 class Hop(Protocol):

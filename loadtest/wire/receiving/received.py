@@ -17,9 +17,9 @@ import httpx
 from loadtest.dialects.answers.lines.keepalives import is_dataless
 from loadtest.dialects.base import End, EndMarks
 from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
-from loadtest.wire.end_search import EndSearch
-from loadtest.wire.parser import AnswerParser
-from loadtest.wire.reads import Reads
+from loadtest.wire.receiving.end_search import EndSearch
+from loadtest.wire.receiving.parser import AnswerParser
+from loadtest.wire.receiving.reads import Reads
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark; most often it comes within 0.2 ms

@@ -1,0 +1,1 @@
+"""How a connection is opened: the addresses of a name, the way through a proxy, TLS."""
