@@ -211,6 +211,13 @@ CASES = {
         error="not a JSON object",
     ),
     "an event that is no object": Case(V1, sse("hello", delta("a"), FINISH), ["a"], finish="stop", error="not a JSON"),
+    "an error by its object alone": Case(
+        V1,
+        sse(delta("a"), '{"object":"error","model":"m","choices":[]}'),
+        ["a"],
+        done=False,
+        error="error",
+    ),
     "an empty data line": Case(V1, "data:\n\n" + sse(delta("a"), FINISH), ["a"], finish="stop"),
     "completions": Case(
         COMPLETIONS,

@@ -15,6 +15,7 @@ from support.made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.errors import TargetError
 from loadtest.targets.server.probe import Server, choose_model, probe
+from loadtest.targets.server.said_elsewhere import OF_ALL, with_more
 
 Call = Callable[..., tuple[int, str, str]]
 Said = tuple[bool | None, int | None, int | None]  # of a model: loaded, its context, its trained one
@@ -317,3 +318,15 @@ def test_a_key_with_the_word_bearer_is_said(loadtest: Call, monkeypatch: pytest.
     assert (code, "OPENAI_API_KEY holds the word Bearer before the key" in err, "planted" in err) == (2, True, False), (
         err
     )
+
+
+def test_after_a_question_that_fails_no_more_are_asked() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        raise httpx.ReadTimeout("it hangs", request=request)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        assert with_more(client, "http://127.0.0.1:9", [{"name": "a"}]) == ([{"name": "a"}], None)
+    assert asked == [OF_ALL[0]]

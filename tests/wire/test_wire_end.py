@@ -227,6 +227,17 @@ def test_a_needle_in_a_long_line_costs_little_and_is_read_with_its_newline() -> 
     assert (received.marked, received.until) == (End.MARK, 9999 + 50 * MS)
 
 
+def test_a_needle_far_from_its_line_s_end_is_remembered_until_the_newline_comes() -> None:
+    said = EndMarks(
+        ENDS.needles, lambda line: End.FINISH if b'"finish_reason":"' in line and line.endswith(b"}") else None
+    )
+    received = Received(ends=said)
+    received.add(CHUNKED, [], 0)
+    received.add(chunk(b'data: {"text":"a"}\n\ndata: {"finish_reason":"stop","more":"' + b"x" * 100), [], 1)
+    received.add(chunk(b"x" * 100 + b'"}\n\n'), [], 2)
+    assert (received.marked, received.until) == (End.FINISH, 2 + 1000 * MS)
+
+
 ALIKE = [CHUNKED, *[chunk(b'{"done":false,"text":"a","more":{"x":[]}}\n')] * 9]
 ODD_END = chunk(b'{"done":true,"text":"a","more":{"x":[]}}\n')
 ODD = EndMarks(ENDS.needles, lambda line: End.MARK if line.startswith(b'{"done":true') else None)

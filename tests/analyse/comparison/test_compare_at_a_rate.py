@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from matplotlib.image import imread
@@ -16,6 +18,8 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.comparison.compare import SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import method, outcome
+from loadtest.analyse.comparison.step_times import steps_at
+from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 
@@ -82,3 +86,21 @@ def test_gaps_between_pieces_of_several_tokens_are_not_held_against_those_betwee
         found = compare(base, other)
         assert ("step_s" in {row.metric.id for row in found.headline}) is known
         assert ("Step time" in method(found)) is known
+
+
+def test_a_level_s_steps_are_those_of_the_run_at_the_level_s_own_pace() -> None:
+    steps = StepTimes(2, 4000, 0.02, 1e-5, 0.02, 0.02, 0.02, (), ())
+
+    def run(pace: float | None) -> Any:
+        of_requests = {"output_tokens": np.full(4, 100.0)}
+        run = SimpleNamespace(
+            levels=[{"index": 0}, {"index": 1}],
+            good=lambda _: np.ones(4, dtype=np.bool_),
+            chunks=SimpleNamespace(counts=np.full(4, 100)),
+            column=of_requests.__getitem__,
+        )
+        return SimpleNamespace(run=run, steps=SimpleNamespace(times=(steps,), paces={1: pace}))
+
+    base, new = steps_at([run(1.0), run(1.25)], [{"index": 1}] * 2)
+    assert new.value / base.value == pytest.approx(1.25)
+    assert steps_at([run(1.0), run(None)], [{"index": 1}] * 2) == ()

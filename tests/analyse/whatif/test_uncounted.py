@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -12,18 +11,10 @@ from support.advised import play
 from support.virtual_runs import Load
 
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.model import predict
 from loadtest.analyse.whatif.model.predict import PROMPTS_AS_ASKED
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 from loadtest.cli import cli
 from loadtest.errors import PredictionError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_predictions() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "TOKENS_SIMULATED", 10_000)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +38,7 @@ def uncounted(folder: Path, path: Path, *lacking: str) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("short_predictions")
 def test_prompts_that_the_server_does_not_count_are_as_long_as_asked_and_that_is_said(
     folder: Path, tmp_path: Path
 ) -> None:
