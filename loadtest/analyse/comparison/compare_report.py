@@ -14,9 +14,7 @@ from loadtest.grid import Grid
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, signed
 
-MOST_SAID = (
-    10  # times as much: a change that only shows beyond it shows nothing, and an interval has no upper end there
-)
+MOST_SAID = 10  # times as much: beyond it a change that shows is none, and an interval has no upper end
 
 
 def change_text(row: Change) -> str:

@@ -190,9 +190,8 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     with np.errstate(divide="ignore", invalid="ignore"):
         c["tpot_s"] = metrics.tpot(c["e2e_s"], c["ttft_s"], tokens)
         at_once = metrics.shows_no_decoding(chunks.counts, c["reads"])
-        c["tpot_s"][(c["tpot_s"] <= 0) | at_once] = (
-            np.nan
-        )  # all tokens in one chunk, or nearly: no decode speed was seen
+        # All tokens came in one chunk, or nearly: no decode speed was seen.
+        c["tpot_s"][(c["tpot_s"] <= 0) | at_once] = np.nan
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     # by how much the first token was made before it came with several later ones: the server says over how long it wrote them all

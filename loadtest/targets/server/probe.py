@@ -272,9 +272,8 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
     if (deployment := deployment_of(server.url)) is not None:
         return ServedModel(deployment)
-    named = [
-        model for model in server.models if "*" not in model.name
-    ]  # "openai/*" stands for names that a gateway routes
+    # "openai/*" stands for names that a gateway routes.
+    named = [model for model in server.models if "*" not in model.name]
     loaded = [model for model in named if model.loaded]
     if len(loaded) == 1:
         return loaded[0]

@@ -55,9 +55,8 @@ _NO_MODEL = re.compile(  # of whatever status
     re.IGNORECASE | re.DOTALL,
 )
 _MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
-_ELSEWHERE = re.compile(
-    r"chat|completions?\b|endpoint", re.IGNORECASE
-)  # words of a model that is asked for in the wrong way
+# words of a model that is asked for in the wrong way
+_ELSEWHERE = re.compile(r"chat|completions?\b|endpoint", re.IGNORECASE)
 # What servers say that answer any path, some with status 200.
 _NO_PATH = re.compile(
     r"the answer is a web page|unexpected endpoint|(?:unknown|invalid) (?:url|path|route|endpoint)", re.IGNORECASE

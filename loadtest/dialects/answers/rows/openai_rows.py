@@ -41,15 +41,8 @@ USAGES = frozenset(("usage", "Usage", "usageMetadata", "usage_metadata", "token_
 _REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
 _OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
-_IN_ROW = (
-    "content",
-    "reasoning_content",
-    "reasoning",
-    "delta",
-    "message",
-    "text",
-    "result",
-)  # that some rows have their text in
+# that some rows have their text in
+_IN_ROW = ("content", "reasoning_content", "reasoning", "delta", "message", "text", "result")
 _FLAGS = frozenset(("done", "is_finished", "is_end", "finished", "stop"))  # that say in a choice that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL = "the answer's pieces carry more than one id"
@@ -203,7 +196,7 @@ class OpenAIRows:
             answer.fail(said)
         native = choice.get(
             "native_finish_reason"
-        )  # OpenRouter's provider may have failed where all is said to be well
+        )  # OpenRouter's provider may have failed though all is said to be well
         if isinstance(native, str) and (why := ends.ended_badly(native, native)) is not None:
             answer.fail(why)
         if usage := choice.get("usage") or delta.get("usage"):
