@@ -73,7 +73,7 @@ def _lines(block: str) -> Iterator[str]:
 
 # -- what stands in for what ------------------------------------------------------------------------------------------
 
-URL = re.compile(r"(https?)://(?:([^\s'\",/@]+)@)?([\w.-]+|\[[0-9a-f:]+\])(:\d+)?(/[^\s'\",]*|\?[^\s'\",]*)?")
+URL = re.compile(r"(https?|socks5h?)://(?:([^\s'\",/@]+)@)?([\w.-]+|\[[0-9a-f:]+\])(:\d+)?(/[^\s'\",]*|\?[^\s'\",]*)?")
 ANY_RUN = "runs/any-"  # how a folder's name begins that stands for one of the reader's: runs/<a run>
 TLS_OPTIONS = ("--ca-file", "--insecure", "--cert")
 SHORTER = {
@@ -93,7 +93,9 @@ def replaced(text: str, servers: Mapping[str, str], place: Path) -> str:
     seen: dict[str, int] = {}
 
     def url(found: re.Match[str]) -> str:
-        _, login, host, port, rest = found.groups()
+        scheme, login, host, port, rest = found.groups()
+        if scheme.startswith("socks"):
+            return f"{scheme}://{servers['socks']}"
         if "proxy" in host:
             return servers["proxy"]
         if port and port.startswith(":9"):  # exporters: a monitor says that they do not answer, and goes on

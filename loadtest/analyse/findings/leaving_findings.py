@@ -66,6 +66,9 @@ def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:
         f"While requests waited, slots stood without a visible stream for {each} a user who left ({left['users']}), beyond a "
         f"usual handover ({seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended)."
     )
+    if left["worked_on"] is None:
+        short = "too little of their answers was left, or too few hung up"
+        return Finding(f"Whether the server works on for users who hang up is not known: {short}.", how)
     if not seen:
         soon = f"within {each}" if left["worked_on_each_s"] >= LEAST_S else "at once"
         return Finding(f"The server stops working for a user who hangs up: others get the slot {soon}.", how)

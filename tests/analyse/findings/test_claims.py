@@ -279,14 +279,20 @@ def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said:
 
 
 @pytest.mark.parametrize(
-    ("users", "said"),
+    ("users", "worked_on", "said"),
     [
-        (1, "Whether the server works on for users who hang up is not known: only one did."),  # was "stops working"
-        (3, "The server stops working for a user who hangs up: others get the slot at once."),
+        # Was "stops working", as of three whose answers were nearly over.
+        (1, False, "Whether the server works on for users who hang up is not known: only one did."),
+        (
+            3,
+            None,
+            "Whether the server works on for users who hang up is not known: too little of their answers was left, or too few hung up.",
+        ),
+        (3, False, "The server stops working for a user who hangs up: others get the slot at once."),
     ],
 )
-def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, said: str) -> None:
-    left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": False, "worked_on_s": 0.0}
+def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, worked_on: bool | None, said: str) -> None:
+    left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": worked_on, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
     assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
 

@@ -5,7 +5,8 @@ a visible stream is either being handed over or still at work for somebody who l
 
     worked on = Σ (slots − streams at work) · time, while requests wait, less one usual handover for each slot that was freed
 
-The usual handover is the mean over answers that ended while all slots were seen at work, until all were at work again.
+The usual handover is the mean over answers that ended while all slots were seen at work, until all were at work again. Whether
+the server stops shows where the rest of those answers would have taken far longer than that: short answers end by themselves.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time:
 LONG_STEPS = 4  # … or within so many steps, where these are long
 FAR = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
 SIGMAS = 2.0  # standard errors by which work for those who left must differ from none
+MOST_OF_REST = 0.5  # of the time that the rest of their answers would have taken: beyond it a server worked on
 ENDED, LEFT, BEGAN = range(3)  # kinds of events in a slot, in the order in which those of one instant count
 
 
@@ -44,16 +46,24 @@ class WorkedOn:
     handovers: int  # of answers that ended, from which the usual one is taken …
     handover_s: float  # … its mean
     gap_s: float = 0.0  # usual time between two tokens of a stream
+    rest_s: float = 0.0  # that the rest of their answers would have taken, had they been as long as others; 0: unknown
 
     @property
     def each_s(self) -> float:
         return self.seconds / self.left
 
     @property
-    def seen(self) -> bool:
-        """Whether it is more than chance, and more than it takes any server to notice."""
+    def seen(self) -> bool | None:
+        """Whether it is more than chance, and either more than it takes any server to notice or most of the answers' rest.
+
+        None where it is neither that nor surely less than half of the rest, or where that is not known.
+        """
         long = self.each_s > max(LONG_S, LONG_STEPS * self.gap_s) or self.seconds > LARGE_SHARE * self.at_work_s
-        return self.seconds > SIGMAS * self.error_s and long
+        half, error = MOST_OF_REST * self.rest_s, SIGMAS * self.error_s
+        most = half > 0 and self.seconds - error > half and self.each_s > LONG_STEPS * self.gap_s
+        if self.seconds > error and (long or most):
+            return True
+        return False if self.seconds + error < half else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds."""
@@ -65,6 +75,7 @@ class WorkedOn:
             "worked_on_error_s": self.error_s,
             "worked_on_share": max(self.seconds, 0.0) / self.at_work_s if self.at_work_s else None,
             "worked_on": self.seen,
+            "rest_s": self.rest_s or None,
             "handover_s": self.handover_s,
             "handovers": self.handovers,
         }
@@ -127,7 +138,18 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
         handovers=len(usual),
         handover_s=handover,
         gap_s=requests.gap,
+        rest_s=_rest_tokens(run, rows) * requests.gap,
     )
+
+
+def _rest_tokens(run: RunData, rows: BoolArray) -> float:
+    """Return how many tokens users who left did not get of answers as long as the median one; 0 where none ended."""
+    got = delivered(run)
+    ok, left = (run.requests[name].to_numpy(dtype=np.bool_) for name in ("ok", "left"))
+    whole = got[rows & ok & np.isfinite(got)]
+    if not len(whole):
+        return 0.0
+    return float(np.maximum(np.median(whole) - np.nan_to_num(got[rows & left]), 0.0).sum())
 
 
 @dataclass(frozen=True, slots=True)
