@@ -146,7 +146,9 @@ def test_a_search_is_one_test_and_passes_as_the_exit_code_does(
     given = ("--find-max", "1", "--slo", slo, "--output-tokens", "2", "--input-tokens", "16", "--warmup", "0")
     gate = tmp_path / "gate.xml"
     code, out, err = loadtest("run", simulated_url, *given, "--junit", gate, "--out", tmp_path / "run")
-    assert [(level, how) for level, _, how in cases_in(gate)] == [("find-max", {3: "error"}.get(code, ended))], out + err
+    assert [(level, how) for level, _, how in cases_in(gate)] == [("find-max", {3: "error"}.get(code, ended))], (
+        out + err
+    )
     assert code in (3, int(ended == "failure"))
 
 

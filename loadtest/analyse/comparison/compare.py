@@ -29,6 +29,7 @@ from loadtest.analyse.comparison.differences import (
     value_of,
 )
 from loadtest.analyse.comparison.step_times import said_of_steps, steps_at
+from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis, failed
 from loadtest.records import Outcome
@@ -221,7 +222,7 @@ def compare(
     for name, ours_in, theirs_in in parts:
         found, said = compare_part((ours_in, theirs_in), across)
         levels += found
-        notes += [f"{name}: {note}" if name else note for note in said]
+        notes += [f"{name}: {note}" if name else note for note in (*_slots(ours_in, theirs_in), *said)]
     headline = [both for level in levels for both in level.figures if both.metric.headline]
     tests = sum(both.error_known for both in headline) + sum(one.some_failed and not one.refused for one in levels)
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
@@ -274,6 +275,15 @@ def compare_part(
     notes += [*comparable.scatter_notes(scattered), *_left(bases, news)]
     notes += [*comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
     return found, notes
+
+
+def _slots(*sides: Sequence[Analysis]) -> list[str]:
+    """Say that the slots differ, where both sides are known to have others."""
+    known = [{slots for one in side if (slots := slots_of(one)) is not None} for side in sides]
+    if any(len(each) != 1 for each in known) or known[0] == known[1]:
+        return []
+    ((base,), (new,)) = known
+    return [f"Differs: slots ({base.partition(' ')[0]} → {new.partition(' ')[0]})."]
 
 
 def _left(*sides: Sequence[Analysis]) -> list[str]:

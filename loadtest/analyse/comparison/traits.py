@@ -135,7 +135,7 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     yield known("quantization", _quantization)
     yield known("server", lambda one: joined(" ", *(one.summary["server"].get(key) for key in ("kind", "version"))))
     yield known("GPU", lambda one: _hardware(one, of_machine=False))
-    yield known("slots", _slots)
+    yield known("slots", slots_of)
     yield Trait("context", tuple(None if value == "none" else value for value in asked("context")))
     profiles = tuple(value_text(SIMULATED, one.summary["simulated"]) for one in runs)
     real = [value == "none" for value in profiles]
@@ -155,7 +155,7 @@ def _quantization(one: Analysis) -> Any:
     return (one.run.facts.get("comparability") or {}).get("quantization") or details.get("quantization_level")
 
 
-def _slots(one: Analysis) -> str | None:
+def slots_of(one: Analysis) -> str | None:
     """Return the slots that the run showed, else those that the server says; None where neither is known."""
     count = slot_limit(one) or one.summary["server"].get("slots_said")
     return counted(int(count), "slot") if count else None

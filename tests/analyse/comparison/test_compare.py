@@ -49,10 +49,11 @@ def folder(tmp_path: Path) -> Folder:
         output: tuple[int, int] = (64, 64),
         prompt: tuple[int, int] = (128, 128),
         each: int = 8,
+        slots: int = 4,
         **facts: Any,
     ) -> Path:
         loads = [Load(users=count, requests=each * count, prompt=prompt, output=output) for count in users]
-        played = play(TIMING.scaled(1 + slower), loads, slots=4, seed=seed)
+        played = play(TIMING.scaled(1 + slower), loads, slots=slots, seed=seed)
         return played.write(tmp_path / name, name=name, **{"comparability": HERE, **facts})
 
     return make
@@ -178,6 +179,14 @@ def test_another_server_version_is_judged_and_named(folder: Folder) -> None:
     found = compare(analyse(folder("base")), analyse(new))
     assert found.verdict == SAME
     assert "Differs: server (ollama 0.33.0 → ollama 0.34.0)." in found.notes
+
+
+def test_other_slots_are_named_where_both_sides_show_them(folder: Folder) -> None:
+    base, new = analyse(folder("base")), analyse(folder("new", slots=2, seed=1))
+    assert "Differs: slots (4 → 2)." in compare(base, new).notes
+    alone = analyse(folder("alone", users=(1,)))  # one stream shows no slots
+    for pair in ((base, analyse(folder("again", seed=2))), (alone, analyse(folder("one", users=(1,), slots=2)))):
+        assert not [note for note in compare(*pair).notes if "slots" in note]
 
 
 @pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])
