@@ -19,7 +19,7 @@ from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, os_error_as
 from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.run_folder import RunFolder
-from loadtest.text import UNKNOWN, number, shown
+from loadtest.text import UNKNOWN, listed, number, shown
 
 RUNS = Path("runs")
 SIGNS = ("run.json", "run.json.partial", "summary.json", "requests-*.jsonl")  # of a run folder, whole or not
@@ -228,6 +228,8 @@ def _print(found: Sequence[Headline]) -> None:
         for row in rows:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         console.print(table)
+        if left_out := [name for name in COLUMNS if name not in heads]:
+            console.print(Text(f"Not shown for lack of room: {listed(left_out)}.", style="dim"))
     for one in found:
         if one.trouble is not None:
             console.print(Text(shown(f"{one.path.name} {one.trouble}"), style="dim"))

@@ -56,6 +56,9 @@ def test_the_verdict_stays_and_the_name_is_never_cut(
     assert name in "".join(line.split(" ")[0] for line in out.splitlines()[2:])
     assert "verdict" in out or width < 50
     assert "valid" in out
+    left_out = [column for column in ("when", "model", "levels") if column not in out.splitlines()[0].split()]
+    said = out.partition("Not shown for lack of room:")[2]
+    assert left_out == [column for column in ("when", "model", "levels") if column in said]
 
 
 def test_a_void_level_gives_no_headline(loadtest: Call) -> None:

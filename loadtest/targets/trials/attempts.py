@@ -94,15 +94,22 @@ class Attempt:
         return self.record.outcome is Outcome.OK and bool(self.record.chunks or not self.dialect.streams)
 
     @property
+    def _field_refused(self) -> bool:
+        record = self.record
+        return refused_field(self.dialect, record.asked, record.status, record.error or "") is not None
+
+    @property
     def is_nowhere(self) -> bool:
         """Whether the server has nothing at the path that was asked, whichever status it says so with."""
+        if self._field_refused:
+            return False
         return self.record.status in NOT_THERE or _NO_PATH.search(self.record.error or "") is not None
 
     @property
     def no_model(self) -> bool:
         """Whether the server says that it has no model of that name."""
         words = self.record.error or ""
-        if refused_field(self.dialect, self.record.asked, self.record.status, words) is not None:
+        if self._field_refused:
             return False
         if _NO_MODEL.search(words):
             return True

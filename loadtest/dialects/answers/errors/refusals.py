@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.dialects.base import Dialect
 
-FIELD_STATUSES = (400, 422)
+FIELD_STATUSES = (400, 422, 501)
 OTHER_LENGTH_KEY = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 LENGTHS = (*OTHER_LENGTH_KEY, "max_output_tokens")
 _OPTIONS = {  # fields whose option has another name
@@ -26,7 +26,7 @@ _OPTIONS = {  # fields whose option has another name
 _THINKING = r"(?:reasoning(?:[_.]effort)?|think(?:ing)?|{name})"
 _WORDS_FOR = {name: _THINKING.format(name=name) for name in ("think", "reasoning_effort", "chat_template_kwargs")}
 _REFUSING = re.compile(
-    r"unknown|unrecogni[sz]ed|unsupported|n[o']t (?:be )?(?:support|permit|allow|accept|availab|recogni|expect|known|valid)"
+    r"unknown|unrecogni[sz]ed|unsupported|n[o']t (?:be )?(?:support|implement|permit|allow|accept|availab|recogni|expect|known|valid)"
     r"|unexpected|extra (?:inputs?|fields?|keys?)|additional propert|forbid|disallow|no such|invalid (?:field|param|arg|key)"
     r"|does not (?:exist|support)|cannot be (?:used|set)|instead",
     re.IGNORECASE,
