@@ -17,7 +17,7 @@ from typing import NoReturn, Self
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.scenario import ConnectionKeys
+from loadtest.scenario import ConnectionKeys, hosts_without_proxy
 from loadtest.text import shown
 from loadtest.urls import origin, parse_url
 
@@ -146,6 +146,12 @@ def proxy_named(keys: ConnectionKeys) -> str | None:
     return None if keys.proxy is None else without_login(keys.proxy)
 
 
+def proxy_to(keys: ConnectionKeys, url: str) -> str | None:
+    """Return the proxy, without its user:pass, through which `url` is asked; None where it is asked directly."""
+    proxy, place = Proxy.of(keys), origin(url)
+    return proxy_named(keys) if proxy is not None and place is not None and proxy.leads_to(place) else None
+
+
 def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
     scheme, found, rest = proxy.strip().partition("://")
@@ -194,6 +200,7 @@ class Proxy:
     head: bytes = b""  # the line that holds our credentials
     context: ssl.SSLContext | None = None  # of TLS with a proxy that speaks https
     login: tuple[bytes, bytes] | None = None  # user and password for a SOCKS proxy
+    not_to: tuple[tuple[str, int | None], ...] = ()  # hosts that are asked directly, with a port or at any
 
     @classmethod
     def of(cls, keys: ConnectionKeys) -> Self | None:
@@ -202,13 +209,24 @@ class Proxy:
             return None
         place = origin(_with_http(url))
         assert place is not None, "proxy_named has parsed it"
+        not_to = () if keys.no_proxy is None else tuple(hosts_without_proxy(keys))
         if url.startswith(SOCKS):
-            return cls((url.partition(":")[0], *place[1:]), login=credentials.login_of(_with_http(url)))
+            login = credentials.login_of(_with_http(url))
+            return cls((url.partition(":")[0], *place[1:]), login=login, not_to=not_to)
         lines = (f"{name}: {value}\r\n".encode("ascii") for name, value in credentials.proxy_auth(url).items())
-        return cls(place, b"".join(lines), trust_of_proxy(keys) if place[0] == "https" else None)
+        return cls(place, b"".join(lines), trust_of_proxy(keys) if place[0] == "https" else None, not_to=not_to)
 
     def __str__(self) -> str:
         return f"{self.place[0]}://{authority(self.place)}"
+
+    def leads_to(self, place: Place) -> bool:
+        """Whether a server is asked through it: a unix socket is not, nor is a host of no_proxy or one in its domain."""
+        scheme, host, port = place
+        host = host.lower()
+        return scheme != "unix" and not any(
+            at in (None, port) and (host == name.removeprefix(".") or host.endswith("." + name.removeprefix(".")))
+            for name, at in self.not_to
+        )
 
     @property
     def speaks_socks(self) -> bool:

@@ -29,7 +29,7 @@ from loadtest.scenario.distributions import (
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.level import Level
-from loadtest.scenario.parts.connection import ConnectionKeys
+from loadtest.scenario.parts.connection import ConnectionKeys, hosts_without_proxy
 from loadtest.scenario.parts.data import DataKeys
 from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys
@@ -97,6 +97,7 @@ __all__ = [
     "distribution_text",
     "even_weights",
     "file_version",
+    "hosts_without_proxy",
     "key",
     "keys_of",
     "lengths_of",

@@ -13,6 +13,7 @@ _OTHERS = {
     "key_env": "api_key key token",
     "url": "base_url api_base host server_url",
     "proxy": "socks5 socks5h",
+    "no_proxy": "noproxy",
     "concurrency": "users max_concurrency",
     "requests": "num_prompts num_requests",
     "rate": "request_rate qps rps",

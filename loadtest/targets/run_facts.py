@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtest import reach
 from loadtest.measure import capacity_file
 from loadtest.run_folder import utc_now
 from loadtest.scenario import Level, Scenario
@@ -107,7 +108,7 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "data": None if scenario.data is None else Path(scenario.data).name,
         "shared_prefix": scenario.prefix_pattern or _trace_blocks(scenario),
         "inputs_per_request": scenario.inputs_per_request,
-        "proxy": scenario.proxy,
+        "proxy": reach.proxy_to(scenario, server.url),
     }
 
 

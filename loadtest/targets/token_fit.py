@@ -18,7 +18,7 @@ from loadtest.targets.server.tls_port import https_instead
 from loadtest.targets.target import Target, reread
 from loadtest.text import counted, shown
 from loadtest.urls import endpoint_url
-from loadtest.wire import SyncWire, now
+from loadtest.wire import Origin, SyncWire, now
 from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
@@ -135,7 +135,7 @@ def first_answer(wire: SyncWire, target: Target, job: Job) -> int:
 
 def _https_instead(wire: SyncWire, target: Target) -> str | None:
     """Return a sentence where the server's port speaks https; a server behind a proxy is not asked past it."""
-    return None if wire.proxy is not None else https_instead(target.server.url)
+    return None if wire.proxy_to(Origin.of(target.server.url)) is not None else https_instead(target.server.url)
 
 
 def _key_variable(target: Target) -> str:

@@ -78,6 +78,7 @@ class ModelUser(User):
     cert: str | None
     cert_key: str | None
     proxy: str | None
+    no_proxy: str | Sequence[str] | None
     save_text: bool
 
     client: Client

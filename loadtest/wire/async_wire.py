@@ -102,7 +102,7 @@ class AsyncWire(Shell):
                 received.new_conn, received.t_connect = True, now()
             call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
-            await call.send(order.payload_by(self.proxy))
+            await call.send(order.payload_by(self.proxy_to(order.origin)))
             if not connection.stale:
                 call.raise_error()
                 return
@@ -154,7 +154,7 @@ class AsyncWire(Shell):
         """Return a connection to the first address of `origin` that takes one."""
         time = asyncio.get_running_loop().time
         failures: list[ConnectFailure] = []
-        proxy = self._proxy_to(origin)
+        proxy = self.proxy_to(origin)
         place = origin if proxy is None else Origin(*proxy.place)
         addresses = await self._addresses_of(place, deadline, failures)
         for i, address in enumerate(addresses):
@@ -177,7 +177,7 @@ class AsyncWire(Shell):
         try:
             async with asyncio.timeout_at(until):
                 await asyncio.get_running_loop().sock_connect(sock, address[1])
-                hop = hop_to(self.proxy, origin)
+                hop = hop_to(self.proxy_to(origin), origin)
                 if hop is not None:
                     await self._go_through(sock, hop)
             connection = Connection(sock, origin, None if hop is None else hop.tls)

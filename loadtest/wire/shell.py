@@ -8,7 +8,7 @@ import httpx
 
 from loadtest.reach import Proxy
 from loadtest.wire.call import Call
-from loadtest.wire.connecting.address import UNIX, Addresses, Origin
+from loadtest.wire.connecting.address import Addresses, Origin
 from loadtest.wire.connecting.tls import Verify, client_context
 from loadtest.wire.connection import Connection, Pool
 from loadtest.wire.order import Timeouts
@@ -25,8 +25,9 @@ class Shell:
         self._addresses = Addresses()
         self._pool = Pool(self._close)
 
-    def _proxy_to(self, origin: Origin) -> Proxy | None:
-        return None if origin.scheme == UNIX else self.proxy
+    def proxy_to(self, origin: Origin) -> Proxy | None:
+        """Return the proxy through which a server is asked; None where it is asked directly."""
+        return self.proxy if self.proxy is not None and self.proxy.leads_to(origin) else None
 
     def _start_tls(self, connection: Connection) -> None:
         if self._context is None:

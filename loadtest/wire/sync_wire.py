@@ -108,7 +108,7 @@ class SyncWire(Shell):
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
             call = _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
-            call.send(order.payload_by(self.proxy))
+            call.send(order.payload_by(self.proxy_to(order.origin)))
             if not connection.stale:
                 call.raise_error()
                 return
@@ -136,7 +136,7 @@ class SyncWire(Shell):
     def _reach(self, origin: Origin, deadline: float, limit: float | None) -> Connection:
         """Return a connection to the first address of `origin` that takes one."""
         failures: list[ConnectFailure] = []
-        proxy = self._proxy_to(origin)
+        proxy = self.proxy_to(origin)
         place = origin if proxy is None else Origin(*proxy.place)
         try:
             addresses = self._resolve(place)
@@ -168,7 +168,7 @@ class SyncWire(Shell):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
-            hop = hop_to(self.proxy, origin)
+            hop = hop_to(self.proxy_to(origin), origin)
             if hop is not None:
                 self._go_through(sock, hop, until)
         except BaseException:

@@ -93,8 +93,8 @@ def test_every_command_for_a_kind_of_server_is_one() -> None:
         if values.get("url") is None and (argument := values.get("given") or values.get("place")):
             values["url"] = argument if isinstance(argument, str) else argument[0]
         make_scenario(None, {one.name: values[one.name] for one in keys_of(Scenario)})
-        if values["url"] is not None:
-            parse_url(values["url"])
+        for url in (values["url"] or "").split():
+            parse_url(url)
 
 
 @pytest.mark.parametrize("page", ["docs/scenario.md", "docs/servers.md"])

@@ -105,7 +105,7 @@ def _shared_servers(analysis: Analysis) -> list[str]:
     found = []
     if analysis.groups:
         named = [f"{group.name} ({counted(len(group.run.requests), 'request')})" for group, _ in analysis.groups]
-        found.append(f"Figures are given apart for {listed(named)}.")
+        found += [f"Figures are given apart for {listed(named)}.", *_in_step(analysis)]
     for url in dict.fromkeys(group.url for group, _ in analysis.groups if group.beside):
         names = [group.name for group, _ in analysis.groups if group.beside and group.url == url]
         found.append(
@@ -116,6 +116,20 @@ def _shared_servers(analysis: Analysis) -> list[str]:
     if analysis.alternating:
         found.append(alternating_models.what_helps(analysis.run))
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
+
+
+def _in_step(analysis: Analysis) -> list[str]:
+    """Say what TTFT holds where streams of one run go to one model by several URLs, which may be ways to one server."""
+    facts = [(group.model, group.url, group.run.facts.get("server") or {}) for group, _ in analysis.groups]
+    alike = {(model, server.get("kind"), server.get("version")): set[str]() for model, _, server in facts}
+    for model, url, server in facts:
+        alike[model, server.get("kind"), server.get("version")].add(url)
+    paced = (analysis.run.facts.get("scenario") or {}).get("think_time")
+    closed = any(level.get("rate") is None for level in analysis.run.facts.get("levels") or [])
+    if paced or not closed or max(map(len, alike.values())) < 2:
+        return []
+    why = "the same ones come second each time, and their TTFT holds the others' prefill"
+    return [f"If these URLs lead to one server, streams run in step: {why}. Compare ways to one server at a --rate."]
 
 
 def _server_findings(analysis: Analysis) -> list[Finding]:

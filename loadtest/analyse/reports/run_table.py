@@ -83,7 +83,8 @@ def _reached(scenario: dict[str, Any]) -> str:
     """Return by which way the server was reached, and what was not checked on it; empty for the plain way."""
     said = []
     if scenario.get("proxy"):
-        said.append(f"by the proxy {scenario['proxy']}: TTFT holds its share")
+        beside = f", but {scenario['no_proxy']} directly" if scenario.get("no_proxy") else ""
+        said.append(f"by the proxy {scenario['proxy']}{beside}: TTFT holds its share")
     if scenario.get("insecure"):
         said.append("with --insecure: whose certificate it was has not been checked")
     return "; ".join(said)

@@ -151,6 +151,7 @@ RUN: dict[str, Any] = {
         "warm_cache": FLAG,
         "insecure": FLAG,
         "proxy": TEXT,
+        "no_proxy": TEXT,
         "unload": FLAG,
         "max_error_ratio": AMOUNT,
         "duration": AMOUNT,

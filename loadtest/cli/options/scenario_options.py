@@ -133,7 +133,7 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             "http://HOST:11434."
         )
     if len(urls) + (url is not None) > 1:
-        raise ScenarioError("two URLs are given: give one, as URL or with --url.")
+        raise ScenarioError("two URLs are given: give one, or for several servers each with --url.")
     return Path(files[0]) if files else None, urls[0] if urls else url
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import Text, short_repr
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>\.?[\w-]+(?:\.[\w-]+)*))(?::(?P<port>\d{1,5}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,30 @@ class ConnectionKeys:
         locust=(ATTRIBUTE, OPTION),
         metavar="URL",
     )
+    no_proxy: str | None = key(
+        "Hosts that are asked directly beside a proxy, like localhost,10.0.0.5:8000,.example.org: a gateway's cost shows in one run.",
+        None,
+        text=Text(4000, "name hosts with commas between them, or leave it out"),
+        joined=",",
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+        metavar="HOST,HOST",
+    )
 
     def by_proxy(self, proxy: str | None) -> Self:
         return self if proxy == self.proxy else dataclasses.replace(self, proxy=proxy)
+
+
+def hosts_without_proxy(keys: ConnectionKeys) -> Iterator[tuple[str, int | None]]:
+    """Yield each host of no_proxy and its port, None for any; raise ScenarioError for one that is none."""
+    for one in (keys.no_proxy or "").split(","):
+        found = _HOST_AND_PORT.fullmatch(one.strip().lower())
+        if found is None:
+            raise ScenarioError(
+                f"no_proxy: {short_repr(one.strip())} is not a host; write names without a scheme, like localhost or gpu-box:8000, "
+                "with commas between them."
+            )
+        yield found["v6"] or found["host"], int(found["port"]) if found["port"] else None
 
 
 def check_connection(keys: ConnectionKeys) -> None:
@@ -84,3 +107,9 @@ def check_connection(keys: ConnectionKeys) -> None:
         keys.insecure and keys.ca_file is not None,
         f"insecure trusts any certificate, ca_file ({short_repr(keys.ca_file)}) those of one authority alone; give one.",
     )
+    if keys.no_proxy is not None:
+        refuse(
+            keys.proxy is None,
+            "no_proxy names hosts that are not asked through a proxy; name the proxy with proxy, or leave it out.",
+        )
+        list(hosts_without_proxy(keys))

@@ -125,7 +125,7 @@ class ControlClient(httpx.Client):
         self.keys = keys
         hooks = {"request": [lambda request: request.headers.update(header or {})]}
         named, proxy, transport = reach.proxy_named(keys), None, None
-        if named is not None and named.startswith(reach.SOCKS):
+        if named is not None and (named.startswith(reach.SOCKS) or keys.no_proxy is not None):
             transport = _OwnWire(keys, limits.connect)
         elif named is not None:
             context = reach.trust_of_proxy(keys) if named.startswith("https:") else None
@@ -198,7 +198,7 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     except httpx.ProxyError as error:
         raise TargetError(f"cannot reach {url}: {_proxy_words(client, url) or shorten(str(error))}.") from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        proxy = None if asked.socket is not None else reach.proxy_named(keys_of_client(client))
+        proxy = reach.proxy_to(keys_of_client(client), url)
         raise TargetError(not_reached(url, error, proxy)) from None
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
@@ -243,7 +243,7 @@ def _proxy_words(client: httpx.Client, url: str) -> str | None:
 
 def _answered(client: httpx.Client, url: str, answer: ControlAnswer) -> ControlAnswer:
     """Return the answer; raise TargetError where it is a proxy's that asks for credentials."""
-    proxy = reach.proxy_named(keys_of_client(client))
+    proxy = reach.proxy_to(keys_of_client(client), url)
     if answer.status == 407 and proxy is not None:
         raise TargetError(
             f"the proxy {proxy} does not let us through to {url}: {answer.said}; write user and password into --proxy, "

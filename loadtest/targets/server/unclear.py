@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from loadtest import credentials
+from loadtest import credentials, reach
 from loadtest.dialects.answers.errors import redirects
 from loadtest.dialects.answers.errors.refusals import give_header, key_header, wanted_header
 from loadtest.errors import TargetError
@@ -36,7 +36,7 @@ def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listin
     own = as_printable(as_mapping(version.json()).get("version"))
     if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
         return refused_error(client, url, tags)
-    straight = not (version.ok or listing.ok) and keys.proxy is None
+    straight = not (version.ok or listing.ok) and reach.proxy_to(keys, url) is None
     if straight and (instead := https_instead(url) or (version.status + listing.status == 0 and http2_instead(url))):
         return TargetError(instead)
     key = _what_to_do(url, listing, keys)
@@ -65,11 +65,11 @@ def _nearer_one(client: httpx.Client, url: str) -> str | None:
 
 def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
     """Return a sentence on what the answer to the question for models asks for, with a blank before it; "" without one."""
-    if keys.proxy is not None:
-        if listing.status == 0 and keys.proxy.startswith("http:"):  # nothing came back
-            at = keys.proxy.removeprefix("http://")
+    if (proxy := reach.proxy_to(keys, url)) is not None:
+        if listing.status == 0 and proxy.startswith("http:"):  # nothing came back
+            at = proxy.removeprefix("http://")
             return f" If the proxy speaks https, give --proxy https://{at}; if SOCKS, --proxy socks5h://{at}."
-        return f" The proxy {keys.proxy} may have answered in its place."
+        return f" The proxy {proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
         return f" {redirects.advice(endpoint_url(url, listing.path), place, listing.path)}"
     if (header := wanted_header(listing.status, listing.said)) is not None:
