@@ -125,6 +125,7 @@ def test_direct_and_through_stand_side_by_side_in_one_run(
 
 def test_tinyproxy_for_http_and_for_tunnels(
     loadtest: Call,
+    server: str,
     front: dict[str, Any],
     direct: product.Run,
     certificate: Path,
@@ -139,6 +140,8 @@ def test_tinyproxy_for_http_and_for_tunnels(
             loadtest, tmp_path / "tls", "--url", tls, "--ca-file", certificate, *given, "--workers", "2"
         )
         beside("tinyproxy, http", by_http, direct)
+        urls = ["--url", f"http://{server}", "--url", f"http://{server}".replace("127.0.0.1", "localhost")]
+        measured(loadtest, tmp_path / "both", *urls, *given, "--no-proxy", "127.0.0.1")
         beside("tinyproxy, CONNECT", by_tunnel, direct)
         asked = [
             loadtest("check", "https://localhost:1", *given),
@@ -152,6 +155,8 @@ def test_tinyproxy_for_http_and_for_tunnels(
         assert code == 2
         assert expected in err
         assert "PLANTED" not in err
+    targets = RunFolder.open(tmp_path / "both").read_run()["targets"]
+    assert [one["comparability"]["proxy"] for one in targets] == [None, f"http://{proxy}"]
     for folder in ("http", "tls"):
         facts = RunFolder.open(tmp_path / folder).read_run()
         assert facts["comparability"]["proxy"] == f"http://{proxy}"

@@ -55,6 +55,16 @@ def test_what_names_no_host_is_refused(loadtest: Call, given: list[str], words: 
     assert (code, words in err) == (2, True), err
 
 
+def test_check_says_which_way_it_asked(loadtest: Call) -> None:
+    with made({"/v1/models": {"data": [{"id": "m"}]}}) as server, proxying() as proxy:
+        for host, way in (
+            ("127.0.0.1", "proxy      not for this host (--no-proxy)"),
+            ("127.0.0.l", f"proxy      {proxy.url}"),
+        ):
+            code, out, err = loadtest("check", server.url, "--proxy", proxy.url, "--no-proxy", host)
+            assert (code, way in out) == (0, True), out + err
+
+
 def test_one_run_holds_the_direct_way_and_the_proxys(loadtest: Call, tmp_path: Path) -> None:
     routes = {"/v1/models": {"data": [{"id": "m"}]}, "/v1/chat/completions": OPENAI_STREAM}
     with made(routes) as server, proxying() as proxy:
@@ -68,8 +78,8 @@ def test_one_run_holds_the_direct_way_and_the_proxys(loadtest: Call, tmp_path: P
     facts = RunFolder.open(tmp_path / "run").read_run()
     assert [one["comparability"]["proxy"] for one in facts["targets"]] == [None, proxy.url]
     assert loadtest("report", tmp_path / "run")[0] in (0, 3)
-    assert f"by the proxy {proxy.url}, but 127.0.0.1 directly" in (
+    assert f"by the proxy {proxy.url}, but {server.url} directly" in (
         report := (tmp_path / "run" / "report.md").read_text()
     )
-    assert "If these URLs lead to one server, streams run in step" in report
+    assert "If these URLs lead to one server, streams may run in step" in report
     assert sorted(one.target or 0 for one in RunFolder.open(tmp_path / "run").records()) == [0, 0, 1, 1]

@@ -128,8 +128,10 @@ def _in_step(analysis: Analysis) -> list[str]:
     closed = any(level.get("rate") is None for level in analysis.run.facts.get("levels") or [])
     if paced or not closed or max(map(len, alike.values())) < 2:
         return []
-    why = "the same ones come second each time, and their TTFT holds the others' prefill"
-    return [f"If these URLs lead to one server, streams run in step: {why}. Compare ways to one server at a --rate."]
+    why = "then the same ones come second each time, and their TTFT holds the others' prefill"
+    return [
+        f"If these URLs lead to one server, streams may run in step: {why}. Compare ways to one server at a --rate."
+    ]
 
 
 def _server_findings(analysis: Analysis) -> list[Finding]:

@@ -14,7 +14,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
-from loadtest.text import UNKNOWN, joined, seconds
+from loadtest.text import UNKNOWN, joined, listed, seconds
 
 
 def facts_table(analysis: Analysis) -> Grid:
@@ -30,7 +30,7 @@ def facts_table(analysis: Analysis) -> Grid:
         ("server", f"{measured_on(summary)} at {_urls(analysis)}"),
         ("took", _took(run)),
         ("simulated", (simulated_mark(summary) or "").removeprefix("simulated: ")),
-        ("reached", _reached(run.get("scenario") or {})),
+        ("reached", _reached(run)),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         *((f"slots{named}", _slots(one)) for named, one in sections(analysis)),
@@ -79,11 +79,15 @@ def _took(facts: dict[str, Any]) -> str:
     return f"{span} from the start of the first level to the end of the last"
 
 
-def _reached(scenario: dict[str, Any]) -> str:
-    """Return by which way the server was reached, and what was not checked on it; empty for the plain way."""
-    said = []
+def _reached(facts: dict[str, Any]) -> str:
+    """Return by which way the servers were reached, and what was not checked on it; empty for the plain way."""
+    said, scenario = [], facts.get("scenario") or {}
     if scenario.get("proxy"):
-        beside = f", but {scenario['no_proxy']} directly" if scenario.get("no_proxy") else ""
+        each = facts.get("targets") or [{**facts, **(facts.get("target") or {})}]
+        straight = dict.fromkeys(
+            str(one.get("url")) for one in each if not (one.get("comparability") or {}).get("proxy")
+        )
+        beside = f", but {listed(list(straight))} directly" if straight and scenario.get("no_proxy") else ""
         said.append(f"by the proxy {scenario['proxy']}{beside}: TTFT holds its share")
     if scenario.get("insecure"):
         said.append("with --insecure: whose certificate it was has not been checked")

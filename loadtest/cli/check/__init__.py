@@ -10,6 +10,7 @@ from typing import Any
 import click
 import httpx
 
+from loadtest import reach
 from loadtest.cli.check.trial import try_server
 from loadtest.cli.options.connection import SERVER
 from loadtest.cli.options.environment import named_in_environment, url_taken
@@ -77,9 +78,10 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
         *hazards(server, chosen, num_ctx=asked.num_ctx, keys=asked, slots_found=found),
     ]
     if as_json:
-        print_json(_server_dict(server, chosen, warnings, probed))
+        print_json(_server_dict(server, chosen, warnings, probed) | {"proxy": reach.proxy_to(asked, server.url)})
         return 0
-    _print_server(server, chosen, probed)
+    way = None if asked.proxy is None else reach.proxy_to(asked, server.url) or "not for this host (--no-proxy)"
+    _print_server(server, chosen, probed, way)
     for text in warnings:
         print_wrapped(f"! {text}", indent="  ")
     if not trying:
@@ -131,8 +133,10 @@ def _server_dict(
     }
 
 
-def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe | None) -> None:
+def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe | None, way: str | None) -> None:
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
+    if way is not None:
+        rows.append(("proxy", way))
     if server.simulated:
         rows.append(("simulated", shown(profile_at_speed(server.simulated))))
     names = models_named([shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models])

@@ -98,7 +98,7 @@ def test_nothing_is_inferred_of_all_together(both: Analysis) -> None:
     said = all_findings(both)
     assert said[0] == "Figures are given apart for made (72 requests) and other (72 requests)."
     assert said[1].startswith(f"made and other were in use at the same time at {HERE}: ")
-    assert "streams run in step" not in " ".join(said)  # two models
+    assert "may run in step" not in " ".join(said)  # two models
     for sentence in said:
         if "step takes" in sentence or "in parallel" in sentence or "requests queue" in sentence:
             assert sentence.startswith(("made, ", "other, "))
