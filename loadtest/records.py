@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import json
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -144,7 +145,10 @@ class Record:
         for name in _LEFT_OUT_AT_ZERO:
             if not found[name]:
                 del found[name]
-        return orjson.dumps(found) + b"\n"
+        try:
+            return orjson.dumps(found) + b"\n"
+        except orjson.JSONEncodeError:  # half a character in what the server said would end the run
+            return json.dumps(found, ensure_ascii=False).encode(errors="replace") + b"\n"
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from contextlib import suppress
 from pathlib import Path
 
+import orjson
 import pytest
 
 from loadtest.errors import RunFolderError
@@ -134,3 +136,8 @@ def test_a_pipe_or_a_link_is_written_to_and_no_file_takes_its_place(tmp_path: Pa
     write_whole(link, b"whole")
     assert link.is_symlink()
     assert file.read_bytes() == b"whole"
+
+
+def test_half_a_character_costs_no_record() -> None:
+    line = dataclasses.replace(a_record(), server={"status": "\ud83d", "count": 7}).to_line()
+    assert orjson.loads(line)["server"] == {"status": "?", "count": 7}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import orjson
 import pytest
 from support import decoder_fuzz
 from support.odd_streams import CHAT, V1, decode
@@ -36,6 +37,13 @@ def test_an_answer_without_end_has_limits(
 
 def test_no_bytes_break_a_decoder_and_no_cut_changes_what_comes_out() -> None:
     decoder_fuzz.main(2500, seed=7)
+
+
+def test_counts_behind_an_end_without_an_answer_can_be_written() -> None:
+    """Fuzz found it: half a character in such a usage was kept as it came, and no file takes it."""
+    _, ending = decode(V1, b'data: [DONE]\n\ndata: {"usage": {"prompt_tokens": 7, "status": "\\ud83d"}}\n\n')
+    assert ending.server["usage"]["prompt_tokens"] == 7
+    assert orjson.dumps(ending)
 
 
 def test_odd_lines_read_by_their_likeness_are_what_parsing_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,6 +250,10 @@ class OpenAIRows:
 
     def close(self) -> None:
         answer, ending = self._answer, self._answer.ending
+        odd: list[str] = []
+        for name, said in ending.server.items():  # also of an answer whose rows were all of unknown kinds
+            if isinstance(said, dict):
+                ending.server[name] = kept(said, name, odd)
         if self._first is None:
             return
         if self._whole and self._first is self._last and answer.events and ending.error is None:
@@ -258,11 +262,7 @@ class OpenAIRows:
         answer.drop_blank()
         self._drop_labels()
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
-        odd: list[str] = []
         doubts: list[str] = []
-        for name, said in ending.server.items():
-            if isinstance(said, dict):
-                ending.server[name] = kept(said, name, odd)
         timings = ending.server.get("timings")
         if timings and (why := timing_contradiction(timings, self._usage.output)) is not None:
             doubts.append(why)
