@@ -65,6 +65,16 @@ def test_the_page_counts_hits_and_misses_and_says_how_many_cases_ran(card: Any) 
     assert miss.other_error("M/M/c") is None
 
 
+def test_a_textbook_model_is_held_against_ours_on_the_cases_that_it_predicts(card: Any) -> None:
+    without = result(card, 2, 1.0, 3.0, 3.0)
+    for run in without["scores"]:
+        run["figures"][0]["textbook_errors"] = {}
+    text = card.page([result(card, 0, 1.0, 1.0, 1.0), result(card, 1, 1.0, 1.25, 1.25), without])
+    assert "| TTFT p50 | USL | 2 | 50.0%, 50.0% | 10.0%, 20.0% |" in text
+    assert "| TTFT p50 | all | 3 |" in text
+    assert "| TTFT p50 | M/M/c |" not in text
+
+
 def test_where_two_runs_of_one_plan_differ_an_interval_holds_the_hit(card: Any) -> None:
     (one,) = card.scored([result(card, 0, 1.0, 1.05, 1.6)])
     assert not one.repeats

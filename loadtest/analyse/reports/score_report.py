@@ -26,13 +26,14 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     parse_document,
 )
 from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
+from loadtest.analyse.whatif.predictions.textbook import ERLANG, LINE, SEGMENTS, USL
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.text import UNKNOWN, listed, percent, signed, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
-MODELS = ("M/M/c", "USL", "straight line", "knee")
+MODELS = (ERLANG, USL, LINE, SEGMENTS)
 CACHED_SHARE = "cached_share.mean"
 CHANCE = 3.0  # standard errors by which mean lengths may differ
 EXPENDABLE = (*reversed(MODELS), "Winkler", "case")
@@ -245,12 +246,24 @@ def sentence(found: Score) -> str | None:
         return None
     inside = sum(each.inside for each in found.figures)
     text = f"{inside} of {len(found.figures)} predicted figures lie inside their 95 % bands"
-    ours = median_error(found.figures)
-    beside = [(name, error) for name in MODELS if (error := median_error(found.figures, name)) is not None]
-    text += f"; the median error is {percent(ours or 0.0)}"
+    text += f"; the median error is {percent(median_error(found.figures) or 0.0)}."
+    beside = [words for name in MODELS if (words := _error_beside(found.figures, name)) is not None]
     if beside:
-        text += f" ({', '.join(f'{name}: {percent(error)}' for name, error in beside)})"
-    return f"{text}."
+        text += f" Textbook models, fitted to the same levels: {'; '.join(beside)}."
+    return text
+
+
+def _error_beside(figures: Sequence[ScoredFigure], model: str) -> str | None:
+    """Say a textbook model's median error, and ours on the same figures where it says nothing of some."""
+    same = [each for each in figures if model in each.others]
+    theirs = median_error(same, model)
+    if theirs is None:
+        return None
+    ours = median_error(same) or 0.0
+    part = (
+        "" if len(same) == len(figures) else f" of the {len(same)} that it predicts, loadtest {percent(ours)} of these"
+    )
+    return f"{model} {percent(theirs)}{part}"
 
 
 def kept_score(analysis: Analysis) -> Score | None:

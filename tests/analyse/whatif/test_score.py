@@ -57,6 +57,27 @@ def test_what_was_said_of_6_and_12_users_is_what_they_get(says: str, tmp_path: P
         assert ours < theirs
 
 
+def test_a_textbook_model_is_held_against_ours_on_the_figures_that_it_predicts() -> None:
+    def figure(said: float, **others: float) -> score.ScoredFigure:
+        return score.ScoredFigure(
+            load="6 streams",
+            case=AS_KNOWN,
+            figure="ttft_s.p50",
+            said=said,
+            band=(0.5, 2.0),
+            measured=1.0,
+            interval=None,
+            others=others,
+        )
+
+    figures = (figure(1.02, USL=0.2), figure(1.04, USL=-0.4), figure(1.5))
+    found = score_report.Score(made="2026-01-01", before=None, figures=figures, said=(), sha256="")
+    assert score_report.sentence(found) == (
+        "3 of 3 predicted figures lie inside their 95 % bands; the median error is 4 %. Textbook models, fitted to the same "
+        "levels: USL 30 % of the 2 that it predicts, loadtest 3 % of these."
+    )
+
+
 def test_errors_are_signed_shares_of_the_measured_value(tmp_path: Path) -> None:
     """A server whose prompts cost twice as much: too little TTFT was said, and the band does not hold it."""
     document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(3,))
@@ -362,10 +383,10 @@ def test_a_line_goes_through_its_neighbours_and_on() -> None:
     assert textbook.straight_line(levels[:1], 8) == {}
 
 
-def test_a_knee_is_found_where_it_is() -> None:
+def test_a_bend_is_found_where_it_is() -> None:
     def kinked(n: float) -> float:
         return 1 + n + 5 * max(n - 6.0, 0.0)
 
     levels = [level(n, ttft_s__p50=kinked(n)) for n in (1, 2, 4, 8, 10, 12)]
-    assert textbook.knee(levels, 16)["ttft_s.p50"] == pytest.approx(kinked(16), rel=0.02)
-    assert textbook.knee(levels[:3], 16) == {}
+    assert textbook.two_segments(levels, 16)["ttft_s.p50"] == pytest.approx(kinked(16), rel=0.02)
+    assert textbook.two_segments(levels[:3], 16) == {}

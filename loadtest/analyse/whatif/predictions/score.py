@@ -44,6 +44,10 @@ class ScoredFigure:
         """The signed error: +0.1 is 10 % too much."""
         return self.said / self.measured - 1
 
+    def error_of(self, model: str | None) -> float | None:
+        """Return the error of a textbook model, ours where none is named; None where that model says nothing of the figure."""
+        return self.error if model is None else self.others.get(model)
+
     @property
     def inside(self) -> bool:
         return self.band[0] <= self.measured <= self.band[1]
@@ -121,9 +125,5 @@ def score_case(
 
 def median_error(figures: Sequence[ScoredFigure], model: str | None = None) -> float | None:
     """Return the median of the absolute errors, ours or a textbook model's; None where there is none."""
-    errors = (
-        [abs(each.error) for each in figures]
-        if model is None
-        else [abs(each.others[model]) for each in figures if model in each.others]
-    )
-    return statistics.median(errors) if errors else None
+    errors = [error for each in figures if (error := each.error_of(model)) is not None]
+    return statistics.median(map(abs, errors)) if errors else None

@@ -18,8 +18,8 @@ from loadtest.analyse.run.arrays import FloatArray
 FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
 Points = list[tuple[int, float]]  # (users, figure), in order of users
 
-ERLANG, USL, LINE, KNEE = "M/M/c", "USL", "straight line", "knee"
-KNEES_TRIED = 200
+ERLANG, USL, LINE, SEGMENTS = "M/M/c", "USL", "straight line", "two segments"
+BENDS_TRIED = 200
 SCORED = (  # figures that a prediction is scored by
     "ttft_s.p50",
     "ttft_s.p95",
@@ -54,7 +54,11 @@ def textbook(
     """
     found = {ERLANG: erlang_c(levels, servers, users=users, rate=rate)}
     if users is not None:
-        found |= {USL: scalability_law(levels, users), LINE: straight_line(levels, users), KNEE: knee(levels, users)}
+        found |= {
+            USL: scalability_law(levels, users),
+            LINE: straight_line(levels, users),
+            SEGMENTS: two_segments(levels, users),
+        }
     return {name: figures for name, figures in found.items() if figures}
 
 
@@ -167,17 +171,17 @@ def straight_line(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     return _by_figure(levels, 2, value)
 
 
-def knee(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
-    """Return each figure on two straight segments that meet in a knee, by least squares.
+def two_segments(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
+    """Return each figure on two straight segments that meet in a bend, by least squares.
 
-    R. E. Quandt, 1958 (switching regressions); V. M. R. Muggeo, 2003 (continuous ones). The knee is searched among 200
+    R. E. Quandt, 1958 (switching regressions); V. M. R. Muggeo, 2003 (continuous ones). The bend is searched among 200
     numbers of users between the second level and the last but one. It needs four levels.
     """
 
     def value(points: Points) -> float:
         x, y = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
         fits = []
-        for bend in map(float, np.linspace(x[1], x[-2], KNEES_TRIED)):
+        for bend in map(float, np.linspace(x[1], x[-2], BENDS_TRIED)):
             parts = np.linalg.lstsq(_segments(x, bend), y, rcond=None)[0]
             fits.append((float(((_segments(x, bend) @ parts - y) ** 2).sum()), bend, parts))
         _, bend, parts = min(fits, key=lambda fit: fit[:2])
