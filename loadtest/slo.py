@@ -43,7 +43,7 @@ TOTAL_FIGURES = {  # one number for a level, so without a statistic
 ERRORS = "errors"  # share of the requests sent that failed, also without a statistic
 STATISTIC_SHARES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 STATISTICS = ("mean", *STATISTIC_SHARES)
-USUAL = ("p50", "p95", "p99")
+USUAL_STATISTICS = ("p50", "p95", "p99")
 LIMIT_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
 MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
@@ -362,7 +362,7 @@ def _statistic_meant(text: str) -> str | None:
         return text
     digits = text.removeprefix("p")
     if digits.isdecimal() and len(digits) < 5:
-        percentiles = sorted(STATISTIC_SHARES, key=lambda one: (one not in USUAL, one))
+        percentiles = sorted(STATISTIC_SHARES, key=lambda one: (one not in USUAL_STATISTICS, one))
         same = [one for one in percentiles if int(one[1:]) == int(digits)]
         turned = [one for one in percentiles if sorted(one[1:]) == sorted(digits)]
         return next(iter(same + turned), None)

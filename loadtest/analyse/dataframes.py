@@ -74,7 +74,7 @@ FACTS = {
     "verdict": "verdict",
 }
 # Column of `levels` -> figure of a level's requests in summary.json, and which part of its distribution.
-FIGURES = {
+FIGURE_COLUMNS = {
     "ttft_mean_s": ("ttft_s", "mean"),
     "ttft_p50_s": ("ttft_s", "p50"),
     "ttft_p95_s": ("ttft_s", "p95"),
@@ -94,11 +94,11 @@ FIGURES = {
     "prefill_mean_s": ("prefill_s", "mean"),
     "stall_mean_s": ("stall_s", "mean"),
 }
-LEVELS = (*FACTS, *FIGURES, "ok_requests", "failed_requests", "left_requests", "reasons")
-NUMBERS = (*FIGURES, *(name for name in FACTS if name.endswith("_per_s")))
+LEVELS = (*FACTS, *FIGURE_COLUMNS, "ok_requests", "failed_requests", "left_requests", "reasons")
+NUMBERS = (*FIGURE_COLUMNS, *(name for name in FACTS if name.endswith("_per_s")))
 
 # Columns of whole numbers and of text, of which some values may be unknown.
-WHOLE = (
+INTEGER_COLUMNS = (
     "user",
     "session",
     "turn",
@@ -113,7 +113,7 @@ WHOLE = (
     "words",
     "tokens",
 )
-TEXT = (
+TEXT_COLUMNS = (
     "model",
     "outcome",
     "error",
@@ -129,8 +129,8 @@ TEXT = (
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table for a file: a column has the same type in every run, whatever this run has of it."""
-    kinds: dict[str, str] = {name: "Int64" for name in WHOLE if name in table}
-    kinds |= {name: "string" for name in TEXT if name in table}
+    kinds: dict[str, str] = {name: "Int64" for name in INTEGER_COLUMNS if name in table}
+    kinds |= {name: "string" for name in TEXT_COLUMNS if name in table}
     return table.astype(kinds)
 
 
@@ -149,7 +149,7 @@ def _level(level: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
     facts = {"model": target.get("model"), "url": target.get("url"), **level}
     return {
         **{name: facts.get(key) for name, key in FACTS.items()},
-        **{name: (level[key] or {}).get(part) for name, (key, part) in FIGURES.items()},
+        **{name: (level[key] or {}).get(part) for name, (key, part) in FIGURE_COLUMNS.items()},
         "ok_requests": level["outcomes"].get(Outcome.OK, 0),
         "failed_requests": failed(level),
         "left_requests": level["outcomes"].get(Outcome.LEFT, 0),

@@ -44,7 +44,7 @@ INFERRED = (
     "prefill_tokens_per_s",
     "stall_s",
 )
-SEVERAL = "requests went to several models or servers: `groups` has it for each"
+SEE_GROUPS = "requests went to several models or servers: `groups` has it for each"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +149,19 @@ def _analysed_together(
     nothing = Steps(
         times=(),
         law=None,
-        law_reason=SEVERAL,
+        law_reason=SEE_GROUPS,
         slope_s=None,
         prefill=None,
-        prefill_reason=SEVERAL,
+        prefill_reason=SEE_GROUPS,
         interference_s=None,
-        interference_reason=SEVERAL,
+        interference_reason=SEE_GROUPS,
         stall_s=run.column("stall_s"),
         handling_s=0.0,
         handover_s=0.0,
         neighbours=None,
     )
     summary = _of_all(run, parts, lost)
-    return Analysis(run, Slots(None, limit=False, method=SEVERAL), nothing, summary, None, tuple(parts), tuple(lost))
+    return Analysis(run, Slots(None, limit=False, method=SEE_GROUPS), nothing, summary, None, tuple(parts), tuple(lost))
 
 
 def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[AlternatingModels]) -> dict[str, Any]:
@@ -176,11 +176,11 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
         "target": _same_for_all(targets),
         "server": _same_for_all(servers),
         "slots": None,
-        "slots_reason": SEVERAL,
+        "slots_reason": SEE_GROUPS,
         "step_law": None,
-        "step_law_reason": SEVERAL,
+        "step_law_reason": SEE_GROUPS,
         "memory": None,
-        "memory_reason": SEVERAL,
+        "memory_reason": SEE_GROUPS,
         "knee": [],
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = ("levels", "requests", "chunks")
-FORMATS = ("csv", "json", "parquet")
+FILE_FORMATS = ("csv", "json", "parquet")
 STDOUT = Path("-")
 ROWS_AT_ONCE = 10_000  # of a JSON file, so that a table of millions of rows is not in memory twice
 
@@ -35,7 +35,7 @@ def _tables(_context: click.Context, _option: click.Parameter, text: str) -> tup
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True, help="Format of the files."
+    "--format", "kind", type=click.Choice(FILE_FORMATS), default="csv", show_default=True, help="Format of the files."
 )
 @click.option(
     "--what",

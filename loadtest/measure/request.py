@@ -29,7 +29,9 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 
 IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
-SHORT = 4096  # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
+SHORT_ANSWER = (
+    4096  # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +157,9 @@ class Request:
             return False
         if (self.failure is not None and received.marked is None) or not received.success:
             return True
-        if not self.dialect.streams and received.size > SHORT:
+        if not self.dialect.streams and received.size > SHORT_ANSWER:
             return not received.complete
-        if self._probe.events and received.marked is not None and received.size > SHORT:
+        if self._probe.events and received.marked is not None and received.size > SHORT_ANSWER:
             return False
         try:
             self._short = received.size, _decoded(self.dialect, received.body())

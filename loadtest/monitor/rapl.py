@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.monitor.sampler import SourceError
 
 POWERCAP = Path("/sys/class/powercap")
-COUNTED = ("package", "dram")  # cores and built-in graphics lie in their package; psys holds all of them again
+COUNTED_ZONES = ("package", "dram")  # cores and built-in graphics lie in their package; psys holds all of them again
 
 
 class Rapl:
@@ -21,8 +21,8 @@ class Rapl:
         self._zones: list[_Zone] = []
 
     def open(self) -> dict[str, Any]:
-        found = [_Zone(path) for path in sorted(self._place.glob("*-rapl:*")) if _name(path).startswith(COUNTED)]
-        if not any(zone.name.startswith(COUNTED[0]) for zone in found):
+        found = [_Zone(path) for path in sorted(self._place.glob("*-rapl:*")) if _name(path).startswith(COUNTED_ZONES)]
+        if not any(zone.name.startswith(COUNTED_ZONES[0]) for zone in found):
             raise SourceError(
                 "RAPL: this machine shows no energy counters of its processors; Linux has them for Intel and AMD "
                 "(/sys/class/powercap), not in virtual machines."

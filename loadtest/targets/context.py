@@ -12,7 +12,7 @@ from loadtest.workloads.drawn_lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART
 from loadtest.workloads.files.trace import Trace
 
 UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
-NEARLY = 0.95  # share of the longest prompt that fits, from which on a given length stands for it
+NEARLY_LONGEST = 0.95  # share of the longest prompt that fits, from which on a given length stands for it
 
 
 def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> 
     if longest < 1:
         return ()
     kept = tuple(length for length in lengths if length <= longest)
-    return kept if kept and max(kept) >= NEARLY * longest else (*kept, longest)
+    return kept if kept and max(kept) >= NEARLY_LONGEST * longest else (*kept, longest)
 
 
 def lengths_left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:

@@ -38,9 +38,9 @@ BURSTS = (2, 4, 8, 16)
 PROMPT_TOKENS = 8
 FEWEST_TOKENS, LONGEST_ANSWER = 16, 64  # of an answer
 QUIET = 2  # times the usual time between two beginnings: so long nobody began before the first end
-FULL = (429, 503)  # statuses with which a server turns a request away
+TURNED_AWAY = (429, 503)  # statuses with which a server turns a request away
 ALONE = 3  # requests to an idle server; the quickest to begin tells what a busy machine did not spoil
-REPEATS = 2  # of a burst that shows a limit, at most, until one shows the same
+MOST_REPEATS = 2  # of a burst that shows a limit, at most, until one shows the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class _Probing:
 
     async def _agreed(self, wire: AsyncWire, found: BurstSeen, idle: float) -> bool:
         """Repeat a burst that shows a limit; return whether another one shows the same."""
-        for _ in range(REPEATS):
+        for _ in range(MOST_REPEATS):
             again = seen_in(await self._send(wire, found.sent, LONGEST_ANSWER), idle)
             self._witnesses.append(again.said)
             if again.limit == found.limit:
@@ -195,7 +195,7 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
     """Return what the requests of one burst show; `idle` is the TTFT that a server at rest gives, seconds."""
     sent = len(records)
     answered = [record for record in records if record.outcome is Outcome.OK and record.t_first_token and record.chunks]
-    if refused := [record for record in records if record.status in FULL]:
+    if refused := [record for record in records if record.status in TURNED_AWAY]:
         return BurstSeen(
             sent,
             len(answered),

@@ -24,7 +24,7 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
 from loadtest.workloads.workload import FIT_SHORT, Workload
 
-TRIED = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
+TRIED_ON = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
 ONE_MORE = "One more such request, for the context may have cut the longest prompt."
 SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
 
@@ -159,6 +159,6 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
     said = record.error or record.outcome
     around = (
-        " `loadtest check --try` finds out what it answers." if record.status in TRIED and " --" not in said else ""
+        " `loadtest check --try` finds out what it answers." if record.status in TRIED_ON and " --" not in said else ""
     )
     raise TargetError(f"{where} does not answer a first request: {status}{said.rstrip('.')}.{around}")

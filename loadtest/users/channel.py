@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 Endpoint = Literal["chat", "generate", "responses", "messages", "embeddings"]
 MOST_AHEAD = 1024  # users for whom a request is made before the clock starts
 MOST_KINDS = 64  # of requests made ahead: a task that asks for random lengths would add one each time
-GREETING = Timeouts(connect=5.0, first_token=5.0, idle=5.0)
+GREETING_LIMITS = Timeouts(connect=5.0, first_token=5.0, idle=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Channel:
         try:
             headers = self._asked.target.headers
             greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=headers)
-            self.wire.fetch(Order.of(greeting, Received(), GREETING, origin=Origin.of(self.url)))
+            self.wire.fetch(Order.of(greeting, Received(), GREETING_LIMITS, origin=Origin.of(self.url)))
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell

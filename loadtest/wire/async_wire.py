@@ -25,7 +25,7 @@ SWEEP = 0.25  # seconds between two checks for overdue requests
 FELL_SILENT_NS = (50_000_000, 1_000_000_000)
 OPENING = 64  # connections that `prepare` opens at a time: where an accept queue is full, TCP retries after a second
 # Deadlines that a sweep would see too late: how an answer ends, and when a user leaves.
-NEAR = ("end", "look", "patience")
+TIMED_LIMITS = ("end", "look", "patience")
 
 
 class AsyncWire(Shell):
@@ -287,7 +287,7 @@ class _AsyncCall(Call):
             self._timer.cancel()
             self._timer = None
         deadline, limit = self.deadline
-        if not self.over and limit in NEAR:
+        if not self.over and limit in TIMED_LIMITS:
             left = max(deadline - now(), 0) / 1e9
             self._timer = asyncio.get_running_loop().call_later(left, self._deadline_is_due)
 

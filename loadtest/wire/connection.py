@@ -22,7 +22,7 @@ READ_SIZE = 1 << 13
 # and its unused rest has to be given back at every read. A token's chunk fits; the rest of a larger one is read at once.
 SMALL_READ = 512 - sys.getsizeof(b"")
 STALE_NS = 250_000_000  # a kept connection that dies this soon after the send had been closed before the request came
-FULL = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
+FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 
 class Connection:
@@ -138,7 +138,7 @@ class Connection:
         self._full += 1
         self._size = READ_SIZE
         happened = self.receive()
-        if self._full < FULL:
+        if self._full < FULL_READS:
             self._size = SMALL_READ
         return happened
 

@@ -186,7 +186,7 @@ def fetch_ranks(ranks: Ranks, folder: Path, timeout: float) -> str | None:
 
 
 CUT = 0.9  # of what shorter prompts promise: a longer one counted below it was cut
-TOLD_APART = 8  # tokens of ours: no vocabulary makes one count of texts that differ by more
+COUNTS_APART = 8  # tokens of ours: no vocabulary makes one count of texts that differ by more
 MOST_TOKENS_PER_TOKEN = 16  # a vocabulary of little more than letters makes five or so of a word
 
 
@@ -241,7 +241,7 @@ def uncut(points: Sequence[tuple[int, int]], context: int | None = None) -> list
     if context is None:
         most = max((server for _, server in points), default=0)
         reached = [ours for ours, server in points if server >= most - 1]
-        if reached and max(reached) - min(reached) > TOLD_APART:
+        if reached and max(reached) - min(reached) > COUNTS_APART:
             context = most
     kept = [(ours, server) for ours, server in points if context is None or server < context - 1]
     lengths = sorted({ours for ours, _ in kept})

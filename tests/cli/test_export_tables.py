@@ -15,7 +15,7 @@ from pandas.testing import assert_frame_equal
 from support.places import FOLDERS, ROOT
 
 import loadtest as library
-from loadtest.analyse.dataframes import TEXT, WHOLE, typed
+from loadtest.analyse.dataframes import INTEGER_COLUMNS, TEXT_COLUMNS, typed
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -27,7 +27,7 @@ def test_a_table_comes_back_as_it_was(loadtest: Call, tmp_path: Path, name: str,
     code, out, err = loadtest("export", FOLDERS / name, "--what", table, "--out", tmp_path)
     assert (code, out) == (0, f"wrote {tmp_path / f'{table}.csv'}\n"), err
     back = pd.read_csv(tmp_path / f"{table}.csv", dtype=read.dtypes.to_dict(), keep_default_na=False, na_values=[""])
-    text = [column for column in TEXT if column in read]
+    text = [column for column in TEXT_COLUMNS if column in read]
     back[text], read[text] = back[text].fillna(""), read[text].fillna("")  # CSV has no other sign for what is unknown
     assert_frame_equal(back, read, check_exact=False, rtol=1e-12)
     code, out, _ = loadtest("export", FOLDERS / name, "--format", "json", "--what", table, "--out", "-")
@@ -54,7 +54,7 @@ def test_every_column_is_documented_and_of_one_type(loadtest: Call) -> None:
             assert kinds.setdefault(table, found) == found, path
     assert not [name for table in kinds.values() for name in table if f"`{name}`" not in page]
     assert not {"object"} & {kind for table in kinds.values() for kind in table.values()}
-    assert set(WHOLE) | set(TEXT) <= {name for table in kinds.values() for name in table}
+    assert set(INTEGER_COLUMNS) | set(TEXT_COLUMNS) <= {name for table in kinds.values() for name in table}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")

@@ -17,7 +17,7 @@ from loadtest.dialects import (
     OpenAIChat,
     OpenAICompletions,
 )
-from loadtest.dialects.answers.errors.server_errors import REPEATS
+from loadtest.dialects.answers.errors.server_errors import GUARDED_REPEATS
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
@@ -299,8 +299,8 @@ CASES = {
     "ollama: cut inside a line": Case(CHAT, chat("a") + '{"mess', ["a"], done=False, hint="middle of a line"),
     "ollama: equal pieces, trimmed": Case(
         CHAT,
-        chat("b") + (chat(" a") + chat("a\n")) * REPEATS,
-        ["b", *[" a", "a\n"] * REPEATS],
+        chat("b") + (chat(" a") + chat("a\n")) * GUARDED_REPEATS,
+        ["b", *[" a", "a\n"] * GUARDED_REPEATS],
         done=False,
         hint="repeat guard",
     ),
@@ -313,7 +313,7 @@ CASES = {
     "cut inside a line behind the finish": Case(V1, sse(delta("a"), FINISH) + "data: {", ["a"], finish="stop"),
     "equal pieces and whole": Case(V1, sse(*[delta("a")] * 40, FINISH), ["a"] * 40, finish="stop"),
     "ollama: too few equal pieces": Case(
-        CHAT, chat("b") + chat("a") * (REPEATS - 1), ["b", *["a"] * (REPEATS - 1)], done=False
+        CHAT, chat("b") + chat("a") * (GUARDED_REPEATS - 1), ["b", *["a"] * (GUARDED_REPEATS - 1)], done=False
     ),
     "ollama: equal pieces and whole": Case(
         CHAT, chat("a") * 40 + OLLAMA_DONE, ["a"] * 40, [], "stop", prompt=5, output=2

@@ -23,7 +23,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from loadtest.live import Figures, durations_of
     from loadtest.users.processes.recording import InFlight
-    from loadtest.users.results.live_figures import HISTORY_S, TOTAL, Board
+    from loadtest.users.results.live_figures import HISTORY_S, TOTAL_ROW, Board
 
 ZERO = WALL / 1e9  # wall time that the records count from
 HALF_BUCKET = 1 / 256
@@ -81,7 +81,7 @@ def test_a_row_has_every_figure_in_seconds_and_the_last_one_is_the_total() -> No
     board.add("b", streams(1)[0], ZERO)
     board.live = lambda: {"a": (1, 2), "b": (2, 0)}
     a, b, total = board.rows()
-    assert [a["name"], b["name"], total["name"]] == ["a", "b", TOTAL]
+    assert [a["name"], b["name"], total["name"]] == ["a", "b", TOTAL_ROW]
     assert total["requests"] == a["requests"] + b["requests"] == 25
     assert (total["decoding"], total["waiting"]) == (3, 2)
     assert [(a["decoding"], a["waiting"]), (b["decoding"], b["waiting"])] == [(1, 2), (2, 0)]
@@ -240,10 +240,10 @@ def test_in_flight_adds_up_over_workers_and_forgets_a_lost_one(monkeypatch: pyte
         master.merge(sent(worker.take_delta()), name)
     assert master.in_flight() == {"chat": (3, 2), "long": (0, 3)}
     rows = {row["name"]: (row["decoding"], row["waiting"], row["requests"]) for row in master.rows()}
-    assert rows == {"chat": (3, 2, 0), "long": (0, 3, 0), TOTAL: (3, 5, 0)}  # though none of them has ended
+    assert rows == {"chat": (3, 2, 0), "long": (0, 3, 0), TOTAL_ROW: (3, 5, 0)}  # though none of them has ended
     now += 60
     assert master.in_flight() == {}
-    assert [row["name"] for row in master.rows()] == [TOTAL]
+    assert [row["name"] for row in master.rows()] == [TOTAL_ROW]
 
 
 def test_history_shows_tokens_where_they_arrived_and_nothing_is_lost() -> None:

@@ -203,7 +203,7 @@ def test_a_cancelled_warm_up_is_left_out_once_as_a_warm_up() -> None:
 
 
 def test_an_empty_board_makes_a_table_too() -> None:
-    assert tables.board_lines(Board().rows())[-1].startswith(live_figures.TOTAL)
+    assert tables.board_lines(Board().rows())[-1].startswith(live_figures.TOTAL_ROW)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -
     assert list(locust_files.write_files(asked, rows, None, None)) == []
     table = list(csv.DictReader(StringIO((tmp_path / "out_streams.csv").read_text())))
     written = json.loads((tmp_path / "out_streams.json").read_text())
-    assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", live_figures.TOTAL]
+    assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", live_figures.TOTAL_ROW]
     assert float(table[0]["ttft_p50_s"]) == written[0]["ttft_p50_s"] == rows[0]["ttft_p50"]
     assert (table[0]["decoding"], written[0]["decoding"]) == ("0", 0)
 

@@ -29,7 +29,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users.options import OPTIONS
     from loadtest.users.processes.recording import CurrentTest
     from loadtest.users.results import locust_files, tables, web
-    from loadtest.users.results.live_figures import TOTAL, Board
+    from loadtest.users.results.live_figures import TOTAL_ROW, Board
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,7 @@ def test_tab_and_download_join_what_others_added() -> None:
     (link,) = web_ui.template_args["extended_csv_files"]
     answer = client_of(web_ui).get(link["href"].removeprefix("."))
     assert answer.mimetype == "text/csv"
-    assert [row["name"] for row in csv.DictReader(answer.text.splitlines())] == ["chat", "late", TOTAL]
+    assert [row["name"] for row in csv.DictReader(answer.text.splitlines())] == ["chat", "late", TOTAL_ROW]
 
 
 def test_the_start_form_asks_for_our_options() -> None:

@@ -15,7 +15,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.text import number, seconds
 
-TABLES = (  # (title, figure, statistic, colours: dark is better)
+HEATMAPS = (  # (title, figure, statistic, colours: dark is better)
     ("TTFT p95", "ttft_s", "p95", "YlGnBu_r"),
     ("tokens/s a stream (median)", "stream_tokens_per_s", "p50", "YlGnBu"),
     ("output tokens/s, all streams", "output_tokens_per_s", "mean", "YlGnBu"),
@@ -24,8 +24,8 @@ TABLES = (  # (title, figure, statistic, colours: dark is better)
 
 def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
     with mpl.rc_context(style.RC):
-        figure, panels = style.page(len(TABLES), height=2.3 + 0.36 * len(advice.slots), share_y=True)
-        for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, TABLES, strict=True)):
+        figure, panels = style.page(len(HEATMAPS), height=2.3 + 0.36 * len(advice.slots), share_y=True)
+        for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, HEATMAPS, strict=True)):
             heat_table(axes, advice, key, statistic, colours)
             axes.set_title(name)
             if place:

@@ -16,7 +16,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.text import number, seconds
 
 MOST_DOTS = 30  # requests of a length that are drawn one by one
-APART = 1.5  # of two lengths that both get a tick
+TICKS_APART = 1.5  # of two lengths that both get a tick
 
 Value = Callable[[PromptLengthPoint], float | None]
 
@@ -116,7 +116,7 @@ def _tokens_axis(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Make x logarithmic with a tick at measured lengths, where there is room for it; the longest always has one."""
     at = {point.tokens for line in found for point in line.points}
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(style.apart(sorted(at, reverse=True), APART)))
+    axes.xaxis.set_major_locator(FixedLocator(style.apart(sorted(at, reverse=True), TICKS_APART)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: prompt_length.length(value))
     axes.tick_params(axis="x", labelsize=8.5)

@@ -48,7 +48,7 @@ VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 WIDTH, DPI = 10.0, 150
 LETTER = 0.075  # inches, of the legend
 USUAL_HEAD = 1.2  # inches of title, subtitle and legend that a page's height allows for
-LABEL = 0.62  # inches that a duration on an axis takes
+LABEL_WIDTH = 0.62  # inches that a duration on an axis takes
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
 WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
@@ -296,7 +296,7 @@ def logarithmic_x(axes: Axes) -> None:
     if high < 4 * low:  # too narrow for round ticks
         low, high = axes.set_xlim(low / 1.5, high * 1.5)
     panels = 1 if axes.figure is None else min(len(axes.figure.axes), COLUMNS)
-    room = (WIDTH - 1) / panels / LABEL
+    room = (WIDTH - 1) / panels / LABEL_WIDTH
     ticks = _ticks_of_a_decade(math.log10(high / low), room)
     axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else None))
 

@@ -12,7 +12,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import is_void
 
-LABEL = "void: do not quote"
+VOID_LABEL = "void: do not quote"
 BEYOND = "void, and above the axis"
 MOST_TIMES = 5.0  # the highest point that may be quoted
 
@@ -21,7 +21,7 @@ def crosses(axes: Axes, points: Sequence[tuple[float, float]], edge: float = mat
     """Draw points of void levels; what is higher than `edge` stands there as an arrow."""
     look: dict[str, Any] = {"color": style.VERMILLION, "markersize": 9, "linestyle": "", "zorder": 4}
     if inside := [point for point in points if point[1] <= edge]:
-        axes.plot(*zip(*inside, strict=True), marker="x", label=LABEL, **look)
+        axes.plot(*zip(*inside, strict=True), marker="x", label=VOID_LABEL, **look)
     if beyond := [at for at, value in points if value > edge]:
         axes.plot(beyond, [edge] * len(beyond), marker="^", fillstyle="none", label=BEYOND, **look)
 
@@ -35,7 +35,7 @@ def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) 
     """Cover bars of void levels."""
     if at:
         look: dict[str, Any] = {"facecolor": "none", "edgecolor": style.VERMILLION, "hatch": "xx", "linewidth": 0.8}
-        axes.bar(at, tops, width, label=LABEL, zorder=2.5, **look)
+        axes.bar(at, tops, width, label=VOID_LABEL, zorder=2.5, **look)
 
 
 def level_name(level: dict[str, Any]) -> str:

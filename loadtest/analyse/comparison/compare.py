@@ -37,7 +37,7 @@ from loadtest.text import listed
 
 FAMILY_ERROR = 0.01  # over all headline figures of a comparison
 TOLERANCE = 0.02  # a worsening up to here is no regression
-SHOWN = 0.9  # of such comparisons, in which a change has to be found for it to count as one that would have shown
+POWER = 0.9  # of such comparisons, in which a change has to be found for it to count as one that would have shown
 NORMAL = NormalDist()
 
 TOO_FEW = "too few samples"
@@ -68,7 +68,7 @@ class Change:
             return None
         half = math.log(self.interval[1] / self.interval[0]) / 2
         error = half / NORMAL.inv_cdf((1 + confidence) / 2)
-        return math.exp(max(half, math.log1p(least)) + NORMAL.inv_cdf(SHOWN) * error) - 1
+        return math.exp(max(half, math.log1p(least)) + NORMAL.inv_cdf(POWER) * error) - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from loadtest.grid import Grid
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, signed
 
-MOST_SAID = 10  # times as much: beyond it a change that shows is none, and an interval has no upper end
+LARGEST_CHANGE = 10  # times as much: beyond it a change that shows is none, and an interval has no upper end
 
 
 def change_text(row: Change) -> str:
@@ -27,7 +27,7 @@ def interval_text(row: Change) -> str:
     if row.interval is None:
         return UNKNOWN
     low, high = row.interval
-    if high >= MOST_SAID:
+    if high >= LARGEST_CHANGE:
         return f"{signed(low - 1)} or more"
     return f"{signed(low - 1).removesuffix(' %')} to {signed(high - 1)}"
 
@@ -83,7 +83,10 @@ def _visible(comparison: Comparison) -> str:
     """Return the smallest changes that the headline figures show nine times in ten, "9 %" or "9 to 14 %"."""
     if comparison.visible is None:
         return UNKNOWN
-    ends = [f"{end * 100:.0f}" if end < MOST_SAID else f"more than {MOST_SAID * 100:.0f}" for end in comparison.visible]
+    ends = [
+        f"{end * 100:.0f}" if end < LARGEST_CHANGE else f"more than {LARGEST_CHANGE * 100:.0f}"
+        for end in comparison.visible
+    ]
     return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
 
 

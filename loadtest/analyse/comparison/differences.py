@@ -26,7 +26,7 @@ NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what
 FEWEST_COMPARED = 8  # requests a side
 # Effective share of the values, (Σx)² / (n Σx²): 1 where all are equal, 1/2 where they are exponential, 1/8 where three of 60 are
 # thirty times as long as the others.
-LEAST_PART = 0.25
+LEAST_EFFECTIVE_SHARE = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
 FEWEST_INDEPENDENT_AT_A_RATE = (
@@ -73,7 +73,7 @@ METRICS = (
     Metric("prefill_s", "mean", "prefill mean", "s"),
 )
 RATE_WEIGHTS = {"output_tokens_per_s": "output_tokens", "input_tokens_per_s": "prompt_tokens"}  # of a rate: its column
-WAITING = ("ttft_s", "ttft_sched_s", "e2e_s", "e2e_sched_s", "queue_wait_s")  # durations that hold waits
+WITH_WAITS = ("ttft_s", "ttft_sched_s", "e2e_s", "e2e_sched_s", "queue_wait_s")  # durations that hold waits
 # of a level at a rate alone, at the numbers of streams that all runs had: it holds no wait
 STEPS = Metric("step_s", None, "step time", "s", headline=True, prefill=False)
 FAILED = Metric("failed", None, "failed requests", "share", headline=True)
@@ -143,7 +143,7 @@ def gain_of(run: RunData, level: dict[str, Any], metric: Metric) -> float:
     1 % for each request that waits, without bound towards saturation (M/G/1: 1 / (1 - utilisation) is about 1 + the mean number
     waiting). The time outside the queue changes by 1 %.
     """
-    if level.get("rate") is None or metric.key not in WAITING:
+    if level.get("rate") is None or metric.key not in WITH_WAITS:
         return 1.0
     good = run.good(level["index"])
     whole, waits = (run.column(key)[good] for key in (metric.key, "queue_wait_s"))
@@ -176,7 +176,7 @@ def _queue_told(run: RunData, level: dict[str, Any]) -> bool:
 def _of_many(values: FloatArray) -> bool:
     """Whether a mean is that of many values, and not mostly that of a few long ones: another run may have had more, or none."""
     squares = float(np.square(values).sum())
-    return squares > 0 and float(values.sum()) ** 2 / squares >= LEAST_PART * len(values)
+    return squares > 0 and float(values.sum()) ** 2 / squares >= LEAST_EFFECTIVE_SHARE * len(values)
 
 
 def block_of(level: dict[str, Any]) -> int:

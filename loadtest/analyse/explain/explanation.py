@@ -26,12 +26,14 @@ from loadtest.text import listed, percent
 
 MOST_TRIED = 3  # causes that are left out in turn
 MOST_EARLIER = 2  # requests of the time before it came that are tried as causes
-LEAST_SHARE = 0.02  # of the time to the first token, for a cause to be tried
+LEAST_CAUSE = 0.02  # of the time to the first token, for a cause to be tried
 LEAST_SAVED = 0.05  # of the time to the first token: a cause whose absence would save less is not told
 # of the time to the first token: of causes whose savings differ by less, the request that was at work longest is told
-ALIKE = 0.1
+SAVINGS_ALIKE = 0.1
 MUCH_LONGER = 2.0
-USUAL = 1.25  # times the median of its level, up to which, and above the inverse, a request took as long as others do
+USUAL_FACTOR = (
+    1.25  # times the median of its level, up to which, and above the inverse, a request took as long as others do
+)
 NOBODY = "no other request caused a part of it that counts"
 LEAST_REST, MOST_DROPPED = 0.2, 3  # of the time to the first token, unexplained; requests
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
@@ -92,7 +94,7 @@ class Explanation:
         worth = self.worth
         if not worth:
             return None
-        alike = [each for each in worth if each.found.seconds <= worth[0].found.seconds + ALIKE * self.ttft_s]
+        alike = [each for each in worth if each.found.seconds <= worth[0].found.seconds + SAVINGS_ALIKE * self.ttft_s]
         longest = max(alike, key=lambda each: each.held_s)
         return longest if longest.held_s >= MUCH_LONGER * worth[0].held_s else worth[0]
 
@@ -105,7 +107,7 @@ class Explanation:
     @property
     def usual(self) -> bool:
         """Whether it took about as long as the others of its level."""
-        return self.usual_s <= USUAL * self.ttft_s <= USUAL**2 * self.usual_s
+        return self.usual_s <= USUAL_FACTOR * self.ttft_s <= USUAL_FACTOR**2 * self.usual_s
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: what `loadtest explain --json` prints."""
@@ -251,7 +253,7 @@ class Explainer:
     def _without(self, row: int, parts: Parts) -> tuple[tuple[Without, ...], str | None]:
         """Leave out each of the greatest causes in turn; the second value says why the engine cannot."""
         blamed = blame(parts, self.splitter.slots.estimate or 1)
-        floor = LEAST_SHARE * parts.total_s
+        floor = LEAST_CAUSE * parts.total_s
         tried = [each for each in blamed if blamed[each].seconds >= floor][:MOST_TRIED]
         for each in self.splitter.earlier(row, MOST_EARLIER):
             if each.row not in tried:

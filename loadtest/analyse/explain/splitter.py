@@ -33,10 +33,10 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
-SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
+SLOW_PROMPT = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 SCATTERS = 3.0  # … and times the scatter of the run's prompts: of many requests the slowest is asked about
 LEAST_SLOWER_S = 0.02
-ALIKE = 0.5  # of a prompt's length: prompts that differ by less show how long it takes
+LENGTHS_ALIKE = 0.5  # of a prompt's length: prompts that differ by less show how long it takes
 FEWEST_ALIKE = 3
 MOST_CHAINED = 4  # conversations that pushed one another out of the cache
 BIG_PROMPT = 2.0  # times the median prompt, from which on a prompt that was read during a slot wait is named
@@ -235,7 +235,7 @@ class Splitter:
         usual = self._usual(row)
         inferred = not bool(self.timeline.told[row])
         law = self.steps.prefill
-        more = max(SLOWER, 1 + SCATTERS * law.jitter) if law is not None else SLOWER
+        more = max(SLOW_PROMPT, 1 + SCATTERS * law.jitter) if law is not None else SLOW_PROMPT
         slower = spent - usual if spent > more * usual and spent - usual > LEAST_SLOWER_S else 0.0
         reading = spent - slower
         parts: list[TimePart] = []
@@ -258,7 +258,7 @@ class Splitter:
         timeline, law = self.timeline, self.steps.prefill
         tokens = float(timeline.tokens[row])
         spent = timeline.first - timeline.read_from
-        alike = timeline.told & (np.abs(timeline.tokens - tokens) <= ALIKE * tokens) & (spent > 0)
+        alike = timeline.told & (np.abs(timeline.tokens - tokens) <= LENGTHS_ALIKE * tokens) & (spent > 0)
         alike[row] = False
         found = (
             [float(np.median(spent[alike] / timeline.tokens[alike])) * tokens] if alike.sum() >= FEWEST_ALIKE else []

@@ -21,7 +21,7 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
 
-TABLE = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
+COUNTERS = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
 FEWEST_ROUNDS = 5  # whole rounds of a closed loop that an interval needs
 BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten batches
@@ -45,13 +45,13 @@ class ValueCounts:
     @classmethod
     def of(cls, parts: Iterable[IntArray], unit: float) -> Self:
         """Count whole numbers, block by block."""
-        table = np.zeros(TABLE, dtype=np.int64)
+        table = np.zeros(COUNTERS, dtype=np.int64)
         rest: tuple[list[IntArray], list[IntArray]] = ([], [])
         for part in parts:
-            inside = (part >= 0) & (part < TABLE)
+            inside = (part >= 0) & (part < COUNTERS)
             if not inside.all():
                 rest[0].append(part[part < 0])
-                rest[1].append(part[part >= TABLE])
+                rest[1].append(part[part >= COUNTERS])
             counts = np.bincount(part[inside])
             table[: len(counts)] += counts
         below, above = (np.concatenate([*found, np.zeros(0, dtype=np.int32)]) for found in rest)

@@ -23,7 +23,7 @@ FEWEST_OPEN = 20  # answers that an interval of an open loop needs
 FEWEST_INDEPENDENT_ROUNDS = 4.0  # effective number of independent rounds that a closed loop's interval needs
 FEWEST_INDEPENDENT_ANSWERS = 10.0  # effective number of independent answers that an open loop's interval needs
 IN_STEP = 0.05  # of a round: answers that end within it count as ending together
-MOST_PARTS = 60  # into which a closed loop's window is cut, so that their differences give its error
+MOST_CUTS = 60  # into which a closed loop's window is cut, so that their differences give its error
 # The drain is reported where it holds this share of a level's requests and moves the mean decode speed by this share.
 DRAIN_SHARE, DRAIN_SHIFT = 0.1, 0.02
 
@@ -174,7 +174,7 @@ def round_edges(ends: FloatArray, window: Window, users: int) -> FloatArray:
     """Return the borders of a closed loop's rounds, every n-th of many: each `users`-th end in the window is one."""
     inside = np.sort(ends[(ends > window.start) & (ends <= window.end)])
     every = inside[users - 1 :: users]
-    apart = -(-len(every) // MOST_PARTS) or 1
+    apart = -(-len(every) // MOST_CUTS) or 1
     return np.concatenate(([window.start], every[apart - 1 :: apart]))
 
 

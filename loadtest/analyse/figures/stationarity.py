@@ -17,10 +17,12 @@ LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
 FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
 LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
-BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
+GROWTH_BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
-FEWEST_WAITS = 4.0  # times as long as its first requests wait for their first tokens, below which a level only fills up
-SLOWER = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
+FEWEST_FIRST_WAITS = (
+    4.0  # times as long as its first requests wait for their first tokens, below which a level only fills up
+)
+SLOWED = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Growth:
         """Whether the queue was still growing when the level ended."""
         more = self.after > QUEUE_GROWTH * self.before or self.slower
         more = more and self.after - self.before > FEW_IN_FLIGHT
-        return more and self.share > max(LEAST_GROWTH_SHARE, BY_CHANCE / math.sqrt(self.requests))
+        return more and self.share > max(LEAST_GROWTH_SHARE, GROWTH_BY_CHANCE / math.sqrt(self.requests))
 
     @property
     def sentence(self) -> str:
@@ -131,12 +133,12 @@ def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -
         return found
     begun = np.where(np.isfinite(first), first, end)
     order, third = np.argsort(send, kind="stable"), len(send) // 3
-    if np.ptp(send) < FEWEST_WAITS * float((begun - send)[order[:third]].mean()):
+    if np.ptp(send) < FEWEST_FIRST_WAITS * float((begun - send)[order[:third]].mean()):
         return None
     if _grown(send, begun, send).growing:
         return found
     lasting, *later_on = (float((end - send)[rows].mean()) for rows in np.split(order, (third, 2 * third)))
-    slower, later = max(later_on) > SLOWER * lasting, send[send >= send.min() + lasting]
+    slower, later = max(later_on) > SLOWED * lasting, send[send >= send.min() + lasting]
     if len(later) < FEWEST_ARRIVALS:
         return found if slower else None
     found = replace(_grown(send, end, later), filled_s=lasting, slower=slower)

@@ -15,7 +15,7 @@ from loadtest.metrics import VOID, enough_for
 from loadtest.text import capitalised, counted, listed, number
 
 # By the sources of token counts: whose tokens they are.
-COUNTED = {
+COUNTED_BY = {
     frozenset({"server"}): "tokens as the server counts",
     frozenset({"tiktoken"}): "tokens as tiktoken counts",
     frozenset({"chunks"}): "pieces of text (the server counts no tokens)",
@@ -82,7 +82,7 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
             sources = frozenset(run.requests["token_source"].loc[got.index].dropna())
             if key == "input_lengths":  # pieces are counted of answers alone
                 sources = (sources - {"chunks"}) or frozenset({"server"})
-            counted_by = COUNTED.get(sources, "tokens, not all as the server counts")
+            counted_by = COUNTED_BY.get(sources, "tokens, not all as the server counts")
             found.append(f"{what}: {asked} asked; median {number(middle)}, {top} {counted_by}{more}.")
     return found
 

@@ -19,7 +19,7 @@ from loadtest.text import percent, seconds
 LEAST_STALL = 0.05  # of the time that a stream decodes
 MOST_HIT = 0.6  # share of the answers that a few are at most
 LITTLE = 0.1  # share of their loss that the others lose at most
-ALIKE = 0.2  # share by which losses lie round their median, to be one figure
+LOSSES_ALIKE = 0.2  # share by which losses lie round their median, to be one figure
 LEAST_SHARED, LEAST_SLOWER = 0.5, 1.25  # share of the prompts that are read together; times as long as a prompt alone
 SAME_LENGTH = 0.1  # share by which prompts that are compared differ in length
 
@@ -53,7 +53,7 @@ def _loss_of_a_few(stalls: FloatArray) -> str | None:
     lost, usual = stalls[hit], float(np.median(stalls[hit]))
     if stalls[~hit].max(initial=0.0) > LITTLE * usual:
         return None
-    alike = bool((np.abs(lost - usual) <= ALIKE * usual).all())
+    alike = bool((np.abs(lost - usual) <= LOSSES_ALIKE * usual).all())
     each = f"about {seconds(usual)}" if alike else f"{seconds(float(lost.min()))} to {seconds(float(lost.max()))}"
     return (
         f"{percent(float(hit.mean()))} of the answers lose {each} each to other requests' prompts, which interrupt their decoding, "

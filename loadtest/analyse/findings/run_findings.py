@@ -46,7 +46,7 @@ from loadtest.text import capitalised, counted, listed, number, percent, seconds
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
-NEARLY_ALL = 0.8  # of a wait
+MOST_OF_A_WAIT = 0.8  # of a wait
 FEWEST_ENDED = 10  # requests, from which on Little's law is held against a level
 MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 SHORT_S = 0.005  # nobody calls that queueing
@@ -301,7 +301,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None  # batching says it
     mostly = (
         "nearly all of it batch wait"
-        if batch >= NEARLY_ALL * (slot + batch)
+        if batch >= MOST_OF_A_WAIT * (slot + batch)
         else f"{percent(batch / (slot + batch))} of that batch wait"
     )
     return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")

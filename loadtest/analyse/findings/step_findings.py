@@ -14,7 +14,7 @@ NOTHING = 1e-4  # of a step: a stream that adds less adds nothing
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
 WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
-MOST_RUNS = 4  # of consecutive numbers in one sentence
+MOST_RANGES = 4  # of consecutive numbers in one sentence
 
 
 def steps_findings(analysis: Analysis) -> list[Finding]:
@@ -82,7 +82,7 @@ def _ranges(values: list[int]) -> str:
             runs[-1].append(value)
         else:
             runs.append([value])
-    if len(runs) > MOST_RUNS:
+    if len(runs) > MOST_RANGES:
         return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
     text = listed([run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs])
     return f"{text} {'stream' if values == [1] else 'streams'}"

@@ -33,7 +33,7 @@ PREDICTED = (
     "varied by 10 % to either side."
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
-TOLD_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
+TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
 SEEN_BETTER = 0.02  # by which a figure has to differ for a sentence on it
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
 TABLE_FIGURES = (  # of the table: (head, figure, statistic)
@@ -125,7 +125,7 @@ def _with_varied_lengths(advice: Advice) -> str:
     promised, varied = advice.promised[advice.load], advice.cells[advice.trial, advice.load]
     told = (("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean"))
     pairs = [(promised.figure(*name), varied.figure(*name)) for name in told]
-    if not any(abs(there - here) > TOLD_APART * here for here, there in pairs):
+    if not any(abs(there - here) > TTFT_APART * here for here, there in pairs):
         return ""
     return (
         f" That is with the lengths of this run: answers were all equally long, so requests move in step; with lengths that vary by 10 %, as "

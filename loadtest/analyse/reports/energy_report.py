@@ -9,7 +9,7 @@ from loadtest.grid import Grid
 from loadtest.scenario.price import Price
 from loadtest.text import UNKNOWN, number
 
-FIGURES = (
+ENERGY_FIGURES = (
     ("joules_per_output_token", "J an output token"),
     ("joules_per_output_token_above_idle", "of it above idle"),
     ("joules_per_input_token", "J an input token"),
@@ -38,7 +38,7 @@ def table(summary: dict[str, Any]) -> Grid | None:
         "level",
         "watts",
         "idle watts",
-        *(head for _, head in FIGURES),
+        *(head for _, head in ENERGY_FIGURES),
         *(head for *_, head in costs),
         *(["energy not measured because"] if missing else []),
     )
@@ -47,7 +47,7 @@ def table(summary: dict[str, Any]) -> Grid | None:
 
 def _row(level: dict[str, Any], costs: list[tuple[str, str, str]], *, missing: bool) -> tuple[str, ...]:
     energy = level.get("energy") or {}
-    cells = [number(energy.get(name)) for name in ("watts", "idle_watts", *(name for name, _ in FIGURES))]
+    cells = [number(energy.get(name)) for name in ("watts", "idle_watts", *(name for name, _ in ENERGY_FIGURES))]
     for key, part, _ in costs:
         cost = level.get(key) or {}
         amount = cost.get(part)

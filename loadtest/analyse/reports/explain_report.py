@@ -16,7 +16,7 @@ from loadtest.text import UNKNOWN, capitalised, counted, listed, number, seconds
 MOST_NAMED = 3  # requests in one line
 NAMED_SHARE, COUNTED_SHARE = 0.1, 0.01  # of a part, below which a cause is only counted, and not even that
 LARGE = 2.0  # times the median of its level, from which on a request's length is told
-SHORT = {
+SHORT_NAMES = {
     time_parts.CLIENT: "client",
     time_parts.CONNECT: "connecting",
     time_parts.HANDLING: "handling",
@@ -262,7 +262,7 @@ def _row(found: Explanation) -> tuple[str, ...]:
         f"#{found.id}",
         seconds(found.ttft_s),
         seconds(found.e2e_s),
-        f"{SHORT[most.name]} {seconds(most.seconds)}",
+        f"{SHORT_NAMES[most.name]} {seconds(most.seconds)}",
         (f"#{who[0].id}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,
         f"{seconds(told.found.seconds)} ({cause or SHORT_WITHOUT[told.what]})" if told else UNKNOWN,
         _duration(rest),

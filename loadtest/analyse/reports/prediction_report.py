@@ -17,7 +17,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIM
 from loadtest.grid import Grid
 from loadtest.text import UNKNOWN, joined, listed, writer_of
 
-SHOWN = (
+SHOWN_FIGURES = (
     ("TTFT p50", "ttft_s.p50"),
     ("TTFT p95", "ttft_s.p95"),
     ("tokens/s a stream", "stream_tokens_per_s.p50"),
@@ -38,7 +38,7 @@ def heading(document: Document, analysis: Analysis) -> str:
 def table(document: Document) -> Grid:
     """Return a row a load and case: each figure with its 95 % band below it; one that no case has is left out."""
     cases = [case for load in document.loads for case in load.cases]
-    shown = [(name, figure) for name, figure in SHOWN if any(figure in case.figures for case in cases)]
+    shown = [(name, figure) for name, figure in SHOWN_FIGURES if any(figure in case.figures for case in cases)]
     rows = tuple(
         (load.label, _slots_text(document, case), *(_cell(case, figure) for _, figure in shown))
         for load in document.loads
@@ -59,9 +59,9 @@ def curve_table(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
     rows = []
     for each, clause in zip(curve.predictions, rests, strict=True):
         measured = "yes" if each.concurrency in curve.series.concurrencies else "no"
-        figures = [with_band(each, figure) for _, figure in SHOWN[:4]]
+        figures = [with_band(each, figure) for _, figure in SHOWN_FIGURES[:4]]
         rows.append((str(each.concurrency), measured, *figures, *([clause] if beyond else [])))
-    heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN[:4])]
+    heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN_FIGURES[:4])]
     heads += ["rests on what was not measured"] if beyond else []
     return Grid(tuple(heads), tuple(rows), names=2, prose=beyond)
 

@@ -23,9 +23,9 @@ from loadtest.metrics import FORMULAS, S_PER_US
 from loadtest.text import capitalised, counted, listed, number, out_of, percent, seconds, signed
 
 STORY, TITLE = "tell a story in", "give a title"  # how the two prompts begin
-TEXT = "text_484_words.txt"
+PROMPT_FILE = "text_484_words.txt"
 TITLE_WORDS = 10
-SAME_LENGTH = 0.01  # answers' mean length off by less is not worth a word
+LENGTH_OFF = 0.01  # answers' mean length off by less is not worth a word
 NEAR, NEAR_MIXED = 0.05, 0.12  # cells of one thread, and cells in which threads' lengths differ
 
 
@@ -211,7 +211,7 @@ def _published_of(run: RunData, level: dict[str, Any]) -> PublishedFigure | None
     if words is not None:
         table = "output" if prompt.startswith(STORY) else ""
     else:
-        titled = prompt.startswith(TITLE) or Path(str(scenario.get("prompt_file") or "")).name == TEXT
+        titled = prompt.startswith(TITLE) or Path(str(scenario.get("prompt_file") or "")).name == PROMPT_FILE
         table, words = "input" if titled else "", 484
     key = (table, words, level.get("concurrency"))
     return next((cell for cell in PUBLISHED if (cell.table, cell.words, cell.concurrency) == key), None)
@@ -265,7 +265,7 @@ def _agreement(found: Published) -> Iterator[str]:
 
 def _answer_lengths(found: Published) -> Iterator[str]:
     shares = [row.tokens / row.cell.tokens - 1 for row in found.rows]
-    if max(map(abs, shares)) > SAME_LENGTH:
+    if max(map(abs, shares)) > LENGTH_OFF:
         yield (
             f"Answers are not of the published length: a cell's mean is off by {signed(min(shares), 0)} to {signed(max(shares), 0)}. "
             "That is why the ratio is taken at length."

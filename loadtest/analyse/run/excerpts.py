@@ -15,7 +15,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 
 MOST_READ_EVENTS = 2_000_000  # content events; more of them give the same step times
-STRETCHES = 8  # per level, evenly spaced
+EXCERPTS_A_LEVEL = 8  # per level, evenly spaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,10 @@ def events(run: RunData, most: int = MOST_READ_EVENTS) -> TimedEvents:
 
 def _stretches(start: float, end: float, share: float) -> list[tuple[float, float]]:
     """Return stretches of a level that together last `share` of it."""
-    apart = (end - start) / STRETCHES
-    return [(start + (i + 0.5 - share / 2) * apart, start + (i + 0.5 + share / 2) * apart) for i in range(STRETCHES)]
+    apart = (end - start) / EXCERPTS_A_LEVEL
+    return [
+        (start + (i + 0.5 - share / 2) * apart, start + (i + 0.5 + share / 2) * apart) for i in range(EXCERPTS_A_LEVEL)
+    ]
 
 
 def _events_between(run: RunData, send: FloatArray, low: float, high: float) -> tuple[IntArray, IntArray, FloatArray]:

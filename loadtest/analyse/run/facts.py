@@ -100,7 +100,7 @@ ARCHITECTURE = {
     "attention.sliding_window": TOKEN_COUNT,
 }
 TARGET = {"url": TEXT, "api": TEXT, "dialect": TEXT, "model": TEXT}
-SERVER = {
+SERVER_FACTS = {
     "kind": TEXT,
     "version": TEXT,
     "context": TOKEN_COUNT,
@@ -125,7 +125,7 @@ LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOK
 LISTED = {
     **TARGET,
     "weight": NumberKind(low=1, high=1e6),
-    "server": SERVER,
+    "server": SERVER_FACTS,
     "tokens": TOKENS,
     "comparability": dict,
     "server_at_end": LOADED,
@@ -176,7 +176,7 @@ RUN: dict[str, Any] = {
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
     },
-    "server": SERVER,
+    "server": SERVER_FACTS,
     "server_at_end": LOADED,
     "client": {"host": TEXT, "kernel": TEXT, "python": TEXT, "loop": TEXT, "cpus": COUNT, "clock_steps": CLOCK_STEPS},
     "clock_steps": CLOCK_STEPS,

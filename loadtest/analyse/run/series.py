@@ -10,7 +10,16 @@ from loadtest.analyse.run import offered_load
 from loadtest.text import rated
 
 # what the levels of a series share, beside their kind of load
-ALIKE = ("model", "url", "words", "input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
+SERIES_KEYS = (
+    "model",
+    "url",
+    "words",
+    "input_tokens",
+    "output_tokens",
+    "input_lengths",
+    "output_lengths",
+    "system_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,7 @@ def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
         open_loop = offered_load.is_open(level)
-        key = (open_loop, None if open_loop else level["rate"], *(level.get(name) for name in ALIKE))
+        key = (open_loop, None if open_loop else level["rate"], *(level.get(name) for name in SERIES_KEYS))
         groups.setdefault(key, []).append(level)
     return [
         Series(_shared_label(group[0], rate), tuple(sorted(group, key=offered_load.amount)))

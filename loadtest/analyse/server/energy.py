@@ -26,7 +26,7 @@ MOST_BETWEEN = 2.5  # intervals of sampling between two readings of watts; more,
 AT_LIMIT = 0.97  # of the driver's power limit: a GPU that draws more is said to be at it
 IN_USE = 0.05  # utilisation of a GPU that should be idle
 NOT_SAMPLED = "watts were not sampled: loadtest run --monitor nvidia, dcgm=URL or rapl"
-SEVERAL = "requests to several models or servers ran beside each other, and watts cannot be told apart by them"
+SEVERAL_BESIDE = "requests to several models or servers ran beside each other, and watts cannot be told apart by them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def add_energy(run: RunData, machine: Machine, summary: dict[str, Any]) -> None:
     """Put `energy` into each level of a summary: what it took, or None and why."""
     meters = read_meters(run, machine)
     for level in summary["levels"]:
-        found = SEVERAL if summary.get("groups") and meters.every else level_energy(meters, level)
+        found = SEVERAL_BESIDE if summary.get("groups") and meters.every else level_energy(meters, level)
         level["energy"] = None if isinstance(found, str) else found
         if isinstance(found, str):
             level["energy_reason"] = found.rstrip(".")

@@ -24,7 +24,7 @@ from loadtest.text import counted, listed, percent, seconds, shown
 MOST_NOTES = 5  # kinds of notes that are shown
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
 FEWEST_LAST = 3  # failures in a row at the end of a level, from which on the level is said to have stopped answering …
-BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the share that failed before
+ROW_BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the share that failed before
 STATE_SENTENCES = {  # by `state` in run.json; "done" needs no sentence
     "failed": "The run failed",
     "interrupted": "The run was interrupted before its end.",
@@ -216,7 +216,7 @@ def _stopped_answering(e: Evidence) -> str | None:
     after = known["end"] > since
     before = int((~good & ~after).sum()) / int((~after).sum())
     count = int(after.sum())
-    if count < FEWEST_LAST or before**count > BY_CHANCE:
+    if count < FEWEST_LAST or before**count > ROW_BY_CHANCE:
         return None
     began = float(e.everyone["sched"].min())
     return f"no request succeeded after {seconds(since - began)} of this level, the last {count} all failed"

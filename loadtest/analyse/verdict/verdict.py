@@ -25,7 +25,7 @@ from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 from loadtest.text import counted, percent, seconds
 
 CACHED_TOKENS = 32  # up to so many cached tokens are the chat template, which comes before the nonce in each prompt
-CACHED_SHARE = 0.25  # of a prompt; with more of it cached the request counts as a cache hit
+CACHE_HIT = 0.25  # of a prompt; with more of it cached the request counts as a cache hit
 COLLAPSED_PREFILL = 0.1  # of the usual prefill time per token; a shorter one counts as a cache hit
 CLEARLY_BELOW = 0.5  # of the time of a prompt that has the server to itself
 ALIKE_LENGTHS = 1.5  # longest / shortest of prompts whose times a token are compared
@@ -270,7 +270,7 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
     if has_turns(e.run):
         return  # a conversation is there to be cached
     prompt, cached = e.requests["prompt_tokens"], e.requests["cached_tokens"]
-    said = int(((cached > CACHED_TOKENS) & (cached > CACHED_SHARE * prompt)).sum())
+    said = int(((cached > CACHED_TOKENS) & (cached > CACHE_HIT * prompt)).sum())
     if said > HIT_SHARE * len(e.requests):
         yield Doubt(
             SUSPECT,

@@ -12,7 +12,7 @@ import httpx
 
 from loadtest import reach
 from loadtest.cli.check.trial import try_server
-from loadtest.cli.options.connection import SERVER
+from loadtest.cli.options.connection import SERVER_OPTIONS
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import key_options, make_scenario, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
@@ -188,4 +188,4 @@ def _context_text(model: ServedModel) -> str:
     return unknown + (f"; {trained}" if trained else "")
 
 
-named_in_environment(check, ["url", "model", *SERVER])
+named_in_environment(check, ["url", "model", *SERVER_OPTIONS])

@@ -11,12 +11,12 @@ from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import check_num_ctx
 from loadtest.targets.trials.attempts import Attempt, changes, command_for
-from loadtest.targets.trials.trial import OUTPUT_TOKENS, attempts, known_by
+from loadtest.targets.trials.trial import TRIAL_TOKENS, attempts, known_by
 from loadtest.targets.trials.what_came import what_came
 from loadtest.text import shown
 from loadtest.urls import has_own_root
 
-PATIENCE_S = 600.0  # for a first token: the model may have to be loaded
+FIRST_TOKEN_S = 600.0  # for a first token: the model may have to be loaded
 
 
 def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Scenario) -> int:
@@ -27,9 +27,9 @@ def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Sc
     known = known_by(server, model, scenario)
     check_num_ctx(scenario, known.api)
     dialect = known.dialect(scenario)  # raises for an option that it lacks
-    length = f" for {OUTPUT_TOKENS} tokens" if dialect.streams else ""
+    length = f" for {TRIAL_TOKENS} tokens" if dialect.streams else ""
     print(f"Trying requests{length}, one after another: they may load the model, and cost tokens.", flush=True)
-    limits = {"first_token_timeout": min(scenario.first_token_timeout or PATIENCE_S, PATIENCE_S)}
+    limits = {"first_token_timeout": min(scenario.first_token_timeout or FIRST_TOKEN_S, FIRST_TOKEN_S)}
     last: Attempt | None = None
     for number, last in enumerate(attempts(server, model, scenario.replace(**limits)), 1):
         how = changes(scenario, last.scenario)

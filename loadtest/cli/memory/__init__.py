@@ -16,7 +16,7 @@ from loadtest.cli.memory.estimates import (
     asked_estimates,
     memory_size,
 )
-from loadtest.cli.options.connection import SERVER, connection_of, server_options
+from loadtest.cli.options.connection import SERVER_OPTIONS, connection_of, server_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options.scenario_options import one_url
 from loadtest.cli.output.printing import json_option, print_json, print_lines
@@ -163,4 +163,4 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     print_lines(console, notes, style="dim")
 
 
-named_in_environment(memory, SERVER)
+named_in_environment(memory, SERVER_OPTIONS)

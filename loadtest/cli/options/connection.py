@@ -9,9 +9,9 @@ from loadtest.cli.options.scenario_options import key_options, make_scenario
 from loadtest.scenario import ConnectionKeys, Scenario, keys_of
 
 CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
-SERVER = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
+SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
 connection_options = key_options(*CONNECTION)
-server_options = key_options(*SERVER)
+server_options = key_options(*SERVER_OPTIONS)
 
 
 def connection_of(values: dict[str, Any]) -> Scenario:
@@ -19,7 +19,7 @@ def connection_of(values: dict[str, Any]) -> Scenario:
 
     The proxy's user:pass goes into the environment, and the variable that holds the key is remembered as one that does.
     """
-    scenario = make_scenario(None, {name: values.pop(name, None) for name in SERVER})
+    scenario = make_scenario(None, {name: values.pop(name, None) for name in SERVER_OPTIONS})
     if scenario.key_env is not None:
         credentials.keep_secret(scenario.key_env)
     return scenario.by_proxy(reach.proxy_named(scenario))

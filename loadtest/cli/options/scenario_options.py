@@ -33,7 +33,7 @@ from loadtest.scenario import (
 )
 from loadtest.urls import is_socket, without_secrets
 
-KEYS = {key.name: key for key in keys_of(Scenario)}
+SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
@@ -42,8 +42,8 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for every key of Scenario, all None by default so that a file's values stand."""
     for former, name in FORMER.items():
         flag = "--" + former.replace("_", "-")
-        command = click.option(flag, former, type=PARAM_TYPES.get(KEYS[name].kind), hidden=True)(command)
-    return key_options(*KEYS)(command)
+        command = click.option(flag, former, type=PARAM_TYPES.get(SCENARIO_KEYS[name].kind), hidden=True)(command)
+    return key_options(*SCENARIO_KEYS)(command)
 
 
 def key_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -51,7 +51,7 @@ def key_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
     def give(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed(names):
-            command = option_of(KEYS[name])(command)
+            command = option_of(SCENARIO_KEYS[name])(command)
         return command
 
     return give

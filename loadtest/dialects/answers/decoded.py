@@ -16,7 +16,7 @@ LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever i
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
-UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
@@ -71,7 +71,7 @@ class Decoded:
     def drop_blank(self) -> None:
         """Leave out pieces before the first text that show nothing at all: they are signs of life, and no token."""
         texts = self.events.texts
-        count = next((i for i, text in enumerate(texts) if text.strip(UNSEEN)), 0)
+        count = next((i for i, text in enumerate(texts) if text.strip(ZERO_WIDTH)), 0)
         if count:
             self.drop(count)
             self.note(BLANK_FIRST)

@@ -35,7 +35,7 @@ from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
 
 SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
-GREETING = b"Ollama is running"
+OLLAMA_GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
 NOT_FOUND = 404
@@ -162,7 +162,7 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
     signs = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
     if signs < needed:
         greeting = ask(client, url, "/")
-        signs += greeting.ok and GREETING in greeting.body[:1000]
+        signs += greeting.ok and OLLAMA_GREETING in greeting.body[:1000]
     if signs < needed:
         return None
     if api == "auto" and tags.refused:

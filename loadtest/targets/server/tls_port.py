@@ -7,7 +7,7 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-PATIENCE_S = 2.0
+HANDSHAKE_S = 2.0
 SETTINGS = bytes((4, 0, 0, 0, 0, 0))  # of HTTP/2: kind, flags and stream of the first frame; its length stands before
 RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 
@@ -47,7 +47,7 @@ def _first_bytes(url: str, said: bytes, size: int) -> bytes:
         return b""
     with (
         contextlib.suppress(OSError, ValueError),
-        socket.create_connection((parts.hostname, parts.port or 80), timeout=PATIENCE_S) as sock,
+        socket.create_connection((parts.hostname, parts.port or 80), timeout=HANDSHAKE_S) as sock,
     ):
         sock.sendall(said)
         while len(heard) < size and (part := sock.recv(size - len(heard))):

@@ -17,7 +17,7 @@ from loadtest.targets.server.model_list import listed_models
 from loadtest.targets.server.tls_port import http2_instead, https_instead
 from loadtest.urls import endpoint_url
 
-MOST_ABOVE = 6  # URLs above one at which nothing answers
+MOST_PARENTS = 6  # URLs above one at which nothing answers
 _LATER = (408, 425, 429, 503, 529)  # statuses that speak of the moment
 _NO_SERVER = (502, 504, *range(520, 528), 530)  # of gateways, the last ones Cloudflare's
 _UPSTREAM = re.compile(r"upstream|back-?end|no (?:available|healthy) |gateway", re.IGNORECASE)
@@ -56,7 +56,7 @@ def _nearer_one(client: httpx.Client, url: str) -> str | None:
     if parts.scheme not in ("http", "https"):
         return None
     above = parts.path.split("/")[1:-1]
-    for length in range(len(above), max(len(above) - MOST_ABOVE, -1), -1) if parts.path else ():
+    for length in range(len(above), max(len(above) - MOST_PARENTS, -1), -1) if parts.path else ():
         shorter = parts._replace(path="/".join(["", *above[:length]])).geturl()
         if listed_models(ask(client, shorter, "/v1/models").json()) is not None:
             return shorter

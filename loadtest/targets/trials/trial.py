@@ -16,8 +16,8 @@ from loadtest.urls import has_own_root
 from loadtest.wire import SyncWire, now
 from loadtest.workloads.job import Job
 
-PROMPT = "Count from one to twelve in words, one after another."
-OUTPUT_TOKENS = 24
+TRIAL_PROMPT = "Count from one to twelve in words, one after another."
+TRIAL_TOKENS = 24
 
 
 def attempts(server: Server, model: ServedModel, scenario: Scenario) -> Iterator[Attempt]:
@@ -43,7 +43,7 @@ def known_by(server: Server, model: ServedModel, scenario: Scenario) -> Known:
 
 
 def _sent(target: Target, scenario: Scenario, number: int) -> Record:
-    job = Job(number, 0, number, PROMPT, None, OUTPUT_TOKENS)
+    job = Job(number, 0, number, TRIAL_PROMPT, None, TRIAL_TOKENS)
     with SyncWire(**wire_arguments(scenario)) as wire:
         request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
         try:

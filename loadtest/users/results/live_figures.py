@@ -29,7 +29,7 @@ from loadtest.records import Record
 from loadtest.users.processes import recording
 from loadtest.users.processes.recording import InFlight
 
-TOTAL = "Aggregated"  # Locust's own name for the row of all requests
+TOTAL_ROW = "Aggregated"  # Locust's own name for the row of all requests
 HISTORY_S = 900  # how far back the live chart goes
 SMOOTHED_S = 5  # a point's TTFT is the median over this many seconds up to it
 RECENT_S = 120  # the longest decode within this many seconds bounds how long tokens may still be unknown
@@ -184,7 +184,7 @@ class Board:
         flying = self.in_flight()
         names = sorted({*self._figures, *flying})  # a name whose first requests are in flight has no figures yet
         rows = [self._figures.get(name, Figures()).row(name, flying.get(name, (0, 0))) for name in names]
-        return [*rows, self.total().row(TOTAL, recording.total_in_flight(flying))]
+        return [*rows, self.total().row(TOTAL_ROW, recording.total_in_flight(flying))]
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 MOST_PLAYED = 10_000  # turns of a conversation
-TRIED = 200  # conversations whose lengths are drawn to tell how many end early
+CONVERSATIONS_DRAWN = 200  # conversations whose lengths are drawn to tell how many end early
 SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may count the rest otherwise
 
 
@@ -174,8 +174,8 @@ class ConversationSource:
         if context is None or self.rows is not None:
             return 0.0
         shared = 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
-        scripts = (self.script(level, i, warmup=False) for i in range(TRIED))
-        return sum(script.tokens(shared) > context for script in scripts) / TRIED
+        scripts = (self.script(level, i, warmup=False) for i in range(CONVERSATIONS_DRAWN))
+        return sum(script.tokens(shared) > context for script in scripts) / CONVERSATIONS_DRAWN
 
     def early_notes(self) -> Iterator[str]:
         """Yield a sentence for each kind of conversation of which some end early."""

@@ -28,7 +28,7 @@ from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wro
 from loadtest.workloads.files.data_row import (
     IDS,
     KNOWN,
-    LENGTHS,
+    LENGTH_KEYS,
     SYSTEMS,
     Row,
     RowError,
@@ -44,7 +44,7 @@ BLOCK = 1 << 20  # bytes that are read at once of a JSON array
 MOST_ROW = 64 << 20  # bytes
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001  # the length of such a pause
-ALIKE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
+SAME_AS_BEFORE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 JSON_PIECES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 
@@ -138,7 +138,7 @@ class DataFile:
                 self.unsent = unsent_text(value, self.column)
             elif not number % YIELD_EVERY:
                 time.sleep(PAUSE_S)
-            row: Row | None = ALIKE
+            row: Row | None = SAME_AS_BEFORE
             if plain is None or value.__class__ is not dict or value.keys() != keys or not is_plain(value[plain]):
                 if (plain := plain_column(value, self.column)) is not None:
                     keys = value.keys()
@@ -347,7 +347,7 @@ def _with_head(data: DataFile, line: str) -> DataFile:
     names = [name.strip() for name in heads[data.delimiter]]
     data.head = tuple(_column_names(names, data.column))
     wanted = [data.column] if data.column is not None else KNOWN
-    if trouble := wrong_head(line, data.head, (*wanted, *IDS, *LENGTHS, *SYSTEMS)):
+    if trouble := wrong_head(line, data.head, (*wanted, *IDS, *LENGTH_KEYS, *SYSTEMS)):
         raise ScenarioError(f"the data file {data.path}, line 1, {trouble}.")
     if not set(wanted) & set(data.head):
         has = short_repr(", ".join(names))
@@ -370,7 +370,7 @@ def _column_names(names: Sequence[str], column: str | None) -> Iterator[str]:
     """Yield the names of columns, those that are known in lower case."""
     for name in names:
         lower = name.lower()
-        known = lower in (*KNOWN, *IDS, *LENGTHS, *SYSTEMS) and name != column
+        known = lower in (*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS) and name != column
         yield lower if known else name
 
 

@@ -19,9 +19,23 @@ from loadtest.workloads.messages import calls_a_tool, is_message, text_of
 PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 IDS = ("id", "custom_id", "row_id", "question_id", "task_id")
-LENGTHS = ("output_tokens", "max_tokens", "max_completion_tokens", "max_output_tokens", "output_length", "num_predict")
+LENGTH_KEYS = (
+    "output_tokens",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "output_length",
+    "num_predict",
+)
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
-OWN = {"model", "messages", "prompt", "input", "stream", *LENGTHS}  # keys of a batch body that are not sent as they are
+OWN = {
+    "model",
+    "messages",
+    "prompt",
+    "input",
+    "stream",
+    *LENGTH_KEYS,
+}  # keys of a batch body that are not sent as they are
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
 SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
 TURNS = "turns"  # what a user says turn by turn, in MT-Bench
@@ -114,7 +128,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
 
 def plain_column(value: Any, column: str | None) -> str | None:
     """Return the column of a row's prompt where it is a text and nothing else of the row is sent; else None."""
-    if not isinstance(value, dict) or any(name in value for name in (*LENGTHS, *SYSTEMS)):
+    if not isinstance(value, dict) or any(name in value for name in (*LENGTH_KEYS, *SYSTEMS)):
         return None
     name = column if column is not None else next((one for one in KNOWN if one in value), None)
     if name is None or name in CONVERSATIONS or name == "instruction" or "body" in value:
@@ -264,7 +278,7 @@ def _prompt_text(text: Any, name: str) -> str:
 
 def _output_length(value: Mapping[str, Any]) -> int | None:
     """Return the length of the answer that a row asks for."""
-    name = next((one for one in LENGTHS if value.get(one) not in (None, "")), None)
+    name = next((one for one in LENGTH_KEYS if value.get(one) not in (None, "")), None)
     if name is None:
         return None
     given = value[name]
@@ -281,7 +295,7 @@ def _body_keys(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
     said = {key: each for key, each in extra.items() if key not in OWN}
     if isinstance(options := said.get("options"), dict):  # of Ollama, with the length and the context in them
-        said["options"] = {key: each for key, each in options.items() if key not in (*LENGTHS, "num_ctx")}
+        said["options"] = {key: each for key, each in options.items() if key not in (*LENGTH_KEYS, "num_ctx")}
         if not said["options"]:
             del said["options"]
     return said or None

@@ -15,7 +15,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load import percentiles, prediction, throughput, tradeoff, ttft
 from loadtest.analyse.charts.over_time import timeline
-from loadtest.analyse.charts.void_levels import BEYOND, LABEL, label_of, level_name
+from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, label_of, level_name
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.server.queue.slots import Slots
@@ -47,8 +47,8 @@ def lines(axes: Axes) -> dict[str, list[list[float]]]:
     named: dict[str, list[list[float]]] = {"line": [], "void": []}
     for line in axes.lines:
         x: Any = line.get_xdata()
-        if line.get_label() == LABEL or len(x) > 2:
-            named["void" if line.get_label() == LABEL else "line"].append([float(value) for value in x])
+        if line.get_label() == VOID_LABEL or len(x) > 2:
+            named["void" if line.get_label() == VOID_LABEL else "line"].append([float(value) for value in x])
     return named
 
 

@@ -49,7 +49,7 @@ def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run
     assert every.of == some.of == len(run.chunks.flat)
     assert 0.6 * MOST < len(some.at) < 1.4 * MOST
     assert some.spans is not None
-    assert len(some.spans) == excerpts.STRETCHES * len(LOADS)
+    assert len(some.spans) == excerpts.EXCERPTS_A_LEVEL * len(LOADS)
     inside = np.zeros(len(every.at), dtype=np.bool_)
     for start, end in some.spans:
         inside |= (every.at >= start) & (every.at <= end)
@@ -59,7 +59,7 @@ def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run
 
 def test_a_gap_never_spans_what_lies_between_stretches(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
     longest = token_gaps.read_gaps(run, slots.estimate_slots(run)).step_s.max()
-    monkeypatch.setattr(excerpts, "STRETCHES", 200)  # many a stream is in two of them
+    monkeypatch.setattr(excerpts, "EXCERPTS_A_LEVEL", 200)  # many a stream is in two of them
     some = excerpts.events(run, MOST)
     assert (np.diff(some.at)[np.diff(some.row) == 0] > longest).any()
     assert np.diff(some.at)[some.inside].max() <= longest
@@ -115,7 +115,7 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: RunData, monkeypatc
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)
-    monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
+    monkeypatch.setattr(intervals, "COUNTERS", 13_500)  # some gaps lie beyond the table
     for reader in (rates, intervals):
         monkeypatch.setattr(reader, "blocks", functools.partial(event_times.blocks, size=700))
     for was, now in zip(sorted_, figures(), strict=True):

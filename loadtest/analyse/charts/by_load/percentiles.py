@@ -12,7 +12,7 @@ from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, believed, figure, is_void, wait_in_words
 from loadtest.text import listed
 
-SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line that another one covers shows beside it
+PERCENTILES = (  # (percentile, colour, marker, its size, width of the line): a line that another one covers shows beside it
     ("p50", style.SKY, "o", 9.0, 5.0),
     ("p90", style.BLUE, "s", 7.0, 3.4),
     ("p95", style.ORANGE, "D", 5.0, 2.0),
@@ -33,15 +33,15 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
         return
-    for part, colour, marker, size, width in SHOWN:
+    for part, colour, marker, size, width in PERCENTILES:
         if good := list(style.points(believed(levels), name, part)):
             axes.plot(
                 *zip(*good, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
             )
-    void = [point for part, *_ in SHOWN for point in style.points(filter(is_void, levels), name, part)]
+    void = [point for part, *_ in PERCENTILES for point in style.points(filter(is_void, levels), name, part)]
     crosses(axes, void)  # at last, as its name is the legend's last
     # Panels of one page share their axis: it holds the levels of all.
-    every = [figure(level, name, part) for level in analysis.summary["levels"] for part, *_ in SHOWN]
+    every = [figure(level, name, part) for level in analysis.summary["levels"] for part, *_ in PERCENTILES]
     low, high = (end(value for value in every if value) for end in (min, max))
     room = 1.8 if high < 10 * low else 1.15
     axes.set_ylim(low / room, high * room)

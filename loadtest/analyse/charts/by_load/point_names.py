@@ -16,8 +16,8 @@ from loadtest.analyse.charts import style
 SIZE = 8.5  # points, of the letters
 WIDE, HIGH = 0.64, 1.15  # of a character, as a share of that
 POINT = 4.5  # half the width of a point's sign
-NEAR = 5.0  # from a point to its name
-RINGS = (NEAR, 16.0, 27.0, 40.0, 55.0)
+NAME_DISTANCE = 5.0  # from a point to its name
+RINGS = (NAME_DISTANCE, 16.0, 27.0, 40.0, 55.0)
 ANGLES = (45, 90, 15, 135, 0, 165, 180, -45, -90, -15, -135, -165)  # degrees, for a name to the right of its point
 
 At = tuple[float, float]
@@ -77,9 +77,9 @@ class Placing:
             reach = ring + abs(x) * width / 2 + abs(y) * height / 2
             middle = (at[0] + reach * x, at[1] + reach * y)
             box, lead = Box.around(middle, width, height), (at, (at[0] + ring * x, at[1] + ring * y))
-            if self._free(box, lead if ring > NEAR else None):
+            if self._free(box, lead if ring > NAME_DISTANCE else None):
                 self.boxes.append(box)
-                self.leads += [lead] * (ring > NEAR)
+                self.leads += [lead] * (ring > NAME_DISTANCE)
                 return middle[0] - at[0], middle[1] - at[1]
         return None
 
@@ -132,7 +132,7 @@ class PointNames:
 
     def _annotate(self, i: int, offset: At) -> None:
         at, name, colour = self.points[i]
-        far = math.hypot(*offset) > NEAR + len(name) * SIZE * WIDE / 2 + SIZE * HIGH / 2
+        far = math.hypot(*offset) > NAME_DISTANCE + len(name) * SIZE * WIDE / 2 + SIZE * HIGH / 2
         dark = tuple(0.7 * part for part in mpl.colors.to_rgb(colour)) if len(self.lines) > 1 else style.INK
         self.axes.annotate(
             name,

@@ -16,7 +16,7 @@ from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, interval, is_void
 from loadtest.text import number
 
-APART = 0.12  # of an axis' width: figures beside points are no nearer
+FIGURES_APART = 0.12  # of an axis' width: figures beside points are no nearer
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _point(level: dict[str, Any], name: str, part: str, factor: float) -> Point 
 
 def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) -> None:
     away = 1 if line[-1].value < line[0].value else -1  # a figure stands on the side that the line does not take
-    written = style.apart([point.load for point in line], style.share_as_factor(users, APART))
+    written = style.apart([point.load for point in line], style.share_as_factor(users, FIGURES_APART))
     for point in line:
         if point.load in written:
             axes.annotate(

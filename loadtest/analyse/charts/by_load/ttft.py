@@ -17,7 +17,7 @@ from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, is_void, mean_ttft
 from loadtest.text import seconds
 
-LEAST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
+THINNEST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
 MEANS, MOST_IN_PANEL = 14, 5  # figures written over the bars of one chart, and of one panel of several …
 FEW_MEANS = 9  # … and those of one chart that have room for "mean"
 TICKS, FEW_TICKS = 20, 8
@@ -96,13 +96,13 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     parts = [parts_of(level) for level in levels]
     for name, label, colour in style.REQUEST_STATES:
         part = thin + np.array([each[name] for each in parts]) * factor
-        if (part > LEAST_PART * whole.max()).any():
+        if (part > THINNEST_PART * whole.max()).any():
             axes.bar(x, part, BAR, bottom=bottom, color=colour, label=label)
             bottom, thin = bottom + part, np.zeros(len(levels))
         else:
             thin = part
     rest = np.maximum(whole - bottom, 0.0)
-    if (rest > LEAST_PART * whole.max()).any():
+    if (rest > THINNEST_PART * whole.max()).any():
         label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
         axes.bar(x, rest, BAR, bottom=bottom, color=style.WAITING, label=label)
 

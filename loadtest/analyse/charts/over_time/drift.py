@@ -13,8 +13,8 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import counted, seconds
 
-FEWEST = 12  # requests of a level whose thirds are compared …
-ROUNDS = 2  # … and in each third at least so many of each stream
+FEWEST_REQUESTS = 12  # requests of a level whose thirds are compared …
+FEWEST_ROUNDS = 2  # … and in each third at least so many of each stream
 LEAST_DRIFT = 0.1  # of the median in the first third
 MOST_POINTS = 4000  # drawn in all
 THIRDS = 3
@@ -67,8 +67,8 @@ def _requests(analysis: Analysis, level: dict[str, Any]) -> tuple[FloatArray, Fl
 
 def _thirds(level: dict[str, Any], sent: FloatArray) -> list[Any]:
     """Return the places of a level's requests in three parts, in the order of sending; none where there are too few."""
-    rounds = ROUNDS * THIRDS * int(level.get("concurrency") or 1)
-    return np.array_split(np.arange(len(sent)), THIRDS) if len(sent) >= max(FEWEST, rounds) else []
+    rounds = FEWEST_ROUNDS * THIRDS * int(level.get("concurrency") or 1)
+    return np.array_split(np.arange(len(sent)), THIRDS) if len(sent) >= max(FEWEST_REQUESTS, rounds) else []
 
 
 def title(analysis: Analysis) -> str:

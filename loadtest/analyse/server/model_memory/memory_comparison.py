@@ -18,7 +18,7 @@ from loadtest.text import binary_size, counted, percent, signed
 from loadtest.urls import loopback, origin
 
 NOTABLE_DIFFERENCE = 0.1  # of the estimate; a larger difference is reported
-EXPLAINED = 0.02  # of the measurement; another plan that comes so near may be the one that was served
+NEAR_PLAN = 0.02  # of the measurement; another plan that comes so near may be the one that was served
 MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
 SMALLER_CACHES = ("q8_0", "q4_0")
 
@@ -221,7 +221,7 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
     near = [
         f"{name} ({binary_size(size)})"
         for name, size in _other_plans(found, reading)
-        if abs(size - reading.size) <= EXPLAINED * reading.size
+        if abs(size - reading.size) <= NEAR_PLAN * reading.size
     ]
     if near:
         return f"{' or '.join(near)} would explain it"
@@ -249,7 +249,7 @@ def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tu
         yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))
     yield "no flash attention", taken(replace(plan, flash=False))
     one = (plan.kv or 0) / plan.slots
-    if found.slots_from == "assumed" and one > 2 * EXPLAINED * reading.size:
+    if found.slots_from == "assumed" and one > 2 * NEAR_PLAN * reading.size:
         count = round((reading.size - taken(plan)) / one) + plan.slots
         if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
             yield counted(count, "slot"), taken(replace(plan, slots=count))

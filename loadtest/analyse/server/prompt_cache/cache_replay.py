@@ -26,7 +26,7 @@ from loadtest.simulate.model.virtual import EngineSession, EngineTurn, cold_prom
 FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
 SIZES_TRIED = 14  # of a host cache
-NEARLY_ALL = 0.97  # of the turns that a host cache without limit would keep
+NEARLY_ALL_TURNS = 0.97  # of the turns that a host cache without limit would keep
 CONTEXT = 1 << 30  # tokens: no replayed prompt is cut
 
 
@@ -98,8 +98,8 @@ def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
     sessions = max(int(session_keys(run)[["level", "session"]].drop_duplicates().shape[0]), 2)
     sizes = np.geomspace(largest, largest * sessions, SIZES_TRIED)
     shares = np.array([kept(float(size)) for size in sizes])
-    if seen >= NEARLY_ALL * most:
-        return float(sizes[int(np.argmax(shares >= NEARLY_ALL * most))]), False
+    if seen >= NEARLY_ALL_TURNS * most:
+        return float(sizes[int(np.argmax(shares >= NEARLY_ALL_TURNS * most))]), False
     return float(sizes[int(np.argmin(np.abs(shares - seen)))]), True
 
 

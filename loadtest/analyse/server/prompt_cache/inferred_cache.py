@@ -34,17 +34,17 @@ WIDEST_SCATTER = 0.35  # of cold prompts about their line, beyond which nothing 
 # the scatter is never taken to be less: short prefills scatter more than the long ones of first turns
 LEAST_SCATTER = 0.15
 SNAP = 2.5  # times the scatter, within which a time counts as that of the whole prompt, or of its new part alone
-APART = 2.0  # times the scatter, by which a prompt's times with and without its history cached must differ
+SCATTERS_APART = 2.0  # times the scatter, by which a prompt's times with and without its history cached must differ
 VISIBLE = 1.1  # times a step: a shorter prefill is hidden behind the step, and shows nothing
-ROUNDS = 5  # in which later turns that found their history refine the line: they are the shortest prefills
+REFINEMENTS = 5  # in which later turns that found their history refine the line: they are the shortest prefills
 # A further term stays in the line only where it lowers the loss by so large an F: a few prompts of up to 800 tokens bend it by
 # chance, and that counts at 3000.
 EARNED = 6.0
 # Whether answers are read again: by so many prefills, and where one way misses them by so many times as much as the other.
 # Where that does not tell, turns are not judged whose prompts are the last answer for more than this share.
 FEWEST_TELLING, BETTER, MOST_UNKNOWN = 6, 1.25, 0.1
-FAR = 3.0  # times the longest first turn, from which on a time between that of all and of the new part is told nothing from
-OUTLYING = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
+FAR_HISTORY = 3.0  # times the longest first turn, from which on a time between that of all and of the new part is told nothing from
+OUTLYING_SCATTERS = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
 NOT_MADE_UP = (
     "the server does not say how much it had cached, and only made-up conversations, which begin with a text of their own, "
     "show it by their times"
@@ -110,7 +110,7 @@ def infer_cached(
         return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
     cached[rows] = _cached(prefills.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
-    far = prompt > FAR * prompt[cold].max()  # where the line was never seen
+    far = prompt > FAR_HISTORY * prompt[cold].max()  # where the line was never seen
     cached[rows & far & (cached > 0) & (cached < history)] = np.nan
     if again is None:  # then a turn that found its history may have read as much more
         cached[rows & (cached > 0) & (answered > MOST_UNKNOWN * prompt)] = np.nan
@@ -130,7 +130,7 @@ def _refined(
 ) -> _Refined:
     """Return the line of first turns and of later ones that found what they held, with how well it gives these back."""
     kept, read = np.zeros(len(cold), dtype=np.bool_), prompt
-    for _ in range(ROUNDS):
+    for _ in range(REFINEMENTS):
         kept = seen & _found_history(line, taken, prompt, held)
         read = np.where(kept, np.maximum(prompt - held, 1.0), prompt)
         finer = _line(read[cold | kept], taken[cold | kept], prompt[cold | kept])
@@ -182,7 +182,7 @@ def _cached(
     neither = np.minimum(np.abs(if_kept), np.abs(if_cold)) > SNAP * scatter
     inside = (if_kept > 0) & (if_cold < 0)
     read = np.where(neither & inside, between, read)
-    told = if_kept - if_cold >= APART * scatter  # a short history shows too little to tell by
+    told = if_kept - if_cold >= SCATTERS_APART * scatter  # a short history shows too little to tell by
     return np.where(told, np.clip(prompt - read, 0.0, np.maximum(history, 0.0)), np.nan)
 
 
@@ -235,7 +235,7 @@ def _line(read: FloatArray, seconds: FloatArray, prompt: FloatArray) -> ColdLine
     read, seconds, prompt = read[good], seconds[good], prompt[good]
     line = _fitted(read, seconds, prompt)
     off = np.abs(np.log(seconds / line.seconds(read, prompt)))
-    kept = off <= OUTLYING * max(1.4826 * float(np.median(off)), LEAST_SCATTER / 2)
+    kept = off <= OUTLYING_SCATTERS * max(1.4826 * float(np.median(off)), LEAST_SCATTER / 2)
     return _fitted(read[kept], seconds[kept], prompt[kept])
 
 

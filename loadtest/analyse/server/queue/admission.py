@@ -17,7 +17,7 @@ from loadtest.errors import PredictionError
 
 TAKEN_UP_TOGETHER_S = 0.005  # prompts whose prefills began this close were admitted together
 TURNAROUND_S = 0.001  # assumed between an answer and the user's next request where the run shows none
-MOST_LENGTHS = 2000  # pairs kept for predictions to draw from
+MOST_PAIRS = 2000  # pairs kept for predictions to draw from
 MOST_RELAYS = 1000  # kept
 FEWEST_RACES = 4  # fewest prompts that could have been admitted together, for their odds to be taken from the run
 ASSUMED_CAUGHT = 0.5  # how often a freed slot's next stream makes the next batch, where the run shows no case
@@ -86,8 +86,8 @@ def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
             f"No prediction: the server does not say how many tokens {' and '.join(missing or ('the same requests',))} have."
         )
     pairs = np.stack((prompts[known], outputs[known]), axis=1).astype(np.int64)
-    if len(pairs) > MOST_LENGTHS:
-        pairs = pairs[np.linspace(0, len(pairs) - 1, MOST_LENGTHS).astype(np.int64)]
+    if len(pairs) > MOST_PAIRS:
+        pairs = pairs[np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(np.int64)]
     return tuple(int(value) for value in pairs[:, 0]), tuple(int(value) for value in pairs[:, 1])
 
 

@@ -30,13 +30,13 @@ LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, from which on TTFT is a l
 FEWEST_WAITS = 6  # requests that waited, and …
 WAITS_A_SLOT = 2  # … for each slot
 SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)
-LEAST_SHARE = 0.8  # of the time with more than S in flight, in which exactly S were at work
-MOST_ABOVE = 0.05  # of the time with more than S in flight, in which more than S were at work
+LEAST_TIME_FULL = 0.8  # of the time with more than S in flight, in which exactly S were at work
+MOST_TIME_ABOVE = 0.05  # of the time with more than S in flight, in which more than S were at work
 # A server that reads one prompt after another makes requests wait for a prefill, not for a slot. It shows where prefills
 # fill so much of the time, and work begins so soon (as a share of a prefill) after another request's first token.
 LEAST_BUSY, MOST_BUSY = 0.75, 1.25
 NEAR_FIRST = 0.3
-EXPLAINED = 0.8  # of the variance of TTFT, by the prompts' lengths alone
+EXPLAINED_BY_LENGTH = 0.8  # of the variance of TTFT, by the prompts' lengths alone
 LEAST_READ = 0.5  # of the time that a prompt takes to read, between its slot's being free and its first token
 SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much
 MOST_LEFT_OUT = 0.9  # of that time may be left out, because a request at work had just ended
@@ -85,10 +85,10 @@ def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) ->
         found += [(*reading, float(np.median(spent)))] if reading is not None else []
     if not found:
         return None
-    exact, above, slots, spent_s = max(found, key=lambda one: (one[1] <= MOST_ABOVE, one[0]))
+    exact, above, slots, spent_s = max(found, key=lambda one: (one[1] <= MOST_TIME_ABOVE, one[0]))
     agreed = f"{percent(exact)} of the time with more than {slots} in flight"
     said = f"exactly {slots} at work in {agreed}, by a TTFT of {seconds_text(spent_s)} without a wait"
-    return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
+    return (slots if exact >= LEAST_TIME_FULL and above <= MOST_TIME_ABOVE else None), said
 
 
 def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
@@ -113,7 +113,7 @@ def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int 
     long = tokens[order][late]
     if long.max() >= LEAST_LENGTH_RATIO * long.min():
         explained = np.corrcoef(long, (first - arrived)[order][late])[0, 1]
-        if explained > 0 and explained**2 > EXPLAINED:
+        if explained > 0 and explained**2 > EXPLAINED_BY_LENGTH:
             return True
     slow = late & (own[order] > SCATTER_S)
     return bool(slow.sum() >= FEWEST_WAITS and np.median(((first[order] - free) / own[order])[slow]) < LEAST_READ)

@@ -27,8 +27,8 @@ from loadtest.analyse.server.queue.slots import Slots
 FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover
 LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time: a server notices within 0.3 s
 LONG_STEPS = 4  # … or within so many steps, where these are long
-FAR = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
-SIGMAS = 2.0  # standard errors by which work for those who left must differ from none
+FAR_HANDOVER = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
+ERRORS_APART = 2.0  # standard errors by which work for those who left must differ from none
 MOST_OF_REST = 0.5  # of the time that the rest of their answers would have taken: beyond it a server worked on
 ENDED, LEFT, BEGAN = range(3)  # kinds of events in a slot, in the order in which those of one instant count
 
@@ -59,7 +59,7 @@ class WorkedOn:
         None where it is neither that nor surely less than half of the rest, or where that is not known.
         """
         long = self.each_s > max(LONG_S, LONG_STEPS * self.gap_s) or self.seconds > LARGE_SHARE * self.at_work_s
-        half, error = MOST_OF_REST * self.rest_s, SIGMAS * self.error_s
+        half, error = MOST_OF_REST * self.rest_s, ERRORS_APART * self.error_s
         most = half > 0 and self.seconds - error > half and self.each_s > LONG_STEPS * self.gap_s
         if self.seconds > error and (long or most):
             return True
@@ -123,7 +123,7 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     )
     usual = empty.handovers(gone_at[~left[at_work]], gone_at[left[at_work]], begun, int(limit))
     if len(usual) and (left & ~at_work).any():  # the next in line may have left before its turn came
-        usual = usual[usual <= FAR * float(np.median(usual)) + requests.gap]
+        usual = usual[usual <= FAR_HANDOVER * float(np.median(usual)) + requests.gap]
     if len(usual) < FEWEST_HANDOVERS:
         return "too few answers ended while requests waited to know what a handover takes"
     handover, spread = float(usual.mean()), float(usual.std(ddof=1))

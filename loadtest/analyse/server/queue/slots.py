@@ -30,7 +30,7 @@ from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
 
 REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
-FEWEST_READINGS = 3.0  # that must name one number of slots
+FEWEST_AGREEING = 3.0  # that must name one number of slots
 LEAST_PRESSED_SHARE = 0.03  # of the steps with more requests in flight than that number, which must name it
 LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
 LONGEST_PLAIN_STEP = 1.4  # times the usual step with nobody waiting: a longer one evaluates prompt tokens
@@ -216,7 +216,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
         return None
     best, total = int(np.argmax(totals)), float(totals.sum())
     pressed = float(readings.weight[readings.asked > values[best]].sum())
-    if totals[best] < max(FEWEST_READINGS, LEAST_PRESSED_SHARE * pressed):
+    if totals[best] < max(FEWEST_AGREEING, LEAST_PRESSED_SHARE * pressed):
         return None
     share = float(totals[best]) / total
     at_work = f"{counted(int(values[best]), 'request')} {'was' if values[best] == 1 else 'were'} at work"

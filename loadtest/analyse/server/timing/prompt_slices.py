@@ -17,7 +17,7 @@ Slice = int | None  # None: any prompt whole
 SLICES: tuple[Slice, ...] = (512, 2048, 1024, 4096, None, 256, 128)  # that are tried, the likeliest first
 FEWEST_AGAINST = 3  # groups of prompts that no batch of a size can have ended, from which on it is ruled out
 NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
-NEARLY = 0.1  # slices of a prompt, by which another size must suit better than the likeliest
+SLICES_APART = 0.1  # slices of a prompt, by which another size must suit better than the likeliest
 
 
 def possible_slices(gaps: TokenGaps, tokens: FloatArray) -> tuple[Slice, ...]:
@@ -63,7 +63,7 @@ def slice_tokens(
         return float(np.abs(seen - expected).mean())
 
     best = min(possible, key=off)
-    return possible[0] if off(possible[0]) <= off(best) + NEARLY else best
+    return possible[0] if off(possible[0]) <= off(best) + SLICES_APART else best
 
 
 def room(size: Slice) -> float:

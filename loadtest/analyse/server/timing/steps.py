@@ -30,7 +30,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones
-STRETCHES = 10  # in so many, evenly apart
+STRETCHES_KEPT = 10  # in so many, evenly apart
 FEWEST_WAITS = 8  # of requests alone on the server, from which on a handover is drawn from them
 BLOCKS = 40  # of consecutive steps, at most, whose means give the error of the mean
 SLOPE_CARRIED_STREAMS = 64  # how many streams past the last measured number the table of step times is extended
@@ -185,8 +185,8 @@ def _stretches(in_time: FloatArray) -> FloatArray:
     """Return at most MOST_SAMPLED of these steps: stretches of consecutive ones, evenly apart."""
     if len(in_time) <= MOST_SAMPLED:
         return in_time
-    each = MOST_SAMPLED // STRETCHES
-    starts = np.linspace(0, len(in_time) - each, STRETCHES).astype(np.int64)
+    each = MOST_SAMPLED // STRETCHES_KEPT
+    starts = np.linspace(0, len(in_time) - each, STRETCHES_KEPT).astype(np.int64)
     return np.asarray(in_time[(starts[:, None] + np.arange(each)).ravel()])
 
 

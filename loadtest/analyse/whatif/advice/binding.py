@@ -14,7 +14,9 @@ from typing import Any
 from loadtest.text import counted, percent, seconds
 
 BUSY = 0.6  # of the server's time: prefill that takes as much leaves no room for more, however many slots there are
-TAKEN = 0.45  # of the slots' time: below, requests wait for a slot in bursts alone, and for what those in it wait for
+SLOTS_TAKEN = (
+    0.45  # of the slots' time: below, requests wait for a slot in bursts alone, and for what those in it wait for
+)
 NEARLY_ALWAYS = 0.8  # utilisation from which on slots are taken, and below which they are so in bursts
 # of the server's time, and of a request's: where reading takes less of both, it is steps that take long
 LITTLE_READING = 0.3
@@ -65,7 +67,7 @@ def what_binds(facts: LoadFacts) -> Binding:
     if not known:
         return Binding("unknown", "")
     evidence = _evidence(facts, known)
-    rare = facts.utilisation is not None and facts.utilisation < TAKEN
+    rare = facts.utilisation is not None and facts.utilisation < SLOTS_TAKEN
     most = max(known, key=lambda name: known[name] if name != "slots" or not rare else 0.0)
     if rare and most in ("batch", "prefill") and _reads_little(facts, known):
         return _slots(facts, evidence)
@@ -107,7 +109,9 @@ def _slots(facts: LoadFacts, evidence: str) -> Binding:
         return _prompts(facts, evidence)
     used = "" if facts.utilisation is None else f" (utilisation {min(facts.utilisation, 1.0):.2f})"
     which = "the slots are" if facts.slots is None or facts.slots > 1 else "the only slot is"
-    rare, often = (facts.utilisation is not None and facts.utilisation < share for share in (TAKEN, NEARLY_ALWAYS))
+    rare, often = (
+        facts.utilisation is not None and facts.utilisation < share for share in (SLOTS_TAKEN, NEARLY_ALWAYS)
+    )
     taken = "taken in bursts" if rare else "often taken" if often else "taken"
     return Binding("slots", f"{which} {taken}{used}", evidence)
 

@@ -23,7 +23,7 @@ LEAST_GROWTH = 0.5  # share of the measured growth that is the least to expect p
 STANDARD_ERRORS = 2.0  # of the growth, that make a band for 95 of 100 cases
 # share of a figure by which its band widens with each doubling of streams, where slots are not the measured ones
 SPLIT = 0.4
-UNSEEN = 0.25  # the same, where only one number of streams was measured
+UNSEEN_GROWTH = 0.25  # the same, where only one number of streams was measured
 RATES = ("stream_tokens_per_s", "output_tokens_per_s", "requests_per_s")
 
 
@@ -33,7 +33,9 @@ def allowing_for_growth(model: ServerModel, said: Prediction) -> Prediction:
     if streams <= model.streams:
         return said
     shorter, longer = step_range(model, streams)
-    widened = SPLIT if said.slots != model.slots and model.slots is not None else 0.0 if model.slope_known else UNSEEN
+    widened = (
+        SPLIT if said.slots != model.slots and model.slots is not None else 0.0 if model.slope_known else UNSEEN_GROWTH
+    )
     if widened:
         split = 1 + widened * math.log2(streams / model.streams)
         shorter, longer = min(shorter, 1 / split), max(longer, split)

@@ -21,7 +21,7 @@ from loadtest.analyse.whatif.model.sessions import only_levels
 from loadtest.scenario import lengths_of
 
 DRAWN = 2000  # lengths to draw from
-FEWEST = 20  # requests, to see how the server counts what was asked for
+FEWEST_COUNTED = 20  # requests, to see how the server counts what was asked for
 AS_ASKED = 0.95  # of the answers must have the length asked for
 MOST_OFF = 0.2  # of the spread of prompts: what the length asked for leaves open
 MOST_AT_END = 0.02  # of prompts as long as the longest: more, and the context cuts some
@@ -43,7 +43,7 @@ def with_asked_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) 
     columns = [uncached(run)[rows], run.column("asked_input")[rows], run.column("output_tokens")[rows]]
     prompt, asked, output = np.stack(columns)[:, np.isfinite(columns[0]) & np.isfinite(columns[2])]
     wanted = run.column("asked")[rows][np.isfinite(columns[0]) & np.isfinite(columns[2])]
-    if len(prompt) < FEWEST:
+    if len(prompt) < FEWEST_COUNTED:
         return model
     draw = random.Random(0)
     prompts, outputs = _prompts(said, prompt, asked, draw), _answers(made, output, wanted, draw)

@@ -10,7 +10,12 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import series_of
 from loadtest.errors import PredictionError
 
-KEYS = ("rate", "input_tokens", "output_tokens", "words")  # that a level of run.json may lack, where they are None
+OPTIONAL_KEYS = (
+    "rate",
+    "input_tokens",
+    "output_tokens",
+    "words",
+)  # that a level of run.json may lack, where they are None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class ClosedLoopSeries:
 
 def longest_series(run: RunData) -> ClosedLoopSeries | None:
     """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
-    closed = [dict.fromkeys(KEYS) | level for level in run.levels if level.get("concurrency")]
+    closed = [dict.fromkeys(OPTIONAL_KEYS) | level for level in run.levels if level.get("concurrency")]
     found = [
         ClosedLoopSeries(
             each.label,

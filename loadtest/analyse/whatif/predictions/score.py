@@ -14,7 +14,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import Case
 from loadtest.analyse.whatif.predictions.textbook import SCORED, FigureValues
 
 ALPHA = 0.05  # bands are for 95 %
-SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "mean": 0.5}
+QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "mean": 0.5}
 FIGURE_NAMES = {
     "ttft_s.p50": "TTFT p50",
     "ttft_s.p95": "TTFT p95",
@@ -106,7 +106,11 @@ def score_case(
     for figure in SCORED:
         name, statistic = figure.split(".")
         measured = seen.figure(name, statistic)
-        if figure not in case.figures or not measured > 0 or not metrics.enough_for(SHARES[statistic], seen.requests):
+        if (
+            figure not in case.figures
+            or not measured > 0
+            or not metrics.enough_for(QUANTILES[statistic], seen.requests)
+        ):
             continue
         found.append(
             ScoredFigure(

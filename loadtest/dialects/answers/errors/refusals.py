@@ -13,7 +13,7 @@ from loadtest.dialects.base import Dialect
 
 FIELD_STATUSES = (400, 422, 501)
 OTHER_LENGTH_KEY = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-LENGTHS = (*OTHER_LENGTH_KEY, "max_output_tokens")
+LENGTH_KEYS = (*OTHER_LENGTH_KEY, "max_output_tokens")
 _OPTIONS = {  # fields whose option has another name
     "seed": "sampling_seed",
     "think": "think",
@@ -89,7 +89,7 @@ def key_header(words: str) -> str | None:
 
 def without_field(dialect: Dialect, name: str) -> Refusal | None:
     """Return how a field of the body is left out or, a length's, renamed; None for a length that has one name alone."""
-    if name in LENGTHS and name not in dialect.patch:
+    if name in LENGTH_KEYS and name not in dialect.patch:
         other = OTHER_LENGTH_KEY.get(name) if hasattr(dialect, "max_tokens_key") else None
         return None if other is None else Refusal(name, "max_tokens_key", other)
     if name in dialect.patch or name not in dialect.options:

@@ -20,7 +20,9 @@ MOST_CHARACTERS = 300  # kept of a text that the server sent
 MID_LINE = "the answer ended in the middle of a line"
 EMPTY_ANSWER = "the answer is empty; the server's log may say why (a prompt beyond its context, for one)"
 ERROR_WITHOUT_TEXT = "an error without a text"
-REPEATS = 30  # equal pieces after which a silent end is taken for Ollama's repeat guard (it allows 30 repetitions)
+GUARDED_REPEATS = (
+    30  # equal pieces after which a silent end is taken for Ollama's repeat guard (it allows 30 repetitions)
+)
 
 
 def repeated(texts: Sequence[str]) -> str | None:
@@ -28,11 +30,11 @@ def repeated(texts: Sequence[str]) -> str | None:
 
     After more than 30 equal pieces Ollama ends a stream with status 200 and without done:true.
     """
-    pieces = {text.strip() for text in texts[-REPEATS:]}
-    if len(texts) < REPEATS or len(pieces) > 1:
+    pieces = {text.strip() for text in texts[-GUARDED_REPEATS:]}
+    if len(texts) < GUARDED_REPEATS or len(pieces) > 1:
         return None
     return (
-        f"the server ended the answer without a word after {REPEATS} or more equal pieces "
+        f"the server ended the answer without a word after {GUARDED_REPEATS} or more equal pieces "
         f"({quoted(pieces.pop(), 20)}): Ollama's repeat guard"
     )
 

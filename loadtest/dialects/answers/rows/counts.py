@@ -78,7 +78,7 @@ def _spelled(*names: str) -> frozenset[str]:
 
 
 # OpenAI's and Anthropic's names, Ollama's, Gemini's, Bedrock's, watsonx's, OpenRouter's, and short ones of gateways
-PROMPT = _spelled(
+PROMPT_COUNTS = _spelled(
     *("prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_token_count", "input_token_count"),
     *("tokens_prompt", "prompt", "input"),
 )
@@ -93,8 +93,8 @@ OUTPUT = _spelled(
         "output",
     ),
 )
-TOTAL = _spelled("total_tokens", "total_token_count", "total")
-REASONING = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
+TOTAL_COUNTS = _spelled("total_tokens", "total_token_count", "total")
+REASONING_COUNTS = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
 # Anthropic's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
 CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
@@ -120,7 +120,7 @@ class Usage:
         if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
             if isinstance(inner := usage.get("tokens"), dict):  # Cohere's, beside what it bills
                 usage = {**usage, **inner}
-            prompt, output = first_count(usage, PROMPT, odd), first_count(usage, OUTPUT, odd)
+            prompt, output = first_count(usage, PROMPT_COUNTS, odd), first_count(usage, OUTPUT, odd)
         if not prompt and not output:
             return False
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
@@ -147,8 +147,8 @@ class Usage:
             )
             return None
         prompt, output, usage = self.prompt, self.output, self.last
-        total = first_count(usage, TOTAL, odd)
-        reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING, odd) or 0
+        total = first_count(usage, TOTAL_COUNTS, odd)
+        reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, odd) or 0
         self.reasoning = reasoning
         cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, odd)
         read, written = (known_number(usage.get(name), name, odd, MOST_TOKENS) or 0 for name in CACHE)

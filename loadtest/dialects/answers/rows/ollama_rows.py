@@ -15,7 +15,7 @@ from loadtest.dialects.answers.rows.counts import (
     MOST_NUMBER,
     MOST_TOKENS,
     OUTPUT,
-    PROMPT,
+    PROMPT_COUNTS,
     WIDEST,
     contradiction,
     first_count,
@@ -97,7 +97,7 @@ class OllamaRows:
         said = row.get("usage") or {name: row[name] for name in _COUNTS if name in row}
         if said and isinstance(said, dict):
             odd: list[str] = []
-            self._counts = first_count(said, PROMPT, odd), first_count(said, OUTPUT, odd)
+            self._counts = first_count(said, PROMPT_COUNTS, odd), first_count(said, OUTPUT, odd)
             self._answer.note(*odd)
 
     def _done(self, row: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from loadtest.dialects.answers.rows.counts import (
 from loadtest.dialects.answers.rows.text_shapes import (
     NO_TEXTS,
     REASONING,
-    TAKEN,
+    TAKEN_FOR_REASONING,
     Texts,
     in_message,
     in_value,
@@ -45,9 +45,9 @@ _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
 _IN_ROW = ("content", "reasoning_content", "reasoning", "delta", "message", "text", "result")
 _FLAGS = frozenset(("done", "is_finished", "is_end", "finished", "stop"))  # that say in a choice that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
-SEVERAL = "the answer's pieces carry more than one id"
+SEVERAL_IDS = "the answer's pieces carry more than one id"
 ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
-LABEL = "one word, so no token: left out"
+LABEL_NOTE = "one word, so no token: left out"
 MOST_IDS, FEWEST_LETTERS = 3, 8  # ids more than one, above which every chunk may have its own; of a beginning
 
 
@@ -134,7 +134,7 @@ class OpenAIRows:
         if any(len(begin) >= FEWEST_LETTERS and rest.startswith(begin) for begin, rest in begins):
             self._answer.doubt(ANEW)
         else:
-            self._answer.note(SEVERAL)
+            self._answer.note(SEVERAL_IDS)
 
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
         """Take one choice; return whether it is a piece of a stream."""
@@ -149,7 +149,7 @@ class OpenAIRows:
             self._whole = delta is not None
         if isinstance(delta, dict):
             texts = in_message(delta, odd)
-            if odd and odd[-1].endswith(TAKEN):
+            if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
                 self._strange.append((len(answer.events), "role" in delta))
             if delta.get("role") in _OF_TOOLS and any(texts):
                 odd = [f"the answer has text of a {delta['role']}, not of the model: left out"]
@@ -288,7 +288,7 @@ class OpenAIRows:
             return
         if len(set(texts)) == 1 and not any(blank in texts[0] for blank in " \n"):
             answer.drop(count)
-            answer.ending.notes = [note.replace(TAKEN, LABEL) for note in answer.ending.notes]
+            answer.ending.notes = [note.replace(TAKEN_FOR_REASONING, LABEL_NOTE) for note in answer.ending.notes]
 
     def _count_from_timings(self) -> bool:
         """Take llama.cpp's own counts where `usage` was not sent: predicted_n; prompt_n without the cached cache_n."""

@@ -9,7 +9,7 @@ from loadtest.dialects.base import ContentEvents
 
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
 DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, and tokens counted by pieces, are wrong"
-WHOLE = "a piece of the answer repeats all of it so far: its text, and tokens counted from it, are wrong"
+REPEATS_ALL = "a piece of the answer repeats all of it so far: its text, and tokens counted from it, are wrong"
 FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces before that one, and what they have; fewer may be repeated by chance
 FEWEST_GROWING = 4  # pieces; a text is short enough to do either by chance
 FEWEST_PAIRS = 4
@@ -30,7 +30,7 @@ def doubts(events: ContentEvents, counted: int | None) -> Sequence[str]:
         return (DOUBLED,)
     if any(map(_cumulative, kinds)):
         return (CUMULATIVE,)
-    return (WHOLE,) if any(map(_whole_again, kinds)) else ()
+    return (REPEATS_ALL,) if any(map(_whole_again, kinds)) else ()
 
 
 def _doubled(texts: Sequence[str]) -> bool:

@@ -98,7 +98,7 @@ REASONING = frozenset(
         "reasoning_content_delta",
     )
 )
-TAKEN = "taken for reasoning"
+TAKEN_FOR_REASONING = "taken for reasoning"
 _VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads instead of an answer
 
 
@@ -170,7 +170,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             hidden = list(strange.values())
     for key, text in strange.items():
         if text != seen:
-            use = TAKEN if text in hidden else "beside its own: left out"
+            use = TAKEN_FOR_REASONING if text in hidden else "beside its own: left out"
             odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
     if len(hidden) > 1 or (hidden and seen):
         hidden = [text for text in dict.fromkeys(hidden) if text != seen]
