@@ -32,7 +32,6 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (V1, 'data: "[DONE]"', End.MARK),
     (V1, "[DONE]", End.MARK),
     (V1, "\ufeffdata: [DONE]", End.MARK),
-    (V1, "data: x\rdata: [DONE]\r", End.MARK),
     (V1, "event: done", End.MARK),
     (V1, "event: error", End.FINISH),
     (MESSAGES, "event: error", End.FINISH),
@@ -109,6 +108,20 @@ def test_what_an_event_named_an_error_says_is_waited_for(dialect: Dialect) -> No
     decoder = dialect.decoder()
     decoder.feed(received.reads().body)
     assert "too many" in (decoder.close().error or "")
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+@pytest.mark.parametrize("cut", [False, True])
+def test_lines_that_end_in_a_return_alone_are_asked_one_by_one(cut: bool, size: int) -> None:
+    """One read may bring a finish_reason and the counts behind it; the decoder reads such lines, too."""
+    piece, last = ({"choices": [{"delta": delta}]} for delta in ({"content": "a" * size}, {}))
+    last["choices"][0]["finish_reason"] = "stop"
+    body = b"".join(b"data: %b\r\r" % json.dumps(row).encode() for row in (piece, last, {"choices": [], "usage": {}}))
+    reads = [body[i : i + 1] for i in range(len(body))] if cut else [body]
+    received, _ = fed(
+        [(0, b"HTTP/1.1 200 OK\r\n\r\n"), *((i, data) for i, data in enumerate(reads))], 10**6, ends=V1.ends
+    )
+    assert received.marked is End.FINISH
 
 
 def test_pieces_of_text_hold_no_needle() -> None:

@@ -155,8 +155,6 @@ def bare_data(data: bytes) -> bytes:
 def _field(line: bytes) -> tuple[bytes, bytes]:
     """Return an event field's name and value; a line that is JSON by itself counts as data."""
     line = line.strip(b"\r\n\xef\xbb\xbf")
-    if b"\r" in line:
-        line = line.rpartition(b"\r")[2]  # an event stream whose lines end in \r alone
     name, colon, data = line.partition(b":")
     if line.startswith(b"{") or (not colon and is_done(line)):
         return b"data", line.strip()
