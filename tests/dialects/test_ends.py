@@ -76,7 +76,8 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (CHAT, '{"error":"m"}', End.MARK),
     (CHAT, '{"message":{"content":"\\"done\\":true"},"done":false}', None),
     (CHAT, '{"message":{"content":"true"},"done":false}', None),
-    (CHAT, '{"done":"true"}', None),
+    (CHAT, '{"done":"true"}', End.MARK),
+    (CHAT, '{"done":1}', End.MARK),
     (CHAT, '{"message":{"done":true},"done":false}', None),
     (CHAT, '{"done":true', None),
     (CHAT, "true", None),
@@ -88,7 +89,7 @@ LINES: list[tuple[Dialect, str, End | None]] = [
 def test_what_a_line_says_of_the_end(dialect: Dialect, line: str, end: End | None) -> None:
     ends = dialect.ends
     assert ends.read(line.encode()) is end
-    if end is not None and line != "event: done":
+    if end is not None and line not in ("event: done", '{"done":1}'):
         assert any(needle in line.encode() for needle in ends.needles)
 
 
@@ -114,8 +115,8 @@ def test_what_an_event_named_an_error_says_is_waited_for(dialect: Dialect) -> No
 @pytest.mark.parametrize("cut", [False, True])
 def test_lines_that_end_in_a_return_alone_are_asked_one_by_one(cut: bool, size: int) -> None:
     """One read may bring a finish_reason and the counts behind it; the decoder reads such lines, too."""
-    piece, last = ({"choices": [{"delta": delta}]} for delta in ({"content": "a" * size}, {}))
-    last["choices"][0]["finish_reason"] = "stop"
+    piece: dict[str, object] = {"choices": [{"delta": {"content": "a" * size}}]}
+    last: dict[str, object] = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
     body = b"".join(b"data: %b\r\r" % json.dumps(row).encode() for row in (piece, last, {"choices": [], "usage": {}}))
     reads = [body[i : i + 1] for i in range(len(body))] if cut else [body]
     received, _ = fed(

@@ -10,9 +10,8 @@ from loadtest.dialects.base import End, EndMarks
 LOOK_BACK = 1 << 16  # bytes that are looked through where reads were passed over
 UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has come
 
-_LINE_END = re.compile(
-    rb"\n|\r(?!\n|\Z)"
-)  # some servers end lines with a b"\r" alone; the body's last byte may not be alone
+# Some servers end lines with a b"\r" alone; behind the body's last byte a b"\n" may yet come.
+_LINE_END = re.compile(rb"\n|\r(?!\n|\Z)")
 
 Said = tuple[End, int]  # what a line says of the answer's end, and the offset in the body behind the line
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import Decoded, as_name
+from loadtest.dialects.answers.decoded import OTHERS, Decoded, as_name
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import (
     MOST_NUMBER,
@@ -38,7 +38,8 @@ class OllamaRows:
         self._counts: tuple[int | None, int | None] = (None, None)  # of prompt and output, under the names of /v1
 
     def takes(self, row: dict[str, Any]) -> bool:
-        if isinstance(row.get("done"), bool):
+        done = row.get("done")
+        if done is False or ends.is_flag(done):
             return True
         if "type" in row:
             return False
@@ -50,7 +51,7 @@ class OllamaRows:
         before = len(events.texts)
         self._seen = True
         self._flagged = self._flagged or "done" in row
-        self._text(row)
+        own = self._text(row)
         self._take_usage(row)
         if len(events.texts) > before:
             sent = row.get("created_at")
@@ -67,15 +68,17 @@ class OllamaRows:
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
-        if row.get("done") is True or ("done" not in row and ends.reason_name(row.get("done_reason"))):
+        done = row.get("done")
+        if (done and ends.is_true(done)) or ("done" not in row and ends.reason_name(row.get("done_reason"))):
             ending.whole = not before
             if ends.is_last(row):
                 self._done(row)
             elif not ending.done:
                 ending.done, answer.finished_at = True, len(events.texts)
-        return len(events.texts) == before + 1 and not (ending.done or ending.error)
+        return own and len(events.texts) == before + 1 and not (ending.done or ending.error)
 
-    def _text(self, row: dict[str, Any]) -> None:
+    def _text(self, row: dict[str, Any]) -> bool:
+        """Take the text of a line; return whether it is the model's."""
         odd: list[str] = []
         message = row.get("message")
         if message and isinstance(message, str | list):
@@ -84,13 +87,17 @@ class OllamaRows:
             content = next((row[name] for name in _CONTENTS if row.get(name)), None)
             message = {"content": content} | {key: row[key] for key in _OTHER_TEXTS if key in row}
         texts = in_message(message, odd)
+        own = message.get("role") not in OTHERS
+        if not own and any(texts):
+            texts = self._answer.of_another(message["role"], texts)
         events = self._answer.events
-        if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
+        if row.get("done") and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
             odd.append("the last line repeats the whole answer: counted once")
         else:
             self._answer.add(texts)
         if odd:
             self._answer.note(*odd)
+        return own
 
     def _take_usage(self, row: dict[str, Any]) -> None:
         """Take counts as /v1 sends them, which some servers leave as they are."""
@@ -127,10 +134,13 @@ class OllamaRows:
 
     def close(self) -> None:
         ending = self._answer.ending
-        if self._seen and self._answer.marked and not self._flagged:
+        if not self._seen:
+            return
+        self._answer.drop_echo()
+        if self._answer.marked and not self._flagged:
             ending.done = True
             self._answer.count(*self._counts)
-        if self._seen and not ending.done:
+        if not ending.done:
             ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from loadtest.dialects.answers.errors.error_words import compact
@@ -105,13 +106,25 @@ _VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads inste
 def in_value(value: Any, depth: int = DEEPEST) -> Texts:
     """Return the text in a value: a string, an object with text, or a list of those."""
     if isinstance(value, str):
-        return value, ""
+        return NO_TEXTS if len(value) >= SHORTEST_BASE64 and is_base64(value) else (value, "")
     if not value or not depth:
         return NO_TEXTS
     if isinstance(value, list):
         found = [in_value(item, depth - 1) for item in value]
         return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
     return _in_part(value, depth) if isinstance(value, dict) else NO_TEXTS
+
+
+def is_base64(text: str) -> bool:
+    """Whether a long text is no text but audio or an image: a model writes no word of such a length."""
+    bare = text.partition(";base64,")[2] or text if text.startswith("data:") else text
+    return _BASE64.fullmatch(bare) is not None and all(kind.search(bare) is not None for kind in _OF_BASE64)
+
+
+SHORTEST_BASE64 = 256  # characters
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_OF_BASE64 = tuple(map(re.compile, ("[A-Z]", "[a-z]", "[0-9]")))
+BINARY = "a piece of the answer is base64, as audio and images are: left out"
 
 
 def _in_part(part: dict[str, Any], depth: int) -> Texts:
@@ -137,16 +150,19 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     piece of its own.
     """
     content = message.get("content")
-    if type(content) is str and (len(message) == 1 or (len(message) == 2 and "role" in message)):  # nearly always
+    few = len(message) == 1 or (len(message) == 2 and "role" in message)
+    if few and type(content) is str and len(content) < SHORTEST_BASE64:  # nearly always
         return content, ""
     if isinstance(content, int | float):
         message = {**message, "content": text_of_number(content, odd)}
+    if type(content) is str and len(content) >= SHORTEST_BASE64 and is_base64(content):
+        odd.append(BINARY)
     seen, hidden = "", list[str]()
     strange: dict[str, str] = {}
     for key, value in message.items():
         if not value or key in _KEYS_WITHOUT_TEXT:
             continue
-        open_, secret = (value, "") if type(value) is str else in_value(value)
+        open_, secret = in_value(value)
         if key in _VISIBLE_KEYS:
             seen += open_
             if secret:
@@ -182,7 +198,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
 def _of_strange(key: str, value: Any) -> str:
     """Return the text under a name that is not known: a string, more than that where the name says what it is."""
     if isinstance(value, str):
-        return value
+        return in_value(value)[0]
     key = key.lower()
     if any(word in key for word in _SECRET):
         return "".join(in_value(value))
@@ -221,12 +237,17 @@ def tool_text(calls: Any) -> str:
     if isinstance(calls, str):
         return calls
     texts: list[str] = []
-    for call in calls if isinstance(calls, list) else [calls]:
+    for call in calls if isinstance(calls, list) else by_number(calls) or [calls]:
         if not isinstance(call, dict):
             continue
         said = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
         texts += (plain_text(said.get(key)) for key in _OF_CALLS)
     return "".join(texts)
+
+
+def by_number(value: Any) -> list[Any]:
+    """Return the values of a list that PHP wrote as an object, each under its number; nothing of any other value."""
+    return list(value.values()) if isinstance(value, dict) and all(map(str.isdecimal, value)) else []
 
 
 _OF_CALLS = ("name", "arguments", "args", "input")
