@@ -31,7 +31,7 @@ from support.odd_streams import (
 )
 from support.odd_streams import STOP as STOPPED
 from support.reported_ends import FAILED, SAID
-from support.reported_shapes import CALL, CALLED
+from support.reported_shapes import CALL, CALLED, marked
 from support.reported_streams import counted
 
 VOICE = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA" * 8
@@ -57,6 +57,10 @@ def gemini(text: str, **more: Any) -> dict[str, Any]:
 
 def cohere(kind: str, **said: Any) -> dict[str, Any]:
     return {"type": kind, "index": 0, "delta": {"message": said}}
+
+
+def bedrock(**part: Any) -> dict[str, Any]:
+    return {"contentBlockDelta": {"contentBlockIndex": 0, "delta": part}}
 
 
 def tencent(text: str, reason: str = "") -> dict[str, Any]:
@@ -139,6 +143,48 @@ TEXTS = {
             },
         ),
         odd=ANOTHER,
+    ),
+    "Cohere's own, whole": Stream(
+        V1,
+        json.dumps(
+            {
+                "id": "x",
+                "finish_reason": "COMPLETE",
+                "message": {"role": "assistant", "content": [{"type": "text", "text": "abc"}]},
+                "usage": {"tokens": {"input_tokens": 20, "output_tokens": 3}},
+            }
+        ),
+        odd=ANOTHER,
+    ),
+    "Bedrock's own (Converse)": Stream(
+        V1,
+        sse(
+            {"messageStart": {"role": "assistant"}},
+            bedrock(reasoningContent={"text": "hm"}),
+            *(bedrock(text=text) for text in "abc"),
+            {"contentBlockStop": {"contentBlockIndex": 0}},
+            {"messageStop": {"stopReason": "end_turn"}},
+            {"metadata": {"usage": {"inputTokens": 20, "outputTokens": 3, "totalTokens": 23}}},
+        ),
+        hidden="hm",
+        odd=ANOTHER,
+    ),
+    **{
+        f"thoughts in a part without a type, as {next(iter(part))}": Stream(
+            V1, sse(delta([part]), A, B, C) + END, hidden="hm"
+        )
+        for part in (
+            {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "x"}}},
+            {"reasoning_content": "hm"},
+            {"thinking": "hm"},
+        )
+    },
+    **{
+        f"thoughts by {mark}": marked(mark, "abc", hidden="thinking", seen="text")
+        for mark in ("content_type", "message_type", "kind")
+    },
+    "ollama: a message that is a text, with an error": Stream(
+        CHAT, ndjson(message("a"), {"status": "error", "message": SAID}), "a", **FAILED, error=SAID
     ),
     "names in capitals (Tencent)": Stream(V1, sse(*map(tencent, "abc"), tencent("", "stop")), odd=ANOTHER),
     "ollama: names in capitals": Stream(CHAT, sse(*map(tencent, "abc"), tencent("", "stop")), odd=ANOTHER),
@@ -223,6 +269,17 @@ ENDS = {
         V1,
         sse(*(with_choice(row, done="false") for row in (A, B, C)), with_choice(delta(), done="true"), COUNTS) + DONE,
     ),
+    "Gemini's own, refused": Stream(
+        V1,
+        sse({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 20}}),
+        "",
+        output=None,
+        odd=ANOTHER,
+    ),
+    "a row that says it is the last (Baidu)": Stream(
+        V1, sse(*({"object": "chat.completion", "result": t, "is_end": t == "c", "usage": usage()} for t in "abc"))
+    ),
+    "ollama: a finish_reason": Stream(CHAT, ndjson(*LINES, {"model": "m", "finish_reason": "stop", "usage": usage()})),
     "a reason that is true": Stream(V1, sse(A, B, C, finish(True), COUNTS) + DONE),
     **{
         f"{good} means {name}": Stream(V1, sse(A, B, C, finish(good), COUNTS) + DONE)
@@ -274,6 +331,9 @@ ERRORS = {
             ("in details", with_choice(finish("error"), finish_details={"message": SAID})),
         )
     },
+    "an event whose data comes before its name": Stream(
+        V1, sse(A) + f"data: {json.dumps({'message': SAID})}\nevent: error\n\n" + END, "a", done=False, error=SAID
+    ),
     "errors that are none": Stream(
         V1,
         sse(*(row | {"error": none, "errors": None} for row, none in zip((A, B, C), (False, 0, []), strict=True)))

@@ -18,6 +18,7 @@ UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
 _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
 UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
+_WITHOUT_UNSEEN = dict.fromkeys(map(ord, UNSEEN))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
@@ -188,7 +189,7 @@ def as_name(value: Any) -> str | None:
 
 @lru_cache(maxsize=64)  # for the answers of a run say the same few names, and looking for our keys takes 30 µs
 def _clean_name(name: str) -> str | None:
-    return server_errors.shorten(name, LONGEST_NAME) or None
+    return server_errors.shorten(name.translate(_WITHOUT_UNSEEN), LONGEST_NAME) or None
 
 
 def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from loadtest.dialects.answers.errors import other_names, server_errors, spoken
 from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows import found_rows, repeats
+from loadtest.dialects.answers.rows import found_rows, other_apis, repeats
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -310,6 +310,8 @@ class StreamDecoder:
             comment, self._comment = self._comment, b""
             if is_keepalive(comment):
                 return  # a gateway put it into the event, whose data is still to come
+            if not comment and self._foreign is not None:  # the data came before the event's name
+                answer.fail(server_errors.error_sentence(self._foreign))
             answer.fail(server_errors.sentence_in(comment))
         if answer.kind == b"done":
             self._mark()
@@ -374,7 +376,7 @@ class StreamDecoder:
             self._own.take(inner)
         else:
             self._other = self._other or self._make_other(answer)
-            chunk = found_rows.as_chunk(row) or row
+            chunk = other_apis.as_chunk(row) or row
             known = next((rows for rows in (self._own, self._other) if rows.takes(chunk)), None)
             if known is not None:
                 answer.note("the server answers in the format of another API")

@@ -8,7 +8,8 @@ from typing import Any
 from loadtest.dialects.answers.errors.error_words import words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence, in_row, quoted
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.found_rows import as_chunk, run_together, unwrapped
+from loadtest.dialects.answers.rows.found_rows import run_together, unwrapped
+from loadtest.dialects.answers.rows.other_apis import as_chunk
 from loadtest.dialects.base import End, EndMarks
 
 # most servers say [DONE], some "DONE" or [[DONE]], and some escape the end of the line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 
@@ -18,7 +18,6 @@ MOST_AROUND = 40  # bytes
 IN_A_TEXT = "the answer's objects of JSON come as texts of JSON"
 IN_AN_ENVELOPE = "the answer's objects lie in an envelope of a gateway"
 _ENVELOPES = ("data", "result", "response", "body", "output", "payload", "event", "chunk", "message", "json")
-DEEPEST = 12  # objects and lists in one another
 MOST_ENVELOPES = 2  # one in another
 _BETWEEN = re.compile(r"(?:[\s,\[\]\0]|\\[nr])*(?:data:\s*)?")  # some servers escape the ends of lines
 _MARK = re.compile(r"\[?DONE\](?:\s|\\[nr])*")
@@ -123,37 +122,6 @@ def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str,
 
 _PUNCTUATION = b"[], \t\r"
 MOST_HELD = 8  # lines of punctuation before a list's first row
-
-
-def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a row of Gemini's or Cohere's own API, or with names in capitals (Tencent's), as a chunk of chat; None for any other."""
-    if isinstance(row.get("Choices"), list):
-        return cast("dict[str, Any]", respelled(row))
-    if isinstance(candidates := row.get("candidates"), list):
-        found = [one for one in candidates if isinstance(one, dict)]
-        return {**row, "choices": [{**one, "delta": _of_gemini(one.get("content"))} for one in found]}
-    delta = row.get("delta")
-    if not isinstance(delta, dict) or row.get("type") not in _OF_COHERE:
-        return None
-    choice = {"delta": delta.get("message") or {}, "finish_reason": delta.get("finish_reason")}
-    return {"choices": [choice], "usage": delta.get("usage")}
-
-
-_OF_COHERE = tuple(f"{what}-{end}" for what in ("message", "content", "tool-call") for end in ("start", "delta", "end"))
-
-
-def _of_gemini(content: Any) -> dict[str, Any]:
-    return {"content": content.get("parts") if isinstance(content, dict) else content}
-
-
-def respelled(value: Any, depth: int = DEEPEST) -> Any:
-    """Return a value with all names in it in small letters: finish_reason for FinishReason."""
-    if isinstance(value, dict) and depth:
-        return {_HUMP.sub("_", key).lower(): respelled(one, depth - 1) for key, one in value.items()}
-    return [respelled(one, depth - 1) for one in value] if isinstance(value, list) and depth else value
-
-
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def unwrapped(

@@ -69,7 +69,7 @@ class OllamaRows:
             answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
         done = row.get("done")
-        if (done and ends.is_true(done)) or ("done" not in row and ends.reason_name(row.get("done_reason"))):
+        if (done and ends.is_true(done)) or ("done" not in row and ends.reason_name(_reason(row))):
             ending.whole = not before
             if ends.is_last(row):
                 self._done(row)
@@ -81,7 +81,7 @@ class OllamaRows:
         """Take the text of a line; return whether it is the model's."""
         odd: list[str] = []
         message = row.get("message")
-        if message and isinstance(message, str | list):
+        if message and isinstance(message, str | list) and server_errors.envelope(row) is None:
             message = {"content": message}
         if not isinstance(message, dict) or (not self._chat and "response" in row):
             content = next((row[name] for name in _CONTENTS if row.get(name)), None)
@@ -112,7 +112,7 @@ class OllamaRows:
         answer, odd = self._answer, list[str]()
         answer.over = True
         answer.ending.model = as_name(row.get("model"))
-        value = row.get("done_reason")
+        value = _reason(row)
         name = ends.reason_name(value)
         if name is None:
             answer.ending.done = True
@@ -142,6 +142,10 @@ class OllamaRows:
             self._answer.count(*self._counts)
         if not ending.done:
             ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
+
+
+def _reason(row: dict[str, Any]) -> Any:
+    return row.get("done_reason") or row.get("finish_reason")
 
 
 _NUMBER_ENDINGS = ("_duration", "_count")

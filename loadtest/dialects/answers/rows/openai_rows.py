@@ -107,7 +107,9 @@ class OpenAIRows:
             self._answer.add(_in_row(row, alone=not choices) if self.takes(row) else NO_TEXTS)
         self._numbers(row)
         ending = self._answer.ending
-        if not ending.done and (reason := row.get("finish_reason") or (row.get("done") and _flag(row))):
+        if not ending.done and (
+            reason := row.get("finish_reason") or ((not choices or row.get("done")) and _flag(row))
+        ):
             self._reason(reason)
         if len(events.texts) > before:
             self._take_names(row)

@@ -26,6 +26,9 @@ _KEYS_OF_TEXT = (
     "value",
     "thinking",
     "reasoning",
+    "reasoning_content",
+    "reasoningContent",  # Bedrock's, and what lies in it
+    "reasoningText",
     "thought",
     "summary",
     "refusal",
@@ -70,6 +73,7 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "prompt_token_ids",
         "matched_stop",
         "phase",
+        "kind",
         "data",
         "encrypted_content",
         "tool_name",
@@ -130,8 +134,10 @@ BINARY = "a piece of the answer is base64, as audio and images are: left out"
 def _in_part(part: dict[str, Any], depth: int) -> Texts:
     if str(part.get("type") or "").startswith(_FOUND_PARTS):
         return NO_TEXTS
-    inside = next((found for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), NO_TEXTS)
-    if not _is_secret(part):
+    key, inside = next(
+        ((key, found) for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), ("", NO_TEXTS)
+    )
+    if not (_is_secret(part) or any(word in key for word in _SECRET)):
         return inside
     return "", "".join(inside) or "".join(plain_text(part.get(key)) for key in _OF_CALLS)
 
@@ -219,7 +225,7 @@ def _is_thought(message: dict[str, Any]) -> bool:
 
 
 _FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
-_KINDS = ("type", "channel", "phase")
+_KINDS = ("type", "channel", "phase", "kind", "content_type", "message_type")
 _MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
 
 
