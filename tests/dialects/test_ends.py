@@ -116,8 +116,9 @@ def test_what_an_event_named_an_error_says_is_waited_for(dialect: Dialect) -> No
 def test_lines_that_end_in_a_return_alone_are_asked_one_by_one(cut: bool, size: int) -> None:
     """One read may bring a finish_reason and the counts behind it; the decoder reads such lines, too."""
     piece: dict[str, object] = {"choices": [{"delta": {"content": "a" * size}}]}
+    counts: dict[str, object] = {"choices": [], "usage": {}}
     last: dict[str, object] = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
-    body = b"".join(b"data: %b\r\r" % json.dumps(row).encode() for row in (piece, last, {"choices": [], "usage": {}}))
+    body = b"".join(b"data: %b\r\r" % json.dumps(row).encode() for row in (piece, last, counts))
     reads = [body[i : i + 1] for i in range(len(body))] if cut else [body]
     received, _ = fed(
         [(0, b"HTTP/1.1 200 OK\r\n\r\n"), *((i, data) for i, data in enumerate(reads))], 10**6, ends=V1.ends
