@@ -14,8 +14,8 @@ from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.counts import (
     MOST_NUMBER,
-    PROMPT_COUNTS,
-    TOTAL_COUNTS,
+    PROMPT,
+    TOTAL,
     WIDEST,
     first_count,
     kept,
@@ -148,7 +148,7 @@ class EmbeddingRows:
         elif isinstance(meta := row.get("meta"), dict):  # Cohere's
             usage = meta.get("billed_units")
         counts = usage if isinstance(usage, dict) else {name: row[name] for name in _COUNTS if name in row}
-        ending.prompt_tokens = first_count(counts, PROMPT_COUNTS, odd) or first_count(counts, TOTAL_COUNTS, odd) or None
+        ending.prompt_tokens = first_count(counts, PROMPT, odd) or first_count(counts, TOTAL, odd) or None
         for key, value in islice(row.items(), WIDEST):
             if (
                 key.endswith(("_duration", "_count"))

@@ -11,6 +11,7 @@ from support import (
     reported_deltas,
     reported_endpoints,
     reported_ends,
+    reported_kinds,
     reported_shapes,
     reported_streams,
     reported_usages,
@@ -45,11 +46,11 @@ def must_be(stream: Stream) -> dict[str, Any]:
 
 
 for kind, streams in (
-    ("text", reported_streams.TEXTS | reported_deltas.TEXTS | reported_shapes.TEXTS),
-    ("counts", reported_streams.COUNTED | reported_usages.COUNTED | reported_shapes.COUNTED),
-    ("frame", reported_ends.FRAMES | reported_breaks.FRAMES | reported_shapes.FRAMES),
-    ("end", reported_ends.ENDS | reported_breaks.ENDS | reported_words.ENDS),
-    ("error", reported_ends.ERRORS | reported_breaks.ERRORS | reported_words.ERRORS),
+    ("text", reported_streams.TEXTS | reported_deltas.TEXTS | reported_shapes.TEXTS | reported_kinds.TEXTS),
+    ("counts", reported_streams.COUNTED | reported_usages.COUNTED | reported_shapes.COUNTED | reported_kinds.COUNTED),
+    ("frame", reported_ends.FRAMES | reported_breaks.FRAMES | reported_shapes.FRAMES | reported_kinds.FRAMES),
+    ("end", reported_ends.ENDS | reported_breaks.ENDS | reported_words.ENDS | reported_kinds.ENDS),
+    ("error", reported_ends.ERRORS | reported_breaks.ERRORS | reported_words.ERRORS | reported_kinds.ERRORS),
     ("endpoint", reported_endpoints.ANSWERS | reported_words.ANSWERS),
 ):
     row = rows(f"reported {kind}")

@@ -32,7 +32,6 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (V1, 'data: "[DONE]"', End.MARK),
     (V1, "[DONE]", End.MARK),
     (V1, "\ufeffdata: [DONE]", End.MARK),
-    (V1, "data: x\rdata: [DONE]\r", End.MARK),
     (V1, "event: done", End.MARK),
     (V1, "event: error", End.FINISH),
     (MESSAGES, "event: error", End.FINISH),
@@ -77,7 +76,8 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (CHAT, '{"error":"m"}', End.MARK),
     (CHAT, '{"message":{"content":"\\"done\\":true"},"done":false}', None),
     (CHAT, '{"message":{"content":"true"},"done":false}', None),
-    (CHAT, '{"done":"true"}', None),
+    (CHAT, '{"done":"true"}', End.MARK),
+    (CHAT, '{"done":1}', End.MARK),
     (CHAT, '{"message":{"done":true},"done":false}', None),
     (CHAT, '{"done":true', None),
     (CHAT, "true", None),
@@ -89,7 +89,7 @@ LINES: list[tuple[Dialect, str, End | None]] = [
 def test_what_a_line_says_of_the_end(dialect: Dialect, line: str, end: End | None) -> None:
     ends = dialect.ends
     assert ends.read(line.encode()) is end
-    if end is not None and line != "event: done":
+    if end is not None and line not in ("event: done", '{"done":1}'):
         assert any(needle in line.encode() for needle in ends.needles)
 
 
@@ -109,6 +109,21 @@ def test_what_an_event_named_an_error_says_is_waited_for(dialect: Dialect) -> No
     decoder = dialect.decoder()
     decoder.feed(received.reads().body)
     assert "too many" in (decoder.close().error or "")
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+@pytest.mark.parametrize("cut", [False, True])
+def test_lines_that_end_in_a_return_alone_are_asked_one_by_one(cut: bool, size: int) -> None:
+    """One read may bring a finish_reason and the counts behind it; the decoder reads such lines, too."""
+    piece: dict[str, object] = {"choices": [{"delta": {"content": "a" * size}}]}
+    counts: dict[str, object] = {"choices": [], "usage": {}}
+    last: dict[str, object] = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    body = b"".join(b"data: %b\r\r" % json.dumps(row).encode() for row in (piece, last, counts))
+    reads = [body[i : i + 1] for i in range(len(body))] if cut else [body]
+    received, _ = fed(
+        [(0, b"HTTP/1.1 200 OK\r\n\r\n"), *((i, data) for i, data in enumerate(reads))], 10**6, ends=V1.ends
+    )
+    assert received.marked is End.FINISH
 
 
 def test_pieces_of_text_hold_no_needle() -> None:

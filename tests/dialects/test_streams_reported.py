@@ -11,6 +11,7 @@ from support import (
     reported_breaks,
     reported_deltas,
     reported_ends,
+    reported_kinds,
     reported_shapes,
     reported_streams,
     reported_usages,
@@ -44,11 +45,14 @@ from loadtest.records import Outcome
 REPORTED = {
     f"{group}: {name}": stream
     for group, tables in (
-        ("text", (reported_streams.TEXTS, reported_deltas.TEXTS, reported_shapes.TEXTS)),
-        ("counts", (reported_streams.COUNTED, reported_usages.COUNTED, reported_shapes.COUNTED)),
-        ("frame", (reported_ends.FRAMES, reported_breaks.FRAMES, reported_shapes.FRAMES)),
-        ("end", (reported_ends.ENDS, reported_breaks.ENDS, reported_words.ENDS)),
-        ("error", (reported_ends.ERRORS, reported_breaks.ERRORS, reported_words.ERRORS)),
+        ("text", (reported_streams.TEXTS, reported_deltas.TEXTS, reported_shapes.TEXTS, reported_kinds.TEXTS)),
+        (
+            "counts",
+            (reported_streams.COUNTED, reported_usages.COUNTED, reported_shapes.COUNTED, reported_kinds.COUNTED),
+        ),
+        ("frame", (reported_ends.FRAMES, reported_breaks.FRAMES, reported_shapes.FRAMES, reported_kinds.FRAMES)),
+        ("end", (reported_ends.ENDS, reported_breaks.ENDS, reported_words.ENDS, reported_kinds.ENDS)),
+        ("error", (reported_ends.ERRORS, reported_breaks.ERRORS, reported_words.ERRORS, reported_kinds.ERRORS)),
         ("endpoint", (reported_words.ANSWERS,)),
         ("embeddings", (reported_words.EMBEDDINGS,)),
     )

@@ -187,6 +187,7 @@ def test_headers_say_who_answered(header: str, doubt: str | None, note: str | No
         (V1, b'data: {"model":["m"],"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', None),
         (CHAT, line("a") + b'{"model":"m:latest","done":true}\n', None),
         (CHAT, line("a") + b'{"model":"o\\u001b[2J","done":true}\n', "o\\x1b[2J"),
+        (CHAT, line("a") + '{"model":"\ufeffm\u200b","done":true}\n'.encode(), None),  # characters without width
     ],
 )
 def test_another_model_than_was_asked_for_is_kept(dialect: Dialect, row: bytes, said: str | None) -> None:

@@ -5,6 +5,7 @@ PYTHONPATH=.:tests python -m support.wire_fuzz 1000000 [SEED]
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import time
@@ -25,13 +26,24 @@ SPLICES = [
 
 
 def said(line: bytes) -> End | None:
-    """As dialects do, but without their tolerance: the cuts are what is tried."""
-    if b"[DONE]" in line or b'"done":true' in line:
+    """Say what the line's first word says, [DONE] or an object that is whole: no cut behind that word can change it."""
+    data = line.strip().removeprefix(b"data:").strip()
+    if data.startswith(b"[DONE]"):
         return End.MARK
-    return End.FINISH if b'"finish_reason":"' in line else None
+    try:
+        row, _ = WHOLE.raw_decode(data.decode(errors="replace"))
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    choices = row.get("choices")
+    finished = isinstance(choices, list) and any(isinstance(one, dict) and one.get("finish_reason") for one in choices)
+    over = row.get("done") is True or row.get("type") in ("message_stop", "response.completed")
+    return End.MARK if over else End.FINISH if finished else None
 
 
-ENDS = EndMarks((b"[DONE]", b'"done":true', b'"finish_reason":"'), said)
+WHOLE = json.JSONDecoder(strict=False)
+ENDS = EndMarks((b"[DONE]", b'"done":true', b'"finish_reason":"', b'"message_stop"', b'"response.completed"'), said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.text_shapes import Texts
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 
 SILENT_TOKENS = 64  # so many may have no text: the frame of a tool call, marks of turns
@@ -16,10 +16,16 @@ LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever i
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
+_NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
+_WITHOUT_ZERO_WIDTH = dict.fromkeys(map(ord, ZERO_WIDTH))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
+
+
+_OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
+OTHERS = (*_OF_TOOLS, "user", "system", "developer")  # roles that are none of the model's
 
 
 class Rows(Protocol):
@@ -41,7 +47,10 @@ class Rows(Protocol):
 class Decoded:
     """What is known of one answer so far."""
 
-    __slots__ = ("end", "ending", "events", "finished_at", "kind", "marked", "over", "stamped", "unstamped")
+    __slots__ = (
+        *("_echoed", "_echoes", "end", "ending", "events", "finished_at", "kind", "marked", "over", "stamped"),
+        "unstamped",
+    )
 
     def __init__(self) -> None:
         self.events = ContentEvents()
@@ -53,6 +62,7 @@ class Decoded:
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
+        self._echoes, self._echoed = 0, ""  # how many events came first under a role of who asks, and that role
 
     def add(self, texts: Texts) -> None:
         """Take the text of one piece."""
@@ -61,6 +71,30 @@ class Decoded:
             self.events.add(hidden, self.end, hidden=True)
         if seen:
             self.events.add(seen, self.end)
+
+    def has_all(self, texts: Texts) -> bool:
+        """Whether these texts are all that came before, blanks around them aside."""
+        events, (seen, hidden) = self.events, texts
+        secret = "".join(events.texts[i] for i in sorted(events.hidden))
+        return any(texts) and seen.strip() in ("", events.answer.strip()) and hidden.strip() in ("", secret.strip())
+
+    def of_another(self, role: str, texts: Texts) -> Texts:
+        """Return what to add of text whose role is not the model's: nothing of a tool's, or behind the model's own.
+
+        What comes first under a role of who asks is an echo of the prompt, unless all of the answer has that role: see
+        `drop_echo`.
+        """
+        if role not in _OF_TOOLS and self._echoes == len(self.events):
+            self._echoes, self._echoed = self._echoes + sum(map(bool, texts)), role
+            return texts
+        self.note(_NOT_OF_MODEL.format(role))
+        return NO_TEXTS
+
+    def drop_echo(self) -> None:
+        """Leave out an echo of the prompt before the model's text."""
+        if 0 < self._echoes < len(self.events):
+            self.drop(self._echoes)
+            self.note(_NOT_OF_MODEL.format(self._echoed))
 
     def drop_foreign(self) -> None:
         """Leave out what came so far, where all of it is hidden text: a gateway wrote it before the model's answer began."""
@@ -85,12 +119,12 @@ class Decoded:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
             self.ending.error = why
 
-    def finish(self, name: str, value: Any) -> None:
-        """Take a finish_reason or done_reason by its name, and as it was sent."""
+    def finish(self, name: str, value: Any, row: Any = None) -> None:
+        """Take a finish_reason or done_reason by its name, as it was sent, and its row."""
         ending = self.ending
         known = ends.known_reason(name)
         ending.finish_reason = known or server_errors.shorten(name, 80)
-        if (why := ends.ended_badly(name, value)) is not None:
+        if (why := ends.ended_badly(name, value, row)) is not None:
             self.fail(why)
             return
         ending.done = True
@@ -155,7 +189,7 @@ def as_name(value: Any) -> str | None:
 
 @lru_cache(maxsize=64)  # for the answers of a run say the same few names, and looking for our keys takes 30 µs
 def _clean_name(name: str) -> str | None:
-    return server_errors.shorten(name, LONGEST_NAME) or None
+    return server_errors.shorten(name.translate(_WITHOUT_ZERO_WIDTH), LONGEST_NAME) or None
 
 
 def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from loadtest.dialects.answers.errors import other_names, server_errors, spoken
 from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows import found_rows, repeats
+from loadtest.dialects.answers.rows import found_rows, other_apis, repeats
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -100,7 +100,7 @@ class StreamDecoder:
         if self._stray and not answer.over:
             self._end_stray()
         if answer.kind == b"error" and not self._held:
-            answer.fail(server_errors.comment_sentence(self._comment))
+            answer.fail(server_errors.sentence_in(self._comment))
         self._own.close()
         if self._other is not None:
             self._other.close()
@@ -155,9 +155,7 @@ class StreamDecoder:
         elif line.startswith(BOM):  # allowed at the very start
             return self.line(line[3:])
         elif line.startswith(b"error:"):  # llama.cpp
-            said = line[6:].strip()
-            row = parse_json(said)
-            self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
+            self._answer.fail(server_errors.sentence_in(line[6:]))
         elif line.startswith(b":"):
             if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
                 self._comment = (self._comment + line[1:] + b"\n")[:MOST_ODD]
@@ -232,7 +230,7 @@ class StreamDecoder:
 
     def _between(self, line: bytes) -> None:
         """Take a line in mid-answer that is neither a field of an event nor JSON: clients pass over it in an event stream."""
-        if found_rows.is_chunk_size(line):
+        if found_rows.is_chunk_size(line) or is_keepalive(line):
             self._answer.note(found_rows.NO_EVENT)
         elif not self._events:
             self._answer.fail(server_errors.undecodable(line))
@@ -247,7 +245,7 @@ class StreamDecoder:
         """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
         if not self._row_seen and not self._own.takes(row):
             return False
-        odd = [line for line in self._stray if not found_rows.is_chunk_size(line)]
+        odd = [line for line in self._stray if not (found_rows.is_chunk_size(line) or is_keepalive(line))]
         if any(odd) and server_errors.in_row(row) is None:  # else the server itself says why it broke off
             self._answer.fail(server_errors.undecodable(b"\n".join(odd)))
         self._stray.clear()
@@ -312,7 +310,9 @@ class StreamDecoder:
             comment, self._comment = self._comment, b""
             if is_keepalive(comment):
                 return  # a gateway put it into the event, whose data is still to come
-            answer.fail(server_errors.comment_sentence(comment))
+            if not comment and self._foreign is not None:  # the data came before the event's name
+                answer.fail(server_errors.error_sentence(self._foreign))
+            answer.fail(server_errors.sentence_in(comment))
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""
@@ -333,10 +333,9 @@ class StreamDecoder:
         if isinstance(row, dict):
             self._row(row)
             return True
-        if not data.strip() and self._answer.kind != b"error":
-            return True
         if self._answer.kind == b"error":
-            self._answer.fail(server_errors.error_sentence(data.decode(errors="replace") if row is None else row))
+            self._answer.fail(server_errors.sentence_in(data))
+        if self._answer.kind == b"error" or not data.strip():
             return True
         if whole:
             rows = [parse_json(line) for line in self._held]
@@ -366,22 +365,22 @@ class StreamDecoder:
             self._answer.fail(server_errors.stranger(body))
 
     def _row(self, row: dict[str, Any]) -> bool:
-        answer = self._answer
+        answer, alike = self._answer, False
         if not self._row_seen:
             self._row_seen = True
             self._stray.clear()
         if self._own.takes(row):
             alike = self._own.take(row)
         elif (inner := found_rows.unwrapped(row, self._own.takes)) is not None:
-            alike = False
             answer.note(found_rows.IN_AN_ENVELOPE)
             self._own.take(inner)
         else:
-            alike = False
             self._other = self._other or self._make_other(answer)
-            if self._other.takes(row):
+            chunk = other_apis.as_chunk(row) or row
+            known = next((rows for rows in (self._own, self._other) if rows.takes(chunk)), None)
+            if known is not None:
                 answer.note("the server answers in the format of another API")
-                self._other.take(row)
+                known.take(chunk)
             else:
                 self._own.take(row)
                 self._foreign_row(row)
@@ -391,9 +390,8 @@ class StreamDecoder:
 
     def _foreign_row(self, row: dict[str, Any]) -> None:
         """Take a row of neither format: an error in an envelope, or one to be looked at when the answer has ended."""
-        if self._answer.kind == b"error":
-            self._answer.fail(server_errors.error_sentence(row))
-        elif (said := other_names.in_foreign_row(row)) is not None:
+        named = self._answer.kind == b"error"
+        if (said := server_errors.error_sentence(row) if named else other_names.in_foreign_row(row)) is not None:
             self._answer.fail(said)
         elif self._foreign is None or server_errors.words(row):
             self._foreign = row

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from loadtest.dialects.answers.errors.error_words import words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence, in_row, quoted
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.found_rows import run_together, unwrapped
+from loadtest.dialects.answers.rows.other_apis import as_chunk
 from loadtest.dialects.base import End, EndMarks
 
 # most servers say [DONE], some "DONE" or [[DONE]], and some escape the end of the line
@@ -19,17 +21,17 @@ _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_fil
 # of its words are of either kind.
 _SAME = {
     "stop": (
-        "stop stopped eos eot end finish finished done complete completed normal word",
-        "of turn text sequence string str words token id found reason",
+        "stop stopped eos eot eog end finish finished done complete completed normal word",
+        "of turn text sequence string str words token id found reached generation natural",
     ),
     "length": (
-        "length max limit window len truncated",
-        "token tokens new completion output predicted model context seq sequence size exceeded reached budget",
+        "length max limit window len truncated truncation overflow",
+        "token tokens new completion output predicted model context seq sequence size exceeded reached budget generation",
     ),
     "tool_calls": ("tool tools function", "call calls use"),
     "content_filter": (
-        "filter filtered safety sensitive recitation prohibited blocklist spii refusal refused guardrail guardrails",
-        "content image output text intervened",
+        "filter filtered safety sensitive recitation prohibited blocklist blocked spii refusal refused guardrail guardrails policy",
+        "content image output text intervened violation moderation",
     ),
 }
 _WORDS_OF = {name: (frozenset(first.split()), frozenset(more.split())) for name, (first, more) in _SAME.items()}
@@ -49,6 +51,7 @@ _BAD_PARTS = frozenset(
     )
 )
 _PARTS = re.compile(r"[^a-z]+")
+_KIND = re.compile(r"^(?:(?:finish|stop|done)_)?reason_")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FRAMES = re.compile(rb"\s*(?:data:\s*)*")
 # texts that mean "no reason yet", e.g. DashScope's, watsonx's and Gemini's
@@ -72,18 +75,19 @@ def reason_name(value: Any) -> str | None:
 def _plain(name: str) -> str:
     """Return a reason's name as most servers spell it.
 
-    FinishReason.STOP, FINISH_REASON_STOP, tool-calls and contextLengthReached are names, too.
+    FinishReason.STOP, FINISH_REASON_STOP, REASON_STOP, tool-calls and contextLengthReached are names, too.
     """
-    name = _HUMP.sub("_", name.strip().rpartition(".")[2]).lower()
-    return name.removeprefix("finish_reason_").replace("-", "_")
+    name = _HUMP.sub("_", name.strip().rpartition(".")[2]).lower().replace("-", "_")
+    return _KIND.sub("", name)
 
 
-def ended_badly(name: str, value: Any) -> str | None:
-    """Say what went wrong where a finish_reason is one of a failure."""
+def ended_badly(name: str, value: Any, row: Any = None) -> str | None:
+    """Say what went wrong where a finish_reason is one of a failure; its row may have words on it."""
     plain = _plain(name)
     if plain not in _BADLY and (plain in _WELL or _BAD_PARTS.isdisjoint(_PARTS.split(plain))):
         return None
-    said = error_sentence(value) if isinstance(value, dict) and value.get("message") else None
+    with_words = next((one for one in (value, row) if isinstance(one, dict) and words_in(one)), None)
+    said = None if with_words is None else error_sentence(with_words)
     return f"the server ended the answer with finish_reason {quoted(name, 40)}" + (f": {said}" if said else "")
 
 
@@ -94,6 +98,16 @@ def known_reason(name: str) -> str | None:
         return plain
     parts = set(plain.split("_"))
     return next((well for well, (first, more) in _WORDS_OF.items() if parts & first and parts <= first | more), None)
+
+
+def is_true(value: Any) -> bool:
+    """Whether a flag says yes: some servers say it as a text or by a number."""
+    return bool(value == 1) or (isinstance(value, str) and value.lower() == "true")
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value says yes or no."""
+    return is_true(value) or bool(value == 0) or (isinstance(value, str) and value.lower() == "false")
 
 
 def names_an_error(event: bytes) -> bool:
@@ -154,9 +168,7 @@ def bare_data(data: bytes) -> bytes:
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
     """Return an event field's name and value; a line that is JSON by itself counts as data."""
-    line = line.strip(b"\r\n\xef\xbb\xbf")
-    if b"\r" in line:
-        line = line.rpartition(b"\r")[2]  # an event stream whose lines end in \r alone
+    line = line.strip(b"\r\n\xef\xbb\xbf\x1e")
     name, colon, data = line.partition(b":")
     if line.startswith(b"{") or (not colon and is_done(line)):
         return b"data", line.strip()
@@ -165,8 +177,8 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 def _of_row(row: dict[str, Any]) -> End | None:
     if "choices" not in row and "done" not in row:
-        row = unwrapped(row, _has_end) or row
-    if row.get("done") is True:
+        row = unwrapped(row, _has_end) or as_chunk(row) or row
+    if is_true(row.get("done")):
         return End.MARK if is_last(row) else End.FINISH
     if in_row(row):
         return End.MARK
@@ -181,10 +193,11 @@ def _of_row(row: dict[str, Any]) -> End | None:
 
 def _has_end(row: dict[str, Any]) -> bool:
     """Whether a row in a gateway's envelope may say that the answer is over."""
-    return bool(row.get("choices")) or row.get("done") is True or bool(row.get("error"))
+    return bool(row.get("choices")) or is_true(row.get("done")) or bool(row.get("error"))
 
 
 # The wire looks for each needle in every read. "true" and "error" occur in no ordinary piece, whatever blanks surround them.
 # An event named done has no needle: servers that send it give a finish_reason first, and close the connection afterwards.
+# Nor has a done that is a number, so that an ordinary line is not searched once more for so rare a one.
 OLLAMA = EndMarks((b"true", b'"error"'), end_said_by)
 OPENAI = EndMarks((b"DONE", b"[done]", b'_reason":"', b'_reason": "', b"error"), end_said_by)

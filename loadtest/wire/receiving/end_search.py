@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from loadtest.dialects.base import End, EndMarks
 
 LOOK_BACK = 1 << 16  # bytes that are looked through where reads were passed over
 UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has come
+
+# Some servers end lines with a b"\r" alone; behind the body's last byte a b"\n" may yet come.
+_LINE_END = re.compile(rb"\n|\r(?!\n|\Z)")
 
 Said = tuple[End, int]  # what a line says of the answer's end, and the offset in the body behind the line
 
@@ -37,7 +41,7 @@ class EndSearch:
             self.looked = size
         if found or (self._line_has_needle and read):
             start = self._line_start(size - len(read))
-            if newline or size - start < UNFINISHED:
+            if newline or size - start < UNFINISHED or b"\r" in read:
                 yield from self._ask(start)
         if newline:
             self._line_has_needle = found and self._holds(region.rpartition(b"\n")[2])
@@ -57,7 +61,7 @@ class EndSearch:
     def rest(self) -> Iterator[Said]:
         """Look at a last line that lacks its newline."""
         if self._line_has_needle:
-            yield from self._ask(self._line_start(len(self._body)))
+            yield from self._ask(self._body.rfind(b"\n") + 1)
 
     def _holds(self, data: bytes | bytearray) -> bool:
         for needle in self._needles:  # noqa: SIM110 - any() takes twice as long
@@ -72,7 +76,7 @@ class EndSearch:
 
     def _ask(self, start: int) -> Iterator[Said]:
         """Ask every line from `start` on whether it ends the answer."""
-        for line in self._body[start:].split(b"\n"):
+        for line in _LINE_END.split(self._body[start:]):
             end = start + len(line)
             if line and self._holds(line) and (said := self._marks.read(bytes(line))) is not None:
                 self.looked = max(self.looked, end)

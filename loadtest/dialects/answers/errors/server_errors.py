@@ -101,7 +101,8 @@ def _page(body: bytes) -> str | None:
 
 
 _STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
-_BAD_STATUS = ("error", "fail", "failed", "failure")
+_BAD_STATUS = ("error", "fail", "failed", "failure", "aborted", "cancelled", "canceled")
+_ERROR_KIND = re.compile(r"(?:\b|_)(?:error|exception)\Z", re.IGNORECASE)  # stream_error, chat.completion.error
 _ERROR_CODES = ("errorcode", "errcode")
 _CODES = ("code", "status", "statuscode", *_ERROR_CODES, "retcode", "ret", "returncode", "resultcode")
 _GOOD_CODES = {0, 200, "0", "200", "ok", "success"}
@@ -153,8 +154,12 @@ def envelope(row: dict[str, Any]) -> str | None:
         return error_sentence(row)
     if row.get("errors") or row.get("detail") or row.get("fault"):
         return error_sentence(row)
-    failed = row.get("success") is False or row.get("ok") is False or row.get("iserror") is True
-    if failed or str(row.get("status")).lower() in _BAD_STATUS:
+    failed = (
+        any(str(row.get(name)).lower() in ("false", "0") for name in ("success", "ok")) or row.get("iserror") is True
+    )
+    if failed or any(str(row.get(name)).lower() in _BAD_STATUS for name in ("status", "state")):
+        return error_sentence(row)
+    if any(isinstance(row.get(name), str) and _ERROR_KIND.search(row[name]) for name in ("type", "object", "event")):
         return error_sentence(row)
     code = next(
         (row[key] for key in _CODES if isinstance(row.get(key), int | str) and not _is_state(key, row[key])), None
@@ -199,10 +204,10 @@ def error_sentence(error: Any) -> str:
     return shorten(alike(said[: 8 * MOST_CHARACTERS])) or ERROR_WITHOUT_TEXT
 
 
-def comment_sentence(comment: bytes) -> str:
-    """Return what an event that is an error says where it has no data: its comments, as Dynamo sends them."""
-    said = parse_json(comment)
-    return error_sentence(comment.strip().decode(errors="replace") if said is None else said)
+def sentence_in(error: bytes) -> str:
+    """Return what an error's data say, or its comments, where those are all that it has: Dynamo sends such."""
+    said = parse_json(error)
+    return error_sentence(error.strip().decode(errors="replace") if said is None else said)
 
 
 def is_ours(sentence: str) -> bool:

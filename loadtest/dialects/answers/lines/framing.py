@@ -79,13 +79,16 @@ class LineSplitter:
 
 
 def plain_field(line: bytes) -> bytes:
-    """Return a line without blanks around it, the name of an event's field in it as it should be: some servers set it in."""
-    bare = line.strip(b" \t\r\n\0")
+    """Return a line without blanks around it, the name of an event's field in it as it should be: some servers set it in.
+
+    So are characters of no meaning here, such as those that begin a row of a JSON sequence (RFC 7464).
+    """
+    bare = line.strip(b" \t\r\n\0\x1e")
     found = _FIELD.match(bare)
     return bare if found is None else found[1].lower() + b":" + bare[found.end() :]
 
 
-_FIELD = re.compile(rb"(data|event|error)[ \t]*:", re.IGNORECASE)
+_FIELD = re.compile(rb"(data|event|error|id|retry)[ \t]*:", re.IGNORECASE)
 _LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -71,29 +73,29 @@ FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in
 BEDROCK = "amazon-bedrock-invocationMetrics"
 
 
-def _spelled(*names: str) -> frozenset[str]:
-    """Return names as they are, and as JavaScript's, Java's and Tencent's servers spell them: totalTokens, TotalTokens."""
-    pascal = {name: "".join(map(str.capitalize, name.split("_"))) for name in names}
-    return frozenset((*names, *pascal.values(), *(name[0] + said[1:] for name, said in pascal.items())))
+# Words in the names of counts, in whatever spelling: prompt_tokens, promptTokenCount, InputTokens, num_generated_tokens.
+_OF_PROMPT = frozenset(("prompt", "input", "evaluated"))
+_OF_OUTPUT = frozenset(
+    ("completion", "output", "generated", "generation", "response", "candidates", "predicted", "eval")
+)
+_OF_COUNTS = frozenset(("tokens", "token", "count", "num", "n", "number", "total", "length", "len", "used", "eval"))
+_BY_THEMSELVES = frozenset(("prompt", "input", "completion", "output", "total"))
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^A-Za-z_]+")
+PROMPT, OUTPUT, TOTAL = "prompt", "output", "total"
 
 
-# OpenAI's and Anthropic's names, Ollama's, Gemini's, Bedrock's, watsonx's, OpenRouter's, and short ones of gateways
-PROMPT_COUNTS = _spelled(
-    *("prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_token_count", "input_token_count"),
-    *("tokens_prompt", "prompt", "input"),
-)
-OUTPUT = _spelled(
-    *("completion_tokens", "output_tokens", "generated_tokens", "eval_count", "candidates_token_count"),
-    *(
-        "completion_token_count",
-        "output_token_count",
-        "generated_token_count",
-        "tokens_completion",
-        "completion",
-        "output",
-    ),
-)
-TOTAL_COUNTS = _spelled("total_tokens", "total_token_count", "total")
+@lru_cache(maxsize=256)
+def counted(name: str) -> str | None:
+    """Return what a count of this name counts, PROMPT, OUTPUT or TOTAL; None for any other name."""
+    words = frozenset(word.lower() for word in _WORDS.findall(name))
+    if len(words) == 1 and not words <= _BY_THEMSELVES:
+        return None
+    for kind, own in ((PROMPT, _OF_PROMPT), (OUTPUT, _OF_OUTPUT)):
+        if words & own and words <= own | _OF_COUNTS:
+            return kind
+    return TOTAL if "total" in words and words <= _OF_COUNTS else None
+
+
 REASONING_COUNTS = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
 # Anthropic's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
 CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -118,9 +120,10 @@ class Usage:
         """
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
-            if isinstance(inner := usage.get("tokens"), dict):  # Cohere's, beside what it bills
-                usage = {**usage, **inner}
-            prompt, output = first_count(usage, PROMPT_COUNTS, odd), first_count(usage, OUTPUT, odd)
+            for name in ("tokens", "usage"):  # the first is Cohere's, beside what it bills
+                if isinstance(inner := usage.get(name), dict):
+                    usage = {**usage, **inner}
+            prompt, output = first_count(usage, PROMPT, odd), first_count(usage, OUTPUT, odd)
         if not prompt and not output:
             return False
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
@@ -147,7 +150,7 @@ class Usage:
             )
             return None
         prompt, output, usage = self.prompt, self.output, self.last
-        total = first_count(usage, TOTAL_COUNTS, odd)
+        total = first_count(usage, TOTAL, odd)
         reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, odd) or 0
         self.reasoning = reasoning
         cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, odd)
@@ -180,9 +183,9 @@ def usage_in(value: Any) -> Any:
     return parse_json(value.encode(errors="replace")) if isinstance(value, str) else value
 
 
-def first_count(usage: dict[str, Any], names: frozenset[str], odd: list[str]) -> int | None:
-    """Return the largest count under any of these names; None where there is none."""
-    found = [known_number(usage[name], name, odd, MOST_TOKENS) for name in usage if name in names]
+def first_count(usage: dict[str, Any], kind: str, odd: list[str]) -> int | None:
+    """Return the largest count of this kind (see `counted`); None where there is none."""
+    found = [known_number(usage[name], name, odd, MOST_TOKENS) for name in usage if counted(name) == kind]
     known = [count for count in found if count is not None]
     return max(known, default=None)
 

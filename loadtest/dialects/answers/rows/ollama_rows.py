@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import Decoded, as_name
+from loadtest.dialects.answers.decoded import OTHERS, Decoded, as_name
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import (
     MOST_NUMBER,
     MOST_TOKENS,
     OUTPUT,
-    PROMPT_COUNTS,
+    PROMPT,
     WIDEST,
     contradiction,
     first_count,
@@ -38,7 +38,8 @@ class OllamaRows:
         self._counts: tuple[int | None, int | None] = (None, None)  # of prompt and output, under the names of /v1
 
     def takes(self, row: dict[str, Any]) -> bool:
-        if isinstance(row.get("done"), bool):
+        done = row.get("done")
+        if done is False or ends.is_flag(done):
             return True
         if "type" in row:
             return False
@@ -50,7 +51,7 @@ class OllamaRows:
         before = len(events.texts)
         self._seen = True
         self._flagged = self._flagged or "done" in row
-        self._text(row)
+        own = self._text(row)
         self._take_usage(row)
         if len(events.texts) > before:
             sent = row.get("created_at")
@@ -67,37 +68,43 @@ class OllamaRows:
         elif answer.kind == b"error":
             answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
-        if row.get("done") is True or ("done" not in row and ends.reason_name(row.get("done_reason"))):
+        done = row.get("done")
+        if (done and ends.is_true(done)) or ("done" not in row and ends.reason_name(_reason(row))):
             ending.whole = not before
             if ends.is_last(row):
                 self._done(row)
             elif not ending.done:
                 ending.done, answer.finished_at = True, len(events.texts)
-        return len(events.texts) == before + 1 and not (ending.done or ending.error)
+        return own and len(events.texts) == before + 1 and not (ending.done or ending.error)
 
-    def _text(self, row: dict[str, Any]) -> None:
+    def _text(self, row: dict[str, Any]) -> bool:
+        """Take the text of a line; return whether it is the model's."""
         odd: list[str] = []
         message = row.get("message")
-        if message and isinstance(message, str | list):
+        if message and isinstance(message, str | list) and server_errors.envelope(row) is None:
             message = {"content": message}
         if not isinstance(message, dict) or (not self._chat and "response" in row):
             content = next((row[name] for name in _CONTENTS if row.get(name)), None)
             message = {"content": content} | {key: row[key] for key in _OTHER_TEXTS if key in row}
         texts = in_message(message, odd)
+        own = message.get("role") not in OTHERS
+        if not own and any(texts):
+            texts = self._answer.of_another(message["role"], texts)
         events = self._answer.events
-        if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
+        if row.get("done") and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
             odd.append("the last line repeats the whole answer: counted once")
         else:
             self._answer.add(texts)
         if odd:
             self._answer.note(*odd)
+        return own
 
     def _take_usage(self, row: dict[str, Any]) -> None:
         """Take counts as /v1 sends them, which some servers leave as they are."""
         said = row.get("usage") or {name: row[name] for name in _COUNTS if name in row}
         if said and isinstance(said, dict):
             odd: list[str] = []
-            self._counts = first_count(said, PROMPT_COUNTS, odd), first_count(said, OUTPUT, odd)
+            self._counts = first_count(said, PROMPT, odd), first_count(said, OUTPUT, odd)
             self._answer.note(*odd)
 
     def _done(self, row: dict[str, Any]) -> None:
@@ -105,7 +112,7 @@ class OllamaRows:
         answer, odd = self._answer, list[str]()
         answer.over = True
         answer.ending.model = as_name(row.get("model"))
-        value = row.get("done_reason")
+        value = _reason(row)
         name = ends.reason_name(value)
         if name is None:
             answer.ending.done = True
@@ -127,11 +134,18 @@ class OllamaRows:
 
     def close(self) -> None:
         ending = self._answer.ending
-        if self._seen and self._answer.marked and not self._flagged:
+        if not self._seen:
+            return
+        self._answer.drop_echo()
+        if self._answer.marked and not self._flagged:
             ending.done = True
             self._answer.count(*self._counts)
-        if self._seen and not ending.done:
+        if not ending.done:
             ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
+
+
+def _reason(row: dict[str, Any]) -> Any:
+    return row.get("done_reason") or row.get("finish_reason")
 
 
 _NUMBER_ENDINGS = ("_duration", "_count")

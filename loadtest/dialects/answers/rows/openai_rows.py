@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import Decoded, as_name
+from loadtest.dialects.answers.decoded import OTHERS, Decoded, as_name
 from loadtest.dialects.answers.errors import other_names, server_errors
 from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
@@ -21,6 +21,7 @@ from loadtest.dialects.answers.rows.text_shapes import (
     REASONING,
     TAKEN_FOR_REASONING,
     Texts,
+    by_number,
     in_message,
     in_value,
     text_of_number,
@@ -39,7 +40,6 @@ MOST_INDICES = 64  # of choices that are kept
 USAGES = frozenset(("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", BEDROCK))
 # of a choice without finish_reason, the likeliest first
 _REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
-_OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
 # that some rows have their text in
 _IN_ROW = ("content", "reasoning_content", "reasoning", "delta", "message", "text", "result")
@@ -94,7 +94,7 @@ class OpenAIRows:
         alike = True
         choices = row.get("choices")
         if isinstance(choices, dict):
-            choices = list(choices.values()) if all(isinstance(one, dict) for one in choices.values()) else [choices]
+            choices = by_number(choices) or [choices]
         if (said := _error_in(row)) is not None:  # before a finish_reason that says no more than "error"
             self._answer.fail(said)
         elif self._answer.kind == b"error":
@@ -107,7 +107,9 @@ class OpenAIRows:
             self._answer.add(_in_row(row, alone=not choices) if self.takes(row) else NO_TEXTS)
         self._numbers(row)
         ending = self._answer.ending
-        if not ending.done and (reason := row.get("finish_reason") or ("stop" if row.get("done") is True else None)):
+        if not ending.done and (
+            reason := row.get("finish_reason") or ((not choices or row.get("done")) and _flag(row))
+        ):
             self._reason(reason)
         if len(events.texts) > before:
             self._take_names(row)
@@ -143,7 +145,7 @@ class OpenAIRows:
         delta = choice.get("delta")
         if delta is None and "messages" in choice:
             delta = _in_messages(choice["messages"])
-        piece = delta is not None
+        piece, own = delta is not None, True
         if delta is None:
             delta = choice.get("message")  # a whole answer, not streamed
             self._whole = delta is not None
@@ -151,9 +153,8 @@ class OpenAIRows:
             texts = in_message(delta, odd)
             if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
                 self._strange.append((len(answer.events), "role" in delta))
-            if delta.get("role") in _OF_TOOLS and any(texts):
-                odd = [f"the answer has text of a {delta['role']}, not of the model: left out"]
-                texts = NO_TEXTS
+            if delta.get("role") in OTHERS and any(texts):
+                own, odd, texts = False, [], answer.of_another(delta["role"], texts)
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
@@ -161,7 +162,7 @@ class OpenAIRows:
             texts = _beside(choice, delta)
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         again = self._piecewise or len(answer.events) > 1
-        if not piece and again and texts[0] and texts[0] == answer.events.answer:
+        if not piece and again and answer.has_all(texts):
             answer.note("the last chunk repeats the whole answer: counted once")
         else:
             answer.ending.whole = not (piece or answer.events)
@@ -170,7 +171,7 @@ class OpenAIRows:
         if odd:
             answer.note(*odd)
         self._finish(choice, delta if isinstance(delta, dict) else {})
-        return piece and len(self._indices) < 2
+        return piece and own and len(self._indices) < 2
 
     def _take_index(self, index: Any, *, first: bool, has_text: bool) -> None:
         """Take a choice's index, and doubt an answer of several choices; an index new in every chunk only counts them (TGI)."""
@@ -213,9 +214,9 @@ class OpenAIRows:
     def _reason(self, value: Any) -> None:
         """Take a finish_reason, be it the number of a name that only the server knows; number 0 is none."""
         if isinstance(value, int) and value > 0:
-            value = str(value)
+            value = "stop" if value is True else str(value)
         if (name := ends.reason_name(value)) is not None:
-            self._answer.finish(name, value)
+            self._answer.finish(name, value, self._last)
 
     def _numbers(self, row: dict[str, Any]) -> None:
         """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
@@ -259,6 +260,7 @@ class OpenAIRows:
         if self._whole and self._first is self._last and answer.events and ending.error is None:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
         self._check_ids()
+        answer.drop_echo()
         answer.drop_blank()
         self._drop_labels()
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
@@ -331,7 +333,7 @@ def _flag(choice: dict[str, Any]) -> str | None:
     """Return the reason "stop" where a choice says by a flag that it is the last."""
     if _FLAGS.isdisjoint(choice):
         return None
-    return "stop" if any(choice.get(name) is True for name in _FLAGS) else None
+    return "stop" if any(ends.is_true(choice.get(name)) for name in _FLAGS) else None
 
 
 def _in_row(row: dict[str, Any], *, alone: bool) -> Texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from loadtest.dialects.answers.errors.error_words import compact
@@ -25,6 +26,9 @@ _KEYS_OF_TEXT = (
     "value",
     "thinking",
     "reasoning",
+    "reasoning_content",
+    "reasoningContent",  # Bedrock's, and what lies in it
+    "reasoningText",
     "thought",
     "summary",
     "refusal",
@@ -69,6 +73,7 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "prompt_token_ids",
         "matched_stop",
         "phase",
+        "kind",
         "data",
         "encrypted_content",
         "tool_name",
@@ -105,7 +110,7 @@ _VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads inste
 def in_value(value: Any, depth: int = DEEPEST) -> Texts:
     """Return the text in a value: a string, an object with text, or a list of those."""
     if isinstance(value, str):
-        return value, ""
+        return NO_TEXTS if len(value) >= SHORTEST_BASE64 and is_base64(value) else (value, "")
     if not value or not depth:
         return NO_TEXTS
     if isinstance(value, list):
@@ -114,11 +119,25 @@ def in_value(value: Any, depth: int = DEEPEST) -> Texts:
     return _in_part(value, depth) if isinstance(value, dict) else NO_TEXTS
 
 
+def is_base64(text: str) -> bool:
+    """Whether a long text is no text but audio or an image: a model writes no word of such a length."""
+    bare = text.partition(";base64,")[2] or text if text.startswith("data:") else text
+    return _BASE64.fullmatch(bare) is not None and all(kind.search(bare) is not None for kind in _OF_BASE64)
+
+
+SHORTEST_BASE64 = 256  # characters
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_OF_BASE64 = tuple(map(re.compile, ("[A-Z]", "[a-z]", "[0-9]")))
+BINARY = "a piece of the answer is base64, as audio and images are: left out"
+
+
 def _in_part(part: dict[str, Any], depth: int) -> Texts:
     if str(part.get("type") or "").startswith(_FOUND_PARTS):
         return NO_TEXTS
-    inside = next((found for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), NO_TEXTS)
-    if not _is_secret(part):
+    key, inside = next(
+        ((key, found) for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), ("", NO_TEXTS)
+    )
+    if not (_is_secret(part) or any(word in key for word in _SECRET)):
         return inside
     return "", "".join(inside) or "".join(plain_text(part.get(key)) for key in _OF_CALLS)
 
@@ -137,16 +156,19 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     piece of its own.
     """
     content = message.get("content")
-    if type(content) is str and (len(message) == 1 or (len(message) == 2 and "role" in message)):  # nearly always
+    few = len(message) == 1 or (len(message) == 2 and "role" in message)
+    if few and type(content) is str and len(content) < SHORTEST_BASE64:  # nearly always
         return content, ""
     if isinstance(content, int | float):
         message = {**message, "content": text_of_number(content, odd)}
+    if type(content) is str and len(content) >= SHORTEST_BASE64 and is_base64(content):
+        odd.append(BINARY)
     seen, hidden = "", list[str]()
     strange: dict[str, str] = {}
     for key, value in message.items():
         if not value or key in _KEYS_WITHOUT_TEXT:
             continue
-        open_, secret = (value, "") if type(value) is str else in_value(value)
+        open_, secret = in_value(value)
         if key in _VISIBLE_KEYS:
             seen += open_
             if secret:
@@ -182,7 +204,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
 def _of_strange(key: str, value: Any) -> str:
     """Return the text under a name that is not known: a string, more than that where the name says what it is."""
     if isinstance(value, str):
-        return value
+        return in_value(value)[0]
     key = key.lower()
     if any(word in key for word in _SECRET):
         return "".join(in_value(value))
@@ -203,7 +225,7 @@ def _is_thought(message: dict[str, Any]) -> bool:
 
 
 _FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
-_KINDS = ("type", "channel", "phase")
+_KINDS = ("type", "channel", "phase", "kind", "content_type", "message_type")
 _MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
 
 
@@ -221,12 +243,17 @@ def tool_text(calls: Any) -> str:
     if isinstance(calls, str):
         return calls
     texts: list[str] = []
-    for call in calls if isinstance(calls, list) else [calls]:
+    for call in calls if isinstance(calls, list) else by_number(calls) or [calls]:
         if not isinstance(call, dict):
             continue
         said = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
         texts += (plain_text(said.get(key)) for key in _OF_CALLS)
     return "".join(texts)
+
+
+def by_number(value: Any) -> list[Any]:
+    """Return the values of a list that PHP wrote as an object, each under its number; nothing of any other value."""
+    return list(value.values()) if isinstance(value, dict) and all(map(str.isdecimal, value)) else []
 
 
 _OF_CALLS = ("name", "arguments", "args", "input")
