@@ -91,6 +91,15 @@ def test_a_batchs_history_arrives_as_messages(tmp_path: Path) -> None:
     assert row.answer is None
 
 
+def test_notes_of_a_data_set_beside_a_message_are_not_sent(tmp_path: Path) -> None:
+    wildchat = {"conversation": [{**ONE, "country": "US", "timestamp": None}, {**ANSWER, "toxic": False}, TWO]}
+    (row,) = rows_of(write(tmp_path, "a.jsonl", [wildchat]))
+    assert (row.messages, row.transcript) == ((ONE,), (ONE, ANSWER, TWO))
+    own = {**ONE, "name": "Eve", "cache_control": {"type": "ephemeral"}}
+    (row,) = rows_of(write(tmp_path, "b.jsonl", [{"messages": [own]}]))
+    assert row.messages == (own,)
+
+
 @pytest.mark.parametrize(
     ("column", "row", "text"),
     [

@@ -26,7 +26,7 @@ from loadtest.workloads.files.columns import (
     with_usual_names,
 )
 from loadtest.workloads.files.trace import read_count
-from loadtest.workloads.messages import calls_a_tool, is_message, text_of
+from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, is_message, text_of
 
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
@@ -35,6 +35,7 @@ ROLES = {
 }
 OWN = {"model", "messages", "prompt", "input", "stream", *LENGTHS}  # keys of a batch body that are not sent as they are
 HEARD = ("system", "user", "assistant")  # roles of a ShareGPT conversation
+MESSAGE = ("role", "content", "name", *WITHOUT_CONTENT)  # of what data sets say of a message, what servers take
 SPEAKERS = ("role", "sender", "from", "author")  # columns that say who speaks, in a row that is a message by itself
 
 
@@ -268,7 +269,8 @@ def _conversation(
     ]
     answer, transcript, unheard = None, messages, ()
     if shared or name in ("conversations", "conversation"):
-        transcript = [one for one in messages if one["role"] in HEARD and _says_something(one)]
+        heard = (one for one in messages if one["role"] in HEARD and _says_something(one))
+        transcript = [{key: each for key, each in one.items() if key in MESSAGE} for one in heard]
         left_out = (one["role"] for one in messages if one["role"] not in HEARD and _says_something(one))
         unheard = tuple(dict.fromkeys(left_out))
         messages, answer = _before_first_answer(transcript)
