@@ -24,8 +24,13 @@ UNREAD = {  # the first bytes of a file that is not read -> what it is, and what
     b"\x89HDF": ("HDF5", CONVERT),
     b"%PDF-": ("PDF", SAVE),
     b"\xd0\xcf\x11\xe0": ("an old file of Excel or Word", SAVE),
-    b"\x80\x04\x95": ("a pickle of Python", SAVE),
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), ("a pickle of Python", SAVE)),
+    b"\xff\xff\xff\xff": ("Arrow", CONVERT),  # as a stream: what the datasets library keeps
+    b"\x93NUMPY": ("an array of NumPy", SAVE),
 }
+TAR_AT, TAR = 257, b"ustar"
+OTHER_TEXTS = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".xml": "XML"}
+MOST_CONTROLS, FEW_CONTROLS = 0.1, 16  # share and number of a text's bytes that are neither characters nor blanks
 SHEETS = (".xlsx", ".xlsm", ".ods")
 OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -49,6 +54,9 @@ def not_rows(begin: bytes, suffix: str) -> str | None:
     """Say what a file of this beginning and suffix is instead of rows, and what to do; None where it may be rows."""
     if begin.lstrip().lower().startswith(PAGES):
         return "is a web page, not the data; download the file itself"
+    other = OTHER_TEXTS.get(suffix, "XML" if begin.lstrip().startswith(b"<?xml") else None)
+    if other is not None and begin.strip():
+        return f"is {other}, which loadtest does not read; {CONVERT} first"
     return not_text(begin, suffix)
 
 
@@ -59,8 +67,13 @@ def not_text(begin: bytes, suffix: str) -> str | None:
     for first, (name, remedy) in UNREAD.items():
         if begin.startswith(first):
             return f"is {name}, which loadtest does not read; {remedy} first"
+    if begin[TAR_AT:].startswith(TAR):
+        return f"is tar, which loadtest does not read; {UNPACK} first"
     if begin.startswith(OTHER_MARKS) or _is_wide(begin):
         return "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8"
+    controls = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in begin)
+    if controls > max(FEW_CONTROLS, MOST_CONTROLS * len(begin)):
+        return "is binary, not text; name the right file"
     if begin.startswith(LFS):
         return "is a pointer of Git LFS, not the file; fetch it with `git lfs pull`"
     return None

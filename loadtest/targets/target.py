@@ -166,20 +166,23 @@ def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Targ
         raise TargetError(
             f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked."
         )
-    check_num_ctx(scenario, api)
     model = with_details(client, server, choose_model(server, scenario.model))
+    check_num_ctx(scenario, api, model.context)
     dialect = dialect_for(scenario, api=api, model=model.name, kind=server.kind)
     return Target(server, model, dialect)
 
 
-def check_num_ctx(scenario: Scenario, api: str) -> None:
-    """Raise ScenarioError where a context is asked for that requests of this API cannot ask for."""
-    if scenario.num_ctx is None or (api == "ollama" and scenario.endpoint not in ONE_API):
+def check_num_ctx(scenario: Scenario, api: str, context: int | None) -> None:
+    """Raise ScenarioError where a context is asked for that requests of this API cannot ask for, and the model lacks."""
+    asked = scenario.num_ctx
+    if asked is None or (api == "ollama" and scenario.endpoint not in ONE_API) or (context or 0) >= asked:
         return
+    through, instead = "the OpenAI API", "--api ollama"
+    if scenario.endpoint in ONE_API:
+        through, instead = scenario.endpoint, "--endpoint chat"
+    has = "" if context is None else f"the model has a context of {context} tokens, not {asked}, and "
     raise ScenarioError(
-        "num_ctx cannot be set through the OpenAI API; use --api ollama, or set the context on the server."
-        if scenario.endpoint not in ONE_API
-        else f"num_ctx cannot be set through {scenario.endpoint}; use --endpoint chat, or set the context on the server."
+        f"{has}num_ctx cannot be set through {through}; on an Ollama use {instead}, elsewhere set the context on the server."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
-from loadtest.text import counted
+from loadtest.text import counted, listed
 from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.files.data_file import DataFile
 from loadtest.workloads.files.data_row import Row
@@ -23,6 +23,7 @@ from loadtest.workloads.tokens import Counter, TokenFit
 
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole part, lie far apart
+MOST_NAMED, MOST_NAME = 8, 40  # columns in a sentence, characters of each
 MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit the context, the longest first
 
 
@@ -90,8 +91,12 @@ def data_file(scenario: Scenario) -> DataFile | None:
 def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     """Yield what a user should know of a data file before it is sent, a sentence each."""
     path, rows = file.path, counted(len(file), "row")
+    if file.lines:
+        lines = "its line" if len(file) == 1 else f"each of its {len(file)} lines"
+        yield f"{path}: {lines} is sent as a prompt; one text for every request is given with --prompt-file."
     if file.left_out:
-        yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out; {rows} remain."
+        remain = "remains" if len(file) == 1 else "remain"
+        yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out; {rows} {remain}."
     if scenario.has_sessions:
         how = (
             "recorded answers stand in them"
@@ -99,23 +104,31 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
             else "the server's own answers stand in them"
         )
         yield f"{path}: {rows} played turn by turn; {how}. Where they run out the first follows again."
-    elif file.recorded:
-        hold = "holds" if file.recorded == 1 else "hold"
-        yield f"{path}: {counted(file.recorded, 'row')} {hold} a recorded answer, which is not sent."
+    else:
+        yield from _left_out_notes(file)
+    if file.unheard:
+        yield f"{path}: what {listed([role[:MOST_NAME] for role in file.unheard])} say in its conversations is left out."
     if file.own_lengths > 0:
         some = "the row" if len(file) == 1 else f"{file.own_lengths} of {rows}"
         say = "says how long its" if file.own_lengths == 1 else "say how long their"
         yield f"{path}: {some} {say} answer may be, which wins over output_tokens."
-    if file.unsent is not None:
-        beside, prompt = file.unsent
+    if file.unsent:
+        names = [name[:MOST_NAME] for name in file.unsent]
+        more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+        are = "its column {} is" if len(names) == 1 else "its columns {} are"
         yield (
-            f"{path}: rows hold {beside} beside {prompt}, and {prompt} alone is sent; put both into one column, and name it "
-            "with --data-column."
+            f"{path}: {are.format(listed([*names[:MOST_NAMED], *more]))} not sent. What belongs to the prompt goes into its "
+            "column, and what belongs to the request into an object named body."
         )
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
-    if scenario.has_sessions:
-        return
+    if not scenario.has_sessions:
+        yield from _repeat_notes(file, scenario)
+
+
+def _repeat_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
+    """Yield where rows are sent again, and the server may still hold them."""
+    path, rows = file.path, counted(len(file), "row")
     if scenario.data_once:
         if len(scenario.concurrency) > 1:
             yield "Each level sends every row again: from the second on the server's prefix cache may hold the prompts."
@@ -130,6 +143,19 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         yield (
             f"{path} has {rows}, and {sent} requests are sent besides warm-ups: rows are sent again, and the server's "
             "prefix cache may hold what it has read before."
+        )
+
+
+def _left_out_notes(file: DataFile) -> Iterator[str]:
+    """Yield what rows hold and single requests do not send: recorded answers, and what follows them."""
+    if file.recorded:
+        hold = "holds" if file.recorded == 1 else "hold"
+        yield f"{file.path}: {counted(file.recorded, 'row')} {hold} a recorded answer, which is not sent."
+    if file.goes_on:
+        goes = "goes" if file.goes_on == 1 else "go"
+        yield (
+            f"{file.path}: {counted(file.goes_on, 'conversation')} {goes} on behind the first answer; what stands there is not "
+            "sent. With --answers conversations are played turn by turn."
         )
 
 

@@ -81,7 +81,7 @@ WRONG = [
     (["--prompt-file", "plain.txt", "--words", "10,20"], "the prompt file plain.txt has no {words} in it."),
     (["--prompt-file", "prompts.jsonl"], "looks like JSON lines, and would be sent whole, as one prompt"),
     (["--prompt-file", "utf16.toml"], "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8."),
-    (["--prompt-file", "binary"], "is not UTF-8 text (line"),
+    (["--prompt-file", "binary"], "is binary, not text; name the right file."),
     (["--prompt-file", "folder"], "the prompt file folder is a folder; name a file."),
     (["--prompt-file", "-"], "cannot read the prompt file -: No such file or directory; standard input is /dev/stdin."),
     (["--trace", "packed.csv"], "the trace packed.csv is gzip, which loadtest does not read; unpack it first."),

@@ -23,7 +23,7 @@ from loadtest.targets.context import check_lengths, not_granted
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.targets.run_facts import initial_facts
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.target import Target
+from loadtest.targets.target import Target, check_num_ctx
 from loadtest.targets.token_fit import fit_token_counts, loads
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload
@@ -175,3 +175,27 @@ def test_a_level_is_named_by_the_length_that_its_prompts_had(tmp_path: Path) -> 
 def test_of_a_shared_prompt_of_another_length_the_whole_is_said(counted: int, said: str) -> None:
     level = {"index": 0, "concurrency": 1, "system_tokens": 300, "input_tokens": 40, "output_tokens": 20}
     assert offered_load.label(level, np.full(5, float(counted))) == said
+
+
+@pytest.mark.parametrize(
+    ("asked", "api", "endpoint", "context", "words"),
+    [
+        (8192, "openai", "chat", 8192, None),
+        (8192, "openai", "chat", 16384, None),
+        (8192, "ollama", "chat", 2048, None),
+        (None, "openai", "chat", 2048, None),
+        (8192, "openai", "chat", 4096, "the model has a context of 4096 tokens, not 8192, and num_ctx cannot be set through the OpenAI"),
+        (8192, "openai", "chat", None, "num_ctx cannot be set through the OpenAI API; on an Ollama use --api ollama, elsewhere set the"),
+        (8192, "anthropic", "messages", None, "num_ctx cannot be set through messages; on an Ollama use --endpoint chat, elsewhere"),
+    ],
+)  # fmt: skip
+def test_a_scenarios_context_may_be_the_one_that_another_server_has(
+    asked: int | None, api: str, endpoint: str, context: int | None, words: str | None
+) -> None:
+    """scenarios/rag.toml and agent_loop.toml were refused by every llama.cpp and vLLM, however large its context."""
+    scenario = Scenario(num_ctx=asked, api=api, endpoint=endpoint)
+    if words is None:
+        check_num_ctx(scenario, api, context)
+    else:
+        with pytest.raises(ScenarioError, match=words):
+            check_num_ctx(scenario, api, context)

@@ -117,10 +117,10 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         ("number.jsonl", '{"prompt": 5}\n', "line 1, has a number for a prompt (column prompt), not a text."),
         ("length.jsonl", '{"prompt": "one", "max_tokens": -1}', "has -1 for a length (column max_tokens)"),
         ("half.jsonl", '{"prompt": "one\\ud83d"}\n', "line 1, column 16, is not JSON: no low surrogate"),
-        ("spread.jsonl", '{\n  "prompt": "one"\n}\n', "write each row on a line of its own (JSON lines)"),
+        ("glued.jsonl", '{"prompt": "one"}{"prompt": "two"}\n', "write each row on a line of its own (JSON lines)"),
         ("roles.jsonl", '{"messages": [{"content": "Hello"}]}', 'has no "role" and "content" in message 1 of messages'),
         ("open.json", '[{"prompt": "one"},\n{"prompt": "two"}\n', "line 2, begins a row that never ends"),
-        ("more.json", '["one"]\n["two"]', "line 1, goes on behind the array's end"),
+        ("more.json", '["one"]\n["two"]', "line 1, column 8, goes on behind the array's end"),
         ("silent.json", '[{"conversations": []}]', "no user speaks in its 1 conversation;"),
         ("latin.jsonl", b'{"prompt": "one"}\n{"prompt": "\xfc"}\n', "line 2, is not UTF-8 text"),
         ("latin.csv", b"prompt\none\n\xfc\n", "line 3, is not UTF-8 text"),
@@ -143,12 +143,12 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         (
             "wrapped.json",
             '{"data": [{"prompt": "one"}]}',
-            "keeps its rows under 'data'; save that list alone, as the whole file.",
+            "keeps its rows under 'data'; save that list alone, as the whole file (jq .data).",
         ),
         ("cells.csv", "id,prompt\n1,one,two\n", "line 2, has 3 cells and the file's first line 2; put quotes around"),
         ("quote.csv", 'prompt,id\n"one,1\ntwo,2\n', "line 2, begins a text in quotes that never ends."),
         ("head.csv", "id,prompt\n", "has no row; give one prompt a row."),
-        ("story.txt", "Tell me, please, a story.\n", "(One text for every request is given with --prompt-file.)"),
+        ("story.md", "Tell me, please, a story.\n", "(One text for every request is given with --prompt-file.)"),
         ("azure.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,3\n", "give the file with --trace"),
         ("moon.jsonl", '{"timestamp": 0, "input_length": 9, "output_length": 1}', "give the file with --trace"),
         (
@@ -348,16 +348,6 @@ def test_a_batch_files_body_is_laid_over_the_request(tmp_path: Path) -> None:
     assert body["model"] == "m"
     assert body["max_tokens"] == 9
     assert body["messages"] == [HELLO]
-
-
-def test_what_stands_beside_a_prompt_and_is_not_sent_is_said(tmp_path: Path) -> None:
-    rows = write(tmp_path, "a.jsonl", '{"question": "who?", "context": "a long text"}')
-    notes = check_files(Scenario(data=str(rows), requests=1, concurrency=[1], warmup=0))
-    assert len(notes) == 1
-    assert notes[0].startswith(
-        f"{rows}: rows hold context beside question, and question alone is sent; put both into one"
-    )
-    assert check_files(Scenario(data=str(rows), data_column="question", requests=1, concurrency=[1], warmup=0)) == []
 
 
 def test_a_prompt_file_of_rows_names_the_option_for_them(tmp_path: Path) -> None:

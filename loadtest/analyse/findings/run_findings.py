@@ -27,7 +27,7 @@ from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
-from loadtest.analyse.server.queue.passing import passed_share
+from loadtest.analyse.server.queue.passing import alone_share, passed_share
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import (
     Analysis,
@@ -43,6 +43,7 @@ from loadtest.analyse.verdict import outcome_rules
 from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
+MOSTLY_ALONE = 0.5  # of batch wait that passed with nobody else there: it is none
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
@@ -323,7 +324,7 @@ def batching(run: RunData, series: Series) -> Finding | None:
     found = None
     largest = LEAST_BATCH_WAIT
     for level in believed(series.levels):
-        if level.get("concurrency") == 1:
+        if alone_share(run, level["index"]) > MOSTLY_ALONE:
             continue  # no batch of others is in flight
         ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
         if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:

@@ -25,7 +25,7 @@ def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Sc
     `asked` is what the command says, `scenario` the same with the API that was found out.
     """
     known = known_by(server, model, scenario)
-    check_num_ctx(scenario, known.api)
+    check_num_ctx(scenario, known.api, model.context)
     dialect = known.dialect(scenario)  # raises for an option that it lacks
     length = f" for {TRIAL_TOKENS} tokens" if dialect.streams else ""
     print(f"Trying requests{length}, one after another: they may load the model, and cost tokens.", flush=True)

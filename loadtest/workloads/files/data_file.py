@@ -12,41 +12,29 @@ import itertools
 import re
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import orjson
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
+from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv, wrong_head
-from loadtest.workloads.files.data_row import (
-    IDS,
-    KNOWN,
-    LENGTH_KEYS,
-    SYSTEMS,
-    Row,
-    RowError,
-    is_plain,
-    loads,
-    plain_column,
-    read_row,
-    unsent_text,
-)
-from loadtest.workloads.files.trace import DELIMITERS
+from loadtest.workloads.files.columns import unsent_columns
+from loadtest.workloads.files.csv_head import is_head, read_head
+from loadtest.workloads.files.csv_mistakes import wrong_cells, wrong_csv
+from loadtest.workloads.files.data_row import NoPromptError, Row, RowError, is_plain, loads, plain_column, read_row
+from loadtest.workloads.files.json_pieces import BLOCK, MOST_ROW, Piece, array_pieces, is_spread, object_pieces, remedy
+from loadtest.workloads.files.wrong_row import holds_columns, without_prompt
 
-BLOCK = 1 << 20  # bytes that are read at once of a JSON array
-MOST_ROW = 64 << 20  # bytes
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001  # the length of such a pause
 SAME_AS_BEFORE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
-JSON_PIECES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 
 
 @contextmanager
@@ -59,21 +47,14 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(usual)
 
 
-class Piece(NamedTuple):
-    """A row's place in the file, and its bytes."""
-
-    start: int
-    end: int
-    body: bytes
-
-
 @dataclass(slots=True)
 class DataFile:
     """The rows of a data file. Picklable, for worker processes on this machine."""
 
     path: Path
     column: str | None
-    head: tuple[str, ...] | None = None  # names of a CSV file's columns; None: rows are JSON
+    head: tuple[str, ...] | None = None  # names of a CSV file's columns; None: rows are JSON, or lines
+    lines: bool = False  # each line is a prompt
     delimiter: str = ","
     starts: array[int] = field(default_factory=lambda: array("q"))
     ends: array[int] = field(default_factory=lambda: array("q"))
@@ -83,7 +64,9 @@ class DataFile:
     recorded: int = 0  # rows that end in an answer, which is not sent
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
-    unsent: tuple[str, str] | None = None  # of the first row: a long text that is not sent, and the prompt's column
+    goes_on: int = 0  # rows in which the user says more after the first answer
+    unheard: dict[str, None] = field(default_factory=dict)  # roles of whose words nothing is sent
+    unsent: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not sent
 
     @classmethod
     def read(cls, path: Path, column: str | None) -> DataFile:
@@ -114,6 +97,8 @@ class DataFile:
         return f"row {i + 1} (line {self._line(self.starts[i])})"
 
     def _value(self, body: bytes) -> Any:
+        if self.lines:
+            return body.decode().rstrip("\r\n")
         if self.head is None:
             return loads(body)
         with _long_cells():
@@ -131,18 +116,22 @@ class DataFile:
 
     def take_all(self, file: BinaryIO) -> None:
         """Read the file through, and remember where its rows are."""
-        pieces = self._csv_pieces(file) if self.head is not None else self._json_pieces(file)
-        keys, plain = None, None  # of a row of which nothing but one text is sent: most rows are alike
+        pieces = (
+            self._line_texts(file) if self.lines else self._csv_pieces(file) if self.head else self._json_pieces(file)
+        )
+        # of the row before: its columns, those that hold nothing, and the prompt's where nothing else of the row is sent
+        keys, blank, plain = None, list[Any](), None
         for number, (piece, value) in enumerate(pieces):
-            if not number:
-                self.unsent = unsent_text(value, self.column)
-            elif not number % YIELD_EVERY:
+            if number and not number % YIELD_EVERY:
                 time.sleep(PAUSE_S)
-            row: Row | None = SAME_AS_BEFORE
-            if plain is None or value.__class__ is not dict or value.keys() != keys or not is_plain(value[plain]):
-                if (plain := plain_column(value, self.column)) is not None:
-                    keys = value.keys()
-                row = self._read(piece, value)
+            alike = value.__class__ is dict and value.keys() == keys and not (blank and any(map(value.get, blank)))
+            if not alike or plain is None:
+                plain = plain_column(value, self.column)
+            row = SAME_AS_BEFORE if plain is not None and is_plain(value[plain]) else self._read(piece, value)
+            if not alike:
+                keys = value.keys() if isinstance(value, dict) else None
+                unsent, blank = unsent_columns(value, self.column)
+                self.unsent.update(dict.fromkeys(unsent))
             if row is None:
                 self.left_out += 1
             else:
@@ -152,11 +141,24 @@ class DataFile:
 
     def _read(self, piece: Piece, value: Any) -> Row | None:
         try:
-            return read_row(value, self.column)
+            row = read_row(value, self.column)
+            if row is not None and row.questions and holds_columns(value) and self._is_all(piece):
+                raise RowError("holds columns, not rows; write an object for each prompt")
+        except NoPromptError:
+            raise self._wrong(piece.start, without_prompt(value, self.column, alone=self._is_all(piece))) from None
         except RowError as error:
             raise self._wrong(piece.start, str(error)) from None
         except UnicodeEncodeError:
             raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
+        return row
+
+    def _is_all(self, piece: Piece) -> bool:
+        """Whether a row is all of the file."""
+        if self.starts or self.head is not None:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(piece.end)
+            return not file.read(BLOCK).strip(b" \t\r\n]")
 
     def _take(self, piece: Piece, row: Row) -> None:
         self.starts.append(piece.start)
@@ -164,14 +166,30 @@ class DataFile:
         self.answers.append(row.output_tokens or 0)
         self.own_lengths += row.output_tokens is not None
         self.recorded += row.answer is not None and row.messages is not None
+        self.goes_on += row.goes_on
+        self.unheard.update(dict.fromkeys(row.unheard))
         if row.body and self.with_body is None:
             self.with_body = ", ".join(map(str, row.body))
         if self.systems is None and row.has_system:
             self.systems = len(self.starts)
 
     def _wrong(self, offset: int, what: str) -> ScenarioError:
-        stop = "" if what.endswith("?") else "."
-        return ScenarioError(f"the data file {self.path}, line {self._line(offset)}, {what}{stop}")
+        stop = "" if what.endswith(("?", ".)")) else "."
+        return ScenarioError(f"the data file {self.path}, {self._place(offset)}, {what}{stop}")
+
+    def _place(self, offset: int, column: int | None = None) -> str:
+        """Return the line of an offset, and the column: `column` counts on from there, None: where the line says more before."""
+        before, line = b"", 1
+        with self.path.open("rb") as file:
+            while offset > 0 and (block := file.read(min(offset, BLOCK))):
+                offset -= len(block)
+                ends = block.count(b"\n")
+                line += ends
+                before = block.rpartition(b"\n")[2] if ends else before + block
+        before = before.removeprefix(codecs.BOM_UTF8)
+        if column is None and before.strip() in (b"", b"["):
+            return f"line {line}"
+        return f"line {line}, column {len(before.decode(errors='replace')) + (column or 1)}"
 
     # -- JSON ---------------------------------------------------------------------------------------------------------
 
@@ -179,7 +197,14 @@ class DataFile:
         begin = _after_mark(file)
         first = _first_byte(file)
         file.seek(begin)
-        pieces = self._array_pieces(file, begin) if first == b"[" else self._line_pieces(file, begin)
+        line = b"" if first == b"[" else next((one for one in file if one.strip()), b"")
+        file.seek(begin)
+        if first == b"[":
+            pieces = array_pieces(file, begin, self._wrong)
+        elif is_spread(line):
+            pieces = object_pieces(file, begin, self._wrong)
+        else:
+            pieces = self._line_pieces(file, begin)
         for piece in pieces:
             yield piece, self._parsed(piece)
 
@@ -191,19 +216,11 @@ class DataFile:
                 raise self._wrong(piece.start, "holds a NUL byte; save the file as UTF-8 text") from None
             if not is_utf8(piece.body):
                 raise self._wrong(piece.start, "is not UTF-8 text; save the file as UTF-8") from None
-            line = self._line(piece.start) + error.lineno - 1
+            at = piece.start + len(b"".join(piece.body.splitlines(keepends=True)[: error.lineno - 1]))
             what = re.sub(r":? ?line \d+ column \d+ \(char \d+\)", "", str(error))
             raise ScenarioError(
-                f"the data file {self.path}, line {line}, column {error.colno}, is not JSON: {what}{self._spread(piece)}."
+                f"the data file {self.path}, {self._place(at, error.colno)}, is not JSON: {what}{remedy(piece.body, what)}."
             ) from None
-
-    def _spread(self, piece: Piece) -> str:
-        """Return a hint where rows seem to be spread over several lines each, or lines end in a way that is none."""
-        body = piece.body.strip()
-        if b"\r" in body and b"\n" not in body:
-            return LONE_RETURNS
-        spread = body.endswith((b"{", b",")) or body == b"["
-        return "; write each row on a line of its own (JSON lines), or all of them as one array" if spread else ""
 
     def _line_pieces(self, file: BinaryIO, begin: int) -> Iterator[Piece]:
         at = begin
@@ -214,50 +231,19 @@ class DataFile:
             if line.strip():
                 yield Piece(start, at, line)
 
-    def _array_pieces(self, file: BinaryIO, begin: int) -> Iterator[Piece]:
-        """Yield the elements of the array that the file is."""
-        held, base = b"", begin  # bytes not yet done with, and where they begin
-        depth, start, seen = 0, begin, 0  # `seen` bytes of `held` were looked through
-        while True:
-            block = file.read(max(BLOCK, len(held)))
-            held += block
-            for found in JSON_PIECES.finditer(held, seen):
-                mark, at = found[0], base + found.start()
-                if mark == b'"':  # a text that goes on behind what was read
-                    break
-                seen = found.end()
-                if mark in (b"{", b"["):
-                    depth += 1
-                    start = at + 1 if depth == 1 else start
-                elif mark in (b"}", b"]", b","):
-                    depth -= mark != b","
-                    if depth == 0 or (depth == 1 and mark == b","):
-                        element = held[start - base : at - base]
-                        if element.strip():
-                            yield Piece(start + len(element) - len(element.lstrip()), at, element.lstrip())
-                        elif mark == b",":
-                            raise self._wrong(at, "has a comma with nothing before it")
-                        start = at + 1
-                    if depth == 0:
-                        if (held[seen:] + file.read(BLOCK)).strip():
-                            raise self._wrong(
-                                base + seen, "goes on behind the array's end; give one array, or JSON lines"
-                            )
-                        return
-            else:
-                seen = len(held)
-            if not block:
-                begun = start + len(held) - len(held.lstrip())
-                raise self._wrong(begun, "begins a row that never ends: the array's closing bracket is missing")
-            held, base, seen = held[start - base :], start, seen - (start - base)
-            if len(held) > MOST_ROW:
-                raise self._wrong(start, f"begins a row of more than {MOST_ROW >> 20} MiB; is it the right file?")
+    # -- lines, CSV ----------------------------------------------------------------------------------------------------------
 
-    # -- CSV ----------------------------------------------------------------------------------------------------------
+    def _line_texts(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
+        lines = _TextLines(self, file)
+        start = lines.at
+        for text in lines:
+            if text.strip():
+                yield Piece(start, lines.at, b""), text.rstrip("\r\n")
+            start = lines.at
 
     def _csv_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
         assert self.head is not None
-        lines = _CsvLines(self, file)
+        lines = _TextLines(self, file)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         for number in itertools.count():
             start = lines.at
@@ -274,14 +260,14 @@ class DataFile:
             yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
 
 
-class _CsvLines:
-    """Lines of a CSV file as text, and how far they were read: the reader takes no more of them than a row needs."""
+class _TextLines:
+    """Lines of a file as text, and how far they were read: the reader takes no more of them than a row needs."""
 
     def __init__(self, data: DataFile, file: BinaryIO) -> None:
         self.at = _after_mark(file)
         self._data, self._file = data, file
 
-    def __iter__(self) -> _CsvLines:
+    def __iter__(self) -> _TextLines:
         return self
 
     def __next__(self) -> str:
@@ -329,49 +315,15 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     data = DataFile(path, column)
     if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
         return data
-    return _with_head(data, next(_CsvLines(data, file)))
-
-
-def _with_head(data: DataFile, line: str) -> DataFile:
-    """Return a CSV file with the names of its columns."""
-    heads: dict[str, list[str]] = {}
-    wrong = csv.Error()
-    for delimiter in DELIMITERS:
-        try:
-            heads[delimiter] = next(csv.reader([line], delimiter=delimiter, strict=True), [])
-        except csv.Error as error:  # "a","b" is none with semicolons
-            wrong = error
-    if not heads:
-        raise ScenarioError(f"the data file {data.path}, line 1, {wrong_csv(wrong)}.")
-    data.delimiter = max(heads, key=lambda one: len(heads[one]))
-    names = [name.strip() for name in heads[data.delimiter]]
-    data.head = tuple(_column_names(names, data.column))
-    wanted = [data.column] if data.column is not None else KNOWN
-    if trouble := wrong_head(line, data.head, (*wanted, *IDS, *LENGTH_KEYS, *SYSTEMS)):
-        raise ScenarioError(f"the data file {data.path}, line 1, {trouble}.")
-    if not set(wanted) & set(data.head):
-        has = short_repr(", ".join(names))
-        if data.column is not None:
-            raise ScenarioError(f"the data file {data.path} has no column {short_repr(data.column)}; it has {has}.")
-        try:
-            read_row(dict.fromkeys(data.head, ""), None)
-        except RowError as error:
-            if "trace" in str(error):
-                raise ScenarioError(f"the data file {data.path}, line 1, {error}.") from None
-        raise ScenarioError(
-            f"the data file {data.path}, line 1, names no column prompt, text or question; it has {has}: name the prompt's "
-            "with --data-column, or write the columns' names above all rows. (One text for every request is given with "
-            "--prompt-file.)"
-        )
+    line = next(_TextLines(data, file))
+    if suffix == ".txt" and column is None and not is_head(line):
+        data.lines = True
+        return data
+    try:
+        data.delimiter, data.head = read_head(line, column)
+    except RowError as error:
+        raise data._wrong(0, str(error)) from None  # noqa: SLF001
     return data
-
-
-def _column_names(names: Sequence[str], column: str | None) -> Iterator[str]:
-    """Yield the names of columns, those that are known in lower case."""
-    for name in names:
-        lower = name.lower()
-        known = lower in (*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS) and name != column
-        yield lower if known else name
 
 
 def _after_mark(file: BinaryIO) -> int:

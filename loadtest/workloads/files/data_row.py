@@ -13,21 +13,26 @@ from typing import Any
 import orjson
 
 from loadtest.scenario import TOKEN_COUNTS, short_repr
-from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS, read_count
-from loadtest.workloads.messages import calls_a_tool, is_message, text_of
-
-PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
-CONVERSATIONS = ("messages", "conversations", "conversation")
-IDS = ("id", "custom_id", "row_id", "question_id", "task_id")
-LENGTH_KEYS = (
-    "output_tokens",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "output_length",
-    "num_predict",
+from loadtest.workloads.files.columns import (
+    ANSWERS,
+    CONVERSATIONS,
+    IDS,
+    KNOWN,
+    LENGTH_KEYS,
+    PARAMS,
+    SYSTEMS,
+    at,
+    prompt_column,
+    with_usual_names,
 )
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
+from loadtest.workloads.files.trace import read_count
+from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, is_message, text_of
+
+ROLES = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "ai", "bot", "model"), "assistant"),
+    **{role: role for role in ("system", "developer", "tool")},
+}
 OWN = {
     "model",
     "messages",
@@ -36,11 +41,9 @@ OWN = {
     "stream",
     *LENGTH_KEYS,
 }  # keys of a batch body that are not sent as they are
-KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
-SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
-TURNS = "turns"  # what a user says turn by turn, in MT-Bench
-# long texts that some data sets keep beside a question
-UNSENT = ("context", "passage", "document", "documents", "article")
+HEARD = ("system", "user", "assistant")  # roles of a ShareGPT conversation
+MESSAGE = ("role", "content", "name", *WITHOUT_CONTENT)  # of what data sets say of a message, what servers take
+SPEAKERS = ("role", "sender", "from", "author")  # columns that say who speaks, in a row that is a message by itself
 
 
 def loads(body: bytes) -> Any:
@@ -60,8 +63,17 @@ def loads(body: bytes) -> Any:
         return orjson.loads(known)
 
 
+ONE_MESSAGE = (
+    'is one message, not a conversation; give each conversation as a row: {"messages": [{"role": …, "content": …}, …]}'
+)
+
+
 class RowError(Exception):
     """What is wrong with a row: a phrase that follows "line 7"."""
+
+
+class NoPromptError(RowError):
+    """A row without a prompt where one is looked for; what to say of it depends on the rest of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +88,17 @@ class Row:
     answer: str | None = None  # that was recorded: not sent
     transcript: tuple[Mapping[str, Any], ...] = ()  # the whole conversation with its answers, to be played turn by turn
     questions: bool = False  # its messages are a user's alone, each to be answered before the next
+    unheard: tuple[str, ...] = ()  # roles of the conversation whose words are left out
 
     @property
     def has_system(self) -> bool:
         return self.messages is not None and self.messages[0].get("role") == "system"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a user says more in the whole conversation than in the request."""
+        sent = self.messages or self.transcript[:1]
+        return len(self.transcript) > len(sent) and _count_users(self.transcript) > _count_users(sent)
 
 
 def read_row(value: Any, column: str | None) -> Row | None:
@@ -93,56 +112,93 @@ def read_row(value: Any, column: str | None) -> Row | None:
         # the messages alone, without an object around them
         return _conversation(value, "messages", None, None, None, None)
     if not isinstance(value, dict):
-        raise RowError(f"is {_kind_of(value)}, not an object with a prompt")
-    name = column if column is not None else next((one for one in KNOWN if value.get(one) not in (None, "")), None)
-    if name is None and isinstance(value.get(TURNS), list):
-        name = TURNS
-    if name is None and isinstance(value.get("params"), dict) and value["params"].get("messages"):
-        value, name = {**value, "body": value["params"]}, "body"  # a request of Anthropic's batches
-    if name is None or name not in value:
-        raise RowError(_without_prompt(value, column))
-    row_id = next((str(value[one]) for one in IDS if isinstance(value.get(one), str | int)), None)
-    given = value[name]
+        raise RowError(f"is {kind_of(value)}, not an object with a prompt")
+    value = with_usual_names(value)
+    name = column if column is not None else prompt_column(value)
+    if name is None and isinstance(value.get(PARAMS), dict) and value[PARAMS].get("messages"):
+        value, name = {**value, "body": value[PARAMS]}, "body"  # a request of Anthropic's batches
+    try:
+        given = None if name is None else _unpacked(at(value, name), name)
+    except KeyError:
+        name = None
+    if name is None:
+        raise NoPromptError
+    row_id, length = _row_id(value), _output_length(value)
     if name == "body" and isinstance(given, dict):
         return _batch_row(given, row_id)
-    length = _output_length(value)
+    if isinstance(given, dict):
+        return _inner_row(given, name, row_id, length)
+    system = _system_of(value)
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
         # a list of texts is what a user says turn by turn, without answers, as in MT-Bench
-        row = _text_row(_prompt_text(given[0], name), output_tokens=length, id=row_id)
-        return replace(row, transcript=tuple(_user(text) for text in given if text.strip()), questions=True)
+        row = _text_row(_prompt_text(given[0], name), output_tokens=length, id=row_id, body=_body_keys(value))
+        row = replace(row, transcript=tuple(_user(text) for text in given if text.strip()), questions=True)
+        return _with_system(row, system)
     if isinstance(given, list) or name in CONVERSATIONS:
-        return _conversation(given, name, length, row_id, _system_of(value), _body_keys(value))
+        return _conversation(given, name, length, row_id, system, _body_keys(value))
     text = _prompt_text(given, name)
+    if column is None and any(
+        isinstance(value.get(one), str) and value[one].strip().lower() in ROLES for one in SPEAKERS
+    ):
+        raise RowError(ONE_MESSAGE)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
-    answer = next((value[one] for one in ("answer", "output", "response") if isinstance(value.get(one), str)), None)
+    answer = next((value[one] for one in ANSWERS if isinstance(value.get(one), str)), None)
     row = _text_row(text, output_tokens=length, id=row_id, body=_body_keys(value), answer=answer)
-    system = None if name in SYSTEMS else _system_of(value)
-    if system is not None:
-        messages = ({"role": "system", "content": system}, *row.transcript)
-        row = replace(row, text=text_of(messages), messages=messages, transcript=messages)
+    row = row if name in SYSTEMS else _with_system(row, system)
     return (
         row if answer is None else replace(row, transcript=(*row.transcript, {"role": "assistant", "content": answer}))
     )
 
 
+def _unpacked(given: Any, name: str) -> Any:
+    """Return what stands in a column, read where it is JSON in a text, as tables have it for conversations."""
+    if name not in (*CONVERSATIONS, "body") or not isinstance(given, str) or given.lstrip()[:1] not in ("[", "{"):
+        return given
+    try:
+        return loads(given.encode())
+    except orjson.JSONDecodeError as error:
+        what = f"a text that begins like JSON under {name} and is none: {error.msg}"
+        raise RowError(f"has {what} (column {error.colno} of the text)") from None
+
+
+def _row_id(value: Mapping[str, Any]) -> str | None:
+    found = (value[one] for one in IDS if one in value)
+    return next((str(one) for one in found if (isinstance(one, str) and one.strip()) or type(one) is int), None)
+
+
+def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int | None) -> Row | None:
+    """Return the request of an object in a row that is a row itself: {"input": {"messages": […]}}."""
+    speaker = next((given[one] for one in SPEAKERS if isinstance(given.get(one), str)), "")
+    if _usual_role(speaker) == "user":  # of a tree of messages, the first
+        given = {one: each for one, each in given.items() if one not in SPEAKERS}
+    try:
+        row = read_row(given, None)
+    except NoPromptError:
+        raise RowError(f"has an object for a prompt (column {name}), not a text") from None
+    except RowError as error:
+        raise RowError(f"{error} (in column {name})") from None
+    if row is None:
+        return None
+    return replace(row, id=row_id or row.id, output_tokens=length if length is not None else row.output_tokens)
+
+
+def _with_system(row: Row, system: str | None) -> Row:
+    if system is None:
+        return row
+    said: Mapping[str, Any] = {"role": "system", "content": system}
+    messages = (said, _user(row.text))
+    return replace(row, text=text_of(messages), messages=messages, transcript=(said, *row.transcript))
+
+
 def plain_column(value: Any, column: str | None) -> str | None:
     """Return the column of a row's prompt where it is a text and nothing else of the row is sent; else None."""
-    if not isinstance(value, dict) or any(name in value for name in (*LENGTH_KEYS, *SYSTEMS)):
+    if not isinstance(value, dict) or any(name in value for name in (*LENGTH_KEYS, *SYSTEMS, *SPEAKERS)):
         return None
     name = column if column is not None else next((one for one in KNOWN if one in value), None)
     if name is None or name in CONVERSATIONS or name == "instruction" or "body" in value:
         return None
     return name if is_plain(value.get(name)) else None
-
-
-def unsent_text(value: Any, column: str | None) -> tuple[str, str] | None:
-    """Return the name of a long text that stands in a row beside its prompt and is not sent, and the prompt's; else None."""
-    if column is not None or not isinstance(value, dict):
-        return None
-    name = next((one for one in KNOWN if value.get(one) not in (None, "")), None)
-    beside = next((one for one in UNSENT if value.get(one) and isinstance(value[one], str | list)), None)
-    return None if name not in PROMPTS or beside is None else (beside, name)
 
 
 def is_plain(text: Any) -> bool:
@@ -153,26 +209,40 @@ def is_plain(text: Any) -> bool:
 def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     """Return what a request of an OpenAI batch file asks for: its messages or its prompt, and its length."""
     length, extra = _output_length(body), {key: value for key, value in body.items() if key not in OWN} or None
-    given = body.get("messages", body.get("input"))
+    name = next((one for one in ("messages", "input") if body.get(one) is not None), "prompt")
+    given = body.get(name)
+    if isinstance(given, list) and all(isinstance(one, str) for one in given):
+        raise RowError(f"has a list of texts under body.{name}; give each text a row of its own")
     if isinstance(given, list):
         system = None if extra is None or not isinstance(extra.get("system"), str) else extra.pop("system")
-        row = _conversation(given, "body.messages", length, row_id, system, extra or None, recorded=False)
+        row = _conversation(given, f"body.{name}", length, row_id, system, extra or None, recorded=False)
         if row is None:
-            raise RowError("has no message of a user in body.messages")
+            raise RowError(f"has no message of a user in body.{name}")
         return row
-    text = given if given is not None else body.get("prompt")
-    if text is None:
-        raise RowError(f"has neither messages nor prompt in its body; it has {_names(body)}")
-    return _text_row(_prompt_text(text, "body.prompt"), output_tokens=length, id=row_id, body=extra)
+    if given is None:
+        raise RowError(f"has neither messages nor prompt in its body; it has {names_of(body)}")
+    return _text_row(_prompt_text(given, f"body.{name}"), output_tokens=length, id=row_id, body=extra)
 
 
 def _system_of(value: Mapping[str, Any]) -> str | None:
     """Return the system prompt that stands in a row beside its prompt; None where there is none."""
-    return next((said for name in SYSTEMS if isinstance(said := value.get(name), str) and said.strip()), None)
+    name = next((one for one in SYSTEMS if value.get(one) not in (None, "", [])), None)
+    if name is None:
+        return None
+    said = value[name]
+    if isinstance(said, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in said):
+        said = text_of([{"content": said}])
+    if not isinstance(said, str):
+        raise RowError(f"has {kind_of(said)} for a system prompt (column {name}), not a text")
+    return said if said.strip() else None
 
 
 def _has_role_and_content(message: Any) -> bool:
     return is_message(message) and isinstance(message.get("role"), str)
+
+
+def _count_users(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(one.get("role") == "user" for one in messages)
 
 
 def _text_row(text: str, **more: Any) -> Row:
@@ -199,76 +269,79 @@ def _conversation(
     without the recorded answer that they may end in.
     """
     if not isinstance(given, list):
-        raise RowError(f"has {_kind_of(given)} under {name}, not a list of messages")
+        raise RowError(f"has {kind_of(given)} under {name}, not a list of messages")
     shared = any(isinstance(turn, dict) and "from" in turn for turn in given)
-    messages = [_as_message(turn) for turn in given] if shared else [_with_usual_role(message) for message in given]
-    answer, transcript = None, messages
-    if shared or name != "messages":
-        transcript = [one for one in messages if _speaks(one)]
-        messages, answer = _before_first_answer(messages, name)
-    elif recorded and messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+    messages = [
+        _as_message(turn, place, name) if shared else _usual(turn, place, name) for place, turn in enumerate(given, 1)
+    ]
+    answer, transcript, unheard = None, messages, ()
+    if shared or name in ("conversations", "conversation"):
+        heard = (one for one in messages if one["role"] in HEARD and _says_something(one))
+        transcript = [{key: each for key, each in one.items() if key in MESSAGE} for one in heard]
+        left_out = (one["role"] for one in messages if one["role"] not in HEARD and _says_something(one))
+        unheard = tuple(dict.fromkeys(left_out))
+        messages, answer = _before_first_answer(transcript)
+    elif recorded and messages and messages[-1].get("role") == "assistant":
         answer = text_of(messages[-1:])
         messages = messages[:-1]
-    if not messages:
-        if shared or not given:
-            return None
-        raise RowError(f"has no message of a user under {name}")
-    for place, message in enumerate(messages, 1):
-        if not _has_role_and_content(message):
-            raise RowError(f'has no "role" and "content" in message {place} of {name}: {short_repr(message)}')
-        if not isinstance(content := message.get("content"), str | list | dict | None):
-            raise RowError(f"has {_kind_of(content)} for the content of message {place} of {name}, not a text")
-    if not any(map(_says_something, messages)):
-        raise RowError(f"has an empty prompt (under {name})")
+    if not messages and (shared or not given):
+        return None
+    asking = [one for one in messages if one["role"] not in ("system", "developer", "assistant")]
+    if not any(map(_says_something, asking)):
+        raise RowError(f"has an empty prompt (under {name})" if asking else f"has no message of a user under {name}")
     if system is not None and messages[0].get("role") != "system":
         messages, transcript = ([{"role": "system", "content": system}, *said] for said in (messages, transcript))
-    return Row(text_of(messages), tuple(messages), length, row_id, extra, answer, tuple(transcript))
+    return Row(text_of(messages), tuple(messages), length, row_id, extra, answer, tuple(transcript), unheard=unheard)
 
 
 def _says_something(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
+    if isinstance(content, list):
+        content = any(not isinstance(part, dict) or part.get("type") != "text" or part.get("text") for part in content)
     return bool(content.strip() if isinstance(content, str) else content) or calls_a_tool(message)
 
 
-def _speaks(message: Any) -> bool:
-    """Whether a turn of a ShareGPT conversation is the system's, the user's or the model's, and says something."""
-    known = isinstance(message, dict) and message.get("role") in ("system", "user", "assistant")
-    return known and bool(str(message.get("content") or "").strip())
-
-
-def _before_first_answer(messages: Sequence[Any], name: str) -> tuple[list[Any], str | None]:
+def _before_first_answer(said: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str | None]:
     """Return the system's and the user's turns before the first answer to them, and that answer."""
-    kept: list[Any] = []
-    for place, message in enumerate(messages, 1):
-        if not isinstance(message, dict):
-            raise RowError(f"has {_kind_of(message)} in turn {place} of {name}, not an object")
-        role = message.get("role")
-        asked = any(one["role"] == "user" for one in kept)
-        if role == "assistant":
-            if asked:
-                return kept, text_of([message])
-        elif role in ("system", "user") and str(message.get("content") or "").strip():
+    kept: list[Mapping[str, Any]] = []
+    asked = False
+    for message in said:
+        if message["role"] != "assistant":
             kept.append(message)
-    return (kept, None) if any(one["role"] == "user" for one in kept) else ([], None)
+            asked = asked or message["role"] == "user"
+        elif asked:
+            return kept, text_of([message])
+    return (kept, None) if asked else ([], None)
 
 
-def _as_message(turn: Any) -> Any:
+def _as_message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
+    """Return a turn of a ShareGPT conversation as a message."""
     if not isinstance(turn, dict):
-        return turn
-    role = str(turn.get("from"))
-    return {"role": ROLES.get(role, role), "content": turn.get("value")}
+        raise RowError(f"has {kind_of(turn)} in turn {place} of {name}, not an object")
+    if not isinstance(content := turn.get("value"), str | list | dict | None):
+        raise RowError(f"has {kind_of(content)} for the value of turn {place} of {name}, not a text")
+    return {"role": _usual_role(str(turn.get("from"))), "content": content}
 
 
-def _with_usual_role(message: Any) -> Any:
-    """Return a message with ShareGPT's names of roles, which no server knows, in the words of chat APIs."""
-    role = message.get("role") if isinstance(message, dict) else None
-    known = ROLES.get(role) if isinstance(role, str) else None
-    return message if known in (None, role) else {**message, "role": known}
+def _usual(message: Any, place: int, name: str) -> Mapping[str, Any]:
+    """Return a message, its role in the words of chat APIs, where data sets have others that no server knows."""
+    if not isinstance(message, dict):
+        raise RowError(f"has {kind_of(message)} in message {place} of {name}, not an object")
+    if not _has_role_and_content(message):
+        raise RowError(f'has no "role" and "content" in message {place} of {name}; it has {names_of(message)}')
+    if not isinstance(content := message.get("content"), str | list | dict | None):
+        raise RowError(f"has {kind_of(content)} for the content of message {place} of {name}, not a text")
+    role = _usual_role(message["role"])
+    return message if role == message["role"] else {**message, "role": role}
+
+
+def _usual_role(role: str) -> str:
+    return ROLES.get(role.strip().lower(), role)
 
 
 def _prompt_text(text: Any, name: str) -> str:
     if not isinstance(text, str):
-        raise RowError(f"has {_kind_of(text)} for a prompt (column {name}), not a text")
+        raise RowError(f"has {kind_of(text)} for a prompt (column {name}), not a text")
     if not text.strip():
         raise RowError(f"has an empty prompt (column {name})")
     if "\0" in text:
@@ -301,38 +374,10 @@ def _body_keys(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return said or None
 
 
-def _without_prompt(value: Mapping[str, Any], column: str | None) -> str:
-    if column is not None:
-        return f"has no column {short_repr(column)}; it has {_names(value)}"
-    lower = {str(name).strip().lower() for name in value}
-    if {"role", "content"} <= lower or {"from", "value"} <= lower:
-        return 'is one message, not a conversation; give each conversation as a row: {"messages": [{"role": …, "content": …}, …]}'
-    if lower & {*INPUTS, "hash_ids"} and lower & set(INSTANT_COLUMNS):
-        return (
-            "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
-            "with --input-tokens 'empirical(FILE)'"
-        )
-    rows = [name for name, each in value.items() if isinstance(each, list) and each and isinstance(each[0], dict)]
-    if len(rows) == 1 and _is_row(value[rows[0]][0]):
-        return f"keeps its rows under {short_repr(rows[0])}; save that list alone, as the whole file"
-    empty = [name for name in KNOWN if name in value]
-    if empty:
-        return f"has an empty prompt (column {empty[0]})"
-    return f"has no column prompt, text, question or messages; it has {_names(value)}: name one with --data-column"
-
-
-def _is_row(value: Any) -> bool:
-    """Whether this is a row that could be sent."""
-    try:
-        return read_row(value, None) is not None
-    except RowError:
-        return False
-
-
-def _names(value: Mapping[str, Any]) -> str:
+def names_of(value: Mapping[Any, Any]) -> str:
     return short_repr(", ".join(map(str, value)) or "none")
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
     kinds = {type(None): "nothing", bool: "a truth value", str: "a text", list: "a list", dict: "an object"}
     return kinds.get(type(value), "a number")

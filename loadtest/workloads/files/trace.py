@@ -35,10 +35,11 @@ from loadtest.text import percent
 
 MOST_BYTES = 1 << 30
 
-# What traces call their columns: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's (Request tokens), ours.
-INSTANT_COLUMNS = ("t", "time", "timestamp")
-INPUTS = ("input_tokens", "input_length", "contexttokens", "request tokens")
-OUTPUTS = ("output_tokens", "output_length", "generatedtokens", "response tokens")
+# What traces call their columns: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's (Request tokens), Vidur's
+# (num_prefill_tokens), Splitwise's (prompt_size), ours.
+INSTANT_COLUMNS = ("t", "time", "timestamp", "arrived_at", "arrival_timestamp")
+INPUTS = ("input_tokens", "input_length", "contexttokens", "request tokens", "num_prefill_tokens", "prompt_size")
+OUTPUTS = ("output_tokens", "output_length", "generatedtokens", "response tokens", "num_decode_tokens", "token_size")
 HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks of 512 tokens
 PROMPT_NAMES = ("prompt", "text", "question", "messages", "conversations")  # a file with one of them is no trace
 LOOKED_AT = 1 << 20  # bytes

@@ -1,0 +1,273 @@
+"""Shapes that data sets, other tools and exports of chats have: what is sent of each, what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario import Scenario
+from loadtest.workloads.data_source import data_file
+from loadtest.workloads.files.data_row import Row
+from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.tokens import Counter
+from loadtest.workloads.workload import Workload, check_files
+
+SYSTEM, ONE, TWO = (
+    {"role": role, "content": text} for role, text in (("system", "S"), ("user", "one"), ("user", "two"))
+)
+ANSWER = {"role": "assistant", "content": "A"}
+TOLD = [ONE, ANSWER, TWO]
+PAIR = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "A"}]
+
+
+def write(folder: Path, name: str, content: Any) -> Path:
+    path = folder / name
+    text = content if isinstance(content, str | bytes) else "".join(json.dumps(row) + "\n" for row in content)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def rows_of(path: Path, column: str | None = None) -> list[Row]:
+    file = data_file(Scenario(data=str(path), data_column=column))
+    assert file is not None
+    return [file.row(i) for i in range(len(file))]
+
+
+def notes_of(path: Path, **keys: Any) -> list[str]:
+    return check_files(Scenario(data=str(path), requests=1, concurrency=[1], warmup=0, **keys))
+
+
+def refusal(path: Path, column: str | None = None) -> str:
+    with pytest.raises(ScenarioError) as error:
+        check_files(Scenario(data=str(path), data_column=column))
+    sentence = str(error.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    assert not sentence.endswith(("..", ".)."))
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("batch.jsonl", [{"custom_id": "a", "body": {"messages": [SYSTEM, *TOLD]}}], ["S\none\nA\ntwo"]),
+        ("items.jsonl", [{"custom_id": "a", "body": {"input": TOLD}}], ["one\nA\ntwo"]),
+        ("anthropic.jsonl", [{"custom_id": "a", "params": {"messages": TOLD}}], ["one\nA\ntwo"]),
+        ("trl.jsonl", [{"prompt": TOLD, "completion": [ANSWER]}], ["one\nA\ntwo"]),
+        ("langfuse.jsonl", [{"id": "t", "input": [SYSTEM, ONE], "output": ANSWER}], ["S\none"]),
+        ("nested.jsonl", [{"id": "t", "input": {"messages": [ONE]}}], ["one"]),
+        ("tree.jsonl", [{"prompt": {"text": "one", "role": "prompter", "replies": []}}], ["one"]),
+        ("alpaca.json", [{"instruction": "Add", "input": "1 2", "output": "3", "text": "Add 1 2: 3"}], ["Add\n\n1 2"]),
+        ("upper.jsonl", [{"Question": "one"}, {"PROMPT": "two"}], ["one", "two"]),
+        ("spread.json", '{\n  "prompt": "one"\n}\n', ["one"]),
+        ("jq.json", '{\n "prompt": "a {\\" [",\n "n": [1,\n 2]\n}\n{\n "prompt": "two"\n}\n', ['a {" [', "two"]),
+        ("marked.json", '\ufeff{\r\n "prompt": "one"\r\n}', ["one"]),
+        ("table.csv", 'id,messages\n1,"[{""role"": ""user"", ""content"": ""one""}]"\n', ["one"]),
+        ("packed.jsonl", [{"body": json.dumps({"messages": [ONE]})}], ["one"]),
+        ("lines.txt", "Tell me, please.\r\n\n  two \n{x}", ["Tell me, please.", "  two ", "{x}"]),
+        ("head.txt", "prompt\none\n", ["one"]),
+        ("parts.jsonl", [{"system": [{"type": "text", "text": "S"}], "prompt": "one"}], ["S\none"]),
+        ("turns.jsonl", [{"system": "S", "turns": ["one", "two"]}], ["S\none"]),
+        (
+            "glm.jsonl",
+            [{"messages": [{"role": "User", "content": "one"}, {"role": "Assistant", "content": "A"}]}],
+            ["one"],
+        ),
+        ("gemini.jsonl", [{"messages": [ONE, {"role": "model", "content": "A"}]}], ["one"]),
+    ],
+)
+def test_what_is_asked_is_sent_whole(tmp_path: Path, name: str, content: Any, texts: list[str]) -> None:
+    assert [row.text for row in rows_of(write(tmp_path, name, content))] == texts
+
+
+def test_a_batchs_history_arrives_as_messages(tmp_path: Path) -> None:
+    (row,) = rows_of(write(tmp_path, "a.jsonl", [{"custom_id": "a", "body": {"messages": [SYSTEM, *TOLD]}}]))
+    assert row.messages == (SYSTEM, *TOLD)
+    assert row.answer is None
+
+
+def test_notes_of_a_data_set_beside_a_message_are_not_sent(tmp_path: Path) -> None:
+    wildchat = {"conversation": [{**ONE, "country": "US", "timestamp": None}, {**ANSWER, "toxic": False}, TWO]}
+    (row,) = rows_of(write(tmp_path, "a.jsonl", [wildchat]))
+    assert (row.messages, row.transcript) == ((ONE,), (ONE, ANSWER, TWO))
+    own = {**ONE, "name": "Eve", "cache_control": {"type": "ephemeral"}}
+    (row,) = rows_of(write(tmp_path, "b.jsonl", [{"messages": [own]}]))
+    assert row.messages == (own,)
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "text"),
+    [
+        ("request.body", {"request": {"body": {"messages": [ONE], "max_tokens": 3}}}, "one"),
+        ("request.body.messages", {"request": {"body": {"messages": [ONE]}}}, "one"),
+        ("row.text", {"row": {"text": "one", "label": 1}}, "one"),
+        ("a.b", {"a.b": "one", "a": {"b": "two"}}, "one"),
+        ("items", {"items": PAIR}, "one"),
+        ("chat", {"chat": TOLD}, "one\nA\ntwo"),
+    ],
+)
+def test_a_column_may_be_deeper(tmp_path: Path, column: str, row: dict[str, Any], text: str) -> None:
+    assert [one.text for one in rows_of(write(tmp_path, "a.jsonl", [row]), column)] == [text]
+
+
+def test_an_inner_row_keeps_the_outer_ones_id_and_its_own_length(tmp_path: Path) -> None:
+    row = {"id": "outer", "input": {"id": "inner", "messages": [ONE], "max_tokens": 3}}
+    (found,) = rows_of(write(tmp_path, "a.jsonl", [row]))
+    assert (found.id, found.output_tokens) == ("outer", 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "length"),
+    [
+        ({"prompt": "a", "output_len": 7}, None, 7),
+        ({"prompt": "a", "expected_output_len": 7.0}, None, 7),
+        ({"prompt": "a", "output_tokens_count": "7"}, None, 7),
+        ({"prompt": "a", "max_new_tokens": 7}, None, 7),
+        ({"Prompt": "a", "Max Tokens": 7, "ID": "x"}, "x", 7),
+        ({"prompt": "a", "conversation_id": "c"}, "c", None),
+        ({"prompt": "a", "_id": "c"}, "c", None),
+        ({"prompt": "a", "id": True}, None, None),
+        ({"prompt": "a", "id": " ", "task_id": 3}, "3", None),
+    ],
+)
+def test_lengths_and_ids_have_many_names(
+    tmp_path: Path, row: dict[str, Any], name: str | None, length: int | None
+) -> None:
+    (found,) = rows_of(write(tmp_path, "a.jsonl", [row]))
+    assert (found.id, found.output_tokens) == (name, length)
+
+
+def test_columns_of_a_spreadsheet_are_known_with_blanks(tmp_path: Path) -> None:
+    (row,) = rows_of(write(tmp_path, "a.csv", "ID;Prompt;Max Tokens\r\n7;one;5\r\n"))
+    assert (row.text, row.id, row.output_tokens) == ("one", "7", 5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        ([{"question": "q", "context": "c"}], "its column context is not sent."),
+        ([{"question": "q", "choices": ["a"], "subject": "s"}], "its columns choices and subject are not sent."),
+        ([{"messages": [ONE], "tools": [{}], "temperature": 0}], "its columns tools and temperature are not sent."),
+        (
+            [{"instruction": "a", "context": ""}, {"instruction": "b", "context": "c"}],
+            "its column context is not sent.",
+        ),
+        ([{"prompt": "a"}, {"prompt": "b", "images": ["x"]}], "its column images is not sent."),
+        ([{"messages": [ONE], "prompt": "one"}], "its column prompt is not sent."),
+        ([{"prompt": "a", **{f"c{i}": 1 for i in range(12)}}], "c6, c7 and 4 more are not sent."),
+    ],
+)
+def test_columns_that_are_not_sent_are_said(tmp_path: Path, rows: list[dict[str, Any]], columns: str) -> None:
+    path = write(tmp_path, "a.jsonl", rows)
+    assert any(columns in note for note in notes_of(path))
+    if "prompt" in rows[0]:  # named by the user, who then knows
+        assert not any(columns in note for note in notes_of(path, data_column="prompt"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "id": 1, "max_tokens": 3, "system": "S", "body": {"top_p": 1}, "answer": "x"},
+        {"instruction": "a", "input": "b", "output": "c"},
+        {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [ONE], "model": "m"}},
+        {"custom_id": "a", "params": {"messages": [ONE]}},
+        {"": "0", "prompt": "a", "note": "", "tags": []},
+    ],
+)
+def test_nothing_is_said_of_what_is_read_or_empty(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert not [note for note in notes_of(write(tmp_path, "a.jsonl", [row])) if "not sent. What" in note]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"conversations": [*PAIR, *PAIR]},
+            "1 conversation goes on behind the first answer; what stands there is not sent",
+        ),
+        ({"turns": ["one", "two"]}, "1 conversation goes on behind the first answer"),
+        (
+            {"conversations": [*PAIR, {"from": "observation", "value": "x"}]},
+            "what observation say in its conversations is left out",
+        ),
+    ],
+)
+def test_turns_that_are_not_sent_are_said(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    path = write(tmp_path, "a.jsonl", [row])
+    assert any(words in note for note in notes_of(path))
+    if "goes on" in words:
+        assert not any(words in note for note in notes_of(path, answers="recorded"))
+
+
+def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "one\ntwo\n")
+    assert notes_of(path) == [
+        f"{path}: each of its 2 lines is sent as a prompt; one text for every request is given with --prompt-file."
+    ]
+    workload = pickle.loads(
+        pickle.dumps(Workload(Scenario(data=str(path), seed=1, concurrency=[1]), Counter("estimate")))
+    )
+    level = workload.scenario.levels()[0]
+    assert [workload.job(level, i).prompt for i in range(2)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("talk.jsonl", [{"text": "one", "role": "prompter"}], "line 1, is one message, not a conversation; give each"),
+        ("pairs.jsonl", [{"conversation": [{"human": "one", "assistant": "A"}]}], "message 1 of conversation; it has 'human, assis"),
+        ("chain.jsonl", [{"messages": [{"type": "human", "content": "a"}]}], "in message 1 of messages; it has 'type, content'."),
+        ("system.jsonl", [{"messages": [SYSTEM]}], "line 1, has no message of a user under messages."),
+        ("blank.jsonl", [{"messages": [SYSTEM, {"role": "user", "content": ""}]}], "has an empty prompt (under messages)."),
+        ("part.jsonl", [{"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}], "has an empty prompt (under"),
+        ("object.jsonl", [{"prompt": "a", "system": {"content": "S"}}], "has an object for a system prompt (column system), not"),
+        ("list.jsonl", [{"custom_id": "a", "body": {"input": ["a", "b"]}}], "has a list of texts under body.input; give each"),
+        ("text.jsonl", [{"messages": "[{'role': 'user'}]"}], "has a text that begins like JSON under messages and is none"),
+        ("deep.jsonl", [{"request": {"body": {"messages": [ONE]}}}], "the prompt is deeper, name it with --data-column request."),
+        ("har.json", '{"log": {"version": "1.2"}}', "it has 'log'; write a row for each prompt."),
+        ("columns.json", '{"prompt": ["one", "two"], "id": [1, 2]}', "line 1, holds columns, not rows; write an object for"),
+        ("two.json", '{"train": [{"prompt": "a"}], "test": [{"prompt": "b"}]}', "its rows under 'train' and 'test'; save one of"),
+        ("some.json", '{"data": [{"prompt": "a"}], "meta": [{"x": 1}]}', "keeps its rows under 'data'; save that list alone"),
+        ("texts.json", '{\n "prompts": [\n  "one"]}', "keeps its rows under 'prompts'; save that list alone, as the whole file (jq .pr"),
+        ("export.json", '[{"name": "n", "chat_messages": [{"text": "a", "sender": "human"}]}]', "it has 'name, chat_messages': name one"),
+        ("null.json", '[{"prompt": "one"}, null]', "line 1, column 21, is nothing, not an object"),
+        ("second.json", '[{"prompt": "one"},\n {"prompt": 2}]', "line 2, has a number for a prompt"),
+        ("python.json", "[{'prompt': 'one'}]", "line 1, column 3, is not JSON: unexpected character, expected a string key; in JSON names"),
+        ("comment.jsonl", '# mine\n{"prompt": "one"}\n', "line 1, column 1, is not JSON: unexpected character, expected a JSON value; JSON has no"),
+        ("open.json", '{\n "prompt": "one",\n "a": [\n', "line 1, begins a row that never ends."),
+        ("between.json", '{\n "prompt": "one"\n},\n{\n "prompt": "two"\n}', "line 3, column 2, has something between two rows; put"),
+        ("behind.json", '{\n "prompt": "one"\n}\nend\n', "line 4, has something between two rows"),
+        ("list.yaml", "- prompt: one\n", "is YAML, which loadtest does not read; convert it to JSON lines first."),
+        ("a.toml", "[[rows]]\n", "is TOML, which loadtest does not read; convert it to JSON lines first."),
+        ("feed.json", "<?xml version='1.0'?>", "is XML, which loadtest does not read; convert it to JSON lines first."),
+        ("a.arrow", b"\xff\xff\xff\xff\x78\0\0\0\x10\0", "is Arrow, which loadtest does not read; convert it to JSON lines first."),
+        ("rows.pkl", pickle.dumps([{"prompt": "one"}], 2), "is a pickle of Python, which loadtest does not read; save its"),
+        ("a.tar", b"a.jsonl".ljust(257, b"\0") + b"ustar\0", "is tar, which loadtest does not read; unpack it first."),
+        ("a.bin", bytes(range(48)) * 4, "is binary, not text; name the right file."),
+        ("vidur.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,9,5\n", "line 1, is a row of a trace"),
+    ],
+)  # fmt: skip
+def test_what_no_prompt_is_in_is_refused_in_one_sentence(tmp_path: Path, name: str, content: Any, words: str) -> None:
+    assert words in refusal(write(tmp_path, name, content))
+
+
+def test_an_array_of_one_line_is_named_by_its_column_in_characters(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.json", '["ü", "河", 3]'.encode())
+    assert "line 1, column 12, is a number, not an object" in refusal(path)
+
+
+def test_traces_of_simulators_are_read(tmp_path: Path) -> None:
+    vidur = Trace.read(write(tmp_path, "a.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n1.5,9,5\n2,8,4\n"))
+    assert (list(vidur.offsets), list(vidur.input_tokens or ()), list(vidur.output_tokens or ())) == (
+        [0, 500_000_000],
+        [9, 8],
+        [5, 4],
+    )
+    head = "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size\n"
+    splitwise = Trace.read(write(tmp_path, "b.csv", head + "0,2,0,0.25,1,100,20\n"))
+    assert (list(splitwise.input_tokens or ()), list(splitwise.output_tokens or ())) == ([100], [20])
