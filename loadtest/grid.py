@@ -191,5 +191,7 @@ def hanging(text: str, width: int, indent: int = 2, style: str = "") -> Text:
     """Return text for a terminal so wide, in lines of which all but the first are indented: below the words, not the mark."""
     from rich.text import Text
 
-    wrapping = textwrap.TextWrapper(width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    wrapping = textwrap.TextWrapper(
+        width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
     return Text(wrapping.fill(text), style=style)

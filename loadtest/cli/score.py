@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble
 from loadtest.errors import PredictionError

@@ -193,7 +193,9 @@ def test_a_legend_of_long_names_takes_as_many_columns_as_fit_side_by_side() -> N
 
 def test_values_that_differ_from_run_to_run_are_counted_and_not_listed(folder: Folder, tmp_path: Path) -> None:
     """With twelve runs twenty lines of them stood above the table."""
-    runs = [folder(f"r{i}", model=f"model-{i}", simulated={"profile": f"p{i}", "speed": 1.0}, users=(2,)) for i in range(6)]
+    runs = [
+        folder(f"r{i}", model=f"model-{i}", simulated={"profile": f"p{i}", "speed": 1.0}, users=(2,)) for i in range(6)
+    ]
     said = list(many(*runs).named.sentences("ABCDEF"))
     assert said[0] == "The runs differ in model (6 values)."
     assert said[1] == (
