@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -204,7 +205,9 @@ def test_check_knows_llama_cpp_and_its_slots(loadtest: Call, llamacpp_url: str) 
 
 def test_check_cannot_look_for_slots_before_a_model_is_chosen(loadtest: Call) -> None:
     """It said "--slots finds them" to somebody who had given --slots, and ended with 0."""
-    listed = {"models": [{"name": name, "model": name, "details": {}} for name in ("a:latest", "b:latest")]}
+    listed: dict[str, Any] = {
+        "models": [{"name": name, "model": name, "details": {}} for name in ("a:latest", "b:latest")]
+    }
     with made({"/api/version": {"version": "0.24.0"}, "/api/tags": listed, "/api/ps": {"models": []}}) as server:
         code, out, err = loadtest("check", server.url, "--slots")
         assert (code, out) == (2, "")

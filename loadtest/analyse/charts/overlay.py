@@ -18,7 +18,7 @@ from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
-from loadtest.text import joined
+from loadtest.text import counted, joined
 
 VOID_CROSS = "void, not compared"
 MOST_DRAWN = 14  # series of one chart; more are in the tables
@@ -201,10 +201,10 @@ def _subtitle(many: Many) -> str:
 
 
 def _servers(many: Many) -> str:
-    """Name each server and model once."""
-    names = [measured_on(entry.analysis.summary) for entry in many.entries]
-    each = [f"{entry.letter} {name}" for entry, name in zip(many.entries, names, strict=True)]
-    return names[0] if len(set(names)) == 1 else ", ".join(each)
+    """Name each server once, and the model where all runs have the same; the legend tells which run is of what."""
+    names = [measured_on(entry.analysis.summary).partition(" · ") for entry in many.entries]
+    servers, models = (list(dict.fromkeys(each)) for each in zip(*((name[0], name[2]) for name in names), strict=True))
+    return joined(" · ", counted(len(names), "run"), ", ".join(servers), models[0] if len(models) == 1 else "")
 
 
 def _framed(many: Many) -> Analysis:

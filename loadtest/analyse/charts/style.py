@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, wrapped
+from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, width_in_inches, wrapped
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
@@ -164,7 +164,7 @@ class _Legend:
 
 def _fitting(names: Iterable[str], columns: int) -> int:
     """Return a number of columns of a legend where they fit beside each other, each as wide as its widest entry; else 0."""
-    inches = np.array([len(name) * LETTER + 0.65 for name in names])  # of an entry, with its sign
+    inches = np.array([width_in_inches(name, 9) + 0.65 for name in names])  # of an entry, with its sign
     return columns if sum(part.max() for part in np.array_split(inches, columns)) <= WIDTH - 0.3 else 0
 
 
