@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ from loadtest.text import UNKNOWN
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 WIDEST_NAME, NARROWEST_NAME = 20, 10  # columns of a terminal; a longer word of a name is broken …
 WIDEST_PIECE = 14  # … behind a / : - _ or dot into pieces of so many
 PADDING, EDGES = 2, 3
+TAG_OR_QUOTE = re.compile(r"<(?=[A-Za-z/!?])|>")  # a "<" before a digit or a blank begins no tag, and stays readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,16 @@ def _pieces(word: str) -> str:
 def escaped(text: str) -> str:
     """Escape for Markdown what a server or a user may have put into a name; a line break would end a table's row."""
     plain = " ".join(text.split())
-    for sign in "\\`*_[]#<>|":
-        plain = plain.replace(sign, f"&#{ord(sign)};" if sign in "<>" else f"\\{sign}")
-    return plain
+    for sign in "\\`*_[]#|":
+        plain = plain.replace(sign, f"\\{sign}")
+    return TAG_OR_QUOTE.sub(lambda found: f"&#{ord(found[0])};", plain)
+
+
+def hanging(text: str, width: int, indent: int = 2, style: str = "") -> Text:
+    """Return text for a terminal so wide, in lines of which all but the first are indented: below the words, not the mark."""
+    from rich.text import Text
+
+    wrapping = textwrap.TextWrapper(
+        width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return Text(wrapping.fill(text), style=style)

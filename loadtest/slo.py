@@ -173,12 +173,17 @@ class Judged:
     @property
     def found(self) -> str:
         """What was found, and the objective, without the outcome."""
+        verb = "" if self.unjudged is not None else "is "
+        return f"{self.objective.words} {verb}{self.amount}, {self.objective}"
+
+    @property
+    def amount(self) -> str:
+        """What was found, or why nothing was, where the objective stands beside it."""
         objective = self.objective
         if self.unjudged is not None:
-            return f"{objective.words} {self.unjudged}, {objective}"
+            return self.unjudged
         missed = "that of a user who left" if self.left == self.failed > 0 else "that of a failed request"
-        value = missed if math.isinf(self.value) else objective.quantity(self.value)
-        text = f"{objective.words} is {value}"
+        text = missed if math.isinf(self.value) else objective.quantity(self.value)
         if self.interval is not None and not math.isinf(self.value):
             text += f" ({' to '.join(objective.quantity(end) for end in self.interval)})"
         if self.failed and objective.figure == ERRORS:
@@ -189,7 +194,7 @@ class Judged:
             text += f" with, of {self.requests} requests, {how}"
         elif self.failed:
             text += f" with {self.failed} of {self.requests} requests failed"
-        return f"{text}, {objective}"
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds; JSON has no infinity, so the value of a failed request is null on disk."""

@@ -23,7 +23,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
-from loadtest.grid import Grid
+from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
 from loadtest.text import joined
@@ -140,7 +140,7 @@ def console_report(report: Report, console: Console) -> None:
         _print_answers(one, console)
         console.print(console_table(one.summary, console.width))
         for sentence in findings.all_findings(one):
-            console.print(Text(f"• {sentence}"))
+            console.print(hanging(f"• {sentence}", console.width))
             if sentence.evidence:
                 console.print(Padding(Text(f"How we know: {sentence.evidence}", style="dim"), (0, 0, 0, 4)))
     for path in report.files:

@@ -129,7 +129,9 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     try:
         model = fitted_way(analysis.run, slots, analysis.steps, used)
     except NoWayError as error:
-        raise PredictionError(f"No advice: {error}.") from None
+        raise PredictionError(
+            f"No advice: {error}. Give the server other slots, measure again, and `loadtest compare` says what that changed."
+        ) from None
     return work.advise_slots(
         model,
         series,

@@ -85,7 +85,7 @@ def ls(folder: Path | None, *, as_json: bool) -> None:
     """List the run folders in DIR (default: runs) with their headline, the newest first.
 
     Tokens/s are the most output tokens/s of a level that is not void. Verdict and figures come from summary.json; a run
-    that has none as new as its records is listed with "no report", and `loadtest report` makes it.
+    that has none, or went on after it was made, is listed with "no report", and `loadtest report` makes it.
     """
     place = RUNS if folder is None else folder
     if folder is not None and not folder.is_dir():
@@ -128,18 +128,23 @@ def _read(path: Path) -> Headline:
 
 
 def _summary(path: Path) -> dict[str, Any] | None:
-    """Return summary.json; None where there is none, or it is older than the records."""
+    """Return summary.json; None where there is none, or it was made while the run went on, and records came after it.
+
+    Of a run that had ended nothing came later, whatever the files' times say: those of a copied folder are in any order.
+    """
     file = path / "summary.json"
     if not file.is_file():
-        return None
-    written = file.stat().st_mtime_ns
-    if any(each.stat().st_mtime_ns > written for each in path.glob("requests-*.jsonl")):
         return None
     try:
         found = orjson.loads(file.read_bytes())
     except orjson.JSONDecodeError:
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    written = file.stat().st_mtime_ns
+    ended = found.get("state") not in (None, "running")
+    later = not ended and any(each.stat().st_mtime_ns > written for each in path.glob("requests-*.jsonl"))
+    return None if later else found
 
 
 def _of_summary(path: Path, summary: dict[str, Any]) -> Headline:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble
 from loadtest.errors import PredictionError
+from loadtest.grid import hanging
 from loadtest.run_folder import RunFolder
 
 
@@ -46,6 +46,6 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     print_trouble(console, analysis.run.trouble)
     if found.figures:
         console.print(words.table(found.figures).console_within(console.width, words.EXPENDABLE, words.heading(found)))
-        console.print(Text(f"• {words.sentence(found)}"))
+        console.print(hanging(f"• {words.sentence(found)}", console.width))
     print_lines(console, found.said, style="yellow")
     return 0 if found.figures else 2

@@ -12,9 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from support.made_servers import made
 
 from loadtest import cli as commands
 from loadtest.cli.demo import simulated_server
@@ -199,6 +201,19 @@ def test_check_knows_llama_cpp_and_its_slots(loadtest: Call, llamacpp_url: str) 
     assert code == 0
     assert "llama.cpp" in out
     assert "slots      4, as the server says" in out
+
+
+def test_check_cannot_look_for_slots_before_a_model_is_chosen(loadtest: Call) -> None:
+    """It said "--slots finds them" to somebody who had given --slots, and ended with 0."""
+    listed: dict[str, Any] = {
+        "models": [{"name": name, "model": name, "details": {}} for name in ("a:latest", "b:latest")]
+    }
+    with made({"/api/version": {"version": "0.24.0"}, "/api/tags": listed, "/api/ps": {"models": []}}) as server:
+        code, out, err = loadtest("check", server.url, "--slots")
+        assert (code, out) == (2, "")
+        assert "slots cannot be looked for without a model" in one_sentence(err)
+        assert "a:latest, b:latest" in err
+        assert loadtest("check", server.url)[0] == 0
 
 
 def test_v1_of_an_ollama_is_measured_too(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

@@ -69,18 +69,30 @@ def test_a_void_level_gives_no_headline(loadtest: Call) -> None:
     assert (found["verdict"], found["void_levels"], found["max_output_tokens_per_s"]) == ("void", 2, None)
 
 
-def test_a_summary_older_than_the_records_is_none(loadtest: Call) -> None:
-    make(Path("runs/a"), Made(), users=(1, 2))
-    _, out, _ = loadtest("ls")
-    assert "no report" in line_of(out, "a")
+@pytest.mark.parametrize("state", ["done", "interrupted", "failed"])
+def test_a_copied_folder_keeps_its_headline(loadtest: Call, state: str) -> None:
+    """A copy, an archive and a download give files the time at which they came, in any order."""
+    make(Path("runs/a"), Made(), users=(1, 2), state=state)
     loadtest("report", "runs/a")
-    _, out, _ = loadtest("ls")
-    assert "no report" not in out
     later = Path("runs/a/summary.json").stat().st_mtime_ns + 10**9
     os.utime("runs/a/requests-0.jsonl", ns=(later, later))
-    _, out, _ = loadtest("ls")
-    assert "no report" in line_of(out, "a")
-    assert "1, 2" in line_of(out, "a")  # of run.json
+    assert orjson.loads(loadtest("ls", "--json")[1])["runs"][0]["reported"]
+
+
+def test_the_summary_of_a_run_that_went_on_is_none(loadtest: Call) -> None:
+    make(Path("runs/a"), Made(), users=(1, 2), state="running")
+    make(Path("runs/b"), Made(), users=(1, 2))
+    assert "no report" in line_of(loadtest("ls")[1], "b")
+    loadtest("report", "runs/a", "runs/b")
+
+    def reported() -> list[bool]:
+        return [each["reported"] for each in orjson.loads(loadtest("ls", "--json")[1])["runs"]]
+
+    assert reported() == [True, True]
+    later = Path("runs/a/summary.json").stat().st_mtime_ns + 10**9
+    os.utime("runs/a/requests-0.jsonl", ns=(later, later))
+    assert sorted(reported()) == [False, True]
+    assert "1, 2" in line_of(loadtest("ls")[1], "a")  # of run.json
 
 
 def test_what_is_broken_is_a_line_with_the_reason(loadtest: Call) -> None:

@@ -1,12 +1,14 @@
-"""Lines of `loadtest check` on a terminal."""
+"""Lines on a terminal: where they are broken, and how far the parts are indented."""
 
 from __future__ import annotations
 
+import io
 import sys
 
 import pytest
+from rich.console import Console
 
-from loadtest.cli.output.printing import print_wrapped
+from loadtest.cli.output.printing import print_lines, print_wrapped
 
 LINE = "! Ollama does not say how many requests it handles in parallel; run with more users than that"
 
@@ -23,3 +25,15 @@ def test_a_terminal_gets_lines_broken_between_words_and_a_pipe_the_whole_line(
     assert max(map(len, broken)) <= 40
     assert " ".join(part.strip() for part in broken) == LINE
     assert all(part.startswith("  ") for part in broken[1:])
+
+
+def test_a_point_of_a_list_that_takes_several_lines_stands_beside_its_mark() -> None:
+    out = io.StringIO()
+    print_lines(Console(file=out, width=40), [LINE, "short"], before="• ")
+    first, *others, last = out.getvalue().splitlines()
+    assert first.startswith("• !")
+    assert last == "• short"
+    assert others
+    assert all(line.startswith("  ") and not line.startswith("   ") for line in others)
+    assert max(map(len, [first, *others])) <= 40
+    assert not any(line.endswith(" ") for line in [first, *others])

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from functools import cache
 
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.textpath import text_to_path
 
 from loadtest.text import shown
 
@@ -42,6 +43,14 @@ def drawable(text: str) -> str:
     return "".join(
         char if ord(char) in known or char == "\n" else "\ufffd" for char in "\n".join(map(shown, text.split("\n")))
     )
+
+
+def width_in_inches(text: str, points: float) -> float:
+    """Return how wide a text is in letters of a size."""
+    width, _, _ = text_to_path.get_text_width_height_descent(
+        drawable(text), FontProperties(FONT, size=points), ismath=False
+    )
+    return float(width) / 72
 
 
 @cache

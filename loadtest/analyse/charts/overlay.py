@@ -18,8 +18,9 @@ from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of
 from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
-from loadtest.text import joined
+from loadtest.text import counted, joined
 
+VOID_CROSS = "void, not compared"
 MOST_DRAWN = 14  # series of one chart; more are in the tables
 
 
@@ -85,10 +86,11 @@ def _panels(many: Many) -> tuple[tuple[str, str, Panel], ...]:
 def styled_series(many: Many) -> list[StyledSeries]:
     """Return a line a run, of a run with several combinations of lengths one for each."""
     found = [(entry, series) for entry in many.entries for series in series_of(entry.levels)]
+    all_simulated = all(entry.analysis.summary["simulated"] for entry in many.entries)  # then the badge says so
     several = len({series.label for _, series in found}) > 1
     return [
         StyledSeries(
-            joined(" · ", _label(entry), series.label if several else ""),
+            joined(" · ", _label(entry, marked=not all_simulated), series.label if several else ""),
             series.levels,
             style.line_look(i),
         )
@@ -96,9 +98,9 @@ def styled_series(many: Many) -> list[StyledSeries]:
     ]
 
 
-def _label(entry: Entry) -> str:
-    """Return a run's name in the legend; one of a simulated server says so."""
-    simulated = entry.analysis.summary["simulated"] and "simulated" not in entry.name
+def _label(entry: Entry, *, marked: bool) -> str:
+    """Return a run's name in the legend; where it is to be marked, one of a simulated server says so."""
+    simulated = marked and entry.analysis.summary["simulated"] and "simulated" not in entry.name
     return f"{entry.letter} {entry.name}" + (" (simulated)" if simulated else "")
 
 
@@ -166,8 +168,10 @@ def _plot(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) 
 
 
 def _void(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
+    """Draw crosses in the colour of their line, whose name in the legend theirs is: they have one of their own without it."""
     if points:
-        label = f"{one.label}: void, not compared"
+        named = any(line.get_label() == one.label for line in axes.lines)
+        label = f"_{VOID_CROSS}" if named else f"{one.label}: {VOID_CROSS}"
         axes.plot(*zip(*points, strict=True), "x", color=one.look["color"], markersize=9, label=label, zorder=4)
 
 
@@ -176,6 +180,8 @@ def _load_axis(axes: Axes, every: Sequence[StyledSeries], nothing: str) -> None:
     if not any(len(drawn.get_xdata()) for drawn in axes.lines):  # type: ignore[arg-type] # a sequence here
         style.empty(axes, nothing)
         return
+    if any(line.get_label() == f"_{VOID_CROSS}" for line in axes.lines):
+        axes.add_line(Line2D([], [], color=style.GREY, linestyle="", marker="x", markersize=9, label=VOID_CROSS))
     style.load_axis(axes, {offered_load.amount(level) for level in levels}, offered_load.axis(levels))
 
 
@@ -195,10 +201,10 @@ def _subtitle(many: Many) -> str:
 
 
 def _servers(many: Many) -> str:
-    """Name each server and model once."""
-    names = [measured_on(entry.analysis.summary) for entry in many.entries]
-    each = [f"{entry.letter} {name}" for entry, name in zip(many.entries, names, strict=True)]
-    return names[0] if len(set(names)) == 1 else ", ".join(each)
+    """Name each server once, and the model where all runs have the same; the legend tells which run is of what."""
+    names = [measured_on(entry.analysis.summary).partition(" · ") for entry in many.entries]
+    servers, models = (list(dict.fromkeys(each)) for each in zip(*((name[0], name[2]) for name in names), strict=True))
+    return joined(" · ", counted(len(names), "run"), ", ".join(servers), models[0] if len(models) == 1 else "")
 
 
 def _framed(many: Many) -> Analysis:

@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, wrapped
+from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, width_in_inches, wrapped
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
@@ -150,8 +150,7 @@ class _Legend:
         for axes in figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 named.setdefault(cut(label, int((WIDTH - 1) / LETTER)), handle)
-        widest = max(map(len, named), default=0) * LETTER + 0.65  # inches of an entry, with its sign
-        return cls(named, max(1, min(len(named), int((WIDTH - 0.3) / widest))))
+        return cls(named, max(range(1, len(named) + 1), key=lambda columns: _fitting(named, columns), default=1))
 
     @property
     def height(self) -> float:
@@ -161,6 +160,12 @@ class _Legend:
         if self.named:
             place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (EDGE / 2, top), "ncols": self.columns}
             figure.legend(list(self.named.values()), list(self.named), **place).set_in_layout(False)
+
+
+def _fitting(names: Iterable[str], columns: int) -> int:
+    """Return a number of columns of a legend where they fit beside each other, each as wide as its widest entry; else 0."""
+    inches = np.array([width_in_inches(name, 9) + 0.65 for name in names])  # of an entry, with its sign
+    return columns if sum(part.max() for part in np.array_split(inches, columns)) <= WIDTH - 0.3 else 0
 
 
 def framed(one: Analysis, summaries: Sequence[dict[str, Any]], name: str, **said: Any) -> Analysis:

@@ -15,10 +15,21 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import failed, is_void
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, listed, percent, signed
+from loadtest.text import UNKNOWN, counted, joined, listed, percent, signed
 
 NOT_SEEN = "~"  # as benchstat writes it
+ALL_SIMULATED = "All of them measured a simulated server."
 MOST_SAID = 8  # reasons without a verdict that the terminal gives
+
+
+def short_run_lines(many: Many) -> Iterator[str]:
+    """Name every run as the table does, with its folder; simulated ones as such, where all are in one sentence."""
+    marks = [simulated_mark(entry.analysis.summary) for entry in many.entries]
+    for entry, mark in zip(many.entries, marks, strict=True):
+        said = (str(entry.analysis.run.path), "" if all(marks) else mark)
+        yield f"{entry.letter}  {entry.name}: {joined(', ', *said)}"
+    if all(marks):
+        yield ALL_SIMULATED
 
 
 def run_lines(many: Many) -> list[str]:

@@ -18,6 +18,8 @@ from loadtest.urls import origin
 ON_PURPOSE = frozenset(("model", "quantization", "context", "server", "dialect", "proxy", *SAID_KEYS, *ADDED_KEYS))
 SIMULATED = "simulated"
 REAL = "a real server"
+MOST_VALUES = 4  # of a trait that a sentence lists
+WHERE = "; compare.json has them"
 CORES = re.compile(r": \d+ cores?\b")  # in what samples say of a machine, but not of a GPU
 
 
@@ -33,8 +35,10 @@ class Trait:
     def differs(self) -> bool:
         return len({value for value in self.values if value is not None}) > 1
 
-    def sentence(self, letters: Sequence[str]) -> str:
-        """Return "model (A, B: llama; C: mistral)"."""
+    def sentence(self, letters: Sequence[str], where: str = "") -> str:
+        """Return "model (A, B: llama; C: mistral)"; of many values their number, and `where` they are."""
+        if (values := len(set(self.values))) > MOST_VALUES:
+            return f"{self.key} ({values} values{where})"
         who: dict[str, list[str]] = {}
         for letter, value in zip(letters, self.values, strict=True):
             who.setdefault("not known" if value is None else value, []).append(letter)
@@ -58,7 +62,7 @@ class Names:
             yield "Nothing that run.json says of model, server and settings differs: the runs have their own names."
         if self.besides:
             yield (
-                f"They differ besides in {listed([trait.sentence(letters) for trait in self.besides])}: "
+                f"They differ besides in {listed([trait.sentence(letters, WHERE) for trait in self.besides])}: "
                 "a difference may come from any of it."
             )
         for trait in (*self.legend, *self.besides):

@@ -6,6 +6,7 @@ from typing import Any
 
 from loadtest.text import joined, profile_at_speed
 
+MOST_NAMED = 4  # simulated servers that a line names one by one
 ALL, SOME = "SIMULATED SERVER", "PARTLY SIMULATED"
 
 
@@ -36,6 +37,8 @@ def simulated_mark(summary: dict[str, Any]) -> str | None:
     if len(said) == len(profiles):
         if len(set(said.values())) == 1:
             return f"simulated: {next(iter(said.values()))}"
+        if len(said) > MOST_NAMED:
+            return f"all simulated: {len(set(said.values()))} profiles"
         return "all simulated: " + "; ".join(f"{name}: {profile}" for name, profile in said.items())
     alone = " alone is simulated" if len(said) == 1 else " is simulated"
     return "; ".join(f"{name}{alone}: {profile}" for name, profile in said.items())

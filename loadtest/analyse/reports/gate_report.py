@@ -103,7 +103,7 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
         lines += [f"**{escaped(shown(search.said))}**", ""]
     lines += [*_levels(summary["levels"]).markdown(), ""]
     rows = [
-        (level["label"], str(each.objective), _mark(each, level["verdict"]), each.in_level(level["verdict"]))
+        (level["label"], str(each.objective), _mark(each, level["verdict"]), each.amount)
         for level in summary["levels"]
         for each in judge_objectives(objectives, level)
     ]

@@ -244,7 +244,7 @@ def objectives_table(summary: dict[str, Any]) -> Grid | None:
             level["label"],
             str(judged.objective),
             judged.word_in(level["verdict"]),
-            judged.in_level(level["verdict"]),
+            judged.amount,
         )
         for level in summary["levels"]
         for judged in judged_before(level)

@@ -70,7 +70,9 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     with control_client(asked, asked.connect_timeout, asked.header) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
     probed = None
-    if slots and server.slots is None and chosen is not None:
+    if slots and server.slots is None:
+        if chosen is None:
+            raise TargetError(f"slots cannot be looked for without a model: {trouble}")
         probed, server, chosen = _probed(server, chosen, asked)
     found = probed is not None and probed.limit is not None
     warnings = [

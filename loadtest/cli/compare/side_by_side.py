@@ -51,7 +51,7 @@ def set_side_by_side(
 
 def _print(many: Many, console: Console) -> None:
     print_lines(console, many_report.outcome(many), style="bold")
-    print_lines(console, (*many.named.sentences(many.letters), *many_report.run_lines(many)), before="• ")
+    print_lines(console, (*many.named.sentences(many.letters), *many_report.short_run_lines(many)), before="• ")
     console.print()
     shared, _ = many_report.level_names(many)
     levels = many_report.level_table(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))

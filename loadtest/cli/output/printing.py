@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.credentials import scrubber
+from loadtest.grid import hanging
 
 
 def print_lines(console: Console, lines: Iterable[str], *, before: str = "", style: str = "") -> None:
-    """Print each line in a style, with `before` in front of it."""
+    """Print each line in a style, with `before` in front of it; what does not fit into a line stands below its first word."""
     for line in lines:
-        console.print(Text(f"{before}{line}", style=style))
+        console.print(hanging(f"{before}{line}", console.width, len(before), style))
 
 
 def print_trouble(console: Console, sentences: Iterable[str]) -> None:

@@ -170,7 +170,7 @@ def test_a_step_time_that_is_no_line_says_so(tmp_path: Path) -> None:
     assert found.law is not None
     assert not found.law.fits
     assert found.law_reason is not None
-    assert found.law_reason.startswith("the step time is no line in the number of streams")
+    assert found.law_reason.startswith("step times do not follow a straight line")
 
 
 def test_two_kinds_of_step_only_where_there_are_two() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from support.made_runs import write
 from support.virtual_runs import Load, play
 
@@ -20,6 +21,7 @@ from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, Case
+from loadtest.cli import cli
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 
@@ -123,7 +125,12 @@ def test_no_way_is_an_answer(tmp_path: Path) -> None:
     assert not curve.predictions
     assert prediction.title(analysis, curve) == f"No prediction: {curve.missed}"
     assert curve.missed
-    assert prediction.draw(tmp_path / "prediction.png", analysis, curve).exists()
+    drawn = prediction.draw(tmp_path / "prediction.png", analysis, curve)
+    assert drawn.exists()
+    for command, todo in (("advise", "`loadtest compare`"), ("predict", "Measure the loads that you ask about")):
+        load = ["--concurrency", "8"] if command == "predict" else []
+        result = CliRunner().invoke(cli, [command, str(tmp_path / "run"), *load])
+        assert todo in str(result.exception)
 
 
 def test_answers_that_a_proxy_held_back_show_no_way(tmp_path: Path) -> None:

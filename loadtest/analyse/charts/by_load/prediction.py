@@ -41,7 +41,12 @@ def curve_of(analysis: Analysis, begun: CurveAhead | None = None) -> CurveAhead:
 def draw(path: Path, analysis: Analysis, found: PredictedCurve) -> Path:
     """Draw the curve and its band over concurrency, beside what was measured."""
     way = found.model.way if found.model is not None and found.model.way != SLICED_WAY else ""
-    said = joined("; ", found.series.label, "dots are measured, lines are predicted; bars and band: 95 %", way)
+    drawn = (
+        "dots are measured; bars: 95 %"
+        if found.missed
+        else "dots are measured, lines are predicted; bars and band: 95 %"
+    )
+    said = joined("; ", found.series.label, drawn, way)
 
     def panel(axes: Axes, key: str, part: str) -> None:
         _curve_panel(axes, analysis, found, key, part)

@@ -141,7 +141,7 @@ def _why_no_line(entry: StepTimes, residual: float, law: Law) -> str:
     if len(entry.kinds) == 2:
         two = ": two kinds of step, " + " and ".join(seconds(kind.centre_s) for kind in entry.kinds)
     return (
-        f"the step time is no line in the number of streams: with {counted(entry.streams, 'stream')} a step takes "
-        f"{seconds(entry.mean_s)}, the best line says {seconds(law.at(entry.streams))} "
+        f"step times do not follow a straight line: with {counted(entry.streams, 'stream')} a step takes "
+        f"{seconds(entry.mean_s)}, and the best line gives {seconds(law.at(entry.streams))} "
         f"({percent(residual)} off){two}"
     )

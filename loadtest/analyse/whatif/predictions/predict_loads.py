@@ -83,7 +83,7 @@ def predict_loads(
     try:
         fitted = fit_models(run, found, steps, levels)
     except NoWayError as error:
-        raise PredictionError(f"No prediction: {error}.") from None
+        raise PredictionError(f"No prediction: {error}. Measure the loads that you ask about instead.") from None
     known, models, said = fitted.known, fitted.models, list(fitted.ruled_out)
     seen = known.slots.estimate or 0
     loads = [
