@@ -34,12 +34,12 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
         said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}.{doubt}"))
     elif law is not None and steps.law_reason:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
-    for entry in steps.times if law is None or law.fits else ():
+    for entry in steps.times if (law is None or law.fits) and not steps.apart else ():
         if len(entry.kinds) == 2 and entry.n >= FEWEST_OF_KINDS * entry.streams:  # every stream sees each step
             kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
             said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
     prefill = steps.prefill
-    if prefill is None or not _holds(steps, prefill):
+    if prefill is None or not _holds(steps, prefill) or (steps.apart and not prefill.least):
         return said
     if prefill.least:
         speeds = analysis.run.column("prefill_tokens_per_s")

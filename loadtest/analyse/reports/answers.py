@@ -13,7 +13,8 @@ from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
-from loadtest.analyse.findings.run_findings import believed_slots, only_void, slots_told, void_above
+from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told
+from loadtest.analyse.findings.waiting_findings import void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import (

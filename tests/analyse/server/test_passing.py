@@ -8,11 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings import waiting_findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.passing import passed_share
+from loadtest.analyse.summary import Analysis
 
 
 def made(gap_ms: int, *, prompt: int = 100) -> RunData:
@@ -66,6 +67,7 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> 
         for name, value in (("ttft_s", 1.0), ("slot_wait_s", 0.0), ("batch_wait_s", 0.6))
     }
     level = {"index": 0, "label": "2 streams", "concurrency": 2, "rate": None, "verdict": "valid", **figures}
-    found = findings.batching(made(gap_ms), Series("", (level,)))
+    analysis = cast("Analysis", SimpleNamespace(run=made(gap_ms), steps=SimpleNamespace(apart=False, handover_s=0.0)))
+    found = waiting_findings.batching(analysis, Series("", (level,)))
     assert found is not None
     assert said in found
