@@ -29,7 +29,11 @@ NO_RUN = cast(
 def of(slots: Slots, **more: Any) -> Any:
     """Stand in for an analysis with these slots."""
     steps = SimpleNamespace(apart=False, handover_s=0.0)
-    bare = {"run": SimpleNamespace(facts={}), "summary": {"levels": [{"verdict": "valid"}]}, "steps": steps}
+    bare = {
+        "run": SimpleNamespace(facts={}),
+        "summary": {"levels": [{"index": 0, "label": "8 streams", "verdict": "valid"}]},
+        "steps": steps,
+    }
     return SimpleNamespace(slots=slots, **{**bare, **more})
 
 
@@ -193,7 +197,10 @@ def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...
 def steps_of(*, fits: bool, reason: str | None, per_stream_s: float = 0.002) -> Any:
     law = Law(0.010, (0.009, 0.011), per_stream_s, (0.001, 0.003), 0.01, fits=fits)
     times = [SimpleNamespace(streams=number, kinds=()) for number in (1, 2, 4)]
-    return cast("Steps", SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None, apart=False))
+    return cast(
+        "Steps",
+        SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None, apart=False, change=None, paces={}),
+    )
 
 
 def test_a_law_is_said_where_it_fits() -> None:

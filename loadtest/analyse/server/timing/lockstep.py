@@ -74,4 +74,4 @@ def _tokens(run: RunData, row: int) -> FloatArray:
 def _distance(at: FloatArray, others: FloatArray) -> FloatArray:
     """Return how far each instant is from the nearest of the others, which are sorted."""
     right = np.searchsorted(others, at).clip(1, len(others) - 1)
-    return np.minimum(np.abs(at - others[right - 1]), np.abs(others[right] - at))
+    return np.asarray(np.minimum(np.abs(at - others[right - 1]), np.abs(others[right] - at)), dtype=np.float64)

@@ -15,7 +15,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.lockstep import LEAST_APART, share_out_of_step
-from loadtest.analyse.server.timing.pace import level_paces, pace_error
+from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error
 from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls, uncached
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.analyse.server.timing.step_law import (
@@ -64,6 +64,7 @@ class Steps:
     paces: Mapping[int, float] = field(
         default_factory=dict
     )  # by level: its steps' times as shares of the run's, where known
+    change: PaceChange | None = None  # of the pace within a level
     out_of_step: float | None = None  # share of the pairs of streams that share no steps; None: unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
 
@@ -159,6 +160,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         neighbours=split_by_neighbours(times),
         pace_error=pace_error(paces),
         paces=paces,
+        change=pace_change(run, found) if times else None,
         out_of_step=out_of_step,
         read_from=found.said,
     )
