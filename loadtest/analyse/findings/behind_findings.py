@@ -14,7 +14,7 @@ def behind_the_url(analysis: Analysis) -> list[Finding]:
         return found
     return [
         Finding(
-            "Several servers stand behind this URL, or each stream has a worker of its own: streams that decode at the same time "
+            "Several servers stand behind this URL, or each stream has a worker of its own: streams that decode together "
             "share no steps.",
             f"{percent(analysis.steps.out_of_step or 0.0)} of the pairs of such streams got their tokens at different moments, where those "
             "of one batch come together. So a step time by the number of streams, a speed of prefill beside them and batch "

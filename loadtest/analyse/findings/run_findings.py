@@ -52,6 +52,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
         *data_findings.batch_findings(analysis.run, levels),
+        *data_findings.clock_findings(analysis.run),
         *_shared_servers(analysis),
     ]
     for group, one in analysis.groups:
