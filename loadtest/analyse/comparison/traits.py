@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.comparison.comparable import DEFAULTS, asked_facts, value_text
-from loadtest.analyse.findings.run_findings import slot_limit
+from loadtest.analyse.findings.slot_findings import slot_limit
 from loadtest.analyse.summary import Analysis
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS
 from loadtest.text import counted, joined, listed

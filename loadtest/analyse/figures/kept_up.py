@@ -15,6 +15,8 @@ from loadtest.records import NO_FAILURES
 from loadtest.text import listed, some_of
 
 FEWER = 0.8  # of the requests that came, where the rate of answers has no interval: so few were answered surely
+ABOUT_ALL = 0.95  # of the rate: so many requests came in a short level, or it is said
+TOO_FEW = "requests waited to the end, and too few came to tell whether their queue grows"
 MOST_UNANSWERED = 0.01  # of a level's requests; with more of them nobody knows whether the server kept up
 
 
@@ -51,6 +53,11 @@ def _came(level: dict[str, Any]) -> float:
     return float(level.get("offered_per_s") or offered_load.amount(level))
 
 
+def came_fewer(level: dict[str, Any]) -> str:
+    """Return "7.2 a second came" where by chance that is fewer than the rate; else nothing."""
+    return f"{_came(level):.3g} a second came" if _came(level) < ABOUT_ALL * offered_load.amount(level) else ""
+
+
 def _answered_fewer(level: dict[str, Any], than: float | None = None) -> bool:
     """Whether a level answered fewer requests a second, as far as its answers are enough to tell.
 
@@ -68,7 +75,7 @@ def why_unclear(level: dict[str, Any]) -> str:
     if said := unanswered(level):
         return said
     if not level["little"]["growing"]:
-        return ""
+        return "" if level["little"].get("steady", True) else TOO_FEW
     before, after = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
     grew = "" if before is None or after is None else f" from {before:.1f} to {after:.1f} requests"
     if _answered_fewer(level, _came(level)):
@@ -113,12 +120,17 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
         if kept is None:
             return f"Whether the server can keep up {doubt}."
         more = f"; whether it can {doubt}" if doubt else ""
-        return f"The server kept up at {offered_load.load_name(kept)}: {_steady(kept)}{more}."
+        return f"The server kept up at {_rate_kept(kept)}: {_steady(kept)}{more}."
     grew = lost["little"]["growth_per_s"]
     return (
-        (f"The server kept up at {offered_load.load_name(kept)}, but not" if kept else "The server did not keep up")
+        (f"The server kept up at {_rate_kept(kept)}, but not" if kept else "The server did not keep up")
         + f" at {offered_load.load_name(lost)}: there it answered {_answered(lost)}, and each second {grew:.2g} more waited."
     )
+
+
+def _rate_kept(level: dict[str, Any]) -> str:
+    fewer = came_fewer(level)
+    return f"{offered_load.load_name(level)}{f' ({fewer})' if fewer else ''}"
 
 
 def _steady(level: dict[str, Any]) -> str:

@@ -18,10 +18,14 @@ QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the f
 FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
 LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
 GROWTH_BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
-FEWEST_ARRIVALS = 12  # requests that growth is judged by
-FEWEST_FIRST_WAITS = (
-    4.0  # times as long as its first requests wait for their first tokens, below which a level only fills up
+LEAST_UNHINDERED = 0.2  # of the last third of the requests, above which no queue stands at a level's end
+IDLE_TIMES = 1.5  # as long as the shortest waits for a first token: hardly longer than an idle server takes
+MOST_UNSEEN = (
+    0.06  # of the requests that came, by which a queue may grow as far as chance tells: with more it may well grow
 )
+FEWEST_ARRIVALS = 12  # requests that growth is judged by
+FEWEST_FIRST_WAITS = 4.0  # times as long as the first tokens that come soonest take, below which a level only fills up
+SHORTEST = 0.1  # of the waits for a first token: so many come soonest, and hardly waited for others
 SLOWED = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
 
 
@@ -36,6 +40,7 @@ class Growth:
     requests: int  # how many those were
     slower: bool = False  # whether answers took far longer later in the level than in its first third
     filled_s: float | None = None  # how long the level filled up, where only what came afterwards was compared
+    unhindered: float = 0.0  # share of the last third that found nobody waiting, or hardly waited itself
 
     @property
     def growing(self) -> bool:
@@ -43,6 +48,14 @@ class Growth:
         more = self.after > QUEUE_GROWTH * self.before or self.slower
         more = more and self.after - self.before > FEW_IN_FLIGHT
         return more and self.share > max(LEAST_GROWTH_SHARE, GROWTH_BY_CHANCE / math.sqrt(self.requests))
+
+    @property
+    def steady(self) -> bool:
+        """Whether the level shows that no queue grows: in its end it had been worked off, or so many requests came that growth shows."""
+        if self.growing:
+            return False
+        by_chance = GROWTH_BY_CHANCE / math.sqrt(self.requests)
+        return self.unhindered > LEAST_UNHINDERED or self.share + by_chance < MOST_UNSEEN
 
     @property
     def sentence(self) -> str:
@@ -88,6 +101,7 @@ class Little:
             "growth_per_s": grown and grown.per_s,
             "in_flight_first": grown and grown.before,
             "in_flight_last": grown and grown.after,
+            "steady": grown and grown.steady,
             **({"filled_s": grown.filled_s} if grown and grown.filled_s is not None else {}),
         }
 
@@ -128,12 +142,12 @@ def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -
     """
     if len(send) < FEWEST_ARRIVALS:
         return None
-    found = _grown(send, end, send)
+    begun = end if first is None else np.where(np.isfinite(first), first, end)
+    found = replace(_grown(send, end, send), unhindered=_unhindered(send, begun))
     if first is None or not found.growing:
         return found
-    begun = np.where(np.isfinite(first), first, end)
     order, third = np.argsort(send, kind="stable"), len(send) // 3
-    if np.ptp(send) < FEWEST_FIRST_WAITS * float((begun - send)[order[:third]].mean()):
+    if np.ptp(send) < FEWEST_FIRST_WAITS * float(np.quantile((begun - send)[order[:third]], SHORTEST)):
         return None
     if _grown(send, begun, send).growing:
         return found
@@ -141,7 +155,7 @@ def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -
     slower, later = max(later_on) > SLOWED * lasting, send[send >= send.min() + lasting]
     if len(later) < FEWEST_ARRIVALS:
         return found if slower else None
-    found = replace(_grown(send, end, later), filled_s=lasting, slower=slower)
+    found = replace(_grown(send, end, later), filled_s=lasting, slower=slower, unhindered=found.unhindered)
     return None if found.growing and not slower else found
 
 
@@ -154,3 +168,13 @@ def _grown(send: FloatArray, until: FloatArray, seen_by: FloatArray) -> Growth:
     apart = float(seen[-third:].mean() - seen[:third].mean())
     per_s = (after - before) / apart if apart > 0 else 0.0
     return Growth(before, after, per_s, per_s * float(np.ptp(seen)) / len(seen), len(seen))
+
+
+def _unhindered(send: FloatArray, begun: FloatArray) -> float:
+    """Return the share of the last third that found nobody waiting for a first token, or got its own about as soon as any."""
+    order = np.argsort(send, kind="stable")
+    sent, late = send[order], order[-(len(send) // 3) :]
+    over = np.searchsorted(np.sort(begun), send[late], side="right")
+    alone = np.searchsorted(sent, send[late], side="right") - over <= 1
+    soon = (begun - send)[late] <= IDLE_TIMES * np.quantile(begun - send, SHORTEST)
+    return float(max(alone.mean(), soon.mean()))

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.summary import Analysis, believed
-from loadtest.text import counted
+from loadtest.text import counted, percent
 
 
 def behind_the_url(analysis: Analysis) -> list[Finding]:
-    """Say where the slots that a server says do not fit what was seen at work."""
+    """Say where the slots that a server says do not fit what was seen at work, else where streams share no steps."""
+    found = _other_slots(analysis)
+    if found or not analysis.steps.apart or not believed(analysis.summary["levels"]):
+        return found
+    return [
+        Finding(
+            "Several servers stand behind this URL, or each stream has a worker of its own: streams that decode together "
+            "share no steps.",
+            f"{percent(analysis.steps.out_of_step or 0.0)} of the pairs of such streams got their tokens at different moments, where those "
+            "of one batch come together. So a step time by the number of streams, a speed of prefill beside them and batch "
+            "wait are not said; measure each server by its own URL as well.",
+        )
+    ]
+
+
+def _other_slots(analysis: Analysis) -> list[Finding]:
     said, slots = (analysis.run.facts.get("server") or {}).get("slots_said"), analysis.slots
     levels = believed(analysis.summary["levels"])
     if not isinstance(said, int) or said < 1 or slots.estimate is None or not levels:

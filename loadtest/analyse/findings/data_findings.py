@@ -99,6 +99,21 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
     return f"The server counts no tokens in {pieces} of {len(sources)} answers: there each piece of text counts as one."
 
 
+def clock_findings(run: RunData) -> list[Finding]:
+    """Say which models' durations, as the server says them, were taken by another clock."""
+    found = []
+    for model, rows in run.requests[run.requests["clock_factor"].notna()].groupby("model", observed=True):
+        factor = float(rows["clock_factor"].iloc[0])
+        found.append(
+            Finding(
+                f"The server's durations for {model} are left out: by them decoding took {number(factor)} times as long as its tokens "
+                "came.",
+                "They are of another clock or unit, or count otherwise. Waits and prefill are told as of a server that says none.",
+            )
+        )
+    return found
+
+
 def _duration(seconds: float) -> str:
     """Return a duration as people say it: 41.2 s, 12 min 3 s, 2 h 10 min."""
     if seconds < 100:

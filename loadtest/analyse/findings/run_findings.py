@@ -21,14 +21,13 @@ from loadtest.analyse.findings import (
     step_findings,
 )
 from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.findings.slot_findings import slots_finding
+from loadtest.analyse.findings.waiting_findings import batching, queueing, void_above
 from loadtest.analyse.run import groups, offered_load
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
-from loadtest.analyse.server.queue.passing import alone_share, passed_share
-from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import (
     Analysis,
     believed,
@@ -36,21 +35,12 @@ from loadtest.analyse.summary import (
     figure,
     has_tokens,
     is_void,
-    mean_ttft,
     wait_in_words,
 )
 from loadtest.analyse.verdict import outcome_rules
-from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.text import capitalised, counted, listed, number, percent, seconds
+from loadtest.text import counted, listed, number, seconds
 
-MOSTLY_ALONE = 0.5  # of batch wait that passed with nobody else there: it is none
-LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
-LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
-LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
-MOST_OF_A_WAIT = 0.8  # of a wait
 FEWEST_ENDED = 10  # requests, from which on Little's law is held against a level
-MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
-SHORT_S = 0.005  # nobody calls that queueing
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
@@ -62,6 +52,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
         *data_findings.batch_findings(analysis.run, levels),
+        *data_findings.clock_findings(analysis.run),
         *_shared_servers(analysis),
     ]
     for group, one in analysis.groups:
@@ -154,7 +145,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         who = series.label if len(every) > 1 else ""
         for each in (
             queueing(analysis, series),
-            batching(analysis.run, series),
+            batching(analysis, series),
             prompt_findings.reading_together(analysis.run, series),
             prompt_findings.stalling(analysis.run, series),
             saturation(series),
@@ -199,154 +190,10 @@ def as_title(analysis: Analysis, finding: Callable[[Series], Finding | None]) ->
     return None
 
 
-def believed_slots(analysis: Analysis) -> Slots:
-    """Return the slots as far as levels that are not void show them: a lower bound where only void ones show the limit."""
-    slots, levels = analysis.slots, analysis.summary["levels"]
-    good = believed(levels)
-    if slots.estimate is None or len(good) == len(levels):
-        return slots
-    if not good:
-        return Slots(None, limit=False, method=slots.method)
-    seen = max(int(level["peak_decoding"]) for level in good)
-    loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
-    if slots.limit and loaded and seen >= slots.estimate:
-        return slots
-    return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
-
-
-def slot_limit(analysis: Analysis) -> int | None:
-    """Return how many slots the server has where levels that are not void show it; None where they show none, or a lower bound."""
-    slots = believed_slots(analysis)
-    return slots.estimate if slots.limit else None
-
-
-def slots_told(analysis: Analysis) -> str | None:
-    """Return who knows the limit that the run did not reach, as "the server says 12"; None where it did, or nobody does."""
-    known = known_slots(analysis.run, analysis.slots)
-    if analysis.slots.limit or known.limit is None:
-        return None
-    who = "the server says" if (analysis.run.facts.get("server") or {}).get("slots_said") == known.limit else None
-    return f"{who or 'bursts before the run showed'} {known.limit}"
-
-
-def only_void(levels: Iterable[dict[str, Any]]) -> str:
-    """Return "only a void level shows", "only void levels show": where a limit is known from."""
-    void = sum(map(is_void, levels))
-    return "only a void level shows" if void == 1 else "only void levels show"
-
-
-def slots_finding(analysis: Analysis) -> Finding:
-    """Say how many requests the server handles in parallel, and what that rests on."""
-    slots, levels = believed_slots(analysis), analysis.summary["levels"]
-    if analysis.slots.estimate is None:
-        return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
-    evidence = f"{slots.method}." if slots.method else ""
-    if slots.estimate is None:
-        evidence += " All of that is from void levels: measure again before you rely on it."
-        return Finding("How many requests the server handles in parallel is not known: every level is void.", evidence)
-    if slots.limit:
-        what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
-        return Finding(f"The server handles {what}; further requests queue.", evidence)
-    least = counted(slots.estimate, "request")
-    unseen = slots_told(analysis) or "its limit was not seen"
-    unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else unseen
-    if analysis.slots.limit or slots.estimate != analysis.slots.estimate:
-        evidence += " Void levels are part of that: measure them again before you rely on it."
-    return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)
-
-
 def heaviest(levels: Iterable[dict[str, Any]], name: str, part: str = "mean") -> dict[str, Any] | None:
     """Return the level of the highest load among those that are not void and have this figure."""
     known = [level for level in believed(levels) if figure(level, name, part) is not None]
     return max(reversed(known), key=offered_load.amount, default=None)
-
-
-def queueing(analysis: Analysis, series: Series) -> Finding | None:
-    """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
-    told = [
-        level
-        for level in believed(series.levels)
-        if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
-    ]
-    if not told:
-        return None
-    level = told[-1]
-    wait, slot, batch = (figure(level, name) for name in ("queue_wait_s", "slot_wait_s", "batch_wait_s"))
-    ttft = mean_ttft(level)
-    if not ttft:
-        return None
-    at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
-    above = void_above(series, level)
-    limit = slot_limit(analysis)
-    if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
-        past = f"Past {counted(limit, 'stream')} requests queue"
-        inferred = (
-            "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
-        )
-        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
-    if wait is None:
-        return None
-    if slot is None or batch is None:
-        unsplit = "Whether requests wait for a slot or for a batch is not known."
-        return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
-    share = percent((slot + batch) / ttft)
-    if slot + batch <= LEAST_BATCH_WAIT * ttft:
-        if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
-            loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
-            return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
-        longest = figure(level, "queue_wait_s", "max") or 0.0
-        if longest <= max(LONG_WAIT * ttft, SHORT_S):
-            return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")
-        return Finding(f"{capitalised(at)}, waiting is {share} {of}, and {seconds(longest)} for one request{above}.")
-    if slot < 0.1 * batch:
-        return None  # batching says it
-    mostly = (
-        "nearly all of it batch wait"
-        if batch >= MOST_OF_A_WAIT * (slot + batch)
-        else f"{percent(batch / (slot + batch))} of that batch wait"
-    )
-    return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
-
-
-def void_above(series: Series, level: dict[str, Any]) -> str:
-    """Return the end of a sentence on a level that says how many higher ones are void; empty where none is."""
-    load = offered_load.amount(level)
-    void = sum(offered_load.amount(each) > load for each in filter(is_void, series.levels))
-    many = f"{void} levels above it are" if void > 1 else "level above it is"
-    return f"; the {many} void" if void else ""
-
-
-def batching(run: RunData, series: Series) -> Finding | None:
-    """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part.
-
-    Where many batches passed meanwhile, something else held what the request waited for.
-    """
-    found = None
-    largest = LEAST_BATCH_WAIT
-    for level in believed(series.levels):
-        if alone_share(run, level["index"]) > MOSTLY_ALONE:
-            continue  # no batch of others is in flight
-        ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
-        if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
-            found, largest = level, batch / ttft
-    if found is None:
-        return None
-    slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
-    if passed_share(run, found["index"]) >= MOSTLY_PASSED:
-        return Finding(
-            f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is waiting "
-            "through many steps of other streams, with no more of them than the server handles: others may use this server.",
-            f"A request waited up to {seconds(figure(found, 'batch_wait_s', 'max'))} while another stream got token after token. "
-            "A free slot would have taken it in.",
-        )
-    longest = figure(found, "slot_wait_s", "max") or 0.0
-    few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
-    beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"
-    return Finding(
-        f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
-        f"{beside}: a prompt starts only when the batch in flight has ended.",
-        f"Batch wait is up to {seconds(figure(found, 'batch_wait_s', 'max'))}.",
-    )
 
 
 def saturation(series: Series) -> Finding | None:

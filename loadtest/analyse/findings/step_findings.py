@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed
@@ -26,20 +30,23 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     doubt = (
         " Void levels are part of that: measure them again before you rely on it." if len(good) < len(levels) else ""
     )
-    said = []
+    said = [*(changed := pace_findings(steps, good))]
+    average = " on average over the run" if changed else ""
     law = steps.law
     if law is not None and law.fits:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
         more = more if law.per_stream_s > NOTHING * law.base_s else ", however many streams decode"
-        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}.{doubt}"))
+        said.append(
+            Finding(f"A step of the server takes {seconds(law.base_s)}{more}{average}.", f"{_seen_at(steps)}.{doubt}")
+        )
     elif law is not None and steps.law_reason:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
-    for entry in steps.times if law is None or law.fits else ():
+    for entry in steps.times if (law is None or law.fits) and not steps.apart else ():
         if len(entry.kinds) == 2 and entry.n >= FEWEST_OF_KINDS * entry.streams:  # every stream sees each step
             kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
             said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
     prefill = steps.prefill
-    if prefill is None or not _holds(steps, prefill):
+    if prefill is None or not _holds(steps, prefill) or (steps.apart and not prefill.least):
         return said
     if prefill.least:
         speeds = analysis.run.column("prefill_tokens_per_s")
@@ -53,8 +60,32 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
             )
     elif 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
         speed = number(1 / prefill.per_token_s)
-        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
+        said.append(
+            Finding(f"Prefill runs at {speed} prompt tokens/s{average}.", f"Measured from {prefill.method}.{doubt}")
+        )
     return said
+
+
+def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Say where the same steps took longer at one time than at another: within a level, else between two that are alike."""
+    evidence = "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both."
+    labels = {level["index"]: str(level["label"]) for level in levels}
+    change = steps.change
+    if change is not None and change.level in labels:
+        slower, places = change.factor > 1, ("last", "first")
+        late, early = places if slower else places[::-1]
+        said = f"the same steps took {max(change.factor, 1 / change.factor):.1f} times as long in its {late} third as in its {early}"
+        became = "slower" if slower else "faster"
+        return [Finding(f"The server became {became} within the level at {labels[change.level]}: {said}.", evidence)]
+    lengths = {tuple(level.get(key) for key in ("input_tokens", "output_tokens", "words")) for level in levels}
+    paces = {index: pace for index, pace in steps.paces.items() if index in labels}
+    if len(lengths) != 1 or len(paces) < 2:
+        return []
+    slow, fast = max(paces, key=lambda one: paces[one]), min(paces, key=lambda one: paces[one])
+    if paces[slow] < LEAST_CHANGE * paces[fast]:
+        return []
+    times = f"{paces[slow] / paces[fast]:.1f} times as long at {labels[slow]} as at {labels[fast]}"
+    return [Finding(f"The server's pace changed between levels: the same steps took {times}.", evidence)]
 
 
 def _holds(steps: Steps, prefill: Prefill) -> bool:

@@ -13,7 +13,8 @@ from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
-from loadtest.analyse.findings.run_findings import believed_slots, only_void, slots_told, void_above
+from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told
+from loadtest.analyse.findings.waiting_findings import void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import (
@@ -28,7 +29,7 @@ from loadtest.analyse.summary import (
 )
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
-from loadtest.text import capitalised, listed, number, out_of, seconds
+from loadtest.text import capitalised, joined, listed, number, out_of, seconds
 
 MOST_NAMED = 4  # levels in one sentence
 ALL_VOID = "every level is void"
@@ -260,18 +261,18 @@ def _kept_up(series: Series, levels: Sequence[dict[str, Any]]) -> tuple[Tile, di
         return Tile(name, "", "too few requests to tell whether the queue grew"), None
     kept, lost, unclear = found.kept, found.lost, found.unclear
     if kept is None and unclear is not None:
-        return Tile(name, "", f"{keeping_up.why_unclear(unclear)} at {offered_load.load_name(unclear)}"), None
+        return Tile(name, "", f"at {offered_load.load_name(unclear)} {keeping_up.why_unclear(unclear)}"), None
     if kept is None:
         assert lost is not None
         return Tile(name, "", f"the queue already grows at {offered_load.load_name(lost)}: measure lower rates"), None
     more = (
         f"not with {offered_load.load_name(lost)}"
         if lost is not None
-        else f"{keeping_up.why_unclear(unclear)} at {offered_load.load_name(unclear)}"
+        else f"at {offered_load.load_name(unclear)} {keeping_up.why_unclear(unclear)}"
         if unclear is not None
         else f"the highest rate measured{void_above(series, kept)}"
     )
-    return Tile(name, offered_load.load_name(kept), more), kept
+    return Tile(name, offered_load.load_name(kept), joined("; ", keeping_up.came_fewer(kept), more)), kept
 
 
 def _slots(analysis: Analysis) -> Tile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import ALL as SIMULATED
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.reports import energy_report
@@ -48,14 +48,14 @@ def facts_table(analysis: Analysis) -> Grid:
 
 def _slots(one: Analysis) -> str:
     """Return the slots with what they rest on; void levels that are part of it are named."""
-    believed = findings.believed_slots(one)
+    believed = slot_findings.believed_slots(one)
     why = joined("; ", one.slots.method, "part of that is from void levels" if believed != one.slots else "")
     return f"{believed} ({why})"
 
 
 def _served(analysis: Analysis) -> str:
     """Return how the simulated server was started that a run measured; empty of real ones."""
-    if not (said := serve_command(analysis.run, findings.believed_slots(analysis))):
+    if not (said := serve_command(analysis.run, slot_findings.believed_slots(analysis))):
         return ""
     return f"{said} (a simulated one, as far as the run shows it: in another terminal, before the run)"
 

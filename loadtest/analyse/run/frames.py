@@ -16,6 +16,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.event_times import Delays, EventGaps
 from loadtest.analyse.run.facts import read_facts
+from loadtest.analyse.run.other_clock import clock_factor
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.reading import INSTANT_FIELDS, Columns
@@ -194,6 +195,7 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
         c["tpot_s"][(c["tpot_s"] <= 0) | at_once] = np.nan
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
+    _distrust(c, chunks.counts)
     # by how much the first token was made before it came with several later ones: the server says over how long it wrote them all
     early = c["decode_s"] - (c["e2e_s"] - c["ttft_s"])
     merged = c["first_coalesced"] & (chunks.counts >= metrics.HELD_BACK_PIECES)
@@ -204,6 +206,21 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})
     join_levels(frame, levels)
     return frame
+
+
+def _distrust(c: Columns, pieces: IntArray) -> None:
+    """Take a model's durations for unknown where the server took them by another clock; `clock_factor` says by how much."""
+    c["clock_factor"] = np.full(len(pieces), np.nan)
+    for model in set(c["model"].tolist()):
+        mine = (c["model"] == model) & c["ok"]
+        singly = mine & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
+        factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
+        if factor is not None:
+            mine = c["model"] == model
+            c["clock_factor"][mine] = factor
+            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
+                c[name][mine] = np.nan
+            c["llamacpp"][mine] = 0.0
 
 
 def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:

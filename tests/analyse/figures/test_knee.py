@@ -116,6 +116,33 @@ def test_a_level_as_short_as_a_few_first_tokens_does_not_tell(*, requests: int, 
     assert not (found and found.growing)
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_level_far_above_what_the_server_can_do_is_told(times: int) -> None:
+    """Was "too few requests to tell" for 100 requests at three times what the server does: its first third waited so long."""
+    send = np.arange(100) / 10
+    first = 1.0 + np.arange(100) * times / 10  # one at a time, the very first after a second
+    found = stationarity.growth(send, first, first)
+    assert found is not None
+    assert found.growing
+
+
+def test_a_rate_is_kept_up_with_where_the_queue_was_worked_off() -> None:
+    """Was "kept up" at 1.1 to 1.5 times what a server can do, in a third of short levels: growth was less than chance may be."""
+    send = np.arange(40, dtype=np.float64)
+    waits = np.linspace(2, 5, 40)  # one at a time at 93 % of the rate: in flight goes from 2 to 5 of 40
+    found = stationarity.growth(send, send + waits, send + waits)
+    assert found is not None
+    assert (found.growing, found.steady) == (False, False)
+    worked_off = np.where(np.arange(40) % 13 > 7, 0.5, waits)
+    found = stationarity.growth(send, send + worked_off, send + worked_off)
+    assert found is not None
+    assert found.steady
+    send = np.arange(400, dtype=np.float64)  # someone waits always, but a queue that grows by 6 % would show
+    found = stationarity.growth(send, send + 7 + send % 3, send + 7 + send % 3)
+    assert found is not None
+    assert found.steady
+
+
 def test_a_wave_of_many_requests_is_no_growing_queue() -> None:
     """In a minute ten more in flight are much at 2/s, and nothing at 500/s, where a pause of 20 ms does that."""
     for rate, growing in ((2.0, True), (500.0, False)):
@@ -157,6 +184,18 @@ def test_a_queue_that_grew_by_chance_is_no_limit_of_the_server() -> None:
     assert (kept_up.kept_up([more]) or "").endswith("grew from 3.1 to 3.4 requests, as 10.4 a second happened to come.")
     surely = eight | {"requests_per_s": 6.2, "requests_per_s_ci95": [5.5, 7.1]}
     assert "but not at 8 requests/s" in (kept_up.kept_up([four, surely]) or "")
+
+
+def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_with() -> None:
+    eight = open_level(8, 6.2, 0) | {"offered_per_s": 6.3, "label": "8"}
+    assert (kept_up.kept_up([eight]) or "").startswith(
+        "The server kept up at 8 requests/s (6.3 a second came): 3.1 requests"
+    )
+    assert _levels_off(Series("", (eight,)))[0].note == "6.3 a second came; the highest rate measured"
+    unclear = eight | {"little": eight["little"] | {"steady": False}}
+    said = "requests waited to the end, and too few came to tell whether their queue grows"
+    assert kept_up.kept_up([unclear]) == f"Whether the server can keep up at 8 requests/s is not known: there {said}."
+    assert str(_levels_off(Series("", (unclear,)))[0]) == f"Kept up with: not known: at 8 requests/s {said}"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import behind_findings, leaving_findings, step_findings
+from loadtest.analyse.findings import behind_findings, leaving_findings, slot_findings, step_findings, waiting_findings
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
@@ -28,7 +28,12 @@ NO_RUN = cast(
 
 def of(slots: Slots, **more: Any) -> Any:
     """Stand in for an analysis with these slots."""
-    bare = {"run": SimpleNamespace(facts={}), "summary": {"levels": [{"verdict": "valid"}]}}
+    steps = SimpleNamespace(apart=False, handover_s=0.0)
+    bare = {
+        "run": SimpleNamespace(facts={}),
+        "summary": {"levels": [{"index": 0, "label": "8 streams", "verdict": "valid"}]},
+        "steps": steps,
+    }
     return SimpleNamespace(slots=slots, **{**bare, **more})
 
 
@@ -40,7 +45,7 @@ def level(**figures: float | None) -> dict[str, Any]:
 
 def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float | None) -> str | None:
     one = level(ttft_s=1.0, queue_wait_s=wait, slot_wait_s=slot, batch_wait_s=batch)
-    return findings.queueing(of(slots), Series("", (one,)))
+    return waiting_findings.queueing(of(slots), Series("", (one,)))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,7 @@ def test_one_request_that_waited_long_is_not_left_out() -> None:
     """Was "No request queues at 8 streams: waiting is 3 % of the mean TTFT" where one had waited for most of its own."""
     one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
     one["queue_wait_s"] |= {"max": 0.9}
-    assert findings.queueing(of(LIMIT), Series("", (one,))) == (
+    assert waiting_findings.queueing(of(LIMIT), Series("", (one,))) == (
         "At 8 streams, waiting is 3 % of the mean TTFT (1.00 s), and 900 ms for one request."
     )
 
@@ -101,7 +106,7 @@ def test_one_request_that_waited_long_is_not_left_out() -> None:
 def test_a_request_that_waits_for_its_model_is_not_said_to_wait_for_nothing() -> None:
     """Was "No request queues at 8 streams: waiting is 0.2 % of the mean TTFT" where two models took turns."""
     one = level(ttft_s=1.9, queue_wait_s=0.004, slot_wait_s=0.0, batch_wait_s=0.004, load_s=1.2)
-    assert findings.queueing(of(LIMIT), Series("", (one,))) == (
+    assert waiting_findings.queueing(of(LIMIT), Series("", (one,))) == (
         "At 8 streams, 63 % of the mean TTFT (1.90 s) passes until the model is loaded, and 0.21 % is waiting."
     )
 
@@ -115,7 +120,7 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
     one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
     void = [level() | {"concurrency": users, "verdict": "void"} for users in void_at]
     every = Series("", tuple(sorted([one, *void], key=lambda each: int(each["concurrency"]))))
-    said = findings.queueing(of(LIMIT), every)
+    said = waiting_findings.queueing(of(LIMIT), every)
     assert said is not None
     assert said.startswith("No request queues at 8 streams: waiting is 3 % of the mean TTFT (1.00 s)")
     assert said.endswith(end)
@@ -134,8 +139,8 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
     ],
 )
 def test_a_limit_is_named_where_requests_were_kept_out(slots: Slots, said: str) -> None:
-    assert findings.slots_finding(of(slots)) == said
-    assert findings.slots_finding(of(LIMIT)).evidence == "Seen."
+    assert slot_findings.slots_finding(of(slots)) == said
+    assert slot_findings.slots_finding(of(LIMIT)).evidence == "Seen."
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_slots_that_a_server_says_or_bursts_showed_stand_beside_a_limit_not_seen
 ) -> None:
     """`check` printed "slots 12", `run --probe-slots` 8, and the report that the limit was not seen, without a word on it."""
     run = SimpleNamespace(facts={"server": {"slots_said": said}, "slot_probe": {"limit": probed, "seen": probed}})
-    assert findings.slots_finding(of(slots, run=run)) == sentence
+    assert slot_findings.slots_finding(of(slots, run=run)) == sentence
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,10 @@ def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...
 def steps_of(*, fits: bool, reason: str | None, per_stream_s: float = 0.002) -> Any:
     law = Law(0.010, (0.009, 0.011), per_stream_s, (0.001, 0.003), 0.01, fits=fits)
     times = [SimpleNamespace(streams=number, kinds=()) for number in (1, 2, 4)]
-    return cast("Steps", SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None))
+    return cast(
+        "Steps",
+        SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None, apart=False, change=None, paces={}),
+    )
 
 
 def test_a_law_is_said_where_it_fits() -> None:
@@ -209,7 +217,7 @@ def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
     """Was "although no request waits for a slot" where one had waited for most of its TTFT."""
     one = level(ttft_s=1.0, slot_wait_s=0.03, batch_wait_s=0.4)
     one["slot_wait_s"] |= {"max": 0.8}
-    found = findings.batching(NO_RUN, Series("", (one,)))
+    found = waiting_findings.batching(of(LIMIT, run=NO_RUN), Series("", (one,)))
     assert found is not None
     assert found.startswith("At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, and 3 % slot wait: a prompt")
 
@@ -268,10 +276,28 @@ def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> N
     assert any("of two kinds" in each for each in step_findings.steps_findings(of(LIMIT, steps=steps))) is said
 
 
+@pytest.mark.parametrize(
+    ("alone_s", "said"),
+    [
+        (0.05, "At 8 streams, 35 % of the mean TTFT (1.00 s) is batch wait"),
+        (
+            0.38,
+            "380 ms of each TTFT pass before work on the request begins, also where it has the server to itself: on the way",
+        ),
+    ],
+)
+def test_what_a_request_waits_that_is_alone_is_no_batch_wait(alone_s: float, said: str) -> None:
+    """Was "87 % of the mean TTFT is batch wait" behind a gateway that takes 0.3 s for each request, at one stream, too."""
+    one = level(ttft_s=1.0, slot_wait_s=0.0, batch_wait_s=0.4)
+    steps = SimpleNamespace(apart=False, handover_s=alone_s)
+    found = waiting_findings.batching(of(LIMIT, run=NO_RUN, steps=steps), Series("", (one,)))
+    assert (found or "").startswith(said)
+
+
 @pytest.mark.parametrize(("slot", "said"), [(0.0, True), (0.1, False)])
 def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said: bool) -> None:
     one = level(ttft_s=1.0, slot_wait_s=slot, batch_wait_s=0.4)
-    found = findings.batching(NO_RUN, Series("", (one,)))
+    found = waiting_findings.batching(of(LIMIT, run=NO_RUN), Series("", (one,)))
     assert (found is not None) is said
     assert found is None or found.startswith(
         "At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, although no request waits for a slot"

@@ -16,7 +16,8 @@ from support.places import ROOT
 
 from loadtest.analyse.charts.by_load import throughput, tradeoff, ttft
 from loadtest.analyse.charts.over_time import depth
-from loadtest.analyse.findings.run_findings import saturation, slots_finding
+from loadtest.analyse.findings.run_findings import saturation
+from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import frames

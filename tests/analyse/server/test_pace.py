@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support import made_runs
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis, predict_loads
@@ -35,6 +38,40 @@ def test_levels_at_other_paces_show_by_how_much_another_run_may_differ(tmp_path:
     assert found.steps.pace_error == pytest.approx(0.184, rel=0.1)
     assert found.summary["step_law"]["pace_error"] == found.steps.pace_error
     assert [found.steps.paces[level] for level in (1, 2, 3)] == pytest.approx([0.95, 1.0, 1.05], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        (
+            1.5,
+            "The server became slower within the level at 4 streams: the same steps took 1.5 times as long in its last third",
+        ),
+        (
+            0.5,
+            "The server became faster within the level at 4 streams: the same steps took 2.0 times as long in its first third",
+        ),
+        (1.05, None),
+    ],
+)
+def test_a_pace_that_changes_within_a_level_is_said(tmp_path: Path, then: float, said: str | None) -> None:
+    """Was "A step of the server takes 12.7 ms, and 9.99 ms more for each stream" of one that slowed down meanwhile, and no more."""
+    loads = [Load(users=4, requests=60, prompt=(60, 240), output=(20, 60), pace=pace) for pace in (1.0, then)]
+    played = play(SERVER, loads, slots=4)
+    records = [dataclasses.replace(record, level=0) for record in played.records]
+    level = played.levels[0] | {"ended_ns": played.levels[1]["ended_ns"], "requests": 120}
+    found = steps_findings(analyse(made_runs.write(tmp_path / "run", records, [level])))
+    changed = [each for each in found if "the same steps" in each]
+    assert [each.startswith(said or "") for each in changed] == [True] * bool(said)
+    assert any("on average over the run" in each for each in found) is bool(said)
+
+
+def test_a_pace_that_differs_between_levels_is_said(tmp_path: Path) -> None:
+    (said, *_) = steps_findings(ran(tmp_path / "run", (1.001, 0.9, 1.001, 1.3)))
+    assert (
+        said
+        == "The server's pace changed between levels: the same steps took 1.4 times as long at 8 streams as at 5 streams."
+    )
 
 
 @pytest.mark.parametrize(("paces", "held"), [((1.001, 0.95, 1.001, 1.05), True), ((1, 1, 1, 1), False)])

@@ -8,11 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings import waiting_findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.queue.passing import alone_share, passed_share
+from loadtest.analyse.summary import Analysis
 
 
 def made(gap_ms: int, *, prompt: int = 100, end: float = 2.1) -> RunData:
@@ -66,7 +67,8 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> 
         for name, value in (("ttft_s", 1.0), ("slot_wait_s", 0.0), ("batch_wait_s", 0.6))
     }
     level = {"index": 0, "label": "2 streams", "concurrency": 2, "rate": None, "verdict": "valid", **figures}
-    found = findings.batching(made(gap_ms), Series("", (level,)))
+    analysis = cast("Analysis", SimpleNamespace(run=made(gap_ms), steps=SimpleNamespace(apart=False, handover_s=0.0)))
+    found = waiting_findings.batching(analysis, Series("", (level,)))
     assert found is not None
     assert said in found
 
@@ -81,4 +83,5 @@ def test_a_wait_with_nobody_else_there_is_no_batch_wait(end: float, share: float
         for name, value in (("ttft_s", 1.0), ("slot_wait_s", 0.0), ("batch_wait_s", 0.6))
     }
     level = {"index": 0, "label": "2 streams", "concurrency": 2, "rate": None, "verdict": "valid", **figures}
-    assert (findings.batching(run, Series("", (level,))) is None) is bool(share)
+    analysis = cast("Analysis", SimpleNamespace(run=run, steps=SimpleNamespace(apart=False, handover_s=0.0)))
+    assert (waiting_findings.batching(analysis, Series("", (level,))) is None) is bool(share)

@@ -246,3 +246,29 @@ def test_nothing_decoded_is_unknown(tmp_path: Path) -> None:
     assert found.estimate is None
     assert str(found) == "unknown"
     assert found.to_dict()["ci"] is None
+
+
+@pytest.mark.parametrize("says", ["ollama", None])
+def test_a_gateway_that_lets_one_request_through_now_and_then_is_no_server_of_one_slot(
+    tmp_path: Path, says: str | None
+) -> None:
+    """Was "handles one request at a time" of 4 slots behind a gateway that lets one request a second through."""
+    played = play(TIMING, [Load(users=1, requests=40, output=(10, 20))], slots=4, says=says)
+    records, ends = [], [0, 0, 0, 0]
+    for number, record in enumerate(played.records):
+        let_through, send = number * 1_000_000_000, min(ends) + 1_000_000
+        ends[ends.index(min(ends))] = let_through + record.t_end - (record.t_send or 0)
+        moved = {
+            name: let_through + value - (record.t_send or 0)
+            for name in ("t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
+            if (value := getattr(record, name)) is not None
+        }
+        chunks = [chunk + (let_through - send) // 1000 for chunk in record.chunks]
+        records.append(
+            dataclasses.replace(
+                record, t_sched=send, t_send=send, chunks=chunks, server_us=None, server_first=None, **moved
+            )
+        )
+    level = played.levels[0] | {"concurrency": 4, "ended_ns": max(ends)}
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, [level])))
+    assert (found.estimate, found.limit) == (1, False)

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import believed_slots, slot_limit
+from loadtest.analyse.findings.slot_findings import believed_slots, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.timing.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis, believed, figure, interval, without_void

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import crosses, edge_of
-from loadtest.analyse.findings.run_findings import as_title, range_of_e2e, saturation, slot_limit
+from loadtest.analyse.findings.run_findings import as_title, range_of_e2e, saturation
+from loadtest.analyse.findings.slot_findings import slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, interval, is_void

@@ -11,7 +11,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.by_load.point_names import PointNames
 from loadtest.analyse.charts.void_levels import crosses, edge_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.findings.run_findings import void_above
+from loadtest.analyse.findings.waiting_findings import void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, is_void, series_with, wait_in_words, with_most

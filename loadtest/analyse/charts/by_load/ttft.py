@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.void_levels import hatch
-from loadtest.analyse.findings.run_findings import as_title, queueing, range_of_ttft, slot_limit
+from loadtest.analyse.findings.run_findings import as_title, range_of_ttft
+from loadtest.analyse.findings.slot_findings import slot_limit
+from loadtest.analyse.findings.waiting_findings import queueing
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, is_void, mean_ttft

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import only_void, slot_limit
+from loadtest.analyse.findings.slot_findings import only_void, slot_limit
 from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, listed

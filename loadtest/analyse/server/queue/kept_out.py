@@ -119,6 +119,21 @@ def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int 
     return bool(slow.sum() >= FEWEST_WAITS and np.median(((first[order] - free) / own[order])[slow]) < LEAST_READ)
 
 
+def idle_while_waiting(run: RunData, requests: RequestInstants, slots: int, peak: int) -> float:
+    """Return the share of the time with more than `slots` in flight in which nobody was at work: no slot held them back then."""
+    ttft = unwaited_ttft(run, requests, peak)
+    seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
+    if not seen.any():
+        return 0.0
+    begun = np.clip(requests.first - ttft.seconds, requests.arrived, requests.first)[seen]
+    if requests.told:
+        begun = np.fmin(begun, requests.started[seen])
+    _, work, asked, seconds = _depths(begun, np.maximum(requests.last[seen], begun), requests.arrived[seen])
+    crowded = asked > slots
+    total = float(seconds[crowded].sum())
+    return float(seconds[crowded & (work == 0)].sum()) / total if total > 0 else 0.0
+
+
 def _reading(
     requests: RequestInstants, seen: BoolArray, begun: FloatArray, scatter: float, peak: int
 ) -> tuple[float, float, int] | None:

@@ -24,7 +24,7 @@ from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
 from loadtest.analyse.server.queue.at_work import RequestInstants
-from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, prompts_read_while_full
+from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, idle_while_waiting, prompts_read_while_full
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
@@ -33,6 +33,7 @@ REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on 
 FEWEST_AGREEING = 3.0  # that must name one number of slots
 LEAST_PRESSED_SHARE = 0.03  # of the steps with more requests in flight than that number, which must name it
 LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
+MOST_IDLE = 0.25  # of the time with requests waiting may pass with nobody at work, where slots keep them out
 LONGEST_PLAIN_STEP = 1.4  # times the usual step with nobody waiting: a longer one evaluates prompt tokens
 FEWEST_TOKENS = 4  # of the median answer, for the steps alone to name a limit where the server reports no durations
 SMALLEST_SLICE = 32  # prompt tokens that a step evaluates at least, where prompts are cut into slices
@@ -127,6 +128,11 @@ def estimate_slots(run: RunData) -> Slots:
             )
             return Slots(
                 named, limit=False, method=f"{method}; but {better}, so the number is no limit", witnesses=found
+            )
+        if (idle := idle_while_waiting(run, requests, named, peak)) > MOST_IDLE:
+            better = f"nobody was at work in {percent(idle)} of the time in which requests waited"
+            return Slots(
+                named, limit=False, method=f"{method}; but {better}, so no slot held them back", witnesses=found
             )
         return Slots(named, limit=True, method=method, witnesses=found)
     least = min(witness.slots for witness in found if witness.slots is not None)

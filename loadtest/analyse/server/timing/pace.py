@@ -1,4 +1,4 @@
-"""How much a server's pace differs from one level to the next, and so by how much another run's may.
+"""How much a server's pace differs from one level to the next, and so by how much another run's may; and within a level.
 
 The same steps take longer in one minute than in another where a machine is shared, heats up or changes its clock. One run
 shows it by its levels: each was measured at a time of its own.
@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their mean counts: few are a choice of moments
+LEAST_CHANGE = 1.2  # times as long, or as short, as which steps take late in a level, for its pace to have changed
+FEWEST_OF_A_THIRD = 32  # steps of one number of streams in a third of a level
+LEAST_ERROR = 0.02  # of a mean step: the blocks may agree by chance
+SURELY = 4.0  # standard errors that a change is more than none
+BLOCKS = 8  # of consecutive steps in a third of a level, whose means give the error of its mean
 LEAST_FREEDOM = 3  # of Student's t: a spread seen in two levels is a spread, and no bound
 
 
@@ -60,3 +67,48 @@ def level_paces(run: RunData, gaps: TokenGaps) -> dict[int, float]:
     seen = [sum(cell[3] ** 2 for cell in cells if cell[0] == level) for level in known]
     usual = float(np.average(parts, weights=seen))
     return {level: math.exp(float(part) - usual) for level, part in zip(known, parts, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class PaceChange:
+    """By what factor the same steps took longer in the last third of a level than in its first."""
+
+    level: int
+    factor: float
+
+
+def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
+    """Return the largest change of pace within a level; None where steps took about as long to its end."""
+    clean = gaps.clean
+    row, right = gaps.row[clean], gaps.right[clean]
+    streams, step_s = gaps.streams[clean], gaps.step_s[clean]
+    levels = np.asarray(run.requests["level"], dtype=np.int64)[row]
+    found: list[PaceChange] = []
+    for level in np.unique(levels):
+        at = right[levels == level]
+        edges = np.quantile((at.min(), at.max()), (1 / 3, 2 / 3))
+        cells = []
+        for number in np.unique(streams[levels == level]):
+            mine = (levels == level) & (streams == number)
+            thirds = (mine & (right <= edges[0]), mine & (right >= edges[1]))
+            ends = [_log_mean(step_s[third], right[third], row[third], int(number)) for third in thirds]
+            cells += [(ends[1][0] - ends[0][0], math.hypot(ends[0][1], ends[1][1]))] if ends[0] and ends[1] else []
+        if not cells:
+            continue
+        weights = [1 / max(error, LEAST_ERROR) ** 2 for _, error in cells]
+        log = sum(weight * change for weight, (change, _) in zip(weights, cells, strict=True)) / sum(weights)
+        if abs(log) > max(math.log(LEAST_CHANGE), SURELY / math.sqrt(sum(weights))):
+            found.append(PaceChange(int(level), math.exp(log)))
+    return max(found, key=lambda one: abs(math.log(one.factor)), default=None)
+
+
+def _log_mean(step_s: FloatArray, at: FloatArray, row: IntArray, streams: int) -> tuple[float, float] | None:
+    """Return the logarithm of the mean step and its standard error; None where steps or requests are few.
+
+    A step grows with the context of its streams, so one request a stream would show that in place of the server's pace.
+    """
+    if len(step_s) < FEWEST_OF_A_THIRD or len(np.unique(row)) < streams + 2:
+        return None
+    means = np.array([block.mean() for block in np.array_split(step_s[np.argsort(at, kind="stable")], BLOCKS)])
+    middle = float(step_s.mean())
+    return math.log(middle), float(means.std(ddof=1)) / math.sqrt(BLOCKS) / middle

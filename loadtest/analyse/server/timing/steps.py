@@ -14,7 +14,8 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.pace import level_paces, pace_error
+from loadtest.analyse.server.timing.lockstep import LEAST_APART, share_out_of_step
+from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error
 from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls, uncached
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.analyse.server.timing.step_law import (
@@ -63,7 +64,14 @@ class Steps:
     paces: Mapping[int, float] = field(
         default_factory=dict
     )  # by level: its steps' times as shares of the run's, where known
+    change: PaceChange | None = None  # of the pace within a level
+    out_of_step: float | None = None  # share of the pairs of streams that share no steps; None: unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
+
+    @property
+    def apart(self) -> bool:
+        """Whether streams were seen to have steps of their own, as those of several servers behind one URL have."""
+        return self.out_of_step is not None and self.out_of_step >= LEAST_APART
 
     def timing(self, *, neighbours: bool | None = None) -> Timing:
         """Return the timing that the engine predicts with; `neighbours` replaces what was measured.
@@ -109,6 +117,7 @@ class Steps:
             "handling_s": self.handling_s,
             "handover_s": self.handover_s,
             **({"pace_error": self.pace_error} if self.pace_error else {}),
+            **({"out_of_step": self.out_of_step} if self.out_of_step else {}),
             **({"read_from": self.read_from} if self.read_from else {}),
         }
 
@@ -116,6 +125,7 @@ class Steps:
 def measure_steps(run: RunData, slots: Slots) -> Steps:
     """Measure step times, their law, prefill and stalls in a run."""
     found = read_gaps(run, slots)
+    out_of_step = share_out_of_step(run, found)
     models = sorted({str(model) for model in run.requests["model"][run.requests["ok"]].dropna().unique()})
     if len(models) > 1:  # each model has its own step times
         times: tuple[StepTimes, ...] = ()
@@ -127,6 +137,8 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         times = by_streams(found)
         law, law_reason = fit_law(times)
         slope = growth_per_stream(times)
+        if out_of_step is not None and out_of_step >= LEAST_APART:
+            law, law_reason = None, "streams that decode together share no steps"
     step = _step_time_by_streams(times, slope or 0.0) if times else None
     prefill, prefill_reason = measure_prefill(run, found, step)
     stall, interference, interference_reason = stalls(run, found, step)
@@ -148,6 +160,8 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         neighbours=split_by_neighbours(times),
         pace_error=pace_error(paces),
         paces=paces,
+        change=pace_change(run, found) if times else None,
+        out_of_step=out_of_step,
         read_from=found.said,
     )
 

@@ -1,0 +1,124 @@
+"""What requests wait for before their first token, in sentences: a slot, a batch, their model, or the way to the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.findings.slot_findings import slot_limit
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.server.queue.passing import alone_share, passed_share
+from loadtest.analyse.summary import Analysis, believed, figure, is_void, mean_ttft
+from loadtest.text import capitalised, counted, percent, seconds
+
+LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
+LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
+LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
+MOST_OF_A_WAIT = 0.8  # of a wait
+MOSTLY_ALONE = 0.5  # of batch wait that passed with nobody else there: it is none
+MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
+SHORT_S = 0.005  # nobody calls that queueing
+
+
+def queueing(analysis: Analysis, series: Series) -> Finding | None:
+    """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
+    told = [
+        level
+        for level in believed(series.levels)
+        if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
+    ]
+    if not told:
+        return None
+    level = told[-1]
+    wait, slot, batch = (figure(level, name) for name in ("queue_wait_s", "slot_wait_s", "batch_wait_s"))
+    ttft = mean_ttft(level)
+    if not ttft:
+        return None
+    at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
+    above = void_above(series, level)
+    limit = slot_limit(analysis)
+    if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
+        past = f"Past {counted(limit, 'stream')} requests queue"
+        inferred = (
+            "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
+        )
+        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
+    if wait is None:
+        return None
+    if slot is None or batch is None or analysis.steps.apart:
+        unsplit = "Whether requests wait for a slot or for a batch is not known."
+        return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
+    share = percent((slot + batch) / ttft)
+    if slot + batch <= LEAST_BATCH_WAIT * ttft:
+        if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
+            loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
+            return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
+        longest = figure(level, "queue_wait_s", "max") or 0.0
+        if longest <= max(LONG_WAIT * ttft, SHORT_S):
+            return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")
+        return Finding(f"{capitalised(at)}, waiting is {share} {of}, and {seconds(longest)} for one request{above}.")
+    if slot < 0.1 * batch:
+        return None  # batching says it
+    mostly = (
+        "nearly all of it batch wait"
+        if batch >= MOST_OF_A_WAIT * (slot + batch)
+        else f"{percent(batch / (slot + batch))} of that batch wait"
+    )
+    return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
+
+
+def void_above(series: Series, level: dict[str, Any]) -> str:
+    """Return the end of a sentence on a level that says how many higher ones are void; empty where none is."""
+    load = offered_load.amount(level)
+    void = sum(offered_load.amount(each) > load for each in filter(is_void, series.levels))
+    many = f"{void} levels above it are" if void > 1 else "level above it is"
+    return f"; the {many} void" if void else ""
+
+
+def batching(analysis: Analysis, series: Series) -> Finding | None:
+    """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part.
+
+    What a request waits that has the server to itself is no batch's. Where many batches passed meanwhile, something else held
+    what the request waited for; and streams of several servers have no batch in common.
+    """
+    if analysis.steps.apart:
+        return None
+    run, alone = analysis.run, analysis.steps.handover_s
+    found, largest = None, LEAST_BATCH_WAIT
+    for level in believed(series.levels):
+        if alone_share(run, level["index"]) > MOSTLY_ALONE:
+            continue  # no batch of others is in flight
+        ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
+        if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - alone) / ttft > largest:
+            found, largest = level, (batch - alone) / ttft
+    if found is None:
+        return before_work(series, alone)
+    slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
+    if passed_share(run, found["index"]) >= MOSTLY_PASSED:
+        return Finding(
+            f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is waiting "
+            "through many steps of other streams, with no more of them than the server handles: others may use this server.",
+            f"A request waited up to {seconds(figure(found, 'batch_wait_s', 'max'))} while another stream got token after token. "
+            "A free slot would have taken it in.",
+        )
+    longest = figure(found, "slot_wait_s", "max") or 0.0
+    few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
+    beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"
+    return Finding(
+        f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
+        f"{beside}: a prompt starts only when the batch in flight has ended.",
+        f"Batch wait is up to {seconds(figure(found, 'batch_wait_s', 'max'))}.",
+    )
+
+
+def before_work(series: Series, alone_s: float) -> Finding | None:
+    """Say where a large part of TTFT is what even a request waits that has the server to itself, at the lowest load."""
+    level = next((one for one in believed(series.levels) if figure(one, "batch_wait_s") and mean_ttft(one)), None)
+    if level is None or alone_s < max(LEAST_BATCH_WAIT * (mean_ttft(level) or 0.0), SHORT_S):
+        return None
+    return Finding(
+        f"{seconds(alone_s)} of each TTFT pass before work on the request begins, also where it has the server to itself: on the way, "
+        "or in a gateway.",
+        f"The median of requests with nobody beside them; the mean TTFT at {offered_load.load_name(level)} is {seconds(figure(level, 'ttft_s'))}.",
+    )

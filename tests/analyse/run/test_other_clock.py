@@ -1,0 +1,50 @@
+"""Durations of another clock: where a server's decoding does not fit the time over which its tokens came, none is used."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import made_runs
+from support.places import RECORDED_RUNS
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.run import frames
+from loadtest.analyse.summary import analyse
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.002, jitter=0.05)
+DURATIONS = ("prompt_eval_duration", "eval_duration")
+
+
+@pytest.mark.parametrize(("factor", "used"), [(1.0, True), (0.8, True), (0.5, False), (1000.0, False)])
+def test_durations_that_do_not_fit_the_tokens_are_left_out_and_named(
+    tmp_path: Path, factor: float, *, used: bool
+) -> None:
+    """Was "Prefill runs at 4252 prompt tokens/s" and "84 % of the mean TTFT is queue wait", at half the speed and 68 %."""
+    played = play(TIMING, [Load(users=users, prompt=(50, 300)) for users in (1, 3)], slots=3)
+    records = [
+        dataclasses.replace(
+            record,
+            server={
+                **(record.server or {}),
+                **{name: round(factor * (record.server or {})[name]) for name in DURATIONS},
+            },
+        )
+        for record in played.records
+    ]
+    found = analyse(made_runs.write(tmp_path / "run", records, played.levels))
+    assert bool(np.isfinite(found.run.column("queue_wait_s")).any()) is used
+    said = [each for each in all_findings(found) if each.startswith("The server's durations")]
+    assert len(said) == (0 if used else 1)
+    assert used or f"decoding took {'0.50' if factor < 1 else '1000'} times as long" in said[0]
+
+
+@pytest.mark.parametrize("name", ["ollama-0.24-tiny-slots4-c8-mixed", "ollama-0.33-mid-slots2-c4"])
+def test_the_durations_of_a_real_server_fit(tmp_path: Path, name: str) -> None:
+    assert (RECORDED_RUNS / f"{name}.jsonl").is_file()
+    run = frames.load(made_runs.recorded(tmp_path / "run", [name]))
+    assert np.isfinite(run.column("queue_wait_s")).all()

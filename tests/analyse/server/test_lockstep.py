@@ -1,0 +1,43 @@
+"""Whether streams share steps: those of two servers behind one URL do not, and no sentence takes them for one server's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from support import made_runs
+from support.places import RECORDED_RUNS
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.summary import analyse
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.0005, jitter=0.05)
+ONE_SERVERS = ("A step of the server", "Prefill runs", "is batch wait", "of two kinds")
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_several_servers_behind_one_url_are_seen_and_not_taken_for_one(tmp_path: Path, servers: int) -> None:
+    """Was "a step takes 28.4 ms, and 3.68 ms more for each stream" of two servers of 20.7 and 11.9 ms, in 17 of 17 such runs."""
+    loads = [Load(users=users, requests=12 * users, prompt=(50, 300)) for users in (1, 3)]
+    each = [play(TIMING, loads, slots=3, seed=seed) for seed in range(servers)]
+    records = [
+        dataclasses.replace(record, id=1000 * place + record.id)
+        for place, played in enumerate(each)
+        for record in played.records
+    ]
+    levels = [level | {"concurrency": servers * level["concurrency"]} for level in each[0].levels]
+    found = analyse(made_runs.write(tmp_path / "run", records, levels))
+    said = "\n".join(all_findings(found))
+    assert ("Several servers stand behind this URL, or each stream has a worker of its own" in said) is (servers == 2)
+    assert found.steps.apart is (servers == 2)
+    assert any(claim in said for claim in ONE_SERVERS) is (servers == 1)
+    assert (found.summary["step_law"]["base_s"] is None) is (servers == 2)
+
+
+@pytest.mark.parametrize("name", ["ollama-0.24-tiny-slots4", "ollama-0.33-mid-slots4"])
+def test_the_streams_of_a_real_server_share_steps(tmp_path: Path, name: str) -> None:
+    runs = sorted(path.stem for path in RECORDED_RUNS.glob(f"{name}*.jsonl"))
+    assert analyse(made_runs.recorded(tmp_path / "run", runs)).steps.out_of_step == 0
