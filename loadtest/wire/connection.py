@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import httpx
@@ -22,6 +23,10 @@ READ_SIZE = 1 << 13
 # and its unused rest has to be given back at every read. A token's chunk fits; the rest of a larger one is read at once.
 SMALL_READ = 512 - sys.getsizeof(b"")
 STALE_NS = 250_000_000  # a kept connection that dies this soon after the send had been closed before the request came
+AT_ONCE_NS = (
+    1_000_000_000  # an idle connection that dies this soon was never meant to be kept, whatever its headers say
+)
+FEWEST_DIED = 4  # kept connections, of which none was of use: from then on none is kept
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 
@@ -41,11 +46,13 @@ class Connection:
         "broken",
         "error",
         "fd",
+        "idle_since",
         "origin",
         "received",
         "sock",
         "stale",
         "tls",
+        "uses",
         "wake",
     )
 
@@ -59,6 +66,8 @@ class Connection:
         self.wake: Callable[[], object] = bool
         self.broken = False  # it will carry no further request
         self.stale = False  # the server had closed it before this request reached it
+        self.uses = 0  # requests that it has carried
+        self.idle_since = 0  # monotonic ns
         # why the request failed, where the answer's framing does not say
         self.error: httpx.TransportError | None = None
         self._out = memoryview(b"")
@@ -76,6 +85,7 @@ class Connection:
         self.received = received
         self.wake = wake
         self._began, self._sent = now(), False
+        self.uses += 1
         if self.tls is not None:
             self.tls.send(payload)
             payload = self.tls.outgoing()
@@ -215,11 +225,17 @@ class Connection:
 
 
 class Pool:
-    """Idle connections by origin, without a limit; the one parked last is taken first."""
+    """Idle connections by origin, without a limit; the one parked last is taken first.
+
+    Some servers (llama.cpp, for one) say that they keep a connection and close it behind each answer. A request that is sent
+    meanwhile is lost and has to be sent again, so their connections are closed instead of kept.
+    """
 
     def __init__(self, close: Callable[[Connection], None]) -> None:
         self._idle: dict[Origin, list[Connection]] = {}
         self._close = close
+        self._died: Counter[Origin] = Counter()  # kept connections that the server closed at once
+        self._reused: set[Origin] = set()  # of which a kept connection carried a further request
 
     def count(self, origin: Origin) -> int:
         return len(self._idle.get(origin, ()))
@@ -232,7 +248,7 @@ class Pool:
             connection.receive()
             if not connection.broken:
                 return connection
-            self._close(connection)
+            self._drop(connection)
         return None
 
     def park(self, connection: Connection) -> None:
@@ -245,15 +261,21 @@ class Pool:
         def drop() -> None:
             if connection.broken and connection in idle:
                 idle.remove(connection)
-                self._close(connection)
+                self._drop(connection)
 
         connection.received = None
         connection.wake = drop
+        connection.idle_since = now()
         idle.append(connection)
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Take back a connection whose request is over: keep it for the next one where it is reusable, else close it."""
-        if reusable and not connection.unsent:
+        origin = connection.origin
+        if connection.stale:
+            self._died[origin] += 1
+        elif connection.uses > 1:
+            self._reused.add(origin)
+        if reusable and not connection.unsent and self._keeps(origin):
             self.park(connection)
         else:
             self._close(connection)
@@ -262,3 +284,13 @@ class Pool:
         for idle in self._idle.values():
             while idle:
                 self._close(idle.pop())
+
+    def _drop(self, connection: Connection) -> None:
+        """Close an idle connection that the server has closed."""
+        if connection.uses and now() - connection.idle_since < AT_ONCE_NS:
+            self._died[connection.origin] += 1
+        self._close(connection)
+
+    def _keeps(self, origin: Origin) -> bool:
+        """Whether kept connections are of any use, as far as is known."""
+        return origin in self._reused or self._died[origin] < FEWEST_DIED

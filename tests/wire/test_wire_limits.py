@@ -234,6 +234,23 @@ def test_a_request_is_sent_again_once(kind: str) -> None:
     assert (got[1].received.t_send or 0) <= got[1].received.t_resent
 
 
+@pytest.mark.parametrize(("each", "resent"), [(1, [1, 2, 3, 4]), (2, [2, 4, 6, 8, 10])])
+@pytest.mark.parametrize("kind", WAITERS)
+def test_connections_that_a_server_never_keeps_are_kept_no_more(kind: str, each: int, resent: list[int]) -> None:
+    """llama.cpp says "Keep-Alive: max=100" and closes behind each stream: 174 of 240 requests of a busy one were sent twice."""
+
+    def handler(peer: Peer) -> None:
+        for _ in range(each):
+            peer.request()
+            peer.send(answer(b"a"))
+        peer.request()
+
+    with serving(handler) as server:
+        got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(12)])
+    assert [one.error for one in got] == [None] * 12
+    assert [i for i, one in enumerate(got) if one.received.t_resent is not None] == resent
+
+
 # -- t_send ---------------------------------------------------------------------------------------------------------
 
 
