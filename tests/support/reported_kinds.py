@@ -144,6 +144,26 @@ TEXTS = {
         ),
         odd=ANOTHER,
     ),
+    **{
+        f"choices that are no list's, a {key}": Stream(
+            V1,
+            sse(
+                *({"index": 0, key: {"content": text}, "finish_reason": None} for text in "abc"),
+                {"index": 0, key: {}, "finish_reason": "stop", "usage": usage()},
+            )
+            + DONE,
+            odd=ANOTHER,
+        )
+        for key in ("delta", "message")
+    },
+    "what was asked, under a name of tokens (FastDeploy)": Stream(
+        V1,
+        sse(
+            delta("", role="assistant", prompt_tokens="what was asked"),
+            *(delta(t, completion_tokens=t) for t in "abc"),
+        )
+        + END,
+    ),
     "Cohere's own, whole": Stream(
         V1,
         json.dumps(
@@ -317,6 +337,8 @@ ERRORS = {
             {"type": "stream_error"},
             {"event": "error"},
             {"object": "chat.completion.error"},
+            {"failed": True},
+            {"__type": "ThrottlingException"},
             {"success": 0},
             {"success": "false"},
         )
@@ -330,6 +352,26 @@ ERRORS = {
             ("in the row", finish("error", message=SAID)),
             ("in details", with_choice(finish("error"), finish_details={"message": SAID})),
         )
+    },
+    **{
+        f"ollama: text under a name of the answer's: {json.dumps(said)}": Stream(
+            CHAT, ndjson(message("a"), said), "a", **FAILED, error=SAID
+        )
+        for said in (
+            {"type": "error", "content": SAID},
+            {"error": True, "text": SAID},
+            {"state": "error", "text": SAID},
+        )
+    },
+    **{
+        f"behind half an event{end!r} (dativo-io/talon#393)": Stream(
+            V1,
+            sse(A) + 'data: {"choices":[{"delta":{"content":"b' + end + sse({"error": {"message": SAID}}),
+            "a",
+            **FAILED,
+            error=SAID,
+        )
+        for end in ("", "\n", "\nevent: error\n")
     },
     "an event whose data comes before its name": Stream(
         V1, sse(A) + f"data: {json.dumps({'message': SAID})}\nevent: error\n\n" + END, "a", done=False, error=SAID

@@ -381,17 +381,17 @@ class StreamDecoder:
             if known is not None:
                 answer.note("the server answers in the format of another API")
                 known.take(chunk)
-            else:
+            elif not self._is_error(row):
                 self._own.take(row)
-                self._foreign_row(row)
         if answer.over:
             self._over()
         return alike
 
-    def _foreign_row(self, row: dict[str, Any]) -> None:
-        """Take a row of neither format: an error in an envelope, or one to be looked at when the answer has ended."""
+    def _is_error(self, row: dict[str, Any]) -> bool:
+        """Take a row of neither format for an error, or keep it, to be looked at when the answer has ended."""
         named = self._answer.kind == b"error"
         if (said := server_errors.error_sentence(row) if named else other_names.in_foreign_row(row)) is not None:
             self._answer.fail(said)
         elif self._foreign is None or server_errors.words(row):
             self._foreign = row
+        return said is not None
