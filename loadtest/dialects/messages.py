@@ -223,8 +223,8 @@ class MessagesRows:
 
 def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
     """Return the text in one event: a piece of a block, what a block begins with, or the blocks of a whole message."""
-    if kind == "content_block_delta" and isinstance(text := row.get("delta", row.get("text")), str):
-        return text, ""
+    if kind == "content_block_delta" and isinstance(text := row.get("delta", row.get("text")), str | list):
+        return in_value(text)
     if kind == "content_block_delta" and isinstance(delta := row.get("delta"), dict):
         text = delta.get("text")
         if delta.get("type", "text_delta") == "text_delta" and type(text) is str:  # nearly always

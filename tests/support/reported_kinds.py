@@ -17,6 +17,7 @@ from support.odd_streams import (
     B,
     C,
     Stream,
+    block,
     delta,
     finish,
     last,
@@ -208,15 +209,16 @@ TEXTS = {
     ),
     "names in capitals (Tencent)": Stream(V1, sse(*map(tencent, "abc"), tencent("", "stop")), odd=ANOTHER),
     "ollama: names in capitals": Stream(CHAT, sse(*map(tencent, "abc"), tencent("", "stop")), odd=ANOTHER),
-    "messages: a text without a delta": Stream(
-        MESSAGES,
-        named(
-            start(),
-            *({"type": "content_block_delta", "index": 0, "text": text} for text in "abc"),
-            stopped(output_tokens=3),
-            STOPPED,
-        ),
-    ),
+    **{
+        f"messages: pieces with {name}": Stream(
+            MESSAGES,
+            named(start(), *map(piece, "abc"), stopped(output_tokens=3), STOPPED),
+        )
+        for name, piece in (
+            ("a text and no delta", lambda text: {"type": "content_block_delta", "index": 0, "text": text}),
+            ("a delta in a list", lambda text: {**block(text), "delta": [block(text)["delta"]]}),
+        )
+    },
 }
 
 COUNTED = {
@@ -230,6 +232,9 @@ COUNTED = {
         ("prompt_tokens", "response_tokens"),
     )
 } | {
+    "tokens in the row": Stream(
+        V1, sse(A, B, C, finish(), {"choices": [], "tokens": {"prompt": 20, "completion": 3, "total": 23}}) + DONE
+    ),
     "a usage in a usage": Stream(V1, sse(A, B, C, finish(usage={"usage": usage()})) + DONE),
     "speeds and costs are no counts": Stream(
         V1,
@@ -300,6 +305,10 @@ ENDS = {
         V1, sse(*({"object": "chat.completion", "result": t, "is_end": t == "c", "usage": usage()} for t in "abc"))
     ),
     "ollama: a finish_reason": Stream(CHAT, ndjson(*LINES, {"model": "m", "finish_reason": "stop", "usage": usage()})),
+    **{
+        f"a choice with {json.dumps(said)}": Stream(V1, sse(A, B, C, with_choice(delta(), **said), COUNTS) + DONE)
+        for said in ({"stopReason": "stop"}, {"finish_reasons": ["stop"]}, {"is_final": True})
+    },
     "a reason that is true": Stream(V1, sse(A, B, C, finish(True), COUNTS) + DONE),
     **{
         f"{good} means {name}": Stream(V1, sse(A, B, C, finish(good), COUNTS) + DONE)
