@@ -37,7 +37,7 @@ REASONS = {  # in the words of the other formats
 }
 NO_STOP_REASON = "the server said message_stop without a stop_reason"
 BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
-_KINDS = ("message", "content_block", "ping")
+_KINDS = ("message_", "content_block_", "ping")
 _OTHER_NAMES = {  # that gateways leave as they were, and Bedrock's
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
@@ -136,7 +136,8 @@ class MessagesRows:
         self._seen = False
 
     def takes(self, row: dict[str, Any]) -> bool:
-        return kind_of(row).startswith(_KINDS) or (row.get("role") == "assistant" and "stop_reason" in row)
+        kind = kind_of(row)
+        return kind == "message" or kind.startswith(_KINDS) or (row.get("role") == "assistant" and "stop_reason" in row)
 
     def take(self, row: dict[str, Any]) -> bool:
         answer, kind = self._answer, kind_of(row)
