@@ -95,3 +95,33 @@ def test_an_answer_in_any_format(dialect: Dialect, name: str, frame: str) -> Non
     rows = FORMATS[name] if name in FORMATS else WHOLE[name.removesuffix(", whole")]
     made = made_of(Stream(dialect, FRAMES[frame](rows)))
     assert (made.seen, made.hidden, made.output, made.prompt, made.done) == ("abc", "", 3, 20, True), made
+
+
+PIECES_ALONE: dict[str, Stream] = {
+    **{
+        f"{name}, then a mark": Stream(V1, sse(*({name: text} for text in "abc")) + DONE)
+        for name in ("token", "content", "text", "delta", "completion", "text_output")
+    },
+    "no mark": Stream(V1, sse(*({"content": text} for text in "abc")), done=False),
+    "an event named done": Stream(
+        V1, "".join(f"event: token\n{sse({'text': text})}" for text in "abc") + 'event: done\ndata: {"sources":[]}\n\n'
+    ),
+    "of Messages": Stream(MESSAGES, sse(*({"text": text} for text in "abc")) + DONE),
+}
+
+
+@pytest.mark.parametrize("name", PIECES_ALONE)
+def test_rows_of_a_piece_alone_are_an_answer(name: str) -> None:
+    made = made_of(PIECES_ALONE[name])
+    assert (made.seen, made.done, made.error) == ("abc", PIECES_ALONE[name].done, None)
+    assert made.odd == ("the server answers in the format of another API",)
+
+
+def test_rows_of_a_piece_before_chunks_are_a_gateways() -> None:
+    made = made_of(Stream(V1, sse({"content": "Searching"}, A, B, C, finish(), COUNTS) + DONE))
+    assert (made.seen, made.done, made.odd) == ("abc", True, ())
+
+
+def test_an_error_behind_rows_of_a_piece_fails_the_answer() -> None:
+    made = made_of(Stream(V1, sse({"content": "a"}, {"error": "slot unavailable"}) + DONE))
+    assert (made.seen, made.done, made.error) == ("a", False, "slot unavailable")
