@@ -37,7 +37,7 @@ REASONS = {  # in the words of the other formats
 }
 NO_STOP_REASON = "the server said message_stop without a stop_reason"
 BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
-_KINDS = ("message", "content_block", "ping")
+_KINDS = ("message_", "content_block_", "ping")
 _OTHER_NAMES = {  # that gateways leave as they were, and Bedrock's
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
@@ -136,7 +136,8 @@ class MessagesRows:
         self._seen = False
 
     def takes(self, row: dict[str, Any]) -> bool:
-        return kind_of(row).startswith(_KINDS) or (row.get("role") == "assistant" and "stop_reason" in row)
+        kind = kind_of(row)
+        return kind == "message" or kind.startswith(_KINDS) or (row.get("role") == "assistant" and "stop_reason" in row)
 
     def take(self, row: dict[str, Any]) -> bool:
         answer, kind = self._answer, kind_of(row)
@@ -223,8 +224,8 @@ class MessagesRows:
 
 def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
     """Return the text in one event: a piece of a block, what a block begins with, or the blocks of a whole message."""
-    if kind == "content_block_delta" and isinstance(text := row.get("delta", row.get("text")), str):
-        return text, ""
+    if kind == "content_block_delta" and isinstance(text := row.get("delta", row.get("text")), str | list):
+        return in_value(text)
     if kind == "content_block_delta" and isinstance(delta := row.get("delta"), dict):
         text = delta.get("text")
         if delta.get("type", "text_delta") == "text_delta" and type(text) is str:  # nearly always

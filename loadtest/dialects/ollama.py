@@ -13,7 +13,7 @@ from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OLLAMA
 from loadtest.dialects.answers.lines.framing import NO_STAMPED_SHAPE, stamped_shape_around
-from loadtest.dialects.answers.rows.native_rows import AnyRows
+from loadtest.dialects.answers.rows.native_rows import AnyRows, NativeRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said
@@ -115,7 +115,7 @@ class OllamaGenerate(_OllamaDialect):
 
 
 def _other_formats(answer: Decoded) -> AnyRows:
-    return AnyRows(OpenAIRows(answer), events_of_others(answer))
+    return AnyRows(OpenAIRows(answer), events_of_others(answer), NativeRows(answer))
 
 
 class OllamaDecoder(StreamDecoder):

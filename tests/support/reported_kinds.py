@@ -17,6 +17,7 @@ from support.odd_streams import (
     B,
     C,
     Stream,
+    block,
     delta,
     finish,
     last,
@@ -144,6 +145,26 @@ TEXTS = {
         ),
         odd=ANOTHER,
     ),
+    **{
+        f"choices that are no list's, a {key}": Stream(
+            V1,
+            sse(
+                *({"index": 0, key: {"content": text}, "finish_reason": None} for text in "abc"),
+                {"index": 0, key: {}, "finish_reason": "stop", "usage": usage()},
+            )
+            + DONE,
+            odd=ANOTHER,
+        )
+        for key in ("delta", "message")
+    },
+    "what was asked, under a name of tokens (FastDeploy)": Stream(
+        V1,
+        sse(
+            delta("", role="assistant", prompt_tokens="what was asked"),
+            *(delta(t, completion_tokens=t) for t in "abc"),
+        )
+        + END,
+    ),
     "Cohere's own, whole": Stream(
         V1,
         json.dumps(
@@ -188,15 +209,16 @@ TEXTS = {
     ),
     "names in capitals (Tencent)": Stream(V1, sse(*map(tencent, "abc"), tencent("", "stop")), odd=ANOTHER),
     "ollama: names in capitals": Stream(CHAT, sse(*map(tencent, "abc"), tencent("", "stop")), odd=ANOTHER),
-    "messages: a text without a delta": Stream(
-        MESSAGES,
-        named(
-            start(),
-            *({"type": "content_block_delta", "index": 0, "text": text} for text in "abc"),
-            stopped(output_tokens=3),
-            STOPPED,
-        ),
-    ),
+    **{
+        f"messages: pieces with {name}": Stream(
+            MESSAGES,
+            named(start(), *map(piece, "abc"), stopped(output_tokens=3), STOPPED),
+        )
+        for name, piece in (
+            ("a text and no delta", lambda text: {"type": "content_block_delta", "index": 0, "text": text}),
+            ("a delta in a list", lambda text: {**block(text), "delta": [block(text)["delta"]]}),
+        )
+    },
 }
 
 COUNTED = {
@@ -210,6 +232,9 @@ COUNTED = {
         ("prompt_tokens", "response_tokens"),
     )
 } | {
+    "tokens in the row": Stream(
+        V1, sse(A, B, C, finish(), {"choices": [], "tokens": {"prompt": 20, "completion": 3, "total": 23}}) + DONE
+    ),
     "a usage in a usage": Stream(V1, sse(A, B, C, finish(usage={"usage": usage()})) + DONE),
     "speeds and costs are no counts": Stream(
         V1,
@@ -280,6 +305,10 @@ ENDS = {
         V1, sse(*({"object": "chat.completion", "result": t, "is_end": t == "c", "usage": usage()} for t in "abc"))
     ),
     "ollama: a finish_reason": Stream(CHAT, ndjson(*LINES, {"model": "m", "finish_reason": "stop", "usage": usage()})),
+    **{
+        f"a choice with {json.dumps(said)}": Stream(V1, sse(A, B, C, with_choice(delta(), **said), COUNTS) + DONE)
+        for said in ({"stopReason": "stop"}, {"finish_reasons": ["stop"]}, {"is_final": True})
+    },
     "a reason that is true": Stream(V1, sse(A, B, C, finish(True), COUNTS) + DONE),
     **{
         f"{good} means {name}": Stream(V1, sse(A, B, C, finish(good), COUNTS) + DONE)
@@ -317,6 +346,8 @@ ERRORS = {
             {"type": "stream_error"},
             {"event": "error"},
             {"object": "chat.completion.error"},
+            {"failed": True},
+            {"__type": "ThrottlingException"},
             {"success": 0},
             {"success": "false"},
         )
@@ -330,6 +361,26 @@ ERRORS = {
             ("in the row", finish("error", message=SAID)),
             ("in details", with_choice(finish("error"), finish_details={"message": SAID})),
         )
+    },
+    **{
+        f"ollama: text under a name of the answer's: {json.dumps(said)}": Stream(
+            CHAT, ndjson(message("a"), said), "a", **FAILED, error=SAID
+        )
+        for said in (
+            {"type": "error", "content": SAID},
+            {"error": True, "text": SAID},
+            {"state": "error", "text": SAID},
+        )
+    },
+    **{
+        f"behind half an event{end!r} (dativo-io/talon#393)": Stream(
+            V1,
+            sse(A) + 'data: {"choices":[{"delta":{"content":"b' + end + sse({"error": {"message": SAID}}),
+            "a",
+            **FAILED,
+            error=SAID,
+        )
+        for end in ("", "\n", "\nevent: error\n")
     },
     "an event whose data comes before its name": Stream(
         V1, sse(A) + f"data: {json.dumps({'message': SAID})}\nevent: error\n\n" + END, "a", done=False, error=SAID

@@ -14,6 +14,7 @@ from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIE
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows import found_rows, other_apis, repeats
+from loadtest.dialects.answers.rows.native_rows import OF_ANOTHER, BareRows
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -30,7 +31,7 @@ class StreamDecoder:
     """
 
     __slots__ = (
-        *("_answer", "_comment", "_events", "_foreign", "_held", "_lines", "_make_other", "_newline"),
+        *("_answer", "_bare", "_comment", "_events", "_foreign", "_held", "_lines", "_make_other", "_newline"),
         *("_odd_line", "_other", "_own", "_row_seen", "_stray", "events"),
     )
 
@@ -49,6 +50,7 @@ class StreamDecoder:
         self._newline = 1  # bytes behind the line at hand: 0 where the body's last line lacks its newline
         self._comment = b""  # comments in an event that is an error
         self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
+        self._bare = BareRows(answer)
         self._foreign: dict[str, Any] | None = None  # a row of neither format, that with words where one has some
 
     def forget(self) -> None:
@@ -104,6 +106,7 @@ class StreamDecoder:
         self._own.close()
         if self._other is not None:
             self._other.close()
+        self._bare.close()
         if not ending.done and self._odd_line is not None:
             answer.fail(server_errors.undecodable(self._odd_line))
         foreign = None if ending.done else self._foreign
@@ -310,9 +313,8 @@ class StreamDecoder:
             comment, self._comment = self._comment, b""
             if is_keepalive(comment):
                 return  # a gateway put it into the event, whose data is still to come
-            if not comment and self._foreign is not None:  # the data came before the event's name
-                answer.fail(server_errors.error_sentence(self._foreign))
-            answer.fail(server_errors.sentence_in(comment))
+            data = None if comment else self._foreign  # which came before the event's name
+            answer.fail(server_errors.error_sentence(data) if data else server_errors.sentence_in(comment))
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""
@@ -379,19 +381,20 @@ class StreamDecoder:
             chunk = other_apis.as_chunk(row) or row
             known = next((rows for rows in (self._own, self._other) if rows.takes(chunk)), None)
             if known is not None:
-                answer.note("the server answers in the format of another API")
+                answer.note(OF_ANOTHER)
                 known.take(chunk)
-            else:
+            elif not self._is_error(row):
                 self._own.take(row)
-                self._foreign_row(row)
         if answer.over:
             self._over()
         return alike
 
-    def _foreign_row(self, row: dict[str, Any]) -> None:
-        """Take a row of neither format: an error in an envelope, or one to be looked at when the answer has ended."""
+    def _is_error(self, row: dict[str, Any]) -> bool:
+        """Take a row of neither format for an error, or keep it, to be looked at when the answer has ended."""
         named = self._answer.kind == b"error"
         if (said := server_errors.error_sentence(row) if named else other_names.in_foreign_row(row)) is not None:
             self._answer.fail(said)
         elif self._foreign is None or server_errors.words(row):
             self._foreign = row
+        self._bare.take(row)
+        return said is not None

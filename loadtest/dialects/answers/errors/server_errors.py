@@ -71,6 +71,8 @@ def undecodable(line: bytes) -> str:
         return error_sentence(line[found.end() :].decode(errors="replace"))
     if page := _page(line):
         return f"the answer goes on with {page}"
+    if (at := line.rfind(b'{"error"')) > 0 and (row := parse_json(line[at:])) is not None:
+        return error_sentence(row)  # the server said it in the middle of another object
     begin = _DIGITS.sub("#", alike(line[:400].decode(errors="replace")))
     return f"a line of the answer is not a JSON object: {quoted(begin)}"
 
@@ -102,7 +104,7 @@ def _page(body: bytes) -> str | None:
 
 _STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
 _BAD_STATUS = ("error", "fail", "failed", "failure", "aborted", "cancelled", "canceled")
-_ERROR_KIND = re.compile(r"(?:\b|_)(?:error|exception)\Z", re.IGNORECASE)  # stream_error, chat.completion.error
+_ERROR_KIND = re.compile(r"(?:error|exception)\Z", re.IGNORECASE)  # stream_error, ThrottlingException
 _ERROR_CODES = ("errorcode", "errcode")
 _CODES = ("code", "status", "statuscode", *_ERROR_CODES, "retcode", "ret", "returncode", "resultcode")
 _GOOD_CODES = {0, 200, "0", "200", "ok", "success"}
@@ -154,8 +156,8 @@ def envelope(row: dict[str, Any]) -> str | None:
         return error_sentence(row)
     if row.get("errors") or row.get("detail") or row.get("fault"):
         return error_sentence(row)
-    failed = (
-        any(str(row.get(name)).lower() in ("false", "0") for name in ("success", "ok")) or row.get("iserror") is True
+    failed = any(str(row.get(name)).lower() in ("false", "0") for name in ("success", "ok")) or any(
+        row.get(name) is True for name in ("iserror", "failed")
     )
     if failed or any(str(row.get(name)).lower() in _BAD_STATUS for name in ("status", "state")):
         return error_sentence(row)

@@ -120,9 +120,7 @@ class Usage:
         """
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
-            for name in ("tokens", "usage"):  # the first is Cohere's, beside what it bills
-                if isinstance(inner := usage.get(name), dict):
-                    usage = {**usage, **inner}
+            usage = flat(usage)
             prompt, output = first_count(usage, PROMPT, odd), first_count(usage, OUTPUT, odd)
         if not prompt and not output:
             return False
@@ -174,6 +172,12 @@ class Usage:
         if prompt and max(cached or 0, read) > prompt:
             doubts.append("the server's counts contradict each other: more cached tokens than prompt tokens")
         return output
+
+
+def flat(usage: dict[str, Any]) -> dict[str, Any]:
+    """Return a usage with what lies in an object of its own: Cohere's has tokens, beside what it bills."""
+    inner = [usage[name] for name in ("tokens", "usage") if isinstance(usage.get(name), dict)]
+    return {**usage, **inner[0]} if inner else usage
 
 
 def usage_in(value: Any) -> Any:

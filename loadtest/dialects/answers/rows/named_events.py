@@ -11,7 +11,7 @@ from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.errors.server_errors import envelope, in_row
 from loadtest.dialects.answers.lines.framing import NO_SHAPE, LineShape, shape_around
-from loadtest.dialects.answers.rows.native_rows import AnyRows
+from loadtest.dialects.answers.rows.native_rows import AnyRows, NativeRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import ContentEvents
@@ -119,7 +119,7 @@ class NamedEventsDecoder(StreamDecoder):
 
 
 def _other_formats(answer: Decoded) -> AnyRows:
-    return AnyRows(OpenAIRows(answer), OllamaRows(answer))
+    return AnyRows(OpenAIRows(answer), OllamaRows(answer), NativeRows(answer))
 
 
 _PADDING = re.compile(rb'^([^"]*(?:"[a-z]+":(?:\[\]|null),)*"obfuscation": ?")[A-Za-z0-9]*')

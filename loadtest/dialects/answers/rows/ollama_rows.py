@@ -19,6 +19,7 @@ from loadtest.dialects.answers.rows.counts import (
     WIDEST,
     contradiction,
     first_count,
+    flat,
     known_number,
     short_key,
 )
@@ -104,6 +105,7 @@ class OllamaRows:
         said = row.get("usage") or {name: row[name] for name in _COUNTS if name in row}
         if said and isinstance(said, dict):
             odd: list[str] = []
+            said = flat(said)
             self._counts = first_count(said, PROMPT, odd), first_count(said, OUTPUT, odd)
             self._answer.note(*odd)
 

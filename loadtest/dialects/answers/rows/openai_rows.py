@@ -37,13 +37,19 @@ _OWN = frozenset(
 )
 MOST_INDICES = 64  # of choices that are kept
 # the same under other servers' names
-USAGES = frozenset(("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", BEDROCK))
+USAGES = frozenset(
+    ("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "tokens", BEDROCK)
+)
 # of a choice without finish_reason, the likeliest first
-_REASONS = dict.fromkeys(("finish_details", "finishReason", "native_finish_reason", "stop_reason"))
+_REASONS = dict.fromkeys(
+    ("finish_details", "finishReason", "finish_reasons", "native_finish_reason", "stop_reason", "stopReason")
+)
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
 # that some rows have their text in
 _IN_ROW = ("content", "reasoning_content", "reasoning", "delta", "message", "text", "result")
-_FLAGS = frozenset(("done", "is_finished", "is_end", "finished", "stop"))  # that say in a choice that it is the last
+_FLAGS = frozenset(
+    ("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop")
+)  # that say in a choice that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL_IDS = "the answer's pieces carry more than one id"
 ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
@@ -206,7 +212,9 @@ class OpenAIRows:
         if value is None:
             value = delta.get("finish_reason")
             if not value and not _REASONS.keys().isdisjoint(choice):
-                value = next((choice[name] for name in _REASONS if isinstance(choice.get(name), str | dict)), None)
+                value = next(
+                    (choice[name] for name in _REASONS if isinstance(choice.get(name), str | dict | list)), None
+                )
             value = _flag(choice) if value is None else value
         if value is not None:
             self._reason(value)

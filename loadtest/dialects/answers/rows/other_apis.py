@@ -14,9 +14,10 @@ def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
     """Return a row of such an API, a piece of an answer or a whole one, as a chunk; None for any other row."""
     if isinstance(row.get("Choices"), list):  # Tencent's
         return cast("dict[str, Any]", respelled(row))
-    message, reason = row.get("message"), row.get("finish_reason")
-    if isinstance(message, dict) and isinstance(reason, str):  # Cohere's, whole
-        return {**row, "choices": [{"message": message, "finish_reason": reason}]}
+    if not row.keys() & {"type", "object"} and (
+        isinstance(row.get("delta"), dict) or ("finish_reason" in row and isinstance(row.get("message"), dict))
+    ):
+        return {**row, "choices": [row]}  # a choice that is no list's; Cohere's whole answers are such
     if row.get("type") in _OF_COHERE and isinstance(delta := row.get("delta"), dict):
         choice = {"delta": delta.get("message") or {}, "finish_reason": delta.get("finish_reason")}
         return {"choices": [choice], "usage": delta.get("usage")}

@@ -235,7 +235,18 @@ def text_of_number(value: float, odd: list[str]) -> str:
     return compact(value)
 
 
-_ENDINGS_WITHOUT_TEXT = ("_opaque", "_encrypted", "_id", "_ids", "signature", "_type", "_at", "_count", "_duration")
+_ENDINGS_WITHOUT_TEXT = (
+    "_opaque",
+    "_encrypted",
+    "_id",
+    "_ids",
+    "_tokens",
+    "signature",
+    "_type",
+    "_at",
+    "_count",
+    "_duration",
+)
 
 
 def tool_text(calls: Any) -> str:

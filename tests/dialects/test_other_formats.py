@@ -1,0 +1,127 @@
+"""Answers in the format of another API than was asked for: each format through each dialect, in each frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.odd_streams import (
+    BLOCKS,
+    CHAT,
+    COMPLETIONS,
+    COUNTS,
+    DONE,
+    GENERATE,
+    MESSAGES,
+    PIECES,
+    RESPONSES,
+    STOP,
+    V1,
+    A,
+    B,
+    C,
+    Stream,
+    completed,
+    finish,
+    last,
+    made_of,
+    message,
+    named,
+    ndjson,
+    sse,
+    start,
+    stopped,
+    usage,
+)
+from support.reported_kinds import bedrock, cohere, gemini
+
+from loadtest.dialects import Dialect
+
+Rows = list[dict[str, Any]]
+DIALECTS = (V1, COMPLETIONS, CHAT, GENERATE, RESPONSES, MESSAGES)
+COHERES = {"tokens": {"input_tokens": 20, "output_tokens": 3}}
+GEMINIS = {"usageMetadata": {"promptTokenCount": 20, "candidatesTokenCount": 3}}
+FORMATS: dict[str, Rows] = {
+    "chat": [A, B, C, finish(), COUNTS],
+    "completions": [
+        *({"choices": [{"index": 0, "text": text}]} for text in "abc"),
+        {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}], "usage": usage()},
+    ],
+    "Ollama's chat": [message("a"), message("b"), message("c"), last()],
+    "Ollama's generate": [*({"response": text, "done": False} for text in "abc"), last(response="")],
+    "Responses": [*PIECES, completed()],
+    "Messages": [start(), *BLOCKS, stopped(output_tokens=3), STOP],
+    "Gemini's": [gemini("a"), gemini("b"), gemini("c", finishReason="STOP") | GEMINIS],
+    "Cohere's": [
+        *(cohere("content-delta", content={"text": text}) for text in "abc"),
+        {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": COHERES}},
+    ],
+    "Bedrock's": [
+        *(bedrock(text=text) for text in "abc"),
+        {"messageStop": {"stopReason": "end_turn"}},
+        {"metadata": {"usage": {"inputTokens": 20, "outputTokens": 3}}},
+    ],
+    "llama.cpp's": [
+        *({"content": text, "stop": False} for text in "abc"),
+        {"content": "", "stop": True, "stop_type": "limit", "tokens_predicted": 3, "tokens_evaluated": 20},
+    ],
+}
+SAID = [{"type": "text", "text": "abc"}]
+WHOLE: dict[str, Rows] = {
+    "chat": [{"choices": [{"message": {"content": "abc"}, "finish_reason": "stop"}], "usage": usage()}],
+    "Ollama's chat": [last(message={"role": "assistant", "content": "abc"})],
+    "Gemini's": [gemini("abc", finishReason="STOP") | GEMINIS],
+    "Cohere's": [{"finish_reason": "COMPLETE", "message": {"role": "assistant", "content": SAID}, "usage": COHERES}],
+}
+# A server of either is not asked in the words of the other, so neither reads the other.
+UNREAD = (("openai-responses", "Messages"), ("anthropic-messages", "Responses"))
+NAMES = (*FORMATS, *(f"{name}, whole" for name in WHOLE))
+CASES = [(dialect, name) for dialect in DIALECTS for name in NAMES if (dialect.name, name) not in UNREAD]
+FRAMES: dict[str, Callable[[Rows], str]] = {
+    "events": lambda rows: sse(*rows) + DONE,
+    "lines": lambda rows: ndjson(*rows),
+    "a list": json.dumps,
+    "a list of many lines": lambda rows: json.dumps(rows, indent=1),
+    "a list, a row a line": lambda rows: "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n",
+    "named events": lambda rows: named(*rows) if all("type" in row for row in rows) else sse(*rows),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize(("dialect", "name"), CASES, ids=lambda one: getattr(one, "name", one))
+def test_an_answer_in_any_format(dialect: Dialect, name: str, frame: str) -> None:
+    rows = FORMATS[name] if name in FORMATS else WHOLE[name.removesuffix(", whole")]
+    made = made_of(Stream(dialect, FRAMES[frame](rows)))
+    assert (made.seen, made.hidden, made.output, made.prompt, made.done) == ("abc", "", 3, 20, True), made
+
+
+PIECES_ALONE: dict[str, Stream] = {
+    **{
+        f"{name}, then a mark": Stream(V1, sse(*({name: text} for text in "abc")) + DONE)
+        for name in ("token", "content", "text", "delta", "completion", "text_output")
+    },
+    "no mark": Stream(V1, sse(*({"content": text} for text in "abc")), done=False),
+    "an event named done": Stream(
+        V1, "".join(f"event: token\n{sse({'text': text})}" for text in "abc") + 'event: done\ndata: {"sources":[]}\n\n'
+    ),
+    "of Messages": Stream(MESSAGES, sse(*({"text": text} for text in "abc")) + DONE),
+}
+
+
+@pytest.mark.parametrize("name", PIECES_ALONE)
+def test_rows_of_a_piece_alone_are_an_answer(name: str) -> None:
+    made = made_of(PIECES_ALONE[name])
+    assert (made.seen, made.done, made.error) == ("abc", PIECES_ALONE[name].done, None)
+    assert made.odd == ("the server answers in the format of another API",)
+
+
+def test_rows_of_a_piece_before_chunks_are_a_gateways() -> None:
+    made = made_of(Stream(V1, sse({"content": "Searching"}, A, B, C, finish(), COUNTS) + DONE))
+    assert (made.seen, made.done, made.odd) == ("abc", True, ())
+
+
+def test_an_error_behind_rows_of_a_piece_fails_the_answer() -> None:
+    made = made_of(Stream(V1, sse({"content": "a"}, {"error": "slot unavailable"}) + DONE))
+    assert (made.seen, made.done, made.error) == ("a", False, "slot unavailable")
