@@ -8,14 +8,14 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors.redirects import bare_location
+from loadtest.dialects.answers.errors.redirects import bare_location, other_slash
 from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
@@ -171,10 +171,18 @@ def keys_of_client(client: httpx.Client) -> ConnectionKeys:
 
 
 def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
-    """Ask the server at `url`, with its credentials: GET, or POST of `body`. Redirects are not followed.
+    """Ask the server at `url`, with its credentials: GET, or POST of `body`.
 
-    Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
+    Redirects are not followed, but for one that only adds a slash at the path's end, or takes it away: the server itself is
+    asked there. Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
     """
+    answer = _ask_once(client, url, path, body)
+    place = answer.header("location") if body is None and 300 <= answer.status < 400 else None
+    other = None if place is None else other_slash(endpoint_url(url, path), place, path)
+    return answer if other is None else replace(_ask_once(client, url, other, None), path=path)
+
+
+def _ask_once(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None) -> ControlAnswer:
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": "identity",
