@@ -110,7 +110,8 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
         raise unclear_error(client, url, version, listing)
     server = _openai_server(client, url, version, listing)
     if api == "ollama" and server.kind == "openai":
-        server = replace(server, kind="ollama", version=said, unlisted=server.unlisted or "GET /api/tags")
+        unlisted = server.unlisted or f"GET /api/tags: {ask(client, url, '/api/tags').said}; GET /v1/models does"
+        server = replace(server, kind="ollama", version=said, unlisted=unlisted)
     return server
 
 
