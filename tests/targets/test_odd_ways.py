@@ -76,6 +76,21 @@ def test_a_gateway_that_routes_by_host(loadtest: Call, tmp_path: Path) -> None:
         assert code in (0, 3), err
 
 
+def test_an_ollama_that_refuses_another_hosts_name(loadtest: Call) -> None:
+    """An Ollama on loopback answers a foreign Host with 403 and nothing more; a proxy before it passes the name on."""
+
+    def local(good: object) -> Callable[[dict[str, str]], object]:
+        return lambda headers: good if headers["host"] == "localhost" else (403, {}, b"")
+
+    routes = {"/api/version": local({"version": "0.24.0"}), "/api/tags": local({"models": [{"name": "m:latest"}]})}
+    with made(routes, default=local(refuse(404, {}))) as server:
+        _, _, err = loadtest("check", server.url)
+        assert "if it is an Ollama behind a proxy or another name, --header 'Host: localhost'" in err
+        code, out, err = loadtest("check", server.url, "--header", "Host: localhost")
+    assert code == 0, err
+    assert "server     ollama 0.24.0" in out
+
+
 WHO = b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 

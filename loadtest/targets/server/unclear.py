@@ -151,4 +151,6 @@ def _to_be_let_in(url: str, answer: ControlAnswer, keys: ConnectionKeys) -> str:
         does = f"{key} to a key that it accepts"
     if (header := key_header(answer.said)) is not None:
         does += f", or give it in the header that it names, with --header '{header}: ${{VARIABLE}}'"
+    if answer.status == 403 and not answer.body.strip():  # Ollama's to a Host that is not its machine's
+        does += ", or, if it is an Ollama behind a proxy or another name, --header 'Host: localhost'"
     return does
