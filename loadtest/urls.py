@@ -43,11 +43,14 @@ CONTROL_PATHS = ("/v1/models", "/api/version", "/api/tags", "/api/ps", "/api/sho
 UNMEASURED_PATHS = {"/v1/rerank": "/v1/chat/completions", "/api/embeddings": "/api/embed"}  # and what to give instead
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
+_UNFILLED = re.compile(r"\$\{?[A-Za-z_]\w*\}?")  # of a shell, in a host's place
+_TAGGED = re.compile(r"(?!unix:|https?:)[\w.-]+:(?:latest|[\d.]*[a-z][\w.-]*)")  # llama3.1:8b
 _FOUR_NUMBERS = re.compile(r"\d+(\.\d+){3}", re.ASCII)
 _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
 # Paths below which an API has no /v1 of its own: /paas/v4, /v1beta/openai, /v1-openai, /openai/deployments/NAME.
 _OWN_ROOT = re.compile(r"/v\d+\w*([/-]openai)?$|/deployments/|/endpoints/openapi$|/serving-endpoints$")
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")
+MOST_PORT_DIGITS = 5
 _SLASHES = re.compile(r"(?<!:)/{2,}")  # which no server means; behind a colon another URL begins
 _PORT = "its port is not a number between 1 and 65535"
 _UNIX = re.compile(r"(?:http\+)?unix:(?=/)", re.IGNORECASE)
@@ -161,6 +164,8 @@ def parse_url(text: str) -> Address:
     """
     given = text.strip(_PASTED_AROUND)
     quoted = f"'{shown(without_secrets(given))}'"
+    if why := _no_url_at_all(given):
+        raise TargetError(f"{quoted} is not a URL: {why}.")
     if not given:
         raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")
     if _UNIX_GIVEN.match(given):
@@ -178,6 +183,22 @@ def parse_url(text: str) -> Address:
     query, keys = _keys_apart(parts.query, place + prefix)
     base = f"{place}{prefix}{f'?{query}' if query else ''}"
     return Address(base, endpoint, parts.netloc.rpartition("@")[0], keys)
+
+
+def _no_url_at_all(given: str) -> str | None:
+    """Say what a text is that was meant for something else; None where it may be a URL."""
+    if given.isdecimal() and len(given) < MOST_PORT_DIGITS + 1:
+        return f"it is a number; a port of this machine is written :{given}"
+    if given.startswith("/") and not given.startswith("//"):
+        return f"it is a path; a unix socket is written unix:{shown(without_secrets(given))}"
+    host = re.split("[/?#]", given.partition("://")[2] or given, maxsplit=1)[0].rpartition("@")[2]
+    if (name := _UNFILLED.search(host)) is not None:
+        return (
+            f"the shell has not filled in {shown(name[0])}, as it does within double quotes; or write the value itself"
+        )
+    if _TAGGED.fullmatch(given):
+        return f"{_PORT}; if it is a model, give it with --model"
+    return None
 
 
 def _unix_socket(given: str, quoted: str) -> tuple[str, SplitResult]:

@@ -22,6 +22,8 @@ from loadtest.cli.output.mistakes import print_mistake, print_usage_error
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
 from loadtest.measure.interruption import NothingRecorded, interrupting
 
+NARROWEST = 20  # columns of a terminal that are believed
+
 # name -> its one line in `loadtest --help`, in the order in which a newcomer needs them
 COMMANDS = {
     "demo": "Measure a simulated server and draw the charts: about a minute.",
@@ -96,6 +98,9 @@ def main(args: list[str] | None = None) -> Any:
     interrupting()
     # A notebook may have set MPLBACKEND to a backend that is not installed here: importing Matplotlib would fail.
     os.environ["MPLBACKEND"] = "agg"
+    # Some shells and jobs set COLUMNS=0: Rich would then print nothing at all.
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns[:9]) < NARROWEST:
+        del os.environ["COLUMNS"]
     # OpenBLAS takes 30 MiB a core at import, and ends the process where it cannot get them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with lasting_output() as lost:

@@ -54,6 +54,7 @@ KNOWN_METRICS = {
     ),
 }
 _NAME_ENDS = re.compile(r"[{ \t]")
+_EXEMPLAR = re.compile(rb"((?:^[\w:]+|\}) +[^\s\"]+(?: +[^\s\"]+)?) # \{[^\n]*$", re.MULTILINE)
 # Labels that tell GPUs, or slices of one, apart; the others repeat host, driver and model on each line.
 _DCGM_LABELS = frozenset({"gpu", "GPU_I_ID"})
 # What the parser was seen to raise on pages that are not metrics.
@@ -81,7 +82,7 @@ class Prometheus:
         self._keys: dict[bytes, str | None] = {}
 
     def open(self) -> dict[str, Any]:
-        samples = self._samples(self._page.read())
+        samples = self._samples(self._read())
         there = {sample.name for sample in samples}
         facts = self._page.facts()
         names = {sample.labels["modelName"] for sample in samples if "modelName" in sample.labels}
@@ -97,7 +98,7 @@ class Prometheus:
         The parser takes about 20 µs a line, and a vLLM page has hundreds of lines. So it parses a line only once: from then
         on, the text before the line's number is the key to what the number is of.
         """
-        page = self._page.read()
+        page = self._read()
         values: dict[str, float] = {}
         try:
             for line in page.splitlines():
@@ -113,6 +114,11 @@ class Prometheus:
 
     def close(self) -> None:
         self._page.close()
+
+    def _read(self) -> bytes:
+        """Return the page without the exemplars of OpenMetrics, whose numbers stand behind those of the metrics."""
+        page = self._page.read()
+        return _EXEMPLAR.sub(rb"\1", page) if b" # {" in page else page
 
     def _learn(self, head: bytes, line: bytes) -> str | None:
         """Return and remember the key of a line that begins with `head`; None for comments and metrics not asked for.

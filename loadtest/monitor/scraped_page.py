@@ -15,14 +15,24 @@ from loadtest.errors import LoadTestError
 from loadtest.monitor.sampler import PLAIN, SourceError
 from loadtest.reach import Proxy, cached_by, trust
 from loadtest.scenario import ConnectionKeys
-from loadtest.text import seconds
-from loadtest.urls import with_keys
+from loadtest.text import seconds, shown
+from loadtest.urls import with_keys, without_secrets
 from loadtest.wire import Order, Origin, Received, SyncWire, Timeouts
 
 PAGE_LIMIT_S = 2.0  # of a whole page; a slower one would describe another moment than its stamp says
 PAGE_LIMIT_BYTES = 8_000_000
 # In a connection's error: nobody is there to answer.
 _NOBODY = (os.strerror(errno.ECONNREFUSED).lower(), "the name does not resolve")
+
+
+def _meaning(received: Received) -> str:
+    """Say what a status other than 200 means for a page that is to be read."""
+    status = received.status or 0
+    if 300 <= status < 400 and (place := received.headers.get("location")):
+        return f"give the address that it leads to, {shown(without_secrets(place))[:200]}"
+    if status in (401, 403):
+        return "it does not accept what it was sent of credentials"
+    return "it has no such page" if status in (404, 405, 410) else "it does not give the page now"
 
 
 class ScrapedPage:
@@ -74,7 +84,9 @@ class ScrapedPage:
                 "server (--server URL); for another one, write them into the address (http://user:password@…)."
             )
         if received.status != 200:
-            raise SourceError(f"{self.url} answers {received.status}: it has no such page.")
+            raise SourceError(f"{self.url} answers {received.status}: {_meaning(received)}.")
+        if (packed := received.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            raise SourceError(f"{self.url} is compressed ({shown(packed)[:40]}), though it was asked for as it is.")
         if received.size > PAGE_LIMIT_BYTES:
             raise SourceError(f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.")
         if (said := cached_by(received.header_lines)) is not None:

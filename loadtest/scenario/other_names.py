@@ -18,6 +18,19 @@ _OTHERS = {
     "requests": "num_prompts num_requests",
     "rate": "request_rate qps rps",
     "total_timeout": "timeout request_timeout",
+    "insecure": "verify no_verify verify_ssl skip_verify tls_skip_verify",
+    "api": "backend api_type",
     "num_ctx": "context_length ctx_size",
+}
+# One letter of other tools (curl, hey, ab, wrk, Locust): an option's alone.
+KEY_OF_LETTER = {
+    "c": "concurrency",
+    "u": "concurrency",
+    "n": "requests",
+    "q": "rate",
+    "m": "model",
+    "k": "insecure",
+    "H": "header",
+    "o": "out",
 }
 KEY_OF = {other: key for key, others in _OTHERS.items() for other in others.split()}

@@ -26,7 +26,6 @@ MOST_LINE = 16_384  # characters of a header or of a query
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OURS = {  # headers that decide how a request is carried, so that a wrong one would break it
-    "host": "it follows from --url",
     "content-length": "it follows from the body",
     "transfer-encoding": "the body goes out with its length",
     "connection": "loadtest keeps connections open and closes them itself",
@@ -36,6 +35,7 @@ _OURS = {  # headers that decide how a request is carried, so that a wrong one w
     "te": "answers come over HTTP/1.1",
     "trailer": "a request has no trailers",
 }
+_BARE_VARIABLE = re.compile(r"(?:^|(?<=\s))\$([A-Z][A-Z0-9_]{2,})$")  # what a shell would fill in
 _PROMPT = "--prompt, --prompt-file or --input-tokens"
 _LENGTH = "--output-tokens (its name is --max-tokens-key)"
 _SET_BY = {  # keys of a body that decide what is measured, and what sets them
@@ -75,6 +75,8 @@ def header_parts(text: str) -> tuple[str, str]:
             "not allow; take it out or write it percent-encoded."
         )
     _check_variables(f"header {name}", value)
+    if (bare := _BARE_VARIABLE.search(value)) is not None:
+        raise ScenarioError(f"header {name} holds {bare[0]}, which is not filled in: write ${{{bare[1]}}}.")
     return name, value
 
 

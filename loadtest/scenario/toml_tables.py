@@ -16,6 +16,7 @@ from loadtest.scenario.other_names import KEY_OF
 from loadtest.scenario.values import short_repr
 from loadtest.text import encodable
 
+TABLES = ("body",)  # keys whose value may be a table
 FORMER = {"first_byte_timeout": "first_token_timeout"}  # former name of a key -> its name
 OPEN_LOOP_KEYS = ("rate", "rate_to", "arrivals", "burstiness", "trace", "max_in_flight")
 # Options of `loadtest run` that are about its results, and no keys of a scenario.
@@ -79,8 +80,9 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
     second = {key.name: key.declared.also_in for key in keys if key.declared.also_in is not None}
     found: dict[str, Any] = {}
     for name, value in table.items():
-        if isinstance(value, Mapping) and (name not in tables or name in tables.values()):
-            inside = [one for one in value if one in tables]
+        inside = [one for one in value if one in tables] if isinstance(value, Mapping) else []
+        misnamed = bool(inside) and name not in TABLES  # [requests], say, whose keys an option --requests would hide
+        if isinstance(value, Mapping) and (name not in tables or name in tables.values() or misnamed):
             if name not in tables.values():
                 what = f"its keys ({', '.join(inside)})" if inside else "the scenario's keys"
                 places = {tables[one] for one in inside}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 import unicodedata
@@ -18,6 +19,8 @@ MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their 
 MOST_STREAMS = 100_000
 MOST_DIGITS = 40  # of what was given, in a sentence
 
+_WITH_UNIT = re.compile(r"\s*[\d.]+\s*[A-Za-zµ%/]+\s*")
+_WRITTEN = {"header": '["Name: value"]', "query": '["name=value"]'}
 _KIND_WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 
@@ -113,6 +116,10 @@ def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
     quotes = ""
     if isinstance(value, str) and (int in options or float in options) and reads_as_number(value):
         quotes = "; leave out the quotes"
+    elif isinstance(value, str) and _WITH_UNIT.fullmatch(value) and (int in options or float in options):
+        quotes = "; write the number alone, without a unit"
+    elif isinstance(value, dict) and key in _WRITTEN:
+        quotes = f"; write it like {key} = {_WRITTEN[key]}"
     raise ScenarioError(f"{where}: {key} must be {names}, not {short_repr(value)}{quotes}.")
 
 

@@ -14,6 +14,7 @@ from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, whole_lengths
 from loadtest.targets.connect import wire_arguments
 from loadtest.targets.context import lengths_left_out, lengths_within
+from loadtest.targets.server.probe import lists_model, models_named
 from loadtest.targets.server.tls_port import https_instead
 from loadtest.targets.target import Target, reread
 from loadtest.text import counted, shown
@@ -138,9 +139,23 @@ def _https_instead(wire: SyncWire, target: Target) -> str | None:
     return None if wire.proxy_to(Origin.of(target.server.url)) is not None else https_instead(target.server.url)
 
 
-def _key_variable(target: Target) -> str:
-    dialect = target.dialect
-    return credentials.variables_for(target.server.url, dialect.api, key_env=dialect.key_env)[0]
+def _of_a_key(target: Target) -> str:
+    """Say what to do about the key where a request is refused."""
+    url, api, key_env = target.server.url, target.dialect.api, target.dialect.key_env
+    if (name := credentials.key_variable(url, api, key_env=key_env)) is not None:
+        return f"the key in {name} is not accepted: set {name} to a key that is"
+    return f"set {credentials.variables_for(url, api, key_env=key_env)[0]} to a key that it accepts"
+
+
+def _around(target: Target, record: Record, said: str) -> str:
+    """Say how to find out more about a request that was refused, with a blank before it; "" where it is said."""
+    server, name = target.server, target.model.name
+    if record.status not in TRIED_ON or " --" in said:
+        return ""
+    if server.models and not lists_model(server, name) and server.kind != "llama.cpp":
+        present = models_named([shown(model.name) for model in server.models])
+        return f" The server does not list {shown(name)}; it lists: {present}. Choose one with --model."
+    return " `loadtest check --try` finds out what it answers."
 
 
 def _accept(record: Record, wire: SyncWire, target: Target) -> None:
@@ -149,16 +164,12 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
         return
     where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
     if record.status in (401, 403):
-        raise TargetError(
-            f"{where} refuses us with status {record.status} ({record.error}); set "
-            f"{_key_variable(target)} to a key that it accepts."
-        )
+        does = "" if " --" in (record.error or "") else f"; {_of_a_key(target)}"
+        raise TargetError(f"{where} refuses us with status {record.status} ({record.error}){does}.")
     if record.status in (None, 400) and (instead := _https_instead(wire, target)):
         raise TargetError(instead)
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
     said = record.error or record.outcome
-    around = (
-        " `loadtest check --try` finds out what it answers." if record.status in TRIED_ON and " --" not in said else ""
-    )
+    around = _around(target, record, said)
     raise TargetError(f"{where} does not answer a first request: {status}{said.rstrip('.')}.{around}")

@@ -150,7 +150,7 @@ def test_a_failing_source_leaves_one_gap_and_comes_back(exporter: Exporter, tmp_
     source.close()
     writer.close()
     assert holds == [0, 0, 0, 1, 3, 7, 0, 0]  # beyond the next beat: ever more rarely
-    why = f"{exporter.url} answers 500: it has no such page."
+    why = f"{exporter.url} answers 500: it does not give the page now."
     assert said == [why]  # once, though it failed twice
     header, *lines = lines_of(tmp_path / "samples-it.jsonl")
     assert header["every"] == 1.0

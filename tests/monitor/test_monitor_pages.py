@@ -180,7 +180,7 @@ def test_a_password_in_a_url_is_sent_and_not_said(exporter: Exporter, monkeypatc
     (asked,) = process.parse_sources([f"dcgm={exporter.url.replace('http://', 'http://me:s%40cret@')}"])
     with pytest.raises(SourceError) as said, opened(process.make_source(asked)):
         pass
-    assert str(said.value) == f"{exporter.url} answers 401: it has no such page."
+    assert str(said.value) == f"{exporter.url} answers 401: it does not accept what it was sent of credentials."
     assert exporter.authorization == "Basic bWU6c0BjcmV0"
 
 
@@ -235,3 +235,31 @@ def test_llamacpps_own_pages_and_process_are_read(llamacpp_url: str) -> None:
     with opened(host) as facts:
         assert "server_process" not in facts
         eventually(lambda: "server_cpu" in host.sample())
+
+
+def test_an_exemplar_is_no_value(exporter: Exporter) -> None:
+    """OpenMetrics has the trace of one request behind a number, with a number of its own."""
+    exporter.body = (
+        b'# TYPE hits counter\nhits_total{a="1"} 5.0 # {trace_id="x y"} 0.25\n'
+        b'said_total{text="1 # {no exemplar}"} 7.0\n# EOF\n'
+    )
+    source = Prometheus("prometheus", exporter.url, ("hits_total", "said_total"))
+    with opened(source):
+        assert source.sample() == {"values": {'hits_total{a="1"}': 5.0, 'said_total{text="1 # {no exemplar}"}': 7.0}}
+
+
+REFUSED = {
+    307: ({"Location": "/metrics/"}, "answers 307: give the address that it leads to, /metrics/."),
+    404: ({}, "answers 404: it has no such page."),
+    500: ({}, "answers 500: it does not give the page now."),
+    200: ({"Content-Encoding": "gzip"}, "is compressed (gzip), though it was asked for as it is."),
+}
+
+
+@pytest.mark.parametrize("status", REFUSED)
+def test_what_comes_in_place_of_a_page(exporter: Exporter, status: int) -> None:
+    exporter.status = status
+    exporter.headers, words = REFUSED[status]
+    with pytest.raises(SourceError) as said, opened(Prometheus("vllm", exporter.url)):
+        pass
+    assert str(said.value) == f"{exporter.url} {words}"

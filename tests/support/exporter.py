@@ -18,6 +18,7 @@ class Exporter:
 
     def __init__(self) -> None:
         self.status, self.body = 200, b""
+        self.headers: dict[str, str] = {}  # beside the length
         self.requests = self.connections = 0
         self.peers: list[socket.socket] = []  # of every connection
         self.authorization: str | None = None  # of the latest request
@@ -39,6 +40,8 @@ class Exporter:
                 outer.hang.wait(30)
                 with contextlib.suppress(OSError):
                     self.send_response(outer.status)
+                    for name, value in outer.headers.items():
+                        self.send_header(name, value)
                     self.send_header("Content-Length", str(len(outer.body)))
                     self.end_headers()
                     self.wfile.write(outer.body)

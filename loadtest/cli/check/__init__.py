@@ -27,7 +27,7 @@ from loadtest.targets.server.probe import ServedModel, Server, choose_model, mod
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
 from loadtest.targets.target import Target, located, reread
 from loadtest.text import profile_at_speed, shown
-from loadtest.urls import base_url, default_url
+from loadtest.urls import base_url, default_url, is_socket
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 
@@ -82,7 +82,8 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     if as_json:
         print_json(_server_dict(server, chosen, warnings, probed) | {"proxy": reach.proxy_to(asked, server.url)})
         return 0
-    way = None if asked.proxy is None else reach.proxy_to(asked, server.url) or "not for this host (--no-proxy)"
+    not_so = "not for a unix socket" if is_socket(server.url) else "not for this host (--no-proxy)"
+    way = None if asked.proxy is None else reach.proxy_to(asked, server.url) or not_so
     _print_server(server, chosen, probed, way)
     for text in warnings:
         print_wrapped(f"! {text}", indent="  ")

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from loadtest import credentials
 from loadtest.dialects import Dialect
-from loadtest.dialects.answers.errors.refusals import key_header
+from loadtest.dialects.answers.errors.refusals import key_header, wanted_header
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import check_num_ctx
@@ -65,11 +65,17 @@ def _missing(attempt: Attempt, url: str) -> str:
     """Say what may be missing where no other request could do better."""
     if attempt.no_model:
         return ": name a model that the server has with --model"
+    words = attempt.record.error or ""
+    if wanted_header(attempt.record.status, words) is not None:
+        return ": the header that it names is missing"  # the sentence says how to give it
+    if attempt.of_the_key:
+        of_key = _of_a_key(attempt.dialect, url)
+        return f": {of_key}, or give a header of the gateway's with --header '{key_header(words) or 'Name'}: ${{VARIABLE}}'"
+    if attempt.is_compressed:
+        return ": a compressed answer hides when its tokens came; have the server, or the gateway before it, send this path plain"
+    if attempt.is_page:
+        return f": web pages are at {url}, not the API; its port, or a prefix such as /api, may be another"
     match attempt.record.status:
-        case 401 | 403:
-            header = key_header(attempt.record.error or "") or "Name"
-            of_key = _of_a_key(attempt.dialect, url)
-            return f": {of_key}, or give a header of the gateway's with --header '{header}: ${{VARIABLE}}'"
         case 402:
             return ": the account has no credit left for it, as the server says"
         case 404 if credentials.is_azure(url) and "api-version" not in url:

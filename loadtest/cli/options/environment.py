@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 import click
 from click.core import ParameterSource
 
+from loadtest.scenario.other_names import KEY_OF
+
 PREFIX = "LOADTEST_"
 # Names in use for other things: those that end in _ begin the names of variables that hold what was written out.
 RESERVED = (
@@ -113,4 +115,6 @@ def _misspelt(command: click.Command) -> Iterator[tuple[str, str]]:
     for name in sorted(os.environ):
         own = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and name not in known and not own.startswith(RESERVED):
-            yield from ((name, meant) for meant in difflib.get_close_matches(name, known, n=1, cutoff=0.9))
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+            other = f"{PREFIX}{KEY_OF.get(own.lower(), '').upper()}"
+            yield from ((name, meant) for meant in near or [other] if meant in known)

@@ -34,6 +34,7 @@ from loadtest.scenario import (
 from loadtest.urls import is_socket, without_secrets
 
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
+_OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
@@ -122,6 +123,11 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
             "blanks: --concurrency 1,2,4."
         )
+    if word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None):
+        raise ScenarioError(
+            f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
+            f"{word} out."
+        )
     if len(files) > 1:
         raise ScenarioError(
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one; a server's URL begins "
@@ -130,7 +136,7 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
     if files and not files[0].endswith(".toml") and files[0] and not Path(files[0]).exists():
         raise ScenarioError(
             f"cannot read the scenario {short_repr(files[0])}: there is no such file; a server is written like "
-            "http://HOST:11434."
+            "http://HOST:11434, and a model --model NAME."
         )
     if len(urls) + (url is not None) > 1:
         raise ScenarioError("two URLs are given: give one, or for several servers each with --url.")

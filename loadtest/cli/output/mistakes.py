@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
-from loadtest.scenario.other_names import KEY_OF
+from loadtest.scenario.other_names import KEY_OF, KEY_OF_LETTER
 from loadtest.urls import without_passwords
 
 QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full
@@ -50,7 +50,8 @@ def _otherwise_named(error: click.ClickException) -> str | None:
     """Return a sentence on an option that another tool has, where the command has one for the same; None for any other mistake."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return None
-    name = KEY_OF.get(error.option_name.lstrip("-").replace("-", "_").lower())
+    given = error.option_name.lstrip("-")
+    name = KEY_OF_LETTER.get(given) or KEY_OF.get(given.replace("-", "_").lower())
     option = next((one for one in error.ctx.command.params if one.name == name and isinstance(one, click.Option)), None)
     return None if option is None else f"No such option '{error.option_name}'; give it with {flag_of(option)}"
 

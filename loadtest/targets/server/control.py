@@ -8,14 +8,14 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors.redirects import bare_location
+from loadtest.dialects.answers.errors.redirects import bare_location, other_slash
 from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
@@ -171,10 +171,18 @@ def keys_of_client(client: httpx.Client) -> ConnectionKeys:
 
 
 def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
-    """Ask the server at `url`, with its credentials: GET, or POST of `body`. Redirects are not followed.
+    """Ask the server at `url`, with its credentials: GET, or POST of `body`.
 
-    Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
+    Redirects are not followed, but for one that only adds a slash at the path's end, or takes it away: the server itself is
+    asked there. Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
     """
+    answer = _ask_once(client, url, path, body)
+    place = answer.header("location") if body is None and 300 <= answer.status < 400 else None
+    other = None if place is None else other_slash(endpoint_url(url, path), place, path)
+    return answer if other is None else replace(_ask_once(client, url, other, None), path=path)
+
+
+def _ask_once(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None) -> ControlAnswer:
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": "identity",
@@ -207,13 +215,18 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
             return _answered(client, url, answer_of_ours)
         if reach.alert_words(str(error)) is not None:  # TLS 1.3 refuses a client behind the handshake
             raise TargetError(not_reached(url, error, None)) from None
-        return ControlAnswer(
-            path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
-        )
+        return _unread(path, str(error) or type(error).__name__)
+
+
+def _unread(path: str, why: str) -> ControlAnswer:
+    return ControlAnswer(path, failure=f"no answer that can be read ({shorten(why, 120)})")
 
 
 def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> ControlAnswer | None:
-    """Ask over a new connection as requests are sent, whose parser takes untidy answers; None where that gives no answer either."""
+    """Ask over a new connection as requests are sent, whose parser takes untidy answers, and says what came in place of one.
+
+    None for a unix socket.
+    """
     if not isinstance(client, ControlClient):  # a unix socket's
         return None
     limits = Timeouts(connect=LONGEST_S, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
@@ -221,10 +234,10 @@ def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> Con
     try:
         with SyncWire(timeouts=limits, proxy=reach.Proxy.of(client.keys), verify=reach.trust(client.keys)) as wire:
             wire.fetch(Order.of(request, received))
-    except httpx.HTTPError:
-        return None
+    except httpx.HTTPError as error:
+        return _unread(path, received.failure or str(error))
     if received.status is None or received.failure is not None:
-        return None
+        return _unread(path, received.failure or "the answer is empty")
     return ControlAnswer(path, received.status, received.headers, received.body())
 
 
@@ -245,10 +258,13 @@ def _answered(client: httpx.Client, url: str, answer: ControlAnswer) -> ControlA
     """Return the answer; raise TargetError where it is a proxy's that asks for credentials."""
     proxy = reach.proxy_to(keys_of_client(client), url)
     if answer.status == 407 and proxy is not None:
-        raise TargetError(
-            f"the proxy {proxy} does not let us through to {url}: {answer.said}; write user and password into --proxy, "
-            "as USER:PASSWORD@ before its host."
+        given = credentials.proxy_auth(proxy)
+        does = (
+            "the user and password in --proxy are not accepted, or it takes no Basic auth"
+            if given
+            else "write user and password into --proxy, as USER:PASSWORD@ before its host"
         )
+        raise TargetError(f"the proxy {proxy} does not let us through to {url}: {answer.said}; {does}.")
     return answer
 
 

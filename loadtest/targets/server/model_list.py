@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from loadtest import credentials
 from loadtest.dialects.answers.errors.error_words import one_spelling
 from loadtest.targets.server.control import LONGEST_TEXT, as_items, as_mapping, as_positive, as_text
 
 MOST_PAGES = 20  # of one list
-_LISTS = ("data", "models", "items", "result", "list", "model_list")
+_LISTS = ("data", "models", "items", "result", "results", "list", "model_list", "available_models")
 _NAMES = ("id", "name", "model", "model_name", "model_id", "modelId", "key")
 # Ids that are a gateway's own: the model goes by its name there.
 _OWN_ID = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|://|^sha256:", re.IGNORECASE)
@@ -40,6 +40,9 @@ _TRAINED = ("nctxtrain", "maxcontextlength", "maxpositionembeddings")
 # Objects in a row in which contexts are said, too.
 _PLACES = ("meta", "top_provider", "limits", "capabilities", "config", "details", "parameters")
 _SLOTS = ("parallel", "maxbatchsize")
+_PAGES = ("pagination", "links", "meta", "paging")  # objects in which a list says what page of it this is
+_PAGE_COUNTS = ("totalpages", "totalpage", "pages", "pagecount", "lastpage")
+_LINK_TO_NEXT = re.compile(r"""<([^>]*)>\s*(?:;[^,<]*)?;\s*rel=["']?next\b""", re.IGNORECASE)
 
 
 def listed_models(body: Any) -> list[dict[str, Any]] | None:
@@ -99,16 +102,32 @@ def _name_of(row: dict[str, Any]) -> str | None:
     return next((name for one in said if (name := as_text(one))), None)
 
 
-def next_page(body: Any) -> str | None:
-    """Return the query that asks for the page behind a body that lists models; None where it is the last."""
-    listed = _rows(body, depth=2) if isinstance(body, dict) else None
+def next_page(body: Any, link: str | None = None) -> str | None:
+    """Return the query that asks for the page behind a body that lists models; None where it is the last.
+
+    `link` is the answer's Link header. Of a URL to the next page its query alone is taken: another host is never asked.
+    """
+    listed = _rows(body, depth=2)
     if not listed:
         return None
-    if body.get("has_more") is True:
-        last = as_text(body.get("last_id")) or as_text(as_mapping(listed[-1]).get("id"))
+    if (found := _LINK_TO_NEXT.search(link or "")) is not None:
+        return urlsplit(found[1]).query or None
+    said = as_mapping(body)
+    if said.get("has_more") is True:
+        last = as_text(said.get("last_id")) or as_text(as_mapping(listed[-1]).get("id"))
         return None if last is None else f"after_id={quote(last, safe='')}"
-    token = as_text(body.get("nextPageToken"))
-    return None if token is None else f"pageToken={quote(token, safe='')}"
+    if (token := as_text(said.get("nextPageToken"))) is not None:
+        return f"pageToken={quote(token, safe='')}"
+    parts = (said, *(as_mapping(said.get(place)) for place in _PAGES))
+    if (url := next((url for part in parts if (url := as_text(part.get("next")))), None)) is not None:
+        return urlsplit(url).query or None
+    return next((query for part in parts if (query := _by_number(one_spelling(part)))), None)
+
+
+def _by_number(said: dict[str, Any]) -> str | None:
+    """Return the query for the next page of numbered ones, where an object says which this is, and how many there are."""
+    page, pages = as_positive(said.get("page")), _first_of(said, _PAGE_COUNTS)
+    return None if page is None or pages is None or page >= pages else f"page={page + 1}"
 
 
 def loaded(row: dict[str, Any]) -> bool | None:

@@ -15,18 +15,22 @@ _OF_OUR_WIRE = re.compile(r"^cannot connect to \S+?(?: by the proxy \S+)?: ")
 _CERTIFICATE = re.compile(
     r"CERTIFICATE|self-signed|unable to get (?:local )?issuer|certificate (?:has expired|is not yet)"
 )
+_HANDSHAKE = re.compile(r"handshake operation timed out|UNEXPECTED_EOF_WHILE_READING")
+_OF_OPENSSL = re.compile(r"^\[SSL(?:: \w+)?\] (?:certificate verify failed: )?| \(_ssl\.c:\d+\)")
 _ERRNO = re.compile(r"^\[(Errno|WinError) -?\d+\] ")
 
 
 def not_reached(url: str, error: Exception, proxy: str | None) -> str:
     """Return the sentence on a connection to `url` that was not made, by a proxy where one is named."""
     whole = str(error)
-    said = shorten(_OF_OUR_WIRE.sub("", _ERRNO.sub("", whole)).removeprefix("TLS failed: "))
+    said = shorten(_OF_OPENSSL.sub("", _OF_OUR_WIRE.sub("", _ERRNO.sub("", whole)).removeprefix("TLS failed: ")))
     who, given = _of_tls(url, proxy)
     if "is not valid for" in whole:
         return f"{who} has a certificate for another name: {said}; give the URL with a name that it holds."
     if "WRONG_VERSION_NUMBER" in whole:
         return f"{who} speaks http, not https: give {given}."
+    if _HANDSHAKE.search(whole):
+        return f"{who} does not answer as a server of TLS does, in time: see whether it speaks http, and give {given} then."
     if (words := reach.alert_words(whole)) is not None:
         return f"cannot measure {url}: {words}."
     if _CERTIFICATE.search(whole):
@@ -62,7 +66,8 @@ def _what_to_do(url: str, error: Exception, said: str) -> str:
     if FileNotFoundError in kinds:
         return "there is no such socket; start the server, or give another path"
     if any(isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME for each in _causes(error)):
-        return "no host of that name is known here; correct the URL"
+        bare = "." not in url and url.endswith(f":{OLLAMA_PORT}")  # a name alone, as people write models
+        return f"no host of that name is known here; correct the URL{', or give a model with --model' if bare else ''}"
     return f"{said}; see whether the server runs, the URL is right and no firewall is between"
 
 

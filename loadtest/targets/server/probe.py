@@ -110,7 +110,8 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
         raise unclear_error(client, url, version, listing)
     server = _openai_server(client, url, version, listing)
     if api == "ollama" and server.kind == "openai":
-        server = replace(server, kind="ollama", version=said, unlisted=server.unlisted or "GET /api/tags")
+        unlisted = server.unlisted or f"GET /api/tags: {ask(client, url, '/api/tags').said}; GET /v1/models does"
+        server = replace(server, kind="ollama", version=said, unlisted=unlisted)
     return server
 
 
@@ -139,15 +140,14 @@ def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listi
 
 def _every_page(client: httpx.Client, url: str, listing: ControlAnswer) -> list[dict[str, Any]] | None:
     """Return the models of a list and of the pages behind it; None where `listing` is no list."""
-    body = listing.json()
-    listed = listed_models(body)
+    listed, page = listed_models(listing.json()), listing
     known = {row["name"]: row for row in listed or []}
     for _ in range(MOST_PAGES):
-        if (query := next_page(body)) is None:
+        if (query := next_page(page.json(), page.header("link"))) is None:
             break
-        body = ask(client, url, f"{listing.path}?{query}").json()
+        page = ask(client, url, f"{listing.path}?{query}")
         before = len(known)
-        known |= {row["name"]: row for row in listed_models(body) or [] if row["name"] not in known}
+        known |= {row["name"]: row for row in listed_models(page.json()) or [] if row["name"] not in known}
         if len(known) == before:
             break
     return None if listed is None else list(known.values())

@@ -17,6 +17,7 @@ from loadtest.targets.server.model_list import listed_models
 from loadtest.targets.server.tls_port import http2_instead, https_instead
 from loadtest.urls import endpoint_url
 
+NETWORK_LOGIN = 511
 MOST_PARENTS = 6  # URLs above one at which nothing answers
 _LATER = (408, 425, 429, 503, 529)  # statuses that speak of the moment
 _NO_SERVER = (502, 504, *range(520, 528), 530)  # of gateways, the last ones Cloudflare's
@@ -26,6 +27,12 @@ _ASKS_FOR_A_KEY = re.compile(
     r"|\b(?:log|sign)[ -]?[io]n\b|token (?:is )?(?:missing|required|invalid|expired)",
     re.IGNORECASE,
 )
+
+_IN_QUOTES = re.compile(r'"[^"]*"')
+_SCHEMES = re.compile(
+    r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?!\s*=)(?=\s|,|$)"
+)  # of a WWW-Authenticate without its quotes
+_NOT_SPOKEN = {"digest", "negotiate", "ntlm", "kerberos"}
 
 
 def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
@@ -74,6 +81,8 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
         return f" {redirects.advice(endpoint_url(url, listing.path), place, listing.path)}"
     if (header := wanted_header(listing.status, listing.said)) is not None:
         return f" It asks for a header: {give_header(header)}."
+    if listing.status == NETWORK_LOGIN:
+        return " The network wants you to log in first: open any http page in a browser."
     if listing.status == 407:
         return " A proxy on the way wants to know who asks: give it with --proxy http://USER:PASSWORD@HOST:PORT."
     is_gateways = listing.is_page or _UPSTREAM.search(listing.said) is not None
@@ -101,13 +110,47 @@ def _of_a_key(url: str, keys: ConnectionKeys) -> str:
 
 
 def refused_error(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:
-    key_env = keys_of_client(client).key_env
-    key = f"set {key_env}" if key_env else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
-    does = f"{key} to a key that it accepts"
-    if (answer.header("www-authenticate") or "").lower().startswith("basic"):
-        does = "write user and password into the URL, as USER:PASSWORD@ before the host"
-    elif (header := key_header(answer.said)) is not None:
-        does += f", or give it in the header that it names, with --header '{header}: ${{VARIABLE}}'"
+    """Return the error for a server that refuses us: what it said, and how to be let in."""
+    keys = keys_of_client(client)
+    proxy = reach.proxy_to(keys, url)
+    by = "" if proxy is None or url.startswith("https:") else f" (or the proxy {proxy} does)"
     return TargetError(
-        f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
+        f"{url} refuses us{by} with {answer.said}: {_to_be_let_in(url, answer, keys)}; if only its list of models is closed, "
+        "add --api openai --model NAME."
     )
+
+
+def _to_be_let_in(url: str, answer: ControlAnswer, keys: ConnectionKeys) -> str:
+    """Return what to do to be let in: by the words of the refusal, by the schemes that it names, and by what was sent."""
+    if (header := wanted_header(answer.status, answer.said)) is not None:
+        return f"it asks for a header: {give_header(header)}"
+    schemes = _SCHEMES.findall(_IN_QUOTES.sub("", answer.header("www-authenticate") or ""))
+    known = {scheme.lower() for scheme in schemes}
+    if "basic" in known and "bearer" not in known:
+        if credentials.basic_auth(url):
+            return "the user and password in the URL are not accepted: write others"
+        return "write user and password into the URL, as USER:PASSWORD@ before the host"
+    if known and not known - _NOT_SPOKEN:
+        return f"it asks for {schemes[0]}, which loadtest does not speak: have it take a key or Basic auth, too"
+    if known and "bearer" not in known:
+        return (
+            f"it asks for the scheme {schemes[0]}: give --header 'Authorization: {schemes[0]} ${{VARIABLE}}', or the header in "
+            "which it takes a key"
+        )
+    api = "ollama" if answer.path.startswith("/api/") else "openai"
+    if (name := credentials.key_variable(url, api, key_env=keys.key_env)) is not None and not credentials.basic_auth(
+        url
+    ):
+        does = f"the key in {name} is not accepted: set {name} to a key that is"
+    else:
+        key = (
+            f"set {keys.key_env}"
+            if keys.key_env
+            else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
+        )
+        does = f"{key} to a key that it accepts"
+    if (header := key_header(answer.said)) is not None:
+        does += f", or give it in the header that it names, with --header '{header}: ${{VARIABLE}}'"
+    if answer.status == 403 and not answer.body.strip():  # Ollama's to a Host that is not its machine's
+        does += ", or, if it is an Ollama behind a proxy or another name, --header 'Host: localhost'"
+    return does

@@ -61,6 +61,15 @@ _ELSEWHERE = re.compile(r"chat|completions?\b|endpoint", re.IGNORECASE)
 _NO_PATH = re.compile(
     r"the answer is a web page|unexpected endpoint|(?:unknown|invalid) (?:url|path|route|endpoint)", re.IGNORECASE
 )
+_SLASH_ONLY = re.compile(r"redirects to (\S+)/;")  # see redirects.other_slash
+_OF_THE_KEY = re.compile(  # of whatever status
+    r"\b(?:api[ _-]?key|access token|credentials?|subscription key)s?\b.{0,60}?\b(?:expired|invalid|not valid|incorrect|missing|required"
+    r"|revoked|disabled|not found|not provided)\b"
+    r"|\b(?:invalid|incorrect|missing|expired|wrong|no) (?:api[ _-]?key|access token|credentials?|subscription key)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_COMPRESSED = re.compile(r"\bthe server compressed\b")
+_PAGE = re.compile(r"the answer is a web page")
 # The moment's or the key's fault, not the request's; or it is too large, though none could be smaller.
 _NOT_NOW = frozenset((401, 402, 403, 407, 408, 413, 425, 429, 502, 503, 504, *range(520, 531)))
 
@@ -116,12 +125,34 @@ class Attempt:
         return self.record.status in NOT_THERE and bool(_MODEL.search(words)) and not _ELSEWHERE.search(words)
 
     @property
+    def of_the_key(self) -> bool:
+        """Whether the server wants a key, or does not accept ours."""
+        return self.record.status in (401, 403) or _OF_THE_KEY.search(self.record.error or "") is not None
+
+    @property
+    def is_compressed(self) -> bool:
+        return _COMPRESSED.search(self.record.error or "") is not None
+
+    @property
+    def is_page(self) -> bool:
+        return _PAGE.search(self.record.error or "") is not None
+
+    @property
+    def with_slash(self) -> Scenario | None:
+        """Return the scenario that asks at the path with a slash at its end, where a redirect only adds one."""
+        status, found = self.record.status or 0, _SLASH_ONLY.search(self.record.error or "")
+        path = self.dialect.posted_to
+        if found is None or not 300 <= status < 400 or not found[1].endswith(path.removeprefix("/v1")):
+            return None
+        return self.scenario.replace(path=f"{path}/")
+
+    @property
     def hopeless(self) -> bool:
         """Whether no other request could do better: no answer, a redirect, a key refused, a header missing, no such model, not now."""
         status, words = self.record.status, self.record.error or ""
-        if status is None or status in _NOT_NOW or 300 <= status < 400:
+        if status is None or status in _NOT_NOW or (300 <= status < 400 and self.with_slash is None):
             return True
-        return self.no_model or wanted_header(status, words) is not None
+        return self.no_model or self.of_the_key or self.is_compressed or wanted_header(status, words) is not None
 
 
 def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:
@@ -149,6 +180,8 @@ def _said(dialect: Dialect, known: Known) -> tuple[Any, ...]:
 def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
     first, last = tried[0], tried[-1]
     words = last.record.error or ""
+    if (slashed := last.with_slash) is not None:
+        yield slashed
     if refusal := refused_field(last.dialect, last.record.asked, last.record.status, words):
         yield last.scenario.replace(**{refusal.key: refusal.value})
     found = next((one for one in tried if not one.is_nowhere), None)

@@ -35,6 +35,28 @@ def bare_location(location: str) -> str:
     return re.sub("^([^/]*//)[^/]*@", r"\1", place) + (f"{location[len(place)]}…" if len(location) > len(place) else "")
 
 
+def other_slash(asked: str, location: str, path: str) -> str | None:
+    """Return the path to ask at where a redirect from `path`, asked for at a URL, only adds a slash at its end or takes it away.
+
+    The scheme is not looked at: a server behind TLS names http. None for any other redirect.
+    """
+    try:
+        there, here = urlsplit(urljoin(asked, location)), urlsplit(asked)
+        same_host = there.hostname == here.hostname
+    except ValueError:
+        return None
+    if not same_host or there.path == here.path or there.path.rstrip("/") != here.path.rstrip("/"):
+        return None
+    bare, mark, query = path.partition("?")
+    return f"{bare}/{mark}{query}" if there.path.endswith("/") else f"{bare.rstrip('/')}{mark}{query}"
+
+
+def instead(location: str) -> str:
+    """Return what to give in place of what was asked for, to stand behind "give"."""
+    ends_so = location.endswith("/") and location.rstrip("/").endswith(_OF_AN_API)
+    return "its path with --path, slash and all" if ends_so else "that URL"
+
+
 def advice(asked: str, location: str, path: str) -> str:
     """Return what to do where a question at `path`, asked at a URL, was answered with a redirect."""
     with suppress(ValueError):  # a location that is no URL

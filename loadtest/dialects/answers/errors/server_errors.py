@@ -11,7 +11,7 @@ from loadtest.dialects.answers.errors.error_words import WORDS, compact, one_spe
 from loadtest.dialects.answers.errors.masks import masked
 from loadtest.dialects.answers.errors.of_headers import cause_in, when_to_retry
 from loadtest.dialects.answers.errors.pages import LONGEST_PAGE, page_words, words_of_xml
-from loadtest.dialects.answers.errors.redirects import LOG_IN, bare_location, leads_to_login
+from loadtest.dialects.answers.errors.redirects import LOG_IN, bare_location, instead, leads_to_login
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.text import join_text, shown
 
@@ -236,7 +236,7 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
         if leads_to_login(said["location"]):
             text = f"{begin}: the server redirects to {where}, where people log in; {LOG_IN}"
         else:
-            text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
+            text = f"{begin}: the server redirects to {where}; redirects are not followed, so give {instead(where)}"
     else:
         text = _body_sentence(body) or _status_sentence(begin, body, said)
     return text + when_to_retry(said)
