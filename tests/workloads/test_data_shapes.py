@@ -78,6 +78,10 @@ def refusal(path: Path, column: str | None = None) -> str:
             [{"messages": [{"role": "User", "content": "one"}, {"role": "Assistant", "content": "A"}]}],
             ["one"],
         ),
+        ("marks.txt", "[INST] one [/INST]\n{name}: two\n", ["[INST] one [/INST]", "{name}: two"]),
+        ("rows.txt", '[\n"one",\n"two"]', ["one", "two"]),
+        ("rows_too.txt", [{"prompt": "one"}], ["one"]),
+        ("head.csv", 'prompt,"a name\nof two lines"\n"one","x"\n', ["one"]),
         ("gemini.jsonl", [{"messages": [ONE, {"role": "model", "content": "A"}]}], ["one"]),
     ],
 )
@@ -204,6 +208,33 @@ def test_turns_that_are_not_sent_are_said(tmp_path: Path, row: dict[str, Any], w
         assert not any(words in note for note in notes_of(path, answers="recorded"))
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [{"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"}, {"id": 2, "prompt": "c"}],
+            "1 row has the id of another row, and",
+        ),
+        ([{"id": "a", "messages": [ONE]}] * 3, "2 rows have the id of another row, and records name them alike."),
+        (
+            [
+                {"id": 1, "prompt": "a"},
+                {"id": -2, "prompt": "b"},
+                {"id": "", "prompt": "c"},
+                {"id": "", "prompt": "d"},
+            ],
+            None,
+        ),
+        ([{"id": {"x": 1}, "prompt": "a"}, {"id": [], "prompt": "b"}], None),
+    ],
+)
+def test_rows_of_one_id_are_said(tmp_path: Path, rows: list[dict[str, Any]], said: str | None) -> None:
+    """With --save-text the id says which answer is whose."""
+    notes = [note for note in notes_of(write(tmp_path, "a.jsonl", rows)) if "the id of" in note]
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
+
+
 def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "one\ntwo\n")
     assert notes_of(path) == [
@@ -249,6 +280,14 @@ def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
         ("rows.pkl", pickle.dumps([{"prompt": "one"}], 2), "is a pickle of Python, which loadtest does not read; save its"),
         ("a.tar", b"a.jsonl".ljust(257, b"\0") + b"ustar\0", "is tar, which loadtest does not read; unpack it first."),
         ("a.bin", bytes(range(48)) * 4, "is binary, not text; name the right file."),
+        ("ids.jsonl", [{"prompt": [1, 2]}], "line 1, has a list without texts or messages for a prompt (column prompt)."),
+        ("one.jsonl", [{"messages": ONE}], "line 1, has an object under messages, not a list of messages."),
+        ("much.jsonl", [{"prompt": "a", "max_tokens": 10**12}], "(column max_tokens); give a whole number from 1 to 10000000."),
+        ("open.jsonl", '{"prompt": "a"}\n{"prompt": "b"\n{"prompt": "c"}\n', "line 2, column 15, is not JSON: unexpected end"),
+        ("word.rtf", "{\\rtf1 one}", "is RTF, which loadtest does not read; save its rows as CSV or JSON lines first."),
+        ("word.docx", b"PK\x03\x04", "is a document, which loadtest does not read; save its rows as"),
+        ("chart.png", b"\x89PNG\r\n\x1a\n\0\0\0", "is binary, not text; name the right file."),
+        ("smart.jsonl", "{\u201cprompt\u201d: 1}", 'in JSON names and texts stand in quotes like "this".'),
         ("vidur.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,9,5\n", "line 1, is a row of a trace"),
     ],
 )  # fmt: skip

@@ -130,4 +130,5 @@ def remedy(row: bytes, wrong: str) -> str:
         return "; write each row on a line of its own (JSON lines), or all of them as one array"
     if body.startswith((b"//", b"#", b"/*")):
         return "; JSON has no comments, take them out"
-    return "; in JSON names and texts stand in double quotes" if body[1:].lstrip().startswith(b"'") else ""
+    quoted = body.lstrip(b"[{ ").startswith((b"'", "“".encode()))
+    return '; in JSON names and texts stand in quotes like "this"' if quoted else ""
