@@ -32,6 +32,15 @@ def _keep_alive(value: str, _: str) -> dict[str, Any]:
     return {"keep_alive": int(value) if value.lstrip("-").isdigit() else value}
 
 
+# keys of OpenAI's bodies that are keys of Ollama's options
+SAMPLING = frozenset(
+    (
+        *("temperature", "top_p", "top_k", "min_p", "seed", "stop"),
+        *("presence_penalty", "frequency_penalty", "repeat_penalty"),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _OllamaDialect(Dialect):
     """What both endpoints take; what is not set stays the server's or the Modelfile's.
@@ -55,6 +64,14 @@ class _OllamaDialect(Dialect):
     @classmethod
     def of(cls, scenario: Scenario, model: str) -> Self:
         return cls(model, num_ctx=scenario.num_ctx)
+
+    def laid_over(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a row lays over the body; sampling that stands beside `options`, as OpenAI has it, Ollama would ignore."""
+        said = {key: value for key, value in row.items() if key in SAMPLING}
+        if not said or not isinstance(row.get("options", {}), dict):
+            return row
+        rest = {key: value for key, value in row.items() if key not in SAMPLING}
+        return {**rest, "options": {**said, **row.get("options", {})}}
 
     def fixed(self, output_tokens: int | None) -> dict[str, Any]:
         chosen = {"num_predict": output_tokens, "num_ctx": self.num_ctx}

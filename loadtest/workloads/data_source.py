@@ -157,7 +157,7 @@ def _left_out_notes(file: DataFile) -> Iterator[str]:
     if file.goes_on:
         goes = "goes" if file.goes_on == 1 else "go"
         yield (
-            f"{file.path}: {counted(file.goes_on, 'conversation')} {goes} on behind the first answer; what stands there is not "
+            f"{file.path}: {counted(file.goes_on, 'conversation')} {goes} on behind its first turn; what follows is not "
             "sent. With --answers conversations are played turn by turn."
         )
 

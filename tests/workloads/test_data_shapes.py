@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError
+from loadtest.measure.request import Request
+from loadtest.records import Clock
 from loadtest.scenario import Scenario
+from loadtest.wire import Posts
 from loadtest.workloads.data_source import data_file
 from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.files.trace import Trace
@@ -119,6 +123,27 @@ def test_a_column_may_be_deeper(tmp_path: Path, column: str, row: dict[str, Any]
     assert [one.text for one in rows_of(write(tmp_path, "a.jsonl", [row]), column)] == [text]
 
 
+@pytest.mark.parametrize(
+    ("api", "body", "said"),
+    [
+        ("ollama", {"temperature": 0.5, "seed": 1, "tools": []}, {"tools": [], "options": {"num_predict": 9, "temperature": 0.5, "seed": 1}}),
+        ("ollama", {"temperature": 0.5, "options": {"temperature": 0.1, "top_k": 3}}, {"options": {"num_predict": 9, "temperature": 0.1, "top_k": 3}}),
+        ("openai", {"temperature": 0.5, "seed": 1}, {"temperature": 0.5, "seed": 1, "max_tokens": 9}),
+    ],
+)  # fmt: skip
+def test_sampling_of_a_batch_reaches_ollama_too(
+    tmp_path: Path, api: str, body: dict[str, Any], said: dict[str, Any]
+) -> None:
+    """Ollama's native API, the default of an Ollama, ignores a temperature beside `options`."""
+    rows = [{"custom_id": "a", "body": {"messages": [ONE], "max_tokens": 9, **body}}]
+    scenario = Scenario(data=str(write(tmp_path, "a.jsonl", rows)), api=api, seed=1)
+    job = Workload(scenario, Counter("estimate")).job(scenario.levels()[0], 0)
+    request = Request(job, dialect_for(scenario, api=api, model="m"), Clock.now(), 0, posts=Posts("http://x:9", {}))
+    sent = json.loads(request.order.payload.partition(b"\r\n\r\n")[2])
+    assert {key: sent.get(key) for key in said} == said
+    assert ("temperature" in sent) is (api == "openai")
+
+
 def test_an_inner_row_keeps_the_outer_ones_id_and_its_own_length(tmp_path: Path) -> None:
     row = {"id": "outer", "input": {"id": "inner", "messages": [ONE], "max_tokens": 3}}
     (found,) = rows_of(write(tmp_path, "a.jsonl", [row]))
@@ -192,9 +217,9 @@ def test_nothing_is_said_of_what_is_read_or_empty(tmp_path: Path, row: dict[str,
     [
         (
             {"conversations": [*PAIR, *PAIR]},
-            "1 conversation goes on behind the first answer; what stands there is not sent",
+            "1 conversation goes on behind its first turn; what follows is not sent",
         ),
-        ({"turns": ["one", "two"]}, "1 conversation goes on behind the first answer"),
+        ({"turns": ["one", "two"]}, "1 conversation goes on behind its first turn"),
         (
             {"conversations": [*PAIR, {"from": "observation", "value": "x"}]},
             "what observation say in its conversations is left out",

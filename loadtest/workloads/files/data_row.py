@@ -133,9 +133,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
     if isinstance(given, list) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, system, _body_keys(value))
     text = _prompt_text(given, name)
-    if column is None and any(
-        isinstance(value.get(one), str) and value[one].strip().lower() in ROLES for one in SPEAKERS
-    ):
+    if column is None and _speaker(value) in ROLES:
         raise RowError(ONE_MESSAGE)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
@@ -167,8 +165,7 @@ def _row_id(value: Mapping[str, Any]) -> str | None:
 
 def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int | None) -> Row | None:
     """Return the request of an object in a row that is a row itself: {"input": {"messages": […]}}."""
-    speaker = next((given[one] for one in SPEAKERS if isinstance(given.get(one), str)), "")
-    if _usual_role(speaker) == "user":  # of a tree of messages, the first
+    if ROLES.get(_speaker(given)) == "user":  # of a tree of messages, the first
         given = {one: each for one, each in given.items() if one not in SPEAKERS}
     try:
         row = read_row(given, None)
@@ -179,6 +176,11 @@ def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int
     if row is None:
         return None
     return replace(row, id=row_id or row.id, output_tokens=length if length is not None else row.output_tokens)
+
+
+def _speaker(value: Mapping[str, Any]) -> str:
+    """Return who speaks in a row that is a message by itself; empty where it does not say so."""
+    return next((value[one].strip().lower() for one in SPEAKERS if isinstance(value.get(one), str)), "")
 
 
 def _with_system(row: Row, system: str | None) -> Row:
