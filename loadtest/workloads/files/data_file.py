@@ -205,7 +205,7 @@ class DataFile:
         begin = _after_mark(file)
         first = _first_byte(file)
         file.seek(begin)
-        line = b"" if first == b"[" else next((one for one in file if one.strip()), b"")
+        line = b"" if first == b"[" else _first_line(file)
         file.seek(begin)
         if first == b"[":
             pieces = array_pieces(file, begin, self._wrong)
@@ -348,9 +348,8 @@ def _hash_of(name: Any) -> int:
 
 def _begins_json(file: BinaryIO) -> bool:
     """Whether the first line that is not blank is JSON, or begins some that goes on in the next one."""
-    begin = _after_mark(file)
-    line = next((one for one in file if one.strip()), b"")
-    file.seek(begin)
+    _after_mark(file)
+    line = _first_line(file)
     try:
         loads(line)
     except orjson.JSONDecodeError:
@@ -366,6 +365,11 @@ def _head_line(lines: _TextLines) -> str:
         if not head.count('"') % 2:
             return head
     return head.partition("\n")[0]
+
+
+def _first_line(file: BinaryIO) -> bytes:
+    """Return the next line that is not blank; one that is too long only in part."""
+    return next((line for line in iter(functools.partial(file.readline, MOST_ROW + 1), b"") if line.strip()), b"")
 
 
 def _after_mark(file: BinaryIO) -> int:
