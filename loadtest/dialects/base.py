@@ -272,6 +272,10 @@ class Dialect(ABC):
         """Return all that a body says beside model and prompt; of what the user adds, the templates."""
         return merged(merged(self.fixed(output_tokens), self.options), self.patch)
 
+    def laid_over(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a row of data lays over its request's body, in this format's words."""
+        return row
+
     def body(self, job: Job) -> bytes:
         """Return the request's body, JSON: `fixed`, the user's options and --body, made once for each length; then `said`."""
         head = self._heads.get(job.output_tokens)

@@ -32,6 +32,16 @@ def _keep_alive(value: str, _: str) -> dict[str, Any]:
     return {"keep_alive": int(value) if value.lstrip("-").isdigit() else value}
 
 
+CALLS = b'"tool_calls":['  # in JSON only where a message calls a tool
+# keys of OpenAI's bodies that are keys of Ollama's options
+SAMPLING = frozenset(
+    (
+        *("temperature", "top_p", "top_k", "min_p", "seed", "stop"),
+        *("presence_penalty", "frequency_penalty", "repeat_penalty"),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _OllamaDialect(Dialect):
     """What both endpoints take; what is not set stays the server's or the Modelfile's.
@@ -56,6 +66,14 @@ class _OllamaDialect(Dialect):
     def of(cls, scenario: Scenario, model: str) -> Self:
         return cls(model, num_ctx=scenario.num_ctx)
 
+    def laid_over(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a row lays over the body; sampling that stands beside `options`, as OpenAI has it, Ollama would ignore."""
+        said = {key: value for key, value in row.items() if key in SAMPLING}
+        if not said or not isinstance(row.get("options", {}), dict):
+            return row
+        rest = {key: value for key, value in row.items() if key not in SAMPLING}
+        return {**rest, "options": {**said, **row.get("options", {})}}
+
     def fixed(self, output_tokens: int | None) -> dict[str, Any]:
         chosen = {"num_predict": output_tokens, "num_ctx": self.num_ctx}
         options = {key: value for key, value in chosen.items() if value is not None}
@@ -71,9 +89,9 @@ class OllamaChat(_OllamaDialect):
     path: ClassVar[str] = "/api/chat"
 
     def said(self, job: Job) -> dict[str, Any]:
-        if not has_parts(job):
+        if job.encoded is not None and not has_parts(job) and CALLS not in job.encoded.body:
             return {"messages": self.messages(job)}
-        return {"messages": [_with_plain_content(message) for message in job.conversation]}
+        return {"messages": [_with_read_calls(_with_plain_content(message)) for message in job.conversation]}
 
     def decoder(self) -> OllamaDecoder:
         return OllamaDecoder(chat=True)
@@ -97,6 +115,23 @@ def _with_plain_content(message: Mapping[str, Any]) -> Mapping[str, Any]:
         else:
             return message
     return {**message, "content": "".join(texts), **({"images": images} if images else {})}
+
+
+def _with_read_calls(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a message as /api/chat takes it: the arguments of its calls of tools are objects, and JSON in a text with OpenAI."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_read_call(call) for call in calls]} if isinstance(calls, list) else message
+
+
+def _read_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = orjson.loads(function["arguments"] or "{}")
+    except orjson.JSONDecodeError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def _body(dialect: Dialect, job: Job) -> bytes:
     body = dialect.body(job)
     if not job.body:
         return body
-    return orjson.dumps(merged(orjson.loads(body), job.body))
+    return orjson.dumps(merged(orjson.loads(body), dialect.laid_over(job.body)))
 
 
 def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:

@@ -23,6 +23,7 @@ UNREAD = {  # the first bytes of a file that is not read -> what it is, and what
     b"Obj\x01": ("Avro", CONVERT),
     b"\x89HDF": ("HDF5", CONVERT),
     b"%PDF-": ("PDF", SAVE),
+    b"{\\rtf": ("RTF", SAVE),
     b"\xd0\xcf\x11\xe0": ("an old file of Excel or Word", SAVE),
     **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), ("a pickle of Python", SAVE)),
     b"\xff\xff\xff\xff": ("Arrow", CONVERT),  # as a stream: what the datasets library keeps
@@ -31,7 +32,7 @@ UNREAD = {  # the first bytes of a file that is not read -> what it is, and what
 TAR_AT, TAR = 257, b"ustar"
 OTHER_TEXTS = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".xml": "XML"}
 MOST_CONTROLS, FEW_CONTROLS = 0.1, 16  # share and number of a text's bytes that are neither characters nor blanks
-SHEETS = (".xlsx", ".xlsm", ".ods")
+SHEETS, DOCUMENTS = (".xlsx", ".xlsm", ".ods"), (".docx", ".odt", ".pptx")
 OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LFS = b"version https://git-lfs.github.com/spec/"
 PAGES = (b"<!doctype html", b"<html")
@@ -64,6 +65,8 @@ def not_text(begin: bytes, suffix: str) -> str | None:
     """Say what a file of this beginning and suffix is instead of UTF-8 text, and what to do; None where it may be text."""
     if suffix in SHEETS and begin.startswith(b"PK"):
         return "is a spreadsheet, which loadtest does not read; save the sheet as CSV first"
+    if suffix in DOCUMENTS and begin.startswith(b"PK"):
+        return f"is a document, which loadtest does not read; {SAVE} first"
     for first, (name, remedy) in UNREAD.items():
         if begin.startswith(first):
             return f"is {name}, which loadtest does not read; {remedy} first"
@@ -72,7 +75,7 @@ def not_text(begin: bytes, suffix: str) -> str | None:
     if begin.startswith(OTHER_MARKS) or _is_wide(begin):
         return "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8"
     controls = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in begin)
-    if controls > max(FEW_CONTROLS, MOST_CONTROLS * len(begin)):
+    if controls > max(FEW_CONTROLS, MOST_CONTROLS * len(begin)) or (controls and not is_utf8(begin)):
         return "is binary, not text; name the right file"
     if begin.startswith(LFS):
         return "is a pointer of Git LFS, not the file; fetch it with `git lfs pull`"

@@ -108,6 +108,9 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         yield from _left_out_notes(file)
     if file.unheard:
         yield f"{path}: what {listed([role[:MOST_NAME] for role in file.unheard])} say in its conversations is left out."
+    if file.same_ids:
+        have = "has" if file.same_ids == 1 else "have"
+        yield f"{path}: {counted(file.same_ids, 'row')} {have} the id of another row, and records name them alike."
     if file.own_lengths > 0:
         some = "the row" if len(file) == 1 else f"{file.own_lengths} of {rows}"
         say = "says how long its" if file.own_lengths == 1 else "say how long their"
@@ -154,7 +157,7 @@ def _left_out_notes(file: DataFile) -> Iterator[str]:
     if file.goes_on:
         goes = "goes" if file.goes_on == 1 else "go"
         yield (
-            f"{file.path}: {counted(file.goes_on, 'conversation')} {goes} on behind the first answer; what stands there is not "
+            f"{file.path}: {counted(file.goes_on, 'conversation')} {goes} on behind its first turn; what follows is not "
             "sent. With --answers conversations are played turn by turn."
         )
 

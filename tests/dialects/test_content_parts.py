@@ -51,3 +51,28 @@ def test_content_parts_are_said_as_each_format_takes_them() -> None:
     own = {"type": "image", "source": {"type": "file", "file_id": "f"}}
     there = {"type": "image", "source": {"type": "url", "url": "https://x/a.png"}}
     assert sent(text, image, far, own, **messages)["content"] == [text, {"type": "image", "source": inline}, there, own]
+
+
+def test_arguments_of_a_tools_call_are_an_object_for_ollama() -> None:
+    """Ollama answers OpenAI's text of JSON with 400: it cannot be read as the arguments of a call."""
+
+    def sent(arguments: Any, api: Any = "ollama") -> Any:
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        history = History()
+        history.add(message)
+        jobs = (
+            Job(0, 0, 0, "", None, 4, messages=(message,)),
+            Job(0, 0, 0, "", None, 4, encoded=history.encoded()),
+        )
+        alone, turn = (json.loads(dialect_for(Scenario(api=api), api=api, model="m").body(job)) for job in jobs)
+        assert alone == turn
+        assert alone["messages"][0]["tool_calls"][0]["id"] == "c"
+        return alone["messages"][0]["tool_calls"][0]["function"]["arguments"]
+
+    assert sent('{"city": "Köln"}') == {"city": "Köln"}
+    assert sent("") == {}
+    assert sent({"city": "Köln"}) == {"city": "Köln"}
+    assert sent("[1]") == "[1]"  # the server says what it thinks of that
+    assert sent("{") == "{"
+    assert sent('{"city": "Köln"}', api="openai") == '{"city": "Köln"}'

@@ -117,8 +117,12 @@ def play_sessions(
     says: str | None = "llamacpp",
     host: HostCache | None = None,
     answers_kept: bool = True,
+    shared: int = 0,
 ) -> Played:
-    """Run levels of people one after another against one engine; arguments as `play` has them, `host` is its host cache."""
+    """Run levels of people one after another against one engine; arguments as `play` has them, `host` is its host cache.
+
+    All conversations begin with `shared` tokens.
+    """
     draw = random.Random(seed)
     engine = Engine(timing, slots=slots, seed=seed, loaded=1 << 20, host=host)
     played = Played()
@@ -136,6 +140,7 @@ def play_sessions(
             starts_s=starts,
             num_ctx=1 << 20,
             answers_kept=answers_kept,
+            shared=shared,
             see=see,
             prefix=index,
         )

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError
+from loadtest.measure.request import Request
+from loadtest.records import Clock
 from loadtest.scenario import Scenario
+from loadtest.wire import Posts
 from loadtest.workloads.data_source import data_file
 from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.files.trace import Trace
@@ -78,6 +82,10 @@ def refusal(path: Path, column: str | None = None) -> str:
             [{"messages": [{"role": "User", "content": "one"}, {"role": "Assistant", "content": "A"}]}],
             ["one"],
         ),
+        ("marks.txt", "[INST] one [/INST]\n{name}: two\n", ["[INST] one [/INST]", "{name}: two"]),
+        ("rows.txt", '[\n"one",\n"two"]', ["one", "two"]),
+        ("rows_too.txt", [{"prompt": "one"}], ["one"]),
+        ("head.csv", 'prompt,"a name\nof two lines"\n"one","x"\n', ["one"]),
         ("gemini.jsonl", [{"messages": [ONE, {"role": "model", "content": "A"}]}], ["one"]),
     ],
 )
@@ -113,6 +121,27 @@ def test_notes_of_a_data_set_beside_a_message_are_not_sent(tmp_path: Path) -> No
 )
 def test_a_column_may_be_deeper(tmp_path: Path, column: str, row: dict[str, Any], text: str) -> None:
     assert [one.text for one in rows_of(write(tmp_path, "a.jsonl", [row]), column)] == [text]
+
+
+@pytest.mark.parametrize(
+    ("api", "body", "said"),
+    [
+        ("ollama", {"temperature": 0.5, "seed": 1, "tools": []}, {"tools": [], "options": {"num_predict": 9, "temperature": 0.5, "seed": 1}}),
+        ("ollama", {"temperature": 0.5, "options": {"temperature": 0.1, "top_k": 3}}, {"options": {"num_predict": 9, "temperature": 0.1, "top_k": 3}}),
+        ("openai", {"temperature": 0.5, "seed": 1}, {"temperature": 0.5, "seed": 1, "max_tokens": 9}),
+    ],
+)  # fmt: skip
+def test_sampling_of_a_batch_reaches_ollama_too(
+    tmp_path: Path, api: str, body: dict[str, Any], said: dict[str, Any]
+) -> None:
+    """Ollama's native API, the default of an Ollama, ignores a temperature beside `options`."""
+    rows = [{"custom_id": "a", "body": {"messages": [ONE], "max_tokens": 9, **body}}]
+    scenario = Scenario(data=str(write(tmp_path, "a.jsonl", rows)), api=api, seed=1)
+    job = Workload(scenario, Counter("estimate")).job(scenario.levels()[0], 0)
+    request = Request(job, dialect_for(scenario, api=api, model="m"), Clock.now(), 0, posts=Posts("http://x:9", {}))
+    sent = json.loads(request.order.payload.partition(b"\r\n\r\n")[2])
+    assert {key: sent.get(key) for key in said} == said
+    assert ("temperature" in sent) is (api == "openai")
 
 
 def test_an_inner_row_keeps_the_outer_ones_id_and_its_own_length(tmp_path: Path) -> None:
@@ -188,9 +217,9 @@ def test_nothing_is_said_of_what_is_read_or_empty(tmp_path: Path, row: dict[str,
     [
         (
             {"conversations": [*PAIR, *PAIR]},
-            "1 conversation goes on behind the first answer; what stands there is not sent",
+            "1 conversation goes on behind its first turn; what follows is not sent",
         ),
-        ({"turns": ["one", "two"]}, "1 conversation goes on behind the first answer"),
+        ({"turns": ["one", "two"]}, "1 conversation goes on behind its first turn"),
         (
             {"conversations": [*PAIR, {"from": "observation", "value": "x"}]},
             "what observation say in its conversations is left out",
@@ -202,6 +231,33 @@ def test_turns_that_are_not_sent_are_said(tmp_path: Path, row: dict[str, Any], w
     assert any(words in note for note in notes_of(path))
     if "goes on" in words:
         assert not any(words in note for note in notes_of(path, answers="recorded"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [{"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"}, {"id": 2, "prompt": "c"}],
+            "1 row has the id of another row, and",
+        ),
+        ([{"id": "a", "messages": [ONE]}] * 3, "2 rows have the id of another row, and records name them alike."),
+        (
+            [
+                {"id": 1, "prompt": "a"},
+                {"id": -2, "prompt": "b"},
+                {"id": "", "prompt": "c"},
+                {"id": "", "prompt": "d"},
+            ],
+            None,
+        ),
+        ([{"id": {"x": 1}, "prompt": "a"}, {"id": [], "prompt": "b"}], None),
+    ],
+)
+def test_rows_of_one_id_are_said(tmp_path: Path, rows: list[dict[str, Any]], said: str | None) -> None:
+    """With --save-text the id says which answer is whose."""
+    notes = [note for note in notes_of(write(tmp_path, "a.jsonl", rows)) if "the id of" in note]
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
 
 
 def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
@@ -249,6 +305,14 @@ def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
         ("rows.pkl", pickle.dumps([{"prompt": "one"}], 2), "is a pickle of Python, which loadtest does not read; save its"),
         ("a.tar", b"a.jsonl".ljust(257, b"\0") + b"ustar\0", "is tar, which loadtest does not read; unpack it first."),
         ("a.bin", bytes(range(48)) * 4, "is binary, not text; name the right file."),
+        ("ids.jsonl", [{"prompt": [1, 2]}], "line 1, has a list without texts or messages for a prompt (column prompt)."),
+        ("one.jsonl", [{"messages": ONE}], "line 1, has an object under messages, not a list of messages."),
+        ("much.jsonl", [{"prompt": "a", "max_tokens": 10**12}], "(column max_tokens); give a whole number from 1 to 10000000."),
+        ("open.jsonl", '{"prompt": "a"}\n{"prompt": "b"\n{"prompt": "c"}\n', "line 2, column 15, is not JSON: unexpected end"),
+        ("word.rtf", "{\\rtf1 one}", "is RTF, which loadtest does not read; save its rows as CSV or JSON lines first."),
+        ("word.docx", b"PK\x03\x04", "is a document, which loadtest does not read; save its rows as"),
+        ("chart.png", b"\x89PNG\r\n\x1a\n\0\0\0", "is binary, not text; name the right file."),
+        ("smart.jsonl", "{\u201cprompt\u201d: 1}", 'in JSON names and texts stand in quotes like "this".'),
         ("vidur.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,9,5\n", "line 1, is a row of a trace"),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ from loadtest.text import capitalised, counted, listed, percent, seconds
 KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: from KEPT on all do, up to LOST none does
 # Share of the history: up to NOTHING cached is none of it, up to LITTLE read again is little.
 NOTHING, LITTLE = 0.1, 0.05
+LEAST_SHARED = 64  # tokens; a chat template's own beginning is no text that conversations share
 FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
 
 
@@ -82,6 +83,8 @@ def _claim(
     their, its = ("their whole history", "its whole history")
     if not _all_lost(analysis, use, worst):
         their, its = ("more than half of their history", "more than half of its history")
+    if use.shared > LEAST_SHARED:
+        cost = f" but for the {use.shared:.0f} tokens that all begin with{cost}"
     many = percent(1 - share) if use.source != INFERRED else "most" if share < 0.5 else "some"  # times tell no share
     some = f"{many} of the later turns of {who} read {their} again{cost}"
     lost = f"nearly every later turn of {who} reads {its} again{cost}" if share <= LOST else some
@@ -113,7 +116,7 @@ def _read_again(analysis: Analysis, use: CacheUse, kept: list[dict[str, Any]]) -
 def _all_lost(analysis: Analysis, use: CacheUse, level: dict[str, Any]) -> bool:
     """Whether the turns that did not find their conversation found hardly anything of it."""
     lost = _later(analysis, level, use) & (use.kept == 0)
-    return bool((use.cached[lost] <= NOTHING * use.history[lost]).mean() >= KEPT)
+    return bool((use.cached[lost] - use.shared <= NOTHING * (use.history[lost] - use.shared)).mean() >= KEPT)
 
 
 def _cost(analysis: Analysis, use: CacheUse, worst: dict[str, Any]) -> str:
@@ -133,7 +136,8 @@ def _evidence(
     analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: CacheReplay | None
 ) -> str:
     shares = _by_people(shown)
-    said = f"{capitalised(use.method)}. Of the later turns {shares} found at least half of their history cached."
+    behind = f" behind the {use.shared:.0f} tokens that all begin with" if use.shared > LEAST_SHARED else ""
+    said = f"{capitalised(use.method)}. Of the later turns {shares} found at least half of their history{behind} in the cache."
     if replayed is not None and replayed.host_cache is not True:
         alone = [(level, replayed.share_kept(_later(analysis, level, use))) for level, _ in shown]
         told = _by_people([(level, share) for level, share in alone if share is not None])

@@ -158,7 +158,7 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
 def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
     """Return what there is to do, each advice once, for void levels first."""
     found: dict[str, dict[str, list[Seen]]] = {}
-    names = offered_load.shared([level["label"] for level in levels])[1] if levels else []
+    names = _told_apart(offered_load.shared([level["label"] for level in levels])[1] if levels else [])
     seen = [
         (each["cause"], Seen(level, each["verdict"], reason, name))
         for level, name in zip(levels, names, strict=True)
@@ -171,6 +171,11 @@ def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
         ToDo(advice, tuple(Reason(wrong, tuple(every)) for wrong, every in reasons.items()))
         for advice, reasons in found.items()
     ]
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Return the names of levels, with their numbers where several have one name: a search measures some loads again."""
+    return [f"{name} (level {i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
 def tiles(analysis: Analysis) -> list[Tile]:

@@ -38,6 +38,12 @@ def prompt_column(value: Mapping[Any, Any]) -> str | None:
     return TURNS if name is None and isinstance(value.get(TURNS), list) else name
 
 
+def id_column(value: Any) -> str | None:
+    """Return the column whose texts or whole numbers tell rows apart; None where a row has none."""
+    found = (one for one in IDS if one in value) if isinstance(value, dict) else ()
+    return next((one for one in found if type(value[one]) in (int, str)), None)
+
+
 def at(value: Mapping[Any, Any], column: str) -> Any:
     """Return what stands in a column; `a.b` is b in the object a where no column has that name. Raises KeyError."""
     if column in value:
@@ -62,4 +68,4 @@ def unsent_columns(value: Any, column: str | None) -> tuple[list[str], list[str]
     sent.update(LENGTH_KEYS, ("input",) if prompt == "instruction" else (), (PARAMS,) if prompt is None else ())
     other = [name for name in value if name not in sent and str(name).strip()]
     filled = [name for name in other if value[name] not in (None, "", [], {})]
-    return [str(name) for name in filled], [name for name in other if name not in filled]
+    return [" ".join(str(name).split()) for name in filled], [name for name in other if name not in filled]

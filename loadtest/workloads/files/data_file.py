@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.columns import unsent_columns
+from loadtest.workloads.files.columns import id_column, unsent_columns
 from loadtest.workloads.files.csv_head import is_head, read_head
 from loadtest.workloads.files.csv_mistakes import wrong_cells, wrong_csv
 from loadtest.workloads.files.data_row import NoPromptError, Row, RowError, is_plain, loads, plain_column, read_row
@@ -34,6 +35,8 @@ from loadtest.workloads.files.wrong_row import holds_columns, without_prompt
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001  # the length of such a pause
 SAME_AS_BEFORE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
+MOST_HEAD_LINES = 20  # of a CSV file's head, whose names may hold line ends
+TEXT_SUFFIX = ".txt"
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 
 
@@ -64,6 +67,7 @@ class DataFile:
     recorded: int = 0  # rows that end in an answer, which is not sent
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
+    same_ids: int = 0  # rows with the id of one before
     goes_on: int = 0  # rows in which the user says more after the first answer
     unheard: dict[str, None] = field(default_factory=dict)  # roles of whose words nothing is sent
     unsent: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not sent
@@ -120,22 +124,26 @@ class DataFile:
             self._line_texts(file) if self.lines else self._csv_pieces(file) if self.head else self._json_pieces(file)
         )
         # of the row before: its columns, those that hold nothing, and the prompt's where nothing else of the row is sent
-        keys, blank, plain = None, list[Any](), None
+        keys, blank, plain, named = None, list[Any](), None, None
+        names = array("q")
         for number, (piece, value) in enumerate(pieces):
             if number and not number % YIELD_EVERY:
                 time.sleep(PAUSE_S)
             alike = value.__class__ is dict and value.keys() == keys and not (blank and any(map(value.get, blank)))
-            if not alike or plain is None:
-                plain = plain_column(value, self.column)
+            if not alike:
+                plain, named = plain_column(value, self.column), id_column(value)
             row = SAME_AS_BEFORE if plain is not None and is_plain(value[plain]) else self._read(piece, value)
             if not alike:
                 keys = value.keys() if isinstance(value, dict) else None
                 unsent, blank = unsent_columns(value, self.column)
                 self.unsent.update(dict.fromkeys(unsent))
+            if named is not None and value[named]:
+                names.append(_hash_of(value[named]))
             if row is None:
                 self.left_out += 1
             else:
                 self._take(piece, row)
+        self.same_ids = len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64))) if names else 0
         if len(self.starts) > MOST_REQUESTS:
             raise ScenarioError(f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it.")
 
@@ -197,7 +205,7 @@ class DataFile:
         begin = _after_mark(file)
         first = _first_byte(file)
         file.seek(begin)
-        line = b"" if first == b"[" else next((one for one in file if one.strip()), b"")
+        line = b"" if first == b"[" else _first_line(file)
         file.seek(begin)
         if first == b"[":
             pieces = array_pieces(file, begin, self._wrong)
@@ -216,6 +224,8 @@ class DataFile:
                 raise self._wrong(piece.start, "holds a NUL byte; save the file as UTF-8 text") from None
             if not is_utf8(piece.body):
                 raise self._wrong(piece.start, "is not UTF-8 text; save the file as UTF-8") from None
+            if piece.body.endswith(b"\n"):  # what ends too early ends in its own line
+                self._parsed(Piece(piece.start, piece.end, piece.body.rstrip()))
             at = piece.start + len(b"".join(piece.body.splitlines(keepends=True)[: error.lineno - 1]))
             what = re.sub(r":? ?line \d+ column \d+ \(char \d+\)", "", str(error))
             raise ScenarioError(
@@ -313,10 +323,13 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     if not first:
         raise ScenarioError(f"the data file {path} is empty; give one prompt a row.")
     data = DataFile(path, column)
+    if suffix == TEXT_SUFFIX and column is None and first in (b"{", b"["):
+        data.lines = not _begins_json(file)
+        return data
     if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
         return data
-    line = next(_TextLines(data, file))
-    if suffix == ".txt" and column is None and not is_head(line):
+    line = _head_line(_TextLines(data, file))
+    if suffix == TEXT_SUFFIX and column is None and not is_head(line):
         data.lines = True
         return data
     try:
@@ -324,6 +337,39 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     except RowError as error:
         raise data._wrong(0, str(error)) from None  # noqa: SLF001
     return data
+
+
+def _hash_of(name: Any) -> int:
+    try:
+        return hash(name)
+    except TypeError:  # an object or a list, which is no id
+        return hash(str(name))
+
+
+def _begins_json(file: BinaryIO) -> bool:
+    """Whether the first line that is not blank is JSON, or begins some that goes on in the next one."""
+    _after_mark(file)
+    line = _first_line(file)
+    try:
+        loads(line)
+    except orjson.JSONDecodeError:
+        return is_spread(line)
+    return True
+
+
+def _head_line(lines: _TextLines) -> str:
+    """Return the first line, with those that follow as far as a name in quotes holds their ends."""
+    head = ""
+    for line in itertools.islice(lines, MOST_HEAD_LINES):
+        head += line
+        if not head.count('"') % 2:
+            return head
+    return head.partition("\n")[0]
+
+
+def _first_line(file: BinaryIO) -> bytes:
+    """Return the next line that is not blank; one that is too long only in part."""
+    return next((line for line in iter(functools.partial(file.readline, MOST_ROW + 1), b"") if line.strip()), b"")
 
 
 def _after_mark(file: BinaryIO) -> int:

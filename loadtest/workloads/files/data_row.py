@@ -25,6 +25,7 @@ from loadtest.workloads.files.columns import (
     prompt_column,
     with_usual_names,
 )
+from loadtest.workloads.files.json_pieces import remedy
 from loadtest.workloads.files.trace import read_count
 from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, is_message, text_of
 
@@ -126,7 +127,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
     row_id, length = _row_id(value), _output_length(value)
     if name == "body" and isinstance(given, dict):
         return _batch_row(given, row_id)
-    if isinstance(given, dict):
+    if isinstance(given, dict) and name not in CONVERSATIONS:
         return _inner_row(given, name, row_id, length)
     system = _system_of(value)
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
@@ -134,12 +135,12 @@ def read_row(value: Any, column: str | None) -> Row | None:
         row = _text_row(_prompt_text(given[0], name), output_tokens=length, id=row_id, body=_body_keys(value))
         row = replace(row, transcript=tuple(_user(text) for text in given if text.strip()), questions=True)
         return _with_system(row, system)
+    if isinstance(given, list) and given and not any(isinstance(one, dict | str) for one in given):
+        raise RowError(f"has a list without texts or messages for a prompt (column {name})")
     if isinstance(given, list) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, system, _body_keys(value))
     text = _prompt_text(given, name)
-    if column is None and any(
-        isinstance(value.get(one), str) and value[one].strip().lower() in ROLES for one in SPEAKERS
-    ):
+    if column is None and _speaker(value) in ROLES:
         raise RowError(ONE_MESSAGE)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
@@ -158,8 +159,10 @@ def _unpacked(given: Any, name: str) -> Any:
     try:
         return loads(given.encode())
     except orjson.JSONDecodeError as error:
-        what = f"a text that begins like JSON under {name} and is none: {error.msg}"
-        raise RowError(f"has {what} (column {error.colno} of the text)") from None
+        raise RowError(
+            f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the text)"
+            f"{remedy(given.encode(), error.msg)}"
+        ) from None
 
 
 def _row_id(value: Mapping[str, Any]) -> str | None:
@@ -169,8 +172,7 @@ def _row_id(value: Mapping[str, Any]) -> str | None:
 
 def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int | None) -> Row | None:
     """Return the request of an object in a row that is a row itself: {"input": {"messages": […]}}."""
-    speaker = next((given[one] for one in SPEAKERS if isinstance(given.get(one), str)), "")
-    if _usual_role(speaker) == "user":  # of a tree of messages, the first
+    if ROLES.get(_speaker(given)) == "user":  # of a tree of messages, the first
         given = {one: each for one, each in given.items() if one not in SPEAKERS}
     try:
         row = read_row(given, None)
@@ -181,6 +183,11 @@ def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int
     if row is None:
         return None
     return replace(row, id=row_id or row.id, output_tokens=length if length is not None else row.output_tokens)
+
+
+def _speaker(value: Mapping[str, Any]) -> str:
+    """Return who speaks in a row that is a message by itself; empty where it does not say so."""
+    return next((value[one].strip().lower() for one in SPEAKERS if isinstance(value.get(one), str)), "")
 
 
 def _with_system(row: Row, system: str | None) -> Row:
@@ -357,7 +364,9 @@ def _output_length(value: Mapping[str, Any]) -> int | None:
     given = value[name]
     length = read_count(given)
     if length is None or not 1 <= length <= TOKEN_COUNTS.high:
-        raise RowError(f"has {short_repr(given)} for a length (column {name}); give a whole number above 0")
+        raise RowError(
+            f"has {short_repr(given)} for a length (column {name}); give a whole number from 1 to {TOKEN_COUNTS.high}"
+        )
     return length
 
 

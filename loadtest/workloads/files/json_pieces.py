@@ -11,6 +11,7 @@ from loadtest.workloads.files.csv_mistakes import LONE_RETURNS
 
 BLOCK = 1 << 20  # bytes that are read at once
 MOST_ROW = 64 << 20  # bytes
+MOST_BEGUN = 1 << 16  # bytes of a line that begins an object of several
 MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 Wrong = Callable[[int, str], ScenarioError]  # makes what is raised, of an offset and of what is wrong there
 
@@ -116,7 +117,7 @@ def _between(scanner: _Scanner, wrong: Wrong) -> ScenarioError:
 
 def is_spread(line: bytes) -> bool:
     """Whether a line begins an object that goes on in the next one."""
-    marks = MARKS.findall(line)
+    marks = MARKS.findall(line) if len(line) <= MOST_BEGUN else []
     opened = sum(mark in (b"{", b"[") for mark in marks) - sum(mark in (b"}", b"]") for mark in marks)
     return opened > 0 and b'"' not in marks
 
@@ -130,4 +131,5 @@ def remedy(row: bytes, wrong: str) -> str:
         return "; write each row on a line of its own (JSON lines), or all of them as one array"
     if body.startswith((b"//", b"#", b"/*")):
         return "; JSON has no comments, take them out"
-    return "; in JSON names and texts stand in double quotes" if body[1:].lstrip().startswith(b"'") else ""
+    quoted = body.lstrip(b"[{ ").startswith((b"'", "“".encode()))
+    return '; in JSON names and texts stand in quotes like "this"' if quoted else ""

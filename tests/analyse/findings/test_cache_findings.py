@@ -67,6 +67,16 @@ def test_a_text_that_all_begin_with_is_no_whole_history_lost(tmp_path: Path) -> 
     assert "whole history" not in found
 
 
+def test_a_text_that_all_begin_with_is_no_conversation_found(tmp_path: Path) -> None:
+    """On llama.cpp without a host cache: "it has a host cache; 15 turns found their history cached", the 390 tokens of its system prompt."""
+    loads = [SessionLoad(users=each, sessions=6 * each, first=(700, 720), turns=3) for each in (1, 6)]
+    made = play_sessions(TIMING, loads, slots=2, shared=600)
+    [found] = cache_findings(analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=LLAMA)))
+    assert found.startswith("With 2 slots and no host cache seen, the conversations of 1 person are kept; ")
+    assert "whole history again but for the 600 tokens that all begin with (prefill" in found
+    assert " behind the 600 tokens that all begin with in the cache." in found.evidence
+
+
 def test_slots_alone_replayed_keep_what_the_engine_kept(few_slots: Analysis) -> None:
     use = few_slots.cache
     assert use is not None

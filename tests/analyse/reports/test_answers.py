@@ -172,6 +172,13 @@ def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> 
     assert reason.example.startswith("1 stream, 2 streams and 4 streams are void. At 1 stream: a clock ")
 
 
+def test_a_load_that_a_search_measured_again_is_told_from_the_first(tmp_path: Path) -> None:
+    """Was "4 people is void; 4 people is suspect"."""
+    make(tmp_path / "run", Made(), users=(2, 4, 4), clock_steps=2)
+    (todo,) = answers.to_do(analyse(tmp_path / "run").summary["levels"])
+    assert todo.reasons[0].where == "2 streams, 4 streams (level 2) and 4 streams (level 3) are void"
+
+
 def test_two_reasons_of_one_level_are_not_two_levels() -> None:
     level = {"label": "2 streams", "verdict": "suspect"}
     seen = [answers.Seen(level, "suspect", "answers are short"), answers.Seen(level, "suspect", "prompts are long")]

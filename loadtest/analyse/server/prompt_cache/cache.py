@@ -22,7 +22,12 @@ from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
 
-KEPT_SHARE = 0.5  # of its history; a turn that had as much cached found its conversation
+# of its history behind what all conversations begin with; a turn that had as much cached found its conversation
+KEPT_SHARE = 0.5
+FEWEST_FIRST, WHOLE = (
+    4,
+    0.9,
+)  # first turns that show what all begin with; share of a prompt that was sent before as it is
 # Of later turns; with fewer judged, the share that was cached is unknown: a cached prompt is short, overlaps fewer others,
 # and is judged more often.
 LEAST_JUDGED = 0.6
@@ -36,6 +41,7 @@ class CacheUse:
     history: FloatArray  # the turn before it, with its answer: what a cache could hold; 0 for a first turn
     source: str  # SERVER, INFERRED or UNKNOWN
     method: str  # how `cached` is known, or why it is not; a clause
+    shared: float = 0.0  # tokens that all conversations begin with, as the server counts them
 
     @property
     def reread(self) -> FloatArray:
@@ -45,7 +51,8 @@ class CacheUse:
     @property
     def kept(self) -> FloatArray:
         """1 for a later turn that found its conversation cached, 0 for one that did not, nan for others."""
-        found = np.where(self.cached >= KEPT_SHARE * self.history, 1.0, 0.0)
+        own = np.maximum(self.history - self.shared, 0.0)
+        found = np.where(self.cached - self.shared >= KEPT_SHARE * own, 1.0, 0.0)
         return np.where(np.isfinite(self.cached) & (self.history > 0), found, np.nan)
 
 
@@ -58,10 +65,18 @@ def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     history, answered = _history(run)
     if np.isfinite(said).any():  # Ollama and others leave a count of zero out
         known = np.where(np.isfinite(run.column("prompt_tokens")), np.nan_to_num(said), np.nan)
-        return CacheUse(known, history, SERVER, "the server says how many prompt tokens of each request it had cached")
+        method = "the server says how many prompt tokens of each request it had cached"
+        return CacheUse(known, history, SERVER, method, shared_tokens(run, known) if sessions else 0)
     found, reason = inferred_cache.infer_cached(run, slots, steps, history, answered)
     source = UNKNOWN if found is None else INFERRED
     return CacheUse(np.full(len(said), np.nan) if found is None else found, history, source, reason)
+
+
+def shared_tokens(run: RunData, cached: FloatArray) -> int:
+    """Return how many tokens all conversations begin with: what first turns had cached, in the median."""
+    prompt = run.column("prompt_tokens")
+    first = cached[(run.column("turn") == 0) & (cached < WHOLE * prompt)]
+    return int(np.median(first)) if len(first) >= FEWEST_FIRST else 0
 
 
 def _history(run: RunData) -> tuple[FloatArray, FloatArray]:

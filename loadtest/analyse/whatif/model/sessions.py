@@ -22,8 +22,6 @@ from loadtest.simulate.model.virtual import EngineScript, EngineTurn, PlayedTurn
 
 NO_HOST_CACHE, HOST_CACHE = "no host cache", "a host cache that is never full"
 SIZED_HOST_CACHE = "a host cache of the size seen"
-# first turns of conversations, the very first aside: of more, what they had cached counts as a text that all begin with
-SHARED_SEEN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +90,11 @@ def sessions_of(run: RunData, use: CacheUse | None) -> Sessions | None:
     if not found:
         return None
     thought = [turn.think_s for script in found for turn in script[1:]]
-    first = np.isfinite(run.column("session")) & (run.column("turn") == 0)
     return Sessions(
         scripts=found,
         joined_over_s=float(np.mean(thought)) if thought else 0.0,
         warm=bool(run.requests["warmup"].any()),
-        shared=0 if use is None else _shared(use.cached[first]),
+        shared=0 if use is None else round(use.shared),
         answers_kept=use is None or _answers_kept(run, use),
     )
 
@@ -133,11 +130,6 @@ def _thought(run: RunData) -> FloatArray:
     before = frame.groupby(["level", "user"])["over"].shift(1)
     send = run.requests["send"].reset_index(drop=True)
     return np.asarray(np.maximum((send - before.reindex(send.index)).to_numpy(dtype=np.float64), 0.0), dtype=np.float64)
-
-
-def _shared(cached: FloatArray) -> int:
-    known = cached[np.isfinite(cached)]
-    return int(np.median(known)) if len(known) > SHARED_SEEN else 0
 
 
 def _answers_kept(run: RunData, use: CacheUse) -> bool:
