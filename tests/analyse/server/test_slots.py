@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,7 +259,7 @@ def test_a_gateway_that_lets_one_request_through_now_and_then_is_no_server_of_on
     for number, record in enumerate(played.records):
         let_through, send = number * 1_000_000_000, min(ends) + 1_000_000
         ends[ends.index(min(ends))] = let_through + record.t_end - (record.t_send or 0)
-        moved = {
+        moved: dict[str, Any] = {
             name: let_through + value - (record.t_send or 0)
             for name in ("t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
             if (value := getattr(record, name)) is not None
@@ -289,19 +290,12 @@ def test_a_proxy_that_holds_tokens_back_adds_no_slots(tmp_path: Path, gathered_s
         tick = round((gathered_s or 0) * 1e9)
         late = [-(-one // tick) * tick if tick else at[-1] for one in at]
         reads = len(set(late))
-        came = dict.fromkeys(("t_headers", "t_first_byte", "t_first_token", "t_first_visible"), late[0])
-        marks = {
-            "reads": reads,
-            "stamped": reads,
-            "arrivals": reads,
-            "first_coalesced": len(late) > 1 and late[0] == late[1],
-        }
-        changes = {
-            "chunks": [(one - send) // 1000 for one in late],
-            "t_end": late[-1] + 200_000,
-            "server_us": None,
-            "server_first": None,
-        }
-        records.append(dataclasses.replace(record, **came, **marks, **changes))
+        changes: dict[str, Any] = dict.fromkeys(
+            ("t_headers", "t_first_byte", "t_first_token", "t_first_visible"), late[0]
+        )
+        changes |= dict.fromkeys(("reads", "stamped", "arrivals"), reads)
+        changes |= {"first_coalesced": len(late) > 1 and late[0] == late[1], "server_us": None, "server_first": None}
+        changes |= {"chunks": [(one - send) // 1000 for one in late], "t_end": late[-1] + 200_000}
+        records.append(dataclasses.replace(record, **changes))
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, played.levels)))
     assert (found.estimate or 0) <= has
