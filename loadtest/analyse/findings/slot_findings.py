@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, believed, is_void
 from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.text import counted
+from loadtest.text import counted, listed, some_of
+
+REFUSALS = (429, 503)  # what servers and gateways answer that take no more
 
 
 def believed_slots(analysis: Analysis) -> Slots:
@@ -49,6 +53,16 @@ def only_void(levels: Iterable[dict[str, Any]]) -> str:
     return "only a void level shows" if void == 1 else "only void levels show"
 
 
+def what_happens(analysis: Analysis) -> str:
+    """Say what happens to requests past the limit: they queue, and some of those that were measured may have been refused."""
+    status = np.asarray(analysis.run.requests["status"], dtype=np.float64)
+    refused = sorted({int(code) for code in REFUSALS if (status == code).any()})
+    if not refused:
+        return "queue"
+    count = int(np.isin(status, refused).sum())
+    return f"queue or are refused ({some_of(count, len(status), 'request')}, HTTP {listed(refused)})"
+
+
 def slots_finding(analysis: Analysis) -> Finding:
     """Say how many requests the server handles in parallel, and what that rests on."""
     slots, levels = believed_slots(analysis), analysis.summary["levels"]
@@ -60,7 +74,7 @@ def slots_finding(analysis: Analysis) -> Finding:
         return Finding("How many requests the server handles in parallel is not known: every level is void.", evidence)
     if slots.limit:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
-        return Finding(f"The server handles {what}; further requests queue.", evidence)
+        return Finding(f"The server handles {what}; further requests {what_happens(analysis)}.", evidence)
     least = counted(slots.estimate, "request")
     unseen = slots_told(analysis) or "its limit was not seen"
     unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else unseen

@@ -13,7 +13,7 @@ from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
-from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told
+from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
@@ -290,7 +290,7 @@ def _slots(analysis: Analysis) -> Tile:
     if slots.estimate is None:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
-        return Tile(name, str(slots.estimate), "requests in parallel; further ones queue")
+        return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
     unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure more streams"
     why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
     return Tile(name, f"≥ {slots.estimate}", why)

@@ -30,7 +30,7 @@ def of(slots: Slots, **more: Any) -> Any:
     """Stand in for an analysis with these slots."""
     steps = SimpleNamespace(apart=False, handover_s=0.0)
     bare = {
-        "run": SimpleNamespace(facts={}),
+        "run": SimpleNamespace(facts={}, requests={"status": []}),
         "summary": {"levels": [{"index": 0, "label": "8 streams", "verdict": "valid"}]},
         "steps": steps,
     }
@@ -127,6 +127,22 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
 
 
 @pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ([200.0, np.nan, 500.0], "The server handles 4 requests in parallel; further requests queue."),
+        (
+            [200.0, 429.0, 429.0, 503.0],
+            "The server handles 4 requests in parallel; further requests queue or are refused (3 of 4 requests, HTTP 429 and 503).",
+        ),
+    ],
+)
+def test_requests_that_were_refused_are_not_said_to_queue(status: list[float], said: str) -> None:
+    """Was "further requests queue" beside a third of them refused, of a server with a short queue."""
+    run = SimpleNamespace(facts={}, requests={"status": status})
+    assert slot_findings.slots_finding(of(LIMIT, run=run)) == said
+
+
+@pytest.mark.parametrize(
     ("slots", "said"),
     [
         (LIMIT, "The server handles 4 requests in parallel; further requests queue."),
@@ -158,7 +174,8 @@ def test_slots_that_a_server_says_or_bursts_showed_stand_beside_a_limit_not_seen
     said: int | None, probed: int | None, slots: Slots, sentence: str
 ) -> None:
     """`check` printed "slots 12", `run --probe-slots` 8, and the report that the limit was not seen, without a word on it."""
-    run = SimpleNamespace(facts={"server": {"slots_said": said}, "slot_probe": {"limit": probed, "seen": probed}})
+    facts = {"server": {"slots_said": said}, "slot_probe": {"limit": probed, "seen": probed}}
+    run = SimpleNamespace(facts=facts, requests={"status": []})
     assert slot_findings.slots_finding(of(slots, run=run)) == sentence
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,7 +259,7 @@ def test_a_gateway_that_lets_one_request_through_now_and_then_is_no_server_of_on
     for number, record in enumerate(played.records):
         let_through, send = number * 1_000_000_000, min(ends) + 1_000_000
         ends[ends.index(min(ends))] = let_through + record.t_end - (record.t_send or 0)
-        moved = {
+        moved: dict[str, Any] = {
             name: let_through + value - (record.t_send or 0)
             for name in ("t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
             if (value := getattr(record, name)) is not None
@@ -272,3 +273,29 @@ def test_a_gateway_that_lets_one_request_through_now_and_then_is_no_server_of_on
     level = played.levels[0] | {"concurrency": 4, "ended_ns": max(ends)}
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, [level])))
     assert (found.estimate, found.limit) == (1, False)
+
+
+@pytest.mark.parametrize(("gathered_s", "has"), [(None, 1), (0.3, 3)])
+def test_a_proxy_that_holds_tokens_back_adds_no_slots(tmp_path: Path, gathered_s: float | None, has: int) -> None:
+    """Was "handles 2 requests in parallel" of one slot behind a proxy that buffers whole answers, and "at least 4" of three slots."""
+    load = (
+        Load(rate=0.6 * has, requests=60, output=(10, 100)) if gathered_s is None else Load(users=6, output=(10, 120))
+    )
+    timing = TIMING if gathered_s is None else Timing(step=StepLaw(0.007, 0.0016), prefill_s=0.0001)
+    played = play(timing, [load], slots=has, seed=4, says="ollama" if gathered_s is None else "llamacpp")
+    records = []
+    for record in played.records:
+        send = record.t_send or 0
+        at = [send + 1000 * chunk for chunk in record.chunks]
+        tick = round((gathered_s or 0) * 1e9)
+        late = [-(-one // tick) * tick if tick else at[-1] for one in at]
+        reads = len(set(late))
+        changes: dict[str, Any] = dict.fromkeys(
+            ("t_headers", "t_first_byte", "t_first_token", "t_first_visible"), late[0]
+        )
+        changes |= dict.fromkeys(("reads", "stamped", "arrivals"), reads)
+        changes |= {"first_coalesced": len(late) > 1 and late[0] == late[1], "server_us": None, "server_first": None}
+        changes |= {"chunks": [(one - send) // 1000 for one in late], "t_end": late[-1] + 200_000}
+        records.append(dataclasses.replace(record, **changes))
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, played.levels)))
+    assert (found.estimate or 0) <= has

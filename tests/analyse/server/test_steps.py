@@ -292,3 +292,10 @@ def test_slots_may_be_unknown(tmp_path: Path) -> None:
     found = steps.measure_steps(run, slots.estimate_slots(run))
     assert found.law is not None
     assert found.law.per_stream_s == pytest.approx(0.005, rel=0.05)
+
+
+def test_a_sample_of_nothing_but_zeros_is_no_step_time() -> None:
+    """Was "ValueError: cannot convert float NaN to integer" in `explain` and `predict`, behind a proxy that gathers tokens."""
+    entry = dataclasses.replace(steps.step_times(1, np.array([0.0, 0.0, 0.3]), np.arange(3.0)), sample=(0.0, 0.0))
+    ((streams, values),) = steps.step_table((entry,), None, neighbours=False)
+    assert (streams, values) == (1, (entry.mean_s,))

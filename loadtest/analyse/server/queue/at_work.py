@@ -13,8 +13,10 @@ from loadtest.analyse.run.overlaps import Depth, open_within
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
 HEADERS_ERROR_S = 0.020  # largest median difference of llama.cpp's headers from its timings (or one token gap)
+MOSTLY_HELD_BACK = 0.5  # of the answers
 TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count as one that reports them
 HELD_UP_S, HELD_UP_GAPS = 0.25, 5  # by which a last token is late, at least, to have been held up on the way
+GATHERED = 3  # tokens in a read, on average, of most answers: then a proxy gathers them
 LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
 
 
@@ -25,11 +27,17 @@ def headers_mark_start(run: RunData) -> bool:
     headers is compared with TTFT − prompt time from the server's own timings, by the median over all requests.
     """
     timed = (run.column("llamacpp") == 1) & run.requests["ok"].to_numpy(dtype=np.bool_)
-    if timed.any() and (run.column("held_back_s")[timed] > 0).mean() > 0.5:
+    if timed.any() and held_back(run, timed):
         return False
     off = np.abs(run.column("queue_wait_s") - np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0))[timed]
     off = off[np.isfinite(off)]
     return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
+
+
+def held_back(run: RunData, rows: BoolArray | None = None) -> bool:
+    """Whether a proxy held most answers back, so that their tokens came together."""
+    held = run.column("held_back_s")[np.asarray(run.requests["ok"], dtype=np.bool_) if rows is None else rows]
+    return bool(len(held)) and float((held > 0).mean()) > MOSTLY_HELD_BACK
 
 
 def token_gap(run: RunData) -> float:
@@ -59,6 +67,16 @@ def _last(run: RunData, gap: float) -> FloatArray:
     return np.where(held_up, made, last)
 
 
+def _gathered_s(run: RunData) -> float:
+    """Return the time over which a proxy gathers tokens, by which a last token may be late; 0 where it sends them on."""
+    counts, reads = run.chunks.counts, np.asarray(run.requests["reads"], dtype=np.float64)
+    gathered = (reads > 1) & (counts >= GATHERED * reads)
+    if not len(reads) or gathered.mean() <= 0.5:
+        return 0.0
+    span = run.column("last") - run.column("first_token")
+    return float(np.median(span[gathered] / (reads[gathered] - 1)))
+
+
 @dataclass(frozen=True, slots=True)
 class RequestInstants:
     """The instants of every request that was sent, seconds; nan where one is unknown or never came."""
@@ -81,7 +99,7 @@ class RequestInstants:
             started = run.column("headers")
         started = np.clip(started, arrived, first)
         gap = token_gap(run)
-        last = np.maximum(_last(run, gap) - min(TIE_S, gap / 2), first + 1e-9)
+        last = np.maximum(_last(run, gap) - max(min(TIE_S, gap / 2), _gathered_s(run)), first + 1e-9)
         gone = np.where(np.isfinite(last), last, end)
         keep = np.isfinite(send) & (rows if rows is not None else True)
         seen = keep & np.isfinite(first)

@@ -23,7 +23,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
-from loadtest.analyse.server.queue.at_work import RequestInstants
+from loadtest.analyse.server.queue.at_work import RequestInstants, held_back
 from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, idle_while_waiting, prompts_read_while_full
 from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.metrics import S_PER_US
@@ -107,6 +107,8 @@ def estimate_slots(run: RunData) -> Slots:
     passed = _passed_over(run, requests, events)
     if requests.told:
         full = _full_batches(requests, events)
+        if full is not None and full.slots != peak and held_back(run):
+            full = None  # a cluster of arrivals is then an answer, and no batch
     else:
         passed, full = _without_durations(passed, _kept_out(run, requests, peak), peak)
         if (

@@ -280,7 +280,8 @@ def step_table(
         else:
             edges = np.quantile(values, (0.005, 0.995)) if len(values) > 50 else (values.min(), values.max())
             values = np.clip(values, *edges)
-            rows.append((entry.streams, tuple(values * (entry.mean_s / values.mean()))))
+            known = values.mean() > 0  # a proxy that gathers tokens may leave nothing but zeros in a sample
+            rows.append((entry.streams, tuple(values * (entry.mean_s / values.mean())) if known else (entry.mean_s,)))
     if neighbours:  # a pass of fewer streams takes no longer than one of more
         rows = [
             (streams, values)

@@ -86,6 +86,7 @@ def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tup
     ttft, e2e = first - arrived, last - arrived
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = metrics.tpot(e2e, ttft, np.where(tokens > 1, tokens, np.nan))
+        speed = metrics.stream_tokens_per_s(tpot)
     values = {
         "ttft_s": ttft,
         "queue_wait_s": start - scheduled,
@@ -94,7 +95,7 @@ def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tup
         "prefill_s": first - start,
         "e2e_s": e2e,
         "tpot_s": tpot,
-        "stream_tokens_per_s": metrics.stream_tokens_per_s(tpot),
+        "stream_tokens_per_s": speed,
     }
     figures = {name: _with_rank_errors(each[measured]) for name, each in values.items()}
     owners = np.array(log.owners)
