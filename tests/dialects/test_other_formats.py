@@ -102,6 +102,9 @@ PIECES_ALONE: dict[str, Stream] = {
         f"{name}, then a mark": Stream(V1, sse(*({name: text} for text in "abc")) + DONE)
         for name in ("token", "content", "text", "delta", "completion", "text_output")
     },
+    "a reason with the last (KoboldCpp)": Stream(
+        V1, sse(*({"token": text, "finish_reason": "stop" if text == "c" else None} for text in "abc"))
+    ),
     "no mark": Stream(V1, sse(*({"content": text} for text in "abc")), done=False),
     "an event named done": Stream(
         V1, "".join(f"event: token\n{sse({'text': text})}" for text in "abc") + 'event: done\ndata: {"sources":[]}\n\n'

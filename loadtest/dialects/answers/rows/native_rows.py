@@ -90,11 +90,13 @@ class BareRows:
         for text, end in self._pieces:
             answer.events.add(text, end)
         answer.note(OF_ANOTHER)
-        answer.ending.done = answer.marked  # such servers have no other end
+        answer.ending.done = answer.ending.done or answer.marked  # most such servers have no other end
 
 
 _PIECES = ("token", "content", "text", "delta", "text_output", "completion")
-_OF_A_PIECE = frozenset((*_PIECES, "id", "index", "model", "model_name", "model_version", "created", "role", "done"))
+_OF_A_PIECE = frozenset(
+    (*_PIECES, "id", "index", "model", "model_name", "model_version", "created", "role", "done", "finish_reason")
+)
 
 
 def _piece(row: dict[str, Any]) -> str | None:
