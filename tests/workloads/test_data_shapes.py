@@ -99,6 +99,16 @@ def test_a_batchs_history_arrives_as_messages(tmp_path: Path) -> None:
     assert row.answer is None
 
 
+def test_texts_of_a_conversation_are_said_in_turn(tmp_path: Path) -> None:
+    """The model's answers of LIMA were played as the user's turns."""
+    rows = rows_of(
+        write(tmp_path, "a.jsonl", [{"conversations": ["one", "A", "two"]}, {"messages": ["one", "A", "two"]}])
+    )
+    assert [row.messages for row in rows] == [(ONE,), (ONE, ANSWER, TWO)]
+    assert [row.transcript for row in rows] == [(ONE, ANSWER, TWO)] * 2
+    assert not any(row.questions for row in rows)
+
+
 def test_notes_of_a_data_set_beside_a_message_are_not_sent(tmp_path: Path) -> None:
     wildchat = {"conversation": [{**ONE, "country": "US", "timestamp": None}, {**ANSWER, "toxic": False}, TWO]}
     (row,) = rows_of(write(tmp_path, "a.jsonl", [wildchat]))
@@ -157,6 +167,8 @@ def test_an_inner_row_keeps_the_outer_ones_id_and_its_own_length(tmp_path: Path)
         ({"prompt": "a", "expected_output_len": 7.0}, None, 7),
         ({"prompt": "a", "output_tokens_count": "7"}, None, 7),
         ({"prompt": "a", "max_new_tokens": 7}, None, 7),
+        ({"prompt": "a", "n_predict": 7}, None, 7),
+        ({"prompt": "a", "max_tokens": " "}, None, None),
         ({"Prompt": "a", "Max Tokens": 7, "ID": "x"}, "x", 7),
         ({"prompt": "a", "conversation_id": "c"}, "c", None),
         ({"prompt": "a", "_id": "c"}, "c", None),
@@ -312,6 +324,7 @@ def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
         ("word.rtf", "{\\rtf1 one}", "is RTF, which loadtest does not read; save its rows as CSV or JSON lines first."),
         ("word.docx", b"PK\x03\x04", "is a document, which loadtest does not read; save its rows as"),
         ("chart.png", b"\x89PNG\r\n\x1a\n\0\0\0", "is binary, not text; name the right file."),
+        ("mac.txt", "one\rtwo", "line 1, has lone carriage returns; if they are its line ends, save the file anew"),
         ("smart.jsonl", "{\u201cprompt\u201d: 1}", 'in JSON names and texts stand in quotes like "this".'),
         ("vidur.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,9,5\n", "line 1, is a row of a trace"),
     ],

@@ -9,7 +9,15 @@ PROMPTS = ("prompt", "question", "instruction", "query", "text", "input")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 IDS = ("id", "custom_id", "row_id", "question_id", "task_id", "conversation_id", "prompt_id", "_id", "uuid")
 LENGTH_KEYS = (
-    *("output_tokens", "max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict"),
+    *(
+        "output_tokens",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_new_tokens",
+        "num_predict",
+        "n_predict",
+    ),
     *("output_length", "output_len", "expected_output_len", "output_tokens_count"),
 )
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has

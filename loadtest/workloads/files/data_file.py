@@ -27,7 +27,7 @@ from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
 from loadtest.workloads.files.columns import id_column, unsent_columns
 from loadtest.workloads.files.csv_head import is_head, read_head
-from loadtest.workloads.files.csv_mistakes import wrong_cells, wrong_csv
+from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv
 from loadtest.workloads.files.data_row import NoPromptError, Row, RowError, is_plain, loads, plain_column, read_row
 from loadtest.workloads.files.json_pieces import BLOCK, MOST_ROW, Piece, array_pieces, is_spread, object_pieces, remedy
 from loadtest.workloads.files.wrong_row import holds_columns, without_prompt
@@ -246,9 +246,12 @@ class DataFile:
     def _line_texts(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
         lines = _TextLines(self, file)
         start = lines.at
-        for text in lines:
+        for line in lines:
+            text = line.rstrip("\r\n")
+            if "\r" in text:
+                raise self._wrong(start, f"has lone carriage returns{LONE_RETURNS}")
             if text.strip():
-                yield Piece(start, lines.at, b""), text.rstrip("\r\n")
+                yield Piece(start, lines.at, b""), text
             start = lines.at
 
     def _csv_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:

@@ -153,7 +153,12 @@ def read_row(value: Any, column: str | None) -> Row | None:
 
 
 def _unpacked(given: Any, name: str) -> Any:
-    """Return what stands in a column, read where it is JSON in a text, as tables have it for conversations."""
+    """Return what stands in a column, read where it is JSON in a text, as tables have it for conversations.
+
+    The texts of a conversation are the user's and the model's in turn, as in LIMA.
+    """
+    if name in CONVERSATIONS and isinstance(given, list) and all(isinstance(one, str) for one in given):
+        return [{"role": HEARD[1 + i % 2], "content": text} for i, text in enumerate(given)]
     if name not in (*CONVERSATIONS, "body") or not isinstance(given, str) or given.lstrip()[:1] not in ("[", "{"):
         return given
     try:
@@ -358,7 +363,9 @@ def _prompt_text(text: Any, name: str) -> str:
 
 def _output_length(value: Mapping[str, Any]) -> int | None:
     """Return the length of the answer that a row asks for."""
-    name = next((one for one in LENGTH_KEYS if value.get(one) not in (None, "")), None)
+    name = next(
+        (one for one in LENGTH_KEYS if value.get(one) not in (None, "") and not str(value[one]).isspace()), None
+    )
     if name is None:
         return None
     given = value[name]
