@@ -70,11 +70,12 @@ def _last(run: RunData, gap: float) -> FloatArray:
 def _gathered_s(run: RunData) -> float:
     """Return the time over which a proxy gathers tokens, by which a last token may be late; 0 where it sends them on."""
     counts, reads = run.chunks.counts, np.asarray(run.requests["reads"], dtype=np.float64)
-    gathered = (reads > 1) & (counts >= GATHERED * reads)
-    if not len(reads) or gathered.mean() <= 0.5:
+    gathered = (reads > 0) & (counts >= GATHERED * reads)
+    several = gathered & (reads > 1)
+    if not several.any() or gathered.mean() <= MOSTLY_HELD_BACK:
         return 0.0
     span = run.column("last") - run.column("first_token")
-    return float(np.median(span[gathered] / (reads[gathered] - 1)))
+    return float(np.median(span[several] / (reads[several] - 1)))
 
 
 @dataclass(frozen=True, slots=True)

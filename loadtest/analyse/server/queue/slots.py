@@ -134,7 +134,7 @@ def estimate_slots(run: RunData) -> Slots:
         if (idle := idle_while_waiting(run, requests, named, peak)) > MOST_IDLE:
             better = f"nobody was at work in {percent(idle)} of the time in which requests waited"
             return Slots(
-                named, limit=False, method=f"{method}; but {better}, so no slot held them back", witnesses=found
+                peak, limit=False, method=f"{method}; but {better}, so no slot held them back", witnesses=found
             )
         return Slots(named, limit=True, method=method, witnesses=found)
     least = min(witness.slots for witness in found if witness.slots is not None)

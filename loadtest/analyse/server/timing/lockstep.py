@@ -19,7 +19,7 @@ from loadtest.metrics import S_PER_US
 NEAR = 0.1  # of the usual gap: tokens closer together than this are of one step
 SHORTEST_GAP_S = 0.005  # below it, arrivals scatter too much to tell steps apart
 MOST_STREAMS, MOST_BESIDE = 200, 12  # looked at, evenly spread; of each those beside it
-FEWEST_TOKENS = 8  # of a stream while another one decoded
+FEWEST_TOKENS = 4  # of a stream while another one decoded
 OUT_OF_STEP, IN_STEP = (
     0.5,
     0.8,
