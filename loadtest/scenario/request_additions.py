@@ -35,6 +35,7 @@ _OURS = {  # headers that decide how a request is carried, so that a wrong one w
     "te": "answers come over HTTP/1.1",
     "trailer": "a request has no trailers",
 }
+_HOST = re.compile(r"[\w.-]+(?::\d+)?|\[[0-9A-Fa-f:]+\](?::\d+)?", re.ASCII)
 _BARE_VARIABLE = re.compile(r"(?:^|(?<=\s))\$([A-Z][A-Z0-9_]{2,})$")  # what a shell would fill in
 _PROMPT = "--prompt, --prompt-file or --input-tokens"
 _LENGTH = "--output-tokens (its name is --max-tokens-key)"
@@ -75,6 +76,8 @@ def header_parts(text: str) -> tuple[str, str]:
             "not allow; take it out or write it percent-encoded."
         )
     _check_variables(f"header {name}", value)
+    if name.lower() == "host" and not _HOST.fullmatch(VARIABLE.sub("x", value)):
+        raise ScenarioError("header Host must be a host, or host:port; write it like 'Host: model.example.org'.")
     if (bare := _BARE_VARIABLE.search(value)) is not None:
         raise ScenarioError(f"header {name} holds {bare[0]}, which is not filled in: write ${{{bare[1]}}}.")
     return name, value

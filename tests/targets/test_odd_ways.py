@@ -163,6 +163,13 @@ def test_a_unix_socket_beside_a_proxy(loadtest: Call, tmp_path: Path) -> None:
     assert "proxy      not for a unix socket" in out
 
 
+@pytest.mark.parametrize("value", ["", "a b", "http://a", "a/b"])
+def test_a_host_that_is_none(value: str, loadtest: Call) -> None:
+    code, _, err = loadtest("check", "http://127.0.0.1:9", "--header", f"Host: {value}")
+    assert code == 2
+    assert "header Host must be a host, or host:port" in err
+
+
 @pytest.mark.parametrize("value", ["$MY_KEY", "Bearer $MY_KEY"])
 def test_a_variable_without_braces_in_a_header(value: str, loadtest: Call) -> None:
     code, _, err = loadtest("check", "http://127.0.0.1:9", "--header", f"api-key: {value}")
