@@ -20,9 +20,8 @@ LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that c
 GROWTH_BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 LEAST_UNHINDERED = 0.2  # of the last third of the requests, above which no queue stands at a level's end
 IDLE_TIMES = 1.5  # as long as the shortest waits for a first token: hardly longer than an idle server takes
-MOST_UNSEEN = (
-    0.06  # of the requests that came, by which a queue may grow as far as chance tells: with more it may well grow
-)
+# of the requests that came, by which a queue may grow as far as chance tells: with more it may well grow
+MOST_UNSEEN = 0.06
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
 FEWEST_FIRST_WAITS = 4.0  # times as long as the first tokens that come soonest take, below which a level only fills up
 SHORTEST = 0.1  # of the waits for a first token: so many come soonest, and hardly waited for others

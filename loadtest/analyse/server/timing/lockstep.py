@@ -20,10 +20,8 @@ NEAR = 0.1  # of the usual gap: tokens closer together than this are of one step
 SHORTEST_GAP_S = 0.005  # below it, arrivals scatter too much to tell steps apart
 MOST_STREAMS, MOST_BESIDE = 200, 12  # looked at, evenly spread; of each those beside it
 FEWEST_TOKENS = 4  # of a stream while another one decoded
-OUT_OF_STEP, IN_STEP = (
-    0.5,
-    0.8,
-)  # of a stream's tokens that come with another's: below and above, they share steps or do not
+# share of a stream's tokens that come with another's: below the first the two share no steps, above the second they do
+OUT_OF_STEP, IN_STEP = 0.5, 0.8
 LEAST_APART = 0.2  # of the pairs, out of step, from which on streams are not of one batch
 FEWEST_PAIRS = 8
 MOST_GATHERED = 0.1  # of a stream's tokens may come with the one before
