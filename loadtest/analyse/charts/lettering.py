@@ -48,7 +48,7 @@ def drawable(text: str) -> str:
 def width_in_inches(text: str, points: float) -> float:
     """Return how wide a text is in letters of a size."""
     width, _, _ = text_to_path.get_text_width_height_descent(
-        drawable(text), FontProperties(FONT, size=points), ismath=False
+        drawable(text), FontProperties(family=FONT, size=points), ismath=False
     )
     return float(width) / 72
 
