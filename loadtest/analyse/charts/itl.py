@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,32 +24,34 @@ from loadtest.text import number, percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 FEWEST_GAPS = 20  # of a level whose tail is drawn
-SHORTEST_S = 0.0001  # gaps below (tokens that came in one read) are drawn here
+SHORTEST_S = 0.0001  # gaps below (tokens that came in one read) are drawn here, where usual gaps are ten times as long
 
 
 def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of ITL, a line a level."""
     every = list(_gaps_of_levels(analysis, series, fewest=1))
+    shortest = _shortest(every)
     for level, gaps, look in every:
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
         label = level_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
-        axes.plot([max(gaps[rank], SHORTEST_S) for rank in at], (at + 1) / len(gaps), label=label, **look)
+        axes.plot([max(gaps[rank], shortest) for rank in at], (at + 1) / len(gaps), label=label, **look)
     if not every:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
     style.share_over_log(axes)
-    axes.set_xlabel(_axis([gaps for _, gaps, _ in every]))
+    axes.set_xlabel(_axis([gaps for _, gaps, _ in every], shortest))
     axes.set_ylabel("share of gaps at or below")
 
 
 def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
     every = list(_gaps_of_levels(analysis, series, fewest=FEWEST_GAPS))
+    shortest = _shortest(every)
     for level, gaps, look in every:
         # Even steps of the logarithm: the last ranks are the ones that matter.
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
-        x = [max(gaps[len(gaps) - count], SHORTEST_S) for count in beyond]
+        x = [max(gaps[len(gaps) - count], shortest) for count in beyond]
         axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", label=level_name(level), **look)
     if not every:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
@@ -60,7 +62,7 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     axes.set_ylim(1 / (1.5 * most), 1.3)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set_xlabel(_axis([gaps for _, gaps, _ in every]))
+    axes.set_xlabel(_axis([gaps for _, gaps, _ in every], shortest))
     axes.set_ylabel("share of gaps this long or longer")
 
 
@@ -75,9 +77,15 @@ def _gaps_of_levels(
             yield level, gaps, {"color": colours[offered_load.load_name(level)], "linewidth": width}
 
 
-def _axis(every: list[Ordered]) -> str:
-    short = any(gaps[0] < SHORTEST_S for gaps in every)
-    return "ITL, logarithmic" + (f"; shorter gaps are drawn at {seconds(SHORTEST_S, exact=True)}" if short else "")
+def _shortest(every: Sequence[tuple[dict[str, Any], Ordered, dict[str, Any]]]) -> float:
+    """Return where gaps too short for the axis are drawn: clear of the usual gaps, however fast the server is."""
+    usual = [middle for _, gaps, _ in every if (middle := float(gaps[len(gaps) // 2])) > 0]
+    return min([SHORTEST_S, *(10.0 ** math.floor(math.log10(middle / 10)) for middle in usual)])
+
+
+def _axis(every: list[Ordered], shortest: float) -> str:
+    short = any(gaps[0] < shortest for gaps in every)
+    return "ITL, logarithmic" + (f"; shorter gaps are drawn at {seconds(shortest, exact=True)}" if short else "")
 
 
 def tail_title(analysis: Analysis) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, width_in_inches, wrapped
+from loadtest.analyse.charts.ticks import RoundDurations
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
@@ -49,6 +49,7 @@ WIDTH, DPI = 10.0, 150
 LETTER = 0.075  # inches, of the legend
 USUAL_HEAD = 1.2  # inches of title, subtitle and legend that a page's height allows for
 LABEL_WIDTH = 0.62  # inches that a duration on an axis takes
+MARGIN = 0.3  # inches between one panel and the next
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
 WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
@@ -301,9 +302,7 @@ def logarithmic_x(axes: Axes) -> None:
     if high < 4 * low:  # too narrow for round ticks
         low, high = axes.set_xlim(low / 1.5, high * 1.5)
     panels = 1 if axes.figure is None else min(len(axes.figure.axes), COLUMNS)
-    room = (WIDTH - 1) / panels / LABEL_WIDTH
-    ticks = _ticks_of_a_decade(math.log10(high / low), room)
-    axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=max(int(room), 2) if len(ticks) == 1 else None))
+    axes.xaxis.set_major_locator(RoundDurations(LABEL_WIDTH / ((WIDTH - 1) / panels - MARGIN)))
 
 
 def logarithmic_y(axes: Axes) -> tuple[float, float]:
@@ -319,12 +318,6 @@ def _label_durations(axis: Axis) -> None:
     """Label a logarithmic axis of seconds with the unit of each duration."""
     axis.set_major_formatter(lambda value, _: seconds(value, exact=True))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _ticks_of_a_decade(decades: float, room: float) -> tuple[float, ...]:
-    """Return 1, 2, 5 or 1, 3 or 1: those of which as many fit as there are, where there is room for so many labels."""
-    every: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
-    return next((ticks for ticks in every if len(ticks) * decades <= room), every[-1])
 
 
 def scale(longest: float) -> tuple[float, str]:

@@ -21,6 +21,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
+from support.virtual_runs import Load, play
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import itl, style
@@ -29,9 +30,12 @@ from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.metrics import VOID
 from loadtest.records import Outcome, Record
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 SIMULATED = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100-80g-llama3.1-70b-q4", "speed": 20.0}}
+STEADY = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
 NAMES = [
     "ttft.png",
     "throughput.png",
@@ -89,12 +93,20 @@ def a_hostile_name(path: Path) -> None:
     make(path, users=(2,), name=r"$\frac{1}{0}$ _^{ " + "long " * 60, target={"url": "http://x", "model": "$m$ & <b>"})
 
 
+def near_values_in_narrow_panels(path: Path) -> None:
+    """Four lengths, a panel each, and in each of them a TTFT that hardly varies."""
+    lengths = ((100, 20), (1000, 40), (2000, 60), (4000, 80))
+    loads = [Load(users=4, requests=24, prompt=(read, read), output=(said, said)) for read, said in lengths]
+    play(STEADY, loads, slots=4).write(path)
+
+
 SHAPES: dict[str, Callable[[Path], object]] = {
     "one request": one_request,
     "no success": no_success,
     "no request": lambda path: write(path, [], []),
     "many lengths": many_lengths,
     "many levels": many_levels,
+    "near values": near_values_in_narrow_panels,
     "a hostile name": a_hostile_name,
     "real": lambda path: recorded(path, ["ollama-0.33-mid-slots4-c2", "ollama-0.33-mid-slots4-c8"]),
 }
@@ -146,6 +158,19 @@ def nothing_overlaps(figure: Figure) -> None:
             wide = min(one.x1, other.x1) - max(one.x0, other.x0)
             high = min(one.y1, other.y1) - max(one.y0, other.y0)
             assert wide <= 2 or high <= 2, (figure.texts[0].get_text(), one, other)
+    for panel in filter(lambda panel: panel.axison, figure.axes):
+        (left, right), (low, high) = sorted(panel.get_xlim()), sorted(panel.get_ylim())
+        along = [(panel.xaxis, "x0", "x1", left, right), (panel.yaxis, "y0", "y1", low, high)]
+        for axis, begin, end, least, most in along:
+            labels = [tick.label1 for tick in axis.get_major_ticks() if least <= tick.get_loc() <= most]
+            placed = sorted(
+                (label.get_window_extent() for label in labels if label.get_text()), key=lambda box: getattr(box, begin)
+            )
+            for before, after in itertools.pairwise(placed):
+                assert getattr(before, end) <= getattr(after, begin) + 1, (
+                    figure.texts[0].get_text(),
+                    [label.get_text() for label in labels],
+                )
 
 
 def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> None:
@@ -323,3 +348,30 @@ def test_a_drift_is_named_and_a_steady_run_is_not(tmp_path: Path) -> None:
         if record.t_first_token is not None
     ]
     assert "the median TTFT goes from" in drift.title(analyse(write(tmp_path / "drifting", slower, levels)))
+
+
+def test_no_drift_is_claimed_of_levels_with_too_few_requests(tmp_path: Path) -> None:
+    """One level of forty was judged, and the title said that TTFT does not drift."""
+    played = play(STEADY, [Load(users=4, requests=60), Load(users=40, requests=40)], slots=4)
+    found = analyse(played.write(tmp_path / "run"))
+    assert drift.title(found) == "No drift of TTFT in 1 level; 1 more has too few requests to tell"
+    for level in found.summary["levels"]:
+        level["verdict"] = VOID
+    assert drift.title(found).endswith("too few in each level that is not void to tell a drift")
+
+
+def test_gaps_of_a_very_fast_server_are_told_apart(tmp_path: Path, axes: Axes) -> None:
+    """All gaps below 0.1 ms were drawn at 0.1 ms: a step of nothing."""
+    fast = Timing(step=StepLaw(0.00002, 0.000004), prefill_s=0.00001, jitter=0.3)
+    one = analyse(play(fast, [Load(users=2, requests=40)], slots=4, noise_s=1e-7).write(tmp_path / "run"))
+    itl.distribution(axes, one, series_of(one.summary["levels"])[0])
+    drawn = np.asarray(axes.lines[0].get_xdata())
+    assert np.median(drawn) < 0.0001
+    assert len(np.unique(drawn)) > 20
+    assert "drawn at 0.1 ms" not in axes.get_xlabel()
+
+
+def test_a_legend_names_no_area_that_is_not_there(tmp_path: Path, axes: Axes) -> None:
+    no_success(tmp_path / "run")
+    depth.over_time(axes, analyse(tmp_path / "run"))
+    assert axes.get_legend_handles_labels()[1] == ["before the first token (queue, batch wait or prefill)"]

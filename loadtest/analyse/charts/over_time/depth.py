@@ -25,13 +25,14 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     instants = np.unique(np.concatenate((send[sent], first[seen], last[seen], end[sent])))
     decoding = Depth.of(first[seen], last[seen]).at(instants)
     waiting = Depth.of(send[sent], np.where(seen, first, end)[sent]).at(instants)
+    names = ("decoding", "before the first token (queue, batch wait or prefill)")
     axes.stackplot(
         instants,
         decoding,
         waiting,
         step="post",
         colors=(style.DECODING, style.WAITING),
-        labels=("decoding", "before the first token (queue, batch wait or prefill)"),
+        labels=[name if many.any() else "_" for name, many in zip(names, (decoding, waiting), strict=True)],
         linewidth=0,
     )
     top = float((decoding + waiting).max())

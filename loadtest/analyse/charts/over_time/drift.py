@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.summary import Analysis, believed
+from loadtest.analyse.summary import Analysis, believed, is_void
 from loadtest.text import counted, seconds
 
 FEWEST_REQUESTS = 12  # requests of a level whose thirds are compared …
@@ -86,12 +86,13 @@ def title(analysis: Analysis) -> str:
         if abs(after / before - 1) >= LEAST_DRIFT and not low <= after <= high and not least <= before <= most:
             drifting.append((level, float(before), float(after)))
     if not judged:
-        return "TTFT of every request over the run: too few in each level to tell a drift"
+        void = any(map(is_void, analysis.summary["levels"]))
+        return f"TTFT of every request over the run: too few in each level{' that is not void' if void else ''} to tell a drift"
     if not drifting:
         each = "the level" if judged == 1 else f"each of {judged} levels"
-        few = counted(len(levels) - judged, "more has", "more have") if len(levels) > judged else ""
-        return f"TTFT does not drift: at the end of {each} it is as at the start" + (
-            few and f" ({few} too few requests to tell)"
-        )
+        if judged == len(levels):
+            return f"TTFT does not drift: at the end of {each} it is as at the start"
+        few = counted(len(levels) - judged, "more has", "more have")
+        return f"No drift of TTFT in {counted(judged, 'level')}; {few} too few requests to tell"
     level, before, after = max(drifting, key=lambda found: abs(float(np.log(found[2] / found[1]))))
     return f"{level['label']}: the median TTFT goes from {seconds(before)} in the first third of the level to {seconds(after)} in the last"
