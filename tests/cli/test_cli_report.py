@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +32,11 @@ def test_the_pages_say_what_came_of_each_objective(tmp_path: Path, loadtest: Cal
     for name in ("report.md", "report.html"):
         page = html.unescape((tmp_path / "run" / name).read_text(encoding="utf-8"))
         assert "Objectives" in page
-        for line in out.splitlines():
-            if "TTFT p50 is " in line or "error rate is " in line:
-                assert line.partition(": ")[2] in page
+        said = re.findall(r"^(.+?): (?:TTFT p50|error rate) is (.+\)), (.+): (.+)$", out, re.MULTILINE)
+        assert len(said) == 4
+        for level, figure, objective, outcome in said:
+            row = ".{1,40}".join(map(re.escape, (level, objective, outcome, figure)))
+            assert re.search(row, page, re.DOTALL), row
     make(tmp_path / "void", Made(), users=(4,), clock_steps=1)
     loadtest("report", tmp_path / "void", "--slo", "ttft_p50=10")
     assert "| met, but void |" in (tmp_path / "void" / "report.md").read_text(encoding="utf-8")
