@@ -143,7 +143,7 @@ def _of_a_key(target: Target) -> str:
     """Say what to do about the key where a request is refused."""
     url, api, key_env = target.server.url, target.dialect.api, target.dialect.key_env
     if (name := credentials.key_variable(url, api, key_env=key_env)) is not None:
-        return f"the key in {name} is not accepted: set {name} to a key that is"
+        return f"the key in {name} is not accepted: set {name} to one that is"
     return f"set {credentials.variables_for(url, api, key_env=key_env)[0]} to a key that it accepts"
 
 

@@ -195,7 +195,10 @@ def test_an_ollama_behind_a_bearer_key(loadtest: Call, tmp_path: Path, monkeypat
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("MY_GATEWAY_KEY", "wrong-one")
                 code, _, err = loadtest("check", url, "--key-env", "MY_GATEWAY_KEY")
-                assert (code, "set MY_GATEWAY_KEY to a key that it accepts" in err) == (2, True)
+                assert (
+                    code,
+                    "the key in MY_GATEWAY_KEY is not accepted: set MY_GATEWAY_KEY to one that is" in err,
+                ) == (2, True)
             measured(loadtest, tmp_path / "run", "--url", url, "--key-env", "MY_GATEWAY_KEY", "--monitor", "ollama")
     assert RunFolder.open(tmp_path / "run").read_run()["scenario"]["key_env"] == "MY_GATEWAY_KEY"
     assert "models" in (tmp_path / "run" / "samples-ollama.jsonl").read_text()

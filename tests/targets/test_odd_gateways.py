@@ -88,7 +88,7 @@ REFUSED: dict[str, tuple[Answer, dict[str, str], str]] = {  # the answer, what t
     "a key is not accepted": (
         refuse(401, {"error": "Incorrect API key"}),
         {"OPENAI_API_KEY": "sk-0123456789"},
-        "the key in OPENAI_API_KEY is not accepted: set OPENAI_API_KEY to a key that is",
+        "the key in OPENAI_API_KEY is not accepted: set OPENAI_API_KEY to one that is",
     ),
     "no key is set": (refuse(401, {"error": "no"}, WWW_Authenticate='Bearer realm="x"'), {}, "set OPENAI_API_KEY ("),
     "another scheme": (

@@ -147,7 +147,7 @@ def test_a_key_that_the_first_request_is_refused_for(loadtest: Call, monkeypatch
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
     with made({"/v1/models": LISTED, CHATS: refuse(401, {"error": "Incorrect key"})}) as server:
         _, _, err = loadtest("run", server.url, *QUICK)
-    assert "the key in OPENAI_API_KEY is not accepted: set OPENAI_API_KEY to a key that is" in err
+    assert "the key in OPENAI_API_KEY is not accepted: set OPENAI_API_KEY to one that is" in err
 
 
 def test_an_openai_server_that_was_called_an_ollama(loadtest: Call) -> None:

@@ -141,7 +141,7 @@ def _to_be_let_in(url: str, answer: ControlAnswer, keys: ConnectionKeys) -> str:
     if (name := credentials.key_variable(url, api, key_env=keys.key_env)) is not None and not credentials.basic_auth(
         url
     ):
-        does = f"the key in {name} is not accepted: set {name} to a key that is"
+        does = f"the key in {name} is not accepted: set {name} to one that is"
     else:
         key = (
             f"set {keys.key_env}"
