@@ -38,16 +38,16 @@ PER_REQUEST = (
     "prefill_tokens_per_s",
     "stall_s",
 )
-NO_DURATIONS = "this server does not say how long it loaded, waited or prefilled"
+NO_WAITS = "this server does not say how long requests wait"
 NO_LIMIT = (
     "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
 )
 WHY_UNKNOWN = {
-    "queue_wait_s": NO_DURATIONS,
-    "slot_wait_s": NO_DURATIONS,
-    "batch_wait_s": NO_DURATIONS,
-    "load_s": NO_DURATIONS,
-    "prefill_s": NO_DURATIONS,
+    "queue_wait_s": NO_WAITS,
+    "slot_wait_s": NO_WAITS,
+    "batch_wait_s": NO_WAITS,
+    "load_s": "this server does not say how long it loaded its model",
+    "prefill_s": "this server does not say how long it reads a prompt",
     "prefill_tokens_per_s": prompt_length.NO_SPEED,
     "delivery_delay_s": "this server does not stamp its chunks",
     "server_itl_s": "this server does not stamp its chunks",

@@ -30,7 +30,7 @@ CAPTIONS = {
     "e2e.png": "E2E and input tokens a second by concurrency or rate",
     "e2e-distribution.png": "Distribution of E2E",
     "itl.png": "Distribution of the gaps between tokens",
-    "itl-tail.png": "The longest gaps between tokens: how often a gap is longer than so much",
+    "itl-tail.png": "The longest gaps between tokens: how often a gap is so long or longer",
     "drift.png": "TTFT of every request over the run: does it drift?",
     "streams.png": "Streams decoding, and before their first token, over the run",
     "machine.png": "What the machine did beside the streams: cores, GPU, memory and the server's own counts",

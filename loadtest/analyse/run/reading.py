@@ -25,7 +25,7 @@ from loadtest.analyse.run.arrays import BoolArray, IntArray
 from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import RunFolderError
-from loadtest.metrics import S_PER_US
+from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import SCHEMA, FileHeader, Outcome, newer, read_line, read_lines
 
 ParsedLines = list[dict[str, Any]]
@@ -274,7 +274,8 @@ def _columns(rows: ParsedLines, server_chunks: Ragged, damage: Damage) -> Column
         columns[name] = np.array([bool(row.get(name)) for row in rows], dtype=np.bool_)
     for name in REMARK_FIELDS:
         columns[name] = _remarks(rows, name)
-    columns["resent"] = np.array([row.get("resent") is not None for row in rows], dtype=np.bool_)
+    again = np.array([row.get("resent") for row in rows], dtype=np.float64)  # nan where it was sent once
+    columns["resent_after_s"] = (again - columns["t_send"]) * S_PER_NS
     for name in ("send", "lag", "lag_mean"):
         columns[f"{name}_s"] = np.array([row.get(f"{name}_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
     said = [_trusted_durations(row, damage) for row in rows]

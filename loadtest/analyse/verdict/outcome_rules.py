@@ -101,12 +101,13 @@ def answer_notes(run: RunData) -> list[str]:
         lines.append(
             f"{len(mine)} of {len(counted)} answers are of the model {shown(str(name))}, by their own word; {shown(str(asked))} was asked for."
         )
-    if resent := int(counted["resent"].sum()):
-        lines.append(f"{resent} of {len(counted)} requests {'was' if resent == 1 else 'were'} sent twice: {_RESENT}.")
+    if len(after := counted["resent_after_s"].dropna()):
+        twice = f"{len(after)} of {len(counted)} requests {'was' if len(after) == 1 else 'were'} sent twice"
+        lines.append(f"{twice}: {_RESENT}, up to {seconds(max(float(after.max()), 0.0))} before the second.")
     return lines
 
 
-_RESENT = "a kept connection died without a byte of answer, and TTFT counts from the first send"
+_RESENT = "a kept connection died without a byte of answer. TTFT counts from the first send"
 
 
 def _ended_by_itself(e: Evidence) -> pd.DataFrame:
