@@ -10,6 +10,7 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
+from loadtest.analyse.server.timing.step_law import well_seen
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis, believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
@@ -100,9 +101,11 @@ def _holds(steps: Steps, prefill: Prefill) -> bool:
 
 def _seen_at(steps: Steps) -> str:
     """Say at how many streams steps were seen, and how far the line is from them where that can be told."""
-    law, numbers = steps.law, [entry.streams for entry in steps.times]
+    law, numbers = steps.law, [entry.streams for entry in well_seen(steps.times)]
+    seldom = [entry.streams for entry in steps.times if entry.streams not in numbers]
+    few = f" (too few to count at {_ranges(seldom)})" if seldom else ""
     off = f"; the line is off by at most {percent(max(law.residual, 0.001))}" if law and len(numbers) > 2 else ""
-    return f"Steps were seen at {_ranges(numbers)}{off}"
+    return f"Steps were seen at {_ranges(numbers)}{few}{off}"
 
 
 def _ranges(values: list[int]) -> str:

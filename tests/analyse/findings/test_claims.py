@@ -213,7 +213,7 @@ def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...
 
 def steps_of(*, fits: bool, reason: str | None, per_stream_s: float = 0.002) -> Any:
     law = Law(0.010, (0.009, 0.011), per_stream_s, (0.001, 0.003), 0.01, fits=fits)
-    times = [SimpleNamespace(streams=number, kinds=()) for number in (1, 2, 4)]
+    times = [SimpleNamespace(streams=number, kinds=(), n=n) for number, n in ((1, 80), (2, 80), (3, 16), (4, 80))]
     return cast(
         "Steps",
         SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None, apart=False, change=None, paces={}),
@@ -226,6 +226,11 @@ def test_a_law_is_said_where_it_fits() -> None:
     )
     (flat, *_) = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None, per_stream_s=1e-9)))
     assert flat == "A step of the server takes 10.0 ms, however many streams decode."  # was "and 0 ms more"
+    # was "at 1-4 streams; the line is off by at most 1 %" beside a table with three streams 9 % off
+    assert (
+        flat.evidence
+        == "Steps were seen at 1-2 and 4 streams (too few to count at 3 streams); the line is off by at most 1 %."
+    )
     said = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
     assert said == ["The step time is no line."]
 
