@@ -236,8 +236,13 @@ def test_a_request_is_sent_again_once(kind: str) -> None:
 
 @pytest.mark.parametrize(("each", "resent"), [(1, [1, 2, 3, 4]), (2, [2, 4, 6, 8, 10])])
 @pytest.mark.parametrize("kind", WAITERS)
-def test_connections_that_a_server_never_keeps_are_kept_no_more(kind: str, each: int, resent: list[int]) -> None:
+def test_connections_that_a_server_never_keeps_are_kept_no_more(
+    kind: str, each: int, resent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """llama.cpp says "Keep-Alive: max=100" and closes behind each stream: 174 of 240 requests of a busy one were sent twice."""
+    monkeypatch.setattr(
+        connection, "STALE_NS", 60_000 * MS
+    )  # however long the server's thread has to wait for its turn
 
     def handler(peer: Peer) -> None:
         for _ in range(each):
