@@ -42,11 +42,12 @@ def _pairs(run: RunData, gaps: TokenGaps) -> Iterator[float]:
     usual = float(np.median(gaps.step_s[clean])) if clean.any() else 0.0
     if usual < SHORTEST_GAP_S:
         return
-    rows, first, last = gaps.row[clean], gaps.requests.first, gaps.requests.last
-    rights = gaps.right[clean]
-    seen = np.unique(rows)
-    for row in seen[np.linspace(0, len(seen) - 1, min(MOST_STREAMS, len(seen))).astype(np.int64)]:
-        mine = rights[rows == row]
+    first, last = gaps.requests.first, gaps.requests.last
+    order = np.argsort(gaps.row[clean], kind="stable")
+    rights = gaps.right[clean][order]
+    seen, starts, counts = np.unique(gaps.row[clean][order], return_index=True, return_counts=True)
+    for place in np.linspace(0, len(seen) - 1, min(MOST_STREAMS, len(seen))).astype(np.int64):
+        row, mine = seen[place], rights[starts[place] : starts[place] + counts[place]]
         if _gathered(mine, usual):
             continue
         beside = np.flatnonzero((first < last[row]) & (last > first[row]))
