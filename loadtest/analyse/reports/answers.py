@@ -23,6 +23,7 @@ from loadtest.analyse.summary import (
     believed_knee,
     figure,
     has_tokens,
+    interval,
     series_with,
     wait_in_words,
     with_most,
@@ -304,6 +305,8 @@ def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) 
         return Tile(name, "", missing)
     value = figure(level, "ttft_s", "p95")
     if value is not None:
-        return Tile(name, wait_in_words(level, "ttft_s", "p95"), f"at {level['label']}")
+        ends = list(map(seconds, interval(level, "ttft_s", "p95") or ()))
+        between = f"95 % interval {ends[0]} to {ends[1]}, " if len(set(ends)) > 1 else ""
+        return Tile(name, wait_in_words(level, "ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -26,6 +26,7 @@ from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
+from loadtest.text import seconds
 
 ALONE = "every request of this level was a warm-up"
 
@@ -43,6 +44,15 @@ def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
     assert tiles["Levels off at"].value == "4 streams"
     assert tiles["Slots"].value == "4"
     assert "4 streams" in tiles["TTFT p95 there"].note
+
+
+def test_the_tile_of_ttft_has_its_interval(tmp_path: Path) -> None:
+    """A stranger took a prediction's band for it: none was printed beside the figure."""
+    make(tmp_path / "run", Made(jitter_ms=lambda i: 7 * i % 23), users=(1, 2, 4, 8), each=30)
+    levels = analyse(tmp_path / "run").summary["levels"]
+    (note,) = (tile.note for name, tile in told(tmp_path / "run").items() if name.startswith("TTFT p95"))
+    low, high = next(level for level in levels if note.endswith(level["label"]))["ttft_s"]["ci95_p95"]
+    assert note.startswith(f"95 % interval {seconds(low)} to {seconds(high)}, at ")
 
 
 def slots_drawn(analysis: Analysis) -> bool:
