@@ -7,6 +7,7 @@ from collections.abc import Callable
 import httpx
 
 from loadtest import credentials
+from loadtest.dialects.answers.errors.refusals import refused_key
 from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
@@ -139,11 +140,11 @@ def _https_instead(wire: SyncWire, target: Target) -> str | None:
     return None if wire.proxy_to(Origin.of(target.server.url)) is not None else https_instead(target.server.url)
 
 
-def _of_a_key(target: Target) -> str:
+def _of_a_key(target: Target, status: int) -> str:
     """Say what to do about the key where a request is refused."""
     url, api, key_env = target.server.url, target.dialect.api, target.dialect.key_env
     if (name := credentials.key_variable(url, api, key_env=key_env)) is not None:
-        return f"the key in {name} is not accepted: set {name} to one that is"
+        return refused_key(name, status)
     return f"set {credentials.variables_for(url, api, key_env=key_env)[0]} to a key that it accepts"
 
 
@@ -164,7 +165,7 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
         return
     where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
     if record.status in (401, 403):
-        does = "" if " --" in (record.error or "") else f"; {_of_a_key(target)}"
+        does = "" if " --" in (record.error or "") else f"; {_of_a_key(target, record.status)}"
         raise TargetError(f"{where} refuses us with status {record.status} ({record.error}){does}.")
     if record.status in (None, 400) and (instead := _https_instead(wire, target)):
         raise TargetError(instead)

@@ -90,6 +90,11 @@ REFUSED: dict[str, tuple[Answer, dict[str, str], str]] = {  # the answer, what t
         {"OPENAI_API_KEY": "sk-0123456789"},
         "the key in OPENAI_API_KEY is not accepted: set OPENAI_API_KEY to one that is",
     ),
+    "a key may be good, but not for this": (
+        refuse(403, {"error": "forbidden"}),
+        {"OPENAI_API_KEY": "sk-0123456789"},
+        "the key in OPENAI_API_KEY may be a wrong one, or not be good for this; set another",
+    ),
     "no key is set": (refuse(401, {"error": "no"}, WWW_Authenticate='Bearer realm="x"'), {}, "set OPENAI_API_KEY ("),
     "another scheme": (
         refuse(401, {"detail": "no"}, WWW_Authenticate="Token"),

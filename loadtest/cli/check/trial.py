@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from loadtest import credentials
 from loadtest.dialects import Dialect
-from loadtest.dialects.answers.errors.refusals import key_header, wanted_header
+from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import check_num_ctx
@@ -95,6 +95,6 @@ def _missing(attempt: Attempt, url: str) -> str:
 def _of_a_key(dialect: Dialect, url: str) -> str:
     """Say what to do about the key where a request was refused for want of one, or with one."""
     if (name := credentials.key_variable(url, dialect.api, key_env=dialect.key_env)) is not None:
-        return f"the key in {name} may be a wrong one, or not be good for this; set another"
+        return refused_key(name, None)  # which request would be answered is not known yet
     names = " or ".join(credentials.variables_for(url, dialect.api, key_env=dialect.key_env))
     return f"a key may be missing; set {names}"

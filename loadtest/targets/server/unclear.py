@@ -9,7 +9,7 @@ import httpx
 
 from loadtest import credentials, reach
 from loadtest.dialects.answers.errors import redirects
-from loadtest.dialects.answers.errors.refusals import give_header, key_header, wanted_header
+from loadtest.dialects.answers.errors.refusals import give_header, key_header, refused_key, wanted_header
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
@@ -141,7 +141,7 @@ def _to_be_let_in(url: str, answer: ControlAnswer, keys: ConnectionKeys) -> str:
     if (name := credentials.key_variable(url, api, key_env=keys.key_env)) is not None and not credentials.basic_auth(
         url
     ):
-        does = f"the key in {name} is not accepted: set {name} to one that is"
+        does = refused_key(name, answer.status)
     else:
         key = (
             f"set {keys.key_env}"

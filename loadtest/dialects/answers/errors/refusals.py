@@ -113,6 +113,13 @@ def give_header(name: str) -> str:
     return f"give it with --header '{name}: …'"
 
 
+def refused_key(name: str, status: int | None) -> str:
+    """Return what to do about the key in a variable with which a server refuses us; 403 may also mean that it is too little."""
+    if status == 401:
+        return f"the key in {name} is not accepted: set {name} to one that is"
+    return f"the key in {name} may be a wrong one, or not be good for this; set another"
+
+
 def _only_of_patch(dialect: Dialect, name: str) -> bool:
     return name in dialect.patch and name not in dialect.options and name not in dialect.fixed(None)
 
