@@ -103,6 +103,9 @@ COUNTS = {"id": "x", "choices": [], "usage": usage()}
 DONE = "data: [DONE]\n\n"
 END = sse(finish(), COUNTS) + DONE
 WHOLE = sse(A, B, C) + END
+FAILED: dict[str, Any] = {"output": None, "prompt": None, "done": False}  # what comes of an answer that is an error
+UNCOUNTED: dict[str, Any] = {"output": None, "prompt": None}
+SAID = "the prompt is too long"
 LONG = "".join(f"word{i:03} " for i in range(40))
 WORDS = [delta(f"word{i:03} ") for i in range(40)]
 

@@ -10,6 +10,8 @@ from support.odd_streams import (
     COUNTS,
     DONE,
     END,
+    FAILED,
+    SAID,
     V1,
     WHOLE,
     A,
@@ -25,7 +27,6 @@ from support.odd_streams import (
     usage,
     with_choice,
 )
-from support.reported_ends import FAILED, SAID
 
 UNENDED: dict[str, Any] = {"output": None, "prompt": None, "done": False}
 RAW = "".join(

@@ -8,11 +8,14 @@ from typing import Any
 from support.odd_streams import (
     BLOCKS,
     DONE,
+    FAILED,
     MESSAGES,
     PIECES,
     RESPONSES,
+    SAID,
     STOP,
     TEXT,
+    UNCOUNTED,
     Stream,
     block,
     completed,
@@ -22,9 +25,6 @@ from support.odd_streams import (
     stopped,
 )
 
-FAILED: dict[str, Any] = {"output": None, "prompt": None, "done": False}
-UNCOUNTED: dict[str, Any] = {"output": None, "prompt": None}
-SAID = "the prompt is too long"
 ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "content": [TEXT]}
 THOUGHT = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
 CREATED = {"type": "response.created", "response": {"object": "response", "status": "in_progress", "usage": None}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from support.odd_streams import (
     BLOCKS,
@@ -12,10 +11,12 @@ from support.odd_streams import (
     COUNTS,
     DONE,
     END,
+    FAILED,
     GENERATE,
     MESSAGES,
     PIECES,
     RESPONSES,
+    SAID,
     STOP,
     V1,
     A,
@@ -35,8 +36,6 @@ from support.odd_streams import (
     with_choice,
 )
 from support.reported_streams import WHOLE
-
-FAILED: dict[str, Any] = {"output": None, "prompt": None, "done": False}
 
 PAGE = "<html>\n<head><title>504 Gateway Time-out</title></head>\n<body></body>\n</html>\n"
 
@@ -198,7 +197,6 @@ ENDS = {
     ),
 }
 
-SAID = "the prompt is too long"
 ERRORS = {
     "beside a finish_reason of error (OpenRouter)": Stream(
         V1, sse(A, {**finish("error"), "error": {"code": 502, "message": SAID}}) + DONE, "a", **FAILED, error=SAID

@@ -10,7 +10,9 @@ from support.odd_streams import (
     COUNTS,
     DONE,
     END,
+    FAILED,
     MESSAGES,
+    SAID,
     V1,
     WHOLE,
     A,
@@ -31,7 +33,6 @@ from support.odd_streams import (
     with_choice,
 )
 from support.odd_streams import STOP as STOPPED
-from support.reported_ends import FAILED, SAID
 from support.reported_shapes import CALL, CALLED, marked
 from support.reported_streams import counted
 

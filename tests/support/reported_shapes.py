@@ -12,6 +12,7 @@ from support.odd_streams import (
     DONE,
     END,
     GENERATE,
+    UNCOUNTED,
     V1,
     WHOLE,
     A,
@@ -27,7 +28,7 @@ from support.odd_streams import (
     usage,
 )
 from support.reported_deltas import chosen
-from support.reported_streams import UNCOUNTED, counted
+from support.reported_streams import counted
 
 CALL = {"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}
 CALLED = sse(finish("tool_calls"), COUNTS) + DONE

@@ -16,6 +16,7 @@ from support.odd_streams import (
     PIECES,
     RESPONSES,
     STOP,
+    UNCOUNTED,
     V1,
     A,
     B,
@@ -36,9 +37,6 @@ from support.odd_streams import (
     usage,
     with_choice,
 )
-
-FAILED: dict[str, Any] = {"output": None, "prompt": None, "done": False}
-UNCOUNTED: dict[str, Any] = {"output": None, "prompt": None}
 
 
 def counted(**counts: Any) -> str:

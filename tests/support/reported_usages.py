@@ -7,6 +7,7 @@ from support.odd_streams import (
     COUNTS,
     DONE,
     END,
+    UNCOUNTED,
     V1,
     A,
     B,
@@ -21,7 +22,7 @@ from support.odd_streams import (
     usage,
     with_choice,
 )
-from support.reported_streams import UNCOUNTED, counted
+from support.reported_streams import counted
 
 COUNTED = {
     "behind the mark": Stream(V1, sse(A, B, C, finish()) + DONE + sse(COUNTS)),

@@ -10,9 +10,11 @@ from support.odd_streams import (
     BLOCKS,
     COUNTS,
     DONE,
+    FAILED,
     MESSAGES,
     PIECES,
     RESPONSES,
+    SAID,
     STOP,
     TEXT,
     V1,
@@ -35,7 +37,6 @@ from support.odd_streams import (
 )
 from support.reported_endpoints import ITEM, begin
 from support.reported_endpoints import delta as of_block
-from support.reported_ends import FAILED, SAID
 
 GOOD = {
     "stop": (

@@ -12,6 +12,7 @@ from loadtest.workloads.files.csv_mistakes import LONE_RETURNS
 BLOCK = 1 << 20  # bytes that are read at once
 MOST_ROW = 64 << 20  # bytes
 MOST_BEGUN = 1 << 16  # bytes of a line that begins an object of several
+OPENING, CLOSING = (b"{", b"["), (b"}", b"]")
 MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 Wrong = Callable[[int, str], ScenarioError]  # makes what is raised, of an offset and of what is wrong there
 
@@ -29,6 +30,7 @@ class _Scanner:
 
     def __init__(self, file: BinaryIO, begin: int, wrong: Wrong) -> None:
         self.start = begin
+        self.depth = 0  # brackets that are open behind the latest mark
         self._file, self._wrong = file, wrong
         self._held, self._base = b"", begin  # bytes not yet done with, and where they begin
 
@@ -50,6 +52,7 @@ class _Scanner:
                     break
                 seen = found.end()
                 if found[0][0] != 0x22:
+                    self.depth += (found[0] in OPENING) - (found[0] in CLOSING)
                     yield found[0], self._base + found.start()
             else:
                 seen = len(self._held)
@@ -63,15 +66,11 @@ class _Scanner:
 
 def array_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
     """Yield the elements of the array that the file is."""
-    scanner, depth = _Scanner(file, begin, wrong), 0
+    scanner = _Scanner(file, begin, wrong)
     for mark, at in scanner.marks():
-        if mark in (b"{", b"["):
-            depth += 1
-            if depth == 1:
-                scanner.start = at + 1
-            continue
-        depth -= mark != b","
-        if depth > 1 or (depth == 1 and mark != b","):
+        if mark in OPENING and scanner.depth == 1:
+            scanner.start = at + 1
+        if scanner.depth > 1 or (scanner.depth == 1 and mark != b","):
             continue
         element = scanner.held(at)
         if element.strip():
@@ -79,7 +78,7 @@ def array_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
         elif mark == b",":
             raise wrong(at, "has a comma with nothing before it")
         scanner.start = at + 1
-        if depth == 0:
+        if scanner.depth == 0:
             if scanner.rest(at + 1).strip():
                 raise wrong(at + 1, "goes on behind the array's end; give one array, or JSON lines")
             return
@@ -90,21 +89,17 @@ def array_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
 
 def object_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
     """Yield the objects of a file in which they stand one behind the other, each over several lines."""
-    scanner, depth = _Scanner(file, begin, wrong), 0
+    scanner = _Scanner(file, begin, wrong)
     for mark, at in scanner.marks():
-        if mark in (b"{", b"["):
-            depth += 1
-            if depth == 1:
-                if scanner.held(at).strip():
-                    raise _between(scanner, wrong)
-                scanner.start = at
-        elif mark != b",":
-            depth -= 1
-            if depth == 0:
-                yield Piece(scanner.start, at + 1, scanner.held(at + 1))
-                scanner.start = at + 1
+        if mark in OPENING and scanner.depth == 1:
+            if scanner.held(at).strip():
+                raise _between(scanner, wrong)
+            scanner.start = at
+        elif mark in CLOSING and scanner.depth == 0:
+            yield Piece(scanner.start, at + 1, scanner.held(at + 1))
+            scanner.start = at + 1
     if scanner.held().strip():
-        raise wrong(scanner.start, "begins a row that never ends") if depth > 0 else _between(scanner, wrong)
+        raise wrong(scanner.start, "begins a row that never ends") if scanner.depth > 0 else _between(scanner, wrong)
 
 
 def _between(scanner: _Scanner, wrong: Wrong) -> ScenarioError:
@@ -118,7 +113,7 @@ def _between(scanner: _Scanner, wrong: Wrong) -> ScenarioError:
 def is_spread(line: bytes) -> bool:
     """Whether a line begins an object that goes on in the next one."""
     marks = MARKS.findall(line) if len(line) <= MOST_BEGUN else []
-    opened = sum(mark in (b"{", b"[") for mark in marks) - sum(mark in (b"}", b"]") for mark in marks)
+    opened = sum((mark in OPENING) - (mark in CLOSING) for mark in marks)
     return opened > 0 and b'"' not in marks
 
 
