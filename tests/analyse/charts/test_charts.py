@@ -354,7 +354,7 @@ def test_no_drift_is_claimed_of_levels_with_too_few_requests(tmp_path: Path) -> 
     """One level of forty was judged, and the title said that TTFT does not drift."""
     played = play(STEADY, [Load(users=4, requests=60), Load(users=40, requests=40)], slots=4)
     found = analyse(played.write(tmp_path / "run"))
-    assert drift.title(found) == "No drift of TTFT in 1 level; 1 more has too few requests to tell"
+    assert drift.title(found) == "No drift of the median TTFT in 1 level; 1 more has too few requests to tell"
     for level in found.summary["levels"]:
         level["verdict"] = VOID
     assert drift.title(found).endswith("too few in each level that is not void to tell a drift")

@@ -91,8 +91,8 @@ def title(analysis: Analysis) -> str:
     if not drifting:
         each = "the level" if judged == 1 else f"each of {judged} levels"
         if judged == len(levels):
-            return f"TTFT does not drift: at the end of {each} it is as at the start"
+            return f"The median TTFT does not drift: in the last third of {each} it is about that of the first"
         few = counted(len(levels) - judged, "more has", "more have")
-        return f"No drift of TTFT in {counted(judged, 'level')}; {few} too few requests to tell"
+        return f"No drift of the median TTFT in {counted(judged, 'level')}; {few} too few requests to tell"
     level, before, after = max(drifting, key=lambda found: abs(float(np.log(found[2] / found[1]))))
     return f"{level['label']}: the median TTFT goes from {seconds(before)} in the first third of the level to {seconds(after)} in the last"
