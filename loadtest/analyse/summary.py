@@ -12,7 +12,8 @@ import numpy as np
 
 from loadtest.analyse.figures import knee
 from loadtest.analyse.level_summary import level_summary, or_reason
-from loadtest.analyse.run import frames, groups, samples
+from loadtest.analyse.run import frames, groups
+from loadtest.analyse.run.files import samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of

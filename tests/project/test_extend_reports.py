@@ -20,7 +20,8 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import pages
-from loadtest.analyse.run import frames, samples
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.files import samples
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.monitor import process

@@ -16,7 +16,7 @@ from support.made_samples import add
 from support.made_servers import OPENAI_STREAM, made
 
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.run import samples
+from loadtest.analyse.run.files import samples
 from loadtest.analyse.summary import analyse
 from loadtest.asyncio_driver.session_plan import SessionPlan
 from loadtest.cli.demo import simulated_server

@@ -13,8 +13,8 @@ import pandas as pd
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, read_machine
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.samples import SERVERS, Machine, Models, SamplingGap, read_machine
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS

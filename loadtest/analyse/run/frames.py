@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run import reading
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.event_times import Delays, EventGaps
-from loadtest.analyse.run.facts import read_facts
+from loadtest.analyse.run.files import reading
+from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
+from loadtest.analyse.run.files.facts import read_facts
+from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.other_clock import clock_factor
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.run.ragged import Ragged
-from loadtest.analyse.run.reading import INSTANT_FIELDS, Columns
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.files.samples import Machine
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.text import counted, listed, percent, seconds
 

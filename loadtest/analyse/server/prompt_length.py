@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run import samples
 from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.files import samples
+from loadtest.analyse.run.files.samples import Machine
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.timing import prefill
 from loadtest.text import number, seconds, size

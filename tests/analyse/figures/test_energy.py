@@ -14,7 +14,8 @@ from support.two_models import two_models
 
 from loadtest.analyse.findings.energy_findings import energy_findings
 from loadtest.analyse.reports import energy_report
-from loadtest.analyse.run import frames, samples
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.files import samples
 from loadtest.analyse.summary import analyse
 
 Call = Callable[..., tuple[int, str, str]]

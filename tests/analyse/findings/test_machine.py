@@ -14,7 +14,8 @@ from support.made_samples import MONOTONIC, S, add, beats
 
 from loadtest.analyse.charts.over_time import machine as chart
 from loadtest.analyse.findings import machine_findings
-from loadtest.analyse.run import frames, samples
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.files import samples
 from loadtest.analyse.summary import analyse
 from loadtest.monitor.prometheus import KNOWN_METRICS
 

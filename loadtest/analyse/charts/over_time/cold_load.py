@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run import samples
+from loadtest.analyse.run.files import samples
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory.cold_load import Sampled
 from loadtest.analyse.summary import Analysis

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.over_time import depth
 from loadtest.analyse.findings import machine_findings
-from loadtest.analyse.run import samples
 from loadtest.analyse.run.event_times import blocks
-from loadtest.analyse.run.samples import Machine
+from loadtest.analyse.run.files import samples
+from loadtest.analyse.run.files.samples import Machine
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.figures import stats
-from loadtest.analyse.run import samples
 from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.files import samples
+from loadtest.analyse.run.files.samples import Machine
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.samples import Machine
 from loadtest.text import seconds, size
 from loadtest.urls import loopback
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.damage import lines_left_out, no_header
+from loadtest.analyse.run.files.damage import lines_left_out, no_header
+from loadtest.analyse.run.files.mixed_samples import metric_name, mixed_counter
+from loadtest.analyse.run.files.reading import samples_header
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.mixed_samples import metric_name, mixed_counter
-from loadtest.analyse.run.reading import samples_header
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 from loadtest.text import counted, size

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from support.made_runs import Made, closed_loop, write
 
-from loadtest.analyse.run import frames, reading
-from loadtest.analyse.run.damage import Damage
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.files import reading
+from loadtest.analyse.run.files.damage import Damage
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.records import Record
 

@@ -22,7 +22,7 @@ import orjson
 
 from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
-from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
+from loadtest.analyse.run.files.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import RunFolderError
 from loadtest.metrics import S_PER_NS, S_PER_US

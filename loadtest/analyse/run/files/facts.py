@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.analyse.run.damage import DAY_NS
+from loadtest.analyse.run.files.damage import DAY_NS
 from loadtest.errors import RunFolderError
 from loadtest.records import newer
 from loadtest.run_folder import RunFolder

@@ -16,9 +16,9 @@ from support.places import FOLDERS
 
 from loadtest.analyse.comparison.traits import names_of
 from loadtest.analyse.reports import pages
-from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.damage import RECORD_KINDS
+from loadtest.analyse.run.files import facts as facts_of
+from loadtest.analyse.run.files.damage import RECORD_KINDS
 from loadtest.analyse.server.model_memory.by_slots import plan_of_run
 from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.analyse.summary import Analysis, analyse
