@@ -26,6 +26,7 @@ SCHEMA = 1
 MOST_STARTS = 16  # places on a damaged line at which an object is looked for
 MOST_ANCHOR_NS = 1 << 62  # largest instant, so that the difference of two fits 64 bits
 NOT_SENT = "not sent"  # begins the error of a request that its open loop left unsent because of --max-in-flight
+TURNED_AWAY = (429, 503)  # statuses of servers and gateways that take no more requests now
 
 
 class Outcome(StrEnum):

@@ -29,9 +29,8 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 
 IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
-SHORT_ANSWER = (
-    4096  # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
-)
+# bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
+SHORT_ANSWER = 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
-from loadtest.records import Clock, Outcome, Record
+from loadtest.records import TURNED_AWAY, Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS
 from loadtest.targets.connect import wire_arguments
 from loadtest.targets.target import Target
@@ -38,7 +38,6 @@ BURSTS = (2, 4, 8, 16)
 PROMPT_TOKENS = 8
 FEWEST_TOKENS, LONGEST_ANSWER = 16, 64  # of an answer
 QUIET = 2  # times the usual time between two beginnings: so long nobody began before the first end
-TURNED_AWAY = (429, 503)  # statuses with which a server turns a request away
 ALONE = 3  # requests to an idle server; the quickest to begin tells what a busy machine did not spoil
 MOST_REPEATS = 2  # of a burst that shows a limit, at most, until one shows the same
 

@@ -23,9 +23,8 @@ READ_SIZE = 1 << 13
 # and its unused rest has to be given back at every read. A token's chunk fits; the rest of a larger one is read at once.
 SMALL_READ = 512 - sys.getsizeof(b"")
 STALE_NS = 250_000_000  # a kept connection that dies this soon after the send had been closed before the request came
-AT_ONCE_NS = (
-    1_000_000_000  # an idle connection that dies this soon was never meant to be kept, whatever its headers say
-)
+# an idle connection that dies this soon was never meant to be kept, whatever its headers say
+AT_ONCE_NS = 1_000_000_000
 FEWEST_DIED = 4  # kept connections, of which none was of use: from then on none is kept
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 

@@ -59,9 +59,8 @@ LOOPS = (
     ("1,2,4,8", "1,2"),
 )
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
-SIMULATED = (
-    6_000  # tokens for a prediction, a tenth of what a user gets: that commands run is asked here, not for percents
-)
+# tokens for a prediction, a tenth of what a user gets: that commands run is asked here, not for percents
+SIMULATED = 6_000
 SHIM = f"""
 import sys
 from loadtest.cli import main

@@ -29,9 +29,8 @@ FEWEST_COMPARED = 8  # requests a side
 LEAST_EFFECTIVE_SHARE = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
-FEWEST_INDEPENDENT_AT_A_RATE = (
-    20  # likewise, of the TTFT of a level at a rate (with 10, false differences near saturation)
-)
+# likewise, of the TTFT of a level at a rate (with 10, false differences near saturation)
+FEWEST_INDEPENDENT_AT_A_RATE = 20
 SURE = 10_000  # degrees of freedom of an error that is known
 
 

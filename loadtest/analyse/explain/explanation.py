@@ -31,9 +31,8 @@ LEAST_SAVED = 0.05  # of the time to the first token: a cause whose absence woul
 # of the time to the first token: of causes whose savings differ by less, the request that was at work longest is told
 SAVINGS_ALIKE = 0.1
 MUCH_LONGER = 2.0
-USUAL_FACTOR = (
-    1.25  # times the median of its level, up to which, and above the inverse, a request took as long as others do
-)
+# times the median of its level, up to which, and above the inverse, a request took as long as others do
+USUAL_FACTOR = 1.25
 NOBODY = "no other request caused a part of it that counts"
 LEAST_REST, MOST_DROPPED = 0.2, 3  # of the time to the first token, unexplained; requests
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole

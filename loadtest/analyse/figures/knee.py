@@ -9,9 +9,8 @@ from typing import Any
 
 from loadtest.text import counted, listed, number
 
-DIP_SHARE = (
-    0.85  # of the output at fewer and at more streams: where it is surely less, something besides the load changed it
-)
+# of the output at fewer and at more streams: where it is surely less, something besides the load changed it
+DIP_SHARE = 0.85
 KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
 FEWEST_LEVELS = 3  # of different concurrency, for a knee
 

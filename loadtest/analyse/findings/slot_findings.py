@@ -12,9 +12,8 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, believed, is_void
 from loadtest.analyse.whatif.model.fit import known_slots
+from loadtest.records import TURNED_AWAY
 from loadtest.text import counted, listed, some_of
-
-REFUSALS = (429, 503)  # what servers and gateways answer that take no more
 
 
 def believed_slots(analysis: Analysis) -> Slots:
@@ -56,7 +55,7 @@ def only_void(levels: Iterable[dict[str, Any]]) -> str:
 def what_happens(analysis: Analysis) -> str:
     """Say what happens to requests past the limit: they queue, and some of those that were measured may have been refused."""
     status = np.asarray(analysis.run.requests["status"], dtype=np.float64)
-    refused = sorted({int(code) for code in REFUSALS if (status == code).any()})
+    refused = sorted({int(code) for code in TURNED_AWAY if (status == code).any()})
     if not refused:
         return "queue"
     count = int(np.isin(status, refused).sum())

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-BACK_AND_FORTH = (
-    2  # times that a counter falls and is soon where it was: a server that was restarted does neither twice
-)
+# times that a counter falls and is soon where it was: a server that was restarted does neither twice
+BACK_AND_FORTH = 2
 SOON = 4  # samples
 
 

@@ -20,9 +20,8 @@ MOST_CHARACTERS = 300  # kept of a text that the server sent
 MID_LINE = "the answer ended in the middle of a line"
 EMPTY_ANSWER = "the answer is empty; the server's log may say why (a prompt beyond its context, for one)"
 ERROR_WITHOUT_TEXT = "an error without a text"
-GUARDED_REPEATS = (
-    30  # equal pieces after which a silent end is taken for Ollama's repeat guard (it allows 30 repetitions)
-)
+# equal pieces after which a silent end is taken for Ollama's repeat guard (it allows 30 repetitions)
+GUARDED_REPEATS = 30
 
 
 def repeated(texts: Sequence[str]) -> str | None:
