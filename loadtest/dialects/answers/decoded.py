@@ -48,7 +48,16 @@ class Decoded:
     """What is known of one answer so far."""
 
     __slots__ = (
-        *("_echoed", "_echoes", "end", "ending", "events", "finished_at", "kind", "marked", "over", "stamped"),
+        "_echoed",
+        "_echoes",
+        "end",
+        "ending",
+        "events",
+        "finished_at",
+        "kind",
+        "marked",
+        "over",
+        "stamped",
         "unstamped",
     )
 
