@@ -68,7 +68,12 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
 
 
 def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Finding]:
-    """Say where the same steps took longer at one time than at another: within a level, else between two that are alike."""
+    """Say where the same steps took longer at one time than at another: within a level, else between two that are alike.
+
+    Streams that share no steps have none that are the same.
+    """
+    if steps.apart:
+        return []
     evidence = "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both."
     labels = {level["index"]: str(level["label"]) for level in levels}
     change = steps.change
