@@ -1,4 +1,4 @@
-"""Does the insight hold? Servers and loads drawn at random, whose whole truth is known; `PYTHONPATH=.:tests python -m support.insight [RUNS]`.
+"""Does the insight hold? Servers and loads drawn at random, whose whole truth is known.
 
 Each run folder is made by the engine in virtual time and analysed like any other. Held against the truth: the slots, the
 step law, the prefill speed, and a prediction at a concurrency that was not measured. All of it is simulated.

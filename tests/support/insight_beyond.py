@@ -1,4 +1,4 @@
-"""Do the bands hold past the streams measured? Engines drawn at random; `PYTHONPATH=.:tests python -m support.insight_beyond [RUNS]`.
+"""Do the bands hold past the streams measured? Engines drawn at random.
 
 An engine reads its weights once a step and takes a part for each stream and for each token of context; from some number of
 streams on it may be bound by arithmetic, so that a step grows faster. Each is measured with few streams, all of which find

@@ -1,7 +1,5 @@
 """How often `compare` is right, in virtual time: the same server twice, and the server some percent slower.
 
-PYTHONPATH=.:tests python -m support.insight_compare [TRIES] [PERCENT SLOWER]
-
 Runs of one server differ by more than their requests show: each run is as a whole faster or slower by a factor that is drawn
 anew (`together`), or each of its figures is by one of its own (`apart`), with a standard deviation of 1, 2 or 3 %. A pool
 of runs is played once; each try draws runs from it and gives them new factors.

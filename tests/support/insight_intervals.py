@@ -1,4 +1,4 @@
-"""How often 95 % intervals hold the truth; `PYTHONPATH=.:tests python -m support.insight_intervals [RUNS]` prints the table.
+"""How often 95 % intervals hold the truth.
 
 Queues with Poisson arrivals and constant service (M/D/4 at 80 % load, 2000 requests), whose truth comes from long runs,
 once in equilibrium from the start and once from empty; and closed loops of the simulated engine in virtual time, whose

@@ -1,4 +1,4 @@
-"""Are the waits of open loops foretold? Engines drawn at random; `PYTHONPATH=.:tests python -m support.insight_open [RUNS] [PACE]`.
+"""Are the waits of open loops foretold? Engines drawn at random.
 
 An engine is measured in closed loops as a case of the scorecard is, and asked for an open loop at 0.5 to 1.1 times the most
 requests/s that these showed. The truth is the engine itself under the very requests that were predicted. With PACE each

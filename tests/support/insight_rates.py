@@ -1,4 +1,4 @@
-"""Are requests/s, tokens/s and goodput true? 20 shapes of load in virtual time; `PYTHONPATH=.:tests python -m support.insight_rates [RUNS]`.
+"""Are requests/s, tokens/s and goodput true? 20 shapes of load in virtual time.
 
 The truth of a closed loop, and of an open loop past what the server can do, is what the same server does in the middle
 of a run of the same kind that is very long, counted by whole answers; of an open loop that it keeps up with, it is what

@@ -1,4 +1,4 @@
-"""Are the slots found, and only where they show? Servers and loads drawn at random; `PYTHONPATH=.:tests python -m support.insight_slots [RUNS]`.
+"""Are the slots found, and only where they show? Servers and loads drawn at random.
 
 Each run folder is made by the engine in virtual time (all of it simulated) and read like any other. Drawn: slots 1 to
 16 or none at all (a server that only budgets prefill), jitter to 20 %, short and long prompts and answers, one level or
