@@ -18,7 +18,6 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData, join_levels
 from loadtest.analyse.run.overlaps import open_within, peak_at_once
-from loadtest.analyse.run.subset import only_rows
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
 
@@ -211,7 +210,7 @@ def _without_scheme(urls: Sequence[str]) -> list[str]:
 
 
 def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str) -> RunData:
-    part = only_rows(run, rows)
+    part = run.only(rows)
     main = run.facts.get("target") or {}
     same = (main.get("model"), main.get("url")) == target.key
     described = main if same else {key: getattr(target, key) for key in ("url", "dialect", "model")}
