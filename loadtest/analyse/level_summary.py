@@ -77,7 +77,7 @@ def level_summary(
         **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
         **_offered(run, level),
         "requests": int(rows.sum()),
-        "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
+        "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **_described(run, index, good, block),
         **leavers.left_figures(run, index, found_slots),
@@ -88,7 +88,7 @@ def level_summary(
         **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
         "tokens": _token_totals(run, rows, good),
         **(cache.level_cache(run, cached, good) if cached is not None else {}),
-        "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
+        "peak_decoding": slots.peak_decoding(run, run.of_level(index)),
         "client": {
             "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
             "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),

@@ -42,7 +42,7 @@ class Group:
     @property
     def shares_slots(self) -> bool:
         """Whether it may share slots with other groups; only Ollama is known to give each model its own."""
-        return bool(self.beside) and (self.run.facts.get("server") or {}).get("kind") != "ollama"
+        return bool(self.beside) and self.run.fact("server", "kind") != "ollama"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of summary.json's `groups` without its figures."""

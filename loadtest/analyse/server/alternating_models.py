@@ -65,7 +65,7 @@ class AlternatingModels:
 
 def what_helps(run: RunData) -> str:
     """Say what keeps models loaded together that took turns; a run that has each unloaded after its answers is told that."""
-    kept = str((run.facts.get("scenario") or {}).get("keep_alive") or "")
+    kept = str(run.fact("scenario", "keep_alive") or "")
     if kept and not re.search(r"[1-9]", kept):
         return (
             f"This run asked for keep_alive {kept}, with which a server unloads a model after its answers: whether it has room for "

@@ -80,7 +80,7 @@ def prefill_speed(run: RunData) -> FloatArray:
     It is uncached prompt tokens / prefill time, or / TTFT where the server reports no prefill time. With a warm prefix cache
     it is unknown, because most servers count tokens from the cache as evaluated.
     """
-    if (run.facts.get("scenario") or {}).get("warm_cache"):
+    if run.fact("scenario", "warm_cache"):
         return np.full(len(run.requests), np.nan)
     tokens, seconds = prefill.uncached(run), run.column("prefill_s")
     if not (seconds > 0).any():
@@ -139,7 +139,7 @@ def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, pd.DataFrame | No
     """Return the sampled memory that is closest to the model: of the GPU, of the model, or of the server's process."""
     if seen.gpus is not None and "memory_used" in seen.gpus:
         return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", seen.gpus, "memory_used"
-    name = (run.facts.get("target") or {}).get("model")
+    name = run.fact("target", "model")
     loaded = [(t, model) for t, models in seen.models for model in models if model.get("name") == name]
     if loaded:
         rows = [(t, float(model.get("size") or np.nan)) for t, model in loaded]

@@ -62,7 +62,7 @@ class MemoryBySlots:
 
 def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     """Return memory by slots from the facts of a run, or a sentence on what is missing."""
-    size = (run.facts.get("server_at_end") or {}).get("size")
+    size = run.fact("server_at_end", "size")
     if not size:
         return "memory unknown: the server does not say what the loaded model takes."
     if slots.estimate is None or not slots.limit:
@@ -70,7 +70,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     context = granted_context(run)
     if not context:
         return "memory unknown: the server does not say how long its context is."
-    details = ((run.facts.get("server") or {}).get("facts") or {}).get("details") or {}
+    details = run.fact("server", "facts", "details") or {}
     cache = cache_of(details.get("architecture") or {}, str(details.get("family") or ""))
     if cache is None:
         return "memory unknown: the run does not hold the model's layers and KV heads."
@@ -90,8 +90,8 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
 
 def _facts(run: RunData) -> Facts:
     """Return what the run holds of its model; raise ScenarioError where that is not enough."""
-    said = (run.facts.get("server") or {}).get("facts") or {}
-    name = str((run.facts.get("target") or {}).get("model") or "unknown model")
+    said = run.fact("server", "facts") or {}
+    name = str(run.fact("target", "model") or "unknown model")
     return facts_of_server(name, said.get("details") or {}, said.get("trained_context"))
 
 

@@ -68,7 +68,7 @@ class Sampled:
 
 def is_cold(run: RunData) -> bool:
     """Return whether the run had the model unloaded before each request."""
-    return bool((run.facts.get("scenario") or {}).get("unload"))
+    return bool(run.fact("scenario", "unload"))
 
 
 def sampled(run: RunData, seen: Machine) -> dict[str, Sampled]:
@@ -92,16 +92,16 @@ def _server_host(run: RunData, seen: Machine) -> pd.DataFrame | None:
     if elsewhere:
         return elsewhere[0]  # a monitor on another machine is there for the server
     here = seen.hosts.get(run.zero.host or "")
-    url = str((run.facts.get("target") or {}).get("url") or "")
+    url = str(run.fact("target", "url") or "")
     return here if here is not None and (loopback(url) or "server_cpu" in here) else None
 
 
 def file_bytes(run: RunData) -> tuple[int | None, str | None]:
     """Return the bytes that a load reads, and their source: the model's "file", else its "memory" once loaded."""
-    details = ((run.facts.get("server") or {}).get("facts") or {}).get("details") or {}
+    details = run.fact("server", "facts", "details") or {}
     if details.get("file_size"):
         return int(details["file_size"]), "file"
-    held = (run.facts.get("server_at_end") or {}).get("size")
+    held = run.fact("server_at_end", "size")
     return (int(held), "memory") if held else (None, None)
 
 

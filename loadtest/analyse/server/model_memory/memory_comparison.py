@@ -104,7 +104,7 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
         readings.append(_gpu_reading(machine, on_gpus, plan))
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
-    slots_said = (run.facts.get("server") or {}).get("slots_said")
+    slots_said = run.fact("server", "slots_said")
     slots_from = "server" if slots_said else "inferred" if slots.limit else "assumed"
     return MemoryComparison(plan, slots_from, tuple(readings), vram, run.simulated is not None)
 
@@ -113,7 +113,7 @@ def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
     """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
-    name, end = (run.facts.get("target") or {}).get("model"), run.last_end
+    name, end = run.fact("target", "model"), run.last_end
     seen = (
         model
         for t, models in reversed(machine.models)
@@ -138,8 +138,8 @@ def _on_gpus(run: RunData, machine: Machine) -> int | None:
 
 def same_machine(run: RunData, sampled: str) -> bool:
     """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
-    url = str((run.facts.get("target") or {}).get("url") or "")
-    client = (run.facts.get("client") or {}).get("host")
+    url = str(run.fact("target", "url") or "")
+    client = run.fact("client", "host")
     return sampled != client or loopback(url) or (origin(url) or ("", None))[1] == client
 
 

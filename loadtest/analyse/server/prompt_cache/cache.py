@@ -102,7 +102,7 @@ def session_keys(run: RunData) -> pd.DataFrame:
     conversations have numbers of their own.
     """
     frame = run.requests[["level", "turn"]].copy()
-    apart = run.requests["warmup"].to_numpy(dtype=np.bool_) & ~np.isfinite(run.column("concurrency"))
+    apart = run.flag("warmup") & ~np.isfinite(run.column("concurrency"))
     frame["session"] = np.where(apart, -1.0 - run.column("session"), run.column("session"))
     return frame.reset_index(drop=True)
 

@@ -58,7 +58,7 @@ def replay(run: RunData, slots: Slots, use: CacheUse) -> CacheReplay | None:
 
     It takes conversations, a known number of slots that keep prompts (not pages), and known cached tokens.
     """
-    number = (run.facts.get("server") or {}).get("slots_said") or (slots.estimate if slots.limit else None)
+    number = run.fact("server", "slots_said") or (slots.estimate if slots.limit else None)
     if number is None or is_paged(run) or use.source == UNKNOWN or not has_turns(run):
         return None
     return replay_on(run, number, use)
@@ -78,7 +78,7 @@ def replay_on(run: RunData, number: int, use: CacheUse) -> CacheReplay:
 
 def is_paged(run: RunData) -> bool:
     """Whether the server keeps prompts in pages of one cache, as vLLM does: that is not modelled."""
-    return (run.facts.get("server") or {}).get("kind") == "vllm"
+    return run.fact("server", "kind") == "vllm"
 
 
 def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:

@@ -38,7 +38,7 @@ class LoadPattern:
 
 def load_pattern(run: RunData, slots: Slots) -> LoadPattern:
     """Read from the records how the run sent its requests."""
-    warm = np.asarray(run.requests["warmup"], dtype=np.bool_)
+    warm = run.flag("warmup")
     levels = run.requests["level"].to_numpy()
     send, last = run.column("send"), run.column("last")
     begun = run.column("first_token") - run.column("prefill_s")
@@ -73,7 +73,7 @@ def load_pattern(run: RunData, slots: Slots) -> LoadPattern:
 
 def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return uncached prompt and output tokens of the measured requests, paired; raise PredictionError without any."""
-    good = np.asarray(run.requests["ok"] & ~run.requests["warmup"], dtype=np.bool_)
+    good = run.flag("ok") & ~run.flag("warmup")
     prompts, outputs = uncached(run)[good], run.column("output_tokens")[good]
     known = np.isfinite(prompts) & np.isfinite(outputs) & (prompts >= 1) & (outputs >= 1)
     if not known.any():

@@ -26,7 +26,7 @@ def headers_mark_start(run: RunData) -> bool:
     llama.cpp's server sends headers at that moment, but a proxy before it may send them earlier or later. So the wait by
     headers is compared with TTFT − prompt time from the server's own timings, by the median over all requests.
     """
-    timed = (run.column("llamacpp") == 1) & run.requests["ok"].to_numpy(dtype=np.bool_)
+    timed = (run.column("llamacpp") == 1) & run.flag("ok")
     if timed.any() and held_back(run, timed):
         return False
     off = np.abs(run.column("queue_wait_s") - np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0))[timed]
@@ -36,7 +36,7 @@ def headers_mark_start(run: RunData) -> bool:
 
 def held_back(run: RunData, rows: BoolArray | None = None) -> bool:
     """Whether a proxy held most answers back, so that their tokens came together."""
-    held = run.column("held_back_s")[np.asarray(run.requests["ok"], dtype=np.bool_) if rows is None else rows]
+    held = run.column("held_back_s")[run.flag("ok") if rows is None else rows]
     return bool(len(held)) and float((held > 0).mean()) > MOSTLY_HELD_BACK
 
 

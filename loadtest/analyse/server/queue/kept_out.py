@@ -1,5 +1,6 @@
-"""A witness for the slots that needs neither batches nor durations: how many requests were worked on while others waited.
+"""What keeps requests out, by what was worked on while they waited: a number of slots, or a budget of tokens.
 
+The number is a witness for the slots that needs neither batches nor durations.
 Work on a request begins at its first token less the TTFT that it would have had without a wait. That TTFT is an idle
 server's for such a prompt, and what those requests took longer that came while no more were in flight than were seen
 decoding at once. A server with S slots works on exactly S requests for as long as more than S are in flight, whatever
@@ -8,6 +9,9 @@ all of them.
 
 A prompt that was evaluated beside others takes longer than on an idle server, so work seems to begin late. The number at
 work is then too low, never too high: a result below the peak of streams that decoded at once does not count.
+
+Under a budget those at work hold no more tokens of prompts and answers than it, and with the one that waits longest they
+would.
 """
 
 from __future__ import annotations
@@ -40,12 +44,19 @@ EXPLAINED_BY_LENGTH = 0.8  # of the variance of TTFT, by the prompts' lengths al
 LEAST_READ = 0.5  # of the time that a prompt takes to read, between its slot's being free and its first token
 SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much
 MOST_LEFT_OUT = 0.9  # of that time may be left out, because a request at work had just ended
+KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
+FEWEST_REQUESTS = 16  # whose work and tokens are known
+LEAST_SPREAD = 0.03  # of the tokens of a request: with less, a budget is a number
+MOST_PARTS, MOST_BUDGETS = 1500, 400  # of time, and budgets, that are tried
+MOST_LOOKED_AT = 20_000  # requests of a run, the first ones
+CLEARLY = 0.03  # of the time: by so much more must a budget explain than a number does
 
 
 @dataclass(frozen=True, slots=True)
 class UnwaitedTtft:
     """TTFT without a wait: fixed_s + per_token_s · prompt tokens + beside_s · other requests at work, nearly."""
 
+    tokens: FloatArray  # of each request: its prompt's, less those that the server says it had cached
     seconds: FloatArray  # of each request
     longer: FloatArray  # the part of it that is due to other requests at work
     scatter_s: float
@@ -53,36 +64,36 @@ class UnwaitedTtft:
     per_token_s: float
     beside_s: float
 
+    @classmethod
+    def of(cls, run: RunData, requests: RequestInstants, peak: int) -> UnwaitedTtft:
+        """Read it from a run of which `peak` streams were seen decoding at once."""
+        tokens = run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens"))
+        tokens = tokens[np.isfinite(run.column("send"))]
+        idle, scatter, line = _idle_ttft(tokens, requests)
+        longer, beside = _longer_beside_others(requests, idle, peak)
+        return cls(tokens, idle + longer, longer, scatter, *line, beside)
 
-def unwaited_ttft(run: RunData, requests: RequestInstants, peak: int) -> UnwaitedTtft:
-    """Return what TTFT would have been without a wait, where `peak` streams were seen decoding at once."""
-    idle, scatter, line = _idle_ttft(run, requests)
-    longer, beside = _longer_beside_others(requests, idle, peak)
-    return UnwaitedTtft(idle + longer, longer, scatter, *line, beside)
+    def begun(self, requests: RequestInstants, share: float = 1.0) -> FloatArray:
+        """Return when work on each request began, where this `share` of what TTFT is longer beside others counts as work."""
+        spent = self.seconds - (1 - share) * self.longer
+        return np.clip(requests.first - spent, requests.arrived, requests.first)
 
 
-def uncached_tokens(run: RunData) -> FloatArray:
-    """Return the prompt tokens of each request less those that the server says it had cached."""
-    return np.asarray(run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")), dtype=np.float64)
-
-
-def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> tuple[int | None, str] | None:
+def at_work_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, peak: int) -> tuple[int | None, str] | None:
     """Return the slots and the result in words; the slots are None where the time does not agree on a number.
 
     None where hardly any request waited. `peak` streams were seen decoding at once. How much of what a TTFT is longer beside
     others counts as work is not known: a level's first prompts came all at once, and later ones do not. So several shares
     are tried, and the one by which the time agrees best is taken.
     """
-    ttft = unwaited_ttft(run, requests, peak)
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     if seen.sum() < FEWEST_WAITS:
         return None
     found = []
     for share in SHARES_TRIED if ttft.longer.any() else SHARES_TRIED[:1]:
-        spent = (ttft.seconds - (1 - share) * ttft.longer)[seen]
-        begun = np.clip(requests.first[seen] - spent, requests.arrived[seen], requests.first[seen])
-        reading = _reading(requests, seen, begun, ttft.scatter_s, peak)
-        found += [(*reading, float(np.median(spent)))] if reading is not None else []
+        reading = _reading(requests, seen, ttft.begun(requests, share)[seen], ttft.scatter_s, peak)
+        if reading is not None:
+            found.append((*reading, float(np.median((ttft.seconds - (1 - share) * ttft.longer)[seen]))))
     if not found:
         return None
     exact, above, slots, spent_s = max(found, key=lambda one: (one[1] <= MOST_TIME_ABOVE, one[0]))
@@ -91,7 +102,7 @@ def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) ->
     return (slots if exact >= LEAST_TIME_FULL and above <= MOST_TIME_ABOVE else None), said
 
 
-def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
+def prompts_read_while_full(requests: RequestInstants, ttft: UnwaitedTtft, slots: int | None) -> bool:
     """Return whether prompts were read while all of so many slots are taken to have been held: then there are more.
 
     A prompt cannot be read sooner than its slot is free. Where first tokens come sooner after that than their prompts take
@@ -100,11 +111,9 @@ def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int 
     """
     if slots is None:
         return False
-    kept = np.isfinite(run.column("send"))
-    tokens = uncached_tokens(run)[kept]
-    own = unwaited_ttft(run, requests, peak).per_token_s * tokens
+    own = ttft.per_token_s * ttft.tokens
     known = np.isfinite(requests.first) & np.isfinite(requests.last) & np.isfinite(own)
-    arrived, first, own, tokens = requests.arrived[known], requests.first[known], own[known], tokens[known]
+    arrived, first, own, tokens = requests.arrived[known], requests.first[known], own[known], ttft.tokens[known]
     order = np.argsort(first, kind="stable")[slots:]
     free = np.sort(requests.last[known])[: len(order)]
     late = free > arrived[order]
@@ -119,19 +128,91 @@ def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int 
     return bool(slow.sum() >= FEWEST_WAITS and np.median(((first[order] - free) / own[order])[slow]) < LEAST_READ)
 
 
-def idle_while_waiting(run: RunData, requests: RequestInstants, slots: int, peak: int) -> float:
+def idle_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, slots: int) -> float:
     """Return the share of the time with more than `slots` in flight in which nobody was at work: no slot held them back then."""
-    ttft = unwaited_ttft(run, requests, peak)
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
-    if not seen.any():
-        return 0.0
-    begun = np.clip(requests.first - ttft.seconds, requests.arrived, requests.first)[seen]
+    begun = ttft.begun(requests)[seen]
     if requests.told:
         begun = np.fmin(begun, requests.started[seen])
     _, work, asked, seconds = _depths(begun, np.maximum(requests.last[seen], begun), requests.arrived[seen])
     crowded = asked > slots
     total = float(seconds[crowded].sum())
     return float(seconds[crowded & (work == 0)].sum()) / total if total > 0 else 0.0
+
+
+# -- a budget of tokens ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _WaitedTime:
+    """Parts of time in which somebody waited."""
+
+    number: FloatArray  # requests at work
+    tokens: FloatArray  # that these hold in the end
+    full: FloatArray  # likewise, with the one that waits longest
+    seconds: FloatArray
+
+    def best_budget(self) -> tuple[int, float]:
+        """Return the budget that explains most of the time, and how much of it."""
+        total = float(self.seconds.sum())
+        tries = np.unique(np.concatenate((self.tokens, self.full)))
+        tries = tries[np.linspace(0, len(tries) - 1, min(len(tries), MOST_BUDGETS)).astype(np.int64)]
+        agrees = [float(self.seconds[(self.tokens <= each) & (self.full > each)].sum()) / total for each in tries]
+        best = max(agrees)
+        return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
+
+
+def kv_budget(run: RunData) -> int | None:
+    """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None."""
+    requests = RequestInstants.of(run)
+    peak = requests.peak()
+    if not peak:
+        return None
+    ttft = UnwaitedTtft.of(run, requests, peak)
+    found = at_work_while_waiting(requests, ttft, peak) if not requests.told else None
+    budget = budget_instead_of(run, requests, ttft, found[0] if found is not None else None)
+    return budget[0] if budget is not None else None
+
+
+def budget_instead_of(
+    run: RunData, requests: RequestInstants, ttft: UnwaitedTtft, number: int | None
+) -> tuple[int, float] | None:
+    """Return the budget that explains the waiting clearly better than `number` at work does, if any, and how much."""
+    held = _held_while_waiting(run, requests, ttft)
+    if held is None:
+        return None
+    budget, agrees = held.best_budget()
+    by_number = 0.0 if number is None else float(held.seconds[held.number == number].sum() / held.seconds.sum())
+    return (budget, agrees) if agrees >= max(KV_AGREES, by_number + CLEARLY) else None
+
+
+def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedTtft) -> _WaitedTime | None:
+    """Return what was held while somebody waited; None where nobody did, or requests are few or hold alike."""
+    tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[np.isfinite(run.column("send"))]
+    begun = np.clip(requests.begun, requests.arrived, requests.first) if requests.told else ttft.begun(requests)
+    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
+    begun, last, arrived, tokens = (
+        each[known][:MOST_LOOKED_AT] for each in (begun, requests.last, requests.arrived, tokens)
+    )
+    gone = np.maximum(last, begun)
+    if len(begun) < FEWEST_REQUESTS or tokens.std() < LEAST_SPREAD * tokens.mean():
+        return None
+    times = np.unique(np.concatenate((begun, gone, arrived)))
+    places = np.linspace(0, len(times) - 2, min(MOST_PARTS, len(times) - 1)).astype(np.int64)
+    rows = []
+    for at, length in zip((times[1:] + times[:-1])[places] / 2, np.diff(times)[places], strict=True):
+        waiting = (arrived <= at) & (begun > at)
+        if waiting.any():
+            working = (begun <= at) & (gone > at)
+            here = float(tokens[working].sum())
+            following = float(tokens[waiting][np.argmin(begun[waiting])])
+            rows.append((float(working.sum()), here, here + following, float(length)))
+    if not rows:
+        return None
+    return _WaitedTime(*np.array(rows).T)
+
+
+# -- a number of slots -------------------------------------------------------------------------------------------------
 
 
 def _reading(
@@ -150,10 +231,8 @@ def _reading(
     return (*shares[best], slots) if _waited(begun, requests.first[seen], arrived, gone, slots, scatter) else None
 
 
-def _idle_ttft(run: RunData, requests: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
+def _idle_ttft(tokens: FloatArray, requests: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
     """Return each request's TTFT on an idle server, by how much such a TTFT scatters, and its parts: fixed, a token."""
-    kept = np.isfinite(run.column("send"))
-    tokens = uncached_tokens(run)[kept]
     ttft = requests.first - requests.arrived
     known = np.isfinite(ttft)
     if not known.any():

@@ -105,12 +105,12 @@ def left_figures(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
 
 def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     """Return how long the server worked for nobody in the level of `rows`; a reason where that cannot be told."""
-    limit = (run.facts.get("server") or {}).get("slots_said") or slots.estimate
+    limit = run.fact("server", "slots_said") or slots.estimate
     if not limit:
         return "the server's slots are not known"
     requests = RequestInstants.of(run, rows)
     keep = rows & np.isfinite(run.column("send"))
-    left = np.asarray(run.requests["left"], dtype=np.bool_)[keep]
+    left = run.flag("left")[keep]
     gone = np.where(left, run.column("end")[keep], requests.gone)
     at_work = np.isfinite(requests.begun) & np.isfinite(gone)
     if not at_work.any():
@@ -145,7 +145,7 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
 def _rest_tokens(run: RunData, rows: BoolArray) -> float:
     """Return how many tokens users who left did not get of answers as long as the median one; 0 where none ended."""
     got = delivered(run)
-    ok, left = (run.requests[name].to_numpy(dtype=np.bool_) for name in ("ok", "left"))
+    ok, left = run.flag("ok"), run.flag("left")
     whole = got[rows & ok & np.isfinite(got)]
     if not len(whole):
         return 0.0

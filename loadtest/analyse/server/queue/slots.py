@@ -24,8 +24,13 @@ from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
 from loadtest.analyse.server.queue.at_work import RequestInstants, held_back
-from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, idle_while_waiting, prompts_read_while_full
-from loadtest.analyse.server.queue.token_budget import budget_instead_of
+from loadtest.analyse.server.queue.kept_out import (
+    UnwaitedTtft,
+    at_work_while_waiting,
+    budget_instead_of,
+    idle_while_waiting,
+    prompts_read_while_full,
+)
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
 
@@ -103,20 +108,14 @@ def estimate_slots(run: RunData) -> Slots:
     asked = int(requests.in_flight.depth.max(initial=0))
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
-    events = excerpts.events(run)
+    events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
     if requests.told:
         full = _full_batches(requests, events)
         if full is not None and full.slots != peak and held_back(run):
             full = None  # a cluster of arrivals is then an answer, and no batch
     else:
-        passed, full = _without_durations(passed, _kept_out(run, requests, peak), peak)
-        if (
-            passed is not None
-            and full is None
-            and (_answers_are_short(run) or prompts_read_while_full(run, requests, passed.slots, peak))
-        ):
-            passed = None
+        passed, full = _without_durations(run, requests, ttft, passed, peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
@@ -124,14 +123,14 @@ def estimate_slots(run: RunData) -> Slots:
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
     if named is not None and named >= peak and others <= {named}:  # the peak is only a lower bound
-        if instead := budget_instead_of(run, requests, peak, named):
+        if instead := budget_instead_of(run, requests, ttft, named):
             better = (
                 f"a budget of {instead[0]} tokens of prompts and answers explains {percent(instead[1])} of the waiting"
             )
             return Slots(
                 named, limit=False, method=f"{method}; but {better}, so the number is no limit", witnesses=found
             )
-        if (idle := idle_while_waiting(run, requests, named, peak)) > MOST_IDLE:
+        if (idle := idle_while_waiting(requests, ttft, named)) > MOST_IDLE:
             better = f"nobody was at work in {percent(idle)} of the time in which requests waited"
             return Slots(
                 peak, limit=False, method=f"{method}; but {better}, so no slot held them back", witnesses=found
@@ -141,33 +140,26 @@ def estimate_slots(run: RunData) -> Slots:
     return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
 
 
-def _answers_are_short(run: RunData) -> bool:
-    """Whether streams decode for so few steps that hardly any do so together, however many are worked on."""
-    counts = run.chunks.counts[run.chunks.counts > 0]
-    return float(np.median(counts)) < FEWEST_TOKENS
-
-
-def _kept_out(run: RunData, requests: RequestInstants, peak: int) -> Witness | None:
-    """Return how many requests were at work while others waited; None where nobody waited, or where that is below the peak."""
-    found = at_work_while_waiting(run, requests, peak)
-    if found is None or found[0] is None or found[0] < peak:
-        return None
-    return Witness("kept_out", *found)
-
-
 def _without_durations(
-    passed: Witness | None, kept: Witness | None, peak: int
+    run: RunData, requests: RequestInstants, ttft: UnwaitedTtft, passed: Witness | None, peak: int
 ) -> tuple[Witness | None, Witness | None]:
-    """Return the witnesses that count of a server without durations.
+    """Return the witnesses that count of a server without durations: the steps, and the requests at work while others waited.
 
     Where prefill goes on unseen, steps seem to pass requests over: what they say then disagrees, or is below the peak.
     Where prompts slow each other down, work seems to begin late: fewer requests than there are slots are then at work.
+    The steps alone count only where streams decode together for long, and no prompt was read while all slots were held.
     """
-    if passed is None or kept is None or kept.slots is None:
-        return passed, kept
-    if passed.slots is None or passed.slots < peak:
+    found = at_work_while_waiting(requests, ttft, peak)
+    kept = None if found is None or (found[0] or 0) < peak else Witness("kept_out", *found)
+    if passed is None:
         return None, kept
-    return passed, kept if kept.slots >= passed.slots else None
+    if kept is not None and (passed.slots is None or passed.slots < peak):
+        return None, kept
+    if kept is not None and (kept.slots or 0) >= (passed.slots or 0):
+        return passed, kept
+    counts = run.chunks.counts[run.chunks.counts > 0]
+    unseen = np.median(counts) < FEWEST_TOKENS or prompts_read_while_full(requests, ttft, passed.slots)
+    return (None if unseen else passed), None
 
 
 @dataclass(frozen=True, slots=True)

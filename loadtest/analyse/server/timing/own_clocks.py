@@ -12,7 +12,7 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.queue.at_work import RequestInstants
-from loadtest.analyse.server.queue.kept_out import unwaited_ttft
+from loadtest.analyse.server.queue.kept_out import UnwaitedTtft
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import step_table, step_times
 from loadtest.metrics import S_PER_US
@@ -27,9 +27,9 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     peak = requests.peak()
     if not peak:
         return None
-    ttft = unwaited_ttft(run, requests, peak)
+    ttft = UnwaitedTtft.of(run, requests, peak)
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
-    begun = np.clip(requests.first - ttft.seconds, requests.arrived, requests.first)[seen]
+    begun = ttft.begun(requests)[seen]
     work = Depth.of(begun, np.maximum(requests.last[seen], begun))
     events = excerpts.events(run)
     right = events.at[1:][events.inside]

@@ -67,7 +67,7 @@ def has_turns(run: RunData) -> bool:
 
 def shares_prefix(run: RunData) -> bool:
     """Whether prompts begin alike, as they were asked to."""
-    return bool((run.facts.get("comparability") or {}).get("shared_prefix"))
+    return bool(run.fact("comparability", "shared_prefix"))
 
 
 def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:

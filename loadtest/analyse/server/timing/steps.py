@@ -301,7 +301,7 @@ def _fixed_costs(
 
     Of a server without durations both together are the median of TTFT − prompt cost of the requests that were alone.
     """
-    good = np.asarray(run.requests["ok"], dtype=np.bool_)
+    good = run.flag("ok")
     alone = at_work.lone(run) & good
     load = run.column("load_s")[good]
     load = load[np.isfinite(load)]
