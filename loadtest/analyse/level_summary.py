@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.figures import client_capacity, goodput, objectives, rates, stationarity, stats
+from loadtest.analyse.figures import client_capacity, objectives, rates, stationarity, stats
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData
@@ -147,7 +147,7 @@ def _goodput_of(
     """Return a level's goodput where something is asked of it."""
     if not asked:
         return {}
-    found = goodput.goodput(run, index, asked, requests_per_s=rate, flow=flow)
+    found = objectives.goodput(run, index, asked, requests_per_s=rate, flow=flow)
     why = "no objective is one that a single request can meet or miss here"
     return or_reason("goodput", found.to_dict() if found else None, why)
 

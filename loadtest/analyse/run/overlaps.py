@@ -56,6 +56,16 @@ def last_before(instants: FloatArray, at: FloatArray) -> FloatArray:
     return np.asarray(ordered[np.searchsorted(ordered, at, side="right") - 1], dtype=np.float64)
 
 
+def freed_in_order(order: IntArray, ends: FloatArray, places: int) -> FloatArray:
+    """Return when one of so many places became free for each interval, where they are taken in this `order`.
+
+    The k-th end frees a place for the (k + places)-th in order, whoever held it; −inf for the first ones, which found one free.
+    """
+    freed = np.full(len(order), -np.inf)
+    freed[order[places:]] = np.sort(ends)[: max(len(order) - places, 0)]
+    return freed
+
+
 def calm_starts(starts: FloatArray, ends: FloatArray) -> FloatArray:
     """Return the starts of the intervals that began while no other was open."""
     open_now = Depth.of(starts, ends)

@@ -12,7 +12,7 @@ from loadtest.analyse.findings import waiting_findings
 from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.queue.passing import alone_share, passed_share
+from loadtest.analyse.server.queue.waits import alone_share, passed_share
 from loadtest.analyse.summary import Analysis
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.overlaps import Depth, last_before, open_within
+from loadtest.analyse.run.overlaps import Depth, freed_in_order, last_before, open_within
 from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
@@ -114,18 +114,17 @@ def prompts_read_while_full(requests: RequestInstants, ttft: UnwaitedTtft, slots
     own = ttft.per_token_s * ttft.tokens
     known = np.isfinite(requests.first) & np.isfinite(requests.last) & np.isfinite(own)
     arrived, first, own, tokens = requests.arrived[known], requests.first[known], own[known], ttft.tokens[known]
-    order = np.argsort(first, kind="stable")[slots:]
-    free = np.sort(requests.last[known])[: len(order)]
-    late = free > arrived[order]
+    free = freed_in_order(np.argsort(first, kind="stable"), requests.last[known], slots)
+    late = free > arrived
     if late.sum() < FEWEST_WAITS:
         return False
-    long = tokens[order][late]
+    long = tokens[late]
     if long.max() >= LEAST_LENGTH_RATIO * long.min():
-        explained = np.corrcoef(long, (first - arrived)[order][late])[0, 1]
+        explained = np.corrcoef(long, (first - arrived)[late])[0, 1]
         if explained > 0 and explained**2 > EXPLAINED_BY_LENGTH:
             return True
-    slow = late & (own[order] > SCATTER_S)
-    return bool(slow.sum() >= FEWEST_WAITS and np.median(((first[order] - free) / own[order])[slow]) < LEAST_READ)
+    slow = late & (own > SCATTER_S)
+    return bool(slow.sum() >= FEWEST_WAITS and np.median(((first - free) / own)[slow]) < LEAST_READ)
 
 
 def idle_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, slots: int) -> float:
