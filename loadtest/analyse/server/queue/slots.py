@@ -22,7 +22,7 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
+from loadtest.analyse.run.overlaps import Depth, count_within, last_before, latest_end, peak_at_once
 from loadtest.analyse.server.queue.at_work import RequestInstants, held_back
 from loadtest.analyse.server.queue.kept_out import (
     UnwaitedTtft,
@@ -248,6 +248,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
     ready = requests.arrived[~unsure] + requests.unnoticed_s
     waiting_until = latest_end(ready, until[~unsure], left)
     anybody = latest_end(requests.arrived, until, right)
+    waited_from = Depth.of(requests.arrived, until).busy_from
     return _ObservedSteps(
         seconds=seconds,
         at_work=at_work,
@@ -256,8 +257,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
         passed=quiet & (waiting_until > right + slack),
         refilled=left - last_before(last[seen], left) > REFILLED_S,
         free=quiet & ~(anybody > left),
-        since=left
-        - np.maximum(last_before(requests.first[seen], left), last_before(calm_starts(requests.arrived, until), left)),
+        since=left - np.maximum(last_before(requests.first[seen], left), last_before(waited_from, left)),
     )
 
 
