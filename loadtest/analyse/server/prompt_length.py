@@ -44,10 +44,15 @@ class PromptLengthSeries:
     points: tuple[PromptLengthPoint, ...]
     memory_of: str | None  # which memory was sampled, e.g. "GPU memory"
 
+    def known(self, figure: str) -> list[tuple[float, float]]:
+        """Return prompt tokens and one figure of the points that have it, by the name of its field."""
+        found = [(point.tokens, getattr(point, figure)) for point in self.points]
+        return [pair for pair in found if pair[1] is not None]
+
     @property
     def ttft_per_token_s(self) -> float | None:
         """Growth of TTFT p50 per prompt token, between the shortest and the longest prompt; seconds."""
-        known = [(point.tokens, point.ttft_s) for point in self.points if point.ttft_s is not None]
+        known = self.known("ttft_s")
         if len(known) < FEWEST_LENGTHS or known[-1][0] <= known[0][0]:
             return None
         return (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0])
@@ -161,7 +166,7 @@ def prompt_length_sentences(series: PromptLengthSeries) -> list[str]:
 
 def _prefill_sentence(series: PromptLengthSeries) -> str | None:
     """Say how the speed of reading prompts changes with their length; None with fewer than two speeds."""
-    known = [(point.tokens, point.prefill_per_s) for point in series.points if point.prefill_per_s is not None]
+    known = series.known("prefill_per_s")
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]
@@ -179,22 +184,22 @@ def _prefill_sentence(series: PromptLengthSeries) -> str | None:
 
 def _ttft_sentence(series: PromptLengthSeries) -> str | None:
     """Say what TTFT costs a further prompt token; None with fewer than two lengths."""
-    known = [point for point in series.points if point.ttft_s is not None]
     slope = series.ttft_per_token_s
     if slope is None:
         return None
-    first, last = known[0], known[-1]
-    counts = sorted({point.n for point in known})
+    known = series.known("ttft_s")
+    (low, first), (high, last) = known[0], known[-1]
+    counts = sorted({point.n for point in series.points if point.ttft_s is not None})
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
-        f"TTFT p50 went from {seconds(first.ttft_s or 0.0)} at {tokens(first.tokens)} to {seconds(last.ttft_s or 0.0)} at "
-        f"{length(last.tokens)}: {seconds(slope)} for each token ({each} requests a length)."
+        f"TTFT p50 went from {seconds(first)} at {tokens(low)} to {seconds(last)} at "
+        f"{length(high)}: {seconds(slope)} for each token ({each} requests a length)."
     )
 
 
 def _memory_sentence(series: PromptLengthSeries) -> str | None:
     """Say whether memory in use follows the prompts' length; None where it was sampled at fewer than two lengths."""
-    known = [(point.tokens, point.memory) for point in series.points if point.memory is not None]
+    known = series.known("memory")
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]

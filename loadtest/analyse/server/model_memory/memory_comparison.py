@@ -113,15 +113,9 @@ def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
     """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
-    name, end = run.fact("target", "model"), run.last_end
-    seen = (
-        model
-        for t, models in reversed(machine.models)
-        if t <= end
-        for model in models
-        if model.get("name") in (name, f"{name}:latest")
-    )
-    return next(seen, None)
+    name = run.fact("target", "model")
+    seen = [model for t, models in machine.models if t <= run.last_end for model in reversed(models)]
+    return next((model for model in reversed(seen) if model.get("name") in (name, f"{name}:latest")), None)
 
 
 def _on_gpus(run: RunData, machine: Machine) -> int | None:
@@ -171,12 +165,13 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
 def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, str]]:
     """Return table rows of part, estimate, measurement, difference and source; an unknown cell is empty."""
     lines = [(part, size, "", "", where) for part, size, where in _part_rows(found)]
+    what_server_counts = "all but the driver" if found.plan.gpu else "weights and KV cache"
     for reading in found.readings:
         difference = reading.size - reading.estimate
         sign = "+" if difference > 0 else "−" if difference < 0 else ""
         lines.append(
             (
-                _what(found.plan) if reading.by == "ollama" else "all",
+                what_server_counts if reading.by == "ollama" else "all",
                 binary_size(reading.estimate),
                 binary_size(reading.size),
                 f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
@@ -184,10 +179,6 @@ def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, s
             )
         )
     return lines
-
-
-def _what(plan: MemoryPlan) -> str:
-    return "all but the driver" if plan.gpu else "weights and KV cache"
 
 
 def difference_sentences(found: MemoryComparison | None) -> list[str]:

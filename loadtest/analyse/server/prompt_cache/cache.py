@@ -24,10 +24,8 @@ from loadtest.analyse.server.timing.steps import Steps
 
 # of its history behind what all conversations begin with; a turn that had as much cached found its conversation
 KEPT_SHARE = 0.5
-FEWEST_FIRST, WHOLE = (
-    4,
-    0.9,
-)  # first turns that show what all begin with; share of a prompt that was sent before as it is
+FEWEST_FIRST = 4  # first turns that show what all begin with
+WHOLE = 0.9  # of a prompt; with more of it cached it was sent before as it is
 # Of later turns; with fewer judged, the share that was cached is unknown: a cached prompt is short, overlaps fewer others,
 # and is judged more often.
 LEAST_JUDGED = 0.6
