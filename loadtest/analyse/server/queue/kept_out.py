@@ -142,25 +142,6 @@ def idle_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, slots: int
 # -- a budget of tokens ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _WaitedTime:
-    """Parts of time in which somebody waited."""
-
-    number: FloatArray  # requests at work
-    tokens: FloatArray  # that these hold in the end
-    full: FloatArray  # likewise, with the one that waits longest
-    seconds: FloatArray
-
-    def best_budget(self) -> tuple[int, float]:
-        """Return the budget that explains most of the time, and how much of it."""
-        total = float(self.seconds.sum())
-        tries = np.unique(np.concatenate((self.tokens, self.full)))
-        tries = tries[np.linspace(0, len(tries) - 1, min(len(tries), MOST_BUDGETS)).astype(np.int64)]
-        agrees = [float(self.seconds[(self.tokens <= each) & (self.full > each)].sum()) / total for each in tries]
-        best = max(agrees)
-        return int(np.median(tries[np.array(agrees) >= best - 0.01])), best
-
-
 def kv_budget(run: RunData) -> int | None:
     """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None."""
     requests = RequestInstants.of(run)
@@ -180,13 +161,23 @@ def budget_instead_of(
     held = _held_while_waiting(run, requests, ttft)
     if held is None:
         return None
-    budget, agrees = held.best_budget()
-    by_number = 0.0 if number is None else float(held.seconds[held.number == number].sum() / held.seconds.sum())
-    return (budget, agrees) if agrees >= max(KV_AGREES, by_number + CLEARLY) else None
+    working, tokens, with_next, seconds = held
+    total = float(seconds.sum())
+    tries = np.unique(np.concatenate((tokens, with_next)))
+    tries = tries[np.linspace(0, len(tries) - 1, min(len(tries), MOST_BUDGETS)).astype(np.int64)]
+    agrees = np.array([seconds[(tokens <= each) & (with_next > each)].sum() / total for each in tries])
+    by_number = 0.0 if number is None else float(seconds[working == number].sum()) / total
+    best = float(agrees.max())
+    if best < max(KV_AGREES, by_number + CLEARLY):
+        return None
+    return int(np.median(tries[agrees >= best - 0.01])), best
 
 
-def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedTtft) -> _WaitedTime | None:
-    """Return what was held while somebody waited; None where nobody did, or requests are few or hold alike."""
+def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedTtft) -> FloatArray | None:
+    """Return rows over parts of time in which somebody waited; None where nobody did, or requests are few or hold alike.
+
+    The rows: requests at work, the tokens that these hold in the end, the same with the one that waits longest, seconds.
+    """
     tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[np.isfinite(run.column("send"))]
     begun = np.clip(requests.begun, requests.arrived, requests.first) if requests.told else ttft.begun(requests)
     known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
@@ -208,7 +199,7 @@ def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedT
             rows.append((float(working.sum()), here, here + following, float(length)))
     if not rows:
         return None
-    return _WaitedTime(*np.array(rows).T)
+    return np.array(rows).T
 
 
 # -- a number of slots -------------------------------------------------------------------------------------------------
