@@ -193,17 +193,13 @@ def _target(run: RunData, index: int, model: Any) -> _Destination:
 
 def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
     """Return a name per group: the model, the server where all models are the same, or both."""
-    models, urls = [model for model, _ in keys], _without_scheme([url for _, url in keys])
+    models, urls = [model for model, _ in keys], [url for _, url in keys]
     if len(set(models)) == len(models):
         return models
-    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in zip(models, urls, strict=True)]
-
-
-def _without_scheme(urls: Sequence[str]) -> list[str]:
-    """Return the URLs without what stands before their host, where that is the same for all."""
     schemes = {url.partition("://")[0] if "://" in url else None for url in urls}
-    alike = len(schemes) == 1 and None not in schemes
-    return [url.partition("://")[2] if alike else url for url in urls]
+    if len(schemes) == 1 and None not in schemes:  # the same for all of them tells nothing apart
+        urls = [url.partition("://")[2] for url in urls]
+    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in zip(models, urls, strict=True)]
 
 
 # -- a part of a run -------------------------------------------------------------------------------------------------

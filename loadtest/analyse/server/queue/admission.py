@@ -115,7 +115,8 @@ def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
     free, edge = np.where(queued, gaps.requests.free, 0.0), gaps.requests.edge_s
     others = gaps.decoding_at(free + edge)
     beside, missed = queued & (others > 0), _missed(gaps, others, steps)
-    caught = float(1 - missed[beside].mean()) if beside.sum() >= FEWEST_RACES else _caught_usually(run)
+    usual = 0.0 if _llama_server(run) is False else ASSUMED_CAUGHT
+    caught = float(1 - missed[beside].mean()) if beside.sum() >= FEWEST_RACES else usual
     apart = _apart(open_to[known], gaps.requests.started[known], step, edge)
     at = np.where(queued, gaps.requests.started, 0.0)
     begun, over = np.searchsorted(gaps.requests.starts, at - edge), np.searchsorted(gaps.requests.ends, at + edge)
@@ -143,19 +144,12 @@ def _missed(gaps: TokenGaps, others: IntArray, steps: Steps) -> BoolArray:
     return np.asarray((seen > 0) & (started - free > 0.5 * step), dtype=np.bool_)
 
 
-def _caught_usually(run: RunData) -> float:
-    """Return `caught` where the run does not show it: zero for the engine that Ollama had before 0.30."""
-    version = _ollama_version(run)
-    return 0.0 if version is not None and version < LLAMA_SERVER_SINCE else ASSUMED_CAUGHT
-
-
-def _ollama_version(run: RunData) -> tuple[int, ...] | None:
-    """Return (major, minor) of a real Ollama; None for any other server."""
-    server = run.facts.get("server") or {}
-    if server.get("kind") != "ollama" or run.simulated is not None:
+def _llama_server(run: RunData) -> bool | None:
+    """Return whether a real Ollama is new enough to run llama.cpp's server; None for any other server, or of unknown version."""
+    if run.fact("server", "kind") != "ollama" or run.simulated is not None:
         return None
-    numbers = [part for part in str(server.get("version") or "").split(".")[:2] if part.isdigit()]
-    return tuple(map(int, numbers)) if len(numbers) == 2 else None
+    numbers = [part for part in str(run.fact("server", "version") or "").split(".")[:2] if part.isdigit()]
+    return tuple(map(int, numbers)) >= LLAMA_SERVER_SINCE if len(numbers) == 2 else None
 
 
 def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -> float:
@@ -194,8 +188,7 @@ def pass_rule(run: RunData, slots: Slots, steps: Steps) -> PassRule:
     """Return whether passes are split by neighbouring slots: as the run shows, else by what the server's version does."""
     if steps.neighbours is not None:
         return PassRule(steps.neighbours, None)
-    version = _ollama_version(run)
-    if version is None or version < LLAMA_SERVER_SINCE or (slots.estimate or 0) > 2:
+    if not _llama_server(run) or (slots.estimate or 0) > 2:
         return PassRule(split=False, guess=None)
     return PassRule(
         split=True,
