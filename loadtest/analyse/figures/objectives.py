@@ -22,7 +22,8 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
-FEWEST_FOR_FAR, BY_CHANCE = 3, 0.025  # whole rounds of a closed loop, and the chance that puts so many beyond a limit
+FEWEST_FOR_FAR = 3  # whole rounds of a closed loop, for a limit to be missed by far
+BY_CHANCE = 0.025  # that so many requests lie beyond a limit which is met: with less, it is missed by far
 OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
@@ -64,7 +65,7 @@ def _judged_objective(
 
 
 def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
-    """Whether chance hardly puts so many requests beyond a percentile's limit, if only whole rounds are independent.
+    """Whether a percentile misses its limit by so far that chance hardly explains it, although only rounds are independent.
 
     A level of few rounds has no interval, and a miss by far must not be measured again for want of one. In an open loop
     all requests share one queue, and no two of them are independent.
@@ -149,7 +150,6 @@ class Goodput:
         return self.good / self.requests
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds."""
         return {"good": self.good, "requests": self.requests, "share": self.share, "requests_per_s": self.per_second}
 
 

@@ -31,7 +31,7 @@ class TimedEvents:
     @property
     def inside(self) -> BoolArray:
         """Mark the pairs of neighbours that follow one another in one stream."""
-        return np.asarray((np.diff(self.row) == 0) & (np.diff(self.place) == 1), dtype=np.bool_)
+        return (np.diff(self.row) == 0) & (np.diff(self.place) == 1)
 
     @property
     def said(self) -> str | None:

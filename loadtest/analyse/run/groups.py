@@ -270,7 +270,7 @@ def _accompanied(run: RunData, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
     beside = open_within(send[theirs], end[theirs], send[mine], end[mine])
-    return np.asarray(np.isfinite(send[mine]) & (beside > 0), dtype=np.bool_)
+    return np.isfinite(send[mine]) & (beside > 0)
 
 
 def _dialect(part: RunData) -> str:

@@ -50,7 +50,7 @@ def open_within(starts: FloatArray, ends: FloatArray, since: FloatArray, until: 
     """Count the intervals that began before `until` and had not ended by `since`, both one a row; unknown ones do not count."""
     known = np.isfinite(starts) & np.isfinite(ends)
     begun = np.searchsorted(np.sort(starts[known]), until, side="left")
-    return np.asarray(begun - np.searchsorted(np.sort(ends[known]), since, side="right"), dtype=np.int64)
+    return begun - np.searchsorted(np.sort(ends[known]), since, side="right")
 
 
 def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
@@ -61,13 +61,13 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
 def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
     """Count the instants in [left, right)."""
     ordered = np.sort(instants)
-    return np.asarray(np.searchsorted(ordered, right) - np.searchsorted(ordered, left), dtype=np.float64)
+    return np.searchsorted(ordered, right) - np.searchsorted(ordered, left)
 
 
 def last_before(instants: FloatArray, at: FloatArray) -> FloatArray:
     """Return the latest of `instants` at or before each of `at`; −inf where there is none."""
     ordered = np.append(-np.inf, np.sort(instants))
-    return np.asarray(ordered[np.searchsorted(ordered, at, side="right") - 1], dtype=np.float64)
+    return ordered[np.searchsorted(ordered, at, side="right") - 1]
 
 
 def freed_in_order(order: IntArray, ends: FloatArray, places: int) -> FloatArray:
@@ -84,4 +84,4 @@ def latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> Fl
     """Return the latest end among the intervals that had begun by each instant; −inf where none had."""
     order = np.argsort(starts, kind="stable")
     latest = np.append(-np.inf, np.maximum.accumulate(ends[order]))
-    return np.asarray(latest[np.searchsorted(starts[order], instants, side="right")], dtype=np.float64)
+    return latest[np.searchsorted(starts[order], instants, side="right")]

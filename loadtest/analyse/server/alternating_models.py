@@ -46,7 +46,6 @@ class AlternatingModels:
     wait_max_s: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entry of summary.json's `turns`."""
         return asdict(self)
 
     @property

@@ -92,7 +92,7 @@ def prefill_speed(run: RunData) -> FloatArray:
         seconds = run.column("ttft_s")
     usable = at_work.lone(run) & (tokens > 0) & (seconds > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(usable, tokens / seconds, np.nan), dtype=np.float64)
+        return np.where(usable, tokens / seconds, np.nan)
 
 
 def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:

@@ -42,7 +42,8 @@ EARNED = 6.0
 # Whether answers are read again: by so many prefills, and where one way misses them by so many times as much as the other.
 # Where that does not tell, turns are not judged whose prompts are the last answer for more than this share.
 FEWEST_TELLING, BETTER, MOST_UNKNOWN = 6, 1.25, 0.1
-FAR_HISTORY = 3.0  # times the longest first turn, from which on a time between that of all and of the new part is told nothing from
+# Times the longest first turn: of longer prompts a time between that of the whole prompt and of its new part tells nothing.
+FAR_HISTORY = 3.0
 OUTLYING_SCATTERS = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
 NOT_MADE_UP = (
     "the server does not say how much it had cached, and only made-up conversations, which begin with a text of their own, "
@@ -61,7 +62,7 @@ class ColdLine:
 
     def seconds(self, read: FloatArray, prompt: FloatArray) -> FloatArray:
         """Return the time of `read` tokens at the end of prompts of so many."""
-        return np.asarray(self.a + self.b * read + self.c * read * (prompt - read / 2), dtype=np.float64)
+        return self.a + self.b * read + self.c * read * (prompt - read / 2)
 
 
 def infer_cached(
@@ -143,7 +144,7 @@ def _found_history(line: ColdLine, taken: FloatArray, prompt: FloatArray, histor
     with np.errstate(divide="ignore", invalid="ignore"):
         new = np.log(taken / line.seconds(np.maximum(prompt - history, 1.0), prompt))
         whole = np.log(taken / line.seconds(prompt, prompt))
-    return np.asarray(np.abs(new) < np.abs(whole), dtype=np.bool_)
+    return np.abs(new) < np.abs(whole)
 
 
 def _cached(
@@ -190,7 +191,7 @@ def _prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots) -> tuple[BoolAr
     if not told:
         free = slots.estimate if slots.limit and slots.estimate else 1
         alone &= beside < free
-    return np.asarray(alone, dtype=np.bool_), spent, beside
+    return alone, spent, beside
 
 
 def fit_cold(tokens: FloatArray, seconds: FloatArray) -> tuple[ColdLine | None, str]:

@@ -141,7 +141,7 @@ def _missed(gaps: TokenGaps, others: IntArray, steps: Steps) -> BoolArray:
     seen = np.searchsorted(tokens, begun) - np.searchsorted(
         tokens, free + np.maximum(gaps.requests.edge_s, 0.5 * step), side="right"
     )
-    return np.asarray((seen > 0) & (started - free > 0.5 * step), dtype=np.bool_)
+    return (seen > 0) & (started - free > 0.5 * step)
 
 
 def _llama_server(run: RunData) -> bool | None:
@@ -161,7 +161,7 @@ def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -
     begun = np.full(group[-1] + 1 if len(group) else 0, np.inf)
     np.minimum.at(begun, group, started)
     at_once = (begun - open_to[head])[group] < 0.5 * step
-    follower = np.asarray(~head & at_once, dtype=np.bool_)
+    follower = ~head & at_once
     if follower.sum() < FEWEST_RACES:
         return 0.0
     return float((started - begun[group] > max(TAKEN_UP_TOGETHER_S, edge))[follower].mean())

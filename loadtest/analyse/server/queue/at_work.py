@@ -15,7 +15,10 @@ UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came th
 HEADERS_ERROR_S = 0.020  # largest median difference of llama.cpp's headers from its timings (or one token gap)
 MOSTLY_HELD_BACK = 0.5  # of the answers
 TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count as one that reports them
-HELD_UP_S, HELD_UP_GAPS = 0.25, 5  # by which a last token is late, at least, to have been held up on the way
+HELD_UP_S, HELD_UP_GAPS = (
+    0.25,
+    5,
+)  # seconds, and token gaps: a last token that is later than both was held up on the way
 GATHERED = 3  # tokens in a read, on average, of most answers: then a proxy gathers them
 LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
 
@@ -147,4 +150,4 @@ def lone(run: RunData) -> BoolArray:
     """Mark the requests that were alone in flight from their send to their first token."""
     send = run.column("send")
     in_flight = open_within(send, run.column("end"), send, run.column("first_token"))
-    return np.asarray(np.isfinite(send) & (in_flight == 1), dtype=np.bool_)
+    return np.isfinite(send) & (in_flight == 1)

@@ -33,7 +33,7 @@ FEWEST_FOR_LINE = 8  # of different lengths, from which on TTFT is a line in the
 LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, from which on TTFT is a line in the prompt's length
 FEWEST_WAITS = 6  # requests that waited, and …
 WAITS_A_SLOT = 2  # … for each slot
-SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what a TTFT is longer beside others, that may be work on the request
 LEAST_TIME_FULL = 0.8  # of the time with more than S in flight, in which exactly S were at work
 MOST_TIME_ABOVE = 0.05  # of the time with more than S in flight, in which more than S were at work
 # A server that reads one prompt after another makes requests wait for a prefill, not for a slot. It shows where prefills
@@ -255,7 +255,7 @@ def _longer_beside_others(requests: RequestInstants, idle: FloatArray, peak: int
             usual.append(max(float(np.median(longer[mine])), usual[-1]))
     each = usual[-1] / (numbers[-1] - 1) if len(numbers) > 1 else 0.0
     found = np.interp(np.minimum(asked.at(requests.first), peak), numbers, usual)
-    return np.asarray(found, dtype=np.float64), each
+    return found, each
 
 
 def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArray:

@@ -66,7 +66,6 @@ class WorkedOn:
         return False if self.seconds + error < half else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds."""
         return {
             "slots": self.slots,
             "held_share": self.held_s / self.at_work_s if self.at_work_s else None,

@@ -227,7 +227,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
 def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents) -> _ObservedSteps:
     inside = events.inside
     right = events.at[1:][inside]
-    seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
+    seconds = np.diff(run.chunks.flat[events.place])[inside] * S_PER_US
     # tokens that came in one read have gaps near zero between them
     real = (seconds > 0.05 * requests.gap) & np.isfinite(right)
     seconds, right = seconds[real], right[real]
@@ -274,7 +274,7 @@ def _without_prompt(steps: _ObservedSteps) -> BoolArray:
         expected = np.where(more, usual[-1] + slope * (steps.at_work - depths[-1]), expected)
     else:  # one number of streams was seen: between a constant step time and one proportional to the streams
         expected = np.where(more, usual[-1] * np.sqrt(steps.at_work / depths[-1]), expected)
-    return np.asarray(steps.seconds < LONGEST_PLAIN_STEP * expected, dtype=np.bool_)
+    return steps.seconds < LONGEST_PLAIN_STEP * expected
 
 
 def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
@@ -283,7 +283,7 @@ def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
     if not np.isfinite(prompts).any():
         return np.zeros(len(steps.seconds), dtype=np.bool_)
     slices = float(np.nanmax(prompts)) / SMALLEST_SLICE + 2
-    return np.asarray(steps.since > slices * steps.seconds, dtype=np.bool_)
+    return steps.since > slices * steps.seconds
 
 
 def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | None:

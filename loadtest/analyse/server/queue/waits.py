@@ -170,7 +170,7 @@ def more_in_flight(send: FloatArray, end: FloatArray, admitted: FloatArray, slot
     in_flight = np.arange(1, len(sends) + 1) - np.searchsorted(ends, sends, side="right")
     crowded = sends[in_flight > slots]
     nearest = np.append(crowded, np.inf)[np.searchsorted(crowded, send, side="left")]
-    return np.asarray(nearest < admitted, dtype=np.bool_)
+    return nearest < admitted
 
 
 # -- batch waits that are none ----------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def _batch_waits(run: RunData, index: int) -> FloatArray:
 
 
 def passed_share(run: RunData, index: int) -> float:
-    """Return the share of a level's batch wait for which more batches passed than a request is taken in with.
+    """Return the share of a level's batch wait during which more batches passed than a request waits for before it is taken in.
 
     A batch gives each stream that decodes one token, so the tokens of one other stream count the batches.
     """

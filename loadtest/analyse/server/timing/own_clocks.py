@@ -33,7 +33,7 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     work = Depth.of(begun, np.maximum(requests.last[seen], begun))
     events = excerpts.events(run)
     right = events.at[1:][events.inside]
-    gaps = np.asarray(np.diff(run.chunks.flat[events.place])[events.inside] * S_PER_US, dtype=np.float64)
+    gaps = np.diff(run.chunks.flat[events.place])[events.inside] * S_PER_US
     known = np.isfinite(right) & (gaps >= 0)
     right, gaps = right[known], gaps[known]
     beside = work.at(right - gaps / 2).astype(np.int64)

@@ -48,7 +48,7 @@ class TokenGaps:
     @property
     def clean(self) -> BoolArray:
         """Mark the gaps that are one decode step of a known number of streams and hold no prefill."""
-        return np.asarray((self.streams > 0) & ~self.held & (self.step_s > 0), dtype=np.bool_)
+        return (self.streams > 0) & ~self.held & (self.step_s > 0)
 
     def decoding_at(self, instants: FloatArray) -> IntArray:
         """Return how many streams are between their first and last token at each instant."""
@@ -60,7 +60,7 @@ class TokenGaps:
         if self.spans is None:
             return np.ones(len(start), dtype=np.bool_)
         span = np.maximum(np.searchsorted(self.spans[:, 0], start, side="right") - 1, 0)
-        return np.asarray((start >= self.spans[span, 0]) & (end <= self.spans[span, 1]), dtype=np.bool_)
+        return (start >= self.spans[span, 0]) & (end <= self.spans[span, 1])
 
     def every(self, run: RunData) -> list[Callable[[], TokenGaps]]:
         """Return functions that each read a block of all the run's gaps; their `step_s` is the plain gap."""
@@ -112,7 +112,7 @@ class TokenInstants:
         every = (first[seen], last[seen], started[known], first[known])
         firsts, lasts, begun, ended = (np.sort(values) for values in every)
         if np.array_equal(firsts, ended):
-            ended = firsts  # by this `_gaps_of` sees that one search does for both
+            ended = firsts  # one array, so that `_gaps_of` searches it once
         return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
 
 
@@ -183,4 +183,4 @@ def _number_merged(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
     count = np.bincount(row, minlength=rows)
     usual = (total / np.maximum(count, 1))[row]
     fresh = np.diff(row, prepend=-1) != 0
-    return np.asarray(np.cumsum(fresh | (seconds > MERGED_SHARE * usual)) - 1, dtype=np.int64)
+    return np.cumsum(fresh | (seconds > MERGED_SHARE * usual)) - 1
