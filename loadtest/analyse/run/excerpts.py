@@ -33,6 +33,11 @@ class TimedEvents:
         """Mark the pairs of neighbours that follow one another in one stream."""
         return (np.diff(self.row) == 0) & (np.diff(self.place) == 1)
 
+    def gaps(self, run: RunData) -> tuple[FloatArray, FloatArray]:
+        """Return the gaps between such neighbours, seconds, and when the later one of each arrived."""
+        inside = self.inside
+        return np.diff(run.chunks.flat[self.place])[inside] * S_PER_US, self.at[1:][inside]
+
     @property
     def said(self) -> str | None:
         """A clause that says which part of the run this is; None where it is all of it."""

@@ -112,22 +112,18 @@ def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list
 
 def _series(run: RunData, seen: Machine, group: list[dict[str, Any]]) -> PromptLengthSeries:
     shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
-    name, frame, column = _sampled_memory(run, seen)
-    points = tuple(_point_of(run, level, frame, column) for level in group)
+    name, at, held = _sampled_memory(run, seen)
+    points = tuple(_point_of(run, level, at, held) for level in group)
     known = any(point.memory is not None for point in points)
     return PromptLengthSeries(" · ".join(shared), points, name if known else None)
 
 
-def _point_of(run: RunData, level: dict[str, Any], frame: pd.DataFrame | None, column: str) -> PromptLengthPoint:
+def _point_of(run: RunData, level: dict[str, Any], at: FloatArray, held: FloatArray) -> PromptLengthPoint:
     prompts = run.column("prompt_tokens")[run.good(level["index"])]
     prompts = prompts[np.isfinite(prompts)]
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
     rows = run.requests[run.of_level(level["index"])]
-    held = None
-    if frame is not None and rows["send"].notna().any():
-        t, values = samples.known_values(frame, column)
-        inside = values[(t >= rows["send"].min()) & (t <= rows["end"].max())]
-        held = float(inside.max()) if len(inside) else None
+    during = held[(at >= rows["send"].min()) & (at <= rows["end"].max())]
     return PromptLengthPoint(
         level=level["index"],
         asked=level["input_tokens"],
@@ -136,23 +132,28 @@ def _point_of(run: RunData, level: dict[str, Any], frame: pd.DataFrame | None, c
         ttft_p95_s=ttft.get("p95"),
         prefill_per_s=speed.get("p50"),
         n=ttft.get("n", 0),
-        memory=held,
+        memory=float(during.max()) if len(during) else None,
     )
 
 
-def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
-    """Return the sampled memory that is closest to the model: of the GPU, of the model, or of the server's process."""
+def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, FloatArray, FloatArray]:
+    """Return what was sampled that is closest to the model's memory, and instants and bytes of it.
+
+    It is the memory of the GPU, of the model, or of the server's process; no instants where none was sampled.
+    """
     if seen.gpus is not None and "memory_used" in seen.gpus:
-        return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", seen.gpus, "memory_used"
+        return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", *samples.known_values(seen.gpus, "memory_used")
     name = run.fact("target", "model")
-    loaded = [(t, model) for t, models in seen.models for model in models if model.get("name") == name]
+    loaded = [
+        (t, model.get("size") or np.nan) for t, models in seen.models for model in models if model.get("name") == name
+    ]
     if loaded:
-        rows = [(t, float(model.get("size") or np.nan)) for t, model in loaded]
-        return f"The model's memory{seen.mark('ollama')}", pd.DataFrame(rows, columns=["t", "size"]), "size"
+        frame = pd.DataFrame(loaded, columns=["t", "size"])
+        return f"The model's memory{seen.mark('ollama')}", *samples.known_values(frame, "size")
     for host, frame in seen.hosts.items():
         if "server_memory" in frame:
-            return f"Memory of the server's process on {host}", frame, "server_memory"
-    return "", None, ""
+            return f"Memory of the server's process on {host}", *samples.known_values(frame, "server_memory")
+    return "", np.zeros(0), np.zeros(0)
 
 
 # -- sentences ------------------------------------------------------------------------------------------------------

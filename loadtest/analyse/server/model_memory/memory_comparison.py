@@ -99,9 +99,9 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     if said is not None:
         what = "loaded model, as the server says (/api/ps)"
         readings.append(MemoryReading("ollama", what, said.size, plan.loaded, run.simulated is not None))
-    if (on_gpus := _on_gpus(run, machine)) is not None and (said is None or vram == said.size):
-        # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
-        readings.append(_gpu_reading(machine, on_gpus, plan))
+    # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
+    if (said is None or vram == said.size) and (on_gpus := _on_gpus(run, machine, plan)) is not None:
+        readings.append(on_gpus)
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
     slots_said = run.fact("server", "slots_said")
@@ -118,16 +118,23 @@ def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
     return next((model for model in reversed(seen) if model.get("name") in (name, f"{name}:latest")), None)
 
 
-def _on_gpus(run: RunData, machine: Machine) -> int | None:
-    """Return the most GPU memory in use while requests ran, bytes; None where no GPU of the server was sampled."""
+def _on_gpus(run: RunData, machine: Machine, plan: MemoryPlan) -> MemoryReading | None:
+    """Return the most GPU memory in use while requests ran; None where no GPU of the server was sampled."""
     frame = machine.gpus
     if frame is None or "memory_used" not in frame:
         return None
-    if frame.attrs["source"] == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
+    source = str(frame.attrs["source"])
+    if source == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
         return None
     t, used = samples.known_values(frame, "memory_used")
     during = used[(t >= 0) & (t <= run.last_end)]
-    return int(during.max()) if len(during) else None
+    if not len(during):
+        return None
+    name = {"nvidia": "the NVIDIA driver", "dcgm": "DCGM"}.get(source, source)
+    many = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
+    what = f"GPU memory in use{many}, the most ({name})"
+    estimate = plan.total + plan.driver * (max(machine.gpu_count, 1) - 1)
+    return MemoryReading(source, what, int(during.max()), estimate, bool(machine.mark(source)))
 
 
 def same_machine(run: RunData, sampled: str) -> bool:
@@ -135,16 +142,6 @@ def same_machine(run: RunData, sampled: str) -> bool:
     url = str(run.fact("target", "url") or "")
     client = run.fact("client", "host")
     return sampled != client or loopback(url) or (origin(url) or ("", None))[1] == client
-
-
-def _gpu_reading(machine: Machine, used: int, plan: MemoryPlan) -> MemoryReading:
-    assert machine.gpus is not None
-    source = str(machine.gpus.attrs["source"])
-    many = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
-    name = {"nvidia": "the NVIDIA driver", "dcgm": "DCGM"}.get(source, source)
-    drivers = plan.driver * (max(machine.gpu_count, 1) - 1)
-    what = f"GPU memory in use{many}, the most ({name})"
-    return MemoryReading(source, what, used, plan.total + drivers, bool(machine.mark(source)))
 
 
 # -- words ----------------------------------------------------------------------------------------------------------

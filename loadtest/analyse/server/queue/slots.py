@@ -31,7 +31,6 @@ from loadtest.analyse.server.queue.kept_out import (
     idle_while_waiting,
     prompts_read_while_full,
 )
-from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
 
 REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
@@ -122,22 +121,16 @@ def estimate_slots(run: RunData) -> Slots:
         return Slots(peak, limit=False, method=f"{method}; no request was seen waiting for a slot", witnesses=found)
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
-    if named is not None and named >= peak and others <= {named}:  # the peak is only a lower bound
-        if instead := budget_instead_of(run, requests, ttft, named):
-            better = (
-                f"a budget of {instead[0]} tokens of prompts and answers explains {percent(instead[1])} of the waiting"
-            )
-            return Slots(
-                named, limit=False, method=f"{method}; but {better}, so the number is no limit", witnesses=found
-            )
-        if (idle := idle_while_waiting(requests, ttft, named)) > MOST_IDLE:
-            better = f"nobody was at work in {percent(idle)} of the time in which requests waited"
-            return Slots(
-                peak, limit=False, method=f"{method}; but {better}, so no slot held them back", witnesses=found
-            )
-        return Slots(named, limit=True, method=method, witnesses=found)
-    least = min(witness.slots for witness in found if witness.slots is not None)
-    return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
+    if named is None or named < peak or not others <= {named}:  # the peak is only a lower bound
+        least = min(witness.slots for witness in found if witness.slots is not None)
+        return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
+    if instead := budget_instead_of(run, requests, ttft, named):
+        budget = f"a budget of {instead[0]} tokens of prompts and answers explains {percent(instead[1])} of the waiting"
+        return Slots(named, limit=False, method=f"{method}; but {budget}, so the number is no limit", witnesses=found)
+    if (idle := idle_while_waiting(requests, ttft, named)) > MOST_IDLE:
+        nobody = f"nobody was at work in {percent(idle)} of the time in which requests waited"
+        return Slots(peak, limit=False, method=f"{method}; but {nobody}, so no slot held them back", witnesses=found)
+    return Slots(named, limit=True, method=method, witnesses=found)
 
 
 def _without_durations(
@@ -225,9 +218,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
 
 
 def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents) -> _ObservedSteps:
-    inside = events.inside
-    right = events.at[1:][inside]
-    seconds = np.diff(run.chunks.flat[events.place])[inside] * S_PER_US
+    seconds, right = events.gaps(run)
     # tokens that came in one read have gaps near zero between them
     real = (seconds > 0.05 * requests.gap) & np.isfinite(right)
     seconds, right = seconds[real], right[real]

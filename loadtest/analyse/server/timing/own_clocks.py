@@ -15,7 +15,6 @@ from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.kept_out import UnwaitedTtft
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import step_table, times_by_number
-from loadtest.metrics import S_PER_US
 from loadtest.simulate.model.timing import BESIDE, StepLaw, Timing
 
 MOST_JITTER = 0.5  # of a prompt's time, as a share of it
@@ -31,9 +30,7 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     begun = ttft.begun(requests)[seen]
     work = Depth.of(begun, np.maximum(requests.last[seen], begun))
-    events = excerpts.events(run)
-    right = events.at[1:][events.inside]
-    gaps = np.diff(run.chunks.flat[events.place])[events.inside] * S_PER_US
+    gaps, right = excerpts.events(run).gaps(run)
     known = np.isfinite(right) & (gaps >= 0)
     right, gaps = right[known], gaps[known]
     beside = work.at(right - gaps / 2).astype(np.int64)
