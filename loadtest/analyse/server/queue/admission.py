@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import uncached
@@ -86,9 +86,8 @@ def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
             f"No prediction: the server does not say how many tokens {' and '.join(missing or ('the same requests',))} have."
         )
     pairs = np.stack((prompts[known], outputs[known]), axis=1).astype(np.int64)
-    if len(pairs) > MOST_PAIRS:
-        pairs = pairs[np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(np.int64)]
-    return tuple(int(value) for value in pairs[:, 0]), tuple(int(value) for value in pairs[:, 1])
+    prompts, outputs = pairs[evenly(len(pairs), MOST_PAIRS)].T
+    return tuple(prompts.tolist()), tuple(outputs.tolist())
 
 
 class Admission(NamedTuple):
@@ -120,9 +119,8 @@ def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
     apart = _apart(open_to[known], gaps.requests.started[known], step, edge)
     at = np.where(queued, gaps.requests.started, 0.0)
     begun, over = np.searchsorted(gaps.requests.starts, at - edge), np.searchsorted(gaps.requests.ends, at + edge)
-    relayed = (
-        queued & ~missed & (begun <= over)
-    )  # no other prompt was on its way, of which a slice may have come between
+    # Only where no other prompt was on its way, of which a slice may have come between.
+    relayed = queued & ~missed & (begun <= over)
     relays = np.maximum((gaps.requests.started - gaps.requests.free)[relayed], 0.0)
     enough = len(relays) >= FEWEST_RACES
     return Admission(caught, apart, tuple(map(float, relays[:MOST_RELAYS])) if enough else ())

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, evenly
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, freed_in_order, last_before, open_within
 from loadtest.analyse.server.queue.at_work import RequestInstants
@@ -164,7 +164,7 @@ def budget_instead_of(
     working, tokens, with_next, seconds = held
     total = float(seconds.sum())
     tries = np.unique(np.concatenate((tokens, with_next)))
-    tries = tries[np.linspace(0, len(tries) - 1, min(len(tries), MOST_BUDGETS)).astype(np.int64)]
+    tries = tries[evenly(len(tries), MOST_BUDGETS)]
     agrees = np.array([seconds[(tokens <= each) & (with_next > each)].sum() / total for each in tries])
     by_number = 0.0 if number is None else float(seconds[working == number].sum()) / total
     best = float(agrees.max())
@@ -188,7 +188,7 @@ def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedT
     if len(begun) < FEWEST_REQUESTS or tokens.std() < LEAST_SPREAD * tokens.mean():
         return None
     times = np.unique(np.concatenate((begun, gone, arrived)))
-    places = np.linspace(0, len(times) - 2, min(MOST_PARTS, len(times) - 1)).astype(np.int64)
+    places = evenly(len(times) - 1, MOST_PARTS)
     rows = []
     for at, length in zip((times[1:] + times[:-1])[places] / 2, np.diff(times)[places], strict=True):
         waiting = (arrived <= at) & (begun > at)

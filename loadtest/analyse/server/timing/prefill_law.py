@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, evenly
 
 Tokens = TypeVar("Tokens", float, FloatArray)
 
@@ -156,7 +156,8 @@ def fit_prefill(
     `looks`: how often tokens look back at others before them; None where not all of those are known.
     """
     looks = np.zeros(len(tokens)) if looks is None else looks
-    tokens, spent, shared, least, looks = map(_thinned, (tokens, spent, shared, least, looks))
+    few = evenly(len(tokens), MOST_FITTED)
+    tokens, spent, shared, least, looks = (each[few] for each in (tokens, spent, shared, least, looks))
     prompts = _Prompts(tokens, spent, shared, least)
     growth, counted = prompts.best_growth(looks) if looks.any() else 0.0, float(tokens.sum())
     tokens = tokens + growth * looks
@@ -189,12 +190,6 @@ def fit_prefill(
         context_s=slope * growth,
         before=float(looks.sum()) / counted if growth else 0.0,
     )
-
-
-def _thinned(column: FloatArray) -> FloatArray:
-    """Return at most MOST_FITTED entries, evenly out of all."""
-    few = np.linspace(0, len(column) - 1, MOST_FITTED).astype(np.int64)
-    return column[few] if len(column) > MOST_FITTED else column
 
 
 def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> tuple[float, float]:

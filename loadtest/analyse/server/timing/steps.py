@@ -63,7 +63,7 @@ class Steps:
     pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
     paces: Mapping[int, float] = field(
         default_factory=dict
-    )  # by level: its steps' times as shares of the run's, where known
+    )  # by level: factors by which its steps took longer, if known
     change: PaceChange | None = None  # of the pace within a level
     out_of_step: float | None = None  # share of the pairs of streams that share no steps; None: unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
