@@ -31,7 +31,7 @@ class TimedEvents:
     @property
     def inside(self) -> BoolArray:
         """Mark the pairs of neighbours that follow one another in one stream."""
-        return (np.diff(self.row) == 0) & (np.diff(self.place) == 1)
+        return np.asarray((np.diff(self.row) == 0) & (np.diff(self.place) == 1), dtype=np.bool_)
 
     def gaps(self, run: RunData) -> tuple[FloatArray, FloatArray]:
         """Return the gaps between such neighbours, seconds, and when the later one of each arrived."""

@@ -31,12 +31,13 @@ class Depth:
     @property
     def idle_from(self) -> FloatArray:
         """The instants from which on none is open."""
-        return self.times[self.depth == 0]
+        return np.asarray(self.times[self.depth == 0], dtype=np.float64)
 
     @property
     def busy_from(self) -> FloatArray:
         """The instants at which one opened while no other was open."""
-        return self.times[(self.depth == 1) & (np.diff(self.depth, prepend=0) > 0)]
+        opened = (self.depth == 1) & (np.diff(self.depth, prepend=0) > 0)
+        return np.asarray(self.times[opened], dtype=np.float64)
 
 
 def time_of_all(*depths: Depth) -> float:
@@ -58,7 +59,7 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     return int(Depth.of(starts, ends).depth.max(initial=0))
 
 
-def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> IntArray:
     """Count the instants in [left, right)."""
     ordered = np.sort(instants)
     return np.searchsorted(ordered, right) - np.searchsorted(ordered, left)

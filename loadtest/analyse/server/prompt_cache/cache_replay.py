@@ -81,7 +81,7 @@ def replay_on(run: RunData, number: int, use: CacheUse) -> CacheReplay:
 
 def is_paged(run: RunData) -> bool:
     """Whether the server keeps prompts in pages of one cache, as vLLM does: that is not modelled."""
-    return run.fact("server", "kind") == "vllm"
+    return bool(run.fact("server", "kind") == "vllm")
 
 
 def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:

@@ -98,7 +98,8 @@ def infer_cached(
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
-        return np.maximum(line.seconds(read, prompt[rows]) + shared(read, streams[rows]), least[rows])
+        whole = line.seconds(read, prompt[rows]) + shared(read, streams[rows])
+        return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
     cached[rows] = _cached(spent[rows], prompt[rows], history[rows], time_of, line.scatter)
     far = prompt > FAR_HISTORY * prompt[cold].max()  # where the line was never seen

@@ -139,7 +139,7 @@ def _missed(gaps: TokenGaps, others: IntArray, steps: Steps) -> BoolArray:
     seen = np.searchsorted(tokens, begun) - np.searchsorted(
         tokens, free + np.maximum(gaps.requests.edge_s, 0.5 * step), side="right"
     )
-    return (seen > 0) & (started - free > 0.5 * step)
+    return np.asarray((seen > 0) & (started - free > 0.5 * step), dtype=np.bool_)
 
 
 def _llama_server(run: RunData) -> bool | None:

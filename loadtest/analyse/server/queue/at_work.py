@@ -150,4 +150,4 @@ def lone(run: RunData) -> BoolArray:
     """Mark the requests that were alone in flight from their send to their first token."""
     send = run.column("send")
     in_flight = open_within(send, run.column("end"), send, run.column("first_token"))
-    return np.isfinite(send) & (in_flight == 1)
+    return np.asarray(np.isfinite(send) & (in_flight == 1), dtype=np.bool_)

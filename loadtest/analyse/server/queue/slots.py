@@ -61,18 +61,20 @@ class Slots:
     method: str
     witnesses: tuple[Witness, ...] = field(default=())
 
-    def to_dict(self) -> dict[str, object]:
-        """Return what summary.json holds; `ci` is [n, null] where only a lower bound is known.
+    @property
+    def agree(self) -> bool:
+        """Whether the witnesses agree: they name one limit, or there is no witness but the peak."""
+        return self.limit or len(self.witnesses) <= 1
 
-        Witnesses `agree` where they name one limit, or there is none but the peak.
-        """
+    def to_dict(self) -> dict[str, object]:
+        """Return what summary.json holds; `ci` is [n, null] where only a lower bound is known."""
         return {
             "estimate": self.estimate,
             "ci": None if self.estimate is None else [self.estimate, self.estimate if self.limit else None],
             "limit": self.limit,
             "method": self.method,
             "witnesses": {witness.name: witness.slots for witness in self.witnesses},
-            "agree": self.limit or len(self.witnesses) <= 1,
+            "agree": self.agree,
         }
 
     def __str__(self) -> str:

@@ -67,10 +67,10 @@ def _gathered(at: FloatArray, usual: float) -> bool:
 def _tokens(run: RunData, row: int) -> FloatArray:
     places = np.arange(run.chunks.starts[row], run.chunks.starts[row + 1])
     at = run.column("send")[row] + run.chunks.flat[places] * S_PER_US
-    return at - run.delivery.at(np.full(len(places), row), places)
+    return np.asarray(at - run.delivery.at(np.full(len(places), row), places), dtype=np.float64)
 
 
 def _distance(at: FloatArray, others: FloatArray) -> FloatArray:
     """Return how far each instant is from the nearest of the others, which are sorted."""
     right = np.searchsorted(others, at).clip(1, len(others) - 1)
-    return np.minimum(np.abs(at - others[right - 1]), np.abs(others[right] - at))
+    return np.asarray(np.minimum(np.abs(at - others[right - 1]), np.abs(others[right] - at)), dtype=np.float64)

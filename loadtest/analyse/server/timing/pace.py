@@ -84,12 +84,15 @@ class PaceChange:
 def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
     """Return the largest change of pace within a level; None where steps took about as long to its end."""
     found: list[PaceChange] = []
-    for level, steps in _steps(run, gaps).groupby("level"):
+    every = _steps(run, gaps)
+    for level in np.unique(every["level"]).tolist():
+        steps = every[every["level"] == level]
         edges = np.quantile((steps["at"].min(), steps["at"].max()), (1 / 3, 2 / 3))
         cells = []
-        for number, mine in steps.groupby("streams"):
-            first = _log_mean(mine[mine["at"] <= edges[0]], int(number))
-            last = _log_mean(mine[mine["at"] >= edges[1]], int(number))
+        for number in np.unique(steps["streams"]).tolist():
+            mine = steps[steps["streams"] == number]
+            first = _log_mean(mine[mine["at"] <= edges[0]], number)
+            last = _log_mean(mine[mine["at"] >= edges[1]], number)
             if first and last:
                 cells.append((last[0] - first[0], math.hypot(first[1], last[1])))
         if not cells:
@@ -97,7 +100,7 @@ def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
         weights = [1 / max(error, LEAST_ERROR) ** 2 for _, error in cells]
         log = sum(weight * change for weight, (change, _) in zip(weights, cells, strict=True)) / sum(weights)
         if abs(log) > max(math.log(LEAST_CHANGE), SURELY / math.sqrt(sum(weights))):
-            found.append(PaceChange(int(level), math.exp(log)))
+            found.append(PaceChange(level, math.exp(log)))
     return max(found, key=lambda one: abs(math.log(one.factor)), default=None)
 
 

@@ -60,7 +60,7 @@ class TokenGaps:
         if self.spans is None:
             return np.ones(len(start), dtype=np.bool_)
         span = np.maximum(np.searchsorted(self.spans[:, 0], start, side="right") - 1, 0)
-        return (start >= self.spans[span, 0]) & (end <= self.spans[span, 1])
+        return np.asarray((start >= self.spans[span, 0]) & (end <= self.spans[span, 1]), dtype=np.bool_)
 
     def every(self, run: RunData) -> list[Callable[[], TokenGaps]]:
         """Return functions that each read a block of all the run's gaps; their `step_s` is the plain gap."""
