@@ -20,12 +20,14 @@ LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that c
 GROWTH_BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 LEAST_UNHINDERED = 0.2  # of the last third of the requests, above which no queue stands at a level's end
 IDLE_TIMES = 1.5  # times the shortest waits for a first token: a wait below it is hardly longer than on an idle server
-MOST_UNSEEN = 0.06  # of the requests that came: a level is too short that cannot exclude a queue growing by so many
+MOST_UNSEEN = (
+    0.06  # of the requests that came: a queue that grows by less, even with what chance may hide, does not grow
+)
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
 FEWEST_FIRST_WAITS = (
     4.0  # times the shortest waits for a first token: a level that is no longer than that only fills up
 )
-SHORTEST = 0.1  # quantile of the waits for a first token: as short as that they are when hardly anybody is waited for
+SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other request is waited for in so short a time
 SLOWED = (
     1.25  # times as long as in its first third: from there on answers of a level's later part are slower under its load
 )
