@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import made_runs
 
-from loadtest.analyse.figures.goodput import goodput, widest
+from loadtest.analyse.figures.objectives import goodput, widest
 from loadtest.analyse.run.frames import load
 from loadtest.errors import ScenarioError
 from loadtest.slo import all_met, judge_objectives, parse_objectives

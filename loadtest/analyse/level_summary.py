@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.figures import client_capacity, goodput, objectives, rates, stationarity, stats
+from loadtest.analyse.figures import client_capacity, objectives, rates, stationarity, stats
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData
@@ -77,7 +77,7 @@ def level_summary(
         **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
         **_offered(run, level),
         "requests": int(rows.sum()),
-        "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
+        "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **_described(run, index, good, block),
         **leavers.left_figures(run, index, found_slots),
@@ -88,7 +88,7 @@ def level_summary(
         **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
         "tokens": _token_totals(run, rows, good),
         **(cache.level_cache(run, cached, good) if cached is not None else {}),
-        "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
+        "peak_decoding": slots.peak_decoding(run, run.of_level(index)),
         "client": {
             "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
             "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
@@ -147,7 +147,7 @@ def _goodput_of(
     """Return a level's goodput where something is asked of it."""
     if not asked:
         return {}
-    found = goodput.goodput(run, index, asked, requests_per_s=rate, flow=flow)
+    found = objectives.goodput(run, index, asked, requests_per_s=rate, flow=flow)
     why = "no objective is one that a single request can meet or miss here"
     return or_reason("goodput", found.to_dict() if found else None, why)
 

@@ -90,16 +90,12 @@ def write_report(
             several = bool(one.groups) or not has_tokens(*one.summary["levels"])  # the chart of a prediction is of one
             ahead = None if several else curve_of(one, begun[0] if begun else None)
             pictures = draw_all(one, place, ahead)
-            predicted = _predicted(one, ahead) if place / "prediction.png" in pictures else None
+            curve = ahead.result(one.summary["levels"]) if ahead and place / "prediction.png" in pictures else None
+            predicted = prediction_report.curve_table(one, curve) if curve else None
             files += pictures
             files.append(write_whole(place / "report.md", pages.markdown(one, pictures, predicted).encode()))
             files.append(write_whole(place / "report.html", pages.html(one, pictures, predicted).encode()))
     return Report(tuple(analyses), tuple(files))
-
-
-def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
-    curve = ahead.result(one.summary["levels"]) if ahead else None
-    return prediction_report.curve_table(one, curve) if curve else None
 
 
 def plot(folders: list[Path], out: Path | None = None, *, say: Callable[[str], object] = lambda _: None) -> list[Path]:

@@ -17,7 +17,6 @@ from loadtest.analyse.run.files import samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.run.subset import without_levels
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
@@ -98,7 +97,7 @@ def without_void(one: Analysis) -> Analysis:
         raise PredictionError(
             f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
         )
-    return _analysed(without_levels(one.run, void), (), None)
+    return _analysed(one.run.without_levels(void), (), None)
 
 
 def _analysed(

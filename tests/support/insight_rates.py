@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtest import slo
-from loadtest.analyse.figures.goodput import goodput
+from loadtest.analyse.figures.objectives import goodput
 from loadtest.analyse.figures.rates import flow, weighted_rate
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import load as read

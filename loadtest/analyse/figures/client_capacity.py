@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,8 @@ from loadtest.text import percent
 BIN_US = round(metrics.BIN_S * 1e6)
 
 
-@dataclass(frozen=True, slots=True)
-class ClientCapacity:
-    """What one process of the driver can measure truthfully, as calibrated on its machine."""
-
-    chunks_per_s: float  # content events in the busiest second
-    arrivals: str  # the kind of arrivals that it holds for: "independent" or "steps"
-    at_least: bool  # a lower bound: the calibration did not end because of the client
-    measured_at: str | None
-
-
-def client_capacity(run: RunData, stamps: str) -> ClientCapacity | None:
-    """Return the capacity with this kind of stamps; None where it was not calibrated.
+def _calibrated(run: RunData, stamps: str) -> dict[str, Any] | None:
+    """Return what one process of the driver can measure truthfully with this kind of stamps; None where it was not calibrated.
 
     The smaller of the capacities for both kinds of arrivals is taken: an engine sends the tokens of a step together, but
     behind a proxy or several engines they spread out.
@@ -42,7 +31,12 @@ def client_capacity(run: RunData, stamps: str) -> ClientCapacity | None:
         return None
     kind = min(known, key=lambda name: known[name]["chunks_per_s"])
     found = known[kind]
-    return ClientCapacity(float(found["chunks_per_s"]), kind, found["limit"] != "client", found.get("measured_at"))
+    return {
+        "chunks_per_s": float(found["chunks_per_s"]),  # content events in the busiest second
+        "arrivals": kind,  # "independent" or "steps"
+        "at_least": found["limit"] != "client",  # the calibration did not end because of the client
+        "measured_at": found.get("measured_at"),
+    }
 
 
 def peak_events(run: RunData, index: int) -> int:
@@ -51,18 +45,14 @@ def peak_events(run: RunData, index: int) -> int:
     Warm-ups, failed requests and requests to other models or servers load the client as well and count too.
     """
     run = run.entire
-    rows = run.of_level(index) & np.isfinite(run.column("send"))
+    rows = run.of_level(index) & np.isfinite(run.column("send")) & (run.chunks.counts > 0)
     sources = run.requests["source"].to_numpy()
-    return max(
-        (_peak_events_of_process(run, rows & (sources == source)) for source in np.unique(sources[rows])), default=0
-    )
+    peaks = [_peak_of_process(run, rows & (sources == source)) for source in np.unique(sources[rows])]
+    return max(peaks, default=0)
 
 
-def _peak_events_of_process(run: RunData, rows: BoolArray) -> int:
+def _peak_of_process(run: RunData, rows: BoolArray) -> int:
     starts, counts = run.chunks.starts, run.chunks.counts
-    rows = rows & (counts > 0)
-    if not rows.any():
-        return 0
     sent = np.where(rows, run.column("send") / S_PER_US, 0.0).astype(np.int64)
     first = int(sent[rows].min()) // BIN_US
     last = int((sent + run.chunks.last())[rows].max()) // BIN_US
@@ -76,28 +66,22 @@ def _peak_events_of_process(run: RunData, rows: BoolArray) -> int:
 
 def capacity_used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
     """Return the capacity's part of a level's `client` in summary.json; empty where nothing was calibrated."""
-    known = client_capacity(run, stamps)
-    if known is None:
+    capacity = _calibrated(run, stamps)
+    if capacity is None:
         return {}
     events = peak_events(run, index)
-    return {
-        "busiest_chunks_per_s": events,
-        "capacity_share": events / known.chunks_per_s,
-        "capacity": asdict(known),
-    }
+    share = events / capacity["chunks_per_s"]
+    return {"busiest_chunks_per_s": events, "capacity_share": share, "capacity": capacity}
 
 
 def capacity_doubt(run: RunData, index: int, stamps: str) -> str | None:
     """Return a sentence where more events came than this client can measure truthfully; None otherwise."""
-    known = client_capacity(run, stamps)
-    if known is None or known.at_least:
-        return None
-    events = peak_events(run, index)
-    if events <= known.chunks_per_s:
+    used = capacity_used(run, index, stamps)
+    if not used or used["capacity"]["at_least"] or used["capacity_share"] <= 1:
         return None
     return (
-        f"{events} content events came in the busiest second, {percent(events / known.chunks_per_s)} of the "
-        f"{known.chunks_per_s:.0f} that this client measures truthfully (loadtest calibrate)"
+        f"{used['busiest_chunks_per_s']} content events came in the busiest second, {percent(used['capacity_share'])} of the "
+        f"{used['capacity']['chunks_per_s']:.0f} that this client measures truthfully (loadtest calibrate)"
     )
 
 

@@ -121,11 +121,11 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
             return f"Whether the server can keep up {doubt}."
         more = f"; whether it can {doubt}" if doubt else ""
         return f"The server kept up at {_rate_kept(kept)}: {_steady(kept)}{more}."
-    grew = lost["little"]["growth_per_s"]
+    rate, grew = lost.get("requests_per_s"), lost["little"]["growth_per_s"]
+    answered = "too few to tell" if rate is None else f"{rate:.3g} a second"
     return (
-        (f"The server kept up at {_rate_kept(kept)}, but not" if kept else "The server did not keep up")
-        + f" at {offered_load.load_name(lost)}: there it answered {_answered(lost)}, and each second {grew:.2g} more waited."
-    )
+        f"The server kept up at {_rate_kept(kept)}, but not" if kept else "The server did not keep up"
+    ) + f" at {offered_load.load_name(lost)}: there it answered {answered}, and each second {grew:.2g} more waited."
 
 
 def _rate_kept(level: dict[str, Any]) -> str:
@@ -139,8 +139,3 @@ def _steady(level: dict[str, Any]) -> str:
     if None in ends:
         return "no more requests were in flight at its end than at its start"
     return f"{ends[0]:.1f} requests in flight in the first third of {part_looked_at(level['little'].get('filled_s'))}, {ends[1]:.1f} in the last"
-
-
-def _answered(level: dict[str, Any]) -> str:
-    rate = level.get("requests_per_s")
-    return "too few to tell" if rate is None else f"{rate:.3g} a second"

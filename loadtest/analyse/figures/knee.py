@@ -120,26 +120,29 @@ class Knee:
 class _LevelRate:
     users: int
     rate: float
-    ci95: tuple[float, float] | None
+    low: float  # of its interval; nan where that is unknown, so that no comparison holds
+    high: float
+
+    @classmethod
+    def of(cls, level: dict[str, Any]) -> _LevelRate | None:
+        """Read a level of summary.json; None where it is of an open loop, or its rate is unknown."""
+        users, rate, ci = (level.get(key) for key in ("concurrency", "output_tokens_per_s", "output_tokens_per_s_ci95"))
+        if not users or not rate or level.get("rate"):
+            return None
+        return cls(int(users), float(rate), *map(float, ci or (math.nan, math.nan)))
 
     def surely_above(self, other: _LevelRate, share: float = 1.0) -> bool:
         """Whether the interval lies above `share` times that of another level."""
-        if self.ci95 is None or other.ci95 is None:
-            return False
-        return self.ci95[0] > share * other.ci95[1]
+        return self.low > share * other.high
 
     def at_most(self, found: _LevelRate) -> bool:
         """Whether the interval excludes 5 % more than another level may give."""
-        return self.ci95 is not None and found.ci95 is not None and KNEE_SHARE * self.ci95[1] <= found.ci95[1]
+        return KNEE_SHARE * self.high <= found.high
 
     def surely_reaches(self, best: _LevelRate) -> bool:
         """Whether the rate is at least 95 % of the best one, by the interval of their difference."""
-        if self.users == best.users:
-            return True
-        if self.ci95 is None or best.ci95 is None:
-            return False
-        halves = ((self.ci95[1] - self.ci95[0]) / 2, KNEE_SHARE * (best.ci95[1] - best.ci95[0]) / 2)
-        return self.rate - KNEE_SHARE * best.rate >= math.hypot(*halves)
+        halves = (self.high - self.low) / 2, KNEE_SHARE * (best.high - best.low) / 2
+        return self.users == best.users or self.rate - KNEE_SHARE * best.rate >= math.hypot(*halves)
 
 
 def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) -> tuple[Knee | None, str | None]:
@@ -150,7 +153,7 @@ def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
     95 % intervals, to the first that is for sure.
     """
     levels = list(levels)
-    points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
+    points = sorted((p for p in map(_LevelRate.of, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
         good, be = " that are not void" if void else "", "is" if len(points) == 1 else "are"
         return (
@@ -161,7 +164,7 @@ def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
     found = next(p for p in points if p.rate >= KNEE_SHARE * best.rate)
     last = points[-1]
     interval = None
-    if all(p.ci95 is not None for p in points):
+    if not any(math.isnan(p.high) for p in points):
         may = next(p for p in points if p is best or not best.surely_above(p, 1 / KNEE_SHARE))
         surely = next(p for p in points if p.surely_reaches(best))
         interval = (may.users, None if surely.users == last.users else surely.users)
@@ -197,10 +200,3 @@ def _unknown(void: set[int], points: list[_LevelRate], knee_at: int) -> tuple[in
     below, last = max((users for users in known if users < knee_at), default=0), max(known)
     between = [users for users in void - known if below < users < knee_at]
     return tuple(sorted(between or [users for users in void if users > last]))
-
-
-def _level_rate(level: dict[str, Any]) -> _LevelRate | None:
-    users, rate, ci = (level.get(key) for key in ("concurrency", "output_tokens_per_s", "output_tokens_per_s_ci95"))
-    if not users or not rate or level.get("rate"):
-        return None
-    return _LevelRate(int(users), float(rate), (float(ci[0]), float(ci[1])) if ci else None)

@@ -147,7 +147,7 @@ class Throughput:
 
 def weighted_rate(run: RunData, found: Flow, weights: FloatArray) -> Throughput | None:
     """Return the rate of requests that ended well or were left, each counted by its weight; None where no weight is known."""
-    good = found.rows & np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_) & np.isfinite(weights)
+    good = found.rows & (run.flag("ok") | run.flag("left")) & np.isfinite(weights)
     if not good.any():
         return None
     rate = found.per_second(weights, good)
@@ -159,7 +159,7 @@ def weighted_rate(run: RunData, found: Flow, weights: FloatArray) -> Throughput 
 
 def spread_of(run: RunData, found: Flow, weights: FloatArray) -> Spread | None:
     """Return the error of a rate as a share of it; None with too few rounds or answers."""
-    good = found.rows & np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_) & np.isfinite(weights)
+    good = found.rows & (run.flag("ok") | run.flag("left")) & np.isfinite(weights)
     if not found.window.steady:
         return None
     if found.users is None:
@@ -238,7 +238,7 @@ def delivered(run: RunData) -> FloatArray:
     A piece counts as many tokens as the pieces of this run's other answers hold.
     """
     tokens, pieces = run.column("output_tokens"), run.chunks.counts.astype(np.float64)
-    ok, left = (np.asarray(run.requests[name], dtype=np.bool_) for name in ("ok", "left"))
+    ok, left = run.flag("ok"), run.flag("left")
     counted = left & run.requests["token_source"].eq("chunks").to_numpy(dtype=np.bool_)
     known = ok & (pieces > 0) & np.isfinite(tokens)
     if not counted.any() or not known.any():
@@ -249,7 +249,7 @@ def delivered(run: RunData) -> FloatArray:
 def worked_off(run: RunData) -> FloatArray:
     """Return the prompt tokens of each request; of one that was left in mid-answer the length asked for."""
     prompts = run.column("prompt_tokens")
-    seen = np.asarray(run.requests["left"], dtype=np.bool_) & np.isfinite(run.column("first_token"))
+    seen = run.flag("left") & np.isfinite(run.column("first_token"))
     return np.where(seen & np.isnan(prompts), run.column("asked_input"), prompts)
 
 

@@ -19,13 +19,18 @@ FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
 LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
 GROWTH_BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 LEAST_UNHINDERED = 0.2  # of the last third of the requests, above which no queue stands at a level's end
-IDLE_TIMES = 1.5  # as long as the shortest waits for a first token: hardly longer than an idle server takes
-# of the requests that came, by which a queue may grow as far as chance tells: with more it may well grow
-MOST_UNSEEN = 0.06
+IDLE_TIMES = 1.5  # times the shortest waits for a first token: a wait below it is hardly longer than on an idle server
+MOST_UNSEEN = (
+    0.06  # of the requests that came: a queue that grows by less, even with what chance may hide, does not grow
+)
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
-FEWEST_FIRST_WAITS = 4.0  # times as long as the first tokens that come soonest take, below which a level only fills up
-SHORTEST = 0.1  # of the waits for a first token: so many come soonest, and hardly waited for others
-SLOWED = 1.25  # times as long: what answers take later in a level than in its first third, above which more load makes them slower
+FEWEST_FIRST_WAITS = (
+    4.0  # times the shortest waits for a first token: a level that is no longer than that only fills up
+)
+SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other request is waited for in so short a time
+SLOWED = (
+    1.25  # times as long as in its first third: from there on answers of a level's later part are slower under its load
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,10 @@ class Growth:
 
     @property
     def steady(self) -> bool:
-        """Whether the level shows that no queue grows: in its end it had been worked off, or so many requests came that growth shows."""
+        """Whether the level shows that no queue grows.
+
+        At its end nobody waited for long, or so many requests came that a queue that grows would have shown.
+        """
         if self.growing:
             return False
         by_chance = GROWTH_BY_CHANCE / math.sqrt(self.requests)
@@ -88,7 +96,6 @@ class Little:
         return abs(self.ratio - 1) <= self.allowed
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds of it."""
         grown = self.growth
         return {
             "in_flight": self.in_flight,

@@ -8,7 +8,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.queue.passing import alone_share, passed_share
+from loadtest.analyse.server.queue.waits import alone_share, passed_share
 from loadtest.analyse.summary import Analysis, believed, figure, is_void, mean_ttft
 from loadtest.text import capitalised, counted, percent, seconds
 

@@ -33,6 +33,11 @@ class TimedEvents:
         """Mark the pairs of neighbours that follow one another in one stream."""
         return np.asarray((np.diff(self.row) == 0) & (np.diff(self.place) == 1), dtype=np.bool_)
 
+    def gaps(self, run: RunData) -> tuple[FloatArray, FloatArray]:
+        """Return the gaps between such neighbours, seconds, and when the later one of each arrived."""
+        inside = self.inside
+        return np.diff(run.chunks.flat[self.place])[inside] * S_PER_US, self.at[1:][inside]
+
     @property
     def said(self) -> str | None:
         """A clause that says which part of the run this is; None where it is all of it."""
@@ -50,25 +55,19 @@ def events(run: RunData, most: int = MOST_READ_EVENTS) -> TimedEvents:
     send, end = run.column("send"), run.column("end")
     counts = run.chunks.counts
     levels = run.requests["level"].to_numpy()
+    places, half = np.arange(EXCERPTS_A_LEVEL) + 0.5, most / total / 2
     spans = []
-    for level in np.unique(levels):
+    for level in np.unique(levels[counts > 0]):
         mine = (levels == level) & (counts > 0)
-        if mine.any():
-            spans += _stretches(float(send[mine].min()), float(end[mine].max()), most / total)
-    edges = np.array(sorted(spans)).reshape(-1, 2)
+        start, apart = send[mine].min(), (end[mine].max() - send[mine].min()) / EXCERPTS_A_LEVEL
+        spans.append(start + np.stack((places - half, places + half), axis=1) * apart)
+    edges = np.concatenate(spans)
+    edges = edges[np.argsort(edges[:, 0], kind="stable")]
     parts = [_events_between(run, send, low, high) for low, high in edges]
     row, place, at = (np.concatenate(values) for values in zip(*parts, strict=True))
     order = np.lexsort((place, row))
     order = order[np.diff(place[order], prepend=-1) > 0]  # an event in stretches of two levels only once
     return TimedEvents(row[order], place[order], at[order], edges, total)
-
-
-def _stretches(start: float, end: float, share: float) -> list[tuple[float, float]]:
-    """Return stretches of a level that together last `share` of it."""
-    apart = (end - start) / EXCERPTS_A_LEVEL
-    return [
-        (start + (i + 0.5 - share / 2) * apart, start + (i + 0.5 + share / 2) * apart) for i in range(EXCERPTS_A_LEVEL)
-    ]
 
 
 def _events_between(run: RunData, send: FloatArray, low: float, high: float) -> tuple[IntArray, IntArray, FloatArray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ import pandas as pd
 
 from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.event_times import Delays, EventGaps
+from loadtest.analyse.run.event_times import Delays, EventGaps, Ragged
 from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.files.facts import read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
-from loadtest.analyse.run.other_clock import clock_factor
+from loadtest.analyse.run.other_clock import distrust_durations
 from loadtest.analyse.run.overlaps import peak_at_once
-from loadtest.analyse.run.ragged import Ragged
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted
@@ -73,7 +73,7 @@ class RunData:
     @property
     def simulated(self) -> dict[str, Any] | None:
         """Profile and speed of the simulated server; None for a real one."""
-        found: dict[str, Any] | None = (self.facts.get("server") or {}).get("simulated")
+        found: dict[str, Any] | None = self.fact("server", "simulated")
         return found
 
     @property
@@ -82,9 +82,20 @@ class RunData:
         end = self.requests["end"].max() if len(self.requests) else 0.0
         return float(end) if np.isfinite(end) else 0.0
 
+    def fact(self, *keys: str) -> Any:
+        """Return the value of run.json that these keys lead to, one inside the other; None where one is missing."""
+        found: Any = self.facts
+        for key in keys:
+            found = (found or {}).get(key)
+        return found
+
     def column(self, name: str) -> FloatArray:
         """Return a column of `requests` as floats."""
         return self.requests[name].to_numpy(dtype=np.float64)
+
+    def flag(self, name: str) -> BoolArray:
+        """Return a column of `requests` that says yes or no: `ok`, `left`, `warmup`."""
+        return self.requests[name].to_numpy(dtype=np.bool_)
 
     def of_level(self, level: int) -> BoolArray:
         """Mark every request of a level, warm-ups and failures included."""
@@ -92,7 +103,7 @@ class RunData:
 
     def measured(self, level: int) -> BoolArray:
         """Mark the measured requests of a level: those that were not warm-ups."""
-        return self.of_level(level) & ~np.asarray(self.requests["warmup"], dtype=np.bool_)
+        return self.of_level(level) & ~self.flag("warmup")
 
     def sent(self, level: int) -> BoolArray:
         """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
@@ -100,11 +111,30 @@ class RunData:
 
     def left(self, level: int) -> BoolArray:
         """Mark the measured requests of a level whose user hung up."""
-        return self.measured(level) & np.asarray(self.requests["left"], dtype=np.bool_)
+        return self.measured(level) & self.flag("left")
 
     def good(self, level: int) -> BoolArray:
         """Mark the requests that figures come from: measured ones that ended well."""
-        return self.measured(level) & np.asarray(self.requests["ok"], dtype=np.bool_)
+        return self.measured(level) & self.flag("ok")
+
+    def only(self, rows: BoolArray) -> RunData:
+        """Return the run with these of its requests alone."""
+        chunks, server_chunks = self.chunks.only(rows), self.server_chunks.only(rows)
+        return dataclasses.replace(
+            self,
+            requests=self.requests[rows].reset_index(drop=True),
+            chunks=chunks,
+            server_chunks=server_chunks,
+            itl=EventGaps(chunks),
+            server_itl=EventGaps(server_chunks),
+            delivery=self.delivery.only(rows, chunks, server_chunks),
+        )
+
+    def without_levels(self, levels: Collection[int]) -> RunData:
+        """Return the run without levels of these numbers, as if they had not been measured."""
+        rows = ~np.asarray(self.requests["level"].isin(list(levels)), dtype=np.bool_)
+        kept = [level for level in self.levels if level["index"] not in levels]
+        return dataclasses.replace(self.only(rows), levels=kept)
 
 
 def load(path: Path) -> RunData:
@@ -195,7 +225,7 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
         c["tpot_s"][(c["tpot_s"] <= 0) | at_once] = np.nan
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
-    _distrust(c, chunks.counts)
+    distrust_durations(c, chunks.counts)
     # by how much the first token was made before it came with several later ones: the server says over how long it wrote them all
     early = c["decode_s"] - (c["e2e_s"] - c["ttft_s"])
     merged = c["first_coalesced"] & (chunks.counts >= metrics.HELD_BACK_PIECES)
@@ -206,21 +236,6 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})
     join_levels(frame, levels)
     return frame
-
-
-def _distrust(c: Columns, pieces: IntArray) -> None:
-    """Take a model's durations for unknown where the server took them by another clock; `clock_factor` says by how much."""
-    c["clock_factor"] = np.full(len(pieces), np.nan)
-    for model in set(c["model"].tolist()):
-        mine = (c["model"] == model) & c["ok"]
-        singly = mine & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
-        factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
-        if factor is not None:
-            mine = c["model"] == model
-            c["clock_factor"][mine] = factor
-            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
-                c[name][mine] = np.nan
-            c["llamacpp"][mine] = 0.0
 
 
 def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:

@@ -18,7 +18,6 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData, join_levels
 from loadtest.analyse.run.overlaps import open_within, peak_at_once
-from loadtest.analyse.run.subset import only_rows
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
 
@@ -43,7 +42,7 @@ class Group:
     @property
     def shares_slots(self) -> bool:
         """Whether it may share slots with other groups; only Ollama is known to give each model its own."""
-        return bool(self.beside) and (self.run.facts.get("server") or {}).get("kind") != "ollama"
+        return bool(self.beside) and self.run.fact("server", "kind") != "ollama"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of summary.json's `groups` without its figures."""
@@ -194,24 +193,20 @@ def _target(run: RunData, index: int, model: Any) -> _Destination:
 
 def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
     """Return a name per group: the model, the server where all models are the same, or both."""
-    models, urls = [model for model, _ in keys], _without_scheme([url for _, url in keys])
+    models, urls = [model for model, _ in keys], [url for _, url in keys]
     if len(set(models)) == len(models):
         return models
-    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in zip(models, urls, strict=True)]
-
-
-def _without_scheme(urls: Sequence[str]) -> list[str]:
-    """Return the URLs without what stands before their host, where that is the same for all."""
     schemes = {url.partition("://")[0] if "://" in url else None for url in urls}
-    alike = len(schemes) == 1 and None not in schemes
-    return [url.partition("://")[2] if alike else url for url in urls]
+    if len(schemes) == 1 and None not in schemes:  # the same for all of them tells nothing apart
+        urls = [url.partition("://")[2] for url in urls]
+    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in zip(models, urls, strict=True)]
 
 
 # -- a part of a run -------------------------------------------------------------------------------------------------
 
 
 def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str) -> RunData:
-    part = only_rows(run, rows)
+    part = run.only(rows)
     main = run.facts.get("target") or {}
     same = (main.get("model"), main.get("url")) == target.key
     described = main if same else {key: getattr(target, key) for key in ("url", "dialect", "model")}
@@ -275,7 +270,7 @@ def _accompanied(run: RunData, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
     beside = open_within(send[theirs], end[theirs], send[mine], end[mine])
-    return np.asarray(np.isfinite(send[mine]) & (beside > 0), dtype=np.bool_)
+    return np.isfinite(send[mine]) & (beside > 0)
 
 
 def _dialect(part: RunData) -> str:

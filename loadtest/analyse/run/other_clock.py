@@ -5,10 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.files.reading import Columns
 
 FEWEST_ANSWERS = 5
 FEWEST_PIECES, LEAST_SPAN_S = 8, 0.1  # of an answer that is looked at
 BOUNDS = (0.6, 1.7)  # of the time over which an answer's tokens came, by the server's duration of its decoding
+
+
+def distrust_durations(c: Columns, pieces: IntArray) -> None:
+    """Take a model's durations for unknown where the server took them by another clock; `clock_factor` says by how much."""
+    c["clock_factor"] = np.full(len(pieces), np.nan)
+    for model in set(c["model"].tolist()):
+        mine = (c["model"] == model) & c["ok"]
+        singly = mine & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
+        factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
+        if factor is not None:
+            mine = c["model"] == model
+            c["clock_factor"][mine] = factor
+            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
+                c[name][mine] = np.nan
+            c["llamacpp"][mine] = 0.0
 
 
 def clock_factor(decode_s: FloatArray, span_s: FloatArray, pieces: IntArray, one_by_one: BoolArray) -> float | None:

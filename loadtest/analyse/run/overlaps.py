@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """A step function of time: `depth` intervals are open from each of `times` on."""
+    """A step function of time: `depth` intervals are open from each of `times` on, and none before the first."""
 
     times: FloatArray
     depth: FloatArray
@@ -26,17 +26,32 @@ class Depth:
 
     def at(self, instants: FloatArray) -> FloatArray:
         """Return the depth at `instants`; zero before the first."""
-        if not len(self.times):
-            return np.zeros(len(instants))
-        index = np.searchsorted(self.times, instants, side="right") - 1
-        return np.where(index >= 0, self.depth[np.maximum(index, 0)], 0.0)
+        return np.append(0.0, self.depth)[np.searchsorted(self.times, instants, side="right")]
+
+    @property
+    def idle_from(self) -> FloatArray:
+        """The instants from which on none is open."""
+        return np.asarray(self.times[self.depth == 0], dtype=np.float64)
+
+    @property
+    def busy_from(self) -> FloatArray:
+        """The instants at which one opened while no other was open."""
+        opened = (self.depth == 1) & (np.diff(self.depth, prepend=0) > 0)
+        return np.asarray(self.times[opened], dtype=np.float64)
+
+
+def time_of_all(*depths: Depth) -> float:
+    """Return for how long each of these has an interval open."""
+    times = np.unique(np.concatenate([one.times for one in depths]))
+    open_in_all = np.all([one.at(times) > 0 for one in depths], axis=0)
+    return float(np.diff(times, append=times[-1:])[open_in_all].sum())
 
 
 def open_within(starts: FloatArray, ends: FloatArray, since: FloatArray, until: FloatArray) -> IntArray:
     """Count the intervals that began before `until` and had not ended by `since`, both one a row; unknown ones do not count."""
     known = np.isfinite(starts) & np.isfinite(ends)
     begun = np.searchsorted(np.sort(starts[known]), until, side="left")
-    return np.asarray(begun - np.searchsorted(np.sort(ends[known]), since, side="right"), dtype=np.int64)
+    return begun - np.searchsorted(np.sort(ends[known]), since, side="right")
 
 
 def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
@@ -44,30 +59,30 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     return int(Depth.of(starts, ends).depth.max(initial=0))
 
 
-def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> IntArray:
     """Count the instants in [left, right)."""
     ordered = np.sort(instants)
-    return np.asarray(np.searchsorted(ordered, right) - np.searchsorted(ordered, left), dtype=np.float64)
+    return np.searchsorted(ordered, right) - np.searchsorted(ordered, left)
 
 
 def last_before(instants: FloatArray, at: FloatArray) -> FloatArray:
     """Return the latest of `instants` at or before each of `at`; −inf where there is none."""
-    ordered = np.concatenate(([-np.inf], np.sort(instants)))
-    return np.asarray(ordered[np.searchsorted(ordered, at, side="right") - 1], dtype=np.float64)
+    ordered = np.append(-np.inf, np.sort(instants))
+    return ordered[np.searchsorted(ordered, at, side="right") - 1]
 
 
-def calm_starts(starts: FloatArray, ends: FloatArray) -> FloatArray:
-    """Return the starts of the intervals that began while no other was open."""
-    open_now = Depth.of(starts, ends)
-    opened: BoolArray = (open_now.depth == 1) & (np.diff(open_now.depth, prepend=0) > 0)
-    return np.asarray(open_now.times[opened], dtype=np.float64)
+def freed_in_order(order: IntArray, ends: FloatArray, places: int) -> FloatArray:
+    """Return when one of so many places became free for each interval, where they are taken in this `order`.
+
+    The k-th end frees a place for the (k + places)-th in order, whoever held it; −inf for the first ones, which found one free.
+    """
+    freed = np.full(len(order), -np.inf)
+    freed[order[places:]] = np.sort(ends)[: max(len(order) - places, 0)]
+    return freed
 
 
 def latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
     """Return the latest end among the intervals that had begun by each instant; −inf where none had."""
-    if not len(starts):
-        return np.full(len(instants), -np.inf)
     order = np.argsort(starts, kind="stable")
-    latest = np.maximum.accumulate(ends[order])
-    index = np.searchsorted(starts[order], instants, side="right") - 1
-    return np.where(index >= 0, latest[np.maximum(index, 0)], -np.inf)
+    latest = np.append(-np.inf, np.maximum.accumulate(ends[order]))
+    return latest[np.searchsorted(starts[order], instants, side="right")]

@@ -8,6 +8,7 @@ loaded, it would have), and no load went on beside such work.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,14 +21,13 @@ import pandas as pd
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
+from loadtest.analyse.run.overlaps import Depth, time_of_all
 from loadtest.text import counted, listed, percent, seconds
 
 LONG_LOAD_S = 0.2  # a model that is loaded reports 1-25 ms, a tiny one loads in 280 ms
 OVERLAP_SHARE = 0.02  # of a model's working time beside another's; with more both were loaded
 SOONER = 0.5  # of the time that loads take behind another model's work: one that ended sooner had begun beside it
 OFTEN = 3  # loads in a level, from which on models "took turns"
-
-Spans = tuple[FloatArray, FloatArray]  # begins and ends, seconds on the run's axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,6 @@ class AlternatingModels:
     wait_max_s: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entry of summary.json's `turns`."""
         return asdict(self)
 
     @property
@@ -65,7 +64,7 @@ class AlternatingModels:
 
 def what_helps(run: RunData) -> str:
     """Say what keeps models loaded together that took turns; a run that has each unloaded after its answers is told that."""
-    kept = str((run.facts.get("scenario") or {}).get("keep_alive") or "")
+    kept = str(run.fact("scenario", "keep_alive") or "")
     if kept and not re.search(r"[1-9]", kept):
         return (
             f"This run asked for keep_alive {kept}, with which a server unloads a model after its answers: whether it has room for "
@@ -108,21 +107,21 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     models = [(name, rows) for name, rows in models if rows.any()]
     if len(models) < 2:
         return None
-    spans = {name: _union([work_spans(run.requests[rows])]) for name, rows in models}
-    if any(_beside(spans[one], spans[other]) for one in spans for other in spans if one != other):
+    work = {name: Depth.of(*work_spans(run.requests[rows])) for name, rows in models}
+    if any(_beside(one, other) for one, other in itertools.combinations(work.values(), 2)):
         return None
     long = LONG_LOAD_S / float((run.simulated or {}).get("speed") or 1.0)
     everyone = np.any([rows for _, rows in models], axis=0)
     waiting = everyone & (run.column("load_s") > long)
-    loads = list(_loads(run.requests[waiting], spans))
+    loads = list(_loads(run.requests[waiting], work))
     # The first load of a level may be any model's; only one behind another model's work is a turn.
-    if not any(_worked_between(spans, name, -np.inf, end) for name, _, end in loads) or _beside_work(spans, loads):
+    if not any(_worked_between(work, name, -np.inf, end) for name, _, end in loads) or _beside_work(work, loads):
         return None
     send, load = run.column("send")[waiting], run.column("load_s")[waiting]
     begin = float(np.nanmin(run.column("send")[everyone]))
     end = float(np.nanmax(run.column("end")[everyone]))
-    waits = _union([(send, send + load)])
-    loading = _length(waits) - _shared(waits, _union(list(spans.values())))
+    waits, working = Depth.of(send, send + load), Depth.of(*work_spans(run.requests[everyone]))
+    loading = time_of_all(waits) - time_of_all(waits, working)
     counts = Counter(name for name, _, _ in loads)
     figures = {
         "models": {name: counts[name] for name, _ in models},
@@ -136,7 +135,7 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     return waiting, figures
 
 
-def work_spans(requests: pd.DataFrame) -> Spans:
+def work_spans(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
     """Return when work on each request began (its load ended, else its first token) and when its last token came."""
     begun = requests["send"] + requests["load_s"]
     known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
@@ -144,7 +143,7 @@ def work_spans(requests: pd.DataFrame) -> Spans:
     return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
 
 
-def _loads(waiting: pd.DataFrame, spans: dict[str, Spans]) -> Iterator[tuple[str, float, float]]:
+def _loads(waiting: pd.DataFrame, work: dict[str, Depth]) -> Iterator[tuple[str, float, float]]:
     """Yield model, send and end of each load; requests that waited for the same one are one: it ended for all of them at once.
 
     A later load of the same model has work on another one before it, or the model was unloaded after an answer of its own.
@@ -153,62 +152,29 @@ def _loads(waiting: pd.DataFrame, spans: dict[str, Spans]) -> Iterator[tuple[str
     ends = sends + waiting["load_s"].to_numpy(dtype=np.float64)
     last: dict[str, float] = {}
     for name, send, end in sorted(zip(waiting["model"].astype(str), sends, ends, strict=True), key=lambda one: one[2]):
-        if name not in last or end - last[name] > LONG_LOAD_S or _worked_between(spans, name, last[name], end):
+        if name not in last or end - last[name] > LONG_LOAD_S or _worked_between(work, name, last[name], end):
             yield name, send, end
             last[name] = end
 
 
-def _worked_between(spans: dict[str, Spans], name: str, since: float, until: float) -> bool:
+def _worked_between(work: dict[str, Depth], name: str, since: float, until: float) -> bool:
     """Whether work on another model than this began in that time."""
-    return any(
-        np.searchsorted(begins, until, side="left") > np.searchsorted(begins, since, side="right")
-        for other, (begins, _) in spans.items()
-        if other != name
-    )
+    begins = np.concatenate([depth.busy_from for other, depth in work.items() if other != name])
+    return bool(((begins > since) & (begins < until)).any())
 
 
-def _beside(one: Spans, other: Spans) -> bool:
+def _beside(one: Depth, other: Depth) -> bool:
     """Whether two models were at work at the same time for more than stamps can be off."""
-    least = min(_length(one), _length(other))
-    return least > 0 and _shared(one, other) > OVERLAP_SHARE * least
+    least = min(time_of_all(one), time_of_all(other))
+    return least > 0 and time_of_all(one, other) > OVERLAP_SHARE * least
 
 
-def _beside_work(spans: dict[str, Spans], loads: Sequence[tuple[str, float, float]]) -> bool:
+def _beside_work(work: dict[str, Depth], loads: Sequence[tuple[str, float, float]]) -> bool:
     """Whether models were loaded while another was worked on, as where each is unloaded after its answer.
 
     Loads that waited for work to end take about as long from there on. One that went on beside it may end soon after it.
     """
-    ends = np.concatenate([over for _, over in spans.values()])
+    ends = np.concatenate([depth.idle_from for depth in work.values()])
     inside = [ends[(ends >= send) & (ends <= end)] for _, send, end in loads]
     since = [end - float(each.max()) for (_, _, end), each in zip(loads, inside, strict=True) if len(each)]
     return bool(since) and min(since) < SOONER * float(np.median(since))
-
-
-def _union(parts: Sequence[Spans]) -> Spans:
-    """Return spans that do not overlap and cover the same time."""
-    begins, ends = (np.concatenate(side) for side in zip(*parts, strict=True))
-    if not len(begins):
-        return begins, ends
-    order = np.argsort(begins, kind="stable")
-    begins, ends = begins[order], np.maximum.accumulate(ends[order])
-    fresh = np.append(True, begins[1:] > ends[:-1])
-    return begins[fresh], ends[np.append(np.flatnonzero(fresh)[1:] - 1, len(ends) - 1)]
-
-
-def _shared(one: Spans, other: Spans) -> float:
-    """Return for how long both are: each side's spans are in order and do not overlap."""
-    begins, ends = other
-    if not len(begins):
-        return 0.0
-    before = np.concatenate(([0.0], np.cumsum(ends - begins)))  # covered by the other up to each of its spans
-
-    def covered(t: FloatArray) -> FloatArray:
-        last = np.searchsorted(begins, t, side="right")
-        inside = np.clip(t - begins[np.maximum(last - 1, 0)], 0.0, (ends - begins)[np.maximum(last - 1, 0)])
-        return np.where(last > 0, before[np.maximum(last - 1, 0)] + inside, 0.0)
-
-    return float((covered(one[1]) - covered(one[0])).sum())
-
-
-def _length(spans: Spans) -> float:
-    return float((spans[1] - spans[0]).sum())

@@ -5,7 +5,7 @@ joules a token = mean watts over the level's window / output tokens a second in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.files.samples import Machine
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.text import counted, listed, percent, seconds
 
@@ -156,16 +157,12 @@ def _free_spans(run: RunData, first: float) -> list[tuple[tuple[float, float], s
     known = send.notna() & end.notna()
     if not known.any():
         return []
-    begun, over = (values[known].to_numpy(dtype=np.float64) for values in (send, end))
-    order = np.argsort(begun)
-    begun, last = begun[order], np.maximum.accumulate(over[order])
-    spans = [((first + AFTER_WORK_S, float(begun[0]) - BEFORE_WORK_S), "before the first request")]
-    spans += [
-        ((float(last[i]) + AFTER_WORK_S, float(begun[i + 1]) - BEFORE_WORK_S), "between requests")
-        for i in np.flatnonzero(begun[1:] > last[:-1] + AFTER_WORK_S + BEFORE_WORK_S)
-    ]
-    spans.append(((float(last[-1]) + AFTER_WORK_S, np.inf), "after the last answer"))
-    return [span for span in spans if span[0][1] > span[0][0]]
+    at_work = Depth.of(*(values[known].to_numpy(dtype=np.float64) for values in (send, end)))
+    free_from = [first, *at_work.idle_from.tolist()]
+    free_until = [*at_work.busy_from.tolist(), np.inf]
+    where = ["before the first request", *["between requests"] * (len(free_from) - 2), "after the last answer"]
+    spans = [(since + AFTER_WORK_S, until - BEFORE_WORK_S) for since, until in zip(free_from, free_until, strict=True)]
+    return [(span, name) for span, name in zip(spans, where, strict=True) if span[1] > span[0]]
 
 
 def _idle_use(run: RunData, machine: Machine) -> float | None:
@@ -235,19 +232,11 @@ def level_energy(meters: Meters, level: dict[str, Any]) -> dict[str, Any] | str:
 def _per_token_and_request(level: dict[str, Any], watts: float, idle: float | None) -> dict[str, Any]:
     """Return joules a token and a request, and tokens/s a watt."""
     above = None if idle is None or watts <= idle else watts - idle
-    found: dict[str, Any] = {}
-    for name, rate in _divisors(level):
-        found[f"joules_per_{name}"] = watts / rate
-        found[f"joules_per_{name}_above_idle"] = None if above is None else above / rate
     tokens = level.get("output_tokens_per_s")
+    # input tokens only where there are no others, since nothing tells apart what each kind takes
+    found: dict[str, Any] = {}
+    for name in ("output_token" if tokens else "input_token", "request"):
+        if rate := level.get(f"{name}s_per_s"):
+            found[f"joules_per_{name}"] = watts / rate
+            found[f"joules_per_{name}_above_idle"] = None if above is None else above / rate
     return {**found, "output_tokens_per_s_per_watt": tokens / watts if tokens and watts > 0 else None}
-
-
-def _divisors(level: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield what energy is divided by; input tokens where there are no others, since nothing tells the two apart."""
-    if rate := level.get("output_tokens_per_s"):
-        yield "output_token", rate
-    elif rate := level.get("input_tokens_per_s"):
-        yield "input_token", rate
-    if rate := level.get("requests_per_s"):
-        yield "request", rate

@@ -44,10 +44,15 @@ class PromptLengthSeries:
     points: tuple[PromptLengthPoint, ...]
     memory_of: str | None  # which memory was sampled, e.g. "GPU memory"
 
+    def known(self, figure: str) -> list[tuple[float, float]]:
+        """Return prompt tokens and one figure of the points that have it, by the name of its field."""
+        found = [(point.tokens, getattr(point, figure)) for point in self.points]
+        return [pair for pair in found if pair[1] is not None]
+
     @property
     def ttft_per_token_s(self) -> float | None:
         """Growth of TTFT p50 per prompt token, between the shortest and the longest prompt; seconds."""
-        known = [(point.tokens, point.ttft_s) for point in self.points if point.ttft_s is not None]
+        known = self.known("ttft_s")
         if len(known) < FEWEST_LENGTHS or known[-1][0] <= known[0][0]:
             return None
         return (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0])
@@ -80,14 +85,14 @@ def prefill_speed(run: RunData) -> FloatArray:
     It is uncached prompt tokens / prefill time, or / TTFT where the server reports no prefill time. With a warm prefix cache
     it is unknown, because most servers count tokens from the cache as evaluated.
     """
-    if (run.facts.get("scenario") or {}).get("warm_cache"):
+    if run.fact("scenario", "warm_cache"):
         return np.full(len(run.requests), np.nan)
     tokens, seconds = prefill.uncached(run), run.column("prefill_s")
     if not (seconds > 0).any():
         seconds = run.column("ttft_s")
     usable = at_work.lone(run) & (tokens > 0) & (seconds > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(usable, tokens / seconds, np.nan), dtype=np.float64)
+        return np.where(usable, tokens / seconds, np.nan)
 
 
 def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:
@@ -107,22 +112,18 @@ def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list
 
 def _series(run: RunData, seen: Machine, group: list[dict[str, Any]]) -> PromptLengthSeries:
     shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
-    name, frame, column = _sampled_memory(run, seen)
-    points = tuple(_point_of(run, level, frame, column) for level in group)
+    name, at, held = _sampled_memory(run, seen)
+    points = tuple(_point_of(run, level, at, held) for level in group)
     known = any(point.memory is not None for point in points)
     return PromptLengthSeries(" · ".join(shared), points, name if known else None)
 
 
-def _point_of(run: RunData, level: dict[str, Any], frame: pd.DataFrame | None, column: str) -> PromptLengthPoint:
+def _point_of(run: RunData, level: dict[str, Any], at: FloatArray, held: FloatArray) -> PromptLengthPoint:
     prompts = run.column("prompt_tokens")[run.good(level["index"])]
     prompts = prompts[np.isfinite(prompts)]
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
     rows = run.requests[run.of_level(level["index"])]
-    held = None
-    if frame is not None and rows["send"].notna().any():
-        t, values = samples.known_values(frame, column)
-        inside = values[(t >= rows["send"].min()) & (t <= rows["end"].max())]
-        held = float(inside.max()) if len(inside) else None
+    during = held[(at >= rows["send"].min()) & (at <= rows["end"].max())]
     return PromptLengthPoint(
         level=level["index"],
         asked=level["input_tokens"],
@@ -131,23 +132,28 @@ def _point_of(run: RunData, level: dict[str, Any], frame: pd.DataFrame | None, c
         ttft_p95_s=ttft.get("p95"),
         prefill_per_s=speed.get("p50"),
         n=ttft.get("n", 0),
-        memory=held,
+        memory=float(during.max()) if len(during) else None,
     )
 
 
-def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
-    """Return the sampled memory that is closest to the model: of the GPU, of the model, or of the server's process."""
+def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, FloatArray, FloatArray]:
+    """Return what was sampled that is closest to the model's memory, and instants and bytes of it.
+
+    It is the memory of the GPU, of the model, or of the server's process; no instants where none was sampled.
+    """
     if seen.gpus is not None and "memory_used" in seen.gpus:
-        return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", seen.gpus, "memory_used"
-    name = (run.facts.get("target") or {}).get("model")
-    loaded = [(t, model) for t, models in seen.models for model in models if model.get("name") == name]
+        return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", *samples.known_values(seen.gpus, "memory_used")
+    name = run.fact("target", "model")
+    loaded = [
+        (t, model.get("size") or np.nan) for t, models in seen.models for model in models if model.get("name") == name
+    ]
     if loaded:
-        rows = [(t, float(model.get("size") or np.nan)) for t, model in loaded]
-        return f"The model's memory{seen.mark('ollama')}", pd.DataFrame(rows, columns=["t", "size"]), "size"
+        frame = pd.DataFrame(loaded, columns=["t", "size"])
+        return f"The model's memory{seen.mark('ollama')}", *samples.known_values(frame, "size")
     for host, frame in seen.hosts.items():
         if "server_memory" in frame:
-            return f"Memory of the server's process on {host}", frame, "server_memory"
-    return "", None, ""
+            return f"Memory of the server's process on {host}", *samples.known_values(frame, "server_memory")
+    return "", np.zeros(0), np.zeros(0)
 
 
 # -- sentences ------------------------------------------------------------------------------------------------------
@@ -161,7 +167,7 @@ def prompt_length_sentences(series: PromptLengthSeries) -> list[str]:
 
 def _prefill_sentence(series: PromptLengthSeries) -> str | None:
     """Say how the speed of reading prompts changes with their length; None with fewer than two speeds."""
-    known = [(point.tokens, point.prefill_per_s) for point in series.points if point.prefill_per_s is not None]
+    known = series.known("prefill_per_s")
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]
@@ -179,22 +185,22 @@ def _prefill_sentence(series: PromptLengthSeries) -> str | None:
 
 def _ttft_sentence(series: PromptLengthSeries) -> str | None:
     """Say what TTFT costs a further prompt token; None with fewer than two lengths."""
-    known = [point for point in series.points if point.ttft_s is not None]
     slope = series.ttft_per_token_s
     if slope is None:
         return None
-    first, last = known[0], known[-1]
-    counts = sorted({point.n for point in known})
+    known = series.known("ttft_s")
+    (low, first), (high, last) = known[0], known[-1]
+    counts = sorted({point.n for point in series.points if point.ttft_s is not None})
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
-        f"TTFT p50 went from {seconds(first.ttft_s or 0.0)} at {tokens(first.tokens)} to {seconds(last.ttft_s or 0.0)} at "
-        f"{length(last.tokens)}: {seconds(slope)} for each token ({each} requests a length)."
+        f"TTFT p50 went from {seconds(first)} at {tokens(low)} to {seconds(last)} at "
+        f"{length(high)}: {seconds(slope)} for each token ({each} requests a length)."
     )
 
 
 def _memory_sentence(series: PromptLengthSeries) -> str | None:
     """Say whether memory in use follows the prompts' length; None where it was sampled at fewer than two lengths."""
-    known = [(point.tokens, point.memory) for point in series.points if point.memory is not None]
+    known = series.known("memory")
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]

@@ -22,8 +22,8 @@ import orjson
 
 from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
+from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.files.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
-from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import RunFolderError
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import SCHEMA, FileHeader, Outcome, newer, read_line, read_lines

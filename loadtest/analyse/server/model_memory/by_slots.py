@@ -18,15 +18,13 @@ WEIGHTS_OFF = 0.02  # by which weights may be estimated too high
 
 def granted_context(run: RunData) -> int | None:
     """Return the context of the model in tokens, as the server reported it at the run's end, else before it."""
-    server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
-    context = loaded.get("context_length") or server.get("context")
+    context = run.fact("server_at_end", "context_length") or run.fact("server", "context")
     return int(context) if context else None
 
 
 def context_sentences(run: RunData) -> list[str]:
     """Return a sentence on the context where the server granted another one than was asked for."""
-    scenario, server = run.facts.get("scenario") or {}, run.facts.get("server") or {}
-    asked, given = server.get("context_asked") or scenario.get("num_ctx"), granted_context(run)
+    asked, given = run.fact("server", "context_asked") or run.fact("scenario", "num_ctx"), granted_context(run)
     if not asked or not given or asked == given:
         return []
     return [f"The model has a context of {given} tokens, by the server's word; --num-ctx asked for {asked}."]
@@ -62,7 +60,7 @@ class MemoryBySlots:
 
 def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     """Return memory by slots from the facts of a run, or a sentence on what is missing."""
-    size = (run.facts.get("server_at_end") or {}).get("size")
+    size = run.fact("server_at_end", "size")
     if not size:
         return "memory unknown: the server does not say what the loaded model takes."
     if slots.estimate is None or not slots.limit:
@@ -70,7 +68,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     context = granted_context(run)
     if not context:
         return "memory unknown: the server does not say how long its context is."
-    details = ((run.facts.get("server") or {}).get("facts") or {}).get("details") or {}
+    details = run.fact("server", "facts", "details") or {}
     cache = cache_of(details.get("architecture") or {}, str(details.get("family") or ""))
     if cache is None:
         return "memory unknown: the run does not hold the model's layers and KV heads."
@@ -90,15 +88,14 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
 
 def _facts(run: RunData) -> Facts:
     """Return what the run holds of its model; raise ScenarioError where that is not enough."""
-    said = (run.facts.get("server") or {}).get("facts") or {}
-    name = str((run.facts.get("target") or {}).get("model") or "unknown model")
+    said = run.fact("server", "facts") or {}
+    name = str(run.fact("target", "model") or "unknown model")
     return facts_of_server(name, said.get("details") or {}, said.get("trained_context"))
 
 
 def plan_of_run(run: RunData, slots: Slots) -> MemoryPlan:
     """Return the estimate for the run's model with its context and slots; raise PredictionError."""
-    server, context = run.facts.get("server") or {}, granted_context(run)
-    count = server.get("slots_said") or slots.estimate
+    context, count = granted_context(run), run.fact("server", "slots_said") or slots.estimate
     if not context or not count:
         missing = "how long its context is" if not context else "how many slots it has, and none were seen"
         raise PredictionError(f"{run.path} does not say {missing}: estimate with --model, --context and --slots.")

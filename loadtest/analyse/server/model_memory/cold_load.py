@@ -68,7 +68,7 @@ class Sampled:
 
 def is_cold(run: RunData) -> bool:
     """Return whether the run had the model unloaded before each request."""
-    return bool((run.facts.get("scenario") or {}).get("unload"))
+    return bool(run.fact("scenario", "unload"))
 
 
 def sampled(run: RunData, seen: Machine) -> dict[str, Sampled]:
@@ -92,32 +92,29 @@ def _server_host(run: RunData, seen: Machine) -> pd.DataFrame | None:
     if elsewhere:
         return elsewhere[0]  # a monitor on another machine is there for the server
     here = seen.hosts.get(run.zero.host or "")
-    url = str((run.facts.get("target") or {}).get("url") or "")
+    url = str(run.fact("target", "url") or "")
     return here if here is not None and (loopback(url) or "server_cpu" in here) else None
-
-
-def file_bytes(run: RunData) -> tuple[int | None, str | None]:
-    """Return the bytes that a load reads, and their source: the model's "file", else its "memory" once loaded."""
-    details = ((run.facts.get("server") or {}).get("facts") or {}).get("details") or {}
-    if details.get("file_size"):
-        return int(details["file_size"]), "file"
-    held = (run.facts.get("server_at_end") or {}).get("size")
-    return (int(held), "memory") if held else (None, None)
 
 
 def cold_load(run: RunData, index: int) -> dict[str, Any]:
     """Return plain JSON on the loads of a level: seconds, bytes, bytes per second; a None has its reason beside it.
 
     `load_s` describes all loads. `first_s` and `later_p50_s` separate the first load from later ones, which may have found
-    the file in the page cache. `loads` holds each load with its memories before and after.
+    the file in the page cache. `loads` holds each load with its memories before and after. `bytes` are those of the model's
+    "file", else of its "memory" once loaded.
     """
     good = run.good(index)
     times, sent = run.column("load_s")[good], run.column("send")[good]
     known = np.isfinite(times)
     times, sent = times[known], sent[known]
-    held, from_what = file_bytes(run)
+    file, loaded = run.fact("server", "facts", "details", "file_size"), run.fact("server_at_end", "size")
+    held = int(file or loaded or 0) or None
     watched = sampled(run, samples.read_machine(run))
-    loads = [_load_figures(float(at), float(took), held, watched) for at, took in zip(sent, times, strict=True)]
+    loads: list[dict[str, Any]] = []
+    for at, took in zip(sent.tolist(), times.tolist(), strict=True):
+        changes = {key: memory.change(at, at + took) for key, memory in watched.items()}
+        grew = {key: change and {"before": change[0], "after": change[1]} for key, change in changes.items()}
+        loads.append({"start_s": at, "load_s": took, "bytes_per_s": held / took if held and took > 0 else None, **grew})
     typical = float(np.median(times)) if len(times) else None
     reasons = {
         f"{key}_reason": watched[key].reason or TOO_RARE
@@ -130,19 +127,11 @@ def cold_load(run: RunData, index: int) -> dict[str, Any]:
         "first_s": loads[0]["load_s"] if loads else None,
         "later_p50_s": float(np.median(times[1:])) if len(times) > 1 else None,
         "bytes": held,
-        "bytes_from": from_what,
+        "bytes_from": "file" if file else "memory" if held else None,
         "bytes_per_s": held / typical if held and typical else None,
         "loads": loads,
         **reasons,
     }
-
-
-def _load_figures(at: float, took: float, held: int | None, watched: dict[str, Sampled]) -> dict[str, Any]:
-    found: dict[str, Any] = {"start_s": at, "load_s": took, "bytes_per_s": held / took if held and took > 0 else None}
-    for key, one in watched.items():
-        change = one.change(at, at + took)
-        found[key] = {"before": change[0], "after": change[1]} if change else None
-    return found
 
 
 def grown(load: dict[str, Any], key: str) -> float | None:

@@ -99,12 +99,12 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     if said is not None:
         what = "loaded model, as the server says (/api/ps)"
         readings.append(MemoryReading("ollama", what, said.size, plan.loaded, run.simulated is not None))
-    if (on_gpus := _on_gpus(run, machine)) is not None and (said is None or vram == said.size):
-        # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
-        readings.append(_gpu_reading(machine, on_gpus, plan))
+    # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
+    if (said is None or vram == said.size) and (on_gpus := _on_gpus(run, machine, plan)) is not None:
+        readings.append(on_gpus)
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
-    slots_said = (run.facts.get("server") or {}).get("slots_said")
+    slots_said = run.fact("server", "slots_said")
     slots_from = "server" if slots_said else "inferred" if slots.limit else "assumed"
     return MemoryComparison(plan, slots_from, tuple(readings), vram, run.simulated is not None)
 
@@ -113,44 +113,35 @@ def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
     """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
-    name, end = (run.facts.get("target") or {}).get("model"), run.last_end
-    seen = (
-        model
-        for t, models in reversed(machine.models)
-        if t <= end
-        for model in models
-        if model.get("name") in (name, f"{name}:latest")
-    )
-    return next(seen, None)
+    name = run.fact("target", "model")
+    seen = [model for t, models in machine.models if t <= run.last_end for model in reversed(models)]
+    return next((model for model in reversed(seen) if model.get("name") in (name, f"{name}:latest")), None)
 
 
-def _on_gpus(run: RunData, machine: Machine) -> int | None:
-    """Return the most GPU memory in use while requests ran, bytes; None where no GPU of the server was sampled."""
+def _on_gpus(run: RunData, machine: Machine, plan: MemoryPlan) -> MemoryReading | None:
+    """Return the most GPU memory in use while requests ran; None where no GPU of the server was sampled."""
     frame = machine.gpus
     if frame is None or "memory_used" not in frame:
         return None
-    if frame.attrs["source"] == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
+    source = str(frame.attrs["source"])
+    if source == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
         return None
     t, used = samples.known_values(frame, "memory_used")
     during = used[(t >= 0) & (t <= run.last_end)]
-    return int(during.max()) if len(during) else None
+    if not len(during):
+        return None
+    name = {"nvidia": "the NVIDIA driver", "dcgm": "DCGM"}.get(source, source)
+    many = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
+    what = f"GPU memory in use{many}, the most ({name})"
+    estimate = plan.total + plan.driver * (max(machine.gpu_count, 1) - 1)
+    return MemoryReading(source, what, int(during.max()), estimate, bool(machine.mark(source)))
 
 
 def same_machine(run: RunData, sampled: str) -> bool:
     """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
-    url = str((run.facts.get("target") or {}).get("url") or "")
-    client = (run.facts.get("client") or {}).get("host")
+    url = str(run.fact("target", "url") or "")
+    client = run.fact("client", "host")
     return sampled != client or loopback(url) or (origin(url) or ("", None))[1] == client
-
-
-def _gpu_reading(machine: Machine, used: int, plan: MemoryPlan) -> MemoryReading:
-    assert machine.gpus is not None
-    source = str(machine.gpus.attrs["source"])
-    many = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
-    name = {"nvidia": "the NVIDIA driver", "dcgm": "DCGM"}.get(source, source)
-    drivers = plan.driver * (max(machine.gpu_count, 1) - 1)
-    what = f"GPU memory in use{many}, the most ({name})"
-    return MemoryReading(source, what, used, plan.total + drivers, bool(machine.mark(source)))
 
 
 # -- words ----------------------------------------------------------------------------------------------------------
@@ -171,12 +162,13 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
 def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, str]]:
     """Return table rows of part, estimate, measurement, difference and source; an unknown cell is empty."""
     lines = [(part, size, "", "", where) for part, size, where in _part_rows(found)]
+    what_server_counts = "all but the driver" if found.plan.gpu else "weights and KV cache"
     for reading in found.readings:
         difference = reading.size - reading.estimate
         sign = "+" if difference > 0 else "−" if difference < 0 else ""
         lines.append(
             (
-                _what(found.plan) if reading.by == "ollama" else "all",
+                what_server_counts if reading.by == "ollama" else "all",
                 binary_size(reading.estimate),
                 binary_size(reading.size),
                 f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
@@ -184,10 +176,6 @@ def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, s
             )
         )
     return lines
-
-
-def _what(plan: MemoryPlan) -> str:
-    return "all but the driver" if plan.gpu else "weights and KV cache"
 
 
 def difference_sentences(found: MemoryComparison | None) -> list[str]:

@@ -24,10 +24,8 @@ from loadtest.analyse.server.timing.steps import Steps
 
 # of its history behind what all conversations begin with; a turn that had as much cached found its conversation
 KEPT_SHARE = 0.5
-FEWEST_FIRST, WHOLE = (
-    4,
-    0.9,
-)  # first turns that show what all begin with; share of a prompt that was sent before as it is
+FEWEST_FIRST = 4  # first turns that show what all begin with
+WHOLE = 0.9  # of a prompt; with more of it cached it was sent before as it is
 # Of later turns; with fewer judged, the share that was cached is unknown: a cached prompt is short, overlaps fewer others,
 # and is judged more often.
 LEAST_JUDGED = 0.6
@@ -41,7 +39,7 @@ class CacheUse:
     history: FloatArray  # the turn before it, with its answer: what a cache could hold; 0 for a first turn
     source: str  # SERVER, INFERRED or UNKNOWN
     method: str  # how `cached` is known, or why it is not; a clause
-    shared: float = 0.0  # tokens that all conversations begin with, as the server counts them
+    shared: float = 0.0  # tokens that all conversations begin with: what first turns had cached, in the median
 
     @property
     def reread(self) -> FloatArray:
@@ -66,17 +64,12 @@ def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     if np.isfinite(said).any():  # Ollama and others leave a count of zero out
         known = np.where(np.isfinite(run.column("prompt_tokens")), np.nan_to_num(said), np.nan)
         method = "the server says how many prompt tokens of each request it had cached"
-        return CacheUse(known, history, SERVER, method, shared_tokens(run, known) if sessions else 0)
+        first = known[(run.column("turn") == 0) & (known < WHOLE * run.column("prompt_tokens"))]
+        shared = int(np.median(first)) if sessions and len(first) >= FEWEST_FIRST else 0
+        return CacheUse(known, history, SERVER, method, shared)
     found, reason = inferred_cache.infer_cached(run, slots, steps, history, answered)
     source = UNKNOWN if found is None else INFERRED
     return CacheUse(np.full(len(said), np.nan) if found is None else found, history, source, reason)
-
-
-def shared_tokens(run: RunData, cached: FloatArray) -> int:
-    """Return how many tokens all conversations begin with: what first turns had cached, in the median."""
-    prompt = run.column("prompt_tokens")
-    first = cached[(run.column("turn") == 0) & (cached < WHOLE * prompt)]
-    return int(np.median(first)) if len(first) >= FEWEST_FIRST else 0
 
 
 def _history(run: RunData) -> tuple[FloatArray, FloatArray]:
@@ -102,7 +95,7 @@ def session_keys(run: RunData) -> pd.DataFrame:
     conversations have numbers of their own.
     """
     frame = run.requests[["level", "turn"]].copy()
-    apart = run.requests["warmup"].to_numpy(dtype=np.bool_) & ~np.isfinite(run.column("concurrency"))
+    apart = run.flag("warmup") & ~np.isfinite(run.column("concurrency"))
     frame["session"] = np.where(apart, -1.0 - run.column("session"), run.column("session"))
     return frame.reset_index(drop=True)
 

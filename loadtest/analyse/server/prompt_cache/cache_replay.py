@@ -58,7 +58,7 @@ def replay(run: RunData, slots: Slots, use: CacheUse) -> CacheReplay | None:
 
     It takes conversations, a known number of slots that keep prompts (not pages), and known cached tokens.
     """
-    number = (run.facts.get("server") or {}).get("slots_said") or (slots.estimate if slots.limit else None)
+    number = run.fact("server", "slots_said") or (slots.estimate if slots.limit else None)
     if number is None or is_paged(run) or use.source == UNKNOWN or not has_turns(run):
         return None
     return replay_on(run, number, use)
@@ -70,15 +70,18 @@ def replay_on(run: RunData, number: int, use: CacheUse) -> CacheReplay:
     kept = later & (expected >= KEPT_SHARE * use.history)
     lost = later & ~kept & np.isfinite(use.kept)
     restored = lost & (use.kept == 1)
-    at_once = _found_a_slot(run, number)
+    send, end = run.column("send"), np.fmax(run.column("end"), run.column("last"))
+    at_once = open_within(send, end, send, send) < number  # no wait for a slot is in their TTFT
     wait = run.column("ttft_s") - run.column("prefill_s")
-    cost = _restore_cost(wait, restored & at_once, kept & (use.kept == 1) & at_once)
+    found = [wait[rows & at_once & np.isfinite(wait)] for rows in (restored, kept & (use.kept == 1))]
+    timed = min(map(len, found)) >= FEWEST_TO_TIME
+    cost = max(float(np.median(found[0]) - np.median(found[1])), 0.0) if timed else None
     return CacheReplay(number, kept, lost, restored, cost)
 
 
 def is_paged(run: RunData) -> bool:
     """Whether the server keeps prompts in pages of one cache, as vLLM does: that is not modelled."""
-    return (run.facts.get("server") or {}).get("kind") == "vllm"
+    return bool(run.fact("server", "kind") == "vllm")
 
 
 def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
@@ -101,19 +104,6 @@ def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
     if seen >= NEARLY_ALL_TURNS * most:
         return float(sizes[int(np.argmax(shares >= NEARLY_ALL_TURNS * most))]), False
     return float(sizes[int(np.argmin(np.abs(shares - seen)))]), True
-
-
-def _restore_cost(wait: FloatArray, restored: BoolArray, in_slot: BoolArray) -> float | None:
-    waits = [wait[rows & np.isfinite(wait)] for rows in (restored, in_slot)]
-    if min(map(len, waits)) < FEWEST_TO_TIME:
-        return None
-    return max(float(np.median(waits[0]) - np.median(waits[1])), 0.0)
-
-
-def _found_a_slot(run: RunData, slots: int) -> BoolArray:
-    """Mark the requests that were sent while fewer others were in flight than there are slots."""
-    send, end = run.column("send"), np.fmax(run.column("end"), run.column("last"))
-    return np.asarray(open_within(send, end, send, send) < slots, dtype=np.bool_)
 
 
 def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:

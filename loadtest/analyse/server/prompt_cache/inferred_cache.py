@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -43,20 +42,13 @@ EARNED = 6.0
 # Whether answers are read again: by so many prefills, and where one way misses them by so many times as much as the other.
 # Where that does not tell, turns are not judged whose prompts are the last answer for more than this share.
 FEWEST_TELLING, BETTER, MOST_UNKNOWN = 6, 1.25, 0.1
-FAR_HISTORY = 3.0  # times the longest first turn, from which on a time between that of all and of the new part is told nothing from
+# Times the longest first turn: of longer prompts a time between that of the whole prompt and of its new part tells nothing.
+FAR_HISTORY = 3.0
 OUTLYING_SCATTERS = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
 NOT_MADE_UP = (
     "the server does not say how much it had cached, and only made-up conversations, which begin with a text of their own, "
     "show it by their times"
 )
-
-
-class _LonePrefills(NamedTuple):
-    """The prefills that no other prompt shared: what they took, and beside how many streams; one entry per request."""
-
-    alone: BoolArray
-    spent: FloatArray
-    beside: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +62,7 @@ class ColdLine:
 
     def seconds(self, read: FloatArray, prompt: FloatArray) -> FloatArray:
         """Return the time of `read` tokens at the end of prompts of so many."""
-        return np.asarray(self.a + self.b * read + self.c * read * (prompt - read / 2), dtype=np.float64)
+        return self.a + self.b * read + self.c * read * (prompt - read / 2)
 
 
 def infer_cached(
@@ -81,35 +73,35 @@ def infer_cached(
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
         return None, NOT_MADE_UP
     gaps = read_gaps(run, slots)
-    prefills = _prefills_alone(run, gaps, slots)
+    alone, spent, streams = _prefills_alone(run, gaps, slots)
     prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
     n_batch = steps.prefill.n_batch if steps.prefill else 512
     law = StepLaw(table=step_table(steps.times, steps.slope_s, neighbours=False)) if steps.times else None
 
-    def beside(read: FloatArray, streams: FloatArray) -> FloatArray:
-        """Return what the streams beside a prompt took: a step for each of its batches."""
+    def shared(read: FloatArray, streams: FloatArray) -> FloatArray:
+        """Return what the streams beside prompts took, of which so many tokens were read: a step for each batch."""
         batches = 1.0 if n_batch is None else np.ceil(read / np.maximum(n_batch - streams, 1))
-        return np.asarray(np.where(streams > 0, batches * _steps_of(law, streams), 0.0), dtype=np.float64)
+        return np.where(streams > 0, batches * _steps_of(law, streams), 0.0)
 
-    known = prefills.alone & (prompt > 0) & ((prefills.beside == 0) | (law is not None))
-    least = np.where(known, _steps_of(law, prefills.beside + 1), 0.0)
+    known = alone & (prompt > 0) & ((streams == 0) | (law is not None))
+    least = np.where(known, _steps_of(law, streams + 1), 0.0)
     cold = known & (turn == 0)
-    line, reason = fit_cold(prompt[cold], prefills.spent[cold] - beside(prompt[cold], prefills.beside[cold]))
+    taken = spent - shared(prompt, streams)
+    line, reason = fit_cold(prompt[cold], taken[cold])
     if line is None:
         return None, reason
     rows = known & (turn > 0) & np.isfinite(history)
-    taken = prefills.spent - beside(prompt, prefills.beside)
-    seen = rows & (prefills.spent > VISIBLE * least)  # a shorter prefill is hidden behind a step, and tells no more
+    seen = rows & (spent > VISIBLE * least)  # a shorter prefill is hidden behind a step, and tells no more
     ways = [(held, *_refined(line, cold, seen, taken, prompt, held)) for held in (history, history - answered)]
     again = _read_again(*(off for _, _, off in ways))
     history, line, _ = ways[1 if again else 0]
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
-        whole = line.seconds(read, prompt[rows]) + beside(read, prefills.beside[rows])
+        whole = line.seconds(read, prompt[rows]) + shared(read, streams[rows])
         return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
-    cached[rows] = _cached(prefills.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
+    cached[rows] = _cached(spent[rows], prompt[rows], history[rows], time_of, line.scatter)
     far = prompt > FAR_HISTORY * prompt[cold].max()  # where the line was never seen
     cached[rows & far & (cached > 0) & (cached < history)] = np.nan
     if again is None:  # then a turn that found its history may have read as much more
@@ -120,15 +112,10 @@ def infer_cached(
     )
 
 
-class _Refined(NamedTuple):
-    line: ColdLine
-    off: FloatArray  # by how much it misses turns that found their history, as logarithms
-
-
 def _refined(
     line: ColdLine, cold: BoolArray, seen: BoolArray, taken: FloatArray, prompt: FloatArray, held: FloatArray
-) -> _Refined:
-    """Return the line of first turns and of later ones that found what they held, with how well it gives these back."""
+) -> tuple[ColdLine, FloatArray]:
+    """Return the line of first turns and of later ones that found what they held, and by how much it misses these, as logarithms."""
     kept, read = np.zeros(len(cold), dtype=np.bool_), prompt
     for _ in range(REFINEMENTS):
         kept = seen & _found_history(line, taken, prompt, held)
@@ -139,7 +126,7 @@ def _refined(
             break
         line = finer
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _Refined(line, np.abs(np.log(taken[kept] / line.seconds(read, prompt)[kept])))
+        return line, np.abs(np.log(taken[kept] / line.seconds(read, prompt)[kept]))
 
 
 def _read_again(plain: FloatArray, more: FloatArray) -> bool | None:
@@ -158,7 +145,7 @@ def _found_history(line: ColdLine, taken: FloatArray, prompt: FloatArray, histor
     with np.errstate(divide="ignore", invalid="ignore"):
         new = np.log(taken / line.seconds(np.maximum(prompt - history, 1.0), prompt))
         whole = np.log(taken / line.seconds(prompt, prompt))
-    return np.asarray(np.abs(new) < np.abs(whole), dtype=np.bool_)
+    return np.abs(new) < np.abs(whole)
 
 
 def _cached(
@@ -186,8 +173,10 @@ def _cached(
     return np.where(told, np.clip(prompt - read, 0.0, np.maximum(history, 0.0)), np.nan)
 
 
-def _prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots) -> _LonePrefills:
-    """Find the prefills that no other prompt shared: by the server's durations, else from send to first token.
+def _prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots) -> tuple[BoolArray, FloatArray, FloatArray]:
+    """Mark the prefills that no other prompt shared, and return what each took, and beside how many streams.
+
+    They lasted as the server's durations say, else from send to first token.
 
     Without durations a request also must not have waited for a slot: then it found fewer streams at work than there are
     slots, or none.
@@ -203,7 +192,7 @@ def _prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots) -> _LonePrefill
     if not told:
         free = slots.estimate if slots.limit and slots.estimate else 1
         alone &= beside < free
-    return _LonePrefills(np.asarray(alone, dtype=np.bool_), spent, beside)
+    return alone, spent, beside
 
 
 def fit_cold(tokens: FloatArray, seconds: FloatArray) -> tuple[ColdLine | None, str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import uncached
@@ -38,7 +38,7 @@ class LoadPattern:
 
 def load_pattern(run: RunData, slots: Slots) -> LoadPattern:
     """Read from the records how the run sent its requests."""
-    warm = np.asarray(run.requests["warmup"], dtype=np.bool_)
+    warm = run.flag("warmup")
     levels = run.requests["level"].to_numpy()
     send, last = run.column("send"), run.column("last")
     begun = run.column("first_token") - run.column("prefill_s")
@@ -73,7 +73,7 @@ def load_pattern(run: RunData, slots: Slots) -> LoadPattern:
 
 def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return uncached prompt and output tokens of the measured requests, paired; raise PredictionError without any."""
-    good = np.asarray(run.requests["ok"] & ~run.requests["warmup"], dtype=np.bool_)
+    good = run.flag("ok") & ~run.flag("warmup")
     prompts, outputs = uncached(run)[good], run.column("output_tokens")[good]
     known = np.isfinite(prompts) & np.isfinite(outputs) & (prompts >= 1) & (outputs >= 1)
     if not known.any():
@@ -86,9 +86,8 @@ def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
             f"No prediction: the server does not say how many tokens {' and '.join(missing or ('the same requests',))} have."
         )
     pairs = np.stack((prompts[known], outputs[known]), axis=1).astype(np.int64)
-    if len(pairs) > MOST_PAIRS:
-        pairs = pairs[np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(np.int64)]
-    return tuple(int(value) for value in pairs[:, 0]), tuple(int(value) for value in pairs[:, 1])
+    prompts, outputs = pairs[evenly(len(pairs), MOST_PAIRS)].T
+    return tuple(prompts.tolist()), tuple(outputs.tolist())
 
 
 class Admission(NamedTuple):
@@ -115,13 +114,13 @@ def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
     free, edge = np.where(queued, gaps.requests.free, 0.0), gaps.requests.edge_s
     others = gaps.decoding_at(free + edge)
     beside, missed = queued & (others > 0), _missed(gaps, others, steps)
-    caught = float(1 - missed[beside].mean()) if beside.sum() >= FEWEST_RACES else _caught_usually(run)
+    usual = 0.0 if _llama_server(run) is False else ASSUMED_CAUGHT
+    caught = float(1 - missed[beside].mean()) if beside.sum() >= FEWEST_RACES else usual
     apart = _apart(open_to[known], gaps.requests.started[known], step, edge)
     at = np.where(queued, gaps.requests.started, 0.0)
     begun, over = np.searchsorted(gaps.requests.starts, at - edge), np.searchsorted(gaps.requests.ends, at + edge)
-    relayed = (
-        queued & ~missed & (begun <= over)
-    )  # no other prompt was on its way, of which a slice may have come between
+    # Only where no other prompt was on its way, of which a slice may have come between.
+    relayed = queued & ~missed & (begun <= over)
     relays = np.maximum((gaps.requests.started - gaps.requests.free)[relayed], 0.0)
     enough = len(relays) >= FEWEST_RACES
     return Admission(caught, apart, tuple(map(float, relays[:MOST_RELAYS])) if enough else ())
@@ -143,19 +142,12 @@ def _missed(gaps: TokenGaps, others: IntArray, steps: Steps) -> BoolArray:
     return np.asarray((seen > 0) & (started - free > 0.5 * step), dtype=np.bool_)
 
 
-def _caught_usually(run: RunData) -> float:
-    """Return `caught` where the run does not show it: zero for the engine that Ollama had before 0.30."""
-    version = _ollama_version(run)
-    return 0.0 if version is not None and version < LLAMA_SERVER_SINCE else ASSUMED_CAUGHT
-
-
-def _ollama_version(run: RunData) -> tuple[int, ...] | None:
-    """Return (major, minor) of a real Ollama; None for any other server."""
-    server = run.facts.get("server") or {}
-    if server.get("kind") != "ollama" or run.simulated is not None:
+def _llama_server(run: RunData) -> bool | None:
+    """Return whether a real Ollama is new enough to run llama.cpp's server; None for any other server, or of unknown version."""
+    if run.fact("server", "kind") != "ollama" or run.simulated is not None:
         return None
-    numbers = [part for part in str(server.get("version") or "").split(".")[:2] if part.isdigit()]
-    return tuple(map(int, numbers)) if len(numbers) == 2 else None
+    numbers = [part for part in str(run.fact("server", "version") or "").split(".")[:2] if part.isdigit()]
+    return tuple(map(int, numbers)) >= LLAMA_SERVER_SINCE if len(numbers) == 2 else None
 
 
 def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -> float:
@@ -167,7 +159,7 @@ def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -
     begun = np.full(group[-1] + 1 if len(group) else 0, np.inf)
     np.minimum.at(begun, group, started)
     at_once = (begun - open_to[head])[group] < 0.5 * step
-    follower = np.asarray(~head & at_once, dtype=np.bool_)
+    follower = ~head & at_once
     if follower.sum() < FEWEST_RACES:
         return 0.0
     return float((started - begun[group] > max(TAKEN_UP_TOGETHER_S, edge))[follower].mean())
@@ -194,8 +186,7 @@ def pass_rule(run: RunData, slots: Slots, steps: Steps) -> PassRule:
     """Return whether passes are split by neighbouring slots: as the run shows, else by what the server's version does."""
     if steps.neighbours is not None:
         return PassRule(steps.neighbours, None)
-    version = _ollama_version(run)
-    if version is None or version < LLAMA_SERVER_SINCE or (slots.estimate or 0) > 2:
+    if not _llama_server(run) or (slots.estimate or 0) > 2:
         return PassRule(split=False, guess=None)
     return PassRule(
         split=True,

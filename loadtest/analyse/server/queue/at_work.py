@@ -15,7 +15,10 @@ UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came th
 HEADERS_ERROR_S = 0.020  # largest median difference of llama.cpp's headers from its timings (or one token gap)
 MOSTLY_HELD_BACK = 0.5  # of the answers
 TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count as one that reports them
-HELD_UP_S, HELD_UP_GAPS = 0.25, 5  # by which a last token is late, at least, to have been held up on the way
+HELD_UP_S, HELD_UP_GAPS = (
+    0.25,
+    5,
+)  # seconds, and token gaps: a last token that is later than both was held up on the way
 GATHERED = 3  # tokens in a read, on average, of most answers: then a proxy gathers them
 LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
 
@@ -26,7 +29,7 @@ def headers_mark_start(run: RunData) -> bool:
     llama.cpp's server sends headers at that moment, but a proxy before it may send them earlier or later. So the wait by
     headers is compared with TTFT − prompt time from the server's own timings, by the median over all requests.
     """
-    timed = (run.column("llamacpp") == 1) & run.requests["ok"].to_numpy(dtype=np.bool_)
+    timed = (run.column("llamacpp") == 1) & run.flag("ok")
     if timed.any() and held_back(run, timed):
         return False
     off = np.abs(run.column("queue_wait_s") - np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0))[timed]
@@ -36,7 +39,7 @@ def headers_mark_start(run: RunData) -> bool:
 
 def held_back(run: RunData, rows: BoolArray | None = None) -> bool:
     """Whether a proxy held most answers back, so that their tokens came together."""
-    held = run.column("held_back_s")[np.asarray(run.requests["ok"], dtype=np.bool_) if rows is None else rows]
+    held = run.column("held_back_s")[run.flag("ok") if rows is None else rows]
     return bool(len(held)) and float((held > 0).mean()) > MOSTLY_HELD_BACK
 
 

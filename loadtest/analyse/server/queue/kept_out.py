@@ -1,5 +1,6 @@
-"""A witness for the slots that needs neither batches nor durations: how many requests were worked on while others waited.
+"""What keeps requests out, by what was worked on while they waited: a number of slots, or a budget of tokens.
 
+The number is a witness for the slots that needs neither batches nor durations.
 Work on a request begins at its first token less the TTFT that it would have had without a wait. That TTFT is an idle
 server's for such a prompt, and what those requests took longer that came while no more were in flight than were seen
 decoding at once. A server with S slots works on exactly S requests for as long as more than S are in flight, whatever
@@ -8,6 +9,9 @@ all of them.
 
 A prompt that was evaluated beside others takes longer than on an idle server, so work seems to begin late. The number at
 work is then too low, never too high: a result below the peak of streams that decoded at once does not count.
+
+Under a budget those at work hold no more tokens of prompts and answers than it, and with the one that waits longest they
+would.
 """
 
 from __future__ import annotations
@@ -16,9 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, evenly
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.overlaps import Depth, last_before, open_within
+from loadtest.analyse.run.overlaps import Depth, freed_in_order, last_before, open_within
 from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
@@ -29,7 +33,7 @@ FEWEST_FOR_LINE = 8  # of different lengths, from which on TTFT is a line in the
 LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, from which on TTFT is a line in the prompt's length
 FEWEST_WAITS = 6  # requests that waited, and …
 WAITS_A_SLOT = 2  # … for each slot
-SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what a TTFT is longer beside others, that may be work on the request
 LEAST_TIME_FULL = 0.8  # of the time with more than S in flight, in which exactly S were at work
 MOST_TIME_ABOVE = 0.05  # of the time with more than S in flight, in which more than S were at work
 # A server that reads one prompt after another makes requests wait for a prefill, not for a slot. It shows where prefills
@@ -39,13 +43,20 @@ NEAR_FIRST = 0.3
 EXPLAINED_BY_LENGTH = 0.8  # of the variance of TTFT, by the prompts' lengths alone
 LEAST_READ = 0.5  # of the time that a prompt takes to read, between its slot's being free and its first token
 SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much
-MOST_LEFT_OUT = 0.9  # of that time may be left out, because a request at work had just ended
+MOST_LEFT_OUT = 0.9  # of the time with more than S in flight, that may be left out as too near to the end of a request
+KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
+FEWEST_REQUESTS = 16  # whose work and tokens are known
+LEAST_SPREAD = 0.03  # of the tokens of a request: with less, a budget is a number
+MOST_PARTS, MOST_BUDGETS = 1500, 400  # of time, and budgets, that are tried
+MOST_LOOKED_AT = 20_000  # requests of a run, the first ones
+CLEARLY = 0.03  # of the time: by so much more must a budget explain than a number does
 
 
 @dataclass(frozen=True, slots=True)
 class UnwaitedTtft:
     """TTFT without a wait: fixed_s + per_token_s · prompt tokens + beside_s · other requests at work, nearly."""
 
+    tokens: FloatArray  # of each request: its prompt's, less those that the server says it had cached
     seconds: FloatArray  # of each request
     longer: FloatArray  # the part of it that is due to other requests at work
     scatter_s: float
@@ -53,36 +64,36 @@ class UnwaitedTtft:
     per_token_s: float
     beside_s: float
 
+    @classmethod
+    def of(cls, run: RunData, requests: RequestInstants, peak: int) -> UnwaitedTtft:
+        """Read it from a run of which `peak` streams were seen decoding at once."""
+        tokens = run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens"))
+        tokens = tokens[np.isfinite(run.column("send"))]
+        idle, scatter, line = _idle_ttft(tokens, requests)
+        longer, beside = _longer_beside_others(requests, idle, peak)
+        return cls(tokens, idle + longer, longer, scatter, *line, beside)
 
-def unwaited_ttft(run: RunData, requests: RequestInstants, peak: int) -> UnwaitedTtft:
-    """Return what TTFT would have been without a wait, where `peak` streams were seen decoding at once."""
-    idle, scatter, line = _idle_ttft(run, requests)
-    longer, beside = _longer_beside_others(requests, idle, peak)
-    return UnwaitedTtft(idle + longer, longer, scatter, *line, beside)
+    def begun(self, requests: RequestInstants, share: float = 1.0) -> FloatArray:
+        """Return when work on each request began, where this `share` of what TTFT is longer beside others counts as work."""
+        spent = self.seconds - (1 - share) * self.longer
+        return np.clip(requests.first - spent, requests.arrived, requests.first)
 
 
-def uncached_tokens(run: RunData) -> FloatArray:
-    """Return the prompt tokens of each request less those that the server says it had cached."""
-    return np.asarray(run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")), dtype=np.float64)
-
-
-def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> tuple[int | None, str] | None:
+def at_work_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, peak: int) -> tuple[int | None, str] | None:
     """Return the slots and the result in words; the slots are None where the time does not agree on a number.
 
     None where hardly any request waited. `peak` streams were seen decoding at once. How much of what a TTFT is longer beside
     others counts as work is not known: a level's first prompts came all at once, and later ones do not. So several shares
     are tried, and the one by which the time agrees best is taken.
     """
-    ttft = unwaited_ttft(run, requests, peak)
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     if seen.sum() < FEWEST_WAITS:
         return None
     found = []
     for share in SHARES_TRIED if ttft.longer.any() else SHARES_TRIED[:1]:
-        spent = (ttft.seconds - (1 - share) * ttft.longer)[seen]
-        begun = np.clip(requests.first[seen] - spent, requests.arrived[seen], requests.first[seen])
-        reading = _reading(requests, seen, begun, ttft.scatter_s, peak)
-        found += [(*reading, float(np.median(spent)))] if reading is not None else []
+        reading = _reading(requests, seen, ttft.begun(requests, share)[seen], ttft.scatter_s, peak)
+        if reading is not None:
+            found.append((*reading, float(np.median((ttft.seconds - (1 - share) * ttft.longer)[seen]))))
     if not found:
         return None
     exact, above, slots, spent_s = max(found, key=lambda one: (one[1] <= MOST_TIME_ABOVE, one[0]))
@@ -91,7 +102,7 @@ def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) ->
     return (slots if exact >= LEAST_TIME_FULL and above <= MOST_TIME_ABOVE else None), said
 
 
-def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int | None, peak: int) -> bool:
+def prompts_read_while_full(requests: RequestInstants, ttft: UnwaitedTtft, slots: int | None) -> bool:
     """Return whether prompts were read while all of so many slots are taken to have been held: then there are more.
 
     A prompt cannot be read sooner than its slot is free. Where first tokens come sooner after that than their prompts take
@@ -100,32 +111,26 @@ def prompts_read_while_full(run: RunData, requests: RequestInstants, slots: int 
     """
     if slots is None:
         return False
-    kept = np.isfinite(run.column("send"))
-    tokens = uncached_tokens(run)[kept]
-    own = unwaited_ttft(run, requests, peak).per_token_s * tokens
+    own = ttft.per_token_s * ttft.tokens
     known = np.isfinite(requests.first) & np.isfinite(requests.last) & np.isfinite(own)
-    arrived, first, own, tokens = requests.arrived[known], requests.first[known], own[known], tokens[known]
-    order = np.argsort(first, kind="stable")[slots:]
-    free = np.sort(requests.last[known])[: len(order)]
-    late = free > arrived[order]
+    arrived, first, own, tokens = requests.arrived[known], requests.first[known], own[known], ttft.tokens[known]
+    free = freed_in_order(np.argsort(first, kind="stable"), requests.last[known], slots)
+    late = free > arrived
     if late.sum() < FEWEST_WAITS:
         return False
-    long = tokens[order][late]
+    long = tokens[late]
     if long.max() >= LEAST_LENGTH_RATIO * long.min():
-        explained = np.corrcoef(long, (first - arrived)[order][late])[0, 1]
+        explained = np.corrcoef(long, (first - arrived)[late])[0, 1]
         if explained > 0 and explained**2 > EXPLAINED_BY_LENGTH:
             return True
-    slow = late & (own[order] > SCATTER_S)
-    return bool(slow.sum() >= FEWEST_WAITS and np.median(((first[order] - free) / own[order])[slow]) < LEAST_READ)
+    slow = late & (own > SCATTER_S)
+    return bool(slow.sum() >= FEWEST_WAITS and np.median(((first - free) / own)[slow]) < LEAST_READ)
 
 
-def idle_while_waiting(run: RunData, requests: RequestInstants, slots: int, peak: int) -> float:
+def idle_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, slots: int) -> float:
     """Return the share of the time with more than `slots` in flight in which nobody was at work: no slot held them back then."""
-    ttft = unwaited_ttft(run, requests, peak)
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
-    if not seen.any():
-        return 0.0
-    begun = np.clip(requests.first - ttft.seconds, requests.arrived, requests.first)[seen]
+    begun = ttft.begun(requests)[seen]
     if requests.told:
         begun = np.fmin(begun, requests.started[seen])
     _, work, asked, seconds = _depths(begun, np.maximum(requests.last[seen], begun), requests.arrived[seen])
@@ -150,10 +155,8 @@ def _reading(
     return (*shares[best], slots) if _waited(begun, requests.first[seen], arrived, gone, slots, scatter) else None
 
 
-def _idle_ttft(run: RunData, requests: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
+def _idle_ttft(tokens: FloatArray, requests: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
     """Return each request's TTFT on an idle server, by how much such a TTFT scatters, and its parts: fixed, a token."""
-    kept = np.isfinite(run.column("send"))
-    tokens = uncached_tokens(run)[kept]
     ttft = requests.first - requests.arrived
     known = np.isfinite(ttft)
     if not known.any():
@@ -186,7 +189,7 @@ def _longer_beside_others(requests: RequestInstants, idle: FloatArray, peak: int
             usual.append(max(float(np.median(longer[mine])), usual[-1]))
     each = usual[-1] / (numbers[-1] - 1) if len(numbers) > 1 else 0.0
     found = np.interp(np.minimum(asked.at(requests.first), peak), numbers, usual)
-    return np.asarray(found, dtype=np.float64), each
+    return found, each
 
 
 def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArray:
@@ -266,3 +269,66 @@ def _waited(
     if LEAST_BUSY < busy < MOST_BUSY and behind_first < NEAR_FIRST * prefill:
         return False
     return behind_end <= max(2 * scatter, 0.5 * float(np.median(usual)))
+
+
+# -- a budget of tokens ------------------------------------------------------------------------------------------------
+
+
+def kv_budget(run: RunData) -> int | None:
+    """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None."""
+    requests = RequestInstants.of(run)
+    peak = requests.peak()
+    if not peak:
+        return None
+    ttft = UnwaitedTtft.of(run, requests, peak)
+    found = at_work_while_waiting(requests, ttft, peak) if not requests.told else None
+    budget = budget_instead_of(run, requests, ttft, found[0] if found is not None else None)
+    return budget[0] if budget is not None else None
+
+
+def budget_instead_of(
+    run: RunData, requests: RequestInstants, ttft: UnwaitedTtft, number: int | None
+) -> tuple[int, float] | None:
+    """Return the budget that explains the waiting clearly better than `number` at work does, if any, and how much."""
+    held = _held_while_waiting(run, requests, ttft)
+    if held is None:
+        return None
+    working, tokens, with_next, seconds = held
+    total = float(seconds.sum())
+    tries = np.unique(np.concatenate((tokens, with_next)))
+    tries = tries[evenly(len(tries), MOST_BUDGETS)]
+    agrees = np.array([seconds[(tokens <= each) & (with_next > each)].sum() / total for each in tries])
+    by_number = 0.0 if number is None else float(seconds[working == number].sum()) / total
+    best = float(agrees.max())
+    if best < max(KV_AGREES, by_number + CLEARLY):
+        return None
+    return int(np.median(tries[agrees >= best - 0.01])), best
+
+
+def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedTtft) -> FloatArray | None:
+    """Return rows over parts of time in which somebody waited; None where nobody did, or requests are few or hold alike.
+
+    The rows: requests at work, the tokens that these hold in the end, the same with the one that waits longest, seconds.
+    """
+    tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[np.isfinite(run.column("send"))]
+    begun = np.clip(requests.begun, requests.arrived, requests.first) if requests.told else ttft.begun(requests)
+    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
+    begun, last, arrived, tokens = (
+        each[known][:MOST_LOOKED_AT] for each in (begun, requests.last, requests.arrived, tokens)
+    )
+    gone = np.maximum(last, begun)
+    if len(begun) < FEWEST_REQUESTS or tokens.std() < LEAST_SPREAD * tokens.mean():
+        return None
+    times = np.unique(np.concatenate((begun, gone, arrived)))
+    places = evenly(len(times) - 1, MOST_PARTS)
+    rows = []
+    for at, length in zip((times[1:] + times[:-1])[places] / 2, np.diff(times)[places], strict=True):
+        waiting = (arrived <= at) & (begun > at)
+        if waiting.any():
+            working = (begun <= at) & (gone > at)
+            here = float(tokens[working].sum())
+            following = float(tokens[waiting][np.argmin(begun[waiting])])
+            rows.append((float(working.sum()), here, here + following, float(length)))
+    if not rows:
+        return None
+    return np.array(rows).T

@@ -66,7 +66,6 @@ class WorkedOn:
         return False if self.seconds + error < half else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds."""
         return {
             "slots": self.slots,
             "held_share": self.held_s / self.at_work_s if self.at_work_s else None,
@@ -105,12 +104,12 @@ def left_figures(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
 
 def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     """Return how long the server worked for nobody in the level of `rows`; a reason where that cannot be told."""
-    limit = (run.facts.get("server") or {}).get("slots_said") or slots.estimate
+    limit = run.fact("server", "slots_said") or slots.estimate
     if not limit:
         return "the server's slots are not known"
     requests = RequestInstants.of(run, rows)
     keep = rows & np.isfinite(run.column("send"))
-    left = np.asarray(run.requests["left"], dtype=np.bool_)[keep]
+    left = run.flag("left")[keep]
     gone = np.where(left, run.column("end")[keep], requests.gone)
     at_work = np.isfinite(requests.begun) & np.isfinite(gone)
     if not at_work.any():
@@ -118,10 +117,9 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     begun = requests.begun[at_work]
     gone_at = np.maximum(gone[at_work], begun)
     waits_until = np.where(at_work, requests.begun, gone)
-    empty = _EmptySlots.of(
-        Depth.of(begun, gone_at), Depth.of(requests.arrived, np.maximum(waits_until, requests.arrived)), int(limit)
-    )
-    usual = empty.handovers(gone_at[~left[at_work]], gone_at[left[at_work]], begun, int(limit))
+    work, waiting = Depth.of(begun, gone_at), Depth.of(requests.arrived, np.maximum(waits_until, requests.arrived))
+    times, empty = _empty_slots(work, waiting, int(limit))
+    usual = _handovers(times, empty, gone_at[~left[at_work]], gone_at[left[at_work]], begun, int(limit))
     if len(usual) and (left & ~at_work).any():  # the next in line may have left before its turn came
         usual = usual[usual <= FAR_HANDOVER * float(np.median(usual)) + requests.gap]
     if len(usual) < FEWEST_HANDOVERS:
@@ -131,10 +129,10 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     return WorkedOn(
         slots=int(limit),
         left=int(left.sum()),
-        seconds=empty.total - freed * handover,
+        seconds=float(empty[-1]) - freed * handover,
         error_s=spread * math.sqrt(freed + freed**2 / len(usual)),
         held_s=float((gone_at - begun)[left[at_work]].sum()),
-        at_work_s=float((gone_at - begun).sum() + empty.total),
+        at_work_s=float((gone_at - begun).sum() + empty[-1]),
         handovers=len(usual),
         handover_s=handover,
         gap_s=requests.gap,
@@ -145,57 +143,47 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
 def _rest_tokens(run: RunData, rows: BoolArray) -> float:
     """Return how many tokens users who left did not get of answers as long as the median one; 0 where none ended."""
     got = delivered(run)
-    ok, left = (run.requests[name].to_numpy(dtype=np.bool_) for name in ("ok", "left"))
+    ok, left = run.flag("ok"), run.flag("left")
     whole = got[rows & ok & np.isfinite(got)]
     if not len(whole):
         return 0.0
     return float(np.maximum(np.median(whole) - np.nan_to_num(got[rows & left]), 0.0).sum())
 
 
-@dataclass(frozen=True, slots=True)
-class _EmptySlots:
-    """Slots without a visible stream while requests wait, a step function of time."""
+def _empty_slots(work: Depth, waiting: Depth, limit: int) -> tuple[FloatArray, FloatArray]:
+    """Return instants, and the seconds that slots stood without a visible stream up to each while requests waited."""
+    times = np.unique(np.concatenate((work.times, waiting.times)))
+    missing = np.maximum(limit - work.at(times), 0.0)
+    slots = np.where(waiting.at(times) > 0, missing, 0.0)
+    return times, np.concatenate(([0.0], np.cumsum(slots[:-1] * np.diff(times))))
 
-    times: FloatArray
-    area: FloatArray  # slot-seconds up to each of `times`
 
-    @classmethod
-    def of(cls, work: Depth, waiting: Depth, limit: int) -> _EmptySlots:
-        times = np.unique(np.concatenate((work.times, waiting.times)))
-        missing = np.maximum(limit - work.at(times), 0.0)
-        slots = np.where(waiting.at(times) > 0, missing, 0.0)
-        area = np.concatenate(([0.0], np.cumsum(slots[:-1] * np.diff(times))))
-        return cls(times, area)
+def _handovers(
+    times: FloatArray, empty: FloatArray, ended: FloatArray, left: FloatArray, begun: FloatArray, limit: int
+) -> FloatArray:
+    """Return how long a slot stood empty after each answer that ended while all were at work, until they were again.
 
-    @property
-    def total(self) -> float:
-        return float(self.area[-1]) if len(self.area) else 0.0
+    Streams in step end together, and their slots are filled together: each then stood empty for the mean. Nothing counts
+    during which a user left.
+    """
 
-    def handovers(self, ended: FloatArray, left: FloatArray, begun: FloatArray, limit: int) -> FloatArray:
-        """Return how long a slot stood empty after each answer that ended while all were at work, until they were again.
+    def upto(at: float) -> float:
+        return float(np.interp(at, times, empty))
 
-        Streams in step end together, and their slots are filled together: each then stood empty for the mean. Nothing
-        counts during which a user left.
-        """
-        events = sorted(
-            (at, kind) for kind, instants in ((ENDED, ended), (LEFT, left), (BEGAN, begun)) for at in instants
-        )
-        found: list[float] = []
-        work, since, freed, spoilt = 0, math.nan, 0, False
-        for at, kind in events:
-            if kind == BEGAN:
-                work += 1
-                if work >= limit and freed:
-                    found += [] if spoilt else [(self._upto(at) - self._upto(since)) / freed] * freed
-                    freed = 0
-                continue
-            work -= 1
-            if work >= limit:  # the next one was seen to begin first
-                found += [0.0] * (kind == ENDED)
-            elif work + 1 >= limit or freed:
-                since, spoilt = (since, spoilt) if freed else (at, False)
-                freed, spoilt = freed + 1, spoilt or kind == LEFT
-        return np.array(found, dtype=np.float64)
-
-    def _upto(self, at: float) -> float:
-        return float(np.interp(at, self.times, self.area))
+    events = sorted((at, kind) for kind, instants in ((ENDED, ended), (LEFT, left), (BEGAN, begun)) for at in instants)
+    found: list[float] = []
+    work, since, freed, spoilt = 0, math.nan, 0, False
+    for at, kind in events:
+        if kind == BEGAN:
+            work += 1
+            if work >= limit and freed:
+                found += [] if spoilt else [(upto(at) - upto(since)) / freed] * freed
+                freed = 0
+            continue
+        work -= 1
+        if work >= limit:  # the next one was seen to begin first
+            found += [0.0] * (kind == ENDED)
+        elif work + 1 >= limit or freed:
+            since, spoilt = (since, spoilt) if freed else (at, False)
+            freed, spoilt = freed + 1, spoilt or kind == LEFT
+    return np.array(found, dtype=np.float64)

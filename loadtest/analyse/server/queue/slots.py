@@ -22,11 +22,15 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.overlaps import Depth, calm_starts, count_within, last_before, latest_end, peak_at_once
+from loadtest.analyse.run.overlaps import Depth, count_within, last_before, latest_end, peak_at_once
 from loadtest.analyse.server.queue.at_work import RequestInstants, held_back
-from loadtest.analyse.server.queue.kept_out import at_work_while_waiting, idle_while_waiting, prompts_read_while_full
-from loadtest.analyse.server.queue.token_budget import budget_instead_of
-from loadtest.metrics import S_PER_US
+from loadtest.analyse.server.queue.kept_out import (
+    UnwaitedTtft,
+    at_work_while_waiting,
+    budget_instead_of,
+    idle_while_waiting,
+    prompts_read_while_full,
+)
 from loadtest.text import counted, percent
 
 REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
@@ -103,71 +107,52 @@ def estimate_slots(run: RunData) -> Slots:
     asked = int(requests.in_flight.depth.max(initial=0))
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
-    events = excerpts.events(run)
+    events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
     if requests.told:
         full = _full_batches(requests, events)
         if full is not None and full.slots != peak and held_back(run):
             full = None  # a cluster of arrivals is then an answer, and no batch
     else:
-        passed, full = _without_durations(passed, _kept_out(run, requests, peak), peak)
-        if (
-            passed is not None
-            and full is None
-            and (_answers_are_short(run) or prompts_read_while_full(run, requests, passed.slots, peak))
-        ):
-            passed = None
+        passed, full = _without_durations(run, requests, ttft, passed, peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
         return Slots(peak, limit=False, method=f"{method}; no request was seen waiting for a slot", witnesses=found)
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
-    if named is not None and named >= peak and others <= {named}:  # the peak is only a lower bound
-        if instead := budget_instead_of(run, requests, peak, named):
-            better = (
-                f"a budget of {instead[0]} tokens of prompts and answers explains {percent(instead[1])} of the waiting"
-            )
-            return Slots(
-                named, limit=False, method=f"{method}; but {better}, so the number is no limit", witnesses=found
-            )
-        if (idle := idle_while_waiting(run, requests, named, peak)) > MOST_IDLE:
-            better = f"nobody was at work in {percent(idle)} of the time in which requests waited"
-            return Slots(
-                peak, limit=False, method=f"{method}; but {better}, so no slot held them back", witnesses=found
-            )
-        return Slots(named, limit=True, method=method, witnesses=found)
-    least = min(witness.slots for witness in found if witness.slots is not None)
-    return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
-
-
-def _answers_are_short(run: RunData) -> bool:
-    """Whether streams decode for so few steps that hardly any do so together, however many are worked on."""
-    counts = run.chunks.counts[run.chunks.counts > 0]
-    return float(np.median(counts)) < FEWEST_TOKENS
-
-
-def _kept_out(run: RunData, requests: RequestInstants, peak: int) -> Witness | None:
-    """Return how many requests were at work while others waited; None where nobody waited, or where that is below the peak."""
-    found = at_work_while_waiting(run, requests, peak)
-    if found is None or found[0] is None or found[0] < peak:
-        return None
-    return Witness("kept_out", *found)
+    if named is None or named < peak or not others <= {named}:  # the peak is only a lower bound
+        least = min(witness.slots for witness in found if witness.slots is not None)
+        return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
+    if instead := budget_instead_of(run, requests, ttft, named):
+        budget = f"a budget of {instead[0]} tokens of prompts and answers explains {percent(instead[1])} of the waiting"
+        return Slots(named, limit=False, method=f"{method}; but {budget}, so the number is no limit", witnesses=found)
+    if (idle := idle_while_waiting(requests, ttft, named)) > MOST_IDLE:
+        nobody = f"nobody was at work in {percent(idle)} of the time in which requests waited"
+        return Slots(peak, limit=False, method=f"{method}; but {nobody}, so no slot held them back", witnesses=found)
+    return Slots(named, limit=True, method=method, witnesses=found)
 
 
 def _without_durations(
-    passed: Witness | None, kept: Witness | None, peak: int
+    run: RunData, requests: RequestInstants, ttft: UnwaitedTtft, passed: Witness | None, peak: int
 ) -> tuple[Witness | None, Witness | None]:
-    """Return the witnesses that count of a server without durations.
+    """Return the witnesses that count of a server without durations: the steps, and the requests at work while others waited.
 
     Where prefill goes on unseen, steps seem to pass requests over: what they say then disagrees, or is below the peak.
     Where prompts slow each other down, work seems to begin late: fewer requests than there are slots are then at work.
+    The steps alone count only where streams decode together for long, and no prompt was read while all slots were held.
     """
-    if passed is None or kept is None or kept.slots is None:
-        return passed, kept
-    if passed.slots is None or passed.slots < peak:
+    found = at_work_while_waiting(requests, ttft, peak)
+    kept = None if found is None or (found[0] or 0) < peak else Witness("kept_out", *found)
+    if passed is None:
         return None, kept
-    return passed, kept if kept.slots >= passed.slots else None
+    if kept is not None and (passed.slots is None or passed.slots < peak):
+        return None, kept
+    if kept is not None and (kept.slots or 0) >= (passed.slots or 0):
+        return passed, kept
+    counts = run.chunks.counts[run.chunks.counts > 0]
+    unseen = np.median(counts) < FEWEST_TOKENS or prompts_read_while_full(requests, ttft, passed.slots)
+    return (None if unseen else passed), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +218,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
 
 
 def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents) -> _ObservedSteps:
-    inside = events.inside
-    right = events.at[1:][inside]
-    seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
+    seconds, right = events.gaps(run)
     # tokens that came in one read have gaps near zero between them
     real = (seconds > 0.05 * requests.gap) & np.isfinite(right)
     seconds, right = seconds[real], right[real]
@@ -256,6 +239,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
     ready = requests.arrived[~unsure] + requests.unnoticed_s
     waiting_until = latest_end(ready, until[~unsure], left)
     anybody = latest_end(requests.arrived, until, right)
+    waited_from = Depth.of(requests.arrived, until).busy_from
     return _ObservedSteps(
         seconds=seconds,
         at_work=at_work,
@@ -264,8 +248,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
         passed=quiet & (waiting_until > right + slack),
         refilled=left - last_before(last[seen], left) > REFILLED_S,
         free=quiet & ~(anybody > left),
-        since=left
-        - np.maximum(last_before(requests.first[seen], left), last_before(calm_starts(requests.arrived, until), left)),
+        since=left - np.maximum(last_before(requests.first[seen], left), last_before(waited_from, left)),
     )
 
 
@@ -282,7 +265,7 @@ def _without_prompt(steps: _ObservedSteps) -> BoolArray:
         expected = np.where(more, usual[-1] + slope * (steps.at_work - depths[-1]), expected)
     else:  # one number of streams was seen: between a constant step time and one proportional to the streams
         expected = np.where(more, usual[-1] * np.sqrt(steps.at_work / depths[-1]), expected)
-    return np.asarray(steps.seconds < LONGEST_PLAIN_STEP * expected, dtype=np.bool_)
+    return steps.seconds < LONGEST_PLAIN_STEP * expected
 
 
 def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
@@ -291,7 +274,7 @@ def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
     if not np.isfinite(prompts).any():
         return np.zeros(len(steps.seconds), dtype=np.bool_)
     slices = float(np.nanmax(prompts)) / SMALLEST_SLICE + 2
-    return np.asarray(steps.since > slices * steps.seconds, dtype=np.bool_)
+    return steps.since > slices * steps.seconds
 
 
 def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | None:

@@ -5,6 +5,8 @@ earlier ones have left, so a slot became free for it at the (k − S + 1)-th end
 Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait. Where the
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
 but batch wait stays unknown.
+
+Some batch waits are no batch's: nobody else was there, or other streams got token after token meanwhile.
 """
 
 from __future__ import annotations
@@ -16,13 +18,17 @@ import numpy.typing as npt
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.analyse.run.overlaps import freed_in_order, open_within, peak_at_once
 from loadtest.analyse.server.queue.at_work import headers_mark_start
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
 
 ADMISSION_ERROR_S = 0.020  # of an admission by the server's durations: closer ones are ordered by arrival
 SERVER, INFERRED, UNKNOWN = "server", "inferred", "unknown"
+MOST_BATCHES = 8  # that may pass while a request is taken in
+SLICE = 256  # prompt tokens of a batch at least: prompts that wait together take so many batches more
+MOST_LOOKED_AT = 200  # of a level's waits, the longest
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
 
@@ -151,11 +157,7 @@ def slot_free(arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots
     new_batch = np.diff(admitted[by_admission], prepend=-np.inf) > ADMISSION_ERROR_S
     batch = np.empty(len(admitted), dtype=np.int64)
     batch[by_admission] = np.cumsum(new_batch)
-    order = np.lexsort((arrived, batch))
-    ends = np.sort(left)
-    freed = np.full(len(admitted), -np.inf)
-    freed[order[slots:]] = ends[: max(len(ends) - slots, 0)]
-    return freed
+    return freed_in_order(np.lexsort((arrived, batch)), left, slots)
 
 
 def more_in_flight(send: FloatArray, end: FloatArray, admitted: FloatArray, slots: int) -> BoolArray:
@@ -168,4 +170,47 @@ def more_in_flight(send: FloatArray, end: FloatArray, admitted: FloatArray, slot
     in_flight = np.arange(1, len(sends) + 1) - np.searchsorted(ends, sends, side="right")
     crowded = sends[in_flight > slots]
     nearest = np.append(crowded, np.inf)[np.searchsorted(crowded, send, side="left")]
-    return np.asarray(nearest < admitted, dtype=np.bool_)
+    return nearest < admitted
+
+
+# -- batch waits that are none ----------------------------------------------------------------------------------------
+
+
+def alone_share(run: RunData, index: int) -> float:
+    """Return the share of a level's batch wait that passed with no other request in flight: no batch of others was waited for."""
+    waits, send = _batch_waits(run, index), run.column("send")
+    if not waits.sum() > 0:
+        return 0.0
+    at_once = open_within(send, run.column("end"), send, send + waits)
+    return float(waits[at_once < 2].sum() / waits.sum())
+
+
+def _batch_waits(run: RunData, index: int) -> FloatArray:
+    return np.nan_to_num(np.where(run.of_level(index), run.column("batch_wait_s"), 0.0))
+
+
+def passed_share(run: RunData, index: int) -> float:
+    """Return the share of a level's batch wait during which more batches passed than a request waits for before it is taken in.
+
+    A batch gives each stream that decodes one token, so the tokens of one other stream count the batches.
+    """
+    of_level, waits = run.of_level(index), _batch_waits(run, index)
+    if not waits.sum() > 0:
+        return 0.0
+    rows = np.argsort(-waits)[: min(MOST_LOOKED_AT, int((waits > 0).sum()))]
+    ends = run.column("first_token") - np.nan_to_num(run.column("prefill_s"))
+    users = next(one.get("concurrency") for one in run.levels if one["index"] == index) or int(of_level.sum())
+    prompts = np.nan_to_num(run.column("prompt_tokens")[of_level])
+    most = MOST_BATCHES + users * float(prompts.max(initial=0.0)) / SLICE
+    long = [row for row in rows if _batches(run, index, ends[row] - waits[row], ends[row]) > most]
+    return float(waits[long].sum() / waits.sum())
+
+
+def _batches(run: RunData, index: int, begin: float, end: float) -> int:
+    """Return the most tokens that one stream of the level got between two instants."""
+    beside = run.of_level(index) & (run.column("first_token") < end) & (run.column("end") > begin)
+    most, send = 0, run.column("send")
+    for row in np.flatnonzero(beside):
+        at = send[row] + run.chunks.row(int(row)) * S_PER_US
+        most = max(most, int(np.searchsorted(at, end) - np.searchsorted(at, begin)))
+    return most

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, evenly
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 from loadtest.metrics import S_PER_US
@@ -46,13 +46,13 @@ def _pairs(run: RunData, gaps: TokenGaps) -> Iterator[float]:
     order = np.argsort(gaps.row[clean], kind="stable")
     rights = gaps.right[clean][order]
     seen, starts, counts = np.unique(gaps.row[clean][order], return_index=True, return_counts=True)
-    for place in np.linspace(0, len(seen) - 1, min(MOST_STREAMS, len(seen))).astype(np.int64):
+    for place in evenly(len(seen), MOST_STREAMS):
         row, mine = seen[place], rights[starts[place] : starts[place] + counts[place]]
         if _gathered(mine, usual):
             continue
         beside = np.flatnonzero((first < last[row]) & (last > first[row]))
         beside = beside[beside != row]
-        for other in beside[np.linspace(0, len(beside) - 1, min(MOST_BESIDE, len(beside))).astype(np.int64)]:
+        for other in beside[evenly(len(beside), MOST_BESIDE)]:
             together = mine[(mine > first[other]) & (mine < last[other])]
             theirs = _tokens(run, int(other))
             if len(together) >= FEWEST_TOKENS and not _gathered(theirs, usual):

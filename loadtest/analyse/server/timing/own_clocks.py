@@ -12,10 +12,9 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.queue.at_work import RequestInstants
-from loadtest.analyse.server.queue.kept_out import unwaited_ttft
+from loadtest.analyse.server.queue.kept_out import UnwaitedTtft
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
-from loadtest.analyse.server.timing.steps import step_table, step_times
-from loadtest.metrics import S_PER_US
+from loadtest.analyse.server.timing.steps import step_table, times_by_number
 from loadtest.simulate.model.timing import BESIDE, StepLaw, Timing
 
 MOST_JITTER = 0.5  # of a prompt's time, as a share of it
@@ -27,21 +26,16 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     peak = requests.peak()
     if not peak:
         return None
-    ttft = unwaited_ttft(run, requests, peak)
+    ttft = UnwaitedTtft.of(run, requests, peak)
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
-    begun = np.clip(requests.first - ttft.seconds, requests.arrived, requests.first)[seen]
+    begun = ttft.begun(requests)[seen]
     work = Depth.of(begun, np.maximum(requests.last[seen], begun))
-    events = excerpts.events(run)
-    right = events.at[1:][events.inside]
-    gaps = np.asarray(np.diff(run.chunks.flat[events.place])[events.inside] * S_PER_US, dtype=np.float64)
+    gaps, right = excerpts.events(run).gaps(run)
     known = np.isfinite(right) & (gaps >= 0)
     right, gaps = right[known], gaps[known]
-    beside = work.at(right - gaps / 2)
-    times = tuple(
-        step_times(int(number), gaps[beside == number], right[beside == number])
-        for number in np.unique(beside)
-        if number > 0 and (beside == number).sum() >= FEWEST_STEPS * number and gaps[beside == number].any()
-    )
+    beside = work.at(right - gaps / 2).astype(np.int64)
+    shown = beside > 0
+    times = times_by_number(beside[shown], gaps[shown], right[shown], FEWEST_STEPS)
     if not times:
         return None
     middle = float(np.median(ttft.seconds[seen]))

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
@@ -43,30 +43,34 @@ def level_paces(run: RunData, gaps: TokenGaps) -> dict[int, float]:
     The logarithm of a step's mean is taken as a part for the number of streams and a part for the level, by least squares
     over the numbers of streams that more than one level had.
     """
-    clean = gaps.clean
-    levels = np.asarray(run.requests["level"], dtype=np.int64)[gaps.row[clean]]
-    streams, step_s = gaps.streams[clean], gaps.step_s[clean]
-    cells = [
-        (int(level), int(number), math.log(float(step_s[mine].mean())), math.sqrt(float(mine.sum())))
-        for level in np.unique(levels)
-        for number in np.unique(streams[levels == level])
-        for mine in ((levels == level) & (streams == number),)
-        if mine.sum() >= FEWEST_OF_A_LEVEL
-    ]
-    shared = {number for number in {cell[1] for cell in cells} if sum(cell[1] == number for cell in cells) > 1}
-    cells = [cell for cell in cells if cell[1] in shared]
-    known, numbers = sorted({cell[0] for cell in cells}), sorted(shared)
-    if len(known) < 2:
+    steps = _steps(run, gaps).groupby(["level", "streams"])["step_s"]
+    cells = pd.DataFrame({"n": steps.size(), "log": [math.log(step_s.to_numpy().mean()) for _, step_s in steps]})
+    cells = cells[cells["n"] >= FEWEST_OF_A_LEVEL].reset_index()
+    cells = cells[cells["streams"].duplicated(keep=False)]
+    levels = np.unique(cells["level"]).tolist()
+    if len(levels) < 2:
         return {}
-    matrix = np.zeros((len(cells), len(known) + len(numbers)))
-    values = np.zeros(len(cells))
-    for place, (level, number, value, weight) in enumerate(cells):
-        matrix[place, known.index(level)] = matrix[place, len(known) + numbers.index(number)] = weight
-        values[place] = value * weight
-    parts = np.linalg.lstsq(matrix, values, rcond=None)[0][: len(known)]
-    seen = [sum(cell[3] ** 2 for cell in cells if cell[0] == level) for level in known]
-    usual = float(np.average(parts, weights=seen))
-    return {level: math.exp(float(part) - usual) for level, part in zip(known, parts, strict=True)}
+    weight = np.sqrt(cells["n"].to_numpy(dtype=np.float64))
+    matrix = pd.get_dummies(cells[["level", "streams"]], columns=["level", "streams"]).to_numpy(dtype=np.float64)
+    values = cells["log"].to_numpy() * weight
+    parts = np.linalg.lstsq(matrix * weight[:, None], values, rcond=None)[0][: len(levels)]
+    usual = float(np.average(parts, weights=[float((weight[cells["level"] == level] ** 2).sum()) for level in levels]))
+    return {level: math.exp(float(part) - usual) for level, part in zip(levels, parts, strict=True)}
+
+
+def _steps(run: RunData, gaps: TokenGaps) -> pd.DataFrame:
+    """Return a row for each gap that is one decode step: its level, request, instant, streams and seconds."""
+    clean = gaps.clean
+    levels = run.requests["level"].to_numpy(dtype=np.int64)
+    return pd.DataFrame(
+        {
+            "level": levels[gaps.row[clean]],
+            "row": gaps.row[clean],
+            "at": gaps.right[clean],
+            "streams": gaps.streams[clean],
+            "step_s": gaps.step_s[clean],
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,36 +83,35 @@ class PaceChange:
 
 def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
     """Return the largest change of pace within a level; None where steps took about as long to its end."""
-    clean = gaps.clean
-    row, right = gaps.row[clean], gaps.right[clean]
-    streams, step_s = gaps.streams[clean], gaps.step_s[clean]
-    levels = np.asarray(run.requests["level"], dtype=np.int64)[row]
     found: list[PaceChange] = []
-    for level in np.unique(levels):
-        at = right[levels == level]
-        edges = np.quantile((at.min(), at.max()), (1 / 3, 2 / 3))
+    every = _steps(run, gaps)
+    for level in np.unique(every["level"]).tolist():
+        steps = every[every["level"] == level]
+        edges = np.quantile((steps["at"].min(), steps["at"].max()), (1 / 3, 2 / 3))
         cells = []
-        for number in np.unique(streams[levels == level]):
-            mine = (levels == level) & (streams == number)
-            thirds = (mine & (right <= edges[0]), mine & (right >= edges[1]))
-            ends = [_log_mean(step_s[third], right[third], row[third], int(number)) for third in thirds]
-            cells += [(ends[1][0] - ends[0][0], math.hypot(ends[0][1], ends[1][1]))] if ends[0] and ends[1] else []
+        for number in np.unique(steps["streams"]).tolist():
+            mine = steps[steps["streams"] == number]
+            first = _log_mean(mine[mine["at"] <= edges[0]], number)
+            last = _log_mean(mine[mine["at"] >= edges[1]], number)
+            if first and last:
+                cells.append((last[0] - first[0], math.hypot(first[1], last[1])))
         if not cells:
             continue
         weights = [1 / max(error, LEAST_ERROR) ** 2 for _, error in cells]
         log = sum(weight * change for weight, (change, _) in zip(weights, cells, strict=True)) / sum(weights)
         if abs(log) > max(math.log(LEAST_CHANGE), SURELY / math.sqrt(sum(weights))):
-            found.append(PaceChange(int(level), math.exp(log)))
+            found.append(PaceChange(level, math.exp(log)))
     return max(found, key=lambda one: abs(math.log(one.factor)), default=None)
 
 
-def _log_mean(step_s: FloatArray, at: FloatArray, row: IntArray, streams: int) -> tuple[float, float] | None:
+def _log_mean(steps: pd.DataFrame, streams: int) -> tuple[float, float] | None:
     """Return the logarithm of the mean step and its standard error; None where steps or requests are few.
 
     A step grows with the context of its streams, so one request a stream would show that in place of the server's pace.
     """
-    if len(step_s) < FEWEST_OF_A_THIRD or len(np.unique(row)) < streams + 2:
+    if len(steps) < FEWEST_OF_A_THIRD or steps["row"].nunique() < streams + 2:
         return None
-    means = np.array([block.mean() for block in np.array_split(step_s[np.argsort(at, kind="stable")], BLOCKS)])
+    step_s = steps.sort_values("at", kind="stable")["step_s"].to_numpy()
+    means = np.array([block.mean() for block in np.array_split(step_s, BLOCKS)])
     middle = float(step_s.mean())
     return math.log(middle), float(means.std(ddof=1)) / math.sqrt(BLOCKS) / middle

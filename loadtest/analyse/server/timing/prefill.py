@@ -36,7 +36,7 @@ Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
-HOLDS = 0.2  # by which it may miss the prompts that had the server to themselves, as a logarithm
+HOLDS = 0.2  # logarithm of the factor by which the law may miss the prompts that had the server to themselves
 
 
 def uncached(run: RunData) -> FloatArray:
@@ -51,7 +51,7 @@ def uncached(run: RunData) -> FloatArray:
     elif not shares_prefix(run):
         cached = np.where(np.nan_to_num(run.column("turn")) > 0, np.nan, 0.0)
     prompts = run.column("asked_input" if prompts_as_asked(run) else "prompt_tokens")
-    return np.asarray(prompts - cached, dtype=np.float64)
+    return prompts - cached
 
 
 def prompts_as_asked(run: RunData) -> bool:
@@ -67,7 +67,7 @@ def has_turns(run: RunData) -> bool:
 
 def shares_prefix(run: RunData) -> bool:
     """Whether prompts begin alike, as they were asked to."""
-    return bool((run.facts.get("comparability") or {}).get("shared_prefix"))
+    return bool(run.fact("comparability", "shared_prefix"))
 
 
 def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:

@@ -15,23 +15,23 @@ from typing import TypeVar
 import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, evenly
 
 Tokens = TypeVar("Tokens", float, FloatArray)
 
 FEWEST_PROMPTS = 3  # that give a speed
 FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
 LEAST_LENGTH_RATIO = 2.0  # longest / shortest prompt, for the fixed part to show
-ABOVE_LEAST = 1.02  # of `least`: the cost of a prompt below it is hidden behind the step
-HIDDEN = 1.3  # of `least`: a prompt that takes less shows the step rather than its own speed
+ABOVE_LEAST = 1.02  # of a step: a prompt that costs less is hidden behind the step, and tells nothing
+HIDDEN = 1.3  # of a step: where the usual prompt takes less, times show the step rather than the prompt's speed
 MOST_FITTED = 1500  # prompts; more do not change the fit
-MOST, NEAR_MOST = 2 / 3, 1.5  # share of the prompts whose times one speed gives back within such a factor
+HOLDS_FACTOR, HOLDS_SHARE = 1.5, 2 / 3  # a law holds that gives back the times of so many prompts within such a factor
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 LEAST_GAIN = 20.0  # F of a further part of the law, which has to improve the fit by more
 FEWEST_FACTORS, MOST_FACTORS = 8, 400  # prompts that show how times scatter, and factors that are kept, evenly by rank
-FARTHEST = 1.1  # a prompt's time as a share of what the model says, as a logarithm: a third to three times
+FARTHEST = 1.1  # logarithm of a factor: prompts count as taking a third to three times of what the law says, at most
 # by which a token may get dearer with each token before it, as shares of the first
 GROWTHS = np.geomspace(1e-4, 1e-2, 10)
 
@@ -67,7 +67,6 @@ class Prefill:
         return self.fixed_s + self.bare_s * tokens + self.context_s * pairs(tokens)
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain JSON values."""
         found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors")}
         return {**found, "ci95": list(self.ci95)}
 
@@ -89,7 +88,7 @@ class _Prompts:
     def log_ratio(self, slope: float | FloatArray, fixed: float) -> FloatArray:
         """Return ln(spent / model): the error of a time is a share of it."""
         model = np.maximum(self.shared + fixed + slope * self.tokens, self.least)
-        return np.asarray(np.log(self.spent / np.maximum(model, 1e-9)), dtype=np.float64)
+        return np.log(self.spent / np.maximum(model, 1e-9))
 
     def best_slope(self, fixed: float) -> tuple[float, float]:
         """Return the seconds per token with the least loss, and that loss: a sum of squares, large deviations cut.
@@ -157,7 +156,8 @@ def fit_prefill(
     `looks`: how often tokens look back at others before them; None where not all of those are known.
     """
     looks = np.zeros(len(tokens)) if looks is None else looks
-    tokens, spent, shared, least, looks = map(_thinned, (tokens, spent, shared, least, looks))
+    few = evenly(len(tokens), MOST_FITTED)
+    tokens, spent, shared, least, looks = (each[few] for each in (tokens, spent, shared, least, looks))
     prompts = _Prompts(tokens, spent, shared, least)
     growth, counted = prompts.best_growth(looks) if looks.any() else 0.0, float(tokens.sum())
     tokens = tokens + growth * looks
@@ -185,17 +185,11 @@ def fit_prefill(
         jitter=min(spread, MOST_JITTER),
         n_batch=n_batch,
         factors=_observed_factors(off[visible]),
-        holds=bool((np.abs(off[visible]) <= math.log(NEAR_MOST)).mean() >= MOST),
+        holds=bool((np.abs(off[visible]) <= math.log(HOLDS_FACTOR)).mean() >= HOLDS_SHARE),
         least=bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0),
         context_s=slope * growth,
         before=float(looks.sum()) / counted if growth else 0.0,
     )
-
-
-def _thinned(column: FloatArray) -> FloatArray:
-    """Return at most MOST_FITTED entries, evenly out of all."""
-    few = np.linspace(0, len(column) - 1, MOST_FITTED).astype(np.int64)
-    return column[few] if len(column) > MOST_FITTED else column
 
 
 def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> tuple[float, float]:

@@ -35,7 +35,10 @@ def possible_slices(gaps: TokenGaps, tokens: FloatArray) -> tuple[Slice, ...]:
 
 
 def _ended(size: int, all_of: FloatArray, longest: FloatArray, together: BoolArray) -> int:
-    """Return how many groups of prompts no batch of such a size can have ended: one prompt of each may have begun before it."""
+    """Return how many groups of prompts ended together that hold more than a batch of this size takes.
+
+    One prompt of a group, the longest, may have begun in an earlier batch.
+    """
     in_it = np.where(together & (longest <= size), all_of, all_of - longest)
     return int((in_it > size).sum())
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
@@ -63,7 +63,7 @@ class Steps:
     pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
     paces: Mapping[int, float] = field(
         default_factory=dict
-    )  # by level: its steps' times as shares of the run's, where known
+    )  # by level: factors by which its steps took longer, if known
     change: PaceChange | None = None  # of the pace within a level
     out_of_step: float | None = None  # share of the pairs of streams that share no steps; None: unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
@@ -169,13 +169,19 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
 def by_streams(gaps: TokenGaps) -> tuple[StepTimes, ...]:
     """Return the step times of every number of streams that decoded through a whole step."""
     clean = gaps.clean
-    streams, step_s, right = gaps.streams[clean], gaps.step_s[clean], gaps.right[clean]
-    return tuple(
-        step_times(int(number), step_s[mine], right[mine])
-        for number in np.unique(streams)
-        for mine in (streams == number,)
-        if step_s[mine].any()  # behind a proxy that holds answers back all gaps may be zero
-    )
+    return times_by_number(gaps.streams[clean], gaps.step_s[clean], gaps.right[clean])
+
+
+def times_by_number(numbers: IntArray, step_s: FloatArray, at: FloatArray, fewest: int = 0) -> tuple[StepTimes, ...]:
+    """Return the step times at each number of streams that was seen for at least `fewest` steps."""
+    found = []
+    for number in np.unique(numbers).tolist():
+        mine = numbers == number
+        if (
+            mine.sum() >= fewest * number and step_s[mine].any()
+        ):  # behind a proxy that holds answers back all may be zero
+            found.append(step_times(number, step_s[mine], at[mine]))
+    return tuple(found)
 
 
 def step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
@@ -301,7 +307,7 @@ def _fixed_costs(
 
     Of a server without durations both together are the median of TTFT − prompt cost of the requests that were alone.
     """
-    good = np.asarray(run.requests["ok"], dtype=np.bool_)
+    good = run.flag("ok")
     alone = at_work.lone(run) & good
     load = run.column("load_s")[good]
     load = load[np.isfinite(load)]

@@ -18,6 +18,7 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import freed_in_order
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.metrics import S_PER_US
 
@@ -47,7 +48,7 @@ class TokenGaps:
     @property
     def clean(self) -> BoolArray:
         """Mark the gaps that are one decode step of a known number of streams and hold no prefill."""
-        return np.asarray((self.streams > 0) & ~self.held & (self.step_s > 0), dtype=np.bool_)
+        return (self.streams > 0) & ~self.held & (self.step_s > 0)
 
     def decoding_at(self, instants: FloatArray) -> IntArray:
         """Return how many streams are between their first and last token at each instant."""
@@ -100,7 +101,9 @@ class TokenInstants:
             run.column("output_tokens") > counts
         )
         last = np.where(silent & seen, np.maximum(last, run.column("end")), last)
-        free = _free(first, last, slots)
+        free = np.full(len(first), -np.inf)
+        if slots.limit and slots.estimate is not None:
+            free[seen] = freed_in_order(np.argsort(first[seen], kind="stable"), last[seen], slots.estimate)
         spent = run.column("prefill_s")
         told = np.isfinite(spent)
         # Without durations prefill is taken to begin as early as possible: when the request was sent and a slot was free.
@@ -109,7 +112,7 @@ class TokenInstants:
         every = (first[seen], last[seen], started[known], first[known])
         firsts, lasts, begun, ended = (np.sort(values) for values in every)
         if np.array_equal(firsts, ended):
-            ended = firsts  # by this `_gaps_of` sees that one search does for both
+            ended = firsts  # one array, so that `_gaps_of` searches it once
         return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
 
 
@@ -180,14 +183,4 @@ def _number_merged(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
     count = np.bincount(row, minlength=rows)
     usual = (total / np.maximum(count, 1))[row]
     fresh = np.diff(row, prepend=-1) != 0
-    return np.asarray(np.cumsum(fresh | (seconds > MERGED_SHARE * usual)) - 1, dtype=np.int64)
-
-
-def _free(first: FloatArray, last: FloatArray, slots: Slots) -> FloatArray:
-    """Return when a slot became free for each request, in the order of first tokens; −inf where none was needed."""
-    free = np.full(len(first), -np.inf)
-    seen = np.isfinite(first)
-    if slots.limit and slots.estimate is not None:
-        order = np.argsort(np.where(seen, first, np.inf), kind="stable")[: int(seen.sum())]
-        free[order[slots.estimate :]] = np.sort(last[seen])[: max(len(order) - slots.estimate, 0)]
-    return free
+    return np.cumsum(fresh | (seconds > MERGED_SHARE * usual)) - 1

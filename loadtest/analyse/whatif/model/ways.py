@@ -14,8 +14,8 @@ from typing import Any
 
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import admission
+from loadtest.analyse.server.queue.kept_out import kv_budget
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.queue.token_budget import kv_budget
 from loadtest.analyse.server.timing.own_clocks import own_clocks
 from loadtest.analyse.server.timing.prefill import prompts_as_asked
 from loadtest.analyse.server.timing.steps import Steps

@@ -12,9 +12,9 @@ import pytest
 from support.made_runs import Made, closed_loop, write
 
 from loadtest.analyse.run import frames
+from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import Damage
-from loadtest.analyse.run.ragged import Ragged
 from loadtest.records import Record
 
 LEVEL = {"index": 0, "concurrency": 8, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from loadtest.analyse.findings import waiting_findings
+from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.queue.passing import alone_share, passed_share
+from loadtest.analyse.server.queue.waits import alone_share, passed_share
 from loadtest.analyse.summary import Analysis
 
 
