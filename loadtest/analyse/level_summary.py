@@ -92,6 +92,7 @@ def level_summary(
         "client": {
             "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
             "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
+            "schedule_lag_p99_s": verdict.schedule_lag_p99(run.column("schedule_lag_s")[good]) if good.any() else None,
             "cpu": verdict.client_cpu(run, index),
             "stamps": stamps,
             **client_capacity.capacity_used(run, index, stamps),

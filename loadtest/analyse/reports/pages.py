@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loadtest.analyse.findings import run_findings as findings
@@ -11,11 +11,22 @@ from loadtest.analyse.reports import answers, energy_report, run_table, score_re
 from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.summary import Analysis, has_tokens
 from loadtest.grid import Grid, escaped
+from loadtest.records import Outcome
 from loadtest.templates import render
 
 MOST_GROUPS = 4  # models or servers whose tiles stand on top
+USUAL = (  # of every run that has tokens
+    "ttft.png",
+    "throughput.png",
+    "tradeoff.png",
+    "percentiles.png",
+    "ttft-distribution.png",
+    "itl.png",
+    "itl-tail.png",
+    "drift.png",
+)
 CAPTIONS = {
     "ttft.png": "Mean TTFT by concurrency or rate, split into what the request waited for",
     "lengths.png": "TTFT, prefill speed and memory against input length",
@@ -43,6 +54,17 @@ def _sorted_pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Pat
     folders = [groups.chart_folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
     own = [[path for path in pictures if path.parent.name == folder] for folder in folders]
     return [path for path in pictures if path.parent.name not in folders], own or [[]]
+
+
+def left_out(one: Analysis, pictures: Sequence[Path]) -> str:
+    """Say which of the usual charts are missing, because nothing of the run would show in them; empty where none is."""
+    levels = one.summary["levels"]
+    missing = [name for name in USUAL if name not in {path.name for path in pictures}]
+    if not missing or not has_tokens(*levels):
+        return ""
+    any_good = any(level["outcomes"].get(Outcome.OK) for level in levels)
+    why = "too few requests or tokens ended well" if any_good else "no request ended well"
+    return f"Not drawn, because {why}: {', '.join(missing)}."
 
 
 def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
@@ -74,6 +96,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
     lines += ["## Charts", ""] if pictures else []
     lines += [line for picture in shared for line in (_markdown_picture(picture, picture.name), "")]
     for (named, one), drawn in zip(tables.sections(analysis), own, strict=True):
+        lines += [said, ""] if (said := left_out(one, drawn or shared)) else []
         for picture in drawn:
             lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
         for level in one.summary["levels"]:
@@ -134,6 +157,7 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
             {
                 "name": named,
                 "pictures": [_captioned(path, named) for path in drawn],
+                "left_out": left_out(one, drawn or shared),
                 "levels": [(level, tables.level_table(level, one.summary)) for level in one.summary["levels"]],
                 "tables": list(_server_tables(named, one)),
             }

@@ -1,15 +1,10 @@
-"""Waits that no batch explains: nobody else was there, or other streams got token after token meanwhile.
-
-In the second case many batches passed while a slot seemed free.
-"""
+"""Waits that no batch explains: other streams got token after token, so many batches passed while a slot seemed free."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.overlaps import open_within
 from loadtest.metrics import S_PER_US
 
 MOST_BATCHES = 8  # that may pass while a request is taken in
@@ -17,25 +12,13 @@ SLICE = 256  # prompt tokens of a batch at least: prompts that wait together tak
 MOST_LOOKED_AT = 200  # of a level's waits, the longest
 
 
-def alone_share(run: RunData, index: int) -> float:
-    """Return the share of a level's batch wait that passed with no other request in flight: no batch of others was waited for."""
-    waits, send = _batch_waits(run, index), run.column("send")
-    if not waits.sum() > 0:
-        return 0.0
-    at_once = open_within(send, run.column("end"), send, send + waits)
-    return float(waits[at_once < 2].sum() / waits.sum())
-
-
-def _batch_waits(run: RunData, index: int) -> FloatArray:
-    return np.nan_to_num(np.where(run.of_level(index), run.column("batch_wait_s"), 0.0))
-
-
 def passed_share(run: RunData, index: int) -> float:
     """Return the share of a level's batch wait for which more batches passed than a request is taken in with.
 
     A batch gives each stream that decodes one token, so the tokens of one other stream count the batches.
     """
-    of_level, waits = run.of_level(index), _batch_waits(run, index)
+    of_level = run.of_level(index)
+    waits = np.nan_to_num(np.where(of_level, run.column("batch_wait_s"), 0.0))
     if not waits.sum() > 0:
         return 0.0
     rows = np.argsort(-waits)[: min(MOST_LOOKED_AT, int((waits > 0).sum()))]

@@ -2,7 +2,8 @@
 
 Number the requests in the order in which a server with S slots admits them, from 0. Request k can be admitted once k − S + 1
 earlier ones have left, so a slot became free for it at the (k − S + 1)-th end in order of time, whoever held that slot.
-Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait. Where the
+Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait, and none where
+no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. Where the
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
 but batch wait stays unknown.
 """
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.analyse.run.overlaps import open_within, peak_at_once
 from loadtest.analyse.server.queue.at_work import headers_mark_start
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.records import Outcome
@@ -52,7 +53,14 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     told = np.isfinite(wait)
     slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
-    return Waits(slot, wait - slot, source.astype(np.object_))
+    return Waits(slot, (wait - slot) * ~_waited_alone(run, wait), source.astype(np.object_))
+
+
+def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:
+    """Mark the requests that waited while no other was in flight at their server."""
+    send = run.column("send")
+    alone = open_within(send, run.column("end"), send, send + np.nan_to_num(wait)) < 2
+    return alone & ~np.asarray(run.requests.get("accompanied", False), dtype=np.bool_)
 
 
 def told_wait(run: RunData) -> FloatArray:
