@@ -77,7 +77,7 @@ class Seen:
 
     def __str__(self) -> str:
         if self.besides:
-            return f"{self.called}, void for another reason, also: {self.reason}."
+            return f"Also at {self.called}: {self.reason}."
         return f"{self.called} is {self.verdict}: {self.reason}."
 
     @property
@@ -108,8 +108,8 @@ class Reason:
             names = self._names([one for one in self.seen if one.verdict == verdict and not one.besides])
             parts += [f"{_shortened(names)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
         if names := self._names([one for one in self.seen if one.besides]):
-            parts.append(f"{_shortened(names)}, void for another reason, {'has' if len(names) == 1 else 'have'} it too")
-        return "; ".join(parts)
+            parts.append(f"also at {_shortened(names)}")
+        return capitalised("; ".join(parts))
 
     @staticmethod
     def _names(seen: Sequence[Seen]) -> list[str]:

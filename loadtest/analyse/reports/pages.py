@@ -78,6 +78,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
     summary = analysis.summary
     mark = simulated_mark(summary)
     lines = [f"# {escaped(summary['name'])}: {escaped(measured_on(summary))}", ""]
+    lines += [f"{escaped(run_table.measured(analysis))}", ""]
     if mark:
         lines += [
             f"> **{simulated_badge(summary)}** ({escaped(mark)}): {simulated_warning(summary)}",
@@ -141,6 +142,7 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
     return render(
         "report.html",
         title=f"{summary['name']}: {measured_on(summary)}",
+        measured=run_table.measured(analysis),
         simulated=simulated_mark(summary),
         simulated_badge=simulated_badge(summary),
         simulated_warning=simulated_warning(summary),
@@ -182,6 +184,7 @@ def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, G
         *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),
         *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
+        *([("Failed requests", failures)] if (failures := tables.failures_table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),
         ("The run", run_table.facts_table(analysis)),
     ]

@@ -266,6 +266,16 @@ def client_table(summary: dict[str, Any]) -> Grid:
     return Grid(heads, tuple(rows))
 
 
+def failures_table(summary: dict[str, Any]) -> Grid | None:
+    """Return how many requests of each level failed, and why; None where none did."""
+    rows = tuple(
+        (level["label"], f"{failed(level)} of {level['requests']}", level.get("failures") or UNKNOWN)
+        for level in summary["levels"]
+        if failed(level)
+    )
+    return Grid(("level", "failed", "how, and the commonest error"), rows, prose=True) if rows else None
+
+
 def objectives_table(summary: dict[str, Any]) -> Grid | None:
     """Return what each level's objectives (--slo) came to; None where the report was given none."""
     rows = tuple(

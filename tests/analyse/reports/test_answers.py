@@ -205,7 +205,7 @@ def test_a_level_is_never_void_and_suspect_at_once() -> None:
     void, fine = {"label": "2 streams", "verdict": "void"}, {"label": "4 streams", "verdict": "suspect"}
     seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
     reason = answers.Reason("Lengths.", seen)
-    assert reason.where == "4 streams is suspect; 2 streams, void for another reason, has it too"
+    assert reason.where == "4 streams is suspect; also at 2 streams"
     assert reason.example == f"{reason.where}. At 2 streams: answers are short."
 
 
