@@ -277,8 +277,9 @@ def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
     if not told:
         return []
     level, count, shift = max(told, key=lambda each: abs(each[2]))
-    return [
+    said = (
         f"The last {count} of {level['requests']} requests at {level['label']} ended with fewer streams at work, which makes the mean "
         f"decode speed there {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}; rates leave the end of a level out. More "
         "requests make that part smaller."
-    ]
+    )
+    return [said]
