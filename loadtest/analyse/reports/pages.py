@@ -8,7 +8,6 @@ from pathlib import Path
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
-from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.summary import Analysis, has_tokens
@@ -132,7 +131,7 @@ def _markdown_answers(analysis: Analysis) -> Iterator[str]:
 
 
 def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
-    return f"![{escaped(_captioned(picture, named)[0])}]({path})"
+    return f"![{escaped(captioned(picture, named)[0])}]({path})"
 
 
 def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
@@ -154,11 +153,11 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
         objectives=tables.objectives_table(summary),
         levels=tables.overview(summary),
         more=tables.rest_of_levels(summary),
-        pictures=[_captioned(path) for path in shared],
+        pictures=[captioned(path) for path in shared],
         sections=[
             {
                 "name": named,
-                "pictures": [_captioned(path, named) for path in drawn],
+                "pictures": [captioned(path, named) for path in drawn],
                 "left_out": left_out(one, drawn or shared),
                 "levels": [(level, tables.level_table(level, one.summary)) for level in one.summary["levels"]],
                 "tables": list(_server_tables(named, one)),
@@ -190,8 +189,11 @@ def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, G
     ]
 
 
-def _captioned(path: Path, named: str = "") -> tuple[str, bytes]:
+def captioned(path: Path, named: str = "") -> tuple[str, bytes]:
     """Return what a chart says, what kind of chart it is, and its bytes."""
+    from PIL import Image  # matplotlib's own; without charts nobody needs it
+
     data, kind = path.read_bytes(), f"{CAPTIONS.get(path.name, path.stem)}{named}"
-    said = title_in(data)
+    with Image.open(path) as png:
+        said = str(png.info.get("Title", ""))
     return (f"{said}. {kind}" if said and said not in kind else kind), data
