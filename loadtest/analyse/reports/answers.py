@@ -306,7 +306,7 @@ def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) 
     value = figure(level, "ttft_s", "p95")
     if value is not None:
         ends = list(map(seconds, interval(level, "ttft_s", "p95") or ()))
-        between = f"95 % interval {ends[0]} to {ends[1]}, " if len(set(ends)) > 1 else ""
+        between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "too few requests for its 95 % interval, "
         return Tile(name, wait_in_words(level, "ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -142,6 +142,7 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
         "report.html",
         title=f"{summary['name']}: {measured_on(summary)}",
         measured=run_table.measured(analysis),
+        run=analysis.run.path,
         simulated=simulated_mark(summary),
         simulated_badge=simulated_badge(summary),
         simulated_warning=simulated_warning(summary),

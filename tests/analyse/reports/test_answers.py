@@ -295,3 +295,10 @@ def test_the_glossary_has_the_heads_of_the_tables() -> None:
 def test_every_chart_of_the_report_is_explained() -> None:
     page = (ROOT / "docs/charts.md").read_text(encoding="utf-8")
     assert set(pages.CAPTIONS) <= set(re.findall(r"^\| `([a-z0-9-]+\.png)`", page, flags=re.MULTILINE))
+
+
+def test_a_tile_says_that_p95_has_no_interval(tmp_path: Path) -> None:
+    """It had one in some reports and none in others, without a word."""
+    make(tmp_path / "run", users=(8,), each=4)
+    note = answers.tiles(analyse(tmp_path / "run"))[2].note
+    assert note == "too few requests for its 95 % interval, at 8 streams · 100 in · 20 out"
