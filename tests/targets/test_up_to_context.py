@@ -171,10 +171,10 @@ def test_the_sentence_on_prefill_goes_by_the_measured_speeds(
 def test_no_name_of_a_point_lies_on_another(tmp_path: Path) -> None:
     """Where a longer prompt was not slower, "10.9 ms" and "9.97 ms" were written over each other."""
     analysis = made(tmp_path / "run", [(128, 11), (256, 10), (512, 18)])
-    _, (axes,) = style.page(1)
+    figure, (axes,) = style.page(1)
     line = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
     names = chart.ttft_panel(axes, analysis, line)
-    axes.figure.draw_without_rendering()  # the panel has its place
+    figure.draw_without_rendering()  # the panel has its place
     names.write()
     assert len(axes.texts) == 3
     labels_apart(axes)

@@ -161,10 +161,9 @@ def _draw_percentiles(path: Path, analysis: Analysis) -> Path | None:
 
 def _timeline(path: Path, analysis: Analysis) -> Path | None:
     level = timeline.pick(analysis)
-    figure, (axes,) = style.page(1, height=6.4)
     if level is None:
-        style.empty(axes, "The run has no level.")
-        return _save(figure, path, analysis, "No request was recorded")
+        return None
+    figure, (axes,) = style.page(1, height=6.4)
     timeline.request_rows(axes, analysis, level)
     return _save(figure, path, analysis, timeline.title(analysis, level), label_of(level))
 

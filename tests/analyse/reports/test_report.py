@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support.made_runs import MS, Made, grid, make, write
+from support.made_runs import MS, Made, grid, make, unanswered, write
 
 from loadtest.analyse import report
 from loadtest.analyse.reports import pages, tables
 from loadtest.analyse.summary import analyse
 from loadtest.errors import RunFolderError
-from loadtest.records import Record
+from loadtest.records import Outcome, Record
 from loadtest.text import number, seconds
 
 REAL: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": None}
@@ -270,3 +270,14 @@ def test_the_verdict_is_the_last_column_to_go(tmp_path: Path, shape: str, width:
     assert all(len(line) <= width for line in table)
     assert "…" not in "".join(table)
     assert f"left out at {width} columns: TTFT p99" in " ".join(table)
+
+
+def test_a_command_in_a_sentence_is_set_as_one(tmp_path: Path) -> None:
+    """ "`loadtest check --try`" stood in its backticks in the page; what failed and why was in no table."""
+    levels, truth = grid(Made(), (2,))
+    records = [unanswered(each, Outcome.HTTP_ERROR) for each in truth.records]
+    page = pages.html(analyse(write(tmp_path / "run", records, levels)), [])
+    assert "Do what the error says; <code>loadtest check --try</code> asks" in page
+    assert '<h2 id="run-1">Failed requests</h2>' in page
+    assert "16 of 16" in page
+    assert "<p>16 requests at 2 streams · 100 in · 20 out" in page
