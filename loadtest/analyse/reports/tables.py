@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity
@@ -169,7 +168,10 @@ def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:
             or ("> " if part in described.get("at_least", ()) else "") + _in_unit(described[part], factor)
             for part in STATISTIC_HEADS
         ]
-        between = [_between(described[f"ci95_{part}"], factor) for part in WITH_INTERVAL]
+        between = [
+            " to ".join(_in_unit(end, factor) for end in described[f"ci95_{part}"] or ()) or UNKNOWN
+            for part in WITH_INTERVAL
+        ]
         rows.append((name, unit, str(described["n"]), *cells, *between, formula))
     heads = (
         "figure",
@@ -307,10 +309,6 @@ def _untold(described: dict[str, Any], part: str) -> str | None:
     """Say how many values a percentile would take that is not told; None where it is."""
     untold = described[part] is None and part in PERCENTILES
     return f"needs {needed(PERCENTILES[part])}" if untold else None
-
-
-def _between(interval: Sequence[float] | None, factor: float) -> str:
-    return " to ".join(_in_unit(end, factor) for end in interval) if interval else UNKNOWN
 
 
 def _in_ms(value: float) -> str:
