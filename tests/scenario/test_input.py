@@ -213,6 +213,12 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["check", "http://a:1,http://b:1"], "check looks at one server; give one URL."),
         (["check", "--url", "http://exa mple"], "'http://exa mple' holds a blank; give one URL at a time; see"),
         (["check", ""], "URL is empty; give it a value, or leave it out."),
+        (
+            ["memory", "x.gguf"],
+            "'x.gguf' is no URL, and there is no file of that name: name a file with --gguf or --config",
+        ),
+        (["memory", "plain.txt"], "'plain.txt' is no URL: name a file with --gguf"),
+        (["plot", "a", "b"], "-o DIR says where the charts of several runs go"),
         (["report"], "write `loadtest report [OPTIONS] RUN...`."),
         (["report", ""], "RUN is empty; give it a value"),
         (["compare", "A"], "name two runs, BASE and NEW, or several of each"),

@@ -273,7 +273,7 @@ def test_the_verdict_is_the_last_column_to_go(tmp_path: Path, shape: str, width:
 
 
 def test_a_command_in_a_sentence_is_set_as_one(tmp_path: Path) -> None:
-    """ "`loadtest check --try`" stood in its backticks in the page; what failed and why was in no table."""
+    """Commands stood in their backticks in the page; what failed and why was in no table."""
     levels, truth = grid(Made(), (2,))
     records = [unanswered(each, Outcome.HTTP_ERROR) for each in truth.records]
     page = pages.html(analyse(write(tmp_path / "run", records, levels)), [])
