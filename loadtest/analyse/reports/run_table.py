@@ -50,7 +50,7 @@ def facts_table(analysis: Analysis) -> Grid:
 
 def measured(analysis: Analysis) -> str:
     """Say in a line what was sent, when and for how long."""
-    levels, started = analysis.summary["levels"], analysis.summary["started"]
+    levels, started = analysis.summary["levels"], str(analysis.summary["started"] or "")
     if not levels:
         return ""
     same, names = offered_load.shared([level["label"] for level in levels])
