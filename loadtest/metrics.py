@@ -28,7 +28,7 @@ FORMULAS: dict[str, str] = {
     "e2e_tokens_per_s": "output tokens / E2E: the older convention, waiting included",
     "queue_wait_s": "Ollama: TTFT − load − prompt eval; llama.cpp: t_headers − t_send",
     "slot_wait_s": "the part of queue wait while all slots are taken",
-    "batch_wait_s": "the rest of queue wait: a slot is free, the batch in flight must end first",
+    "batch_wait_s": "the rest of queue wait, beside other requests: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",
     "prefill_s": "Ollama: prompt_eval_duration; llama.cpp: timings.prompt_ms",
     "prefill_tokens_per_s": "uncached prompt tokens / prefill (TTFT where no prefill is said), of prompts alone on the server",

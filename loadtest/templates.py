@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
 @cache
@@ -19,6 +21,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    found.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
     return found
 
 

@@ -18,7 +18,8 @@ from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.queue import leavers, slots, waits
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.verdict import verdict
+from loadtest.analyse.verdict import outcome_rules, verdict
+from loadtest.records import NO_FAILURES
 from loadtest.slo import Objective
 
 # Figures of a request each, in the order of summary.json; columns of Run.requests.
@@ -79,6 +80,7 @@ def level_summary(
         "requests": int(rows.sum()),
         "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
+        "failures": outcome_rules.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
         **_described(run, index, good, block),
         **leavers.left_figures(run, index, found_slots),
         **or_reason("little", little.to_dict() if little else None, "no request ended in the steady window"),
@@ -92,6 +94,7 @@ def level_summary(
         "client": {
             "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
             "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
+            "schedule_lag_p99_s": verdict.schedule_lag_p99(run.column("schedule_lag_s")[good]) if good.any() else None,
             "cpu": verdict.client_cpu(run, index),
             "stamps": stamps,
             **client_capacity.capacity_used(run, index, stamps),

@@ -98,10 +98,13 @@ def write_report(
     return Report(tuple(analyses), tuple(files))
 
 
-def plot(folders: list[Path], out: Path | None = None, *, say: Callable[[str], object] = lambda _: None) -> list[Path]:
-    """Draw the PNGs alone, into `out` or the run folder. Of several runs `out` gets those of all together, and a folder a run.
+def plot(
+    folders: list[Path], out: Path | None = None, *, each: bool = False, say: Callable[[str], object] = lambda _: None
+) -> list[Path]:
+    """Draw the PNGs of a run alone, into `out` or the run folder; of several runs those of all together, into `out`.
 
-    `say` is told what is wrong with a folder, a sentence each.
+    `each` also draws those of each of several runs, into its folder or one of its name in `out`. `say` is told what is wrong
+    with a folder, a sentence each.
     """
     from loadtest.analyse.charts import draw_all
 
@@ -114,8 +117,8 @@ def plot(folders: list[Path], out: Path | None = None, *, say: Callable[[str], o
         from loadtest.analyse.charts.overlay import draw_each
 
         drawn = draw_each(compare_many(analyses), out)
-    places = _places(analyses, out)
-    return drawn + [path for one, place in zip(analyses, places, strict=True) for path in draw_all(one, place)]
+    own = zip(analyses, _places(analyses, out), strict=True) if each or len(analyses) == 1 else ()
+    return drawn + [path for one, place in own for path in draw_all(one, place)]
 
 
 def _places(analyses: list[Analysis], out: Path | None) -> list[Path]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from loadtest.errors import refuse
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
@@ -15,13 +17,16 @@ import click
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for the PNGs: those of several runs over each other, and a folder a run.  [default: the run folder]",
+    help="Folder for the PNGs; several runs need one.  [default: the run folder]",
 )
-def plot(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Make the PNG charts alone. With several runs and -o, also draw charts of all of them over each other."""
+@click.option("--each", is_flag=True, help="With several runs, draw the charts of each one, too.")
+def plot(runs: tuple[Path, ...], out: Path | None, *, each: bool) -> None:
+    """Make the PNG charts alone: of one run all of them, of several runs four with all runs in each."""
     from loadtest.analyse.report import plot as draw
 
-    for path in draw(list(runs), out, say=lambda sentence: print(f"loadtest: {sentence}", file=sys.stderr)):
+    refuse(
+        len(runs) > 1 and out is None and not each,
+        "-o DIR says where the charts of several runs go; --each alone draws those of each run into its own folder.",
+    )
+    for path in draw(list(runs), out, each=each, say=lambda sentence: print(f"loadtest: {sentence}", file=sys.stderr)):
         print(path)
-    if len(runs) > 1 and out is None:
-        print("loadtest: -o DIR also draws these runs over each other.", file=sys.stderr)

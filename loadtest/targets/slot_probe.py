@@ -163,9 +163,10 @@ class _Probing:
         """Repeat a burst that shows a limit; return whether another one shows the same."""
         for _ in range(MOST_REPEATS):
             again = seen_in(await self._send(wire, found.sent, LONGEST_ANSWER), idle)
-            self._witnesses.append(again.said)
             if again.limit == found.limit:
+                self._witnesses.append(f"another {found.sent} requests sent together showed the same")
                 return True
+            self._witnesses.append(again.said)
         return False
 
     async def _send(self, wire: AsyncWire, size: int, tokens: int) -> list[Record]:

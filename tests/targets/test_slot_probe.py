@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import llamacpp
+from support.simulated import PROFILE
 
 from loadtest.cli.demo import simulated_server
 from loadtest.records import Outcome, Record
@@ -60,10 +61,13 @@ def test_the_slots_of_the_simulated_server_are_found(slots: int) -> None:
     assert found.limit == slots, found.witnesses
     handled = "one request at a time" if slots == 1 else f"{slots} requests in parallel"
     assert found.how == f"The server handles {handled}; further requests wait."
+    assert re.fullmatch(r"another \d+ requests sent together showed the same", found.witnesses[-1])
 
 
-def test_of_a_server_without_a_limit_none_is_seen() -> None:
-    with simulated_server("--slots", "0", "--speed", "5", "--warm") as url:
+def test_of_a_server_without_a_limit_none_is_seen(tmp_path: Path) -> None:
+    profile = tmp_path / "unlimited.json"
+    profile.write_text(json.dumps(PROFILE | {"slots": None}), encoding="utf-8")
+    with simulated_server("--profile", str(profile), "--warm") as url:
         found = probed(url)
     assert found.limit is None
     assert found.seen == 16

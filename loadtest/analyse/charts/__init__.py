@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from loadtest.analyse.charts import conversations, itl, prompt_length, style
 from loadtest.analyse.charts.by_load import (
@@ -32,7 +34,7 @@ GUIDES = "lines from point to point only guide the eye; bars: 95 % intervals"
 
 
 def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> list[Path]:
-    """Draw every chart of a run into folder `out` and return the PNGs, the most telling first.
+    """Draw every chart of a run that shows something into folder `out` and return the PNGs, the most telling first.
 
     A run of several models or servers gets a folder for each in there; what all of them loaded together is drawn once.
     `ahead` is the run's predicted curve where it was begun already.
@@ -95,7 +97,15 @@ def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     ]
 
 
-def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path:
+def _save(figure: Figure, path: Path, *said: Any, **more: Any) -> Path | None:
+    """Write a page, but one on which no panel shows anything; the report says why it is missing."""
+    if any(axes.axison for axes in figure.axes):
+        return style.save(figure, path, *said, **more)
+    path.unlink(missing_ok=True)  # of an earlier report
+    return None
+
+
+def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path | None:
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
     found = series_of(analysis.summary["levels"]) or [Series("", ())]
     shown = [found[place] for place in style.spread(len(found), style.MOST_PANELS)]
@@ -111,19 +121,21 @@ def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -
         subtitle += f"; {len(found) - len(shown)} more are in the report's tables"
     if chart in (distributions.ttft, distributions.e2e, itl.distribution, itl.tail):
         subtitle = joined("; ", subtitle, style.left_out(max((each.levels for each in shown), key=len)))
-    return style.save(figure, path, analysis, title, subtitle)
+    return _save(figure, path, analysis, title, subtitle)
 
 
-def _side_by_side(path: Path, analysis: Analysis, left: AllSeriesChart, right: AllSeriesChart, title: str) -> Path:
+def _side_by_side(
+    path: Path, analysis: Analysis, left: AllSeriesChart, right: AllSeriesChart, title: str
+) -> Path | None:
     """Draw two figures of all series."""
     found = series_of(analysis.summary["levels"])
     figure, panels = style.page(2, columns=2, share_y=False)
     for axes, chart in zip(panels, (left, right), strict=True):
         chart(axes, analysis, found)
-    return style.save(figure, path, analysis, title, GUIDES)
+    return _save(figure, path, analysis, title, GUIDES)
 
 
-def _draw_tradeoff(path: Path, analysis: Analysis) -> Path:
+def _draw_tradeoff(path: Path, analysis: Analysis) -> Path | None:
     levels = analysis.summary["levels"]
     found = series_of(levels)
     figure, (left, right) = style.page(2, columns=2, share_y=False)
@@ -131,10 +143,10 @@ def _draw_tradeoff(path: Path, analysis: Analysis) -> Path:
     said = f"a point a level, with its {offered_load.axis(levels).partition(' (')[0]} beside it"
     subtitle = joined("; ", said, tradeoff.without_p95(levels))
     write = [each.write for each in names]
-    return style.save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
+    return _save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
 
 
-def _draw_percentiles(path: Path, analysis: Analysis) -> Path:
+def _draw_percentiles(path: Path, analysis: Analysis) -> Path | None:
     """Draw TTFT and E2E of one series, or TTFT of each of several."""
     found = series_of(analysis.summary["levels"])
     title = percentiles.title(analysis)
@@ -144,17 +156,16 @@ def _draw_percentiles(path: Path, analysis: Analysis) -> Path:
     percentiles.ttft(left, analysis, found[0])
     percentiles.e2e(right, analysis, found[0])
     said = "a percentile of too few requests is left out: p95 takes 20, p99 takes 100"
-    return style.save(figure, path, analysis, title, joined("; ", found[0].label, said))
+    return _save(figure, path, analysis, title, joined("; ", found[0].label, said))
 
 
-def _timeline(path: Path, analysis: Analysis) -> Path:
+def _timeline(path: Path, analysis: Analysis) -> Path | None:
     level = timeline.pick(analysis)
-    figure, (axes,) = style.page(1, height=6.4)
     if level is None:
-        style.empty(axes, "The run has no level.")
-        return style.save(figure, path, analysis, "No request was recorded")
+        return None
+    figure, (axes,) = style.page(1, height=6.4)
     timeline.request_rows(axes, analysis, level)
-    return style.save(figure, path, analysis, timeline.title(analysis, level), label_of(level))
+    return _save(figure, path, analysis, timeline.title(analysis, level), label_of(level))
 
 
 def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> Path | None:
@@ -165,15 +176,15 @@ def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> Path | Non
     return None if found is None else prediction.draw(path, analysis, found)
 
 
-def _depth(path: Path, analysis: Analysis) -> Path:
+def _depth(path: Path, analysis: Analysis) -> Path | None:
     return _of_run(path, analysis, depth.over_time, depth.title(analysis))
 
 
-def _of_run(path: Path, analysis: Analysis, chart: RunChart, title: str, subtitle: str = "") -> Path:
+def _of_run(path: Path, analysis: Analysis, chart: RunChart, title: str, subtitle: str = "") -> Path | None:
     """Draw one panel of the whole run."""
     figure, (axes,) = style.page(1, height=4.8)
     chart(axes, analysis)
-    return style.save(figure, path, analysis, title, subtitle)
+    return _save(figure, path, analysis, title, subtitle)
 
 
 def _machine(path: Path, analysis: Analysis) -> Path | None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.by_load.point_names import PointNames
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.prompt_length import PromptLengthPoint, PromptLengthSeries
 from loadtest.analyse.summary import Analysis
@@ -29,7 +30,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     held = any(point.memory is not None for line in found for point in line.points)
     panels = 3 if held else 2
     figure, axes = style.page(panels, columns=panels, share_y=False)
-    ttft_panel(axes[0], analysis, found)
+    names = ttft_panel(axes[0], analysis, found)
     prefill_panel(axes[1], analysis, found)
     if held:
         memory_panel(axes[2], found)
@@ -37,7 +38,8 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
         if panel.axison:
             _tokens_axis(panel, found)
     shared = found[0].label if len(found) == 1 else "a line for each number of streams"
-    return style.save(figure, path, analysis, title(found), f"{shared}; dots: single requests, lines: medians")
+    said = f"{shared}; dots: single requests, lines: medians"
+    return style.save(figure, path, analysis, title(found), said, at_last=[names.write])
 
 
 def title(found: Sequence[PromptLengthSeries]) -> str:
@@ -46,8 +48,11 @@ def title(found: Sequence[PromptLengthSeries]) -> str:
     return said[0].rstrip(".") if said else "What a longer prompt costs"
 
 
-def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
-    """Draw TTFT p50 (and p95 where it is known) against prompt tokens, both logarithmic, with single requests as dots."""
+def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> PointNames:
+    """Draw TTFT p50 (and p95 where it is known) against prompt tokens, both logarithmic, with single requests as dots.
+
+    Return the medians of a single line, to be written beside its points.
+    """
     _dots(axes, analysis, found, "ttft_s")
     _draw_lines(axes, found, lambda point: point.ttft_s, named=True)
     p95 = [(p.tokens, p.ttft_p95_s) for line in found for p in line.points if p.ttft_p95_s is not None]
@@ -55,19 +60,12 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSerie
         axes.plot(*zip(*p95, strict=True), "^", color=style.INK, markersize=6, label="p95 (from 20 requests on)")
     low, high = style.logarithmic_y(axes)
     axes.set_ylim(low / 1.1, high * 1.3)
-    for place, point in enumerate(found[0].points if len(found) == 1 else ()):
-        if point.ttft_s is not None:
-            left = place > 0  # of its point there is nothing, but the first would cross the axis
-            axes.annotate(
-                seconds(point.ttft_s),
-                (point.tokens, point.ttft_s),
-                xytext=(-6, 5) if left else (8, -5),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                fontsize=8.5,
-                color=style.INK,
-            )
     axes.set_title("TTFT")
+    names = PointNames(axes, -1)
+    if len(found) == 1:
+        at = [(point.tokens, point.ttft_s) for point in found[0].points if point.ttft_s is not None]
+        names.add(at, [seconds(value) for _, value in at], style.LINES[0])
+    return names
 
 
 def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:

@@ -266,17 +266,20 @@ def _drain(run: RunData, window: Window, good: BoolArray) -> dict[str, Any]:
 
 
 def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a sentence for each level of which many requests ended in the drain and changed the decode speed."""
-    said = []
-    for level in levels:
-        window = level.get("window") or {}
-        count, shift = window.get("drain_requests") or 0, window.get("drain_speed_shift")
-        if shift is None or count < DRAIN_SHARE * level["requests"] or abs(shift) < DRAIN_SHIFT:
-            continue
-        said.append(
-            f"{level['label']}: {count} of {level['requests']} requests ended while the level drained, with fewer streams "
-            f"at work: latencies hold them (the mean decode speed is {percent(abs(shift))} "
-            f"{'higher' if shift > 0 else 'lower'} for it), rates do not. More requests{' a stream' if level.get('concurrency') else ''} make "
-            "that part smaller."
-        )
-    return said
+    """Say of which level most of the decode speed is that of its end, where fewer streams were at work; nothing where little is."""
+    shifted = [(level, level["window"]) for level in levels if level.get("window")]
+    told = [
+        (level, window["drain_requests"], window["drain_speed_shift"])
+        for level, window in shifted
+        if abs(window.get("drain_speed_shift") or 0.0) >= DRAIN_SHIFT
+        and window["drain_requests"] >= DRAIN_SHARE * level["requests"]
+    ]
+    if not told:
+        return []
+    level, count, shift = max(told, key=lambda each: abs(each[2]))
+    said = (
+        f"The last {count} of {level['requests']} requests at {level['label']} ended with fewer streams at work, which makes the mean "
+        f"decode speed there {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}; rates leave the end of a level out. More "
+        "requests make that part smaller."
+    )
+    return [said]

@@ -155,7 +155,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
             if each:
                 found.append(each.about(who))
     found += leaving_findings.leaving_findings(summary["levels"])
-    found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(believed(summary["levels"]))[:MOST_TOLD]]
+    found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(believed(summary["levels"]))]
     return [each if isinstance(each, Finding) else Finding(each) for each in found]
 
 

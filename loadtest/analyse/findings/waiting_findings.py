@@ -8,7 +8,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.queue.waits import alone_share, passed_share
+from loadtest.analyse.server.queue.waits import passed_share
 from loadtest.analyse.summary import Analysis, believed, figure, is_void, mean_ttft
 from loadtest.text import capitalised, counted, percent, seconds
 
@@ -16,7 +16,6 @@ LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
 MOST_OF_A_WAIT = 0.8  # of a wait
-MOSTLY_ALONE = 0.5  # of batch wait that passed with nobody else there: it is none
 MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 SHORT_S = 0.005  # nobody calls that queueing
 
@@ -54,7 +53,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
             loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
             return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
-        longest = figure(level, "queue_wait_s", "max") or 0.0
+        longest = max(figure(level, name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s"))
         if longest <= max(LONG_WAIT * ttft, SHORT_S):
             return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")
         return Finding(f"{capitalised(at)}, waiting is {share} {of}, and {seconds(longest)} for one request{above}.")
@@ -79,23 +78,21 @@ def void_above(series: Series, level: dict[str, Any]) -> str:
 def batching(analysis: Analysis, series: Series) -> Finding | None:
     """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part.
 
-    What a request waits that has the server to itself is no batch's. Where many batches passed meanwhile, something else held
-    what the request waited for; and streams of several servers have no batch in common.
+    Where many batches passed meanwhile, something else held what the request waited for; and streams of several servers have
+    no batch in common.
     """
     if analysis.steps.apart:
         return None
-    run, alone = analysis.run, analysis.steps.handover_s
+    alone = analysis.steps.handover_s
     found, largest = None, LEAST_BATCH_WAIT
     for level in believed(series.levels):
-        if alone_share(run, level["index"]) > MOSTLY_ALONE:
-            continue  # no batch of others is in flight
         ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
         if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - alone) / ttft > largest:
             found, largest = level, (batch - alone) / ttft
     if found is None:
         return before_work(series, alone)
     slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
-    if passed_share(run, found["index"]) >= MOSTLY_PASSED:
+    if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
         return Finding(
             f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is waiting "
             "through many steps of other streams, with no more of them than the server handles: others may use this server.",
@@ -114,7 +111,7 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
 
 def before_work(series: Series, alone_s: float) -> Finding | None:
     """Say where a large part of TTFT is what even a request waits that has the server to itself, at the lowest load."""
-    level = next((one for one in believed(series.levels) if figure(one, "batch_wait_s") and mean_ttft(one)), None)
+    level = next((one for one in believed(series.levels) if figure(one, "queue_wait_s") and mean_ttft(one)), None)
     if level is None or alone_s < max(LEAST_BATCH_WAIT * (mean_ttft(level) or 0.0), SHORT_S):
         return None
     return Finding(

@@ -77,7 +77,7 @@ class Seen:
 
     def __str__(self) -> str:
         if self.besides:
-            return f"{self.called}, void for another reason, also: {self.reason}."
+            return f"Also at {self.called}: {self.reason}."
         return f"{self.called} is {self.verdict}: {self.reason}."
 
     @property
@@ -108,8 +108,8 @@ class Reason:
             names = self._names([one for one in self.seen if one.verdict == verdict and not one.besides])
             parts += [f"{_shortened(names)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
         if names := self._names([one for one in self.seen if one.besides]):
-            parts.append(f"{_shortened(names)}, void for another reason, {'has' if len(names) == 1 else 'have'} it too")
-        return "; ".join(parts)
+            parts.append(f"also at {_shortened(names)}")
+        return capitalised("; ".join(parts))
 
     @staticmethod
     def _names(seen: Sequence[Seen]) -> list[str]:
@@ -306,7 +306,7 @@ def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) 
     value = figure(level, "ttft_s", "p95")
     if value is not None:
         ends = list(map(seconds, interval(level, "ttft_s", "p95") or ()))
-        between = f"95 % interval {ends[0]} to {ends[1]}, " if len(set(ends)) > 1 else ""
+        between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "too few requests for its 95 % interval, "
         return Tile(name, wait_in_words(level, "ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

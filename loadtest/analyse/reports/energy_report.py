@@ -32,7 +32,8 @@ def table(summary: dict[str, Any]) -> Grid | None:
         return None
     costs = [(key, part, _head(levels, key, price, head)) for key, price, part, head in COSTS]
     costs = [(key, part, head) for key, part, head in costs if any(key in level for level in levels)]
-    missing = any(level.get("energy_reason") for level in levels)
+    wanted = sampled or not any("cost_by_hour" in level for level in levels)  # else the table of the run says it, once
+    missing = wanted and any(level.get("energy_reason") for level in levels)
     rows = tuple(_row(level, costs, missing=missing) for level in levels)
     heads = (
         "level",

@@ -28,12 +28,12 @@ GLOSSARY = (
     ),
     (
         "queue wait",
-        "All the time before the server works on a request's prompt: slot wait and batch wait together, the model's load apart.",
+        "The time before the server works on a prompt, its load apart: slot wait, batch wait, and what passes even for one alone.",
     ),
     ("slot wait", "The part of queue wait while all slots are taken: the queue for a slot."),
     (
         "batch wait",
-        "The rest of queue wait: a slot is free, but the batch in flight must end first. It happens below the slots too.",
+        "A slot is free, but the batch in flight must end first. It happens below the slots too, but not to a request that is alone.",
     ),
     (
         "load",

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
-from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.summary import Analysis, has_tokens
 from loadtest.grid import Grid, escaped
+from loadtest.records import Outcome
 from loadtest.templates import render
 
 MOST_GROUPS = 4  # models or servers whose tiles stand on top
+USUAL = (  # of every run that has tokens
+    "ttft.png",
+    "throughput.png",
+    "tradeoff.png",
+    "percentiles.png",
+    "ttft-distribution.png",
+    "itl.png",
+    "itl-tail.png",
+    "drift.png",
+)
 CAPTIONS = {
     "ttft.png": "Mean TTFT by concurrency or rate, split into what the request waited for",
     "lengths.png": "TTFT, prefill speed and memory against input length",
@@ -45,6 +55,17 @@ def _sorted_pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Pat
     return [path for path in pictures if path.parent.name not in folders], own or [[]]
 
 
+def left_out(one: Analysis, pictures: Sequence[Path]) -> str:
+    """Say which of the usual charts are missing, because nothing of the run would show in them; empty where none is."""
+    levels = one.summary["levels"]
+    missing = [name for name in USUAL if name not in {path.name for path in pictures}]
+    if not missing or not has_tokens(*levels):
+        return ""
+    any_good = any(level["outcomes"].get(Outcome.OK) for level in levels)
+    why = "too few requests or tokens ended well" if any_good else "no request ended well"
+    return f"Not drawn, because {why}: {', '.join(missing)}."
+
+
 def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     """Return the four tiles, of several models or servers those of each of the first ones, with its name."""
     every = [(named.removeprefix(": "), answers.tiles(one)) for named, one in tables.sections(analysis)]
@@ -56,6 +77,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
     summary = analysis.summary
     mark = simulated_mark(summary)
     lines = [f"# {escaped(summary['name'])}: {escaped(measured_on(summary))}", ""]
+    lines += [f"{escaped(run_table.measured(analysis))}", ""]
     if mark:
         lines += [
             f"> **{simulated_badge(summary)}** ({escaped(mark)}): {simulated_warning(summary)}",
@@ -74,6 +96,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
     lines += ["## Charts", ""] if pictures else []
     lines += [line for picture in shared for line in (_markdown_picture(picture, picture.name), "")]
     for (named, one), drawn in zip(tables.sections(analysis), own, strict=True):
+        lines += [said, ""] if (said := left_out(one, drawn or shared)) else []
         for picture in drawn:
             lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
         for level in one.summary["levels"]:
@@ -108,7 +131,7 @@ def _markdown_answers(analysis: Analysis) -> Iterator[str]:
 
 
 def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
-    return f"![{escaped(_captioned(picture, named)[0])}]({path})"
+    return f"![{escaped(captioned(picture, named)[0])}]({path})"
 
 
 def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
@@ -118,6 +141,8 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
     return render(
         "report.html",
         title=f"{summary['name']}: {measured_on(summary)}",
+        measured=run_table.measured(analysis),
+        run=analysis.run.path,
         simulated=simulated_mark(summary),
         simulated_badge=simulated_badge(summary),
         simulated_warning=simulated_warning(summary),
@@ -129,11 +154,12 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
         objectives=tables.objectives_table(summary),
         levels=tables.overview(summary),
         more=tables.rest_of_levels(summary),
-        pictures=[_captioned(path) for path in shared],
+        pictures=[captioned(path) for path in shared],
         sections=[
             {
                 "name": named,
-                "pictures": [_captioned(path, named) for path in drawn],
+                "pictures": [captioned(path, named) for path in drawn],
+                "left_out": left_out(one, drawn or shared),
                 "levels": [(level, tables.level_table(level, one.summary)) for level in one.summary["levels"]],
                 "tables": list(_server_tables(named, one)),
             }
@@ -158,13 +184,17 @@ def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, G
         *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),
         *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
+        *([("Failed requests", failures)] if (failures := tables.failures_table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),
         ("The run", run_table.facts_table(analysis)),
     ]
 
 
-def _captioned(path: Path, named: str = "") -> tuple[str, bytes]:
+def captioned(path: Path, named: str = "") -> tuple[str, bytes]:
     """Return what a chart says, what kind of chart it is, and its bytes."""
+    from PIL import Image  # matplotlib's own; without charts nobody needs it
+
     data, kind = path.read_bytes(), f"{CAPTIONS.get(path.name, path.stem)}{named}"
-    said = title_in(data)
+    with Image.open(path) as png:
+        said = str(png.info.get("Title", ""))
     return (f"{said}. {kind}" if said and said not in kind else kind), data

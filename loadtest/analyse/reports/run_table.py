@@ -14,7 +14,9 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
-from loadtest.text import UNKNOWN, joined, listed, seconds
+from loadtest.text import UNKNOWN, counted, joined, listed, seconds
+
+MOST_LOADS = 6  # that are named one by one
 
 
 def facts_table(analysis: Analysis) -> Grid:
@@ -44,6 +46,18 @@ def facts_table(analysis: Analysis) -> Grid:
         ("versions", versions or UNKNOWN),
     )
     return Grid(("", ""), tuple(pair for pair in pairs if pair[1]), prose=True)
+
+
+def measured(analysis: Analysis) -> str:
+    """Say in a line what was sent, when and for how long."""
+    levels, started = analysis.summary["levels"], str(analysis.summary["started"] or "")
+    if not levels:
+        return ""
+    same, names = offered_load.shared([level["label"] for level in levels])
+    loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
+    sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, *same)}"
+    begun = f"{started[:10]}, {started[11:16]} UTC" if started else ""
+    return joined("; ", sent, begun, _took(analysis.run.facts).partition(" from")[0])
 
 
 def _slots(one: Analysis) -> str:

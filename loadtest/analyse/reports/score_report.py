@@ -36,7 +36,7 @@ NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is;
 MODELS = (ERLANG, USL, LINE, SEGMENTS)
 CACHED_SHARE = "cached_share.mean"
 CHANCE = 3.0  # standard errors by which mean lengths may differ
-EXPENDABLE = (*reversed(MODELS), "Winkler", "case")
+EXPENDABLE = ("Winkler", *reversed(MODELS), "case")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.model_memory import memory_comparison
-from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
+from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, interval, wait_in_words
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, needed, schedule_lag_limit
 from loadtest.records import Outcome
@@ -36,6 +36,7 @@ LEVEL_FIGURES = (
     ("delivery_delay_s", "delivery delay", "ms"),
 )
 STATISTIC_HEADS = ("mean", "p5", "p50", "p90", "p95", "p99", "max")
+WITH_INTERVAL = ("p50", "p95")
 
 
 def headline(level: dict[str, Any], *, tokens: bool = True) -> dict[str, str]:
@@ -54,13 +55,15 @@ def headline(level: dict[str, Any], *, tokens: bool = True) -> dict[str, str]:
 
 
 def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
-    """Return headline(), with how many requests there are and it would take where one of its percentiles is not told."""
+    """Return headline(), p95 with its 95 % interval; of a percentile that is not told, how many requests it would take."""
     cells = list(headline(level, tokens=tokens).values())
     name = "ttft" if tokens else "e2e"
     for place, (kind, part) in enumerate((("", "p50"), ("", "p95"), ("", "p99"), ("_sched", "p95"))):
         described = level.get(f"{name}{kind}_s")
         if described and _untold(described, part):
             cells[place] = f"too few ({described['n']} of {needed(PERCENTILES[part])})"
+        elif part == "p95" and (ends := interval(level, f"{name}{kind}_s", part)):
+            cells[place] += f" ({' to '.join(map(seconds, ends))})"
     return cells
 
 
@@ -75,7 +78,19 @@ def overview(summary: dict[str, Any]) -> Grid:
         ("queue wait p50", "tokens/s a stream p50", "output tokens/s") if tokens else ("requests/s", "input tokens/s")
     )
     first = "TTFT p50" if tokens else "E2E p50"
-    heads = ("level", "verdict", "ok", "failed", "left", "not sent", first, "p95", "p99", "p95 from t_sched", *of_all)
+    heads = (
+        "level",
+        "verdict",
+        "ok",
+        "failed",
+        "left",
+        "not sent",
+        first,
+        "p95 (95 % interval)",
+        "p99",
+        "p95 from t_sched",
+        *of_all,
+    )
     rows = tuple(
         (
             level["label"],
@@ -137,7 +152,15 @@ def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:
             continue  # answers without text have none of it
         if not described:
             reason = level.get(f"{key}_reason", "unknown")
-            rows.append((name, unit, "0", *[UNKNOWN] * (len(STATISTIC_HEADS) + 1), f"{formula} (unknown: {reason})"))
+            rows.append(
+                (
+                    name,
+                    unit,
+                    "0",
+                    *[UNKNOWN] * (len(STATISTIC_HEADS) + len(WITH_INTERVAL)),
+                    f"{formula} (unknown: {reason})",
+                )
+            )
             continue
         factor = 1e3 if unit == "ms" else 1.0
         cells = [
@@ -145,12 +168,20 @@ def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:
             or ("> " if part in described.get("at_least", ()) else "") + _in_unit(described[part], factor)
             for part in STATISTIC_HEADS
         ]
-        interval = described["ci95_p50"]
-        between = f"{_in_unit(interval[0], factor)} to {_in_unit(interval[1], factor)}" if interval else UNKNOWN
-        rows.append((name, unit, str(described["n"]), *cells, between, formula))
-    return Grid(
-        ("figure", "unit", "n", *STATISTIC_HEADS, "95 % interval of p50", "formula"), tuple(rows), names=2, prose=True
+        between = [
+            " to ".join(_in_unit(end, factor) for end in described[f"ci95_{part}"] or ()) or UNKNOWN
+            for part in WITH_INTERVAL
+        ]
+        rows.append((name, unit, str(described["n"]), *cells, *between, formula))
+    heads = (
+        "figure",
+        "unit",
+        "n",
+        *STATISTIC_HEADS,
+        *(f"95 % interval of {part}" for part in WITH_INTERVAL),
+        "formula",
     )
+    return Grid(heads, tuple(rows), names=2, prose=True)
 
 
 def _formula_of(key: str, who: str) -> str:
@@ -214,7 +245,7 @@ def client_table(summary: dict[str, Any]) -> Grid:
                 level["label"],
                 said["stamps"],
                 _beside(said["lag_s"]["max"], figure(level, "itl_s", "p50")),
-                _beside(said["schedule_lag_s"]["max"], None if waited is None else schedule_lag_limit(waited)),
+                _beside(said["schedule_lag_p99_s"], None if waited is None else schedule_lag_limit(waited)),
                 percent(said["cpu"]) if said["cpu"] is not None else UNKNOWN,
                 *([client_capacity.capacity_cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
@@ -227,7 +258,7 @@ def client_table(summary: dict[str, Any]) -> Grid:
         "level",
         "stamps",
         "client lag max (token gap)",
-        "schedule lag max (limit of p99)",
+        "schedule lag p99 (limit)",
         "CPU of a core",
         *(["of what it can measure"] if calibrated else []),
         "output tokens of asked",
@@ -235,6 +266,16 @@ def client_table(summary: dict[str, Any]) -> Grid:
         "counted by",
     )
     return Grid(heads, tuple(rows))
+
+
+def failures_table(summary: dict[str, Any]) -> Grid | None:
+    """Return how many requests of each level failed, and why; None where none did."""
+    rows = tuple(
+        (level["label"], f"{failed(level)} of {level['requests']}", level.get("failures") or UNKNOWN)
+        for level in summary["levels"]
+        if failed(level)
+    )
+    return Grid(("level", "failed", "how, and the commonest error"), rows, prose=True) if rows else None
 
 
 def objectives_table(summary: dict[str, Any]) -> Grid | None:

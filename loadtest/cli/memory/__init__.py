@@ -18,11 +18,12 @@ from loadtest.cli.memory.estimates import (
 )
 from loadtest.cli.options.connection import SERVER_OPTIONS, connection_of, server_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
-from loadtest.cli.options.scenario_options import one_url
+from loadtest.cli.options.scenario_options import is_url, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_lines
 from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
+from loadtest.scenario import short_repr
 from loadtest.text import shown
 
 SIZE_HEADS = ("", "size", "from")
@@ -79,7 +80,13 @@ def memory(**options: Any) -> None:
       loadtest memory --model llama3.1:8b --training adamw
     """
     say_what_is_taken()
-    options["url"] = one_url(options.pop("place"), options["url"])
+    if (place := options.pop("place")) and not is_url(place):
+        absent = "" if Path(place).exists() else ", and there is no file of that name"
+        raise ScenarioError(
+            f"{short_repr(place)} is no URL{absent}: name a file with --gguf or --config, a run with --run, a model with "
+            "--model, and a server like http://HOST:11434."
+        )
+    options["url"] = one_url(place, options["url"])
     asked = MemoryOptions(connection=connection_of(options), **options)
     _one_source(asked)
     every = asked_estimates(asked)

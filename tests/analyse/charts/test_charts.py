@@ -28,6 +28,7 @@ from loadtest.analyse.charts import itl, style
 from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.over_time import depth, drift, timeline
+from loadtest.analyse.reports import pages
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import VOID
@@ -48,6 +49,11 @@ NAMES = [
     "drift.png",
     "streams.png",
 ]
+EMPTY = {  # charts on which nothing would show, by the shape of the run
+    "one request": {"itl-tail.png"},
+    "no success": {*NAMES} - {"timeline.png", "streams.png"},
+    "no request": {*NAMES},
+}
 
 
 @pytest.fixture
@@ -129,7 +135,7 @@ def test_every_chart_of_every_shape_of_run(tmp_path: Path, shape: str, monkeypat
     predicted = (
         ["prediction.png"] if shape in ("real", "many levels") else []
     )  # two levels of one length: enough to predict from
-    assert [path.name for path in drawn] == NAMES + predicted
+    assert [path.name for path in drawn] == [name for name in NAMES if name not in EMPTY.get(shape, ())] + predicted
     for path, figure in zip(drawn, figures, strict=True):
         assert imread(path).shape[1] == 1500  # 10 inches at 150 dpi
         texts = [text.get_text() for text in figure.texts]
@@ -223,6 +229,17 @@ def test_no_success_says_why_the_chart_is_empty(tmp_path: Path, axes: Axes) -> N
     analysis = analyse(tmp_path / "run")
     ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
     assert "No request ended well" in axes.texts[0].get_text()
+
+
+def test_of_a_run_in_which_all_failed_only_what_shows_something_is_drawn(tmp_path: Path) -> None:
+    """Eight of its ten charts were empty pages."""
+    no_success(tmp_path / "run")
+    analysis = analyse(tmp_path / "run")
+    (tmp_path / "ttft.png").write_bytes(b"of an earlier report")
+    assert [path.name for path in charts.draw_all(analysis, tmp_path)] == ["timeline.png", "streams.png"]
+    assert not (tmp_path / "ttft.png").exists()
+    said = pages.left_out(analysis, [tmp_path / "timeline.png"])
+    assert said.startswith("Not drawn, because no request ended well: ttft.png, throughput.png, ")
 
 
 def test_levels_are_grouped_by_everything_but_concurrency() -> None:

@@ -64,6 +64,7 @@ def test_an_hours_price_is_spread_over_the_tokens_of_an_hour(tmp_path: Path) -> 
     grid = energy_report.table(summary)
     assert grid is not None
     assert "1 M output tokens, at 3.60 EUR an hour" in grid.heads
+    assert "energy not measured because" not in grid.heads  # each level said it, and the table of the run
 
 
 def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times_price(tmp_path: Path) -> None:
@@ -73,6 +74,9 @@ def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times
     summary = analyse(path).summary
     add_cost(summary, prices)
     assert summary["levels"][0]["cost_by_kwh"] is None
+    grid = energy_report.table(summary)
+    assert grid is not None
+    assert "energy not measured because" in grid.heads
     assert [str(each) for each in energy_findings(summary)] == [
         "What electricity costs was not measured: watts were not sampled: loadtest run --monitor nvidia, dcgm=URL or rapl."
     ]

@@ -97,7 +97,7 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
 def test_one_request_that_waited_long_is_not_left_out() -> None:
     """Was "No request queues at 8 streams: waiting is 3 % of the mean TTFT" where one had waited for most of its own."""
     one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
-    one["queue_wait_s"] |= {"max": 0.9}
+    one["batch_wait_s"] |= {"max": 0.9}
     assert waiting_findings.queueing(of(LIMIT), Series("", (one,))) == (
         "At 8 streams, waiting is 3 % of the mean TTFT (1.00 s), and 900 ms for one request."
     )
@@ -310,7 +310,7 @@ def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> N
 )
 def test_what_a_request_waits_that_is_alone_is_no_batch_wait(alone_s: float, said: str) -> None:
     """Was "87 % of the mean TTFT is batch wait" behind a gateway that takes 0.3 s for each request, at one stream, too."""
-    one = level(ttft_s=1.0, slot_wait_s=0.0, batch_wait_s=0.4)
+    one = level(ttft_s=1.0, queue_wait_s=0.4, slot_wait_s=0.0, batch_wait_s=0.4)
     steps = SimpleNamespace(apart=False, handover_s=alone_s)
     found = waiting_findings.batching(of(LIMIT, run=NO_RUN, steps=steps), Series("", (one,)))
     assert (found or "").startswith(said)

@@ -205,7 +205,7 @@ def test_a_level_is_never_void_and_suspect_at_once() -> None:
     void, fine = {"label": "2 streams", "verdict": "void"}, {"label": "4 streams", "verdict": "suspect"}
     seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
     reason = answers.Reason("Lengths.", seen)
-    assert reason.where == "4 streams is suspect; 2 streams, void for another reason, has it too"
+    assert reason.where == "4 streams is suspect; also at 2 streams"
     assert reason.example == f"{reason.where}. At 2 streams: answers are short."
 
 
@@ -295,3 +295,10 @@ def test_the_glossary_has_the_heads_of_the_tables() -> None:
 def test_every_chart_of_the_report_is_explained() -> None:
     page = (ROOT / "docs/charts.md").read_text(encoding="utf-8")
     assert set(pages.CAPTIONS) <= set(re.findall(r"^\| `([a-z0-9-]+\.png)`", page, flags=re.MULTILINE))
+
+
+def test_a_tile_says_that_p95_has_no_interval(tmp_path: Path) -> None:
+    """It had one in some reports and none in others, without a word."""
+    make(tmp_path / "run", users=(8,), each=4)
+    note = answers.tiles(analyse(tmp_path / "run"))[2].note
+    assert note == "too few requests for its 95 % interval, at 8 streams · 100 in · 20 out"

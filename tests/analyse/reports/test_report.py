@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
-from support.made_runs import Made, grid, make, write
+from support.made_runs import MS, Made, grid, make, unanswered, write
 
 from loadtest.analyse import report
-from loadtest.analyse.reports import pages
+from loadtest.analyse.reports import pages, tables
 from loadtest.analyse.summary import analyse
 from loadtest.errors import RunFolderError
-from loadtest.records import Record
+from loadtest.records import Outcome, Record
+from loadtest.text import number, seconds
 
 REAL: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": None}
 SIMULATED: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100", "speed": 20.0}}
+
+
+def sent_late(record: Record, late_ms: int) -> Record:
+    return dataclasses.replace(record, t_sched=(record.t_send or 0) - late_ms * MS)
 
 
 class Page(HTMLParser):
@@ -170,10 +177,41 @@ def test_several_runs_get_a_folder_each(tmp_path: Path) -> None:
     assert len(written.analyses) == 3
 
 
+def test_tables_show_how_sure_p95_is_and_the_lag_that_the_verdict_judges(tmp_path: Path) -> None:
+    """The tile had an interval of p95 and the tables none; the lag in the table was the longest, and the limit that of p99."""
+    path = tmp_path / "run"
+    lag_ms = [0] * 195 + [30, 30, 30, 30, 50]
+    levels, truth = grid(Made(jitter_ms=lambda i: i * 7 % 23), (1,), each=200)
+    at = iter(lag_ms)
+    records = [each if each.warmup else sent_late(each, next(at)) for each in truth.records]
+    level = (summary := analyse(write(path, records, levels)).summary)["levels"][0]
+    low, high = level["ttft_s"]["ci95_p95"]
+    (row,) = tables.overview(summary).rows
+    assert f"({seconds(low)} to {seconds(high)})" in row[5]
+    figures = tables.level_table(level, summary)
+    assert (
+        figures.rows[0][figures.heads.index("95 % interval of p95")] == f"{number(low * 1e3)} to {number(high * 1e3)}"
+    )
+    (judged,) = [each for each in level["reasons"] if each.startswith("schedule lag p99 is ")]
+    client = tables.client_table(summary)
+    assert (
+        client.rows[0][client.heads.index("schedule lag p99 (limit)")].split(" (")[0]
+        == judged.split("is ")[1].split(",")[0]
+    )
+
+
 def test_plot_writes_pictures_alone(run: Path, tmp_path: Path) -> None:
     drawn = report.plot([run], tmp_path / "pictures")
     assert sorted((tmp_path / "pictures").iterdir()) == sorted(drawn)
     assert all(path.suffix == ".png" for path in drawn)
+
+
+def test_plot_of_several_runs_draws_each_ones_own_only_where_asked(run: Path, tmp_path: Path) -> None:
+    """Twelve runs made about 130 pictures."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    of_all = report.plot([run, other], tmp_path / "pictures")
+    assert [path.name for path in of_all] == ["throughput.png", "ttft.png", "tradeoff.png", "itl.png"]
+    assert {path.parent.name for path in report.plot([other, run], each=True)} == {run.name, "other"}
 
 
 def test_a_folder_that_is_no_run_is_one_sentence_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
@@ -232,3 +270,14 @@ def test_the_verdict_is_the_last_column_to_go(tmp_path: Path, shape: str, width:
     assert all(len(line) <= width for line in table)
     assert "…" not in "".join(table)
     assert f"left out at {width} columns: TTFT p99" in " ".join(table)
+
+
+def test_a_command_in_a_sentence_is_set_as_one(tmp_path: Path) -> None:
+    """Commands stood in their backticks in the page; what failed and why was in no table."""
+    levels, truth = grid(Made(), (2,))
+    records = [unanswered(each, Outcome.HTTP_ERROR) for each in truth.records]
+    page = pages.html(analyse(write(tmp_path / "run", records, levels)), [])
+    assert "Do what the error says; <code>loadtest check --try</code> asks" in page
+    assert '<h2 id="run-1">Failed requests</h2>' in page
+    assert "16 of 16" in page
+    assert "<p>16 requests at 2 streams · 100 in · 20 out" in page

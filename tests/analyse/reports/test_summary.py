@@ -47,7 +47,7 @@ def test_every_key_is_there_and_all_of_it_is_json(summary: dict[str, Any]) -> No
     for level in summary["levels"]:
         for name in PER_LEVEL:
             assert set(level[name]) == DESCRIBED, name
-        assert {"lag_s", "schedule_lag_s", "cpu", "stamps"} == level["client"].keys()
+        assert {"lag_s", "schedule_lag_s", "schedule_lag_p99_s", "cpu", "stamps"} == level["client"].keys()
 
 
 def test_figures_of_a_made_server(summary: dict[str, Any]) -> None:

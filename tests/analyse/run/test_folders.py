@@ -29,6 +29,7 @@ CHANGED = {
     r"levels\[\d+\]\.stall_s\.": "means of steps keep slow ones",
     r"step_law\.": "means of steps keep slow ones; a law takes three numbers of streams",
     r"levels\[\d+\]\.reasons\[\d+\]: (\d+ of \d+ requests failed|schedule lag|the client was)": "numbers are rounded by one rule",
+    r"levels\[\d+\]\.batch_wait_s\.": "what a request waits while no other is in flight is no batch wait",
     r"verdict: valid → suspect": "a run that did not end as planned is suspect as a whole, in reports as for read_run",
     r"levels\[\d+\]\.\w+_reason: this server does not say": "each figure has the reason of its own",
     r"slots\.method: ": "what the slots are known from is worded anew",

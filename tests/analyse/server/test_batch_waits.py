@@ -12,18 +12,18 @@ from loadtest.analyse.findings import waiting_findings
 from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.queue.waits import alone_share, passed_share
+from loadtest.analyse.server.queue.waits import passed_share
 from loadtest.analyse.summary import Analysis
 
 
-def made(gap_ms: int, *, prompt: int = 100, end: float = 2.1) -> RunData:
+def made(gap_ms: int, *, prompt: int = 100) -> RunData:
     """Return a level of two requests: one decodes for 2 s, and meanwhile the other waits for 1 s and reads for 0.1 s."""
     columns = {
         "send": [0.0, 0.5],
         "first_token": [0.1, 1.6],
         "prefill_s": [0.1, 0.1],
         "batch_wait_s": [0.0, 1.0],
-        "end": [end, 2.6],
+        "end": [2.1, 2.6],
         "prompt_tokens": [prompt, prompt],
     }
     chunks = Ragged.of([[100_000 + 1000 * at for at in range(0, 2000, gap_ms)], [1_100_000]])
@@ -71,17 +71,3 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> 
     found = waiting_findings.batching(analysis, Series("", (level,)))
     assert found is not None
     assert said in found
-
-
-@pytest.mark.parametrize(("end", "share"), [(2.1, 0.0), (0.51, 0.0), (0.5, 1.0), (0.2, 1.0)])
-def test_a_wait_with_nobody_else_there_is_no_batch_wait(end: float, share: float) -> None:
-    """Two people with time to think never met, and "27 % is batch wait: a prompt starts only when the batch has ended"."""
-    run = made(500, end=end)
-    assert alone_share(run, 0) == share
-    figures = {
-        name: {"mean": value, "max": value}
-        for name, value in (("ttft_s", 1.0), ("slot_wait_s", 0.0), ("batch_wait_s", 0.6))
-    }
-    level = {"index": 0, "label": "2 streams", "concurrency": 2, "rate": None, "verdict": "valid", **figures}
-    analysis = cast("Analysis", SimpleNamespace(run=run, steps=SimpleNamespace(apart=False, handover_s=0.0)))
-    assert (waiting_findings.batching(analysis, Series("", (level,))) is None) is bool(share)

@@ -82,12 +82,28 @@ def test_one_slot_two_slots_four_slots_with_batch_waits(tmp_path: Path, slots: i
     analysis = analyse(write(tmp_path / "run", records, levels))
     requests = analysis.run.requests
     assert analysis.slots.limit
-    for name, known in (("slot_wait_s", truth.slot_wait), ("batch_wait_s", truth.batch_wait)):
+    alone = requests["id"][requests["level"] == 0]  # what one user waits is no batch of others
+    batch_wait = {number: 0.0 if number in set(alone) else wait for number, wait in truth.batch_wait.items()}
+    for name, known in (("slot_wait_s", truth.slot_wait), ("batch_wait_s", batch_wait)):
         error = requests[name].to_numpy() - np.array([known[i] for i in requests["id"]])
         assert np.abs(error).max() < 1e-6, name
     for record in records:  # as live figures have it
         wait = truth.slot_wait[record.id] + truth.batch_wait[record.id]
         assert dict(durations_of(record))["queue_wait_s"] == pytest.approx(wait, abs=1e-6)
+
+
+@pytest.mark.parametrize(("end_ms", "batch_s"), [(201, 0.5), (101, 0.0)])
+def test_a_wait_with_nobody_else_in_flight_is_no_batch_wait(tmp_path: Path, end_ms: int, batch_s: float) -> None:
+    """Two people with time to think never met, and a gateway's half second was drawn as "batch wait"."""
+    first, _, last = closed_loop(Made(load_ms=0), level=0, users=1, requests=2, start_ns=0).records
+    before = dataclasses.replace(first, t_end=end_ms * MS)
+    sent = 102 * MS
+    held = dataclasses.replace(last, t_sched=sent, t_send=sent, t_first_token=sent + 550 * MS, t_end=900 * MS)
+    level = {"index": 0, "concurrency": 2, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}
+    run = frames.load(write(tmp_path / "run", [before, held], [level]))
+    run.requests["queue_wait_s"] = [0.0, 0.5]
+    split = waits.split_waits(run, Slots(2, limit=True, method="known"))
+    assert list(split.batch) == pytest.approx([0.0, batch_s])
 
 
 def test_the_two_parts_are_the_queue_wait(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ MEANS, MOST_IN_PANEL = 14, 5  # figures written over the bars of one chart, and 
 FEW_MEANS = 9  # … and those of one chart that have room for "mean"
 TICKS, FEW_TICKS = 20, 8
 WAITS = ("batch_wait_s", "unsplit_wait_s", "slot_wait_s")  # which of them is cut first
+REST = "rest: neither a wait for others, load nor prefill"
 BAR = 0.62  # of a bar's place: its width
 
 
@@ -105,7 +106,7 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
             thin = part
     rest = np.maximum(whole - bottom, 0.0)
     if (rest > THINNEST_PART * whole.max()).any():
-        label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
+        label = REST if bottom.any() else "TTFT (this server does not say what it is made of)"
         axes.bar(x, rest, BAR, bottom=bottom, color=style.WAITING, label=label)
 
 

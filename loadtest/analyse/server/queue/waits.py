@@ -2,11 +2,12 @@
 
 Number the requests in the order in which a server with S slots admits them, from 0. Request k can be admitted once k − S + 1
 earlier ones have left, so a slot became free for it at the (k − S + 1)-th end in order of time, whoever held that slot.
-Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait. Where the
+Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait, and none where
+no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. Where the
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
 but batch wait stays unknown.
 
-Some batch waits are no batch's: nobody else was there, or other streams got token after token meanwhile.
+Some batch waits are no batch's: other streams got token after token meanwhile.
 """
 
 from __future__ import annotations
@@ -58,7 +59,14 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     told = np.isfinite(wait)
     slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
-    return Waits(slot, wait - slot, source.astype(np.object_))
+    return Waits(slot, (wait - slot) * ~_waited_alone(run, wait), source.astype(np.object_))
+
+
+def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:
+    """Mark the requests that waited while no other was in flight at their server."""
+    send = run.column("send")
+    alone = open_within(send, run.column("end"), send, send + np.nan_to_num(wait)) < 2
+    return alone & ~np.asarray(run.requests.get("accompanied", False), dtype=np.bool_)
 
 
 def told_wait(run: RunData) -> FloatArray:
@@ -176,25 +184,13 @@ def more_in_flight(send: FloatArray, end: FloatArray, admitted: FloatArray, slot
 # -- batch waits that are none ----------------------------------------------------------------------------------------
 
 
-def alone_share(run: RunData, index: int) -> float:
-    """Return the share of a level's batch wait that passed with no other request in flight: no batch of others was waited for."""
-    waits, send = _batch_waits(run, index), run.column("send")
-    if not waits.sum() > 0:
-        return 0.0
-    at_once = open_within(send, run.column("end"), send, send + waits)
-    return float(waits[at_once < 2].sum() / waits.sum())
-
-
-def _batch_waits(run: RunData, index: int) -> FloatArray:
-    return np.nan_to_num(np.where(run.of_level(index), run.column("batch_wait_s"), 0.0))
-
-
 def passed_share(run: RunData, index: int) -> float:
     """Return the share of a level's batch wait during which more batches passed than a request waits for before it is taken in.
 
     A batch gives each stream that decodes one token, so the tokens of one other stream count the batches.
     """
-    of_level, waits = run.of_level(index), _batch_waits(run, index)
+    of_level = run.of_level(index)
+    waits = np.nan_to_num(np.where(of_level, run.column("batch_wait_s"), 0.0))
     if not waits.sum() > 0:
         return 0.0
     rows = np.argsort(-waits)[: min(MOST_LOOKED_AT, int((waits > 0).sum()))]
