@@ -16,7 +16,7 @@ from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
-from loadtest.analyse.explain.explanation import Explainer, Explanation, row_of
+from loadtest.analyse.explain.explanation import Explainer, Explanation, Slowness, row_of
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.summary import analyse
@@ -173,6 +173,15 @@ def test_json_names_parts_and_requests(queued: Path) -> None:
     assert document["files"] == [str(queued / "explain.png")]
     ttft = sorted(float(each) for each in analyse(queued).run.requests.query("level == 1 and not warmup")["ttft_s"])
     assert one["ttft_s"] == ttft[29]
+
+
+def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_blame(queued: Path) -> None:
+    """A level in which each step took 1.4 times as long as in the others was said to be slow by its load."""
+    found = explained(queued, 60)
+    found = dataclasses.replace(found, usual_s=found.ttft_s, slow=None, without=())
+    assert any("this is the level's load rather than one request" in said for said in words.notes(found))
+    slowed = dataclasses.replace(found, slow=Slowness(1.4, 70))
+    assert words.notes(slowed)[0] == "It took about as long as the others of its level."
 
 
 def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest.MonkeyPatch) -> None:

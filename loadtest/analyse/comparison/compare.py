@@ -25,6 +25,7 @@ from loadtest.analyse.comparison.differences import (
     estimate_of,
     fisher,
     geometric,
+    noise_between,
     ratio,
     value_of,
 )
@@ -210,8 +211,8 @@ def compare(
 
     Args:
         tolerance: share by which a figure may be worse before it is a regression.
-        run_noise: standard deviation between runs of one server, as a share. One run a side is judged only past
-            `tolerance` and this; several runs a side show it themselves.
+        run_noise: standard deviation between runs of one server, as a share, where the runs themselves show no more. One
+            run a side is judged only past `tolerance` and this; several runs a side show it themselves.
         across: comparability keys that differ on purpose; others that differ leave every figure without a verdict.
 
     Raises RunFolderError when no level is in all, or when the runs of one side differ in what they asked.
@@ -223,6 +224,7 @@ def compare(
         found, said = compare_part((ours_in, theirs_in), across)
         levels += found
         notes += [f"{name}: {note}" if name else note for note in (*_slots(ours_in, theirs_in), *said)]
+    run_noise = noise_between((one for _, *sides in parts for side in sides for one in side), run_noise)
     headline = [both for level in levels for both in level.figures if both.metric.headline]
     tests = sum(both.error_known for both in headline) + sum(one.some_failed and not one.refused for one in levels)
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
@@ -278,12 +280,13 @@ def compare_part(
 
 
 def _slots(*sides: Sequence[Analysis]) -> list[str]:
-    """Say that the slots differ, where both sides are known to have others."""
-    known = [{slots for one in side if (slots := slots_of(one)) is not None} for side in sides]
-    if any(len(each) != 1 for each in known) or known[0] == known[1]:
+    """Say that the slots differ, where runs are known to have others; of a side whose own runs do, all of theirs."""
+    known = [
+        sorted({slots.partition(" ")[0] for one in side if (slots := slots_of(one)) is not None}) for side in sides
+    ]
+    if not all(known) or (known[0] == known[1] and len(known[0]) == 1):
         return []
-    ((base,), (new,)) = known
-    return [f"Differs: slots ({base.partition(' ')[0]} → {new.partition(' ')[0]})."]
+    return [f"Differs: slots ({' → '.join(' or '.join(each) for each in known)})."]
 
 
 def _left(*sides: Sequence[Analysis]) -> list[str]:

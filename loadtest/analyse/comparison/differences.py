@@ -22,6 +22,7 @@ from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
+NOISE_FROM = "the larger of --run-noise and how much the paces of a run's levels differ"
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
 FEWEST_COMPARED = 8  # requests a side
 # Effective share of the values, (Σx)² / (n Σx²): 1 where all are equal, 1/2 where they are exponential, 1/8 where three of 60 are
@@ -109,6 +110,14 @@ class Estimate:
     def scaled(self, factor: float) -> Estimate:
         """Return it as another run of the same server would have it that is so many times as large."""
         return replace(self, value=self.value * factor)
+
+
+def noise_between(runs: Iterable[Analysis], asked: float) -> float:
+    """Return by how much runs of one server are taken to differ (standard deviation, a share).
+
+    A server whose levels within one run went at paces that differ by more than was asked for does so between runs.
+    """
+    return max(asked, *(one.steps.pace_error / t_quantile(SURE) for one in runs))
 
 
 def value_of(level: dict[str, Any], metric: Metric) -> float | None:

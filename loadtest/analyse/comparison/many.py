@@ -33,6 +33,7 @@ from loadtest.analyse.comparison.differences import (
     Metric,
     chance,
     estimate_of,
+    noise_between,
 )
 from loadtest.analyse.summary import Analysis, has_tokens, is_void
 from loadtest.errors import LoadTestError, RunFolderError
@@ -91,10 +92,15 @@ class Pair:
         return next((row for row in self.rows if row.level is level and row.change.metric is metric), None)
 
     def overall(self, metric: Metric) -> float | None:
-        """Return the geometric mean of a figure's changes over the levels that were judged; None for fewer than two."""
-        known = [row.change.ratio for row in self.rows if row.change.metric is metric and row.chance is not None]
-        ratios = [ratio for ratio in known if ratio]
-        return math.exp(sum(map(math.log, ratios)) / len(ratios)) if len(ratios) > 1 else None
+        """Return the geometric mean of a figure's changes over the levels that were judged.
+
+        None for fewer than two, and where no level differs: the mean of changes that were not seen is noise.
+        """
+        judged = [row.change for row in self.rows if row.change.metric is metric and row.chance is not None]
+        ratios = [change.ratio for change in judged if change.ratio]
+        if len(ratios) < 2 or all(change.verdict == SAME for change in judged):
+            return None
+        return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ def compare_many(
     levels = [level for one in parts for level in one.summary["levels"]]
     metrics = OF_TOKENS if not levels or has_tokens(*levels) else OF_REQUESTS
     couples = list(combinations(entries, 2))
+    run_noise = noise_between(parts, run_noise)
     tested: list[_Tested] = []
     trouble: dict[int, str] = {}
     for number, (one, other) in enumerate(couples):

@@ -61,11 +61,13 @@ def said_of_steps(level: str, base: Sequence[Estimate], new: Sequence[Estimate])
     found = ratio(base, new, 0.95, noise=0.0)
     change = geometric(new) / geometric(base)
     told = found is not None and not found[1][0] <= 1 <= found[1][1]
-    longer = f"{percent(abs(change - 1))} {'longer' if change > 1 else 'shorter'} than" if told else "as long as"
-    return (
-        f"{level}: at equal numbers of streams NEW's steps took {longer} BASE's in these runs. What the queue makes of that cannot "
-        "be told from so few requests."
+    longer = f"{percent(abs(change - 1))} {'longer' if change > 1 else 'shorter'}"
+    said = (
+        f"NEW's steps took {longer} than BASE's in these runs"
+        if told
+        else "no difference between the runs' steps was seen"
     )
+    return f"{level}: at equal numbers of streams {said}. What the queue makes of that cannot be told from so few requests."
 
 
 def _tokens_a_piece(one: Analysis, rows: BoolArray) -> float:

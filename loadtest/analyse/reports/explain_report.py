@@ -221,9 +221,8 @@ def notes(found: Explanation) -> list[str]:
     """Return what a reader has to know beside it."""
     said = []
     if found.usual:
-        said.append(
-            "It took about as long as the others of its level: this is the level's load rather than one request."
-        )
+        load = ": this is the level's load rather than one request" if found.slow is None and found.told is None else ""
+        said.append(f"It took about as long as the others of its level{load}.")
     if found.slow is not None:
         said.append(
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -21,9 +22,10 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.comparison import comparable
-from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
-from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import Metric, estimate_of, fisher
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, compare
+from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
+from loadtest.analyse.comparison.differences import METRICS, Metric, estimate_of, fisher
+from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
@@ -185,8 +187,10 @@ def test_other_slots_are_named_where_both_sides_show_them(folder: Folder) -> Non
     base, new = analyse(folder("base")), analyse(folder("new", slots=2, seed=1))
     assert "Differs: slots (4 → 2)." in compare(base, new).notes
     alone = analyse(folder("alone", users=(1,)))  # one stream shows no slots
-    for pair in ((base, analyse(folder("again", seed=2))), (alone, analyse(folder("one", users=(1,), slots=2)))):
+    again = analyse(folder("again", seed=2))
+    for pair in ((base, again), (alone, analyse(folder("one", users=(1,), slots=2)))):
         assert not [note for note in compare(*pair).notes if "slots" in note]
+    assert "Differs: slots (4 → 2 or 4)." in compare(base, [again, new]).notes
 
 
 @pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])
@@ -301,6 +305,24 @@ def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Fold
         found
     )
     assert compare(analyse(base), analyse(new), run_noise=0.005).verdict == WORSE
+
+
+def test_a_server_whose_levels_went_at_other_paces_may_do_so_between_runs(folder: Folder) -> None:
+    """Six equal runs on a busy machine differed by up to 80 %, and each showed as much between its own levels."""
+    base, new = analyse(folder("base")), analyse(folder("new", slower=0.5, seed=1))
+    assert compare(base, new).verdict == WORSE
+    restless = dataclasses.replace(new, steps=dataclasses.replace(new.steps, pace_error=0.6))
+    for found in (compare(base, restless), compare(restless, base)):
+        assert found.verdict == SAME
+        assert "the 31 % by which runs of one server are taken to differ" in method(found)
+    assert compare_many([base, restless]).run_noise == pytest.approx(0.306, abs=0.001)
+    assert compare(base, restless, run_noise=0.5).run_noise == 0.5
+
+
+def test_an_interval_without_a_bound_on_either_side_is_not_written_as_one() -> None:
+    row = Change("", 1, METRICS[0], 1.0, 1.0, 1.0, interval=(1e-5, 1e5))
+    assert interval_text(row) == "any"
+    assert interval_text(dataclasses.replace(row, interval=(0.5, 20.0))) == "−50.0 % or more"
 
 
 def test_several_runs_a_side_show_how_much_they_differ(folder: Folder, tmp_path: Path) -> None:

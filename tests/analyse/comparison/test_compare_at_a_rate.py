@@ -18,7 +18,8 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.comparison.compare import SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import method, outcome
-from loadtest.analyse.comparison.step_times import steps_at
+from loadtest.analyse.comparison.differences import Estimate
+from loadtest.analyse.comparison.step_times import said_of_steps, steps_at
 from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -70,6 +71,11 @@ def test_steps_tell_a_slower_server_where_its_queue_tells_nothing(tmp_path: Path
     )
     assert result.return_value == 0
     assert imread(tmp_path / "out" / "compare.png").std() > 0.01
+
+
+def test_steps_whose_difference_is_not_told_are_not_said_to_be_equal() -> None:
+    base, new = (Estimate.even(value, 0.05, 10) for value in (0.02, 0.021))
+    assert "no difference between the runs' steps was seen" in said_of_steps("1 request/s", (base,), (new,))
 
 
 def test_gaps_between_pieces_of_several_tokens_are_not_held_against_those_between_tokens(tmp_path: Path) -> None:
