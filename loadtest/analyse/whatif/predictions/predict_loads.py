@@ -98,7 +98,7 @@ def predict_loads(
     ]
     said += _unknown_cache(models)
     if known.limit is None:
-        said.insert(0, _unknown_limit(seen, run))
+        said.insert(0, _unknown_limit(seen, run, void))
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
@@ -194,11 +194,12 @@ def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
     ]
 
 
-def _unknown_limit(seen: int, run: RunData) -> str:
+def _unknown_limit(seen: int, run: RunData, void: Sequence[str]) -> str:
     most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
-    more = f"measure more than {max(most, seen)} streams at once, or with --probe-slots"
+    more = f"measure {'void levels again' if void else f'more than {max(most, seen)} streams at once'}, or with --probe-slots"
+    told = " from the levels that are not void" if void else ""
     return (
-        f"How many requests the server handles in parallel is not known: at least {seen}. Every load past that has two "
+        f"How many requests the server handles in parallel is not known{told}: at least {seen}. Every load past that has two "
         f"cases, no limit and a limit of {seen}; neither stands for a limit in between. For one figure, {more}."
     )
 
