@@ -12,7 +12,7 @@ from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
-from loadtest.analyse.whatif.model.predict import PROMPTS_AS_ASKED, Prediction
+from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
 from loadtest.text import (
     UNKNOWN,
@@ -35,6 +35,7 @@ PREDICTED = (
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
 SEEN_BETTER = 0.02  # by which a figure has to differ for a sentence on it
+EACH_A_SLOT = "a slot for each"  # where the run never reached the limit
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
 TABLE_FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
@@ -129,14 +130,14 @@ def _with_varied_lengths(advice: Advice) -> str:
         return ""
     return (
         f" That is with the lengths of this run: answers were all equally long, so requests move in step; with lengths that vary by 10 %, as "
-        f"in the table, TTFT p95 is {seconds(pairs[0][1])}, with {_speed_text(varied)} tokens/s a stream."
+        f"in the table, TTFT p95 would be {seconds(pairs[0][1])}, with {_speed_text(varied)} tokens/s a stream."
     )
 
 
 def _room(advice: Advice) -> str:
     if advice.capacities:
         said = [
-            f"With {'no limit of slots' if each.slots is None else counted(each.slots, 'slot')} {each.sentence}"
+            f"With {EACH_A_SLOT if each.slots is None else counted(each.slots, 'slot')} {each.sentence}"
             + (" (extrapolated)" if _extrapolates(advice, each) else "")
             for each in advice.capacities
         ]
@@ -159,7 +160,7 @@ def _room(advice: Advice) -> str:
 
 def _levers_sentence(advice: Advice) -> str:
     (first, *others), words = advice.levers, advice.ranked_by.words
-    slots = f"{counted(advice.now, 'slot')} as now" if advice.now else "no limit of slots"
+    slots = f"{counted(advice.now, 'slot')} as now" if advice.now else EACH_A_SLOT
     at = f"at {counted(advice.load, 'stream')} and {slots}"
     text = f"Among other changes, {first.name} would improve {words} most {at} ({_better(first.gain)} by the model)"
     if first.gain < 0.02:
@@ -206,14 +207,17 @@ def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
 def notes(advice: Advice) -> list[str]:
     """Return what stands below the table: where it extrapolates, and what is known of memory."""
     found = [PREDICTED]
-    streams = advice.model.streams
+    streams, measured = advice.model.streams, listed([str(n) for n in advice.measured])
     if advice.now is not None:
         found.append(
-            f"The figures with {counted(advice.now, 'slot')} at {listed([str(n) for n in advice.measured])} streams are measured; "
+            f"The figures with {counted(advice.now, 'slot')} at {measured} streams are measured; "
             f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
-    if advice.model.prompts_as_asked:
-        found.append(PROMPTS_AS_ASKED)
+    else:
+        found.append(
+            f"The figures at {measured} streams with as many slots or more are measured; all others are predicted."
+        )
+    found += advice.model.assumed
     if advice.model.guess:
         found.append(f"{capitalised(advice.model.guess)}.")
     if any(advice.extrapolated(*pair) for pair in advice.cells):

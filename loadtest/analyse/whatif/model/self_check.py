@@ -28,7 +28,8 @@ def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
     figures, bands = {}, {}
     for name in (*REQUEST_FIGURES, "stream_tokens_per_s"):
         described = level.get(name) or {}
-        figures[name] = {key: _or_nan(described.get(key)) for key in ("mean", "p5", "p50", "p90", "p95", "p99")}
+        told = {key: value for key, value in described.items() if key not in described.get("at_least", ())}
+        figures[name] = {key: _or_nan(told.get(key)) for key in ("mean", "p5", "p50", "p90", "p95", "p99")}
         for key in figures[name]:
             if interval := described.get(f"ci95_{key}"):
                 bands[f"{name}.{key}"] = (float(interval[0]), float(interval[1]))

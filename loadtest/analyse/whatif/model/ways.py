@@ -17,11 +17,10 @@ from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.token_budget import kv_budget
 from loadtest.analyse.server.timing.own_clocks import own_clocks
-from loadtest.analyse.server.timing.prefill import prompts_as_asked
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
-from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED
@@ -137,5 +136,5 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
         slope_known=len(times) > 1,
         pace_error=steps.pace_error,
         guess=None,
-        prompts_as_asked=prompts_as_asked(run),
+        assumed=assumed(run),
     )

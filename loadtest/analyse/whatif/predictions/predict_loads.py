@@ -23,7 +23,7 @@ from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slots
 from loadtest.analyse.whatif.model.levels_used import levels_used
-from loadtest.analyse.whatif.model.predict import PROMPTS_AS_ASKED, SLICED_WAY, Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.ways import NoWayError
 from loadtest.analyse.whatif.predictions.prediction_file import (
@@ -102,8 +102,7 @@ def predict_loads(
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
-    if first.prompts_as_asked:
-        said.append(PROMPTS_AS_ASKED)
+    said += first.assumed
     return _document_of(
         run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), seeded=seeded
     )
