@@ -184,6 +184,16 @@ def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_b
     assert words.notes(slowed)[0] == "It took about as long as the others of its level."
 
 
+def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
+    """One prompt of 1,301 tokens: a request that it held up was named, and what slowed steps beside it was said not to show."""
+    timing = dataclasses.replace(TIMING, context_s=5e-5)  # a step beside 2,000 tokens takes five times as long
+    plan = tuple(Sent(i, 2000 if i == 20 else 10, 20, at=0.3 * i) for i in range(40))
+    path = Playing(Case(planted.PROMPT, timing, 2, "llamacpp", plan, 20), 0).play().write(tmp_path / "run")
+    behind = [explained(path, request) for request in range(21, 25)]
+    assert [each.slow for each in behind] == [None] * 4
+    assert words.table(behind[:1]).rows[0][4].startswith("#20")
+
+
 def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, said = command("explain", queued, "--slowest", "4", "--by", "e2e")

@@ -18,6 +18,7 @@ from loadtest.analyse.comparison.comparable import Levels
 from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
+    OF_REQUESTS,
     RUN_NOISE,
     STEPS,
     Estimate,
@@ -32,7 +33,7 @@ from loadtest.analyse.comparison.differences import (
 from loadtest.analyse.comparison.step_times import said_of_steps, steps_at
 from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import Analysis, failed
+from loadtest.analyse.summary import Analysis, failed, has_tokens
 from loadtest.records import Outcome
 from loadtest.text import listed
 
@@ -220,8 +221,9 @@ def compare(
     bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
     parts, notes = comparable.parts(bases, news)
     levels: list[LevelOfBoth] = []
+    of_tokens = has_tokens(*(level for one in (*bases, *news) for level in one.summary["levels"]))
     for name, ours_in, theirs_in in parts:
-        found, said = compare_part((ours_in, theirs_in), across)
+        found, said = compare_part((ours_in, theirs_in), across, METRICS if of_tokens else OF_REQUESTS)
         levels += found
         notes += [f"{name}: {note}" if name else note for note in (*_slots(ours_in, theirs_in), *said)]
     run_noise = noise_between((one for _, *sides in parts for side in sides for one in side), run_noise)
@@ -245,7 +247,7 @@ def compare(
 def compare_part(
     sides: tuple[tuple[Analysis, ...], tuple[Analysis, ...]],
     across: frozenset[str],
-    metrics: Sequence[Metric] = METRICS,
+    metrics: Sequence[Metric],
     *,
     steps: bool = True,
 ) -> tuple[list[LevelOfBoth], list[str]]:

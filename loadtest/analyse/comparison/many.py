@@ -28,6 +28,7 @@ from loadtest.analyse.comparison.compare import (
 from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
+    OF_REQUESTS,
     RUN_NOISE,
     Estimate,
     Metric,
@@ -40,12 +41,6 @@ from loadtest.errors import LoadTestError, RunFolderError
 
 MOST_RUNS = 26  # each has a letter
 OF_TOKENS = tuple(metric for metric in METRICS if metric.headline)
-OF_REQUESTS = (  # of answers without text, such as embeddings
-    Metric("e2e_s", "mean", "E2E mean", "s", headline=True),
-    Metric("e2e_s", "p95", "E2E p95", "s", headline=True),
-    Metric("requests_per_s", None, "requests/s", "1/s", headline=True),
-    Metric("input_tokens_per_s", None, "input tokens/s", "1/s", headline=True),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +155,7 @@ def compare_many(
         for place, (name, one) in enumerate(zip(named.names, parts, strict=True))
     )
     levels = [level for one in parts for level in one.summary["levels"]]
-    metrics = OF_TOKENS if not levels or has_tokens(*levels) else OF_REQUESTS
+    metrics = OF_TOKENS if has_tokens(*levels) else OF_REQUESTS
     couples = list(combinations(entries, 2))
     run_noise = noise_between(parts, run_noise)
     tested: list[_Tested] = []

@@ -82,11 +82,10 @@ def outcome(many: Many) -> list[str]:
         metrics[0] = many.metrics[-1]
     missing = [entry.letter for entry in many.entries if entry not in [one for one, _ in load]]
     note = f" Without {listed(missing)}: void there, or not measured." if missing else ""
-    return [
-        said + (note if place == 0 else "")
-        for place, metric in enumerate(metrics)
-        if (said := _best(many, load, metric))
-    ]
+    ranked = [said for metric in metrics if (said := _best(many, load, metric))]
+    if not ranked:
+        return [f"At {offered_load.load_name(load[0][1])} the runs have no figure in common."]
+    return [ranked[0] + note, *ranked[1:]]
 
 
 def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metric) -> str | None:

@@ -15,6 +15,7 @@ from loadtest.text import UNKNOWN, capitalised, counted, listed, number, seconds
 
 MOST_NAMED = 3  # requests in one line
 NAMED_SHARE, COUNTED_SHARE = 0.1, 0.01  # of a part, below which a cause is only counted, and not even that
+LONG_SHARE = 0.5  # of a slot wait, from where on a long prompt that was read meanwhile is named before who held slots
 LARGE = 2.0  # times the median of its level, from which on a request's length is told
 SHORT_NAMES = {
     time_parts.CLIENT: "client",
@@ -255,6 +256,9 @@ def _row(found: Explanation) -> tuple[str, ...]:
     rest = found.parts.first[-1].seconds
     most = max(found.parts.first, key=lambda part: part.seconds)
     who = [each for each in most.causes if each.how != time_parts.PROMPTS or most.name != time_parts.SLOT]
+    # a long prompt holds up all who hold a slot
+    long = [each for each in most.causes if each not in who and each.seconds >= LONG_SHARE * most.seconds]
+    who = [*long, *(each for each in who if each.id not in [one.id for one in long])]
     told = found.told
     cause = f"#{told.cause.id}" if told and told.cause else ""
     return (

@@ -21,10 +21,10 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
-from loadtest.analyse.comparison import comparable
+from loadtest.analyse.comparison import comparable, many_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, compare
 from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import METRICS, Metric, estimate_of, fisher
+from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS, Metric, estimate_of, fisher
 from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -315,6 +315,8 @@ def test_a_server_whose_levels_went_at_other_paces_may_do_so_between_runs(folder
     for found in (compare(base, restless), compare(restless, base)):
         assert found.verdict == SAME
         assert "the 31 % by which runs of one server are taken to differ" in method(found)
+    wandering = dataclasses.replace(new, steps=dataclasses.replace(new.steps, pace_scatter=0.3))
+    assert compare(base, wandering).verdict == SAME
     assert compare_many([base, restless]).run_noise == pytest.approx(0.306, abs=0.001)
     assert compare(base, restless, run_noise=0.5).run_noise == 0.5
 
@@ -323,6 +325,26 @@ def test_an_interval_without_a_bound_on_either_side_is_not_written_as_one() -> N
     row = Change("", 1, METRICS[0], 1.0, 1.0, 1.0, interval=(1e-5, 1e5))
     assert interval_text(row) == "any"
     assert interval_text(dataclasses.replace(row, interval=(0.5, 20.0))) == "−50.0 % or more"
+
+
+def test_embeddings_are_compared_by_what_they_have(folder: Folder) -> None:
+    """Every figure of two runs of embeddings had "too few samples", for they were asked for TTFT and tokens/s."""
+    paths = [folder("base"), folder("new", slower=0.5, seed=1)]
+    for path in paths:
+        for file in path.glob("requests-*.jsonl"):
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            for row in rows[1:]:
+                row.update(dialect="ollama-embeddings", chunks=[], reads=0, stamped=1, arrivals=1)
+                for key in ("t_first_token", "t_first_visible", "output_tokens", "server", "server_us", "server_first"):
+                    row.pop(key, None)
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(*map(analyse, paths))
+    assert {row.metric.id for row in found.headline} == {metric.id for metric in OF_REQUESTS}
+    assert found.verdict == WORSE
+    chat = folder("chat", users=(2,))
+    assert many_report.outcome(compare_many([analyse(chat), *map(analyse, paths)])) == [
+        "At 2 streams the runs have no figure in common."
+    ]
 
 
 def test_several_runs_a_side_show_how_much_they_differ(folder: Folder, tmp_path: Path) -> None:
