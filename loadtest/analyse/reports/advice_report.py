@@ -29,8 +29,8 @@ from loadtest.text import (
 )
 
 PREDICTED = (
-    "Predictions come from the engine of the simulated server with the step times of this run; lengths that were all equal are "
-    "varied by 10 % to either side."
+    "Predictions come from the engine of the simulated server with the step times of this run, and hold if the server keeps "
+    "that pace; lengths that were all equal are varied by 10 % to either side."
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other

@@ -191,6 +191,8 @@ def test_other_slots_are_named_where_both_sides_show_them(folder: Folder) -> Non
     for pair in ((base, again), (alone, analyse(folder("one", users=(1,), slots=2)))):
         assert not [note for note in compare(*pair).notes if "slots" in note]
     assert "Differs: slots (4 → 2 or 4)." in compare(base, [again, new]).notes
+    probed = [analyse(folder(f"probed{n}", users=(1,), slots=n, slot_probe={"limit": n, "seen": n})) for n in (3, 6)]
+    assert "Differs: slots (3 → 6)." in compare(*probed).notes  # bursts before the run found them
 
 
 @pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from support.advised import LLAMA_70B, play
+from support.advised import CONTEXT, LLAMA_70B, play
 from support.virtual_runs import Load
 
 from loadtest.analyse.reports import advice_report as words
@@ -18,6 +19,7 @@ from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice import slot_advice as work
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, _highest
 from loadtest.analyse.whatif.model import predict
+from loadtest.cli.advise import _advice_of
 from loadtest.errors import ScenarioError
 from loadtest.memory.estimate import cache_of
 from loadtest.memory.sizes import parse_size
@@ -58,6 +60,20 @@ def test_kv_cache_by_the_architecture() -> None:
     assert of_token(**{"attention.head_count_kv": [8] * 40 + [0] * 40}) == 81_920
     assert cache_of({}) is None
     assert of_token(**{"attention.head_count_kv": None}) is None
+
+
+def test_slots_that_nobody_would_take_are_no_reason_for_fewer(tmp_path: Path) -> None:
+    """A llama.cpp of 6 slots with 3 streams: "Try --parallel 3", for the model had the 3 streams 10 % slower than measured."""
+    server = {"kind": "llama.cpp", "version": "1", "context": CONTEXT, "slots_said": 6, "facts": {}}
+    loads = [Load(users=users, requests=24, output=(16, 16)) for users in (1, 3)]
+    advice = _advice_of(analyse(play(tmp_path / "run", loads, slots=6, server=server)), (), None)
+    assert advice.now == 6
+    slower = {
+        **advice.predicted_now.figures,
+        "output_tokens_per_s": {"mean": 0.9 * advice.as_now(3).figure("output_tokens_per_s", "mean")},
+    }
+    doubtful = dataclasses.replace(advice, predicted_now=dataclasses.replace(advice.predicted_now, figures=slower))
+    assert work._best(doubtful) == 6
 
 
 def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def fitted_way(
             holding = model if sessions is None else replace(model, sessions=sessions)
             mine = with_likely_lengths(holding, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}
-            wrong = self_check.worst_miss(functools.partial(_said, mine, run, known), used)
+            wrong = self_check.misread(mine, run) or self_check.worst_miss(
+                functools.partial(_said, mine, run, known), used
+            )
             if wrong is None:
                 return replace(mine, way=way)
             missed = missed or wrong
