@@ -30,7 +30,7 @@ from loadtest.analyse.comparison.differences import (
     ratio,
     value_of,
 )
-from loadtest.analyse.comparison.step_times import said_of_steps, steps_at
+from loadtest.analyse.comparison.step_times import steps_at
 from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis, failed, has_tokens
@@ -164,11 +164,6 @@ class FigureOfBoth:
             return False
         return len(self.base) + len(self.new) > 2 or (self.base[0].told and self.new[0].told)
 
-    @property
-    def steps(self) -> bool:
-        """Whether it is the time of steps, and may be told."""
-        return self.metric is STEPS and self.error_known
-
     def plain_change(self) -> Change:
         """Return the figure of both sides before anything is judged."""
         base, new = (geometric(side) if side else None for side in (self.base, self.new))
@@ -232,12 +227,7 @@ def compare(
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
     for level in levels:
-        judged = [_change(both, limits) for both in level.figures]
-        untold = any(row.reason == TOO_FEW for row in judged)
-        notes += [
-            said_of_steps(both.level["label"], both.base, both.new) for both in level.figures if untold and both.steps
-        ]
-        rows += judged
+        rows += [_change(both, limits) for both in level.figures]
         rows += [_failures_judged(level, limits)] if level.some_failed else []
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]

@@ -34,7 +34,6 @@ PREDICTED = (
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
-SEEN_BETTER = 0.02  # by which a figure has to differ for a sentence on it
 EACH_A_SLOT = "a slot for each"  # where the run never reached the limit
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
 TABLE_FIGURES = (  # of the table: (head, figure, statistic)
@@ -147,12 +146,8 @@ def _room(advice: Advice) -> str:
     low, high = (advice.cells[each, advice.load] for each in (few, many))
     if low.figures == high.figures:
         return f"With {counted(advice.load, 'stream')} at once slots make no difference."
-    wait, speed = ("queue_wait_s", "p50"), ("stream_tokens_per_s", "p50")
-    shorter = high.figure(*wait) < (1 - SEEN_BETTER) * low.figure(*wait)
-    slower = high.figure(*speed) < (1 - SEEN_BETTER) * low.figure(*speed)
-    what = "More slots shorten the queue and slow each stream: at" if shorter and slower else "At"
     return (
-        f"{what} {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
+        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
         f"{_speed_text(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
         f"{_extrapolated_note(advice, many)}."
     )
@@ -162,22 +157,14 @@ def _levers_sentence(advice: Advice) -> str:
     (first, *others), words = advice.levers, advice.ranked_by.words
     slots = f"{counted(advice.now, 'slot')} as now" if advice.now else EACH_A_SLOT
     at = f"at {counted(advice.load, 'stream')} and {slots}"
-    text = f"Among other changes, {first.name} would improve {words} most {at} ({_better(first.gain)} by the model)"
+    text = (
+        f"Among other changes, {first.name} would improve {words} most {at} ({percent(first.gain)} better by the model)"
+    )
     if first.gain < 0.02:
         text = f"No other change improves {words} by more than 2 % {at}, by the model"
     elif others:
-        text += f", followed by {others[0].name} ({_better(max(others[0].gain, 0.0))})"
-    slots_now = advice.trial
-    if slots_now is not None and slots_now != advice.now:
-        brought = gain(advice.ranked_by, advice.predicted_now, advice.cells[slots_now, advice.load])
-        promised = gain(advice.ranked_by, advice.as_now(advice.load), advice.promised[advice.load])
-        if brought * promised >= 0:  # else the model's figure of now is another than the one measured
-            text += f"; {counted(slots_now, 'slot')} would make it {_better(brought)}"
+        text += f", followed by {others[0].name} ({percent(max(others[0].gain, 0.0))} better)"
     return text + "."
-
-
-def _better(share: float) -> str:
-    return f"{percent(abs(share))} {'better' if share >= 0 else 'worse'}"
 
 
 def _now_and_then(before: Prediction, after: Prediction) -> str:

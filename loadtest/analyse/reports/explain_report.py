@@ -200,10 +200,8 @@ def _left_out(one: Without, found: Explanation) -> str:
     if one.what == CACHE:
         who = f"without #{one.cause.id}, and " if one.cause else ""
         return f"{who}with the cache still holding what was lost"
-    cause = one.cause
-    if cause is None:
-        return "without"
-    return f"without #{cause.id}{_size(cause, found)}"
+    assert one.cause is not None, "a request that is left out"
+    return f"without #{one.cause.id}{_size(one.cause, found)}"
 
 
 def _size(cause: Cause, found: Explanation) -> str:
@@ -255,10 +253,11 @@ def table(explained: Sequence[Explanation]) -> Grid:
 def _row(found: Explanation) -> tuple[str, ...]:
     rest = found.parts.first[-1].seconds
     most = max(found.parts.first, key=lambda part: part.seconds)
-    who = [each for each in most.causes if each.how != time_parts.PROMPTS or most.name != time_parts.SLOT]
-    # a long prompt holds up all who hold a slot
-    long = [each for each in most.causes if each not in who and each.seconds >= LONG_SHARE * most.seconds]
-    who = [*long, *(each for each in who if each.id not in [one.id for one in long])]
+    # a long prompt holds up all who hold a slot, so it comes before them
+    by = sorted(
+        most.causes, key=lambda each: each.how != time_parts.PROMPTS or each.seconds < LONG_SHARE * most.seconds
+    )
+    who = list(dict.fromkeys(each.id for each in by))
     told = found.told
     cause = f"#{told.cause.id}" if told and told.cause else ""
     return (
@@ -266,7 +265,7 @@ def _row(found: Explanation) -> tuple[str, ...]:
         seconds(found.ttft_s),
         seconds(found.e2e_s),
         f"{SHORT_NAMES[most.name]} {seconds(most.seconds)}",
-        (f"#{who[0].id}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,
+        (f"#{who[0]}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,
         f"{seconds(told.found.seconds)} ({cause or SHORT_WITHOUT[told.what]})" if told else UNKNOWN,
         _duration(rest),
     )

@@ -89,8 +89,7 @@ def misread(model: ServerModel, run: RunData) -> str | None:
     longest = float(tokens[known].max())
     measured = float(np.median(spent[known & (tokens > longest / 2)]))
     read = timing.prompt_s + longest * timing.prefill_s + pairs(longest) * timing.context_prefill_s
-    steps = math.ceil(longest / (timing.n_batch or longest)) * max(timing.step.values(model.streams))
-    said = max(read, 0.0) + steps
+    said = max(read, 0.0) + math.ceil(longest / (timing.n_batch or longest)) * max(timing.step.values(model.streams))
     if measured <= MOST_SHARED * model.streams * said:
         return None
     return f"a prompt of {longest:,.0f} tokens takes {seconds(said)} to read by the model and {seconds(measured)} as measured"
