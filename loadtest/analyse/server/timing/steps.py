@@ -310,7 +310,7 @@ def _fixed_costs(
     wait = run.column("queue_wait_s")[alone]
     wait = wait[np.isfinite(wait)]
     if len(load) or len(wait):  # llama.cpp reports no load: its server loads the model before it listens
-        usual = float(np.median(wait)) if len(wait) else ASSUMED_HANDOVER_S
+        usual = float(np.median(wait)) if len(wait) >= FEWEST_WAITS else ASSUMED_HANDOVER_S
         every = tuple(map(float, wait[:MOST_SAMPLED])) if len(wait) >= FEWEST_WAITS else ()
         return float(np.median(load)) if len(load) else 0.0, usual, every
     if prefill is None or step is None or not alone.any():
