@@ -184,6 +184,19 @@ def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_b
     assert words.notes(slowed)[0] == "It took about as long as the others of its level."
 
 
+def test_a_wait_that_cannot_be_split_may_be_others_doing(queued: Path) -> None:
+    """Behind nginx, which buffers: "132 ms waiting for a slot or a step", and "No other request caused a part of it"."""
+    analysis = analyse(queued)
+    explainer = Explainer.of(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"])
+    waited = (parts.TimePart(parts.WAIT, 0.8), parts.TimePart(parts.REST, 0.0))
+    split = dataclasses.replace(explainer.splitter.split(1), total_s=1.0, first=waited, lost=None)
+    assert explainer._without(1, split) == ((), "what 80 % of it went into is not known")
+    found = explainer.explain(1)
+    assert words.decode_heading(found) is not None
+    at_once = dataclasses.replace(found, parts=dataclasses.replace(found.parts, decode_s=-4e-7))  # all in one read
+    assert words.decode_heading(at_once) is None
+
+
 def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
     """One prompt of 1,301 tokens: a request that it held up was named, and what slowed steps beside it was said not to show."""
     timing = dataclasses.replace(TIMING, context_s=5e-5)  # a step beside 2,000 tokens takes five times as long

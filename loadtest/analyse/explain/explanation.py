@@ -264,7 +264,7 @@ class Explainer:
                 tried.append(each.row)
         loaded = any(part.name in (time_parts.LOAD, time_parts.TURN) for part in parts.first)
         if not tried and parts.lost is None and not loaded:
-            rest = parts.first[-1].seconds
+            rest = sum(part.seconds for part in parts.first if part.name in (time_parts.REST, time_parts.WAIT))
             unknown = rest >= LEAST_REST * parts.total_s
             return (), f"what {percent(rest / parts.total_s)} of it went into is not known" if unknown else NOBODY
         if self.beside:

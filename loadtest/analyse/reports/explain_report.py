@@ -57,7 +57,7 @@ def rows(found: Explanation, parts: Sequence[TimePart]) -> list[tuple[str, str]]
 
 def decode_heading(found: Explanation) -> str | None:
     """Say how long the rest of the answer took; None where there was none."""
-    if not found.parts.decode:
+    if not found.parts.decode or found.parts.decode_s < time_parts.LEAST_S:
         return None
     more = (found.output_tokens or 1) - 1
     tokens = f" for {counted(more, 'more token')}" if more else ""
