@@ -26,7 +26,7 @@ def estimate_rows(plan: MemoryPlan) -> list[tuple[str, str, str]]:
         attention = "" if plan.flash or not facts.heads else ", no flash attention"
         found.append(("compute buffers", binary_size(plan.compute), how + attention))
         if plan.gpu:
-            found.append(("driver", binary_size(plan.driver), "allowance: a CUDA context"))
+            found.append(("driver", binary_size(plan.driver), "allowance: a CUDA context, where there is a GPU"))
     return [*found, ("total", binary_size(plan.total), f"{plan.total / 1e9:.2f} GB")]
 
 

@@ -206,7 +206,7 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
         )
     if failed := [record for record in records if record not in answered]:
         why = shown(redacted(shorten(failed[0].error or str(failed[0].outcome))))
-        return BurstSeen(sent, 0, None, f"{len(failed)} of {sent} were not answered ({why})", tells=False)
+        return BurstSeen(sent, 0, None, f"{len(failed)} of {sent} failed ({why})", tells=False)
     begun = sorted((record.t_first_token or 0) * S_PER_NS for record in answered)
     ends = [_last(record) for record in answered]
     first_end = min(ends)

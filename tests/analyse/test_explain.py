@@ -16,7 +16,7 @@ from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
-from loadtest.analyse.explain.explanation import Explainer, Explanation, row_of
+from loadtest.analyse.explain.explanation import Explainer, Explanation, Slowness, row_of
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.summary import analyse
@@ -173,6 +173,38 @@ def test_json_names_parts_and_requests(queued: Path) -> None:
     assert document["files"] == [str(queued / "explain.png")]
     ttft = sorted(float(each) for each in analyse(queued).run.requests.query("level == 1 and not warmup")["ttft_s"])
     assert one["ttft_s"] == ttft[29]
+
+
+def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_blame(queued: Path) -> None:
+    """A level in which each step took 1.4 times as long as in the others was said to be slow by its load."""
+    found = explained(queued, 60)
+    found = dataclasses.replace(found, usual_s=found.ttft_s, slow=None, without=())
+    assert any("this is the level's load rather than one request" in said for said in words.notes(found))
+    slowed = dataclasses.replace(found, slow=Slowness(1.4, 70))
+    assert words.notes(slowed)[0] == "It took about as long as the others of its level."
+
+
+def test_a_wait_that_cannot_be_split_may_be_others_doing(queued: Path) -> None:
+    """Behind nginx, which buffers: "132 ms waiting for a slot or a step", and "No other request caused a part of it"."""
+    analysis = analyse(queued)
+    explainer = Explainer.of(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"])
+    waited = (parts.TimePart(parts.WAIT, 0.8), parts.TimePart(parts.REST, 0.0))
+    split = dataclasses.replace(explainer.splitter.split(1), total_s=1.0, first=waited, lost=None)
+    assert explainer._without(1, split) == ((), "what 80 % of it went into is not known")
+    found = explainer.explain(1)
+    assert words.decode_heading(found) is not None
+    at_once = dataclasses.replace(found, parts=dataclasses.replace(found.parts, decode_s=-4e-7))  # all in one read
+    assert words.decode_heading(at_once) is None
+
+
+def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
+    """One prompt of 1,301 tokens: a request that it held up was named, and what slowed steps beside it was said not to show."""
+    timing = dataclasses.replace(TIMING, context_s=5e-5)  # a step beside 2,000 tokens takes five times as long
+    plan = tuple(Sent(i, 2000 if i == 20 else 10, 20, at=0.3 * i) for i in range(40))
+    path = Playing(Case(planted.PROMPT, timing, 2, "llamacpp", plan, 20), 0).play().write(tmp_path / "run")
+    behind = [explained(path, request) for request in range(21, 25)]
+    assert [each.slow for each in behind] == [None] * 4
+    assert words.table(behind[:1]).rows[0][4].startswith("#20")
 
 
 def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest.MonkeyPatch) -> None:

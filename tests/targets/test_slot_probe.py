@@ -163,7 +163,7 @@ def test_other_failures_end_it_too() -> None:
     failed = record(1, 2, outcome=Outcome.STREAM_ERROR, error="out of memory\x1b[2J", chunks=[], t_first_token=None)
     found = seen_in([*burst((10, 400)), failed], idle=0.010)
     assert (found.limit, found.tells) == (None, False)
-    assert "1 of 2 were not answered (out of memory" in found.said
+    assert "1 of 2 failed (out of memory" in found.said
     assert "\x1b" not in found.said
 
 

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.comparison import many_report
-from loadtest.analyse.comparison.many import OF_REQUESTS, Entry, Many
+from loadtest.analyse.comparison.differences import OF_REQUESTS
+from loadtest.analyse.comparison.many import Entry, Many
 from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import series_of

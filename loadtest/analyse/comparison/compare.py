@@ -18,6 +18,7 @@ from loadtest.analyse.comparison.comparable import Levels
 from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
+    OF_REQUESTS,
     RUN_NOISE,
     STEPS,
     Estimate,
@@ -25,13 +26,14 @@ from loadtest.analyse.comparison.differences import (
     estimate_of,
     fisher,
     geometric,
+    noise_between,
     ratio,
     value_of,
 )
-from loadtest.analyse.comparison.step_times import said_of_steps, steps_at
+from loadtest.analyse.comparison.step_times import steps_at
 from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import Analysis, failed
+from loadtest.analyse.summary import Analysis, failed, has_tokens
 from loadtest.records import Outcome
 from loadtest.text import listed
 
@@ -162,11 +164,6 @@ class FigureOfBoth:
             return False
         return len(self.base) + len(self.new) > 2 or (self.base[0].told and self.new[0].told)
 
-    @property
-    def steps(self) -> bool:
-        """Whether it is the time of steps, and may be told."""
-        return self.metric is STEPS and self.error_known
-
     def plain_change(self) -> Change:
         """Return the figure of both sides before anything is judged."""
         base, new = (geometric(side) if side else None for side in (self.base, self.new))
@@ -210,8 +207,8 @@ def compare(
 
     Args:
         tolerance: share by which a figure may be worse before it is a regression.
-        run_noise: standard deviation between runs of one server, as a share. One run a side is judged only past
-            `tolerance` and this; several runs a side show it themselves.
+        run_noise: standard deviation between runs of one server, as a share, where the runs themselves show no more. One
+            run a side is judged only past `tolerance` and this; several runs a side show it themselves.
         across: comparability keys that differ on purpose; others that differ leave every figure without a verdict.
 
     Raises RunFolderError when no level is in all, or when the runs of one side differ in what they asked.
@@ -219,21 +216,18 @@ def compare(
     bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
     parts, notes = comparable.parts(bases, news)
     levels: list[LevelOfBoth] = []
+    of_tokens = has_tokens(*(level for one in (*bases, *news) for level in one.summary["levels"]))
     for name, ours_in, theirs_in in parts:
-        found, said = compare_part((ours_in, theirs_in), across)
+        found, said = compare_part((ours_in, theirs_in), across, METRICS if of_tokens else OF_REQUESTS)
         levels += found
         notes += [f"{name}: {note}" if name else note for note in (*_slots(ours_in, theirs_in), *said)]
+    run_noise = noise_between((one for _, *sides in parts for side in sides for one in side), run_noise)
     headline = [both for level in levels for both in level.figures if both.metric.headline]
     tests = sum(both.error_known for both in headline) + sum(one.some_failed and not one.refused for one in levels)
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
     for level in levels:
-        judged = [_change(both, limits) for both in level.figures]
-        untold = any(row.reason == TOO_FEW for row in judged)
-        notes += [
-            said_of_steps(both.level["label"], both.base, both.new) for both in level.figures if untold and both.steps
-        ]
-        rows += judged
+        rows += [_change(both, limits) for both in level.figures]
         rows += [_failures_judged(level, limits)] if level.some_failed else []
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
@@ -243,7 +237,7 @@ def compare(
 def compare_part(
     sides: tuple[tuple[Analysis, ...], tuple[Analysis, ...]],
     across: frozenset[str],
-    metrics: Sequence[Metric] = METRICS,
+    metrics: Sequence[Metric],
     *,
     steps: bool = True,
 ) -> tuple[list[LevelOfBoth], list[str]]:
@@ -278,12 +272,13 @@ def compare_part(
 
 
 def _slots(*sides: Sequence[Analysis]) -> list[str]:
-    """Say that the slots differ, where both sides are known to have others."""
-    known = [{slots for one in side if (slots := slots_of(one)) is not None} for side in sides]
-    if any(len(each) != 1 for each in known) or known[0] == known[1]:
+    """Say that the slots differ, where runs are known to have others; of a side whose own runs do, all of theirs."""
+    known = [
+        sorted({slots.partition(" ")[0] for one in side if (slots := slots_of(one)) is not None}) for side in sides
+    ]
+    if not all(known) or (known[0] == known[1] and len(known[0]) == 1):
         return []
-    ((base,), (new,)) = known
-    return [f"Differs: slots ({base.partition(' ')[0]} → {new.partition(' ')[0]})."]
+    return [f"Differs: slots ({' → '.join(' or '.join(each) for each in known)})."]
 
 
 def _left(*sides: Sequence[Analysis]) -> list[str]:

@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
-from loadtest.analyse.comparison.differences import FAILED, STEPS, note_on_rates
+from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, STEPS, note_on_rates
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, signed
+from loadtest.text import UNKNOWN, counted, percent, signed
 
 LARGEST_CHANGE = 10  # times as much: beyond it a change that shows is none, and an interval has no upper end
 
@@ -27,6 +27,8 @@ def interval_text(row: Change) -> str:
     if row.interval is None:
         return UNKNOWN
     low, high = row.interval
+    if high >= LARGEST_CHANGE and low <= 1 / LARGEST_CHANGE:
+        return "any"
     if high >= LARGEST_CHANGE:
         return f"{signed(low - 1)} or more"
     return f"{signed(low - 1).removesuffix(' %')} to {signed(high - 1)}"
@@ -118,16 +120,16 @@ def run_lines(comparison: Comparison) -> list[str]:
 
 def method(comparison: Comparison) -> str:
     """Say how the verdicts came about."""
-    confidence, noise = f"{comparison.confidence * 100:.5g}", f"{comparison.run_noise * 100:g} %"
+    confidence, noise = f"{comparison.confidence * 100:.5g}", percent(comparison.run_noise)
     if comparison.single:
         how = (
             f"Intervals come from batches of requests within each run and from the {noise} by which runs of one server are taken "
-            f"to differ (--run-noise; two runs cannot show it). A figure is judged only beyond {noise} and the tolerance together."
+            f"to differ ({NOISE_FROM}; two runs cannot show it). A figure is judged only beyond {noise} and the tolerance together."
         )
     else:
         how = (
             f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
-            f"with {noise} (--run-noise) taken for it where that is narrower."
+            f"with {noise} ({NOISE_FROM}) taken for it where that is narrower."
         )
     seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}."
     smallest = seen if comparison.visible else ""

@@ -22,6 +22,7 @@ from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
+NOISE_FROM = "the larger of --run-noise and how much the pace of the same steps differs within a run"
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
 FEWEST_COMPARED = 8  # requests a side
 # Effective share of the values, (Σx)² / (n Σx²): 1 where all are equal, 1/2 where they are exponential, 1/8 where three of 60 are
@@ -71,6 +72,12 @@ METRICS = (
     Metric("queue_wait_s", "mean", "queue wait mean", "s"),
     Metric("prefill_s", "mean", "prefill mean", "s"),
 )
+OF_REQUESTS = (  # of answers without text, such as embeddings
+    Metric("e2e_s", "mean", "E2E mean", "s", headline=True),
+    Metric("e2e_s", "p95", "E2E p95", "s", headline=True),
+    Metric("requests_per_s", None, "requests/s", "1/s", headline=True),
+    Metric("input_tokens_per_s", None, "input tokens/s", "1/s", headline=True),
+)
 RATE_WEIGHTS = {"output_tokens_per_s": "output_tokens", "input_tokens_per_s": "prompt_tokens"}  # of a rate: its column
 WITH_WAITS = ("ttft_s", "ttft_sched_s", "e2e_s", "e2e_sched_s", "queue_wait_s")  # durations that hold waits
 # of a level at a rate alone, at the numbers of streams that all runs had: it holds no wait
@@ -109,6 +116,14 @@ class Estimate:
     def scaled(self, factor: float) -> Estimate:
         """Return it as another run of the same server would have it that is so many times as large."""
         return replace(self, value=self.value * factor)
+
+
+def noise_between(runs: Iterable[Analysis], asked: float) -> float:
+    """Return by how much runs of one server are taken to differ (standard deviation, a share).
+
+    A server whose pace differs by more than was asked for within one run, or between its levels, does so between runs.
+    """
+    return max(asked, *(max(one.steps.pace_scatter, one.steps.pace_error / t_quantile(SURE)) for one in runs))
 
 
 def value_of(level: dict[str, Any], metric: Metric) -> float | None:

@@ -28,23 +28,19 @@ from loadtest.analyse.comparison.compare import (
 from loadtest.analyse.comparison.differences import (
     FAILED,
     METRICS,
+    OF_REQUESTS,
     RUN_NOISE,
     Estimate,
     Metric,
     chance,
     estimate_of,
+    noise_between,
 )
 from loadtest.analyse.summary import Analysis, has_tokens, is_void
 from loadtest.errors import LoadTestError, RunFolderError
 
 MOST_RUNS = 26  # each has a letter
 OF_TOKENS = tuple(metric for metric in METRICS if metric.headline)
-OF_REQUESTS = (  # of answers without text, such as embeddings
-    Metric("e2e_s", "mean", "E2E mean", "s", headline=True),
-    Metric("e2e_s", "p95", "E2E p95", "s", headline=True),
-    Metric("requests_per_s", None, "requests/s", "1/s", headline=True),
-    Metric("input_tokens_per_s", None, "input tokens/s", "1/s", headline=True),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +87,15 @@ class Pair:
         return next((row for row in self.rows if row.level is level and row.change.metric is metric), None)
 
     def overall(self, metric: Metric) -> float | None:
-        """Return the geometric mean of a figure's changes over the levels that were judged; None for fewer than two."""
-        known = [row.change.ratio for row in self.rows if row.change.metric is metric and row.chance is not None]
-        ratios = [ratio for ratio in known if ratio]
-        return math.exp(sum(map(math.log, ratios)) / len(ratios)) if len(ratios) > 1 else None
+        """Return the geometric mean of a figure's changes over the levels that were judged.
+
+        None for fewer than two, and where no level differs: the mean of changes that were not seen is noise.
+        """
+        judged = [row.change for row in self.rows if row.change.metric is metric and row.chance is not None]
+        ratios = [change.ratio for change in judged if change.ratio]
+        if len(ratios) < 2 or all(change.verdict == SAME for change in judged):
+            return None
+        return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,9 @@ def compare_many(
         for place, (name, one) in enumerate(zip(named.names, parts, strict=True))
     )
     levels = [level for one in parts for level in one.summary["levels"]]
-    metrics = OF_TOKENS if not levels or has_tokens(*levels) else OF_REQUESTS
+    metrics = OF_TOKENS if has_tokens(*levels) else OF_REQUESTS
     couples = list(combinations(entries, 2))
+    run_noise = noise_between(parts, run_noise)
     tested: list[_Tested] = []
     trouble: dict[int, str] = {}
     for number, (one, other) in enumerate(couples):

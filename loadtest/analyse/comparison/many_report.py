@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE
 from loadtest.analyse.comparison.compare_report import change_text
-from loadtest.analyse.comparison.differences import FAILED, Estimate, Metric, note_on_rates
+from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, Estimate, Metric, note_on_rates
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
@@ -82,11 +82,10 @@ def outcome(many: Many) -> list[str]:
         metrics[0] = many.metrics[-1]
     missing = [entry.letter for entry in many.entries if entry not in [one for one, _ in load]]
     note = f" Without {listed(missing)}: void there, or not measured." if missing else ""
-    return [
-        said + (note if place == 0 else "")
-        for place, metric in enumerate(metrics)
-        if (said := _best(many, load, metric))
-    ]
+    ranked = [said for metric in metrics if (said := _best(many, load, metric))]
+    if not ranked:
+        return [f"At {offered_load.load_name(load[0][1])} the runs have no figure in common."]
+    return [ranked[0] + note, *ranked[1:]]
 
 
 def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metric) -> str | None:
@@ -216,7 +215,7 @@ def method(many: Many) -> str:
     return (
         f"± is half of a figure's 95 % interval within its run. A pair's change is from its first run to its second; "
         f"p is its chance where nothing differs but the {percent(many.run_noise)} by which runs of one server are taken to differ "
-        f"(--run-noise), adjusted for all {counted(many.tests, 'figure')} tested (Holm). A change counts below p = {FAMILY_ERROR:g} "
+        f"({NOISE_FROM}), adjusted for all {counted(many.tests, 'figure')} tested (Holm). A change counts below p = {FAMILY_ERROR:g} "
         f"and beyond {least} (tolerance and run noise); {NOT_SEEN} says that none was seen. With one run a side that holds within "
         "these runs: compare A1 A2 --against B1 B2 takes several. geomean is the geometric mean over levels."
         f"{rates}"

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.comparison.differences import Estimate, geometric, ratio
+from loadtest.analyse.comparison.differences import Estimate
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
-from loadtest.text import percent
 
 FEWEST_SHARED = 100  # steps at numbers of streams that all runs had
 SAME_PIECES = 0.05  # tokens a piece that differ by more: gaps of other things
@@ -54,18 +53,6 @@ def steps_at(runs: Sequence[Analysis], levels: Sequence[dict[str, Any]]) -> tupl
         wider = math.sqrt(count)  # a level has that part of the run's steps
         found.append(dataclasses.replace(figure.scaled(pace), down=figure.down * wider, up=figure.up * wider))
     return tuple(found)
-
-
-def said_of_steps(level: str, base: Sequence[Estimate], new: Sequence[Estimate]) -> str:
-    """Say how the steps of two runs differ where too few requests came to tell what the queue makes of it."""
-    found = ratio(base, new, 0.95, noise=0.0)
-    change = geometric(new) / geometric(base)
-    told = found is not None and not found[1][0] <= 1 <= found[1][1]
-    longer = f"{percent(abs(change - 1))} {'longer' if change > 1 else 'shorter'} than" if told else "as long as"
-    return (
-        f"{level}: at equal numbers of streams NEW's steps took {longer} BASE's in these runs. What the queue makes of that cannot "
-        "be told from so few requests."
-    )
 
 
 def _tokens_a_piece(one: Analysis, rows: BoolArray) -> float:

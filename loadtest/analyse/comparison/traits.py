@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.comparison.comparable import DEFAULTS, asked_facts, value_text
-from loadtest.analyse.findings.slot_findings import slot_limit
+from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS
 from loadtest.text import counted, joined, listed
 from loadtest.urls import origin
@@ -160,9 +161,9 @@ def _quantization(one: Analysis) -> Any:
 
 
 def slots_of(one: Analysis) -> str | None:
-    """Return the slots that the run showed, else those that the server says; None where neither is known."""
-    count = slot_limit(one) or one.summary["server"].get("slots_said")
-    return counted(int(count), "slot") if count else None
+    """Return the slots that the run showed, the server says or bursts before the run found; None where none are known."""
+    count = known_slots(one.run, believed_slots(one)).limit
+    return counted(count, "slot") if count else None
 
 
 def _hardware(one: Analysis, *, of_machine: bool) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf, replay_models
-from loadtest.analyse.explain.splitter import Splitter
+from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.run import offered_load
@@ -225,8 +225,12 @@ class Explainer:
         """Return how slow plain steps were between two instants; None where they were as usual, or too few to tell."""
         gaps = self.splitter.gaps
         inside = gaps.clean & (gaps.left >= low) & (gaps.right <= high)
-        for each in silent_windows(self.splitter.timeline, low, high, -1):  # what was read for those is not known
+        timeline = self.splitter.timeline
+        for each in silent_windows(timeline, low, high, -1):  # what was read for those is not known
             inside &= (gaps.right < each.start) | (gaps.left > each.end)
+        long = timeline.prompt >= BIG_PROMPT * _median(timeline.prompt)
+        for row in np.flatnonzero(long & np.isfinite(timeline.last)):  # steps beside a long context take longer
+            inside &= (gaps.right < timeline.first[row]) | (gaps.left > timeline.last[row])
         usual = {each.streams: each.median_s for each in self.splitter.steps.times}
         streams, spent = gaps.streams[inside], gaps.step_s[inside]
         expected = np.array([usual.get(int(each), math.nan) for each in streams])
@@ -260,7 +264,7 @@ class Explainer:
                 tried.append(each.row)
         loaded = any(part.name in (time_parts.LOAD, time_parts.TURN) for part in parts.first)
         if not tried and parts.lost is None and not loaded:
-            rest = parts.first[-1].seconds
+            rest = sum(part.seconds for part in parts.first if part.name in (time_parts.REST, time_parts.WAIT))
             unknown = rest >= LEAST_REST * parts.total_s
             return (), f"what {percent(rest / parts.total_s)} of it went into is not known" if unknown else NOBODY
         if self.beside:

@@ -12,7 +12,7 @@ from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
-from loadtest.analyse.whatif.model.predict import PROMPTS_AS_ASKED, Prediction
+from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.grid import Grid, escaped
 from loadtest.text import (
     UNKNOWN,
@@ -29,12 +29,12 @@ from loadtest.text import (
 )
 
 PREDICTED = (
-    "Predictions come from the engine of the simulated server with the step times of this run; lengths that were all equal are "
-    "varied by 10 % to either side."
+    "Predictions come from the engine of the simulated server with the step times of this run, and hold if the server keeps "
+    "that pace; lengths that were all equal are varied by 10 % to either side."
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
-SEEN_BETTER = 0.02  # by which a figure has to differ for a sentence on it
+EACH_A_SLOT = "a slot for each"  # where the run never reached the limit
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
 TABLE_FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
@@ -129,14 +129,14 @@ def _with_varied_lengths(advice: Advice) -> str:
         return ""
     return (
         f" That is with the lengths of this run: answers were all equally long, so requests move in step; with lengths that vary by 10 %, as "
-        f"in the table, TTFT p95 is {seconds(pairs[0][1])}, with {_speed_text(varied)} tokens/s a stream."
+        f"in the table, TTFT p95 would be {seconds(pairs[0][1])}, with {_speed_text(varied)} tokens/s a stream."
     )
 
 
 def _room(advice: Advice) -> str:
     if advice.capacities:
         said = [
-            f"With {'no limit of slots' if each.slots is None else counted(each.slots, 'slot')} {each.sentence}"
+            f"With {EACH_A_SLOT if each.slots is None else counted(each.slots, 'slot')} {each.sentence}"
             + (" (extrapolated)" if _extrapolates(advice, each) else "")
             for each in advice.capacities
         ]
@@ -146,12 +146,8 @@ def _room(advice: Advice) -> str:
     low, high = (advice.cells[each, advice.load] for each in (few, many))
     if low.figures == high.figures:
         return f"With {counted(advice.load, 'stream')} at once slots make no difference."
-    wait, speed = ("queue_wait_s", "p50"), ("stream_tokens_per_s", "p50")
-    shorter = high.figure(*wait) < (1 - SEEN_BETTER) * low.figure(*wait)
-    slower = high.figure(*speed) < (1 - SEEN_BETTER) * low.figure(*speed)
-    what = "More slots shorten the queue and slow each stream: at" if shorter and slower else "At"
     return (
-        f"{what} {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
+        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
         f"{_speed_text(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
         f"{_extrapolated_note(advice, many)}."
     )
@@ -159,24 +155,16 @@ def _room(advice: Advice) -> str:
 
 def _levers_sentence(advice: Advice) -> str:
     (first, *others), words = advice.levers, advice.ranked_by.words
-    slots = f"{counted(advice.now, 'slot')} as now" if advice.now else "no limit of slots"
+    slots = f"{counted(advice.now, 'slot')} as now" if advice.now else EACH_A_SLOT
     at = f"at {counted(advice.load, 'stream')} and {slots}"
-    text = f"Among other changes, {first.name} would improve {words} most {at} ({_better(first.gain)} by the model)"
+    text = (
+        f"Among other changes, {first.name} would improve {words} most {at} ({percent(first.gain)} better by the model)"
+    )
     if first.gain < 0.02:
         text = f"No other change improves {words} by more than 2 % {at}, by the model"
     elif others:
-        text += f", followed by {others[0].name} ({_better(max(others[0].gain, 0.0))})"
-    slots_now = advice.trial
-    if slots_now is not None and slots_now != advice.now:
-        brought = gain(advice.ranked_by, advice.predicted_now, advice.cells[slots_now, advice.load])
-        promised = gain(advice.ranked_by, advice.as_now(advice.load), advice.promised[advice.load])
-        if brought * promised >= 0:  # else the model's figure of now is another than the one measured
-            text += f"; {counted(slots_now, 'slot')} would make it {_better(brought)}"
+        text += f", followed by {others[0].name} ({percent(max(others[0].gain, 0.0))} better)"
     return text + "."
-
-
-def _better(share: float) -> str:
-    return f"{percent(abs(share))} {'better' if share >= 0 else 'worse'}"
 
 
 def _now_and_then(before: Prediction, after: Prediction) -> str:
@@ -206,14 +194,17 @@ def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
 def notes(advice: Advice) -> list[str]:
     """Return what stands below the table: where it extrapolates, and what is known of memory."""
     found = [PREDICTED]
-    streams = advice.model.streams
+    streams, measured = advice.model.streams, listed([str(n) for n in advice.measured])
     if advice.now is not None:
         found.append(
-            f"The figures with {counted(advice.now, 'slot')} at {listed([str(n) for n in advice.measured])} streams are measured; "
+            f"The figures with {counted(advice.now, 'slot')} at {measured} streams are measured; "
             f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
-    if advice.model.prompts_as_asked:
-        found.append(PROMPTS_AS_ASKED)
+    else:
+        found.append(
+            f"The figures at {measured} streams with as many slots or more are measured; all others are predicted."
+        )
+    found += advice.model.assumed
     if advice.model.guess:
         found.append(f"{capitalised(advice.model.guess)}.")
     if any(advice.extrapolated(*pair) for pair in advice.cells):

@@ -15,6 +15,7 @@ from loadtest.text import UNKNOWN, capitalised, counted, listed, number, seconds
 
 MOST_NAMED = 3  # requests in one line
 NAMED_SHARE, COUNTED_SHARE = 0.1, 0.01  # of a part, below which a cause is only counted, and not even that
+LONG_SHARE = 0.5  # of a slot wait, from where on a long prompt that was read meanwhile is named before who held slots
 LARGE = 2.0  # times the median of its level, from which on a request's length is told
 SHORT_NAMES = {
     time_parts.CLIENT: "client",
@@ -56,7 +57,7 @@ def rows(found: Explanation, parts: Sequence[TimePart]) -> list[tuple[str, str]]
 
 def decode_heading(found: Explanation) -> str | None:
     """Say how long the rest of the answer took; None where there was none."""
-    if not found.parts.decode:
+    if not found.parts.decode or found.parts.decode_s < time_parts.LEAST_S:
         return None
     more = (found.output_tokens or 1) - 1
     tokens = f" for {counted(more, 'more token')}" if more else ""
@@ -199,10 +200,8 @@ def _left_out(one: Without, found: Explanation) -> str:
     if one.what == CACHE:
         who = f"without #{one.cause.id}, and " if one.cause else ""
         return f"{who}with the cache still holding what was lost"
-    cause = one.cause
-    if cause is None:
-        return "without"
-    return f"without #{cause.id}{_size(cause, found)}"
+    assert one.cause is not None, "a request that is left out"
+    return f"without #{one.cause.id}{_size(one.cause, found)}"
 
 
 def _size(cause: Cause, found: Explanation) -> str:
@@ -221,9 +220,8 @@ def notes(found: Explanation) -> list[str]:
     """Return what a reader has to know beside it."""
     said = []
     if found.usual:
-        said.append(
-            "It took about as long as the others of its level: this is the level's load rather than one request."
-        )
+        load = ": this is the level's load rather than one request" if found.slow is None and found.told is None else ""
+        said.append(f"It took about as long as the others of its level{load}.")
     if found.slow is not None:
         said.append(
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
@@ -255,7 +253,11 @@ def table(explained: Sequence[Explanation]) -> Grid:
 def _row(found: Explanation) -> tuple[str, ...]:
     rest = found.parts.first[-1].seconds
     most = max(found.parts.first, key=lambda part: part.seconds)
-    who = [each for each in most.causes if each.how != time_parts.PROMPTS or most.name != time_parts.SLOT]
+    # a long prompt holds up all who hold a slot, so it comes before them
+    by = sorted(
+        most.causes, key=lambda each: each.how != time_parts.PROMPTS or each.seconds < LONG_SHARE * most.seconds
+    )
+    who = list(dict.fromkeys(each.id for each in by))
     told = found.told
     cause = f"#{told.cause.id}" if told and told.cause else ""
     return (
@@ -263,7 +265,7 @@ def _row(found: Explanation) -> tuple[str, ...]:
         seconds(found.ttft_s),
         seconds(found.e2e_s),
         f"{SHORT_NAMES[most.name]} {seconds(most.seconds)}",
-        (f"#{who[0].id}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,
+        (f"#{who[0]}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,
         f"{seconds(told.found.seconds)} ({cause or SHORT_WITHOUT[told.what]})" if told else UNKNOWN,
         _duration(rest),
     )

@@ -27,6 +27,7 @@ SHOWN_FIGURES = (
 )
 HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE)
 GROWS = "more than the server can do, so the queue grows for as long as the load lasts."
+KEPT_PACE = ", if the server keeps the pace of this run, whose levels do not show how much it changes"
 EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 
@@ -115,4 +116,5 @@ def notes(document: Document) -> Iterator[str]:
             "file sends these."
         )
     yield describe_basis(document)
-    yield "Below each figure: where 95 of 100 runs of this size should lie."
+    kept = "" if document.rests_on["step_law"].get("pace_error") else KEPT_PACE
+    yield f"Below each figure: where 95 of 100 runs of this size should lie{kept}."

@@ -11,6 +11,7 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
+from loadtest.analyse.whatif.model.predict import WHO_WAIT
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.predictions.predict_loads import length_of
 from loadtest.analyse.whatif.predictions.prediction_file import (
@@ -30,6 +31,7 @@ from loadtest.analyse.whatif.predictions.textbook import ERLANG, LINE, SEGMENTS,
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
+from loadtest.records import Outcome
 from loadtest.text import UNKNOWN, listed, percent, signed, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
@@ -113,6 +115,8 @@ def _same_load(load: PredictedLoad, level: Mapping[str, Any]) -> bool:
 
 def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -> str:
     """Say why a level is another load than the one predicted; empty where it is the same."""
+    if level["outcomes"].get(Outcome.LEFT):
+        return f"its users hung up, and {WHO_WAIT.removesuffix('.')}"
     if offered_load.is_open(level):
         pattern = (analysis.run.facts.get("comparability") or {}).get("arrivals")
         if level.get("rate_to") is not None or level.get("trace") or pattern not in (None, "poisson"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -20,10 +21,11 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
-from loadtest.analyse.comparison import comparable
-from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare
-from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import Metric, estimate_of, fisher
+from loadtest.analyse.comparison import comparable, many_report
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, compare
+from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
+from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS, Metric, estimate_of, fisher
+from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
@@ -185,8 +187,12 @@ def test_other_slots_are_named_where_both_sides_show_them(folder: Folder) -> Non
     base, new = analyse(folder("base")), analyse(folder("new", slots=2, seed=1))
     assert "Differs: slots (4 → 2)." in compare(base, new).notes
     alone = analyse(folder("alone", users=(1,)))  # one stream shows no slots
-    for pair in ((base, analyse(folder("again", seed=2))), (alone, analyse(folder("one", users=(1,), slots=2)))):
+    again = analyse(folder("again", seed=2))
+    for pair in ((base, again), (alone, analyse(folder("one", users=(1,), slots=2)))):
         assert not [note for note in compare(*pair).notes if "slots" in note]
+    assert "Differs: slots (4 → 2 or 4)." in compare(base, [again, new]).notes
+    probed = [analyse(folder(f"probed{n}", users=(1,), slots=n, slot_probe={"limit": n, "seen": n})) for n in (3, 6)]
+    assert "Differs: slots (3 → 6)." in compare(*probed).notes  # bursts before the run found them
 
 
 @pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])
@@ -301,6 +307,46 @@ def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Fold
         found
     )
     assert compare(analyse(base), analyse(new), run_noise=0.005).verdict == WORSE
+
+
+def test_a_server_whose_levels_went_at_other_paces_may_do_so_between_runs(folder: Folder) -> None:
+    """Six equal runs on a busy machine differed by up to 80 %, and each showed as much between its own levels."""
+    base, new = analyse(folder("base")), analyse(folder("new", slower=0.5, seed=1))
+    assert compare(base, new).verdict == WORSE
+    restless = dataclasses.replace(new, steps=dataclasses.replace(new.steps, pace_error=0.6))
+    for found in (compare(base, restless), compare(restless, base)):
+        assert found.verdict == SAME
+        assert "the 31 % by which runs of one server are taken to differ" in method(found)
+    wandering = dataclasses.replace(new, steps=dataclasses.replace(new.steps, pace_scatter=0.3))
+    assert compare(base, wandering).verdict == SAME
+    assert compare_many([base, restless]).run_noise == pytest.approx(0.306, abs=0.001)
+    assert compare(base, restless, run_noise=0.5).run_noise == 0.5
+
+
+def test_an_interval_without_a_bound_on_either_side_is_not_written_as_one() -> None:
+    row = Change("", 1, METRICS[0], 1.0, 1.0, 1.0, interval=(1e-5, 1e5))
+    assert interval_text(row) == "any"
+    assert interval_text(dataclasses.replace(row, interval=(0.5, 20.0))) == "−50.0 % or more"
+
+
+def test_embeddings_are_compared_by_what_they_have(folder: Folder) -> None:
+    """Every figure of two runs of embeddings had "too few samples", for they were asked for TTFT and tokens/s."""
+    paths = [folder("base"), folder("new", slower=0.5, seed=1)]
+    for path in paths:
+        for file in path.glob("requests-*.jsonl"):
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            for row in rows[1:]:
+                row.update(dialect="ollama-embeddings", chunks=[], reads=0, stamped=1, arrivals=1)
+                for key in ("t_first_token", "t_first_visible", "output_tokens", "server", "server_us", "server_first"):
+                    row.pop(key, None)
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(*map(analyse, paths))
+    assert {row.metric.id for row in found.headline} == {metric.id for metric in OF_REQUESTS}
+    assert found.verdict == WORSE
+    chat = folder("chat", users=(2,))
+    assert many_report.outcome(compare_many([analyse(chat), *map(analyse, paths)])) == [
+        "At 2 streams the runs have no figure in common."
+    ]
 
 
 def test_several_runs_a_side_show_how_much_they_differ(folder: Folder, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,8 +58,6 @@ def test_steps_tell_a_slower_server_where_its_queue_tells_nothing(tmp_path: Path
     assert rows["ttft_s.mean"].reason == rows["stream_tokens_per_s.mean"].reason == TOO_FEW
     assert rows["step_s"].verdict == WORSE
     assert rows["step_s"].ratio == pytest.approx(1.1, rel=0.01)
-    (said,) = [note for note in found.notes if "NEW's steps took" in note]
-    assert re.search(r"took (9\.\d|10|10\.\d) % longer than BASE's in these runs", said)
     usual = compare(base, slower)
     assert usual.verdict == SAME, "runs of one server may differ by 3 %"
     assert outcome(usual).endswith("; 3 more were not judged")

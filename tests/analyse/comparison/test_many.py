@@ -21,7 +21,7 @@ from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
 from loadtest.analyse.comparison.differences import chance, estimate_of
-from loadtest.analyse.comparison.many import Many, compare_many
+from loadtest.analyse.comparison.many import Many, Pair, PairChange, compare_many
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError
@@ -255,6 +255,21 @@ def test_chances_are_adjusted_step_by_step() -> None:
     assert count == 3
     assert [row.chance for _, row in found] == [pytest.approx(0.008), pytest.approx(0.003), 0.5, None]
     assert [row.change.verdict for _, row in found] == [WORSE, WORSE, SAME, None]
+
+
+def test_the_mean_of_changes_that_were_not_seen_is_not_shown() -> None:
+    """Below two levels of one server in which no difference was seen stood a mean of −49.7 %."""
+    metric = many_runs.OF_TOKENS[0]
+
+    def pair(*verdicts: str) -> Pair:
+        rows = [
+            PairChange({}, Change("", streams, metric, 1.0, 0.5, 0.5, verdict=verdict), 0.1)
+            for streams, verdict in enumerate(verdicts)
+        ]
+        return Pair(None, None, tuple(rows))  # type: ignore[arg-type]
+
+    assert pair(SAME, SAME).overall(metric) is None
+    assert pair(SAME, BETTER).overall(metric) == 0.5
 
 
 def test_equal_servers_are_seldom_said_to_differ(folder: Folder) -> None:

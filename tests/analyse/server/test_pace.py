@@ -29,7 +29,13 @@ def ran(path: Path, paces: Sequence[float], users: Sequence[int] = (1, 5, 6, 8))
 
 
 def test_a_steady_server_shows_next_to_none(tmp_path: Path) -> None:
-    assert ran(tmp_path / "run", (1, 1, 1, 1)).steps.pace_error < 0.01
+    steps = ran(tmp_path / "run", (1, 1, 1, 1)).steps
+    assert steps.pace_error < 0.01
+    assert steps.pace_scatter < 0.01
+
+
+def test_the_same_steps_at_another_pace_scatter(tmp_path: Path) -> None:
+    assert 0.15 < ran(tmp_path / "run", (1, 0.7, 1, 1.4)).steps.pace_scatter < 0.4
 
 
 def test_levels_at_other_paces_show_by_how_much_another_run_may_differ(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.queue import at_work, slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps, token_gaps
 from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.summary import analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
@@ -70,6 +71,14 @@ def test_law_and_prefill_are_the_engines(seed: int, says: str | None, tmp_path: 
     assert found.law.base_ci95[0] < found.law.base_s < found.law.base_ci95[1]
     assert found.prefill is not None
     assert found.prefill.per_token_s == pytest.approx(timing.prefill_s, rel=0.1 if says is None else 0.05)
+
+
+def test_what_one_request_waited_alone_is_no_usual_wait(tmp_path: Path) -> None:
+    """The first of a run waited behind another client's: "49.6 s of each TTFT pass before work begins", of a mean of 3.88 s."""
+    loads = [Load(users=1, requests=3), Load(users=6, requests=40)]
+    found = analyse(play(Timing(step=StepLaw(0.02, 0.004), prefill_s=0.001), loads, slots=2).write(tmp_path / "run"))
+    found.run.requests.loc[at_work.lone(found.run), "queue_wait_s"] = 50.0
+    assert steps.measure_steps(found.run, found.slots).handover_s == pytest.approx(0.002, abs=0.002)
 
 
 def test_the_number_of_streams_is_counted_through_the_gap(tmp_path: Path) -> None:

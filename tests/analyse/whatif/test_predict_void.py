@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import orjson
 from support.scored import command, measured, predicted
 
+from loadtest.analyse.reports.prediction_report import notes
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis, levels_in_words
 from loadtest.analyse.whatif.predictions.prediction_file import read_document
 
@@ -52,9 +54,22 @@ def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path:
     assert "does not rest on it: 8 streams" in " ".join(said.split())
     # Only the level of eight users shows that there are five slots, and what a step of five streams takes.
     assert document.rests_on["slots"]["limit"] is None
+    assert "in parallel is not known from the levels that are not void: at least 4. " in document.said[0]
+    assert "For one figure, measure void levels again, or with --probe-slots." in document.said[0]
     assert max(map(int, document.rests_on["step_errors"])) == 4
     assert max(map(int, predicted(fewer, concurrencies=(6,)).rests_on["step_errors"])) == 4
     assert read_document(tmp_path / "whole.json").rests_on["slots"]["limit"] == 5
+
+
+def test_bands_are_said_to_hold_at_any_pace_only_where_levels_show_how_it_changes(tmp_path: Path) -> None:
+    """One level of a busy machine: 85 tokens/s a stream were measured later, and the band was 131 to 219."""
+    document = predicted(measured(tmp_path / "fit", (2,)), concurrencies=(2,))
+    assert list(notes(document))[-1] == (
+        "Below each figure: where 95 of 100 runs of this size should lie, if the server keeps the pace of this run, whose "
+        "levels do not show how much it changes."
+    )
+    shown = dataclasses.replace(document, rests_on={**document.rests_on, "step_law": {"times": [], "pace_error": 0.1}})
+    assert list(notes(shown))[-1] == "Below each figure: where 95 of 100 runs of this size should lie."
 
 
 def test_what_many_levels_share_is_said_once() -> None:

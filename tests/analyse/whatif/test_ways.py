@@ -45,6 +45,17 @@ def fitted(analysis: Analysis) -> ServerModel:
     return fitted_way(analysis.run, known_slots(analysis.run, analysis.slots).slots, analysis.steps, used)
 
 
+def test_a_model_of_short_prompts_predicts_nothing_of_a_long_one(tmp_path: Path) -> None:
+    """A real llama.cpp read one prompt of 1,301 tokens in 2.05 s; by 23 of 9 tokens advise promised a TTFT p95 of 10.6 ms."""
+    analysis = analyse(play(shared(SLICED), loads(3), slots=2).write(tmp_path / "run"))
+    assert fitted(analysis).way == SLICED_WAY
+    analysis.run.requests.loc[20, ["prompt_tokens", "prefill_s"]] = (9000, 90.0)
+    with pytest.raises(
+        NoWayError, match=r"a prompt of 9,000 tokens takes .* to read by the model and 90.0 s as measured"
+    ):
+        fitted(analysis)
+
+
 @pytest.mark.parametrize(
     ("timing", "slots", "named"),
     [

@@ -37,6 +37,26 @@ def pace_error(paces: Mapping[int, float]) -> float:
     return t_quantile(max(len(paces) - 1, LEAST_FREEDOM)) * spread * math.sqrt(1 + 1 / len(paces))
 
 
+def pace_scatter(gaps: TokenGaps) -> float:
+    """Return the standard deviation of the pace of the same steps from one eighth of them to the next, as a share.
+
+    What single steps scatter by themselves is taken off. It is pooled over the numbers of streams; 0 where steps are too few.
+    """
+    clean = gaps.clean
+    streams, step_s, right = gaps.streams[clean], gaps.step_s[clean], gaps.right[clean]
+    total = weight = 0.0
+    for number in np.unique(streams):
+        mine = streams == number
+        if mine.sum() < FEWEST_OF_A_LEVEL:
+            continue
+        in_time = step_s[mine][np.argsort(right[mine], kind="stable")]
+        means = np.array([block.mean() for block in np.array_split(in_time, BLOCKS)])
+        alone = in_time.var() * int(number) * BLOCKS / len(in_time)  # all its streams see a step
+        total += len(in_time) * max(float(means.var(ddof=1) - alone), 0.0) / float(in_time.mean()) ** 2
+        weight += len(in_time)
+    return math.sqrt(total / weight) if weight else 0.0
+
+
 def level_paces(run: RunData, gaps: TokenGaps) -> dict[int, float]:
     """Return by what factor steps took longer in a level than in the run, by its index; {} where levels cannot be compared.
 

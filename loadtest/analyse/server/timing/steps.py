@@ -15,7 +15,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.lockstep import LEAST_APART, share_out_of_step
-from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error
+from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error, pace_scatter
 from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls, uncached
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.analyse.server.timing.step_law import (
@@ -61,6 +61,7 @@ class Steps:
     handovers: tuple[float, ...] = ()  # such times as they were observed
     neighbours: bool | None  # whether two streams take two passes unless their slots are neighbours; None: unknown
     pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
+    pace_scatter: float = 0.0  # standard deviation of the pace within the run, a share
     paces: Mapping[int, float] = field(
         default_factory=dict
     )  # by level: factors by which its steps took longer, if known
@@ -159,6 +160,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         handovers=handovers,
         neighbours=split_by_neighbours(times),
         pace_error=pace_error(paces),
+        pace_scatter=pace_scatter(found) if times else 0.0,
         paces=paces,
         change=pace_change(run, found) if times else None,
         out_of_step=out_of_step,
@@ -314,7 +316,7 @@ def _fixed_costs(
     wait = run.column("queue_wait_s")[alone]
     wait = wait[np.isfinite(wait)]
     if len(load) or len(wait):  # llama.cpp reports no load: its server loads the model before it listens
-        usual = float(np.median(wait)) if len(wait) else ASSUMED_HANDOVER_S
+        usual = float(np.median(wait)) if len(wait) >= FEWEST_WAITS else ASSUMED_HANDOVER_S
         every = tuple(map(float, wait[:MOST_SAMPLED])) if len(wait) >= FEWEST_WAITS else ()
         return float(np.median(load)) if len(load) else 0.0, usual, every
     if prefill is None or step is None or not alone.any():

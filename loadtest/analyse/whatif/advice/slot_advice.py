@@ -263,7 +263,12 @@ def _best(advice: Advice) -> int | None:
     if not candidates:
         return None
     load = advice.load
-    output = {slots: advice.cells[slots, load].figure("output_tokens_per_s", "mean") for slots in candidates}
+    # what was measured is held as the model has it against what is only predicted
+    cells = {
+        slots: advice.predicted_now if advice.is_measured(slots, load) else advice.cells[slots, load]
+        for slots in candidates
+    }
+    output = {slots: cell.figure("output_tokens_per_s", "mean") for slots, cell in cells.items()}
     if advice.objectives:
         reach = {slots: min(highest_met_load(advice, slots), load) for slots in candidates}
         if most := max(reach.values()):
@@ -271,8 +276,6 @@ def _best(advice: Advice) -> int | None:
             return advice.now if advice.now in equals else min(equals)
         first = advice.objectives[0]
         return min(candidates, key=lambda slots: (_badness(first, advice.cells[slots, load]), slots))
-    if advice.now in output:
-        output[advice.now] = advice.predicted_now.figure("output_tokens_per_s", "mean")
     equals = [slots for slots in candidates if output[slots] >= NEAR_BEST_SHARE * max(output.values())]
     return advice.now if advice.now in equals else min(equals)
 

@@ -52,6 +52,7 @@ from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest, Stream
 from loadtest.simulate.model.timing import Timing
 from loadtest.simulate.model.virtual import closed_loop, open_loop
+from loadtest.text import some_of
 
 TOKENS_SIMULATED = 60_000  # simulated for one prediction, over all repetitions: takes a quarter of a second
 FEWEST_SEEDS, MOST_SEEDS = 3, 12
@@ -77,7 +78,15 @@ HEADLINES = {
 
 
 PROMPTS_AS_ASKED = "The server counts no prompt tokens: prompts are taken to be as long as was asked for."
+WHO_WAIT = "predictions are of users who all wait for their answers."
 SLICED_WAY = "streams share steps, which take in prompts in slices"
+
+
+def assumed(run: RunData) -> tuple[str, ...]:
+    """Say what a model of a run takes for granted of its requests: how long prompts were, and that nobody hangs up."""
+    left = int(run.requests["left"].sum())
+    hung_up = f"Users hung up in {some_of(left, len(run.requests), 'request')} of the run; {WHO_WAIT}"
+    return (*([PROMPTS_AS_ASKED] if prompts_as_asked(run) else []), *([hung_up] if left else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +161,7 @@ class ServerModel:
     redrawn: bool = True  # whether each repetition draws lengths anew; False: those observed, in another order
     pace_error: float = 0.0  # by what share the server's pace may differ in another run, with 95 % confidence
     paces: tuple[tuple[int, float], ...] = ()  # by level of the run: its steps' times as shares of the model's
-    prompts_as_asked: bool = False  # whether the server counts no prompts: they are taken to be as long as asked for
+    assumed: tuple[str, ...] = ()  # sentences on what is taken for granted of the requests
     lengths_known: bool = False  # whether `prompts` and `outputs` stand for the whole distribution that was asked for
 
     @classmethod
@@ -185,7 +194,7 @@ class ServerModel:
             pace_error=steps.pace_error,
             paces=tuple(steps.paces.items()),
             guess=passes.guess,
-            prompts_as_asked=prompts_as_asked(run),
+            assumed=assumed(run),
             sessions=sessions.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
 

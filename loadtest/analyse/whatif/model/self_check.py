@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from loadtest import metrics
-from loadtest.analyse.server.timing.prefill import Interval
-from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.timing.prefill import Interval, uncached
+from loadtest.analyse.server.timing.prefill_law import pairs
+from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
-from loadtest.text import counted, rated, writer_of
+from loadtest.text import counted, rated, seconds, writer_of
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
 FITTED = (  # figures that a model must reproduce: (words, figure, statistic, share of the percentile)
@@ -21,6 +25,7 @@ FITTED = (  # figures that a model must reproduce: (words, figure, statistic, sh
 )
 REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
 NORMAL_95 = 1.96
+MOST_SHARED = 2.0  # times the streams, by which sharing its steps may make a prompt's reading longer
 
 
 def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
@@ -28,7 +33,8 @@ def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
     figures, bands = {}, {}
     for name in (*REQUEST_FIGURES, "stream_tokens_per_s"):
         described = level.get(name) or {}
-        figures[name] = {key: _or_nan(described.get(key)) for key in ("mean", "p5", "p50", "p90", "p95", "p99")}
+        told = {key: value for key, value in described.items() if key not in described.get("at_least", ())}
+        figures[name] = {key: _or_nan(told.get(key)) for key in ("mean", "p5", "p50", "p90", "p95", "p99")}
         for key in figures[name]:
             if interval := described.get(f"ci95_{key}"):
                 bands[f"{name}.{key}"] = (float(interval[0]), float(interval[1]))
@@ -68,6 +74,25 @@ def worst_miss(predict: Callable[[Mapping[str, Any]], Prediction], levels: Itera
         at = counted(int(level["concurrency"]), "stream") if level["concurrency"] else rated(level["rate"])
         found += _misses(predicted, as_measured(level, None), f"at {at}")
     return max(found)[1] if found else None
+
+
+def misread(model: ServerModel, run: RunData) -> str | None:
+    """Return a clause where the longest prompts took far longer to read than by the model; None where that is not seen.
+
+    Few long prompts among short ones change no percentile, and the cost of short ones says nothing of theirs. By the server's
+    durations; prompts that share the steps of as many streams as there were take that many times as long.
+    """
+    tokens, spent, timing = uncached(run), run.column("prefill_s"), model.timing
+    known = run.requests["ok"].to_numpy(dtype=np.bool_) & np.isfinite(spent) & (tokens > 0)
+    if not known.any():
+        return None
+    longest = float(tokens[known].max())
+    measured = float(np.median(spent[known & (tokens > longest / 2)]))
+    read = timing.prompt_s + longest * timing.prefill_s + pairs(longest) * timing.context_prefill_s
+    said = max(read, 0.0) + math.ceil(longest / (timing.n_batch or longest)) * max(timing.step.values(model.streams))
+    if measured <= MOST_SHARED * model.streams * said:
+        return None
+    return f"a prompt of {longest:,.0f} tokens takes {seconds(said)} to read by the model and {seconds(measured)} as measured"
 
 
 def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[float, str]]:

@@ -17,11 +17,10 @@ from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.kept_out import kv_budget
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.own_clocks import own_clocks
-from loadtest.analyse.server.timing.prefill import prompts_as_asked
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
-from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED
@@ -65,7 +64,9 @@ def fitted_way(
             holding = model if sessions is None else replace(model, sessions=sessions)
             mine = with_likely_lengths(holding, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}
-            wrong = self_check.worst_miss(functools.partial(_said, mine, run, known), used)
+            wrong = self_check.misread(mine, run) or self_check.worst_miss(
+                functools.partial(_said, mine, run, known), used
+            )
             if wrong is None:
                 return replace(mine, way=way)
             missed = missed or wrong
@@ -137,5 +138,5 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
         slope_known=len(times) > 1,
         pace_error=steps.pace_error,
         guess=None,
-        prompts_as_asked=prompts_as_asked(run),
+        assumed=assumed(run),
     )

@@ -23,7 +23,7 @@ from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slots
 from loadtest.analyse.whatif.model.levels_used import levels_used
-from loadtest.analyse.whatif.model.predict import PROMPTS_AS_ASKED, SLICED_WAY, Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.ways import NoWayError
 from loadtest.analyse.whatif.predictions.prediction_file import (
@@ -98,12 +98,11 @@ def predict_loads(
     ]
     said += _unknown_cache(models)
     if known.limit is None:
-        said.insert(0, _unknown_limit(seen, run))
+        said.insert(0, _unknown_limit(seen, run, void))
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
-    if first.prompts_as_asked:
-        said.append(PROMPTS_AS_ASKED)
+    said += first.assumed
     return _document_of(
         run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), seeded=seeded
     )
@@ -194,11 +193,12 @@ def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
     ]
 
 
-def _unknown_limit(seen: int, run: RunData) -> str:
+def _unknown_limit(seen: int, run: RunData, void: Sequence[str]) -> str:
     most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
-    more = f"measure more than {max(most, seen)} streams at once, or with --probe-slots"
+    more = f"measure {'void levels again' if void else f'more than {max(most, seen)} streams at once'}, or with --probe-slots"
+    told = " from the levels that are not void" if void else ""
     return (
-        f"How many requests the server handles in parallel is not known: at least {seen}. Every load past that has two "
+        f"How many requests the server handles in parallel is not known{told}: at least {seen}. Every load past that has two "
         f"cases, no limit and a limit of {seen}; neither stands for a limit in between. For one figure, {more}."
     )
 
