@@ -111,7 +111,8 @@ class ResponsesRows:
         self._seen = True
         before = len(answer.events.texts)
         self._take_text(row, kind)
-        response = row.get("response") if kind else row
+        whole = row.get("object") == "response" or isinstance(row.get("output"), list)
+        response = row.get("response") if kind else row if whole else None
         if kind in LAST and not isinstance(response, dict):
             response = row  # some lay it flat into the event, or leave it out
         if isinstance(response, dict):
@@ -177,7 +178,7 @@ class ResponsesRows:
     def _take_usage(self, usage: Any) -> None:
         odd: list[str] = []
         doubts: list[str] = []
-        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts, pieces=len(self._answer.events)):
+        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts, pieces=self._answer.pieces):
             self._answer.ending.server["usage"] = usage
         self._answer.note(*odd)
         self._answer.doubt(*doubts)
@@ -191,7 +192,7 @@ class ResponsesRows:
         for name, said in ending.server.items():
             ending.server[name] = kept(said, name, odd)
         if self._usage.output is not None:
-            output = self._usage.settle(odd, doubts, pieces=len(answer.events))
+            output = self._usage.settle(odd, doubts, pieces=answer.pieces)
             answer.count(self._usage.prompt, output, self._usage.reasoning)
         elif self._usage.prompt:
             ending.prompt_tokens = self._usage.prompt
@@ -205,7 +206,7 @@ def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
     """Return the text in one event: a piece, or what an item or a part begins with, such as a tool's name."""
     if kind in _NO_TEXT:
         return NO_TEXTS
-    if kind.endswith(".delta") or (kind.startswith("response.") and "delta" in row):
+    if kind.endswith(".delta") or (kind.startswith("response.") and row.get("delta")):
         delta = row.get("delta") or row.get("text")
         return _sides(kind, (text_of_number(delta, odd), "") if isinstance(delta, int | float) else in_value(delta))
     if kind == "response.output_item.added":

@@ -291,7 +291,7 @@ CASES = {
         CHAT,
         '{"message":null,"done":false}\n{"message":"x"}\n{"message":{"content":5},"created_at":7}\n'
         '{"done":true,"done_reason":3,"eval_count":"many"}\n',
-        ["x", "5"],
+        ["5"],
     ),
     "ollama: not JSON": Case(CHAT, chat("a") + "oops\n" + OLLAMA_DONE, ["a"], [], "stop", True, 5, 2, "oops"),
     "ollama: no object": Case(CHAT, "[1]\n", done=False, error="begins with '[#]'"),

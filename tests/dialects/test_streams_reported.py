@@ -12,6 +12,7 @@ from support import (
     reported_deltas,
     reported_ends,
     reported_kinds,
+    reported_places,
     reported_shapes,
     reported_streams,
     reported_usages,
@@ -45,7 +46,16 @@ from loadtest.records import Outcome
 REPORTED = {
     f"{group}: {name}": stream
     for group, tables in (
-        ("text", (reported_streams.TEXTS, reported_deltas.TEXTS, reported_shapes.TEXTS, reported_kinds.TEXTS)),
+        (
+            "text",
+            (
+                reported_streams.TEXTS,
+                reported_deltas.TEXTS,
+                reported_shapes.TEXTS,
+                reported_kinds.TEXTS,
+                reported_places.TEXTS,
+            ),
+        ),
         (
             "counts",
             (reported_streams.COUNTED, reported_usages.COUNTED, reported_shapes.COUNTED, reported_kinds.COUNTED),

@@ -20,6 +20,8 @@ _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
 _WITHOUT_ZERO_WIDTH = dict.fromkeys(map(ord, ZERO_WIDTH))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
+OF_ANOTHER = "the server answers in the format of another API"
+_ASIDE = "the answer has text under the name {}: {}"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
 
@@ -48,6 +50,7 @@ class Decoded:
     """What is known of one answer so far."""
 
     __slots__ = (
+        "_aside",
         "_echoed",
         "_echoes",
         "end",
@@ -71,6 +74,8 @@ class Decoded:
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
+        # text that may be anything: the name under which it stands, "" in a row of no known format; it; the offset behind it
+        self._aside: list[tuple[str, str, int]] = []
         self._echoes, self._echoed = 0, ""  # how many events came first under a role of who asks, and that role
 
     def add(self, texts: Texts) -> None:
@@ -80,6 +85,29 @@ class Decoded:
             self.events.add(hidden, self.end, hidden=True)
         if seen:
             self.events.add(seen, self.end)
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of text came so far."""
+        return len(self.events) or len(self._aside)
+
+    def add_aside(self, name: str, text: str) -> None:
+        """Take text of which nothing says that it is the model's: it is where no other text comes."""
+        self._aside.append((name, text, self.end))
+
+    def take_aside(self) -> None:
+        """Take such text for the model's or leave it out, and say which."""
+        others = bool(self.events)
+        for name, text, end in self._aside:
+            if not others:
+                self.events.add(text, end)
+            if name:
+                self.note(_ASIDE.format(server_errors.quoted(name, 40), "left out" if others else "counted"))
+        if self._aside and not others:
+            self.finished_at = None if self.finished_at is None else len(self.events)
+            if not all(name for name, _, _ in self._aside):
+                self.note(OF_ANOTHER)
+                self.ending.done = self.ending.done or self.marked  # most such servers have no other end
 
     def has_all(self, texts: Texts) -> bool:
         """Whether these texts are all that came before, blanks around them aside."""

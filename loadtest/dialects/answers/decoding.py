@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import Decoded, Rows
+from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
 from loadtest.dialects.answers.errors import other_names, server_errors, spoken
 from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows import found_rows, other_apis, repeats
-from loadtest.dialects.answers.rows.native_rows import OF_ANOTHER, BareRows
+from loadtest.dialects.answers.rows.native_rows import bare_piece
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -31,7 +31,7 @@ class StreamDecoder:
     """
 
     __slots__ = (
-        *("_answer", "_bare", "_comment", "_events", "_foreign", "_held", "_lines", "_make_other", "_newline"),
+        *("_answer", "_comment", "_events", "_foreign", "_held", "_lines", "_make_other", "_newline"),
         *("_odd_line", "_other", "_own", "_row_seen", "_stray", "events"),
     )
 
@@ -50,7 +50,6 @@ class StreamDecoder:
         self._newline = 1  # bytes behind the line at hand: 0 where the body's last line lacks its newline
         self._comment = b""  # comments in an event that is an error
         self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
-        self._bare = BareRows(answer)
         self._foreign: dict[str, Any] | None = None  # a row of neither format, that with words where one has some
 
     def forget(self) -> None:
@@ -103,10 +102,10 @@ class StreamDecoder:
             self._end_stray()
         if answer.kind == b"error" and not self._held:
             answer.fail(server_errors.sentence_in(self._comment))
+        answer.take_aside()
         self._own.close()
         if self._other is not None:
             self._other.close()
-        self._bare.close()
         if not ending.done and self._odd_line is not None:
             answer.fail(server_errors.undecodable(self._odd_line))
         foreign = None if ending.done else self._foreign
@@ -396,5 +395,6 @@ class StreamDecoder:
             self._answer.fail(said)
         elif self._foreign is None or server_errors.words(row):
             self._foreign = row
-        self._bare.take(row)
+        if text := bare_piece(row):
+            self._answer.add_aside("", text)
         return said is not None

@@ -168,7 +168,7 @@ def envelope(row: dict[str, Any]) -> str | None:
     good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
     if code is None or good:
         return None
-    if any(row.get(key) and isinstance(row[key], str) for key in WORDS):
+    if any(_says(row.get(key)) for key in WORDS):
         return error_sentence(row)
     if isinstance(row.get("text"), str) and any(row.get(key) for key in _ERROR_CODES):
         return error_sentence(row["text"])  # FastChat's, in mid-stream

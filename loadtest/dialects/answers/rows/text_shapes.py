@@ -165,6 +165,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         odd.append(BINARY)
     seen, hidden = "", list[str]()
     strange: dict[str, str] = {}
+    lost: dict[str, str] = {}  # text that is no string, and may be of anything
     for key, value in message.items():
         if not value or key in _KEYS_WITHOUT_TEXT:
             continue
@@ -176,7 +177,10 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         elif key in REASONING:
             hidden.append(secret + open_)
         elif not (key.endswith(_ENDINGS_WITHOUT_TEXT) or key.startswith(_BEGINS_WITHOUT_TEXT)):
-            strange |= {key: text} if (text := _of_strange(key, value)) else {}
+            if text := _of_strange(key, value):
+                strange[key] = text
+            elif text := open_ + secret:
+                lost[key] = text
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
     if "tool_calls" in message:
@@ -190,6 +194,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             seen, hidden = ("", [strange.pop("text")]) if _is_secret(message) else (strange.pop("text"), [])
         else:
             hidden = list(strange.values())
+    odd += [f"the answer has text under the name {quoted(key, 40)}: left out" for key in lost if lost[key] != seen]
     for key, text in strange.items():
         if text != seen:
             use = TAKEN_FOR_REASONING if text in hidden else "beside its own: left out"
@@ -199,6 +204,22 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     if seen and not _MARKS.isdisjoint(message) and _is_thought(message):
         seen, hidden = "", [*hidden, seen]
     return seen, "".join(hidden)
+
+
+def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return each name that is not known and says of itself that it holds text, and that text; a list may be anything."""
+    named = [
+        (key, "".join(in_value(value)))
+        for key, value in holder.items()
+        if isinstance(value, str | dict) and _NAMED_TEXT.match(key) and not key.endswith(_ENDINGS_WITHOUT_TEXT)
+    ]
+    return [(key, text) for key, text in named if text]
+
+
+_NAMED_TEXT = re.compile(
+    r"(?!.*(?:err|warn|reason|filter|format))\w*(?:text|content|output|answer|response|completion|token|result|generat|message|delta)",
+    re.IGNORECASE,
+)
 
 
 def _of_strange(key: str, value: Any) -> str:
@@ -258,7 +279,10 @@ def tool_text(calls: Any) -> str:
         if not isinstance(call, dict):
             continue
         said = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
-        texts += (plain_text(said.get(key)) for key in _OF_CALLS)
+        found = list(filter(None, (plain_text(said.get(key)) for key in _OF_CALLS)))
+        if not found and said is not call:
+            found = [text for key, text in said.items() if isinstance(text, str) and key not in _KEYS_WITHOUT_TEXT]
+        texts += found
     return "".join(texts)
 
 
