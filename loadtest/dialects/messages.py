@@ -12,7 +12,7 @@ from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, kept, known_number
 from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, kind_of
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, plain_text, tool_text
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
@@ -232,8 +232,6 @@ def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
             return text, ""
         if delta.get("type") in ("signature_delta", "citations_delta"):
             return NO_TEXTS
-        if isinstance(arguments := delta.get("partial_json"), dict):
-            return "", plain_text(arguments)
         return in_value(delta) if str(delta.get("type")).startswith(_PIECES) else in_message(delta, odd)
     if kind == "content_block_start" and isinstance(block := row.get("content_block"), dict):
         return _in_block(block)

@@ -71,8 +71,23 @@ ANSWERS: dict[str, tuple[Dialect, Rows]] = {
         ],
     ),
 }
-NAMES = ("zork", "status", "state", "code", "info", "stats", "event", "kind", "data", "title", "phase", "tag", "tokens", "detail")
-VALUES = (
+NAMES = (
+    "zork",
+    "status",
+    "state",
+    "code",
+    "info",
+    "stats",
+    "event",
+    "kind",
+    "data",
+    "title",
+    "phase",
+    "tag",
+    "tokens",
+    "detail",
+)
+VALUES: tuple[Any, ...] = (
     "x y",
     "word",
     7,

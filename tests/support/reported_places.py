@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from loadtest.dialects import OpenAIEmbeddings
 from support.odd_streams import (
+    BLOCKS,
     CHAT,
     COMPLETIONS,
     COUNTS,
     DONE,
     END,
+    FAILED,
     MESSAGES,
     PIECES,
     RESPONSES,
+    SAID,
     V1,
     A,
     B,
@@ -28,7 +32,9 @@ from support.odd_streams import (
     ndjson,
     response,
     sse,
+    start,
     usage,
+    with_choice,
 )
 from support.reported_deltas import chosen
 from support.reported_shapes import CALLED
@@ -56,7 +62,7 @@ TEXTS = {
     ),
     **{
         f"text in the choice, under the name {name}": Stream(
-            V1, sse(*(chosen(**{name: held(text)}) for text in "abc")) + END, odd=(f"'{name}': counted",)
+            V1, sse(*(chosen(**{name: held(text)}) for text in "abc")) + END, odd=(f"'{name}'",)
         )
         for name, held in (
             ("output", str),
@@ -66,15 +72,15 @@ TEXTS = {
         )
     },
     "completions: text in the choice, under the name answer": Stream(
-        COMPLETIONS, sse(*(chosen(answer=text) for text in "abc")) + END, odd=("'answer': counted",)
+        COMPLETIONS, sse(*(chosen(answer=text) for text in "abc")) + END, odd=("'answer'",)
     ),
     "text in the row, under the name output_text": Stream(
         V1,
         sse(*({"object": "chat.completion.chunk", "choices": [], "output_text": text} for text in "abc")) + END,
-        odd=("'output_text': counted",),
+        odd=("'output_text'",),
     ),
     "text of its own beside pieces": Stream(
-        V1, sse(chosen(delta={"role": "assistant"}, output="x"), A, B, C) + END, odd=("'output': left out",)
+        V1, sse(chosen(delta={"role": "assistant"}, output="x"), A, B, C) + END, odd=("'output'",)
     ),
     **{
         f"thoughts that may be anything, as {name}": Stream(
@@ -136,6 +142,98 @@ TEXTS = {
             completed(),
         ),
     ),
+}
+
+FULL = "The cat sat on the mat."
+THOUGHTS = tuple(delta(reasoning_content=f"thought{i} ") for i in range(9))
+THOUGHT = "".join(f"thought{i} " for i in range(9))
+TALKED = tuple(map(delta, TALK))
+
+COUNTED = {
+    "one token for twenty short pieces": Stream(
+        V1,
+        sse(*map(delta, ["ab "] * 20), finish(usage=usage(1))) + DONE,
+        "ab " * 20,
+        output=None,
+        doubts=("fewer tokens",),
+    ),
+    "the text without its reasoning": Stream(
+        V1,
+        sse(*THOUGHTS, *TALKED, finish(usage=usage(7))) + DONE,
+        FULL,
+        THOUGHT,
+        output=None,
+        doubts=("without those of its reasoning",),
+    ),
+    "the text and its reasoning": Stream(
+        V1, sse(*THOUGHTS, *TALKED, finish(usage=usage(16))) + DONE, FULL, THOUGHT, output=16
+    ),
+    "letters": Stream(
+        V1, sse(*TALKED, finish(usage=usage(len(FULL)))) + DONE, FULL, output=None, doubts=("counts the letters",)
+    ),
+    "counts of single chunks, one token or two": Stream(
+        V1,
+        sse(*(row | {"usage": usage(1 + i % 2)} for i, row in enumerate(TALKED)), finish()) + DONE,
+        FULL,
+        output=None,
+        doubts=("fell from one chunk", "do not grow"),
+    ),
+    "twice behind the text, and not the same": Stream(
+        V1,
+        sse(A, B, C, finish(usage=usage()), {"choices": [], "usage": usage(40, 90)}) + DONE,
+        output=40,
+        prompt=90,
+        doubts=("prompt tokens grew, without text", "output tokens grew, without text"),
+    ),
+    "the last token behind the text": Stream(V1, sse(A, B, C | {"usage": usage(2)}, finish(usage=usage())) + DONE),
+}
+
+ENDS = {
+    f"{reason} on every piece, then stop": Stream(
+        V1, sse(*(with_choice(row, finish_reason=reason) for row in (A, B, C)), finish(), COUNTS) + DONE
+    )
+    for reason in ("in_progress", "generating", "continue")
+}
+
+UNENDED: dict[str, Any] = {**FAILED, "error": SAID}
+ERRORS = {
+    **{
+        f"{begin}in an event named {name}": Stream(
+            dialect, said + f"event: {name}\ndata: {SAID}\n\n", "a", **{**UNENDED, "prompt": prompt}
+        )
+        for begin, dialect, said, prompt in (
+            ("", V1, sse(A), None),
+            ("messages: ", MESSAGES, named(start(), BLOCKS[0]), 20),
+            ("responses: ", RESPONSES, named(PIECES[0]), None),
+        )
+        for name in ("failed", "timeout", "run.aborted")
+    },
+    "ollama: beside a reason of error, in the row": Stream(
+        CHAT, ndjson(message("a"), {"finish_reason": "error", "message": SAID}), "a", **UNENDED
+    ),
+    **{
+        f"embeddings: {json.dumps(row)}": Stream(OpenAIEmbeddings("m"), json.dumps(row), "", **UNENDED)
+        for row in ({"abort": SAID}, {"cause": SAID}, {"trace": [SAID]})
+    },
+}
+
+LAST_WORDS = {  # of answers that end without a word of an error, and what must be quoted
+    **{
+        f"a row: {json.dumps(row)}": (V1, sse(A, row))
+        for row in ({"traceback": f"Traceback\n  File\n{SAID}"}, {"abort": SAID}, {"body": SAID}, {"cause": SAID})
+    },
+    "a row, then the mark": (V1, sse(A, {"abort": SAID}) + DONE),
+    "a comment": (V1, sse(A) + f": {SAID}\n\n"),
+    "an event of another name": (V1, sse(A) + f"event: bye\ndata: {SAID}\n\n"),
+    "a comment alone": (V1, f": {SAID}\n\n"),
+    "ollama: a row": (CHAT, ndjson(message("a"), {"abort": SAID})),
+    "messages: a row": (MESSAGES, named(start(), BLOCKS[0]) + sse({"abort": SAID})),
+    "responses: a comment": (RESPONSES, named(PIECES[0]) + f": {SAID}\n\n"),
+}
+NOT_LAST = {  # words before text say nothing of the end
+    "a row": (V1, sse({"message": SAID}, A)),
+    "a comment": (V1, f": {SAID}\n\n" + sse(A)),
+    "ollama: a row": (CHAT, ndjson({"message": SAID}, message("a"))),
 }
 
 STRANGERS: tuple[Any, ...] = (  # rows that say nothing of the answer

@@ -7,13 +7,17 @@ from typing import Any, Protocol
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 
 SILENT_TOKENS = 64  # so many may have no text: the frame of a tool call, marks of turns
 UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
-LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever its script
+# bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
+LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
+TEXT_ALONE = "the server counts the tokens of the text without those of its reasoning: their number is unknown"
+LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
 _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
@@ -21,7 +25,9 @@ ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
 _WITHOUT_ZERO_WIDTH = dict.fromkeys(map(ord, ZERO_WIDTH))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
 OF_ANOTHER = "the server answers in the format of another API"
-_ASIDE = "the answer has text under the name {}: {}"
+_ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
+_ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
+_ASIDE = "the answer has text under the name {}: counted where no other comes"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
 
@@ -53,6 +59,8 @@ class Decoded:
         "_aside",
         "_echoed",
         "_echoes",
+        "_last",
+        "_of_another",
         "end",
         "ending",
         "events",
@@ -74,8 +82,10 @@ class Decoded:
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
-        # text that may be anything: the name under which it stands, "" in a row of no known format; it; the offset behind it
-        self._aside: list[tuple[str, str, int]] = []
+        self._aside: list[tuple[str, int]] = []  # text that may be anything, and the offset behind each
+        self._of_another = False  # some of it is of rows of no known format
+        # what of no known format came last, and behind how many events
+        self._last = b"", 0
         self._echoes, self._echoed = 0, ""  # how many events came first under a role of who asks, and that role
 
     def add(self, texts: Texts) -> None:
@@ -91,23 +101,47 @@ class Decoded:
         """How many pieces of text came so far."""
         return len(self.events) or len(self._aside)
 
-    def add_aside(self, name: str, text: str) -> None:
-        """Take text of which nothing says that it is the model's: it is where no other text comes."""
-        self._aside.append((name, text, self.end))
+    def add_aside(self, text: str, name: str = "") -> None:
+        """Take text of which nothing says that it is the model's; `name`: under which it stands in a row of a known format."""
+        self._aside.append((text, self.end))
+        self._of_another = self._of_another or not name
+        if name:
+            self.note(_ASIDE.format(server_errors.quoted(name, 40)))
 
-    def take_aside(self) -> None:
-        """Take such text for the model's or leave it out, and say which."""
-        others = bool(self.events)
-        for name, text, end in self._aside:
-            if not others:
-                self.events.add(text, end)
-            if name:
-                self.note(_ASIDE.format(server_errors.quoted(name, 40), "left out" if others else "counted"))
-        if self._aside and not others:
-            self.finished_at = None if self.finished_at is None else len(self.events)
-            if not all(name for name, _, _ in self._aside):
-                self.note(OF_ANOTHER)
-                self.ending.done = self.ending.done or self.marked  # most such servers have no other end
+    def settle(self) -> None:
+        """Take the end: text aside is the model's where there is no other, and the last finish_reason is the answer's."""
+        name = self.ending.finish_reason
+        if name is not None and self.ending.error is None and ends.known_reason(name) is None:
+            self.doubt(_ODD_REASON.format(server_errors.quoted(name, 40)))
+        if self.events or not self._aside:
+            return
+        for text, end in self._aside:
+            self.events.add(text, end)
+        self.finished_at = None if self.finished_at is None else len(self.events)
+        if self._of_another:
+            self.note(OF_ANOTHER)
+            self.ending.done = self.ending.done or self.marked  # most such servers have no other end
+
+    def say_last(self, words: bytes) -> None:
+        """Keep what is of no known format: where nothing of the answer comes behind it, it may say why."""
+        self._last = words, len(self.events)
+
+    @property
+    def last_words(self) -> bytes:
+        """What was kept last, unless text came behind it."""
+        words, at = self._last
+        return words if at == len(self.events) else b""
+
+    def blame_last(self) -> None:
+        """Take the last words for the reason of an answer that is not whole."""
+        ending, words = self.ending, self.last_words
+        if ending.done or not words:
+            return
+        row = parse_json(words)
+        if isinstance(row, dict) and (said := server_errors.of_foreign_row(row, alone=not self.events)):
+            self.fail(said)
+        elif ending.error is None and ending.hint != server_errors.MID_LINE:
+            ending.hint = _ENDED_BEHIND.format(server_errors.beginning(words, 160))
 
     def has_all(self, texts: Texts) -> bool:
         """Whether these texts are all that came before, blanks around them aside."""
@@ -167,10 +201,6 @@ class Decoded:
         ending.done = True
         if self.finished_at is None:
             self.finished_at = len(self.events)
-        if known is None:
-            self.doubt(
-                f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
-            )
 
     def count(self, prompt: int | None, output: int | None, reasoning: int = 0) -> None:
         """Take the server's final counts; a count of zero for an answer with text is unknown.
@@ -183,15 +213,23 @@ class Decoded:
         if output == 0 and self.events:
             self.doubt("the server counts no token of an answer that has text: unknown")
             output = None
-        if output and len(self.events) > 2 * output:
-            if self._size() > LONGEST_TOKEN * output:
-                self.doubt(TOO_FEW_TOKENS)
-                output = None
-            else:
-                self.note("the answer came in more than twice as many pieces as the server counts tokens")
+        if output and (why := self._misfit(output)) is not None:
+            self.doubt(why)
+            output = None
+        elif output and len(self.events) > 2 * output:
+            self.note("the answer came in more than twice as many pieces as the server counts tokens")
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
         if output and self.events:
             ending.unsent_tokens = self._unsent(output, reasoning)
+
+    def _misfit(self, output: int) -> str | None:
+        """Say why a count cannot be that of the answer's pieces; None where it can."""
+        pieces, hidden = len(self.events), len(self.events.hidden)
+        if pieces > 2 * output and self._size() > LONGEST_TOKEN * output:
+            return TOO_FEW_TOKENS
+        if hidden >= FEWEST_THOUGHTS and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
+            return TEXT_ALONE
+        return LETTERS if output >= max(2 * pieces, LONGEST_TOKEN) and output == len(self.events.said) else None
 
     def _unsent(self, output: int, reasoning: int) -> int:
         """Return how many counted tokens were never sent as text: the decode speed must leave them out.

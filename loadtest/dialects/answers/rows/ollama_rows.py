@@ -119,7 +119,7 @@ class OllamaRows:
         if name is None:
             answer.ending.done = True
         else:
-            answer.finish(name, value)
+            answer.finish(name, value, row)
         server = answer.ending.server
         for key, said in islice(row.items(), WIDEST):
             if key.endswith(_NUMBER_ENDINGS) and (

@@ -165,8 +165,7 @@ class OpenAIRows:
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
-        beside = not any(texts)
-        if beside:
+        if beside := not any(texts):
             texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",))
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         self._add(texts, again=beside or not piece, piece=piece)
@@ -198,7 +197,7 @@ class OpenAIRows:
         if found := next((texts for name in names if any(texts := in_value(holder.get(name)))), None):
             return found
         for name, text in under_odd_names(holder):
-            self._answer.add_aside(name, text)
+            self._answer.add_aside(text, name)
         return NO_TEXTS
 
     def _take_index(self, index: Any, *, first: bool, has_text: bool) -> None:

@@ -208,12 +208,12 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
 
 def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
     """Return each name that is not known and says of itself that it holds text, and that text; a list may be anything."""
-    named = [
-        (key, "".join(in_value(value)))
+    return [
+        (key, text)
         for key, value in holder.items()
         if isinstance(value, str | dict) and _NAMED_TEXT.match(key) and not key.endswith(_ENDINGS_WITHOUT_TEXT)
+        if (text := "".join(in_value(value)))
     ]
-    return [(key, text) for key, text in named if text]
 
 
 _NAMED_TEXT = re.compile(
@@ -279,8 +279,8 @@ def tool_text(calls: Any) -> str:
         if not isinstance(call, dict):
             continue
         said = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
-        found = list(filter(None, (plain_text(said.get(key)) for key in _OF_CALLS)))
-        if not found and said is not call:
+        found = [plain_text(said.get(key)) for key in _OF_CALLS]
+        if said is not call and not any(found):
             found = [text for key, text in said.items() if isinstance(text, str) and key not in _KEYS_WITHOUT_TEXT]
         texts += found
     return "".join(texts)
@@ -291,7 +291,7 @@ def by_number(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) and all(map(str.isdecimal, value)) else []
 
 
-_OF_CALLS = ("name", "arguments", "args", "input")
+_OF_CALLS = ("name", "arguments", "args", "input", "partial_json")
 
 
 def plain_text(value: Any) -> str:
