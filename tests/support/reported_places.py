@@ -79,6 +79,11 @@ TEXTS = {
         sse(*({"object": "chat.completion.chunk", "choices": [], "output_text": text} for text in "abc")) + END,
         odd=("'output_text'",),
     ),
+    "choices that are lists": Stream(
+        V1,
+        sse({"id": "x", "choices": [[{"index": 0, "delta": {"content": "z"}}]]}, A, B, C) + END,
+        doubts=("choices that are no objects",),
+    ),
     "text of its own beside pieces": Stream(
         V1, sse(chosen(delta={"role": "assistant"}, output="x"), A, B, C) + END, odd=("'output'",)
     ),
@@ -180,10 +185,17 @@ COUNTED = {
     ),
     "twice behind the text, and not the same": Stream(
         V1,
-        sse(A, B, C, finish(usage=usage()), {"choices": [], "usage": usage(40, 90)}) + DONE,
-        output=40,
+        sse(A, B, C, finish(usage=usage()), {"choices": [], "usage": usage(14, 90)}) + DONE,
+        output=14,
         prompt=90,
         doubts=("prompt tokens grew, without text", "output tokens grew, without text"),
+    ),
+    "the sum of all counts so far (vllm-omni#2313)": Stream(
+        V1,
+        sse(*TALKED, *TALKED, finish(usage=usage(105))) + DONE,
+        FULL + FULL,
+        output=105,
+        doubts=("more tokens than the answer has bytes",),
     ),
     "the last token behind the text": Stream(V1, sse(A, B, C | {"usage": usage(2)}, finish(usage=usage())) + DONE),
 }

@@ -11,7 +11,10 @@ from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 
-SILENT_TOKENS = 64  # so many may have no text: the frame of a tool call, marks of turns
+SILENT_TOKENS, FRAME_TOKENS = (
+    16,
+    64,
+)  # so many may have no text: marks of turns; the frame of a tool call or of thoughts
 UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
 # bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
 LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
@@ -110,8 +113,7 @@ class Decoded:
 
     def settle(self) -> None:
         """Take the end: text aside is the model's where there is no other, and the last finish_reason is the answer's."""
-        name = self.ending.finish_reason
-        if name is not None and self.ending.error is None and ends.known_reason(name) is None:
+        if (name := self.ending.finish_reason) and self.ending.error is None and ends.known_reason(name) is None:
             self.doubt(_ODD_REASON.format(server_errors.quoted(name, 40)))
         if self.events or not self._aside:
             return
@@ -241,7 +243,7 @@ class Decoded:
         if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
             self.note(UNSENT_REASONING)
             return reasoning
-        if output > SILENT_TOKENS + len(events) and output > SILENT_TOKENS + self._size():
+        if output > (FRAME_TOKENS if events.hidden else SILENT_TOKENS) + max(len(events), self._size()):
             self.doubt(UNSENT_TOKENS)
             return output
         return 0

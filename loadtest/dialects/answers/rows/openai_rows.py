@@ -109,9 +109,11 @@ class OpenAIRows:
             for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
                     alike = self._choice(choice, position) and alike
+                elif choice:
+                    self._answer.doubt("the answer has choices that are no objects: what they say is left out")
         if len(events.texts) == before and not (said or self._answer.kind) and self.takes(row):
             holder = {name: row[name] for name in _BESIDE if name in row} if choices else row
-            self._add(self._beside(holder, ("delta", "text", "result")), again=True)
+            self._add(self._beside(holder, ("delta", "text", "result"), []), again=True)
         self._numbers(row)
         ending = self._answer.ending
         if not ending.done and (
@@ -166,7 +168,7 @@ class OpenAIRows:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
         if beside := not any(texts):
-            texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",))
+            texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",), odd)
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         self._add(texts, again=beside or not piece, piece=piece)
         if odd:
@@ -186,13 +188,11 @@ class OpenAIRows:
         answer.add(texts)
         self._piecewise = self._piecewise or (piece and not again and any(texts))
 
-    def _beside(self, holder: dict[str, Any], names: tuple[str, ...]) -> Texts:
+    def _beside(self, holder: dict[str, Any], names: tuple[str, ...], odd: list[str]) -> Texts:
         """Return text in a choice or row whose delta has none: a content or reasoning, a message, else under these names."""
-        odd: list[str] = []
         known = {name: holder[name] for name in _BESIDE if holder.get(name)}
         for value in (known, holder.get("delta"), holder.get("message")):
             if value and isinstance(value, dict) and any(texts := in_message(value, odd)):
-                self._answer.note(*odd)
                 return texts
         if found := next((texts for name in names if any(texts := in_value(holder.get(name)))), None):
             return found
