@@ -111,7 +111,7 @@ class ResponsesRows:
         self._seen = True
         before = len(answer.events.texts)
         self._take_text(row, kind)
-        whole = row.get("object") == "response" or isinstance(row.get("output"), list)
+        whole = bool(row.get("output")) or (row.get("object") == "response" and row.get("status") not in _UNFINISHED)
         response = row.get("response") if kind else row if whole else None
         if kind in LAST and not isinstance(response, dict):
             response = row  # some lay it flat into the event, or leave it out
@@ -168,7 +168,7 @@ class ResponsesRows:
         why = reason_name(details.get("reason")) if isinstance(details, dict) else None
         status = why or reason_name(response.get("status"))
         if status is None or status in _UNFINISHED:
-            status = kind.removeprefix("response.")
+            status = kind.removeprefix("response.") or ("completed" if status is None and answer.events else "")
         error = _error_in(response)
         if error and not server_errors.is_none(error):
             answer.fail(server_errors.error_sentence(error))

@@ -138,6 +138,22 @@ TEXTS = {
             }
         ),
     ),
+    **{
+        f"an echo of a {role}": Stream(
+            V1, sse(delta("what was asked", role=role), delta("", role="ai"), A, B, C) + END, odd=(role.lower(),)
+        )
+        for role in ("human", "USER")
+    },
+    "responses: a whole one without a status": Stream(
+        RESPONSES,
+        json.dumps({"object": "response", "output": "abc", "usage": {"input_tokens": 20, "output_tokens": 3}}),
+    ),
+    "responses: an event without a type, still in progress": Stream(
+        RESPONSES,
+        sse({"type": None, "response": {"object": "response", "status": "in_progress", "output": []}})
+        + named(*PIECES, completed()),
+        odd=("envelope",),
+    ),
     "responses: fields of other events, null": Stream(
         RESPONSES,
         named(

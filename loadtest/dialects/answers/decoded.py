@@ -36,7 +36,7 @@ MOST_SENTENCES = 8  # kept of an answer's notes
 
 
 _OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
-OTHERS = (*_OF_TOOLS, "user", "system", "developer")  # roles that are none of the model's
+OTHERS = (*_OF_TOOLS, "user", "human", "system", "developer")  # roles that are none of the model's
 
 
 class Rows(Protocol):

@@ -162,8 +162,8 @@ class OpenAIRows:
             texts = in_message(delta, odd)
             if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
                 self._strange.append((len(answer.events), "role" in delta))
-            if delta.get("role") in OTHERS and any(texts):
-                own, odd, texts = False, [], answer.of_another(delta["role"], texts)
+            if (role := str(delta.get("role")).lower()) in OTHERS and any(texts):
+                own, odd, texts = False, [], answer.of_another(role, texts)
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
             piece = True
