@@ -18,6 +18,7 @@ from support.odd_streams import (
     PIECES,
     RESPONSES,
     SAID,
+    UNCOUNTED,
     V1,
     A,
     B,
@@ -57,6 +58,9 @@ TEXTS = {
         V1, sse(A, B, C, {"id": "x", "choices": [WHOLE_CHOICE]}, COUNTS) + DONE, odd=AGAIN
     ),
     "all of it once more in the row": Stream(V1, sse(A, B, C, finish(content="abc"), COUNTS) + DONE, odd=AGAIN),
+    "all of it once more as a message that is a text": Stream(
+        V1, sse(A, B, C, chosen(message="abc", finish_reason="stop"), COUNTS) + DONE, odd=AGAIN
+    ),
     "something else in the row": Stream(
         V1, sse(A, B, C, finish(content="d"), COUNTS) + DONE, "abcd", odd=("text in two places",)
     ),
@@ -212,6 +216,21 @@ COUNTED = {
         FULL + FULL,
         output=105,
         doubts=("more tokens than the answer has bytes",),
+    ),
+    **{
+        f"under a name that is not known, as {name}": Stream(V1, sse(A, B, C, finish(**{name: said})) + DONE)
+        for name, said in (
+            ("metrics", {"input_tokens": 20, "output_tokens": 3, "ttft": 0.1}),
+            ("perf", {"promptTokens": 20, "generatedTokens": 3}),
+        )
+    },
+    "under such a name beside a usage": Stream(
+        V1, sse(A, B, C, finish(usage=usage(), metrics={"output_tokens": 1})) + DONE
+    ),
+    "no counts: costs and speeds": Stream(
+        V1,
+        sse(A, B, C, finish(cost={"input": 1, "output": 2}, speed={"output_tokens_per_second": 9})) + DONE,
+        **UNCOUNTED,
     ),
     "the last token behind the text": Stream(V1, sse(A, B, C | {"usage": usage(2)}, finish(usage=usage())) + DONE),
 }

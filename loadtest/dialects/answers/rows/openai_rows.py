@@ -10,7 +10,9 @@ from loadtest.dialects.answers.errors import other_names, server_errors
 from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
     MOST_TOKENS,
+    OUTPUT,
     Usage,
+    counted,
     kept,
     known_number,
     timing_contradiction,
@@ -166,7 +168,7 @@ class OpenAIRows:
                 own, odd, texts = False, [], answer.of_another(role, texts)
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
-            piece = True
+            piece = piece or choice.get("message") is None
         if beside := not any(texts):
             texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",), odd)
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
@@ -251,7 +253,8 @@ class OpenAIRows:
         """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
         for name, value in row.items():
             if type(value) is dict:
-                if name in USAGES or value.get("completion_tokens") is not None:
+                counts = (key for key in value if "token" in key.lower() and counted(key) == OUTPUT)
+                if name in USAGES or (not row.get("usage") and any(counts)):
                     self._take_usage(value)
                 elif usage := value.get("usage") or value.get("tokens"):
                     self._take_usage(usage)
