@@ -178,7 +178,7 @@ class ResponsesRows:
     def _take_usage(self, usage: Any) -> None:
         odd: list[str] = []
         doubts: list[str] = []
-        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts, pieces=self._answer.pieces):
+        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts, pieces=len(self._answer.events)):
             self._answer.ending.server["usage"] = usage
         self._answer.note(*odd)
         self._answer.doubt(*doubts)
@@ -192,7 +192,7 @@ class ResponsesRows:
         for name, said in ending.server.items():
             ending.server[name] = kept(said, name, odd)
         if self._usage.output is not None:
-            output = self._usage.settle(odd, doubts, pieces=answer.pieces)
+            output = self._usage.settle(odd, doubts, pieces=len(answer.events))
             answer.count(self._usage.prompt, output, self._usage.reasoning)
         elif self._usage.prompt:
             ending.prompt_tokens = self._usage.prompt

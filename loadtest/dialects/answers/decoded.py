@@ -85,7 +85,7 @@ class Decoded:
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
-        self._aside: list[tuple[str, int]] = []  # text that may be anything, and the offset behind each
+        self._aside = 0  # how many events are text that may be anything: all of them, or none
         self._of_another = False  # some of it is of rows of no known format
         # what of no known format came last, and behind how many events
         self._last = b"", 0
@@ -94,33 +94,27 @@ class Decoded:
     def add(self, texts: Texts) -> None:
         """Take the text of one piece."""
         seen, hidden = texts
+        if self._aside and any(texts):
+            self.drop(self._aside)
+            self._aside = 0
         if hidden:
             self.events.add(hidden, self.end, hidden=True)
         if seen:
             self.events.add(seen, self.end)
 
-    @property
-    def pieces(self) -> int:
-        """How many pieces of text came so far."""
-        return len(self.events) or len(self._aside)
-
     def add_aside(self, text: str, name: str = "") -> None:
         """Take text of which nothing says that it is the model's; `name`: under which it stands in a row of a known format."""
-        self._aside.append((text, self.end))
-        self._of_another = self._of_another or not name
         if name:
             self.note(_ASIDE.format(server_errors.quoted(name, 40)))
+        if self._aside == len(self.events):
+            self.events.add(text, self.end)
+            self._aside, self._of_another = self._aside + 1, self._of_another or not name
 
     def settle(self) -> None:
         """Take the end: text aside is the model's where there is no other, and the last finish_reason is the answer's."""
         if (name := self.ending.finish_reason) and self.ending.error is None and ends.known_reason(name) is None:
             self.doubt(_ODD_REASON.format(server_errors.quoted(name, 40)))
-        if self.events or not self._aside:
-            return
-        for text, end in self._aside:
-            self.events.add(text, end)
-        self.finished_at = None if self.finished_at is None else len(self.events)
-        if self._of_another:
+        if self._aside and self._of_another:
             self.note(OF_ANOTHER)
             self.ending.done = self.ending.done or self.marked  # most such servers have no other end
 

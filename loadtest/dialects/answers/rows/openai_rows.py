@@ -115,7 +115,8 @@ class OpenAIRows:
                     self._answer.doubt("the answer has choices that are no objects: what they say is left out")
         if len(events.texts) == before and not (said or self._answer.kind) and self.takes(row):
             holder = {name: row[name] for name in _BESIDE if name in row} if choices else row
-            self._add(self._beside(holder, ("delta", "text", "result"), []), again=True)
+            if any(texts := self._beside(holder, ("delta", "text", "result"), [])):
+                self._add(texts, again=True)
         self._numbers(row)
         ending = self._answer.ending
         if not ending.done and (
@@ -275,7 +276,7 @@ class OpenAIRows:
             return
         odd: list[str] = []
         doubts: list[str] = []
-        if self._usage.take(usage, odd, doubts, pieces=self._answer.pieces):
+        if self._usage.take(usage, odd, doubts, pieces=len(self._answer.events)):
             self._answer.ending.server["usage"] = usage
         if odd or doubts:
             self._answer.note(*odd)
@@ -302,7 +303,7 @@ class OpenAIRows:
             doubts.append(why)
             ending.server["timings"] = {name: said for name, said in timings.items() if name.endswith("_n")}
         if self._usage.output is not None:
-            output = self._usage.settle(odd, doubts, pieces=answer.pieces)
+            output = self._usage.settle(odd, doubts, pieces=len(answer.events))
             answer.count(self._usage.prompt, output, self._usage.reasoning)
         elif not self._count_from_timings() and self._usage.prompt:
             ending.prompt_tokens = self._usage.prompt

@@ -183,12 +183,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
                 lost[key] = text
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
-    if "tool_calls" in message:
-        hidden.append(tool_text(message["tool_calls"]))
-    if "function_call" in message:
-        hidden.append(tool_text([{"function": message["function_call"]}]))
-    if isinstance(own := message.get("provider_specific_fields"), dict):  # LiteLLM's
-        hidden += ["".join(in_value(own[key])) for key in REASONING if own.get(key)]
+    hidden += _calls_and_own(message)
     if not seen and not any(hidden):
         if "text" in strange:
             seen, hidden = ("", [strange.pop("text")]) if _is_secret(message) else (strange.pop("text"), [])
@@ -204,6 +199,13 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     if seen and not _MARKS.isdisjoint(message) and _is_thought(message):
         seen, hidden = "", [*hidden, seen]
     return seen, "".join(hidden)
+
+
+def _calls_and_own(message: dict[str, Any]) -> list[str]:
+    """Return the text of a message's calls, and the reasoning in a provider's own fields (LiteLLM's)."""
+    calls = [tool_text(message.get("tool_calls")), tool_text([{"function": message.get("function_call")}])]
+    own = message.get("provider_specific_fields")
+    return calls + ["".join(in_value(own[key])) for key in REASONING if isinstance(own, dict) and own.get(key)]
 
 
 def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
