@@ -172,8 +172,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         open_, secret = in_value(value)
         if key in _VISIBLE_KEYS:
             seen += open_
-            if secret:
-                hidden.append(secret)
+            hidden.append(secret)
         elif key in REASONING:
             hidden.append(secret + open_)
         elif not (key.endswith(_ENDINGS_WITHOUT_TEXT) or key.startswith(_BEGINS_WITHOUT_TEXT)):
@@ -194,8 +193,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         if text != seen:
             use = TAKEN_FOR_REASONING if text in hidden else "beside its own: left out"
             odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
-    if len(hidden) > 1 or (hidden and seen):
-        hidden = [text for text in dict.fromkeys(hidden) if text != seen]
+    hidden = [text for text in dict.fromkeys(hidden) if text != seen]
     if seen and not _MARKS.isdisjoint(message) and _is_thought(message):
         seen, hidden = "", [*hidden, seen]
     return seen, "".join(hidden)
