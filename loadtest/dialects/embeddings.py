@@ -134,7 +134,7 @@ class EmbeddingRows:
         if said is not None:
             answer.fail(said)
         elif not full:
-            answer.fail(NO_VECTORS)
+            answer.fail(f"{NO_VECTORS}: it begins with {server_errors.beginning(server_errors.as_json(row), 160)}")
         elif empty:
             answer.doubt(EMPTY_VECTORS)
         elif isinstance(value, list) and any(map(_is_zero, value)):

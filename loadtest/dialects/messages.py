@@ -12,7 +12,7 @@ from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, kept, known_number
 from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, kind_of
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, plain_text, tool_text
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
@@ -232,8 +232,6 @@ def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
             return text, ""
         if delta.get("type") in ("signature_delta", "citations_delta"):
             return NO_TEXTS
-        if isinstance(arguments := delta.get("partial_json"), dict):
-            return "", plain_text(arguments)
         return in_value(delta) if str(delta.get("type")).startswith(_PIECES) else in_message(delta, odd)
     if kind == "content_block_start" and isinstance(block := row.get("content_block"), dict):
         return _in_block(block)
@@ -254,6 +252,8 @@ _PIECES = ("text", "think", "input_json")
 def _in_block(block: dict[str, Any]) -> Texts:
     if str(block.get("type")).endswith("tool_result"):
         return NO_TEXTS  # of a tool that the server ran: the model did not write it
-    if "name" in block:  # a tool's call; its arguments are {} where they follow in pieces
+    if (
+        block.get("name") and block.get("type") != "text"
+    ):  # a tool's call; its arguments are {} where they follow in pieces
         return "", tool_text([{"function": {"name": block["name"], "arguments": block.get("input")}}])
     return in_value(block)

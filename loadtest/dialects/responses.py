@@ -111,7 +111,8 @@ class ResponsesRows:
         self._seen = True
         before = len(answer.events.texts)
         self._take_text(row, kind)
-        response = row.get("response") if kind else row
+        whole = bool(row.get("output")) or (row.get("object") == "response" and row.get("status") not in _UNFINISHED)
+        response = row.get("response") if kind else row if whole else None
         if kind in LAST and not isinstance(response, dict):
             response = row  # some lay it flat into the event, or leave it out
         if isinstance(response, dict):
@@ -167,7 +168,7 @@ class ResponsesRows:
         why = reason_name(details.get("reason")) if isinstance(details, dict) else None
         status = why or reason_name(response.get("status"))
         if status is None or status in _UNFINISHED:
-            status = kind.removeprefix("response.")
+            status = kind.removeprefix("response.") or ("completed" if status is None and answer.events else "")
         error = _error_in(response)
         if error and not server_errors.is_none(error):
             answer.fail(server_errors.error_sentence(error))
@@ -205,7 +206,7 @@ def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
     """Return the text in one event: a piece, or what an item or a part begins with, such as a tool's name."""
     if kind in _NO_TEXT:
         return NO_TEXTS
-    if kind.endswith(".delta") or (kind.startswith("response.") and "delta" in row):
+    if kind.endswith(".delta") or (kind.startswith("response.") and row.get("delta")):
         delta = row.get("delta") or row.get("text")
         return _sides(kind, (text_of_number(delta, odd), "") if isinstance(delta, int | float) else in_value(delta))
     if kind == "response.output_item.added":

@@ -12,6 +12,7 @@ from support import (
     reported_endpoints,
     reported_ends,
     reported_kinds,
+    reported_places,
     reported_shapes,
     reported_streams,
     reported_usages,
@@ -46,11 +47,35 @@ def must_be(stream: Stream) -> dict[str, Any]:
 
 
 for kind, streams in (
-    ("text", reported_streams.TEXTS | reported_deltas.TEXTS | reported_shapes.TEXTS | reported_kinds.TEXTS),
-    ("counts", reported_streams.COUNTED | reported_usages.COUNTED | reported_shapes.COUNTED | reported_kinds.COUNTED),
+    (
+        "text",
+        reported_streams.TEXTS
+        | reported_deltas.TEXTS
+        | reported_shapes.TEXTS
+        | reported_kinds.TEXTS
+        | reported_places.TEXTS,
+    ),
+    (
+        "counts",
+        reported_streams.COUNTED
+        | reported_usages.COUNTED
+        | reported_shapes.COUNTED
+        | reported_kinds.COUNTED
+        | reported_places.COUNTED,
+    ),
     ("frame", reported_ends.FRAMES | reported_breaks.FRAMES | reported_shapes.FRAMES | reported_kinds.FRAMES),
-    ("end", reported_ends.ENDS | reported_breaks.ENDS | reported_words.ENDS | reported_kinds.ENDS),
-    ("error", reported_ends.ERRORS | reported_breaks.ERRORS | reported_words.ERRORS | reported_kinds.ERRORS),
+    (
+        "end",
+        reported_ends.ENDS | reported_breaks.ENDS | reported_words.ENDS | reported_kinds.ENDS | reported_places.ENDS,
+    ),
+    (
+        "error",
+        reported_ends.ERRORS
+        | reported_breaks.ERRORS
+        | reported_words.ERRORS
+        | reported_kinds.ERRORS
+        | reported_places.ERRORS,
+    ),
     ("endpoint", reported_endpoints.ANSWERS | reported_words.ANSWERS),
 ):
     row = rows(f"reported {kind}")

@@ -12,6 +12,7 @@ from support import (
     reported_deltas,
     reported_ends,
     reported_kinds,
+    reported_places,
     reported_shapes,
     reported_streams,
     reported_usages,
@@ -20,6 +21,7 @@ from support import (
 from support.odd_streams import (
     CHAT,
     COUNTS,
+    SAID,
     V1,
     A,
     B,
@@ -45,14 +47,41 @@ from loadtest.records import Outcome
 REPORTED = {
     f"{group}: {name}": stream
     for group, tables in (
-        ("text", (reported_streams.TEXTS, reported_deltas.TEXTS, reported_shapes.TEXTS, reported_kinds.TEXTS)),
+        (
+            "text",
+            (
+                reported_streams.TEXTS,
+                reported_deltas.TEXTS,
+                reported_shapes.TEXTS,
+                reported_kinds.TEXTS,
+                reported_places.TEXTS,
+            ),
+        ),
         (
             "counts",
-            (reported_streams.COUNTED, reported_usages.COUNTED, reported_shapes.COUNTED, reported_kinds.COUNTED),
+            (
+                reported_streams.COUNTED,
+                reported_usages.COUNTED,
+                reported_shapes.COUNTED,
+                reported_kinds.COUNTED,
+                reported_places.COUNTED,
+            ),
         ),
         ("frame", (reported_ends.FRAMES, reported_breaks.FRAMES, reported_shapes.FRAMES, reported_kinds.FRAMES)),
-        ("end", (reported_ends.ENDS, reported_breaks.ENDS, reported_words.ENDS, reported_kinds.ENDS)),
-        ("error", (reported_ends.ERRORS, reported_breaks.ERRORS, reported_words.ERRORS, reported_kinds.ERRORS)),
+        (
+            "end",
+            (reported_ends.ENDS, reported_breaks.ENDS, reported_words.ENDS, reported_kinds.ENDS, reported_places.ENDS),
+        ),
+        (
+            "error",
+            (
+                reported_ends.ERRORS,
+                reported_breaks.ERRORS,
+                reported_words.ERRORS,
+                reported_kinds.ERRORS,
+                reported_places.ERRORS,
+            ),
+        ),
         ("endpoint", (reported_words.ANSWERS,)),
         ("embeddings", (reported_words.EMBEDDINGS,)),
     )
@@ -78,6 +107,22 @@ IN_PARTS = {
 @pytest.mark.parametrize("name", REPORTED)
 def test_a_stream(name: str) -> None:
     hold(REPORTED[name])
+
+
+@pytest.mark.parametrize("name", reported_places.LAST_WORDS)
+def test_the_last_words_of_an_answer_that_is_not_whole_are_quoted(name: str) -> None:
+    dialect, body = reported_places.LAST_WORDS[name]
+    _, ending = decode(dialect, body.encode())
+    assert not ending.done
+    assert SAID in f"{ending.error} {ending.hint}"
+
+
+@pytest.mark.parametrize("name", reported_places.NOT_LAST)
+def test_words_before_the_text_say_nothing_of_its_end(name: str) -> None:
+    dialect, body = reported_places.NOT_LAST[name]
+    _, ending = decode(dialect, body.encode())
+    assert (ending.done, ending.error) == (False, None)
+    assert SAID not in (ending.hint or "")
 
 
 @pytest.mark.parametrize("name", IN_PARTS)

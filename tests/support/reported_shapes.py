@@ -115,7 +115,9 @@ TEXTS = {
     ),
     "a citation as a part": Stream(V1, sse(A, B, C, delta([{"type": "citation", "text": "x", "url": "u"}])) + END),
     **{
-        f"what is no text, as {name}": Stream(V1, sse(A, delta("", **{name: said}), B, C) + END)
+        f"what is no text, as {name}": Stream(
+            V1, sse(A, delta("", **{name: said}), B, C) + END, odd=(f"'{name}': left out",)
+        )
         for name, said in (
             ("footnotes", ["zz"]),
             ("citation", {"text": "zz"}),

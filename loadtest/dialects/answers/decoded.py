@@ -7,25 +7,36 @@ from typing import Any, Protocol
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 
-SILENT_TOKENS = 64  # so many may have no text: the frame of a tool call, marks of turns
+SILENT_TOKENS, FRAME_TOKENS = (
+    16,
+    64,
+)  # so many may have no text: marks of turns; the frame of a tool call or of thoughts
 UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
-LONGEST_TOKEN = 64  # bytes; no answer's tokens have more on average, whatever its script
+# bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
+LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
+TEXT_ALONE = "the server counts the tokens of the text without those of its reasoning: their number is unknown"
+LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
 _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
 _WITHOUT_ZERO_WIDTH = dict.fromkeys(map(ord, ZERO_WIDTH))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
+OF_ANOTHER = "the server answers in the format of another API"
+_ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
+_ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
+_ASIDE = "the answer has text under the name {}: counted where no other comes"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
 
 
 _OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
-OTHERS = (*_OF_TOOLS, "user", "system", "developer")  # roles that are none of the model's
+OTHERS = (*_OF_TOOLS, "user", "human", "system", "developer")  # roles that are none of the model's
 
 
 class Rows(Protocol):
@@ -48,8 +59,11 @@ class Decoded:
     """What is known of one answer so far."""
 
     __slots__ = (
+        "_aside",
         "_echoed",
         "_echoes",
+        "_last",
+        "_of_another",
         "end",
         "ending",
         "events",
@@ -71,15 +85,59 @@ class Decoded:
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
+        self._aside = 0  # how many events are text that may be anything: all of them, or none
+        self._of_another = False  # some of it is of rows of no known format
+        # what of no known format came last, and behind how many events
+        self._last = b"", 0
         self._echoes, self._echoed = 0, ""  # how many events came first under a role of who asks, and that role
 
     def add(self, texts: Texts) -> None:
         """Take the text of one piece."""
         seen, hidden = texts
+        if self._aside and any(texts):
+            self.drop(self._aside)
+            self._aside = 0
         if hidden:
             self.events.add(hidden, self.end, hidden=True)
         if seen:
             self.events.add(seen, self.end)
+
+    def add_aside(self, text: str, name: str = "") -> None:
+        """Take text of which nothing says that it is the model's; `name`: under which it stands in a row of a known format."""
+        if name:
+            self.note(_ASIDE.format(server_errors.quoted(name, 40)))
+        if self._aside == len(self.events):
+            self.events.add(text, self.end)
+            self._aside, self._of_another = self._aside + 1, self._of_another or not name
+
+    def settle(self) -> None:
+        """Take the end: text aside is the model's where there is no other, and the last finish_reason is the answer's."""
+        if (name := self.ending.finish_reason) and self.ending.error is None and ends.known_reason(name) is None:
+            self.doubt(_ODD_REASON.format(server_errors.quoted(name, 40)))
+        if self._aside and self._of_another:
+            self.note(OF_ANOTHER)
+            self.ending.done = self.ending.done or self.marked  # most such servers have no other end
+
+    def say_last(self, words: bytes) -> None:
+        """Keep what is of no known format: where nothing of the answer comes behind it, it may say why."""
+        self._last = words, len(self.events)
+
+    @property
+    def last_words(self) -> bytes:
+        """What was kept last, unless text came behind it."""
+        words, at = self._last
+        return words if at == len(self.events) else b""
+
+    def blame_last(self) -> None:
+        """Take the last words for the reason of an answer that is not whole."""
+        ending, words = self.ending, self.last_words
+        if ending.done or not words:
+            return
+        row = parse_json(words)
+        if isinstance(row, dict) and (said := server_errors.of_foreign_row(row, alone=not self.events)):
+            self.fail(said)
+        elif ending.error is None and ending.hint != server_errors.MID_LINE:
+            ending.hint = _ENDED_BEHIND.format(server_errors.beginning(words, 160))
 
     def has_all(self, texts: Texts) -> bool:
         """Whether these texts are all that came before, blanks around them aside."""
@@ -139,10 +197,6 @@ class Decoded:
         ending.done = True
         if self.finished_at is None:
             self.finished_at = len(self.events)
-        if known is None:
-            self.doubt(
-                f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
-            )
 
     def count(self, prompt: int | None, output: int | None, reasoning: int = 0) -> None:
         """Take the server's final counts; a count of zero for an answer with text is unknown.
@@ -155,15 +209,23 @@ class Decoded:
         if output == 0 and self.events:
             self.doubt("the server counts no token of an answer that has text: unknown")
             output = None
-        if output and len(self.events) > 2 * output:
-            if self._size() > LONGEST_TOKEN * output:
-                self.doubt(TOO_FEW_TOKENS)
-                output = None
-            else:
-                self.note("the answer came in more than twice as many pieces as the server counts tokens")
+        if output and (why := self._misfit(output)) is not None:
+            self.doubt(why)
+            output = None
+        elif output and len(self.events) > 2 * output:
+            self.note("the answer came in more than twice as many pieces as the server counts tokens")
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
         if output and self.events:
             ending.unsent_tokens = self._unsent(output, reasoning)
+
+    def _misfit(self, output: int) -> str | None:
+        """Say why a count cannot be that of the answer's pieces; None where it can."""
+        pieces, hidden = len(self.events), len(self.events.hidden)
+        if pieces > 2 * output and self._size() > LONGEST_TOKEN * output:
+            return TOO_FEW_TOKENS
+        if hidden >= FEWEST_THOUGHTS and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
+            return TEXT_ALONE
+        return LETTERS if output >= max(2 * pieces, LONGEST_TOKEN) and output == len(self.events.said) else None
 
     def _unsent(self, output: int, reasoning: int) -> int:
         """Return how many counted tokens were never sent as text: the decode speed must leave them out.
@@ -175,7 +237,7 @@ class Decoded:
         if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
             self.note(UNSENT_REASONING)
             return reasoning
-        if output > SILENT_TOKENS + len(events) and output > SILENT_TOKENS + self._size():
+        if output > (FRAME_TOKENS if events.hidden else SILENT_TOKENS) + max(len(events), self._size()):
             self.doubt(UNSENT_TOKENS)
             return output
         return 0

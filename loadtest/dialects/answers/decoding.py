@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import Decoded, Rows
+from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
 from loadtest.dialects.answers.errors import other_names, server_errors, spoken
 from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows import found_rows, other_apis, repeats
-from loadtest.dialects.answers.rows.native_rows import OF_ANOTHER, BareRows
+from loadtest.dialects.answers.rows.native_rows import bare_piece
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -31,7 +31,7 @@ class StreamDecoder:
     """
 
     __slots__ = (
-        *("_answer", "_bare", "_comment", "_events", "_foreign", "_held", "_lines", "_make_other", "_newline"),
+        *("_answer", "_comment", "_events", "_held", "_lines", "_make_other", "_newline"),
         *("_odd_line", "_other", "_own", "_row_seen", "_stray", "events"),
     )
 
@@ -50,8 +50,6 @@ class StreamDecoder:
         self._newline = 1  # bytes behind the line at hand: 0 where the body's last line lacks its newline
         self._comment = b""  # comments in an event that is an error
         self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
-        self._bare = BareRows(answer)
-        self._foreign: dict[str, Any] | None = None  # a row of neither format, that with words where one has some
 
     def forget(self) -> None:
         """Forget the shape of earlier lines, until `line` has read another."""
@@ -103,15 +101,13 @@ class StreamDecoder:
             self._end_stray()
         if answer.kind == b"error" and not self._held:
             answer.fail(server_errors.sentence_in(self._comment))
+        answer.settle()
         self._own.close()
         if self._other is not None:
             self._other.close()
-        self._bare.close()
         if not ending.done and self._odd_line is not None:
             answer.fail(server_errors.undecodable(self._odd_line))
-        foreign = None if ending.done else self._foreign
-        if foreign is not None and (said := server_errors.of_foreign_row(foreign, alone=not self.events)):
-            answer.fail(said)
+        answer.blame_last()
         if ending.done and not (answer.marked or answer.over) and answer.finished_at is not None:
             ending.went_on = len(answer.events) > answer.finished_at
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
@@ -162,6 +158,8 @@ class StreamDecoder:
         elif line.startswith(b":"):
             if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
                 self._comment = (self._comment + line[1:] + b"\n")[:MOST_ODD]
+            elif not is_keepalive(line[1:]):
+                self._answer.say_last(line[1:])
         elif not line.startswith(EVENT_FIELDS):
             bare = plain_field(line)
             if bare.startswith(EVENT_FIELDS):
@@ -293,9 +291,9 @@ class StreamDecoder:
                 return False
         if answer.kind not in (b"", b"error", b"data"):
             if data.strip() and answer.kind != b"done":
-                answer.note(
-                    f"the answer has events named {server_errors.quoted(answer.kind.decode(errors='replace'), 40)}"
-                )
+                name = server_errors.quoted(answer.kind.decode(errors="replace"), 40)
+                answer.note(f"the answer has events named {name}")
+                answer.say_last(data)
             return False
         self._held.append(data.removeprefix(b" "))
         self.forget()
@@ -313,8 +311,9 @@ class StreamDecoder:
             comment, self._comment = self._comment, b""
             if is_keepalive(comment):
                 return  # a gateway put it into the event, whose data is still to come
-            data = None if comment else self._foreign  # which came before the event's name
-            answer.fail(server_errors.error_sentence(data) if data else server_errors.sentence_in(comment))
+            answer.fail(
+                server_errors.sentence_in(comment or answer.last_words)
+            )  # data that came before the event's name
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""
@@ -394,7 +393,8 @@ class StreamDecoder:
         named = self._answer.kind == b"error"
         if (said := server_errors.error_sentence(row) if named else other_names.in_foreign_row(row)) is not None:
             self._answer.fail(said)
-        elif self._foreign is None or server_errors.words(row):
-            self._foreign = row
-        self._bare.take(row)
-        return said is not None
+            return True
+        self._answer.say_last(server_errors.as_json(row))
+        if text := bare_piece(row):
+            self._answer.add_aside(text)
+        return False

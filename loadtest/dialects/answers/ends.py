@@ -35,18 +35,11 @@ _SAME = {
     ),
 }
 _WORDS_OF = {name: (frozenset(first.split()), frozenset(more.split())) for name, (first, more) in _SAME.items()}
-_BADLY = frozenset(
-    (
-        *("abort", "aborted", "cancelled", "canceled", "cancel"),
-        *("error", "failed", "network_error", "insufficient_system_resource"),  # the last two are GLM's and DeepSeek's
-        *("timeout", "timed_out", "overloaded", "engine_overloaded"),  # TensorRT-LLM's, and gateways'
-        *("internal_error", "server_error", "engine_error", "model_error", "upstream_error"),
-    )
-)
-# parts of names by which servers of other wire formats name a failure: FINISH_REASON_ERROR, USER_CANCEL
+# parts of names of a failure: abort, FINISH_REASON_ERROR, USER_CANCEL, and DeepSeek's insufficient_system_resource
 _BAD_PARTS = frozenset(
     (
         *("error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure", "timeout", "exception"),
+        *("timed", "overloaded", "insufficient"),
         *("interrupted", "preempted", "killed", "terminated", "disconnect", "disconnected", "shutdown", "oom"),
     )
 )
@@ -84,7 +77,7 @@ def _plain(name: str) -> str:
 def ended_badly(name: str, value: Any, row: Any = None) -> str | None:
     """Say what went wrong where a finish_reason is one of a failure; its row may have words on it."""
     plain = _plain(name)
-    if plain not in _BADLY and (plain in _WELL or _BAD_PARTS.isdisjoint(_PARTS.split(plain))):
+    if plain in _WELL or _BAD_PARTS.isdisjoint(_PARTS.split(plain)):
         return None
     with_words = next((one for one in (value, row) if isinstance(one, dict) and words_in(one)), None)
     said = None if with_words is None else error_sentence(with_words)
@@ -111,9 +104,9 @@ def is_flag(value: Any) -> bool:
 
 
 def names_an_error(event: bytes) -> bool:
-    """Whether an event's name says that its data are an error: error, stream_error, modelStreamErrorException."""
-    name = event.lower()
-    return b"error" in name or b"exception" in name
+    """Whether an event's name says that its data are an error: error, run.failed, modelStreamErrorException."""
+    name = event.decode(errors="replace").lower()
+    return "error" in name or "exception" in name or not _BAD_PARTS.isdisjoint(_PARTS.split(name))
 
 
 def is_last(row: dict[str, Any]) -> bool:

@@ -62,7 +62,7 @@ _DIGITS = re.compile(r"\d+(?:[.:,T+-]?\d+)*")
 
 
 def undecodable(line: bytes) -> str:
-    """Say that a line of the answer is not the JSON that it should be; numbers are masked, since any may be an id.
+    """Say that a line of the answer is not the JSON that it should be.
 
     A line that calls itself an error is the server's own word.
     """
@@ -72,8 +72,12 @@ def undecodable(line: bytes) -> str:
         return f"the answer goes on with {page}"
     if (at := line.rfind(b'{"error"')) > 0 and (row := parse_json(line[at:])) is not None:
         return error_sentence(row)  # the server said it in the middle of another object
-    begin = _DIGITS.sub("#", alike(line[:400].decode(errors="replace")))
-    return f"a line of the answer is not a JSON object: {quoted(begin)}"
+    return f"a line of the answer is not a JSON object: {beginning(line)}"
+
+
+def beginning(data: bytes, longest: int = 80) -> str:
+    """Return how bytes of an answer begin, in quotes; numbers are masked, since any may be an id."""
+    return quoted(_DIGITS.sub("#", alike(data[:400].decode(errors="replace"))), longest)
 
 
 _CALLED_ERROR = re.compile(rb"\s*[\[<*]*error[\]>*]*\s*:\s*(?=\S)", re.IGNORECASE)
@@ -89,8 +93,7 @@ def stranger(body: bytes) -> str:
         return "the server compressed the answer without saying so"
     if not _is_text(body):
         return "the answer is no text: it may be compressed"
-    begin = _DIGITS.sub("#", alike(body[:400].decode(errors="replace")))
-    return f"the answer is no stream of a model server: it begins with {quoted(begin)}"
+    return f"the answer is no stream of a model server: it begins with {beginning(body, 160)}"
 
 
 def _page(body: bytes) -> str | None:
@@ -168,7 +171,7 @@ def envelope(row: dict[str, Any]) -> str | None:
     good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
     if code is None or good:
         return None
-    if any(row.get(key) and isinstance(row[key], str) for key in WORDS):
+    if any(_says(row.get(key)) for key in WORDS):
         return error_sentence(row)
     if isinstance(row.get("text"), str) and any(row.get(key) for key in _ERROR_CODES):
         return error_sentence(row["text"])  # FastChat's, in mid-stream
@@ -189,9 +192,14 @@ def words(row: dict[str, Any]) -> str | None:
     return error_sentence(row) if said else None
 
 
+def as_json(row: dict[str, Any]) -> bytes:
+    """Return a row as bytes again, near enough."""
+    return compact(row).encode(errors="replace")
+
+
 def of_foreign_row(row: dict[str, Any], *, alone: bool) -> str | None:
     """Say what a row of no format that is known means where the answer has no end mark; `alone`: and no text either."""
-    return words(row) or (stranger(compact(row).encode(errors="replace")) if alone else None)
+    return words(row) or (stranger(as_json(row)) if alone else None)
 
 
 def error_sentence(error: Any) -> str:

@@ -70,6 +70,7 @@ def short_key(key: str) -> str:
 LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000  # no server decodes a token or reads a prompt faster
 SLACK, SLACK_NS = 0.05, 50_000_000  # by which parts, rounded and measured apart, may exceed the whole
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
+MOST_LATER = 8  # tokens without text behind the last piece, such as the one that ends an answer
 BEDROCK = "amazon-bedrock-invocationMetrics"
 
 
@@ -111,7 +112,7 @@ class Usage:
     last: dict[str, Any] = field(default_factory=dict)  # as it was sent
     pieces: int = 0  # of the answer that had come by then
     with_text: int = 0  # how many came with more text than the one before
-    grew: bool = False  # the output's count changed
+    rises: int = 0  # how often the output's count rose
 
     def take(self, usage: dict[str, Any], odd: list[str], doubts: list[str], *, pieces: int) -> bool:
         """Take a usage and return whether it says anything: Ollama's completions carry a zero one on every chunk.
@@ -125,9 +126,14 @@ class Usage:
         if not prompt and not output:
             return False
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
-            if before and now is not None and now < before and (now or name == "output"):  # a prompt of none is unknown
-                doubts.append(f"the server's count of {name} tokens fell from one chunk to the next")
-        self.grew = self.grew or (self.output is not None and output is not None and output != self.output)
+            fell = (
+                before and now is not None and now < before and (now or name == "output")
+            )  # a prompt of none is unknown
+            if fell or (before and now and now > before + MOST_LATER and pieces == self.pieces > 0):
+                doubts.append(
+                    f"the server's count of {name} tokens {'fell' if fell else 'grew, without text,'} from one chunk to the next"
+                )
+        self.rises += self.output is not None and output is not None and output > self.output
         self.with_text += pieces > self.pieces
         self.prompt = self.prompt if prompt is None or (not prompt and self.prompt) else prompt
         self.output = self.output if output is None else output
@@ -142,7 +148,11 @@ class Usage:
         if self.output and pieces > self.pieces:
             odd.append("the server's last count came before the end of the text: the output's tokens are unknown")
             return None
-        if self.output and self.with_text >= FEWEST_USAGES and not self.grew and pieces > self.output <= MOST_OF_CHUNK:
+        if (
+            self.output
+            and self.with_text >= max(FEWEST_USAGES, 2 * self.rises + 1)
+            and pieces > self.output <= MOST_OF_CHUNK
+        ):
             doubts.append(
                 "the server's counts do not grow with the text: they are of single chunks, and the whole is unknown"
             )

@@ -28,13 +28,14 @@ class NamedEventsDecoder(StreamDecoder):
     A chunk that differs from the last in its text, in a number that is one more, and in OpenAI's padding, is not parsed.
     """
 
-    __slots__ = ("_hidden", "_kind", "_name", "_names", "_numbered", "_padding", "_shape")
+    __slots__ = ("_hidden", "_kind", "_name", "_names", "_numbered", "_padding", "_shape", "_typed")
 
     def __init__(self, answer: Decoded, own: Rows, names: tuple[bytes, ...]) -> None:
         """`names` begin the names of this format's own events, which say nothing that the data does not."""
         self._names = names
         self._name = b"\n"  # the line that named the latest event of text
         self._kind = ""  # the name of the latest event of this format
+        self._typed = False  # a row said its type: a server that leaves the types to the events' names leaves out all
         self._shape = NO_SHAPE
         self._numbered = NO_NUMBER
         self._padding = b""  # what comes between the text and a padding that differs in every line; empty without one
@@ -99,7 +100,8 @@ class NamedEventsDecoder(StreamDecoder):
 
     def _row(self, row: dict[str, Any]) -> bool:
         """Take a row, which has its event's name for a type where it has none of its own, unless it is an error's."""
-        if self._kind and "type" not in row and "object" not in row and not (in_row(row) or envelope(row)):
+        self._typed = self._typed or "type" in row
+        if self._kind and not (self._typed or "object" in row or in_row(row) or envelope(row)):
             row = {"type": self._kind, **row}
         return super()._row(row)
 

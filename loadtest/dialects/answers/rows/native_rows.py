@@ -8,8 +8,6 @@ from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kept, known_number
 
-OF_ANOTHER = "the server answers in the format of another API"
-
 
 class NativeRows:
     """Takes rows that have a piece of text, or a token, and say with it whether it is the last."""
@@ -67,40 +65,14 @@ class NativeRows:
             answer.count(prompt, output)
 
 
-class BareRows:
-    """Takes rows of no known format that have a piece of text and little else, as small servers send them.
-
-    Where rows of a known format bring text, they are something else, such as what a gateway does before.
-    """
-
-    __slots__ = ("_answer", "_pieces")
-
-    def __init__(self, answer: Decoded) -> None:
-        self._answer = answer
-        self._pieces: list[tuple[str, int]] = []  # and the offset in the body behind each
-
-    def take(self, row: dict[str, Any]) -> None:
-        if text := _piece(row):
-            self._pieces.append((text, self._answer.end))
-
-    def close(self) -> None:
-        answer = self._answer
-        if not self._pieces or answer.events:
-            return
-        for text, end in self._pieces:
-            answer.events.add(text, end)
-        answer.note(OF_ANOTHER)
-        answer.ending.done = answer.ending.done or answer.marked  # most such servers have no other end
-
-
 _PIECES = ("token", "content", "text", "delta", "text_output", "completion")
 _OF_A_PIECE = frozenset(
     (*_PIECES, "id", "index", "model", "model_name", "model_version", "created", "role", "done", "finish_reason")
 )
 
 
-def _piece(row: dict[str, Any]) -> str | None:
-    """Return the text in a row that has little else."""
+def bare_piece(row: dict[str, Any]) -> str | None:
+    """Return the text in a row of no known format that has little else, as small servers send them."""
     found = [row[name] for name in _PIECES if isinstance(row.get(name), str)]
     return found[0] if len(found) == 1 and row.keys() <= _OF_A_PIECE else None
 

@@ -52,7 +52,7 @@ class OllamaRows:
         before = len(events.texts)
         self._seen = True
         self._flagged = self._flagged or "done" in row
-        own = self._text(row)
+        own = self.takes(row) and self._text(row)
         self._take_usage(row)
         if len(events.texts) > before:
             sent = row.get("created_at")
@@ -92,7 +92,7 @@ class OllamaRows:
         if not own and any(texts):
             texts = self._answer.of_another(message["role"], texts)
         events = self._answer.events
-        if row.get("done") and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
+        if row.get("done") and len(events.texts) > 1 and self._answer.has_all(texts):
             odd.append("the last line repeats the whole answer: counted once")
         else:
             self._answer.add(texts)
@@ -119,7 +119,7 @@ class OllamaRows:
         if name is None:
             answer.ending.done = True
         else:
-            answer.finish(name, value)
+            answer.finish(name, value, row)
         server = answer.ending.server
         for key, said in islice(row.items(), WIDEST):
             if key.endswith(_NUMBER_ENDINGS) and (

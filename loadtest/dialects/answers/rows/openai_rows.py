@@ -10,7 +10,9 @@ from loadtest.dialects.answers.errors import other_names, server_errors
 from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
     MOST_TOKENS,
+    OUTPUT,
     Usage,
+    counted,
     kept,
     known_number,
     timing_contradiction,
@@ -25,6 +27,7 @@ from loadtest.dialects.answers.rows.text_shapes import (
     in_message,
     in_value,
     text_of_number,
+    under_odd_names,
 )
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
@@ -45,14 +48,13 @@ _REASONS = dict.fromkeys(
     ("finish_details", "finishReason", "finish_reasons", "native_finish_reason", "stop_reason", "stopReason")
 )
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
-# that some rows have their text in
-_IN_ROW = ("content", "reasoning_content", "reasoning", "delta", "message", "text", "result")
 _FLAGS = frozenset(
     ("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop")
 )  # that say in a choice that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL_IDS = "the answer's pieces carry more than one id"
 ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
+BEHIND_PIECES = "the answer has text in two places, its pieces and beside them: both are counted"
 LABEL_NOTE = "one word, so no token: left out"
 MOST_IDS, FEWEST_LETTERS = 3, 8  # ids more than one, above which every chunk may have its own; of a beginning
 
@@ -109,8 +111,12 @@ class OpenAIRows:
             for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
                     alike = self._choice(choice, position) and alike
-        if len(events.texts) == before and not (said or self._answer.kind) and any(map(row.get, _IN_ROW)):
-            self._answer.add(_in_row(row, alone=not choices) if self.takes(row) else NO_TEXTS)
+                elif choice:
+                    self._answer.doubt("the answer has choices that are no objects: what they say is left out")
+        if len(events.texts) == before and not (said or self._answer.kind) and self.takes(row):
+            holder = {name: row[name] for name in _BESIDE if name in row} if choices else row
+            if any(texts := self._beside(holder, ("delta", "text", "result"), [])):
+                self._add(texts, again=True)
         self._numbers(row)
         ending = self._answer.ending
         if not ending.done and (
@@ -159,25 +165,43 @@ class OpenAIRows:
             texts = in_message(delta, odd)
             if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
                 self._strange.append((len(answer.events), "role" in delta))
-            if delta.get("role") in OTHERS and any(texts):
-                own, odd, texts = False, [], answer.of_another(delta["role"], texts)
+            if (role := str(delta.get("role")).lower()) in OTHERS and any(texts):
+                own, odd, texts = False, [], answer.of_another(role, texts)
         else:
             texts = _bare_text(choice.get("text") if delta is None else delta, odd)
-            piece = True
-        if not any(texts):
-            texts = _beside(choice, delta)
+            piece = piece or choice.get("message") is None
+        if beside := not any(texts):
+            texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",), odd)
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
-        again = self._piecewise or len(answer.events) > 1
-        if not piece and again and answer.has_all(texts):
-            answer.note("the last chunk repeats the whole answer: counted once")
-        else:
-            answer.ending.whole = not (piece or answer.events)
-            answer.add(texts)
-            self._piecewise = self._piecewise or (piece and any(texts))
+        self._add(texts, again=beside or not piece, piece=piece)
         if odd:
             answer.note(*odd)
         self._finish(choice, delta if isinstance(delta, dict) else {})
         return piece and own and len(self._indices) < 2
+
+    def _add(self, texts: Texts, *, again: bool, piece: bool = True) -> None:
+        """Add text, which may be `again` all that came so far; `piece`: it is one of a stream."""
+        answer = self._answer
+        if again and any(texts) and (self._piecewise or len(answer.events) > 1) and answer.has_all(texts):
+            answer.note("the last chunk repeats the whole answer: counted once")
+            return
+        if again and any(texts) and self._piecewise:
+            answer.note(BEHIND_PIECES)
+        answer.ending.whole = not (piece or answer.events)
+        answer.add(texts)
+        self._piecewise = self._piecewise or (piece and not again and any(texts))
+
+    def _beside(self, holder: dict[str, Any], names: tuple[str, ...], odd: list[str]) -> Texts:
+        """Return text in a choice or row whose delta has none: a content or reasoning, a message, else under these names."""
+        known = {name: holder[name] for name in _BESIDE if holder.get(name)}
+        for value in (known, holder.get("delta"), holder.get("message")):
+            if value and isinstance(value, dict) and any(texts := in_message(value, odd)):
+                return texts
+        if found := next((texts for name in names if any(texts := in_value(holder.get(name)))), None):
+            return found
+        for name, text in under_odd_names(holder):
+            self._answer.add_aside(text, name)
+        return NO_TEXTS
 
     def _take_index(self, index: Any, *, first: bool, has_text: bool) -> None:
         """Take a choice's index, and doubt an answer of several choices; an index new in every chunk only counts them (TGI)."""
@@ -230,7 +254,8 @@ class OpenAIRows:
         """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
         for name, value in row.items():
             if type(value) is dict:
-                if name in USAGES or value.get("completion_tokens") is not None:
+                counts = (key for key in value if "token" in key.lower() and counted(key) == OUTPUT)
+                if name in USAGES or (not row.get("usage") and any(counts)):
                     self._take_usage(value)
                 elif usage := value.get("usage") or value.get("tokens"):
                     self._take_usage(usage)
@@ -325,7 +350,7 @@ def _error_in(row: dict[str, Any]) -> str | None:
     """Return the error that a chunk says under any name; one with names of the API's own alone is not searched."""
     if row.keys() <= _OWN and row.get("object") != "error":
         return None
-    found = other_names.beside_choices(row) if row.get("choices") else server_errors.envelope(row)
+    found = other_names.beside_choices(row) if "choices" in row else server_errors.envelope(row)
     return server_errors.in_row(row) or found
 
 
@@ -344,17 +369,6 @@ def _flag(choice: dict[str, Any]) -> str | None:
     return "stop" if any(ends.is_true(choice.get(name)) for name in _FLAGS) else None
 
 
-def _in_row(row: dict[str, Any], *, alone: bool) -> Texts:
-    """Return the text that lies in a row itself; under a name that may be a gateway's own only where no choices are there."""
-    beside = {name: row[name] for name in _BESIDE if row.get(name)}
-    if not alone:
-        return in_message(beside, []) if beside else NO_TEXTS
-    for value in (beside, row.get("delta"), row.get("message")):
-        if value and isinstance(value, dict) and any(texts := in_message(value, [])):
-            return texts
-    return next((found for name in ("delta", "text", "result") if any(found := in_value(row.get(name)))), NO_TEXTS)
-
-
 def _keys(value: Any) -> set[str]:
     return set(value) if isinstance(value, dict) else set()
 
@@ -368,12 +382,3 @@ def _in_messages(messages: Any) -> Any:
     """Return the delta in a choice's list of messages, as Azure's chat over one's own data sends it."""
     found = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
     return found[-1].get("delta", found[-1]) if found else None
-
-
-def _beside(choice: dict[str, Any], delta: Any) -> Texts:
-    """Return text in the choice itself: a content or reasoning, else the text of chat where completions have it."""
-    beside = {name: choice[name] for name in _BESIDE if choice.get(name)}
-    if beside and any(texts := in_message(beside, [])):
-        return texts
-    text = choice.get("text") if delta is not None else None
-    return (text, "") if isinstance(text, str) else ("", "")

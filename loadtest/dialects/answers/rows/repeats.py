@@ -12,6 +12,7 @@ DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, an
 REPEATS_ALL = "a piece of the answer repeats all of it so far: its text, and tokens counted from it, are wrong"
 FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces before that one, and what they have; fewer may be repeated by chance
 FEWEST_GROWING = 4  # pieces; a text is short enough to do either by chance
+MOST_BLANKS = 8  # around that text, which some servers take away
 FEWEST_PAIRS = 4
 FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again and again
 BEGINS_ALIKE = 0.9  # of the pieces: a character that is cut in one of them is another in the next
@@ -50,9 +51,13 @@ def _cumulative(texts: Sequence[str]) -> bool:
 def _whole_again(texts: Sequence[str]) -> bool:
     longest, before = max(map(len, texts), default=0), 0
     for i, text in enumerate(texts):
-        if before > longest:
+        if before > longest + MOST_BLANKS:
             break
-        if i >= FEWEST_BEFORE and FEWEST_LETTERS <= before <= len(text) and text.startswith("".join(texts[:i])):
+        if (
+            i >= FEWEST_BEFORE
+            and FEWEST_LETTERS <= before <= len(text) + MOST_BLANKS
+            and text.strip().startswith("".join(texts[:i]).strip())
+        ):
             return True
         before += len(text)
     return False

@@ -165,40 +165,61 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
         odd.append(BINARY)
     seen, hidden = "", list[str]()
     strange: dict[str, str] = {}
+    lost: dict[str, str] = {}  # text that is no string, and may be of anything
     for key, value in message.items():
         if not value or key in _KEYS_WITHOUT_TEXT:
             continue
         open_, secret = in_value(value)
         if key in _VISIBLE_KEYS:
             seen += open_
-            if secret:
-                hidden.append(secret)
+            hidden.append(secret)
         elif key in REASONING:
             hidden.append(secret + open_)
         elif not (key.endswith(_ENDINGS_WITHOUT_TEXT) or key.startswith(_BEGINS_WITHOUT_TEXT)):
-            strange |= {key: text} if (text := _of_strange(key, value)) else {}
+            if text := _of_strange(key, value):
+                strange[key] = text
+            elif text := open_ + secret:
+                lost[key] = text
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
-    if "tool_calls" in message:
-        hidden.append(tool_text(message["tool_calls"]))
-    if "function_call" in message:
-        hidden.append(tool_text([{"function": message["function_call"]}]))
-    if isinstance(own := message.get("provider_specific_fields"), dict):  # LiteLLM's
-        hidden += ["".join(in_value(own[key])) for key in REASONING if own.get(key)]
+    hidden += _calls_and_own(message)
     if not seen and not any(hidden):
         if "text" in strange:
             seen, hidden = ("", [strange.pop("text")]) if _is_secret(message) else (strange.pop("text"), [])
         else:
             hidden = list(strange.values())
+    odd += [f"the answer has text under the name {quoted(key, 40)}: left out" for key in lost if lost[key] != seen]
     for key, text in strange.items():
         if text != seen:
             use = TAKEN_FOR_REASONING if text in hidden else "beside its own: left out"
             odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
-    if len(hidden) > 1 or (hidden and seen):
-        hidden = [text for text in dict.fromkeys(hidden) if text != seen]
+    hidden = [text for text in dict.fromkeys(hidden) if text != seen]
     if seen and not _MARKS.isdisjoint(message) and _is_thought(message):
         seen, hidden = "", [*hidden, seen]
     return seen, "".join(hidden)
+
+
+def _calls_and_own(message: dict[str, Any]) -> list[str]:
+    """Return the text of a message's calls, and the reasoning in a provider's own fields (LiteLLM's)."""
+    calls = [tool_text(message.get("tool_calls")), tool_text([{"function": message.get("function_call")}])]
+    own = message.get("provider_specific_fields")
+    return calls + ["".join(in_value(own[key])) for key in REASONING if isinstance(own, dict) and own.get(key)]
+
+
+def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return each name that is not known and says of itself that it holds text, and that text; a list may be anything."""
+    return [
+        (key, text)
+        for key, value in holder.items()
+        if isinstance(value, str | dict) and _NAMED_TEXT.match(key) and not key.endswith(_ENDINGS_WITHOUT_TEXT)
+        if (text := "".join(in_value(value)))
+    ]
+
+
+_NAMED_TEXT = re.compile(
+    r"(?!.*(?:err|warn|reason|filter|format))\w*(?:text|content|output|answer|response|completion|token|result|generat|message|delta)",
+    re.IGNORECASE,
+)
 
 
 def _of_strange(key: str, value: Any) -> str:
@@ -258,7 +279,10 @@ def tool_text(calls: Any) -> str:
         if not isinstance(call, dict):
             continue
         said = next((call[key] for key in ("function", "custom") if isinstance(call.get(key), dict)), call)
-        texts += (plain_text(said.get(key)) for key in _OF_CALLS)
+        found = [plain_text(said.get(key)) for key in _OF_CALLS]
+        if said is not call and not any(found):
+            found = [text for key, text in said.items() if isinstance(text, str) and key not in _KEYS_WITHOUT_TEXT]
+        texts += found
     return "".join(texts)
 
 
@@ -267,7 +291,7 @@ def by_number(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) and all(map(str.isdecimal, value)) else []
 
 
-_OF_CALLS = ("name", "arguments", "args", "input")
+_OF_CALLS = ("name", "arguments", "args", "input", "partial_json")
 
 
 def plain_text(value: Any) -> str:

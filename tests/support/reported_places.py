@@ -1,0 +1,304 @@
+"""Streams with something unknown in them, the sixth part: text in odd places, and what is no text; what to make of each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from loadtest.dialects import OpenAIEmbeddings
+from support.odd_streams import (
+    BLOCKS,
+    CHAT,
+    COMPLETIONS,
+    COUNTS,
+    DONE,
+    END,
+    FAILED,
+    MESSAGES,
+    PIECES,
+    RESPONSES,
+    SAID,
+    UNCOUNTED,
+    V1,
+    A,
+    B,
+    C,
+    Stream,
+    completed,
+    delta,
+    finish,
+    last,
+    message,
+    named,
+    ndjson,
+    response,
+    sse,
+    start,
+    usage,
+    with_choice,
+)
+from support.reported_deltas import chosen
+from support.reported_shapes import CALLED
+
+AGAIN = ("repeats the whole answer",)
+TALK = ("The", " cat", " sat", " on", " the", " mat", ".")
+WHOLE_CHOICE = {"index": 0, "delta": {}, "message": {"role": "assistant", "content": "abc"}, "finish_reason": "stop"}
+
+
+def called(**said: Any) -> dict[str, Any]:
+    return delta(tool_calls=[{"index": 0, "function": said}])
+
+
+TEXTS = {
+    "pieces as messages beside an empty delta": Stream(
+        V1, sse(*(chosen(delta={}, message={"role": "assistant", "content": text}) for text in "abc")) + END
+    ),
+    "a whole message beside an empty delta": Stream(V1, json.dumps({"choices": [WHOLE_CHOICE], "usage": usage()})),
+    "a whole message beside the last, empty delta": Stream(
+        V1, sse(A, B, C, {"id": "x", "choices": [WHOLE_CHOICE]}, COUNTS) + DONE, odd=AGAIN
+    ),
+    "all of it once more in the row": Stream(V1, sse(A, B, C, finish(content="abc"), COUNTS) + DONE, odd=AGAIN),
+    "all of it once more as a message that is a text": Stream(
+        V1, sse(A, B, C, chosen(message="abc", finish_reason="stop"), COUNTS) + DONE, odd=AGAIN
+    ),
+    "something else in the row": Stream(
+        V1, sse(A, B, C, finish(content="d"), COUNTS) + DONE, "abcd", odd=("text in two places",)
+    ),
+    **{
+        f"text in the choice, under the name {name}": Stream(
+            V1, sse(*(chosen(**{name: held(text)}) for text in "abc")) + END, odd=(f"'{name}'",)
+        )
+        for name, held in (
+            ("output", str),
+            ("token", str),
+            ("generated_text", str),
+            ("token", lambda text: {"id": 5, "text": text, "special": False}),
+        )
+    },
+    "completions: text in the choice, under the name answer": Stream(
+        COMPLETIONS, sse(*(chosen(answer=text) for text in "abc")) + END, odd=("'answer'",)
+    ),
+    "text in the row, under the name output_text": Stream(
+        V1,
+        sse(*({"object": "chat.completion.chunk", "choices": [], "output_text": text} for text in "abc")) + END,
+        odd=("'output_text'",),
+    ),
+    "choices that are lists": Stream(
+        V1,
+        sse({"id": "x", "choices": [[{"index": 0, "delta": {"content": "z"}}]]}, A, B, C) + END,
+        doubts=("choices that are no objects",),
+    ),
+    "text of its own beside pieces": Stream(
+        V1, sse(chosen(delta={"role": "assistant"}, output="x"), A, B, C) + END, odd=("'output'",)
+    ),
+    **{
+        f"thoughts that may be anything, as {name}": Stream(
+            V1, sse(delta(**{name: said}), A, B, C) + END, odd=(f"'{name}': left out",)
+        )
+        for name, said in (("monologue", {"text": "hm"}), ("plan", [{"type": "text", "text": "hm"}]))
+    },
+    **{
+        f"arguments as {name}": Stream(
+            V1,
+            sse(called(name="f"), called(**{name: '{"x"'}), called(**{name: ":1}"})) + CALLED,
+            "",
+            'f{"x":1}',
+        )
+        for name in ("parameters", "partial_json", "arguments_delta")
+    },
+    "all of it once more, without the first blank": Stream(
+        V1,
+        sse(*map(delta, (" The", *TALK[1:])), delta("The cat sat on the mat.")) + sse(finish(usage=usage(7))) + DONE,
+        " The cat sat on the mat.The cat sat on the mat.",
+        output=7,
+        doubts=("repeats all of it",),
+    ),
+    "ollama: all of it once more, without the blanks around": Stream(
+        CHAT,
+        ndjson(message(" a"), message("b"), message("c "), last(message={"content": "abc"})),
+        " abc ",
+        odd=("repeats",),
+    ),
+    **{
+        f"ollama: a row that is none of the answer's: {json.dumps(row)}": Stream(
+            CHAT, ndjson(row, message("a"), row, message("b"), message("c"), last())
+        )
+        for row in (
+            {"status": "processing", "message": "please wait"},
+            {"message": "please wait"},
+            {"code": 0, "message": "ok"},
+            {"type": "status", "content": "zz"},
+            {"queue_position": 3, "message": "in queue"},
+        )
+    },
+    "messages: a text block whose other fields are null": Stream(
+        MESSAGES,
+        json.dumps(
+            {
+                "type": "message",
+                "content": [{"type": "text", "text": "abc", "name": None, "input": None, "id": None}],
+                "stop_reason": "end_turn",
+                "usage": {"input_tokens": 20, "output_tokens": 3},
+            }
+        ),
+    ),
+    **{
+        f"an echo of a {role}": Stream(
+            V1, sse(delta("what was asked", role=role), delta("", role="ai"), A, B, C) + END, odd=(role.lower(),)
+        )
+        for role in ("human", "USER")
+    },
+    "responses: a whole one without a status": Stream(
+        RESPONSES,
+        json.dumps({"object": "response", "output": "abc", "usage": {"input_tokens": 20, "output_tokens": 3}}),
+    ),
+    "responses: an event without a type, still in progress": Stream(
+        RESPONSES,
+        sse({"type": None, "response": {"object": "response", "status": "in_progress", "output": []}})
+        + named(*PIECES, completed()),
+        odd=("envelope",),
+    ),
+    "responses: fields of other events, null": Stream(
+        RESPONSES,
+        named(
+            *({**piece, "text": None, "item": None} for piece in PIECES),
+            response("output_text.done", text="abc", delta=None),
+            response("output_item.done", item={"id": "i", "type": "message", "content": []}, delta=None, text=None),
+            completed(),
+        ),
+    ),
+}
+
+FULL = "The cat sat on the mat."
+THOUGHTS = tuple(delta(reasoning_content=f"thought{i} ") for i in range(9))
+THOUGHT = "".join(f"thought{i} " for i in range(9))
+TALKED = tuple(map(delta, TALK))
+
+COUNTED = {
+    "one token for twenty short pieces": Stream(
+        V1,
+        sse(*map(delta, ["ab "] * 20), finish(usage=usage(1))) + DONE,
+        "ab " * 20,
+        output=None,
+        doubts=("fewer tokens",),
+    ),
+    "the text without its reasoning": Stream(
+        V1,
+        sse(*THOUGHTS, *TALKED, finish(usage=usage(7))) + DONE,
+        FULL,
+        THOUGHT,
+        output=None,
+        doubts=("without those of its reasoning",),
+    ),
+    "the text and its reasoning": Stream(
+        V1, sse(*THOUGHTS, *TALKED, finish(usage=usage(16))) + DONE, FULL, THOUGHT, output=16
+    ),
+    "letters": Stream(
+        V1, sse(*TALKED, finish(usage=usage(len(FULL)))) + DONE, FULL, output=None, doubts=("counts the letters",)
+    ),
+    "counts of single chunks, one token or two": Stream(
+        V1,
+        sse(*(row | {"usage": usage(1 + i % 2)} for i, row in enumerate(TALKED)), finish()) + DONE,
+        FULL,
+        output=None,
+        doubts=("fell from one chunk", "do not grow"),
+    ),
+    "twice behind the text, and not the same": Stream(
+        V1,
+        sse(A, B, C, finish(usage=usage()), {"choices": [], "usage": usage(14, 90)}) + DONE,
+        output=14,
+        prompt=90,
+        doubts=("prompt tokens grew, without text", "output tokens grew, without text"),
+    ),
+    "the sum of all counts so far (vllm-omni#2313)": Stream(
+        V1,
+        sse(*TALKED, *TALKED, finish(usage=usage(105))) + DONE,
+        FULL + FULL,
+        output=105,
+        doubts=("more tokens than the answer has bytes",),
+    ),
+    **{
+        f"under a name that is not known, as {name}": Stream(V1, sse(A, B, C, finish(**{name: said})) + DONE)
+        for name, said in (
+            ("metrics", {"input_tokens": 20, "output_tokens": 3, "ttft": 0.1}),
+            ("perf", {"promptTokens": 20, "generatedTokens": 3}),
+        )
+    },
+    "under such a name beside a usage": Stream(
+        V1, sse(A, B, C, finish(usage=usage(), metrics={"output_tokens": 1})) + DONE
+    ),
+    "no counts: costs and speeds": Stream(
+        V1,
+        sse(A, B, C, finish(cost={"input": 1, "output": 2}, speed={"output_tokens_per_second": 9})) + DONE,
+        **UNCOUNTED,
+    ),
+    "the last token behind the text": Stream(V1, sse(A, B, C | {"usage": usage(2)}, finish(usage=usage())) + DONE),
+}
+
+ENDS = {
+    f"{reason} on every piece, then stop": Stream(
+        V1, sse(*(with_choice(row, finish_reason=reason) for row in (A, B, C)), finish(), COUNTS) + DONE
+    )
+    for reason in ("in_progress", "generating", "continue")
+}
+
+UNENDED: dict[str, Any] = {**FAILED, "error": SAID}
+ERRORS = {
+    **{
+        f"{begin}in an event named {name}": Stream(
+            dialect, said + f"event: {name}\ndata: {SAID}\n\n", "a", **{**UNENDED, "prompt": prompt}
+        )
+        for begin, dialect, said, prompt in (
+            ("", V1, sse(A), None),
+            ("messages: ", MESSAGES, named(start(), BLOCKS[0]), 20),
+            ("responses: ", RESPONSES, named(PIECES[0]), None),
+        )
+        for name in ("failed", "timeout", "run.aborted")
+    },
+    "ollama: beside a reason of error, in the row": Stream(
+        CHAT, ndjson(message("a"), {"finish_reason": "error", "message": SAID}), "a", **UNENDED
+    ),
+    **{
+        f"embeddings: {json.dumps(row)}": Stream(OpenAIEmbeddings("m"), json.dumps(row), "", **UNENDED)
+        for row in ({"abort": SAID}, {"cause": SAID}, {"trace": [SAID]})
+    },
+}
+
+LAST_WORDS = {  # of answers that end without a word of an error, and what must be quoted
+    **{
+        f"a row: {json.dumps(row)}": (V1, sse(A, row))
+        for row in ({"traceback": f"Traceback\n  File\n{SAID}"}, {"abort": SAID}, {"body": SAID}, {"cause": SAID})
+    },
+    "a row, then the mark": (V1, sse(A, {"abort": SAID}) + DONE),
+    "a comment": (V1, sse(A) + f": {SAID}\n\n"),
+    "an event of another name": (V1, sse(A) + f"event: bye\ndata: {SAID}\n\n"),
+    "a comment alone": (V1, f": {SAID}\n\n"),
+    "ollama: a row": (CHAT, ndjson(message("a"), {"abort": SAID})),
+    "messages: a row": (MESSAGES, named(start(), BLOCKS[0]) + sse({"abort": SAID})),
+    "responses: a comment": (RESPONSES, named(PIECES[0]) + f": {SAID}\n\n"),
+}
+NOT_LAST = {  # words before text say nothing of the end
+    "a row": (V1, sse({"message": SAID}, A)),
+    "a comment": (V1, f": {SAID}\n\n" + sse(A)),
+    "ollama: a row": (CHAT, ndjson({"message": SAID}, message("a"))),
+}
+
+STRANGERS: tuple[Any, ...] = (  # rows that say nothing of the answer
+    {"info": "x"},
+    {"progress": 0.5},
+    {"message": "please wait"},
+    {"code": 0, "message": "ok"},
+    {"code": 1, "msg": "success"},
+    {"status": 1, "msg": "ok"},
+    {"status": "completed"},
+    {"status": "done", "message": "finished"},
+    {"error": None},
+    {"text": "zz"},
+    {"content": "zz"},
+    {"data": {"text": "zz"}},
+    {"usage": None},
+    {"object": "progress"},
+    {"choices": []},
+    {"type": "metadata", "metadata": {"text": "zz"}},
+    {"trace_id": "x", "span": 1},
+)
