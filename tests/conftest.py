@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import llamacpp
 from support.exporter import Exporter
+from support.places import ROOT, TESTS
 from support.plans import MADE_UP, SHORT, Run
 
 from loadtest.cli import main
@@ -18,6 +22,47 @@ from loadtest.cli.demo import simulated_server
 
 os.environ["LOADTEST_NO_REPORT"] = "1"  # charts take seconds; tests of them ask for --report
 os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too, which the one below comes after
+
+# Rooms whose tests only compute, but for those files that name one of SERVERS.
+COMPUTING = ("analyse", "dialects", "memory", "scenario", "workloads")
+SERVERS = re.compile(
+    r"\b(simulated_url|llamacpp_url|simulated_server|odd_server|plans|exporter|subprocess|locust_runs)\b"
+)
+NICE = 10  # of a worker that computes
+
+
+@cache
+def _computes(path: Path) -> bool:
+    """Tell whether the tests of a file only compute: what else runs on the machine cannot change what they find."""
+    return path.relative_to(TESTS).parts[0] in COMPUTING and not SERVERS.search(path.read_text(encoding="utf-8"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _computes(item.path):
+            item.add_marker("computes")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give one worker all tests that measure, one after the other, and the others a file at a time of those that compute."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneMeasures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if _computes(ROOT / file) else "measures"
+
+    return OneMeasures(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a worker that computes have what the one that measures leaves of the cores.
+
+    It gets no test that measures afterwards: those are the largest part, which is given away first.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ and _computes(item.path) and os.nice(0) < NICE:
+        os.nice(NICE)
 
 
 @pytest.fixture(scope="module", autouse=True)
