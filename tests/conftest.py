@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import llamacpp
 from support.exporter import Exporter
-from support.places import ROOT, TESTS
+from support.places import PIXEL, ROOT, TESTS
 from support.plans import MADE_UP, SHORT, Run
 
 from loadtest.cli import main
@@ -85,6 +85,12 @@ def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate a tenth of what a user gets, for tests that do not ask how near a report's predictions come."""
     monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 6_000)
+
+
+@pytest.fixture
+def short_reports(short_predictions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare reports the painting too, for tests that look at no picture: a chart is laid out, and its file is one pixel."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **__: Path(path).write_bytes(PIXEL))
 
 
 @pytest.fixture(scope="session")
