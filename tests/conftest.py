@@ -23,18 +23,24 @@ from loadtest.cli.demo import simulated_server
 os.environ["LOADTEST_NO_REPORT"] = "1"  # charts take seconds; tests of them ask for --report
 os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too, which the one below comes after
 
-# Rooms whose tests only compute, but for those files that name one of SERVERS.
-COMPUTING = ("analyse", "dialects", "memory", "scenario", "workloads")
+# Where tests only compute, but for those files that name one of SERVERS.
+COMPUTING = ("analyse/", "dialects/", "memory/", "scenario/", "workloads/")
+INSTALLING = "project/test_install.py"  # starts processes, and measures nothing
 SERVERS = re.compile(
     r"\b(simulated_url|llamacpp_url|simulated_server|odd_server|plans|exporter|subprocess|locust_runs)\b"
 )
-NICE = 10  # of a worker that computes
+NICE = 10  # of workers that do not measure
 
 
 @cache
 def _computes(path: Path) -> bool:
     """Tell whether the tests of a file only compute: what else runs on the machine cannot change what they find."""
-    return path.relative_to(TESTS).parts[0] in COMPUTING and not SERVERS.search(path.read_text(encoding="utf-8"))
+    name = path.relative_to(TESTS).as_posix()
+    return name.startswith(COMPUTING) and not SERVERS.search(path.read_text(encoding="utf-8"))
+
+
+def _measures(path: Path) -> bool:
+    return not _computes(path) and path != TESTS / INSTALLING
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,23 +51,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give one worker all tests that measure, one after the other, and the others a file at a time of those that compute."""
+    """Give one worker all tests that measure, one after the other; the others get the rest, a file at a time."""
     from xdist.scheduler import LoadScopeScheduling
 
     class OneMeasures(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if _computes(ROOT / file) else "measures"
+            return "measures" if _measures(ROOT / file) else file
 
     return OneMeasures(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a worker that computes have what the one that measures leaves of the cores.
+    """Let the others have what the worker that measures leaves of the cores.
 
-    It gets no test that measures afterwards: those are the largest part, which is given away first.
+    They get no test that measures afterwards: those are the largest part, which is given away first.
     """
-    if "PYTEST_XDIST_WORKER" in os.environ and _computes(item.path) and os.nice(0) < NICE:
+    if "PYTEST_XDIST_WORKER" in os.environ and not _measures(item.path) and os.nice(0) < NICE:
         os.nice(NICE)
 
 
