@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import llamacpp
 from support.exporter import Exporter
+from support.places import PIXEL, ROOT, TESTS
 from support.plans import MADE_UP, SHORT, Run
 
 from loadtest.cli import main
@@ -18,6 +22,53 @@ from loadtest.cli.demo import simulated_server
 
 os.environ["LOADTEST_NO_REPORT"] = "1"  # charts take seconds; tests of them ask for --report
 os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too, which the one below comes after
+
+# Where tests only compute, but for those files that name one of SERVERS.
+COMPUTING = ("analyse/", "dialects/", "memory/", "scenario/", "workloads/")
+INSTALLING = "project/test_install.py"  # starts processes, and measures nothing
+SERVERS = re.compile(
+    r"\b(simulated_url|llamacpp_url|simulated_server|odd_server|plans|exporter|subprocess|locust_runs)\b"
+)
+NICE = 10  # of workers that do not measure
+
+
+@cache
+def _computes(path: Path) -> bool:
+    """Tell whether the tests of a file only compute: what else runs on the machine cannot change what they find."""
+    name = path.relative_to(TESTS).as_posix()
+    return name.startswith(COMPUTING) and not SERVERS.search(path.read_text(encoding="utf-8"))
+
+
+def _measures(path: Path) -> bool:
+    return not _computes(path) and path != TESTS / INSTALLING
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _computes(item.path):
+            item.add_marker("computes")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give one worker all tests that measure, one after the other; the others get the rest, a file at a time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneMeasures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "measures" if _measures(ROOT / file) else file
+
+    return OneMeasures(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the others have what the worker that measures leaves of the cores.
+
+    They get no test that measures afterwards: those are the largest part, which is given away first.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ and not _measures(item.path) and os.nice(0) < NICE:
+        os.nice(NICE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,6 +91,12 @@ def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate a tenth of what a user gets, for tests that do not ask how near a report's predictions come."""
     monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 6_000)
+
+
+@pytest.fixture
+def short_reports(short_predictions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare reports the painting too, for tests that look at no picture: a chart is laid out, and its file is one pixel."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **__: Path(path).write_bytes(PIXEL))
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,7 @@ def test_of_two_runs_that_begin_at_once_one_gets_the_folder(tmp_path: Path, monk
         RunFolder.check_free(tmp_path / "run")
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # a worker of several has a second thread
 def test_two_processes_that_write_a_file_at_once_both_write_it_whole(tmp_path: Path) -> None:
     """Two reports of one run, say."""
     with opened_whole(tmp_path / "summary.json") as file:

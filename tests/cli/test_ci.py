@@ -20,6 +20,8 @@ from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.slo import parse_objectives
 
+pytestmark = pytest.mark.usefixtures("short_reports")
+
 PAGE = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--concurrency", "1,2", "--requests", "2", "--warmup", "0", "--output-tokens", "3")

@@ -12,6 +12,8 @@ import pytest
 from support.a100 import Machine
 from support.made_runs import Made, make, write
 
+pytestmark = pytest.mark.usefixtures("short_reports")
+
 Call = Callable[..., tuple[int, str, str]]
 
 

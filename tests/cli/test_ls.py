@@ -10,6 +10,8 @@ import orjson
 import pytest
 from support.made_runs import Made, make
 
+pytestmark = pytest.mark.usefixtures("short_reports")
+
 Call = Callable[..., tuple[int, str, str]]
 
 

@@ -5,7 +5,6 @@ A page is a shell session in a folder of its own, its commands in their order. W
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import json
@@ -27,7 +26,7 @@ from support.documented import ANY_RUN, MODEL, PAGES, SHELL, Documented, command
 from support.gateways import free_port, microsocks
 from support.hops import gateway, on_socket, proxying
 from support.llamacpp import write_model
-from support.places import ROOT
+from support.places import PIXEL, ROOT
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.whatif.model import predict
@@ -58,7 +57,6 @@ LOOPS = (
     (r"--requests-per-stream \d+", "--requests-per-stream 1"),
     ("1,2,4,8", "1,2"),
 )
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 # tokens for a prediction, a tenth of what a user gets: that commands run is asked here, not for percents
 SIMULATED = 6_000
 SHIM = f"""

@@ -118,7 +118,7 @@ SHAPES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.usefixtures("_without_pyplot")
+@pytest.mark.usefixtures("_without_pyplot", "short_predictions")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_chart_of_every_shape_of_run(tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are written at full size, name the verdict and the simulated server, and nothing covers anything."""

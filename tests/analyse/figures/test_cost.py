@@ -22,6 +22,8 @@ from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
 from loadtest.scenario.price import Price
 
+pytestmark = pytest.mark.usefixtures("short_reports")
+
 Call = Callable[..., tuple[int, str, str]]
 
 

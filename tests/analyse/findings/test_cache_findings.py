@@ -133,6 +133,7 @@ def test_single_requests_say_nothing_of_conversations(tmp_path: Path) -> None:
     assert cache_findings(found) == []
 
 
+@pytest.mark.usefixtures("short_reports")
 def test_charts_of_turns_are_drawn_where_there_are_turns(few_slots: Analysis, tmp_path: Path) -> None:
     names = {path.name for path in draw_all(few_slots, tmp_path / "charts")}
     assert {"turns.png", "reread.png"} <= names

@@ -24,7 +24,7 @@ from loadtest.analyse.run import frames, groups
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
 
-pytestmark = pytest.mark.usefixtures("short_predictions")
+pytestmark = pytest.mark.usefixtures("short_reports")
 
 
 def steps_of(group: dict[str, Any]) -> list[float]:

@@ -219,4 +219,4 @@ def test_the_answer_and_the_question_are_in_reports(tmp_path: Path) -> None:
     assert (str(first), first.evidence) == (sentence, "Seen.")
     assert analysis.summary["find_max"]["answer"] == 2
     said = command(analysis.run)
-    assert said is None or said.endswith("--slo ttft_p95=3 --find-max 64")
+    assert (said or "").endswith("--slo ttft_p95=3 --find-max 64")
