@@ -8,8 +8,8 @@ from loadtest.scenario import short_repr
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, usual_name
 from loadtest.workloads.files.csv_mistakes import wrong_csv, wrong_head
 from loadtest.workloads.files.data_row import RowError
-from loadtest.workloads.files.trace import DELIMITERS
-from loadtest.workloads.files.wrong_row import TRACE_ROW, is_trace_row
+from loadtest.workloads.files.trace import DELIMITERS, is_trace_row
+from loadtest.workloads.files.wrong_row import TRACE_ROW
 
 
 def split_head(line: str) -> tuple[str, list[str]]:
@@ -52,10 +52,10 @@ def read_head(line: str, column: str | None) -> tuple[str, tuple[str, ...]]:
         has = short_repr(", ".join(names))
         if column is not None:
             raise RowError(f"has no column {short_repr(column)}; it has {has}")
-        if is_trace_row(dict.fromkeys(names)):
+        if is_trace_row(names):
             raise RowError(TRACE_ROW)
         raise RowError(
             f"names no column prompt, text or question; it has {has}: name the prompt's with --data-column, or write the "
-            "columns' names above all rows. (One text for every request is given with --prompt-file.)"
+            "columns' names above all rows, with commas, semicolons or tabs between. (One text for every request is given with --prompt-file.)"
         )
     return delimiter, head

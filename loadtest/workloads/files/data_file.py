@@ -203,11 +203,10 @@ class DataFile:
 
     def _json_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
         begin = _after_mark(file)
-        first = _first_byte(file)
+        line = _first_line(file)
+        lists = self.path.suffix.lower() != ".json" and len(line) <= BLOCK and _is_json(line) and _first_line(file)
         file.seek(begin)
-        line = b"" if first == b"[" else _first_line(file)
-        file.seek(begin)
-        if first == b"[":
+        if line.lstrip()[:1] == b"[" and not lists:
             pieces = array_pieces(file, begin, self._wrong)
         elif is_spread(line):
             pieces = object_pieces(file, begin, self._wrong)
@@ -258,7 +257,8 @@ class DataFile:
         assert self.head is not None
         lines = _TextLines(self, file)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        for number in itertools.count():
+        head = next(reader)
+        while True:
             start = lines.at
             try:
                 cells = next(reader)
@@ -266,8 +266,10 @@ class DataFile:
                 return
             except csv.Error as error:
                 raise self._wrong(start, wrong_csv(error)) from None
-            if not number or not any(cell.strip() for cell in cells):  # the head, or a blank line
+            if not any(cell.strip() for cell in cells):
                 continue
+            if cells == head:
+                raise self._wrong(start, "names the columns again, as where two files were joined; take it out")
             if len(cells) != len(self.head):
                 raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))
             yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
@@ -353,10 +355,14 @@ def _begins_json(file: BinaryIO) -> bool:
     """Whether the first line that is not blank is JSON, or begins some that goes on in the next one."""
     _after_mark(file)
     line = _first_line(file)
+    return _is_json(line) or is_spread(line)
+
+
+def _is_json(line: bytes) -> bool:
     try:
         loads(line)
     except orjson.JSONDecodeError:
-        return is_spread(line)
+        return False
     return True
 
 

@@ -9,7 +9,7 @@ from loadtest.scenario import short_repr
 from loadtest.text import listed
 from loadtest.workloads.files.columns import KNOWN, TURNS, usual_name
 from loadtest.workloads.files.data_row import ONE_MESSAGE, RowError, names_of, read_row
-from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS
+from loadtest.workloads.files.trace import is_trace_row
 
 DEPTH = 3  # objects in objects that are looked through for a prompt
 TRACE_ROW = (
@@ -17,12 +17,6 @@ TRACE_ROW = (
     "with --input-tokens 'empirical(FILE)'"
 )
 NO_COLUMN = "has no column prompt, text, question or messages; it has"
-
-
-def is_trace_row(names: Mapping[Any, Any]) -> bool:
-    """Whether a row has an instant and a length, as recorded arrivals have."""
-    lower = {str(name).strip().lower() for name in names}
-    return bool(lower & {*INPUTS, "hash_ids"} and lower & set(INSTANT_COLUMNS))
 
 
 def without_prompt(value: Mapping[Any, Any], column: str | None, *, alone: bool) -> str:
@@ -37,6 +31,8 @@ def without_prompt(value: Mapping[Any, Any], column: str | None, *, alone: bool)
     if alone and (lists := [str(name) for name, each in value.items() if _holds_rows(each, texts=len(value) == 1)]):
         some = "that list" if len(lists) == 1 else "one of these lists"
         return f"keeps its rows under {listed(list(map(repr, lists)))}; save {some} alone, as the whole file (jq .{lists[0]})"
+    if alone and len(value) > 1 and all(isinstance(each, dict) and _is_row(each) for each in value.values()):
+        return "holds rows by name, not in a list; save them as one, as the whole file (jq '[.[]]')"
     if (empty := next((name for name in value if usual_name(name) in KNOWN), None)) is not None:
         return f"has an empty prompt (column {empty})"
     if (path := next(_paths(value), None)) is not None:
