@@ -185,7 +185,7 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("a,b\n1,2\n", "has no column t or time or timestamp"),
-        ("t\n", "has a head and no arrival"),
+        ("t\n", "line 1, is a head, and no arrival follows."),
         ("1\n0.5\n", "line 2, is earlier than the one before"),
         ("1\nsoon\n", "line 2, has 'soon' for an instant"),
         ("1\nnan\n", "line 2, has 'nan' for an instant"),

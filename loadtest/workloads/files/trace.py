@@ -33,7 +33,7 @@ from loadtest.scenario import (
 )
 from loadtest.text import listed, percent, seconds
 from loadtest.workloads.files.columns import IDS, LENGTH_KEYS, plain_name
-from loadtest.workloads.files.csv_mistakes import wrong_cells, wrong_head
+from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
 
 MOST_BYTES = 1 << 30
 
@@ -58,8 +58,6 @@ NO_LENGTH = -1
 HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks of 512 tokens
 PROMPT_NAMES = ("prompt", "text", "question", "messages", "conversations")  # a file with one of them is no trace
 LOOKED_AT = 1 << 20  # bytes
-MILLISECONDS = ("inputlength", "outputlength")  # a Mooncake trace: its timestamps are ms where they are whole numbers
-DELIMITERS = (",", ";", "\t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,36 +111,32 @@ class Trace:
             output_tokens=level.output_tokens if self.output_tokens is None else self.output_tokens[i],
         )
 
-    def notes(self, scenario: Scenario) -> list[str]:
-        """Return what a user should know of this trace before it is sent, a sentence each."""
-        notes = []
+    def notes(self, scenario: Scenario) -> Iterator[str]:
+        """Yield what a user should know of this trace before it is sent, a sentence each."""
         if scenario.requests is not None and scenario.requests > len(self.offsets):
-            notes.append(
+            yield (
                 f"The trace {scenario.trace} has {len(self.offsets)} requests, fewer than the {scenario.requests} asked "
                 f"for: {len(self.offsets)} are sent."
             )
         if self.empty_answers:
-            notes.append(
+            yield (
                 f"The trace {scenario.trace} gives {self.empty_answers} of {len(self.offsets)} requests 0 output tokens: "
                 "those ask for 1, the least that servers take."
             )
         if self.unit:
             span = (self.offsets[-1] - self.offsets[0]) / NS_PER_S
-            notes.append(
-                f"The instants of the trace {scenario.trace} are read in {self.unit}: it lasts {seconds(span)}."
-            )
+            yield (f"The instants of the trace {scenario.trace} are read in {self.unit}: it lasts {seconds(span)}.")
         if self.unread:
             lacks = [name for name in ("input_tokens", "output_tokens") if getattr(self, name) is None]
-            notes.append(
+            yield (
                 f"The trace {scenario.trace} has no column {' or '.join(lacks)}, nor one of a like name. Nothing is read of "
                 f"its further columns: {listed(self.unread)}."
             )
         if self.blocks is not None:
-            notes.append(
+            yield (
                 f"The trace {scenario.trace} has block hashes: {percent(self.blocks.repeated)} of its prompts' blocks stand in "
                 "an earlier request, too, and a prefix cache may hold them."
             )
-        return notes
 
 
 # it is asked for before anything is sent and again by the workload; a pipe is read once
@@ -173,7 +167,8 @@ def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
         ends.append(len(hashes))
         inputs.append(_row_length(row, columns.input, 1, where))
         outputs.append(_row_length(row, columns.output, 0, where))
-    scale = scale or _scale_of(times, columns)
+    epoch = next((unit for least, unit in EPOCHS if times[0] >= least), 0.0)
+    scale = scale or epoch or (1e-3 if columns.of_mooncake and all(map(float.is_integer, times)) else 1.0)
     offsets = _offsets(times, numbers, scale, f"the trace {path}")
     empty = outputs.count(0)
     if empty:
@@ -192,7 +187,7 @@ class Columns:
     scale: float  # seconds in the unit that the instant's name says, 0 where it says none
     input: str | None
     output: str | None
-    milliseconds: bool  # whether instants that are whole numbers are in this unit
+    of_mooncake: bool  # whether instants that are whole numbers are milliseconds
     unread: tuple[str, ...]
 
 
@@ -205,15 +200,7 @@ def _columns_of(names: tuple[str, ...]) -> Columns:
         next((known[plain] for plain in map(plain_name, usual) if plain in known), None) for usual in (INPUTS, OUTPUTS)
     )
     unread = tuple(name for name in names if name not in (instant, input_name, output, HASHES, "", *IDS))
-    return Columns(instant, scale, input_name, output, not known.keys().isdisjoint(MILLISECONDS), unread)
-
-
-def _scale_of(times: array[float], columns: Columns) -> float:
-    """Return the seconds in the unit of instants that are numbers under a name without one."""
-    for least, scale in EPOCHS:
-        if times[0] >= least:
-            return scale
-    return 1e-3 if columns.milliseconds and all(map(float.is_integer, times)) else 1.0
+    return Columns(instant, scale, input_name, output, bool(known.keys() & {"inputlength", "outputlength"}), unread)
 
 
 def _offsets(times: array[float], numbers: array[int], scale: float, where: str) -> array[int]:
@@ -233,15 +220,12 @@ def _offsets(times: array[float], numbers: array[int], scale: float, where: str)
 
 
 def _row_hashes(row: dict[str, Any], where: str) -> Sequence[int]:
-    given = row.get(HASHES)
-    if given in (None, "", []):
-        return ()
-    whole = isinstance(given, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in given)
-    if not whole or not all(abs(one) < 1 << 63 for one in given):
+    given = row.get(HASHES) or []
+    if not isinstance(given, list) or not all(type(one) is int and abs(one) < 1 << 63 for one in given):
         raise ScenarioError(
             f"{where} has {short_repr(given)} for block hashes (column {HASHES}); they are whole numbers."
         )
-    return list(given)
+    return given
 
 
 def looks_like_trace(path: Path) -> bool:
@@ -309,43 +293,29 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
 
 
 def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    names, delimiter = _column_names(path, rows[0])
-    if names is None:
-        names = ["t"]
-    else:
-        rows = rows[1:]
-    if not rows:
-        raise ScenarioError(f"the trace {path} has a head and no arrival.")
-    cells = csv.reader((line for _, line in rows), delimiter=delimiter)
+    number, first = rows[0]
+    trouble: str | None = None
     try:
+        delimiter, names = split_head(first)
+        columns = _columns_of(tuple(names))
+        if columns.instant is not None:
+            trouble = wrong_head(first, names, {columns.instant, columns.input, columns.output})
+            rows = rows[1:]
+        elif len(names) > 1:
+            trouble = f"has no column t or time or timestamp; it has {short_repr(', '.join(names))}"
+        else:
+            names = ["t"]
+        cells = csv.reader((line for _, line in rows if not trouble), delimiter=delimiter)
         for row in cells:
             number = rows[cells.line_num - 1][0]
             if len(row) != len(names):
-                raise ScenarioError(f"the trace {path}, line {number}, {wrong_cells(len(row), len(names), delimiter)}.")
+                trouble = wrong_cells(len(row), len(names), delimiter)
+                break
             yield number, dict(zip(names, row, strict=True))
     except csv.Error as error:
-        raise ScenarioError(f"the trace {path}, line {rows[cells.line_num - 1][0]}, is not CSV: {error}.") from None
-
-
-def _column_names(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
-    """Return the names of a CSV file's columns, None where it has one column without a name; and what is between them."""
-    found: list[str] = []
-    for delimiter in DELIMITERS:
-        try:
-            names = [name.strip() for name in next(csv.reader([first[1]], delimiter=delimiter))]
-        except csv.Error as error:
-            raise ScenarioError(f"the trace {path}, line {first[0]}, is not CSV: {error}.") from None
-        columns = _columns_of(tuple(names))
-        if columns.instant is not None:
-            if trouble := wrong_head(first[1], names, {columns.instant, columns.input, columns.output}):
-                raise ScenarioError(f"the trace {path}, line {first[0]}, {trouble}.")
-            return names, delimiter
-        found = max(found, names, key=len)
-    if len(found) == 1:
-        return None, ","
-    raise ScenarioError(
-        f"the trace {path} has no column t or time or timestamp in its first line; it has {short_repr(', '.join(found))}."
-    )
+        trouble = wrong_csv(error)
+    if trouble or not rows:
+        raise ScenarioError(f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
 
 
 def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[float, float]:
