@@ -215,7 +215,7 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     try:
         found = folder.read_run()
     except NoFactsError as error:
-        return _facts_unknown(folder, str(error).removesuffix("."))
+        return _facts_unknown(folder, str(error).removeprefix(f"{folder.path}/").removesuffix("."))
     said: list[str] = []
     facts: dict[str, Any] = _cleaned(found, RUN, "", said)
     facts["levels"] = list(_distinct_levels(facts.get("levels") or [], said))
@@ -247,7 +247,7 @@ def files_missing(facts: Mapping[str, Any], files: int) -> int:
 def _facts_unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:
     """Return empty facts; raise RunFolderError where there are no records either."""
     if not any(folder.path.glob("requests-*.jsonl")):
-        raise RunFolderError(f"{why}, and there are no records.")
+        raise RunFolderError(f"{folder.path}: {why}, and there are no records.")
     return {"levels": []}, [f"{why}: what was run is only known as far as the records tell."]
 
 
