@@ -238,27 +238,25 @@ def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = o
     A secret given in words (the `name` says that it is one) goes into the environment, where child processes find it.
     Variables that the value names already are remembered as secrets, too.
     """
-    rest = VARIABLE.sub("", value)
-    if _SECRET_NAME.search(name) and rest and not (rest != value and _SCHEME.fullmatch(rest)):
-        variable = f"LOADTEST_{kind}_{re.sub('[^A-Za-z0-9]', '_', name).upper()}"
-        env[variable] = filled(value, f"{kind.lower()} {name}", env)
-        value = f"${{{variable}}}"
-    for variable in VARIABLE.findall(value):
-        keep_secret(variable, env)
-    return value
+    variable = f"LOADTEST_{kind}_{re.sub('[^A-Za-z0-9]', '_', name).upper()}"
+    return _withheld(value, variable if _SECRET_NAME.search(name) else None, f"{kind.lower()} {name}", env, FURTHER)
 
 
 def withheld_field(path: tuple[str, ...], value: str, env: MutableMapping[str, str] = os.environ) -> str:
     """Return a text of a body, which stands at `path`, as it may be stored and shown; see `withheld`."""
     name = next((name for name in reversed(path) if not name.isdecimal()), "")  # the places in lists are none
+    variable = WRITTEN_OUT + re.sub("[^A-Za-z0-9]", "_", "_".join(path)).upper()
+    return _withheld(value, variable if _SECRET_FIELD.search(name) else None, f"body {'.'.join(path)}", env, TEXTS)
+
+
+def _withheld(value: str, variable: str | None, what: str, env: MutableMapping[str, str], among: str) -> str:
+    """Return a value with its secrets kept apart; what is written out goes into `variable`, where that is named."""
     rest = VARIABLE.sub("", value)
-    written_out = rest.strip(BLANKS_AND_QUOTES) and (rest == value or not _SCHEME.fullmatch(rest))
-    if _SECRET_FIELD.search(name) and written_out:
-        variable = WRITTEN_OUT + re.sub("[^A-Za-z0-9]", "_", "_".join(path)).upper()
-        env[variable] = filled(value, f"body {'.'.join(path)}", env, any_text=True)
+    if variable and rest.strip(BLANKS_AND_QUOTES) and (rest == value or not _SCHEME.fullmatch(rest)):
+        env[variable] = filled(value, what, env, any_text=among == TEXTS)
         value = f"${{{variable}}}"
-    for variable in VARIABLE.findall(value):
-        keep_secret(variable, env, among=TEXTS)
+    for named in VARIABLE.findall(value):
+        keep_secret(named, env, among=among)
     return value
 
 

@@ -285,15 +285,16 @@ class Tunnel:
             return True
         if status and more and len(body) < _length(lines):
             return False
-        needs = f"; {_of_login(self._proxy)}" if status == 407 else ""
+        needs = f"; {to_log_in(given=bool(self._proxy.head))}" if status == 407 else ""
         reason = parts[2].decode("latin-1") if len(parts) > 2 else ""
         words = self._words(status, body) if body.strip() else reason
         self.refused = f"the proxy {self._proxy} refuses CONNECT with status {status} ({words}){needs}"
         return True
 
 
-def _of_login(proxy: Proxy) -> str:
-    if proxy.head:
+def to_log_in(*, given: bool) -> str:
+    """Return what to do about a proxy that asks for user and password, or does not accept those `given`."""
+    if given:
         return "the user and password in --proxy are not accepted, or it takes no Basic auth"
     return "write USER:PASSWORD@ before its host in --proxy"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import datetime
 import hashlib
@@ -128,6 +129,10 @@ def default_folder(name: str) -> Path:
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}"
 
 
+class NoFactsError(RunFolderError):
+    """There is no run.json that can be read; records may still be."""
+
+
 class RunFolder:
     """A run on disk: `create` makes one to measure into, `open` opens one to read."""
 
@@ -213,15 +218,18 @@ class RunFolder:
             file.write(bytes(RESERVED_BYTES))
 
     def read_run(self) -> dict[str, Any]:
-        """Return run.json; raise RunFolderError where it cannot be read, does not parse or has a newer schema."""
+        """Return run.json; raise RunFolderError where it cannot be opened or has a newer schema, NoFactsError where it says nothing."""
+        path = self.path / "run.json"
         try:
-            facts = orjson.loads((self.path / "run.json").read_bytes())
+            facts = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        except FileNotFoundError:
+            raise NoFactsError(f"{path} is missing.") from None
         except orjson.JSONDecodeError:
-            raise RunFolderError(f"{self.path / 'run.json'} does not parse as JSON.") from None
+            raise NoFactsError(f"{path} does not parse as JSON.") from None
         except OSError as error:
-            raise RunFolderError(f"cannot read {self.path / 'run.json'}: {error.strerror}.") from None
+            raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
         if not isinstance(facts, dict):
-            raise RunFolderError(f"{self.path / 'run.json'} is not a JSON object.")
+            raise NoFactsError(f"{path} is not a JSON object.")
         _check_schema(self.path, facts)
         return facts
 

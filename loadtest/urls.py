@@ -327,6 +327,8 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     if port == 0:
         brackets = parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc
         what = "an IPv6 address with a port stands in brackets, like [::1]:11434" if brackets else _PORT
+        if "@" in parts.path + parts.fragment:
+            what = "a password has %2F for a / and %23 for a #"
         raise TargetError(f"{quoted} is not a URL: {what}.")
     if parts.scheme not in ("http", "https") or (not parts.hostname and port is None):
         raise TargetError(f"{quoted} is not a URL of a server; write it like http://127.0.0.1:{OLLAMA_PORT}.")
@@ -369,11 +371,9 @@ def _path(path: str, quoted: str) -> tuple[str, str]:
 
 def _endings() -> Iterator[tuple[str, str]]:
     """Yield the known paths, each with how a URL may end in it: whole, or without its /v1."""
-    for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
-        yield known, known
-    for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
-        if known.startswith("/v1/"):
-            yield known, known.removeprefix("/v1")
+    every = (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS)
+    yield from zip(every, every, strict=True)
+    yield from ((known, known.removeprefix("/v1")) for known in every if known.startswith("/v1/"))
 
 
 def _is_name(host: str) -> bool:

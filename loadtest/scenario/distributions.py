@@ -293,8 +293,7 @@ def _number(text: str, what: str, bounds: Range, whole: str, of: Quantity) -> fl
         number = float(text.strip())
     except ValueError:
         raise ScenarioError(
-            f"{short_repr(whole)} is no {of.noun}: give a {'whole ' if of.whole else ''}number or a distribution like "
-            f"{of.examples['lognormal']}"
+            f"{short_repr(whole)} is no {of.noun}: give {of.number} or a distribution like {of.examples['lognormal']}"
         ) from None
     try:
         bounds.check(f"the {what}", number)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError, refuse
+from loadtest.scenario.values import short_repr
 from loadtest.scenario.wrong_file import NAMED_STDIN, not_text
 
 MOST_PROMPT = 64 << 20  # bytes
@@ -49,6 +50,22 @@ def read_text(path: Path, what: str, *, most: int) -> str:
         line = text[: text.index("\0")].count("\n") + 1
         raise ScenarioError(f"the {what} {path} holds a NUL byte (line {line}); is it a text file?")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def is_file(text: str) -> bool:
+    try:
+        return Path(text.strip()).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def refuse_file_name(key: str, text: str, instead: str) -> None:
+    """Raise ScenarioError for a text that is the name of a file: the name would be sent in the place of what is in it.
+
+    A word alone, such as README, is what it is.
+    """
+    name = text.strip().removeprefix("@")
+    refuse(not name.isalnum() and is_file(name), f"{key} is the name of a file, {short_repr(name)}; {instead}.")
 
 
 def file_version(path: Path) -> tuple[int, ...]:

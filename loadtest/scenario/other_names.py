@@ -11,7 +11,7 @@ _OTHERS = {
     "chat_template_kwargs tools",
     "header": "headers extra_headers",
     "key_env": "api_key key token",
-    "url": "base_url api_base host server_url",
+    "url": "base_url api_base host server server_url",
     "proxy": "socks5 socks5h",
     "no_proxy": "noproxy",
     "concurrency": "users max_concurrency",

@@ -18,7 +18,7 @@ import orjson
 from loadtest import credentials
 from loadtest.credentials import VARIABLE
 from loadtest.errors import ScenarioError, refuse
-from loadtest.scenario.files import read_text
+from loadtest.scenario.files import is_file, read_text
 from loadtest.scenario.values import short_repr
 
 MOST_BODY = 16 << 20  # bytes
@@ -204,17 +204,21 @@ def body_text(value: Any) -> Any:
         raise ScenarioError(f"{where} holds tables or lists nested hundreds deep; make it flatter.") from None
 
 
-def check_body(text: str) -> None:
-    """Raise ScenarioError for a key that decides what is measured, naming the option that sets it, and for a stray ${."""
+def check_body(text: str, said: Sequence[str]) -> None:
+    """Raise ScenarioError for a key that decides what is measured, naming the option that sets it, and for a stray ${.
+
+    `said` are the keys of the scenario that requests say: a body may not set one of them again.
+    """
     body = orjson.loads(text)
     _with_texts(body, _checked_text)
-    for key, option in _SET_BY.items():
+    again = {one.removeprefix("sampling_"): f"--{one.replace('_', '-')}" for one in said}
+    for key, option in (_SET_BY | again).items():
         refuse(key in body, f"body sets {key}, which is set by {option}; take it out of --body.")
     if "options" in body and not isinstance(options := body["options"], dict):
         raise ScenarioError(
             f"body takes away options, where Ollama is told lengths, or is no table: {short_repr(options)}."
         )
-    for key, option in _SET_IN_OPTIONS.items():
+    for key, option in (_SET_IN_OPTIONS | again).items():
         refuse(
             key in body.get("options", {}), f"body sets options.{key}, which is set by {option}; take it out of --body."
         )
@@ -262,17 +266,10 @@ def _dumped(value: Mapping[str, Any]) -> str:
 
 def _likely(text: str) -> str:
     """Say what was likely meant by a body that is no JSON; nothing where it is not known."""
-    if _is_file(text):
+    if is_file(text):
         return f" (a file's name follows an @: --body @{text.strip()})"
     try:
         orjson.loads(VARIABLE.sub("0", text))
     except orjson.JSONDecodeError:
         return ""
     return " (a variable stands for a text, in quotes)"
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text.strip()).is_file()
-    except (OSError, ValueError):
-        return False

@@ -161,6 +161,6 @@ def check_files(scenario: Scenario) -> list[str]:
     if scenario.data_once and scenario.requests is not None:
         raise ScenarioError("data_once says how many requests a level has; leave out requests.")
     check_lengths_files(scenario, Counter("estimate: before anything is sent"))
-    notes = [] if scenario.trace is None else Trace.read(Path(scenario.trace)).notes(scenario)
+    notes = [] if scenario.trace is None else list(Trace.read(Path(scenario.trace)).notes(scenario))
     file = data_file(scenario)
     return notes if file is None else [*notes, *data_notes(file, as_files_say(scenario))]

@@ -278,7 +278,7 @@ def test_help_of_every_command_stands_alone(loadtest: Call) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("run.json", b"[]", "run.json is a list, not an object"),
+        ("run.json", b"[]", "run.json is not a JSON object"),
         ("run.json", b"{", "run.json does not parse as JSON"),
         ("requests-0.jsonl", b'{"schema":99}\n', "newer loadtest"),
     ],

@@ -78,6 +78,15 @@ WRONG = [
     (["--name", LONG], "name is 300 bytes long; make it 200 or fewer."),
     (["--prompt", "in {words} words"], "say which with words"),
     (["--prompt-file", "words.txt"], "the prompt file words.txt has {words} in it; say which with words"),
+    (["--prompt", "plain.txt"], "prompt is the name of a file, 'plain.txt'; give it with --prompt-file (prompt_file)."),
+    (["--prompt", "@plain.txt"], "prompt is the name of a file, 'plain.txt'"),
+    (["--system", "plain.txt"], "system is the name of a file, 'plain.txt'; a file's name follows an @: @plain.txt."),
+    (
+        ["--temperature", "0.7", "--body", '{"temperature": 0.1}'],
+        "body sets temperature, which is set by --temperature;",
+    ),
+    (["--sampling-seed", "7", "--body", '{"seed": 8}'], "body sets seed, which is set by --sampling-seed; take it out"),
+    (["--think-time", "20s"], "'20s' is no time: give a number of seconds or a distribution like lognormal(20, 0.8)"),
     (["--prompt-file", "plain.txt", "--words", "10,20"], "the prompt file plain.txt has no {words} in it."),
     (["--prompt-file", "prompts.jsonl"], "looks like JSON lines, and would be sent whole, as one prompt"),
     (["--prompt-file", "utf16.toml"], "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8."),
@@ -157,6 +166,9 @@ RIGHT = [
     ["--out", "folder/new/run"],
     ["bom.toml"],
     ["--stop", "#", "--stop", " "],
+    ["--prompt", "folder"],
+    ["--prompt", "plain.txt is my file"],
+    ["--temperature", "0.7", "--body", '{"top_k": 5}'],
     ["--prompt", "\u2013 \u201cso it goes\u201d \u2013"],
 ]
 
@@ -276,11 +288,13 @@ def test_another_file_in_a_scenarios_place_is_answered_with_where_it_belongs(
 def test_a_misspelt_variable_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADTEST_CONCURENCY", "4")
     monkeypatch.setenv("LOADTEST_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("LOADTEST_MAX_TOKENS", "5")
     said = answer(["run", "--url", REFUSED])
     assert (
         said.err.count("LOADTEST_CONCURENCY in the environment is not used; LOADTEST_CONCURRENCY is an option's.") == 1
     )
     assert "SERVICE_HOST" not in said.err
+    assert "LOADTEST_MAX_TOKENS in the environment is not used; LOADTEST_OUTPUT_TOKENS is an option's." in said.err
     monkeypatch.setenv("LOADTEST_WARM_CACHE", "maybe")
     assert (
         "LOADTEST_WARM_CACHE: 'maybe' is neither yes nor no; write 1 or 0; see" in answer(["run", "--url", REFUSED]).err
@@ -326,6 +340,7 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         ),
         (b"[trace]\nfile = 1\n", "trace must be text or nothing, not a table."),
         (b"first_byte_timeout = 7\n", None),
+        (b"duration = 7.0\n[request]\nthink = true\n", None),
         (b"first_byte_timeout = 7\nfirst_token_timeout = 7\n", "its former name; give first_token_timeout alone."),
         (b"\xef\xbb\xbf# a mark and other line ends\r\nduration = 7.0\r\n", None),
         (b'model = "a\xff"\n', "is not UTF-8 text (line 1); save it as UTF-8."),

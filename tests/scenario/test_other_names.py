@@ -25,6 +25,7 @@ Call = Callable[..., tuple[int, str, str]]
         ("--api-key", "--key-env"),
         ("--headers", "--header"),
         ("--base-url", "--url"),
+        ("--server", "--url"),
         ("--users", "--concurrency"),
         ("--num-prompts", "--requests"),
         ("--timeout", "--total-timeout"),

@@ -1,4 +1,4 @@
-"""Control answers of any shape give facts or sentences, never a traceback; `python tests/targets/test_control_fuzz.py N` tries N shapes."""
+"""Control answers of any shape give facts or sentences, never a traceback; `python tests/targets/test_control_fuzz.py N [SEED]` tries N."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ def test_odd_servers_give_facts_or_sentences(monkeypatch: pytest.MonkeyPatch) ->
 
 if __name__ == "__main__":
     ways: dict[str, int] = {}
-    for number in range(int(sys.argv[1])):
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    for number in range(first, first + int(sys.argv[1])):
         try:
             way = attempt(number, monkey=lambda name, value: setattr(check_module, name, value))
         except BaseException:

@@ -156,6 +156,8 @@ def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tupl
         ("<>", "empty"),
         ("http://h/v1/?#", "fragment"),
         ("http:h", "once, with the host behind it"),
+        ("http://us:p/a@h:1", "a password has %2F for a / and %23 for a #"),
+        ("http://us:p#a@h:1", "a password has %2F for a / and %23 for a #"),
     ],
 )
 def test_what_is_no_address_or_would_be_dropped_is_one_sentence(given: str, words: str) -> None:

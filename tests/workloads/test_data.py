@@ -97,6 +97,9 @@ def rows_of(path: Path, column: str | None = None) -> list[Row]:
         ("all_quoted.csv", '"id","prompt"\n"1","one"\n', ["one"]),
         ("nan.jsonl", '{"prompt": "NaN, one", "score": NaN, "least": -Infinity}\n', ["NaN, one"]),
         ("human.jsonl", '{"messages": [{"role": "human", "content": "one"}]}', ["one"]),
+        ("camel.jsonl", '{"userId": 5, "Prompt": "one", "maxTokens": 9}', ["one"]),
+        ("talks.jsonl", f"{json.dumps([HELLO])}\n{json.dumps([HELLO])}\n", ["Hello", "Hello"]),
+        ("embed.jsonl", '{"custom_id": "a", "body": {"input": ["one"]}}', ["one"]),
     ],
 )
 def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str | bytes, texts: list[str]) -> None:
@@ -145,6 +148,28 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
             '{"data": [{"prompt": "one"}]}',
             "keeps its rows under 'data'; save that list alone, as the whole file (jq .data).",
         ),
+        (
+            "joined.csv",
+            "id,prompt\n1,one\nid,prompt\n2,two\n",
+            "line 3, names the columns again, as where two files were",
+        ),
+        ("bars.csv", "id|prompt\n1|one\n", "above all rows, with commas, semicolons or tabs between."),
+        (
+            "index.json",
+            '{"0": {"prompt": "one"}, "1": {"prompt": "two"}}',
+            "line 1, holds rows by name, not in a list; save",
+        ),
+        (
+            "commas.jsonl",
+            '{"prompt": "one"},\n{"prompt": "two"},\n',
+            "; take out the comma between rows, or make all rows",
+        ),
+        (
+            "value.json",
+            '[{"conversations": [{"from": "human", "text": "one"}]}]',
+            'has no "value" in turn 1 of conversations;',
+        ),
+        ("text.json", '["one", " "]', "line 1, column 9, has an empty prompt."),
         ("cells.csv", "id,prompt\n1,one,two\n", "line 2, has 3 cells and the file's first line 2; put quotes around"),
         ("quote.csv", 'prompt,id\n"one,1\ntwo,2\n', "line 2, begins a text in quotes that never ends."),
         ("head.csv", "id,prompt\n", "has no row; give one prompt a row."),

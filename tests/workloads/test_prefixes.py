@@ -163,7 +163,8 @@ def test_a_mooncake_trace_shares_the_blocks_that_its_hashes_say(tmp_path: Path) 
             for t, n, ids in rows
         )
     )
-    (note,) = check_files(Scenario(trace=str(trace)))
+    unit, note = check_files(Scenario(trace=str(trace)))
+    assert unit == f"The instants of the trace {trace} are read in milliseconds: it lasts 90.0 ms."
     assert "25 % of its prompts' blocks stand in an earlier request" in note
     one, two, three = jobs(3, trace=str(trace), concurrency=[])
     shared = next(i for i, (a, b) in enumerate(zip(one.prompt, two.prompt, strict=False)) if a != b)

@@ -133,6 +133,27 @@ def test_without_end_or_number_a_level_lasts_a_minute() -> None:
         ),
         ('{"t": 0.5, "input_tokens": 3}\n{"t": 1, "input_tokens": 4}\n{"t": 2.25, "input_tokens": 5}', [3, 4, 5], None),
         ("Timestamp,Model,Request tokens,Response tokens\n5,x,1,2\n5.5,x,3,4\n6.75,x,5,6", [1, 3, 5], [2, 4, 6]),
+        ("# of a load balancer\n0.5\n1\n2.25\n", None, None),
+        ("timestamp_ms,prompt_len\n500,1\n1000,2\n2250,3\n", [1, 2, 3], None),
+        ("Arrival Time (us),maxTokens\n500000,1\n1000000,2\n2250000,3\n", None, [1, 2, 3]),
+        ("timestamp,prompt_tokens\n1700000000000,1\n1700000000500,2\n1700000001750,3\n", [1, 2, 3], None),
+        ("created_at,promptTokens\n1700000000000000,1\n1700000000500000,2\n1700000001750000,3\n", [1, 2, 3], None),
+        (
+            "\n".join(
+                f'{{"chat_id": 1, "timestamp": {s}, "input_length": {n}, "output_length": 5}}'
+                for s, n in ((61, 10), (61.5, 20), (62.75, 30))
+            ),
+            [10, 20, 30],
+            [5, 5, 5],
+        ),
+        (
+            "\n".join(
+                f'{{"timestamp": {s}, "prompt_tokens": {n}, "completion_tokens": 5}}'
+                for s, n in ((61, 10), (61.5, 20), (62.75, 30))
+            ),
+            [10, 20, 30],
+            [5, 5, 5],
+        ),
     ],
 )
 def test_traces_of_every_make_give_the_same_instants(
@@ -164,7 +185,7 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("a,b\n1,2\n", "has no column t or time or timestamp"),
-        ("t\n", "has a head and no arrival"),
+        ("t\n", "line 1, is a head, and no arrival follows."),
         ("1\n0.5\n", "line 2, is earlier than the one before"),
         ("1\nsoon\n", "line 2, has 'soon' for an instant"),
         ("1\nnan\n", "line 2, has 'nan' for an instant"),
@@ -185,6 +206,8 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
         ("t,output_tokens\n1,5\n2,\n", "length of 1 of 2 requests"),
         ('{"t": 1}\n{"t": \n', "line 2, is not a JSON object"),
         ('{"t": 1}\n{"when": 2}\n', "line 2, has no instant"),
+        ("t,input_tokens\n1,5\n2\n", "line 3, has 1 cell and the file's first line 2; give it as many"),
+        ("t,t,input_tokens\n1,2,5\n", "line 1, names the column 't' twice; rename one of them."),
     ],
 )
 def test_a_trace_that_makes_no_sense_is_one_sentence(tmp_path: Path, content: str, words: str) -> None:
@@ -220,6 +243,13 @@ def test_what_a_trace_lacks_is_said_before_it_is_sent(tmp_path: Path) -> None:
     assert "gives 2 of 3 requests 0 output tokens" in empty
     path.write_text("0\n1\n")
     assert check_files(Scenario(trace=str(path), requests=2)) == []
+    path.write_text("time,in,out\n0,1,2\n")
+    (unread,) = check_files(Scenario(trace=str(path)))
+    assert unread.endswith("nor one of a like name. Nothing is read of its further columns: in and out.")
+    path.write_text("id,time_ms,prompt_len,in,output_len\na,0,1,2,3\nb,250,1,2,3\n")
+    assert check_files(Scenario(trace=str(path))) == [
+        f"The instants of the trace {path} are read in milliseconds: it lasts 250 ms."
+    ]
 
 
 def test_a_pipe_is_read_once_though_it_is_asked_for_twice(tmp_path: Path) -> None:

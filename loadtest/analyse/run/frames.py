@@ -16,7 +16,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, Ragged
 from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
-from loadtest.analyse.run.files.facts import read_facts
+from loadtest.analyse.run.files.facts import files_missing, read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.other_clock import distrust_durations
 from loadtest.analyse.run.overlaps import peak_at_once
@@ -144,7 +144,7 @@ def load(path: Path) -> RunData:
     """
     folder = RunFolder.open(path)
     facts, trouble = read_facts(folder)
-    found = reading.read_requests(path)
+    found = reading.read_requests(path, facts)
     headers, lines, sources = found.headers, found.lines, found.sources
     trouble += found.trouble
     columns = lines.columns
@@ -162,7 +162,7 @@ def load(path: Path) -> RunData:
     delivery = _delivery(anchors, columns, chunks, server_chunks)
     start = float(columns["t_sched"].min()) if len(order) else 0.0
     levels = _all_levels(facts, columns)
-    gone = max(_never_read(facts, columns) - lost, 0)
+    gone = max(_never_read(facts, columns, len(headers)) - lost, 0)
     if gone:
         trouble.append(
             f"{counted(gone, 'record')} {'is' if gone == 1 else 'are'} not there, though the run is over: a requests file was "
@@ -266,23 +266,24 @@ def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragge
     return found
 
 
-def _never_read(facts: dict[str, Any], columns: Columns) -> int:
+def _never_read(facts: dict[str, Any], columns: Columns, files: int) -> int:
     """Return how many records fewer a finished run holds than it sent requests.
 
-    Only levels of a closed loop with a number of requests say how many they sent; of Locust, and where a level was given up
-    or a process died, nobody does.
+    A file that is missing is taken to have held as many as each other one. Beside that only levels of a closed loop with a
+    number of requests say how many they sent; of Locust, and where a level was given up or a process died, nobody does.
     """
+    missing = files_missing(facts, files) * max(len(columns["id"]) // max(files, 1), 1)
     workers = facts.get("workers")
     died = isinstance(workers, list) and any(one.get("died") for one in workers)  # of Locust it is their number
     if facts.get("state") != "done" or facts.get("driver") != "asyncio" or died:
-        return 0
+        return missing
     counts = ~columns["warmup"].astype(np.bool_)
     fewer = 0
     for level in facts["levels"]:
         asked, open_loop = level.get("requests"), level.get("rate") is not None or level.get("trace") is not None
         if asked and not open_loop and "stopped" not in level and level.get("ended_ns") is not None:
             fewer += max(asked - int((counts & (columns["level"] == level["index"])).sum()), 0)
-    return fewer
+    return max(fewer, missing)
 
 
 def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:

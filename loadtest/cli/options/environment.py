@@ -115,6 +115,6 @@ def _misspelt(command: click.Command) -> Iterator[tuple[str, str]]:
     for name in sorted(os.environ):
         own = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and name not in known and not own.startswith(RESERVED):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
             other = f"{PREFIX}{KEY_OF.get(own.lower(), '').upper()}"
-            yield from ((name, meant) for meant in near or [other] if meant in known)
+            near = [other] if other in known else difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+            yield from ((name, meant) for meant in near)

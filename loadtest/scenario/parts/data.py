@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.errors import refuse
-from loadtest.scenario.files import MOST_PROMPT, cached_text, file_version
+from loadtest.scenario.files import MOST_PROMPT, cached_text, file_version, refuse_file_name
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
 
@@ -97,6 +97,8 @@ def check_data(data: DataKeys) -> None:
     """Raise ScenarioError for keys that need another, or exclude each other."""
     for name in ("data_column", "data_once"):
         refuse(getattr(data, name) and data.data is None, f"{name} says how data is read, and there is none; add data.")
+    if data.system is not None and not data.system.startswith("@"):
+        refuse_file_name("system", data.system, f"a file's name follows an @: @{data.system.strip()}")
     refuse(
         data.system is not None and data.system_tokens is not None,
         "system and system_tokens exclude each other; give one.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.errors import refuse
-from loadtest.scenario.files import MOST_PROMPT, prompt_of
+from loadtest.scenario.files import MOST_PROMPT, prompt_of, refuse_file_name
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
@@ -88,6 +88,7 @@ def check_prompts(prompts: PromptKeys) -> None:
     )
     if prompts.prompt is None:
         return
+    refuse_file_name("prompt", prompts.prompt, "give it with --prompt-file (prompt_file)")
     refuse(
         prompts.words and "{words}" not in prompts.prompt,
         f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.",

@@ -148,6 +148,7 @@ class RequestKeys:
         "Whether the model thinks before it answers, or how hard; default: the model decides.",
         None,
         choices=THINK,
+        read=lambda given: ("off", "on")[given] if isinstance(given, bool) else given,
         table="request",
         locust=(ATTRIBUTE, OPTION),
     )
@@ -202,7 +203,8 @@ def check_request(request: RequestKeys) -> None:
     if request.path is not None:
         check_path(request.path)
     if request.body is not None:
-        check_body(request.body)
+        said = [one for one in SAID_KEYS if getattr(request, one) not in (None, False, ())]
+        check_body(request.body, said)
     if request.keep_alive is not None:
         check_keep_alive(request.keep_alive)
     api, endpoint = request.api, request.endpoint

@@ -110,7 +110,7 @@ class _OwnWire(httpx.BaseTransport):
         received = Received()
         self._wire.fetch(Order.of(request, received))
         if received.status is None or received.failure is not None:
-            raise httpx.RemoteProtocolError(received.failure or "no answer")
+            raise httpx.RemoteProtocolError(received.failure or "the answer is empty")
         return httpx.Response(received.status, headers=received.headers, content=received.body())
 
     def close(self) -> None:
@@ -229,16 +229,12 @@ def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> Con
     """
     if not isinstance(client, ControlClient):  # a unix socket's
         return None
-    limits = Timeouts(connect=LONGEST_S, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
-    received = Received()
     try:
-        with SyncWire(timeouts=limits, proxy=reach.Proxy.of(client.keys), verify=reach.trust(client.keys)) as wire:
-            wire.fetch(Order.of(request, received))
+        with _OwnWire(client.keys, LONGEST_S) as wire:
+            answer = wire.handle_request(request)
     except httpx.HTTPError as error:
-        return _unread(path, received.failure or str(error))
-    if received.status is None or received.failure is not None:
-        return _unread(path, received.failure or "the answer is empty")
-    return ControlAnswer(path, received.status, received.headers, received.body())
+        return _unread(path, str(error))
+    return ControlAnswer(path, answer.status_code, answer.headers, answer.content)
 
 
 def _proxy_words(client: httpx.Client, url: str) -> str | None:
@@ -258,12 +254,7 @@ def _answered(client: httpx.Client, url: str, answer: ControlAnswer) -> ControlA
     """Return the answer; raise TargetError where it is a proxy's that asks for credentials."""
     proxy = reach.proxy_to(keys_of_client(client), url)
     if answer.status == 407 and proxy is not None:
-        given = credentials.proxy_auth(proxy)
-        does = (
-            "the user and password in --proxy are not accepted, or it takes no Basic auth"
-            if given
-            else "write user and password into --proxy, as USER:PASSWORD@ before its host"
-        )
+        does = reach.to_log_in(given=bool(credentials.proxy_auth(proxy)))
         raise TargetError(f"the proxy {proxy} does not let us through to {url}: {answer.said}; {does}.")
     return answer
 

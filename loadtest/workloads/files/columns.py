@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,10 +30,17 @@ READ = frozenset((*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS, TURNS, PARAMS))
 AROUND = frozenset(("method", "url", *ANSWERS))  # what a batch file or a recorded answer says beside the request
 
 
+def plain_name(name: Any) -> str:
+    """Return the letters and digits of a name, in small letters: "Max Tokens" is maxtokens."""
+    return re.sub(r"[\W_]+", "", str(name)).lower()
+
+
+_USUAL = {plain_name(name): name for name in READ if name != "_id"}
+
+
 def usual_name(name: Any) -> Any:
     """Return a known column's name as this module writes it, any other as it is: "Max Tokens" is max_tokens."""
-    plain = name.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(name, str) else name
-    return plain if plain in READ else name
+    return name if name in READ else _USUAL.get(plain_name(name), name)
 
 
 def with_usual_names(value: dict[Any, Any]) -> dict[Any, Any]:

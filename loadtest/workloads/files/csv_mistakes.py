@@ -1,4 +1,4 @@
-"""What is wrong with the head or with a row of a CSV file: a phrase that says what to do."""
+"""The head of a CSV file, and what is wrong with it or with a row: a phrase that says what to do."""
 
 from __future__ import annotations
 
@@ -8,10 +8,26 @@ from collections.abc import Collection, Sequence
 from loadtest.scenario import short_repr
 from loadtest.text import counted
 
+DELIMITERS = (",", ";", "\t")
 LONE_RETURNS = "; if they are its line ends, save the file anew with those of Linux or Windows"
 
 
-def wrong_head(line: str, names: Sequence[str], read: Collection[str]) -> str | None:
+def split_head(line: str) -> tuple[str, list[str]]:
+    """Return what stands between the cells of a first line, and the cells; raise csv.Error."""
+    heads: dict[str, list[str]] = {}
+    wrong = csv.Error()
+    for delimiter in DELIMITERS:
+        try:
+            heads[delimiter] = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        except csv.Error as error:  # "a","b" is none with semicolons
+            wrong = error
+    if not heads:
+        raise wrong
+    delimiter = max(heads, key=lambda one: len(heads[one]))
+    return delimiter, [name.strip() for name in heads[delimiter]]
+
+
+def wrong_head(line: str, names: Sequence[str], read: Collection[str | None]) -> str | None:
     """Say what is wrong with a first line that names columns, of which those in `read` are read; None where nothing is."""
     if not any(names):
         return "is blank; let the first line name the columns"

@@ -26,11 +26,10 @@ from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
 from loadtest.workloads.files.columns import id_column, unsent_columns
-from loadtest.workloads.files.csv_head import is_head, read_head
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv
 from loadtest.workloads.files.data_row import NoPromptError, Row, RowError, is_plain, loads, plain_column, read_row
 from loadtest.workloads.files.json_pieces import BLOCK, MOST_ROW, Piece, array_pieces, is_spread, object_pieces, remedy
-from loadtest.workloads.files.wrong_row import holds_columns, without_prompt
+from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
 
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001  # the length of such a pause
@@ -97,8 +96,8 @@ class DataFile:
         return row
 
     def name(self, i: int) -> str:
-        """Say which row row i is, for a sentence: its number, its line."""
-        return f"row {i + 1} (line {self._line(self.starts[i])})"
+        """Say which row row i is, for a sentence: its number, and where it stands."""
+        return f"row {i + 1} ({self._place(self.starts[i])})"
 
     def _value(self, body: bytes) -> Any:
         if self.lines:
@@ -108,15 +107,6 @@ class DataFile:
         with _long_cells():
             cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
         return dict(zip(self.head, cells, strict=False))
-
-    def _line(self, offset: int) -> int:
-        """Return the number of the line that begins at or before an offset."""
-        count = 1
-        with self.path.open("rb") as file:
-            while offset > 0 and (block := file.read(min(offset, BLOCK))):
-                count += block.count(b"\n")
-                offset -= len(block)
-        return count
 
     def take_all(self, file: BinaryIO) -> None:
         """Read the file through, and remember where its rows are."""
@@ -203,11 +193,10 @@ class DataFile:
 
     def _json_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
         begin = _after_mark(file)
-        first = _first_byte(file)
+        line = _first_line(file)
+        lists = self.path.suffix.lower() != ".json" and len(line) <= BLOCK and _is_json(line) and _first_line(file)
         file.seek(begin)
-        line = b"" if first == b"[" else _first_line(file)
-        file.seek(begin)
-        if first == b"[":
+        if line.lstrip()[:1] == b"[" and not lists:
             pieces = array_pieces(file, begin, self._wrong)
         elif is_spread(line):
             pieces = object_pieces(file, begin, self._wrong)
@@ -258,7 +247,8 @@ class DataFile:
         assert self.head is not None
         lines = _TextLines(self, file)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        for number in itertools.count():
+        head = next(reader)
+        while True:
             start = lines.at
             try:
                 cells = next(reader)
@@ -266,8 +256,10 @@ class DataFile:
                 return
             except csv.Error as error:
                 raise self._wrong(start, wrong_csv(error)) from None
-            if not number or not any(cell.strip() for cell in cells):  # the head, or a blank line
+            if not any(cell.strip() for cell in cells):
                 continue
+            if cells == head:
+                raise self._wrong(start, "names the columns again, as where two files were joined; take it out")
             if len(cells) != len(self.head):
                 raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))
             yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
@@ -332,13 +324,12 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
         return data
     line = _head_line(_TextLines(data, file))
-    if suffix == TEXT_SUFFIX and column is None and not is_head(line):
-        data.lines = True
-        return data
     try:
         data.delimiter, data.head = read_head(line, column)
     except RowError as error:
-        raise data._wrong(0, str(error)) from None  # noqa: SLF001
+        if suffix != TEXT_SUFFIX or column is not None:
+            raise data._wrong(0, str(error)) from None  # noqa: SLF001
+        data.lines = True
     return data
 
 
@@ -353,10 +344,14 @@ def _begins_json(file: BinaryIO) -> bool:
     """Whether the first line that is not blank is JSON, or begins some that goes on in the next one."""
     _after_mark(file)
     line = _first_line(file)
+    return _is_json(line) or is_spread(line)
+
+
+def _is_json(line: bytes) -> bool:
     try:
         loads(line)
     except orjson.JSONDecodeError:
-        return is_spread(line)
+        return False
     return True
 
 

@@ -34,14 +34,8 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "ai", "bot", "model"), "assistant"),
     **{role: role for role in ("system", "developer", "tool")},
 }
-OWN = {
-    "model",
-    "messages",
-    "prompt",
-    "input",
-    "stream",
-    *LENGTH_KEYS,
-}  # keys of a batch body that are not sent as they are
+# keys of a batch body that are not sent as they are
+OWN = {"model", "messages", "prompt", "input", "stream", *LENGTH_KEYS}
 HEARD = ("system", "user", "assistant")  # roles of a ShareGPT conversation
 MESSAGE = ("role", "content", "name", *WITHOUT_CONTENT)  # of what data sets say of a message, what servers take
 SPEAKERS = ("role", "sender", "from", "author")  # columns that say who speaks, in a row that is a message by itself
@@ -108,7 +102,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
     `column` is the name of the prompt's column, where the user gave it.
     """
     if isinstance(value, str) and column is None:
-        return _text_row(_prompt_text(value, "its text"))
+        return _text_row(_prompt_text(value, None))
     if column is None and isinstance(value, list) and value and all(map(_has_role_and_content, value)):
         # the messages alone, without an object around them
         return _conversation(value, "messages", None, None, None, None)
@@ -223,6 +217,8 @@ def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     length, extra = _output_length(body), {key: value for key, value in body.items() if key not in OWN} or None
     name = next((one for one in ("messages", "input") if body.get(one) is not None), "prompt")
     given = body.get(name)
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
+        given = given[0]
     if isinstance(given, list) and all(isinstance(one, str) for one in given):
         raise RowError(f"has a list of texts under body.{name}; give each text a row of its own")
     if isinstance(given, list):
@@ -330,7 +326,9 @@ def _as_message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
     """Return a turn of a ShareGPT conversation as a message."""
     if not isinstance(turn, dict):
         raise RowError(f"has {kind_of(turn)} in turn {place} of {name}, not an object")
-    if not isinstance(content := turn.get("value"), str | list | dict | None):
+    if "value" not in turn:
+        raise RowError(f'has no "value" in turn {place} of {name}; it has {names_of(turn)}')
+    if not isinstance(content := turn["value"], str | list | dict | None):
         raise RowError(f"has {kind_of(content)} for the value of turn {place} of {name}, not a text")
     return {"role": _usual_role(str(turn.get("from"))), "content": content}
 
@@ -351,13 +349,14 @@ def _usual_role(role: str) -> str:
     return ROLES.get(role.strip().lower(), role)
 
 
-def _prompt_text(text: Any, name: str) -> str:
+def _prompt_text(text: Any, name: str | None) -> str:
+    column = "" if name is None else f" (column {name})"
     if not isinstance(text, str):
-        raise RowError(f"has {kind_of(text)} for a prompt (column {name}), not a text")
+        raise RowError(f"has {kind_of(text)} for a prompt{column}, not a text")
     if not text.strip():
-        raise RowError(f"has an empty prompt (column {name})")
+        raise RowError(f"has an empty prompt{column}")
     if "\0" in text:
-        raise RowError(f"has a NUL character in its prompt (column {name})")
+        raise RowError(f"has a NUL character in its prompt{column}")
     return text
 
 

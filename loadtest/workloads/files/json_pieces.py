@@ -122,6 +122,8 @@ def remedy(row: bytes, wrong: str) -> str:
     body = row.strip()
     if b"\r" in body and b"\n" not in body:
         return LONE_RETURNS
+    if body.endswith((b"},", b"],")) and "after document" in wrong:
+        return "; take out the comma between rows, or make all rows one array"
     if body.endswith((b"{", b",")) or body == b"[" or "after document" in wrong:
         return "; write each row on a line of its own (JSON lines), or all of them as one array"
     if body.startswith((b"//", b"#", b"/*")):

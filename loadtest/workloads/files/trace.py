@@ -13,7 +13,7 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,33 @@ from loadtest.scenario import (
     read_text,
     short_repr,
 )
-from loadtest.text import percent
+from loadtest.text import listed, percent, seconds
+from loadtest.workloads.files.columns import IDS, LENGTH_KEYS, plain_name
+from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
 
 MOST_BYTES = 1 << 30
 
-# What traces call their columns: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's (Request tokens), Vidur's
-# (num_prefill_tokens), Splitwise's (prompt_size), ours.
-INSTANT_COLUMNS = ("t", "time", "timestamp", "arrived_at", "arrival_timestamp")
-INPUTS = ("input_tokens", "input_length", "contexttokens", "request tokens", "num_prefill_tokens", "prompt_size")
-OUTPUTS = ("output_tokens", "output_length", "generatedtokens", "response tokens", "num_decode_tokens", "token_size")
+# What traces call their columns, in any way to write them: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's
+# (Request tokens), Vidur's (num_prefill_tokens), Splitwise's (prompt_size), ours.
+INSTANTS = (
+    *("t", "time", "timestamp", "arrived_at", "arrival_timestamp"),
+    *("arrival_time", "arrival", "created_at", "start_time"),
+)
+INPUTS = (
+    *("input_tokens", "input_length", "context_tokens", "request_tokens", "num_prefill_tokens", "prompt_size"),
+    *("input_len", "prompt_tokens", "prompt_len", "prompt_length", "num_prompt_tokens"),
+)
+OUTPUTS = (
+    *(*LENGTH_KEYS, "generated_tokens", "response_tokens", "num_decode_tokens", "token_size"),
+    *("completion_tokens", "num_completion_tokens", "response_length"),
+)
+UNITS = {"": 0.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # behind an instant's name
+UNIT_NAMES = {1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
+EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))  # from so many on, the time since 1970 is in this unit
+NO_LENGTH = -1
 HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks of 512 tokens
 PROMPT_NAMES = ("prompt", "text", "question", "messages", "conversations")  # a file with one of them is no trace
 LOOKED_AT = 1 << 20  # bytes
-MILLISECONDS = ("input_length", "output_length")  # a Mooncake trace: its timestamps are ms
-DELIMITERS = (",", ";", "\t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +85,15 @@ class Trace:
     output_tokens: array[int] | None = None
     blocks: Blocks | None = None  # of a Mooncake trace: the hashes of each prompt's blocks
     empty_answers: int = 0  # requests with 0 output tokens in the file: they ask for 1
+    unit: str = ""  # of its instants, where they are not in seconds
+    unread: tuple[str, ...] = ()  # further columns of a trace that says no input or no output lengths
 
     @classmethod
     def read(cls, path: Path) -> Trace:
         """Read a trace; raise ScenarioError, naming file, line and column.
 
-        One instant a line in seconds, or CSV with a head, or JSON lines. Columns: t or timestamp; input_tokens and
-        output_tokens where there are lengths, under the names that the Azure, Mooncake and BurstGPT traces have for
-        them. The first instant is the level's start. A file that has not changed is read once.
+        One instant a line in seconds, or CSV with a head, or JSON lines, under the names of INSTANTS, INPUTS and OUTPUTS.
+        The first instant is the level's start. A file that has not changed is read once.
         """
         return _read_trace(path, file_version(path))
 
@@ -97,32 +111,40 @@ class Trace:
             output_tokens=level.output_tokens if self.output_tokens is None else self.output_tokens[i],
         )
 
-    def notes(self, scenario: Scenario) -> list[str]:
-        """Return what a user should know of this trace before it is sent, a sentence each."""
-        notes = []
+    def notes(self, scenario: Scenario) -> Iterator[str]:
+        """Yield what a user should know of this trace before it is sent, a sentence each."""
         if scenario.requests is not None and scenario.requests > len(self.offsets):
-            notes.append(
+            yield (
                 f"The trace {scenario.trace} has {len(self.offsets)} requests, fewer than the {scenario.requests} asked "
                 f"for: {len(self.offsets)} are sent."
             )
         if self.empty_answers:
-            notes.append(
+            yield (
                 f"The trace {scenario.trace} gives {self.empty_answers} of {len(self.offsets)} requests 0 output tokens: "
                 "those ask for 1, the least that servers take."
             )
+        if self.unit:
+            span = (self.offsets[-1] - self.offsets[0]) / NS_PER_S
+            yield (f"The instants of the trace {scenario.trace} are read in {self.unit}: it lasts {seconds(span)}.")
+        if self.unread:
+            lacks = [name for name in ("input_tokens", "output_tokens") if getattr(self, name) is None]
+            yield (
+                f"The trace {scenario.trace} has no column {' or '.join(lacks)}, nor one of a like name. Nothing is read of "
+                f"its further columns: {listed(self.unread)}."
+            )
         if self.blocks is not None:
-            notes.append(
+            yield (
                 f"The trace {scenario.trace} has block hashes: {percent(self.blocks.repeated)} of its prompts' blocks stand in "
                 "an earlier request, too, and a prefix cache may hold them."
             )
-        return notes
 
 
 # it is asked for before anything is sent and again by the workload; a pipe is read once
 @functools.lru_cache(maxsize=1)
 def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
-    rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
+    rows = [(number, line) for number, line in stripped if line and not line.startswith("#")]
     if not rows:
         raise ScenarioError(f"the trace {path} is empty; give one instant a line, in seconds.")
     if rows[0][1].startswith("["):
@@ -132,62 +154,95 @@ def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     reader = _json_rows if rows[0][1].startswith("{") else _csv_rows
     times, inputs, outputs = array("d"), array("q"), array("q")
     hashes, ends = array("q"), array("q")
-    bare: dict[str, int] = {}  # of inputs and outputs: the first line without one
+    numbers, scale, unread = array("q"), 0.0, dict[str, None]()
     for number, row in reader(path, rows):
         where = f"the trace {path}, line {number},"
-        _add_instant(times, row, where)
+        columns = _columns_of(tuple(row))
+        time, unit = _row_instant(row, columns, where)
+        scale = scale or unit
+        times.append(time)
+        numbers.append(number)
+        unread.update(dict.fromkeys(columns.unread))
         hashes.extend(_row_hashes(row, where))
         ends.append(len(hashes))
-        for lengths, names, least in ((inputs, INPUTS, 1), (outputs, OUTPUTS, 0)):
-            length = _row_length(row, names, least, where)
-            if length is None:
-                bare.setdefault(names[0], number)
-            else:
-                lengths.append(length)
-    offsets = array("q", (round((t - times[0]) * NS_PER_S) for t in times))
+        inputs.append(_row_length(row, columns.input, 1, where))
+        outputs.append(_row_length(row, columns.output, 0, where))
+    epoch = next((unit for least, unit in EPOCHS if times[0] >= least), 0.0)
+    scale = scale or epoch or (1e-3 if columns.of_mooncake and all(map(float.is_integer, times)) else 1.0)
+    offsets = _offsets(times, numbers, scale, f"the trace {path}")
     empty = outputs.count(0)
     if empty:
-        outputs = array("q", (max(length, 1) for length in outputs))
-    asked = _all(inputs, INPUTS, offsets, path, bare)
+        outputs = array("q", (length or 1 for length in outputs))
+    asked, answers = _all(inputs, INPUTS[0], numbers, path), _all(outputs, OUTPUTS[0], numbers, path)
     blocks = Blocks(hashes, ends) if hashes and asked is not None else None
-    return Trace(offsets, asked, _all(outputs, OUTPUTS, offsets, path, bare), blocks, empty)
+    left = () if asked is not None and answers is not None else tuple(unread)
+    return Trace(offsets, asked, answers, blocks, empty, UNIT_NAMES.get(scale, ""), left)
 
 
-def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
-    times.append(_row_seconds(row, where))
-    if len(times) > 1 and times[-1] < times[-2]:
-        raise ScenarioError(f"{where} is earlier than the one before it; sort the trace by time.")
-    if times[-1] - times[0] > MOST_S:
-        days = (times[-1] - times[0]) / 86_400
-        raise ScenarioError(
-            f"{where} is due {days:.3g} days after the first; give seconds, and no more than {MOST_S / 86_400:.0f} days."
-        )
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which of a row's columns say what; None where none does."""
+
+    instant: str | None
+    scale: float  # seconds in the unit that the instant's name says, 0 where it says none
+    input: str | None
+    output: str | None
+    of_mooncake: bool  # whether instants that are whole numbers are milliseconds
+    unread: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def _columns_of(names: tuple[str, ...]) -> Columns:
+    known = {plain_name(name): name for name in reversed(names)}
+    found = ((known.get(plain_name(one) + unit), scale) for one in INSTANTS for unit, scale in UNITS.items())
+    instant, scale = next((each for each in found if each[0] is not None), (None, 0.0))
+    input_name, output = (
+        next((known[plain] for plain in map(plain_name, usual) if plain in known), None) for usual in (INPUTS, OUTPUTS)
+    )
+    unread = tuple(name for name in names if name not in (instant, input_name, output, HASHES, "", *IDS))
+    return Columns(instant, scale, input_name, output, bool(known.keys() & {"inputlength", "outputlength"}), unread)
+
+
+def _offsets(times: array[float], numbers: array[int], scale: float, where: str) -> array[int]:
+    """Return ns since the first instant; raise ScenarioError for one before it, and for one that is too far off."""
+    offsets, before = array("q"), times[0]
+    for time, number in zip(times, numbers, strict=True):
+        if time < before:
+            raise ScenarioError(f"{where}, line {number}, is earlier than the one before it; sort the trace by time.")
+        if (due := (time - times[0]) * scale) > MOST_S:
+            raise ScenarioError(
+                f"{where}, line {number}, is due {due / 86_400:.3g} days after the first; give seconds, and no more than "
+                f"{MOST_S / 86_400:.0f} days."
+            )
+        offsets.append(round(due * NS_PER_S))
+        before = time
+    return offsets
 
 
 def _row_hashes(row: dict[str, Any], where: str) -> Sequence[int]:
-    given = row.get(HASHES)
-    if given in (None, "", []):
-        return ()
-    whole = isinstance(given, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in given)
-    if not whole or not all(abs(one) < 1 << 63 for one in given):
+    given = row.get(HASHES) or []
+    if not isinstance(given, list) or not all(type(one) is int and abs(one) < 1 << 63 for one in given):
         raise ScenarioError(
             f"{where} has {short_repr(given)} for block hashes (column {HASHES}); they are whole numbers."
         )
-    return list(given)
+    return given
 
 
 def looks_like_trace(path: Path) -> bool:
-    """Whether a file's first row has an instant and a length, or nothing but an instant."""
+    """Whether a file's first row has a length of a prompt, and no prompt."""
     try:
         with path.open("rb") as file:
             first = file.read(LOOKED_AT).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
     except (OSError, ValueError):
         return False
-    row = _json_object(first)
-    if row is None:
-        row = {name.strip().strip('"'): None for name in re.split("[,;\t]", first)}
-    names = {str(name).strip().lower() for name in row}
-    return bool(names & set(INPUTS)) and not names & set(PROMPT_NAMES)
+    names = _json_object(first) or [name.strip().strip('"') for name in re.split("[,;\t]", first)]
+    return _columns_of(tuple(names)).input is not None and not {*map(plain_name, names)} & set(PROMPT_NAMES)
+
+
+def is_trace_row(names: Iterable[Any]) -> bool:
+    """Whether a row has an instant and a length, as recorded arrivals have."""
+    columns = _columns_of(tuple(map(str, names)))
+    return columns.instant is not None and (columns.input is not None or HASHES in names)
 
 
 def read_count(given: Any) -> int | None:
@@ -198,11 +253,10 @@ def read_count(given: Any) -> int | None:
         return None
 
 
-def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
-    name = next((name for name in names if row.get(name) not in (None, "")), None)
-    if name is None:
-        return None
-    given = row[name]
+def _row_length(row: dict[str, Any], name: str | None, least: int, where: str) -> int:
+    given = None if name is None else row[name]
+    if given in (None, ""):
+        return NO_LENGTH
     length = read_count(given)
     if length is None or not least <= length <= TOKEN_COUNTS.high:
         raise ScenarioError(
@@ -212,16 +266,14 @@ def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: st
     return length
 
 
-def _all(
-    lengths: array[int], names: Sequence[str], offsets: array[int], path: Path, bare: dict[str, int]
-) -> array[int] | None:
+def _all(lengths: array[int], name: str, numbers: array[int], path: Path) -> array[int] | None:
     """Return the lengths, None where the trace has none."""
-    if lengths and len(lengths) != len(offsets):
-        raise ScenarioError(
-            f"the trace {path} says the length of {len(lengths)} of {len(offsets)} requests ({names[0]}; line "
-            f"{bare[names[0]]} has none); give it for all or none."
-        )
-    return lengths or None
+    if (known := len(lengths) - lengths.count(NO_LENGTH)) in (0, len(lengths)):
+        return lengths if known else None
+    raise ScenarioError(
+        f"the trace {path} says the length of {known} of {len(lengths)} requests ({name}; line "
+        f"{numbers[lengths.index(NO_LENGTH)]} has none); give it for all or none."
+    )
 
 
 def _json_object(line: str) -> dict[str, Any] | None:
@@ -237,60 +289,51 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
         row = _json_object(line)
         if row is None:
             raise ScenarioError(f"the trace {path}, line {number}, is not a JSON object.")
-        yield number, {str(key).strip().lower(): value for key, value in row.items()}
+        yield number, row
 
 
 def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    names, delimiter = _column_names(path, rows[0])
-    if names is None:
-        names = ["t"]
-    else:
-        rows = rows[1:]
-    if not rows:
-        raise ScenarioError(f"the trace {path} has a head and no arrival.")
-    cells = csv.reader((line for _, line in rows), delimiter=delimiter)
+    number, first = rows[0]
+    trouble: str | None = None
     try:
+        delimiter, names = split_head(first)
+        columns = _columns_of(tuple(names))
+        if columns.instant is not None:
+            trouble = wrong_head(first, names, {columns.instant, columns.input, columns.output})
+            rows = rows[1:]
+        elif len(names) > 1:
+            trouble = f"has no column t or time or timestamp; it has {short_repr(', '.join(names))}"
+        else:
+            names = ["t"]
+        cells = csv.reader((line for _, line in rows if not trouble), delimiter=delimiter)
         for row in cells:
-            yield rows[cells.line_num - 1][0], dict(zip(names, row, strict=False))
+            number = rows[cells.line_num - 1][0]
+            if len(row) != len(names):
+                trouble = wrong_cells(len(row), len(names), delimiter)
+                break
+            yield number, dict(zip(names, row, strict=True))
     except csv.Error as error:
-        raise ScenarioError(f"the trace {path}, line {rows[cells.line_num - 1][0]}, is not CSV: {error}.") from None
+        trouble = wrong_csv(error)
+    if trouble or not rows:
+        raise ScenarioError(f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
 
 
-def _column_names(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
-    """Return the names of a CSV file's columns, None where it has one column without a name; and what is between them."""
-    found: list[str] = []
-    for delimiter in DELIMITERS:
-        try:
-            names = [name.strip().lower() for name in next(csv.reader([first[1]], delimiter=delimiter))]
-        except csv.Error as error:
-            raise ScenarioError(f"the trace {path}, line {first[0]}, is not CSV: {error}.") from None
-        if any(name in INSTANT_COLUMNS for name in names):
-            return names, delimiter
-        found = max(found, names, key=len)
-    if len(found) == 1:
-        return None, ","
-    raise ScenarioError(
-        f"the trace {path} has no column {' or '.join(INSTANT_COLUMNS)} in its first line; it has {short_repr(', '.join(found))}."
-    )
-
-
-def _row_seconds(row: dict[str, Any], where: str) -> float:
-    """Return the instant of a row: seconds, milliseconds in a Mooncake trace, or a date and time."""
-    name = next((name for name in INSTANT_COLUMNS if name in row), None)
+def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[float, float]:
+    """Return the instant of a row, and the seconds in its unit, 0 where the row does not say it."""
+    name = columns.instant
     given = None if name is None else row[name]
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ScenarioError(
-            f"{where} has no instant under {', '.join(INSTANT_COLUMNS)}; it has {short_repr(', '.join(row))}."
-        )
+        raise ScenarioError(f"{where} has no instant under {', '.join(INSTANTS)}; it has {short_repr(', '.join(row))}.")
+    scale = columns.scale
     try:
-        seconds = float(given)
+        time = float(given)
     except OverflowError:
-        seconds = math.inf
+        time = math.inf
     except ValueError:
-        seconds = _date_seconds(str(given), name, where)
-    if not math.isfinite(seconds):
+        time, scale = _date_seconds(str(given), name, where), 1.0
+    if not math.isfinite(time):
         raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
-    return seconds / 1e3 if any(name in row for name in MILLISECONDS) else seconds
+    return time, scale
 
 
 def _date_seconds(text: str, name: str | None, where: str) -> float:

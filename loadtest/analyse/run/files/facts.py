@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from loadtest.analyse.run.files.damage import DAY_NS
 from loadtest.errors import RunFolderError
-from loadtest.records import newer
-from loadtest.run_folder import RunFolder
+from loadtest.metrics import NS_PER_S
+from loadtest.records import FileHeader
+from loadtest.run_folder import NoFactsError, RunFolder
 
 MOST_SAID = 5  # sentences on wrong values of run.json; the rest are counted
+APART_S = 1  # by which the clocks of two processes of a machine, read one after the other, may seem to be out of order
 MOST_INSTANT_NS = 1000 * DAY_NS
 
 
@@ -172,6 +173,7 @@ RUN: dict[str, Any] = {
     "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
     "locust": {
         "spawn_rate": POSITIVE,
+        "workers": COUNT,
         "lost_workers": ListOf({"worker": TEXT, "t_ns": INSTANT_NS, "why": TEXT}, needs=("worker",)),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
@@ -210,19 +212,10 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
 
     Raises RunFolderError where a newer loadtest wrote it, or where it cannot be opened.
     """
-    path = folder.path / "run.json"
     try:
-        found = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        return _facts_unknown(folder, "run.json is missing")
-    except OSError as error:
-        raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
-    except orjson.JSONDecodeError:
-        return _facts_unknown(folder, "run.json does not parse as JSON")
-    if not isinstance(found, dict):
-        return _facts_unknown(folder, f"run.json is {_kind_name(found)}, not an object")
-    if newer(found.get("schema")):
-        raise RunFolderError(f"{folder.path} was written by a newer loadtest (schema {found['schema']}); update.")
+        found = folder.read_run()
+    except NoFactsError as error:
+        return _facts_unknown(folder, str(error).removeprefix(f"{folder.path}/").removesuffix("."))
     said: list[str] = []
     facts: dict[str, Any] = _cleaned(found, RUN, "", said)
     facts["levels"] = list(_distinct_levels(facts.get("levels") or [], said))
@@ -232,6 +225,23 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
         if said_simulated := (entry.get("server") or {}).get("simulated"):
             entry["server"]["simulated"] = _known_profile(said_simulated, said_simulated)
     return facts, [*_how_it_ended(facts.get("state")), *_shortened(said)]
+
+
+def of_another_run(header: FileHeader, facts: Mapping[str, Any]) -> bool:
+    """Whether a file was begun, by the clock of the machine that began the run too, at another time than the run lasted."""
+    try:
+        begun, ended = (datetime.datetime.fromisoformat(facts[name]).timestamp() for name in ("started", "ended"))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    same_host = header.host == (facts.get("client") or {}).get("host")
+    return same_host and not begun - APART_S < header.wall_ns / NS_PER_S < max(begun, ended) + APART_S
+
+
+def files_missing(facts: Mapping[str, Any], files: int) -> int:
+    """Return how many requests files a finished run has fewer than processes that sent."""
+    workers = facts.get("workers")
+    named = len(workers) if isinstance(workers, list) else (facts.get("locust") or {}).get("workers") or 0
+    return max(named - files, 0) if facts.get("state") == "done" else 0
 
 
 def _facts_unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:

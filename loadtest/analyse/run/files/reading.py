@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +24,7 @@ from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
 from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.files.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
+from loadtest.analyse.run.files.facts import of_another_run
 from loadtest.errors import RunFolderError
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import SCHEMA, FileHeader, Outcome, newer, read_line, read_lines
@@ -106,22 +107,28 @@ class RequestsRead:
     lost: int  # how many records are missing for that, at least
 
 
-def read_requests(folder: Path) -> RequestsRead:
+def read_requests(folder: Path, facts: Mapping[str, Any]) -> RequestsRead:
     """Read a folder's requests files; what cannot be read is left out and described in `trouble`.
 
-    A file without a whole line is left out, and so is a last line that was cut short. Raises RunFolderError for a file of
-    a newer schema and for one that cannot be opened.
+    A file without a whole line is left out, and so are a last line that was cut short and a file of another run than the
+    `facts` of run.json are of. Raises RunFolderError for a file of a newer schema and for one that cannot be opened.
     """
     try:
-        return _read_folder(folder)
+        return _read_folder(folder, facts)
     except OSError as error:
         raise RunFolderError(f"cannot read {error.filename or folder}: {error.strerror}.") from None
 
 
-def _read_folder(folder: Path) -> RequestsRead:
+def _read_folder(folder: Path, facts: Mapping[str, Any]) -> RequestsRead:
     paths = [path for path in sorted(folder.glob("requests-*.jsonl")) if path.is_file()]
-    headed = [(path, *found) for path in paths if (found := _file_header(path))]
+    found = [(path, *head) for path in paths if (head := _file_header(path))]
+    headed = [one for one in found if one[1] is None or not of_another_run(one[1], facts)]
     trouble = [
+        f"{path.name} was begun at another time than the run of run.json: it is of another run and is left out."
+        for path, *_ in found
+        if path not in {one[0] for one in headed}
+    ]
+    trouble += [
         f"{path.name} does not begin with a header that can be read: its instants are taken as they stand."
         for path, header, _ in headed
         if header is None

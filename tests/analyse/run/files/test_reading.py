@@ -45,7 +45,7 @@ def same(one: reading.RequestColumns, other: reading.RequestColumns) -> bool:
 
 
 def test_pieces_of_a_file_add_up_to_the_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = reading.read_requests(folder)
+    whole = reading.read_requests(folder, {})
     assert len(whole.lines.columns["id"]) == len(whole.sources) == 3000
     monkeypatch.setattr(reading, "PIECE_BYTES", 100_000)
     pieces: list[list[bytes]] = []
@@ -56,7 +56,7 @@ def test_pieces_of_a_file_add_up_to_the_whole(folder: Path, monkeypatch: pytest.
         return parse(lines, damage)
 
     monkeypatch.setattr(reading, "parse_lines", seen)
-    found = reading.read_requests(folder)
+    found = reading.read_requests(folder, {})
     assert len(pieces) > 5
     assert same(whole.lines, found.lines)
     assert np.array_equal(whole.sources, found.sources)
@@ -70,7 +70,7 @@ def test_what_cannot_be_read_is_counted_over_all_pieces(
     path.mkdir()
     body = (folder / "requests-0.jsonl").read_bytes()
     (path / "requests-0.jsonl").write_bytes(body + b'{"id": 1,\n')
-    found = reading.read_requests(path)
+    found = reading.read_requests(path, {})
     assert found.trouble == ["1 line of requests-0.jsonl could not be read and is left out."]
     assert (found.lost, len(found.sources)) == (1, 3000)
 
@@ -90,7 +90,7 @@ def test_lines_of_another_writer_are_read_alike(folder: Path, tmp_path: Path, se
     shuffled = [dict(sorted(row.items(), reverse=True)) for row in rows]
     body = "".join(json.dumps(row, separators=separators) + "\n" for row in shuffled)
     (path / "requests-0.jsonl").write_bytes(head + body.encode())
-    assert same(reading.read_requests(folder).lines, reading.read_requests(path).lines)
+    assert same(reading.read_requests(folder, {}).lines, reading.read_requests(path, {}).lines)
 
 
 def test_values_past_32_bits_are_kept(tmp_path: Path) -> None:
