@@ -54,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give one worker all tests that measure, one after the other; the others get the rest, a file at a time."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneMeasures(LoadScopeScheduling):
+    class OneMeasures(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             return "measures" if _measures(ROOT / file) else file
