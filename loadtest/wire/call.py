@@ -7,9 +7,21 @@ from dataclasses import replace
 
 import httpx
 
+from loadtest.metrics import NS_PER_S
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import HungUpError, Order, Timeouts
+
+LOOK_NS = 250_000_000  # between two looks at a deadline, which any read may move
+
+
+def until_look(deadline: float) -> float:
+    """Return how long to wait before a deadline is looked at, s: it may be nearer by then, as after the first token.
+
+    Looks at distant deadlines fall on common instants, so that many requests wake the process once.
+    """
+    t = now()
+    return max(min(deadline - t, LOOK_NS - t % LOOK_NS), 0) / NS_PER_S
 
 
 class Call:
@@ -47,6 +59,10 @@ class Call:
         if (look_at := self.received.look_at) is not None:
             deadline = min(deadline, (look_at, "look"))
         return deadline
+
+    async def send(self, payload: bytes) -> None:
+        """Send the request and wait until its answer is over, or the connection turned out to be stale."""
+        raise NotImplementedError
 
     def begin(self, payload: bytes) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
@@ -102,7 +118,7 @@ class Call:
         if self.received.until is None:
             self._wake()
         else:
-            self._expect_end()
+            self._set_timer()
 
-    def _expect_end(self) -> None:
-        """See to it that `check` is called at about received.until, when the answer is over though its framing goes on."""
+    def _set_timer(self) -> None:
+        """See to it that `check` is called at received.until, when the answer is over though its framing goes on."""

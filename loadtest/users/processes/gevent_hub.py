@@ -16,12 +16,12 @@ from loadtest.measure.backlog import PAUSE_S, Backlog
 from loadtest.measure.failure import GivenUpError
 from loadtest.metrics import S_PER_NS
 from loadtest.wire import Heartbeat, LagLog, Waiter, WallClock, now
+from loadtest.wire.call import until_look
 from loadtest.wire.clock import BEAT, stamps_wanted
 from loadtest.wire.poller import Poller
 from loadtest.wire.sync_wire import Deadline
 
 READ, WRITE = 1, 2  # libev's event masks
-OVERDUE_S = 0.25  # between two looks for requests past their deadline; a nearer deadline gets a timer of its own
 PORTION_NS = 8_000_000  # longest sending between two reads of the sockets: less than a token gap of fast streams
 EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
 
@@ -57,15 +57,12 @@ class GeventWaiter(Waiter):
         self._loop: Any = gevent.get_hub().loop
         epoll = get_original("select", "epoll") if sys.platform == "linux" else None  # gevent's patches hide epoll
         self._poller = Poller(HubReaders(), ticks=stamps_wanted(), epoll=epoll)
-        self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
-        self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
-        self._soon: Any = None
+        self._waiting: dict[Switch[bool], Any] = {}  # each with the timer of its next look at the deadline
 
     def close(self) -> None:
         """Let go of the hub; greenlets that still wait are not woken."""
-        self._overdue.close()
-        if self._soon is not None:
-            self._soon.close()
+        for timer in self._waiting.values():
+            timer.close()
         self._poller.close()
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
@@ -92,7 +89,7 @@ class GeventWaiter(Waiter):
 
         self._poller.add(fd, readable)
         try:
-            in_time = self._sleep(fd, switch, deadline)
+            in_time = self._sleep(switch, deadline)
         finally:
             rest()
         if failed is not None:
@@ -105,7 +102,7 @@ class GeventWaiter(Waiter):
         watcher = self._loop.io(fd, WRITE)
         watcher.start(switch.switch, True)
         try:
-            return self._sleep(fd, switch, deadline)
+            return self._sleep(switch, deadline)
         finally:
             watcher.stop()
             watcher.close()
@@ -118,36 +115,26 @@ class GeventWaiter(Waiter):
         """Stop watching a descriptor that is about to be closed, because its number may be reused."""
         self._poller.remove(fd)
 
-    def _sleep(self, fd: int, switch: Switch[bool], deadline: Deadline) -> bool:
-        if not self._waiting:
-            self._overdue.start(self._wake_overdue, update=True)
-        self._waiting[fd] = deadline, switch
-        timer: Any = None
-        if (left := deadline() - now()) < OVERDUE_S * 1e9:  # e.g. the wait for an answer's end, some ms
-            timer = self._loop.timer(max(left, 0) / 1e9)
-            timer.start(switch.switch, False, update=True)
+    def _sleep(self, switch: Switch[bool], deadline: Deadline) -> bool:
+        """Return what the switch is given, False once the deadline has passed."""
+
+        def look() -> None:
+            self._waiting.pop(switch).close()
+            if (due := deadline()) <= now():
+                switch.switch(False)
+            else:
+                wait_for(due)
+
+        def wait_for(due: float) -> None:
+            timer = self._waiting[switch] = self._loop.timer(until_look(due))
+            timer.start(look, update=True)
+
+        wait_for(deadline())
         try:
             return bool(_answer(switch))
         finally:
-            if timer is not None:
+            if (timer := self._waiting.pop(switch, None)) is not None:
                 timer.close()
-            del self._waiting[fd]
-            if not self._waiting:
-                self._overdue.stop()
-
-    def _wake_overdue(self) -> None:
-        t, nearest = now(), OVERDUE_S * 1e9
-        for deadline, switch in list(self._waiting.values()):
-            if (left := deadline() - t) <= 0:
-                switch.switch(False)
-            else:
-                nearest = min(nearest, left)
-        if self._soon is not None:
-            self._soon.close()
-            self._soon = None
-        if self._waiting and nearest < OVERDUE_S * 1e9:  # a user's patience ends before the next look
-            self._soon = self._loop.timer(nearest / 1e9)
-            self._soon.start(self._wake_overdue, update=True)
 
 
 def _answer(switch: Switch[Any]) -> Any:
