@@ -192,25 +192,28 @@ class _AsyncCall(Call):
         if self.connection.transmit() and self.connection.fd >= 0:
             asyncio.get_running_loop().remove_writer(self.connection.fd)
 
-    def _look_at_deadline(self) -> None:
+    def _look(self) -> None:
         """End the call where it is overdue, and look again later where it is not: a read sets no timer.
 
         A stream that just fell silent is read once more: where data and a reset wait together, libuv reports an error
         and uvloop calls the reader for the last time. That call reads the data, and no later one reports the reset.
         """
-        last = self.received.last_read
-        if last is not None and FELL_SILENT_NS[0] < now() - last < FELL_SILENT_NS[1]:
+        self._timer = None
+        t, last = now(), self.received.last_read
+        if last is not None and FELL_SILENT_NS[0] < t - last < FELL_SILENT_NS[1]:
             self.connection.receive()
-        self.check(now())
-        self._set_timer()
+        left = self.check(t)
+        if self._timer is None and not self.over:
+            self._timer = asyncio.get_running_loop().call_later(left, self._look)
 
     def _set_timer(self) -> None:
+        """Let the next look be at the deadline, which may have come nearer; at none once the call is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if not self.over:
-            left = until_look(self.deadline[0])
-            self._timer = asyncio.get_running_loop().call_later(left, self._look_at_deadline)
+            left = until_look(self.deadline[0], now())
+            self._timer = asyncio.get_running_loop().call_later(left, self._look)
 
     def _wake_up(self) -> None:
         self._set_timer()

@@ -15,12 +15,11 @@ from loadtest.wire.order import HungUpError, Order, Timeouts
 LOOK_NS = 250_000_000  # between two looks at a deadline, which any read may move
 
 
-def until_look(deadline: float) -> float:
-    """Return how long to wait before a deadline is looked at, s: it may be nearer by then, as after the first token.
+def until_look(deadline: float, t: int) -> float:
+    """Return how long to wait from `t` on before a deadline is looked at, s: it may be nearer by then, as after a token.
 
     Looks at distant deadlines fall on common instants, so that many requests wake the process once.
     """
-    t = now()
     return max(min(deadline - t, LOOK_NS - t % LOOK_NS), 0) / NS_PER_S
 
 
@@ -69,11 +68,16 @@ class Call:
         self.connection.begin(payload, self.received, self._changed)
         return self.connection.transmit()
 
-    def check(self, t: int) -> None:
-        """End the call if it is overdue at `t`."""
-        if self.over or t < self.deadline[0]:
-            return
+    def check(self, t: int) -> float:
+        """End the call if it is overdue at `t`; return in how many seconds to check it again, where it is not."""
         deadline, limit = self.deadline
+        if t >= deadline and not self.over:
+            self._act(t, deadline, limit)
+            deadline, _ = self.deadline
+        return until_look(deadline, t)
+
+    def _act(self, t: int, deadline: float, limit: str) -> None:
+        """Do what is due at a deadline."""
         if limit == "look":
             if self.received.look():
                 self._changed()

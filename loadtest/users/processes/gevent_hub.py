@@ -120,16 +120,17 @@ class GeventWaiter(Waiter):
 
         def look() -> None:
             self._waiting.pop(switch).close()
-            if (due := deadline()) <= now():
+            due, t = deadline(), now()
+            if due <= t:
                 switch.switch(False)
             else:
-                wait_for(due)
+                wait(due, t)
 
-        def wait_for(due: float) -> None:
-            timer = self._waiting[switch] = self._loop.timer(until_look(due))
+        def wait(due: float, t: int) -> None:
+            timer = self._waiting[switch] = self._loop.timer(until_look(due, t))
             timer.start(look, update=True)
 
-        wait_for(deadline())
+        wait(deadline(), now())
         try:
             return bool(_answer(switch))
         finally:
