@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -11,8 +12,7 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
-from loadtest.asyncio_driver.session_plan import PlannedSession, SessionPlan
+from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionPlan, Stock
 from loadtest.asyncio_driver.turn_count import InStep, TurnCount
 from loadtest.measure.backlog import AsyncioBacklog
 from loadtest.measure.failure import FailedInARow, Failure
@@ -20,6 +20,7 @@ from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
 from loadtest.measure.request import Request
+from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
@@ -80,7 +81,19 @@ class Driver:
             on_record=[self._recorded],
             on_broken=lambda _: self.stop(),
         )
-        self._maker = RequestMaker(targets, posts, self._clock, self._share)
+        numbers = itertools.count(self._share.worker, self._share.of)  # in the whole plan
+        self._makers = [
+            RequestMaker(
+                one.workload.scenario,
+                one.target.dialect,
+                post,
+                one.workload.counter,
+                clock=self._clock,
+                numbers=numbers,
+                target=index,
+            )
+            for index, (one, post) in enumerate(zip(targets, posts, strict=True))
+        ]
         self._streams: list[asyncio.Task[None]] = []
         self._turns: TurnCount | None = None  # of a level of conversations in a closed loop
         self._tally: Tally | None = None
@@ -215,7 +228,7 @@ class Driver:
         return await asyncio.gather(*self._streams, return_exceptions=True)
 
     def _stock(self, sessions: Iterator[PlannedSession], count: int) -> Stock:
-        return Stock(self._maker, sessions, count, self._ledger)
+        return Stock(self._makers, sessions, count, self._ledger)
 
     async def _stream(self, user: int | None, stock: Stock, begin: int) -> None:
         """Be one user from `begin` on: send, wait for the whole answer, think, send again.
@@ -246,7 +259,7 @@ class Driver:
             await self._send(request)
             failures = failures + 1 if request.plainly_failed else 0
             over = request.received.t_over
-            request = self._maker.next_turn(request, self._wire.wall, self._wire.lag)
+            request = self._makers[request.target].following(request, self._wire.wall, self._wire.lag)
             if turns is not None and user is not None and request is None:
                 turns.session_ended(user)
             request = request or stock.take()
@@ -292,7 +305,7 @@ class Driver:
         while request is not None:
             await self._send(request)
             over = request.received.t_over
-            request = self._maker.next_turn(request, self._wire.wall, self._wire.lag)
+            request = self._makers[request.target].following(request, self._wire.wall, self._wire.lag)
             if request is not None:
                 pause = think_time(self._scenario, request.job)
                 request.t_sched = (over or now()) + int(pause * metrics.NS_PER_S)

@@ -12,7 +12,6 @@ import httpx
 
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.call import Call, until_look
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress
 from loadtest.wire.connecting.hop import Hop
@@ -20,7 +19,7 @@ from loadtest.wire.connecting.tls import Tls, Verify
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
-from loadtest.wire.shell import Shell
+from loadtest.wire.shell import Call, Shell, until_look
 
 FELL_SILENT_NS = (50_000_000, 1_000_000_000)  # a stream that has been silent for between these is read once more
 OPENING = 64  # connections that `prepare` opens at a time: where an accept queue is full, TCP retries after a second

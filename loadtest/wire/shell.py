@@ -1,7 +1,7 @@
-"""What both shells share: a request's way over a connection, and how one is opened. How to wait is left to each shell.
+"""What both shells share: a call, which is one request on its connection, and how connections are opened.
 
-Everything that may take time is a coroutine. In an AsyncWire it suspends; in a SyncWire whatever it awaits blocks instead, so
-that it is over after its first step.
+How to wait is left to each shell. What may take time is a coroutine: in an AsyncWire it suspends, in a SyncWire whatever it
+awaits blocks instead, so that it is over after its first step.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import socket
 import ssl
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import Proxy
-from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connecting.address import (
     Addresses,
@@ -28,7 +29,122 @@ from loadtest.wire.connecting.address import (
 from loadtest.wire.connecting.hop import Hop, hop_to
 from loadtest.wire.connecting.tls import Tls, Verify, client_context
 from loadtest.wire.connection import Connection, Pool
-from loadtest.wire.order import Order, Timeouts
+from loadtest.wire.order import HungUpError, Order, Timeouts
+
+LOOK_NS = 250_000_000  # between two looks at a deadline, which any read may move
+
+
+def until_look(deadline: float, t: int) -> float:
+    """Return how long to wait from `t` on before a deadline is looked at, s: it may be nearer by then, as after a token.
+
+    Looks at distant deadlines fall on common instants, so that many requests wake the process once.
+    """
+    return max(min(deadline - t, LOOK_NS - t % LOOK_NS), 0) / NS_PER_S
+
+
+class Call:
+    """One request on its connection. Once it is `over`, nothing more will come, and `error` says what spoilt it, if anything."""
+
+    def __init__(
+        self,
+        order: Order,
+        connection: Connection,
+        timeouts: Timeouts,
+        *,
+        release: Callable[[Call], None],
+        wake: Callable[[], object] = bool,
+    ) -> None:
+        self.received = order.received
+        self.connection = connection
+        self.over = False
+        self.error: httpx.TransportError | None = None
+        self._limits = order.limits or timeouts
+        if order.patience is not None:
+            self._limits = replace(self._limits, patience=order.patience)
+        self._release = release
+        self._wake = wake
+        self._started = now()
+
+    @property
+    def deadline(self) -> tuple[float, str]:
+        """When `check` has something to do (monotonic ns or infinite), and why: the name of a limit, "end" or "look".
+
+        "end" and "look" are no limits: see Received.until and Received.look_at.
+        """
+        deadline = self._limits.deadline(self.received, self._started)
+        if (until := self.received.until) is not None:
+            deadline = min(deadline, (until, "end"))
+        if (look_at := self.received.look_at) is not None:
+            deadline = min(deadline, (look_at, "look"))
+        return deadline
+
+    async def send(self, payload: bytes) -> None:
+        """Send the request and wait until its answer is over, or the connection turned out to be stale."""
+        raise NotImplementedError
+
+    def begin(self, payload: bytes) -> bool:
+        """Send what the kernel takes of the request; True when that was all."""
+        self.connection.begin(payload, self.received, self._changed)
+        return self.connection.transmit()
+
+    def check(self, t: int) -> float:
+        """End the call if it is overdue at `t`; return in how many seconds to check it again, where it is not."""
+        deadline, limit = self.deadline
+        if t >= deadline and not self.over:
+            self._act(t, deadline, limit)
+            deadline, _ = self.deadline
+        return until_look(deadline, t)
+
+    def _act(self, t: int, deadline: float, limit: str) -> None:
+        """Do what is due at a deadline."""
+        if limit == "look":
+            if self.received.look():
+                self._changed()
+            return
+        if limit == "end":
+            if self.received.expire(t):
+                self._changed()
+            return
+        if limit == "idle":
+            self.received.catch_up()  # content may have come that nobody has looked for yet
+            deadline, limit = self.deadline
+        if t >= deadline:
+            self.fail(self._limits.error(limit))
+
+    def fail(self, error: httpx.TransportError) -> None:
+        """End the call for `error` and drop its connection, so that the server stops working for it."""
+        if not self.over:
+            self.connection.fail(error)
+            self._changed()
+
+    def raise_error(self) -> None:
+        """Raise what spoilt the call, once."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame: a cycle otherwise
+
+    def _changed(self) -> None:
+        """Take note that something happened on the connection."""
+        connection = self.connection
+        if self.received.hung_up is not None and not self.received.ended:
+            connection.fail(HungUpError(self.received.hung_up))
+        if not self.over and (self.received.ended or connection.stale):
+            self.over = True
+            self.error = None if connection.stale else connection.take_error()
+            self._release(self)
+            wake, self._wake = self._wake, bool  # no cycle is left for the garbage collector
+            wake()
+            return
+        if self.received.until is None:
+            self._wake()
+        else:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """See to it that `check` is called at received.until, when the answer is over though its framing goes on."""
 
 
 class Shell:

@@ -12,14 +12,13 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress
 from loadtest.wire.connecting.hop import Hop
 from loadtest.wire.connecting.tls import Tls, Verify
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
-from loadtest.wire.shell import Shell
+from loadtest.wire.shell import Call, Shell
 
 Result = TypeVar("Result")
 LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request

@@ -16,9 +16,9 @@ from loadtest.measure.backlog import PAUSE_S, Backlog
 from loadtest.measure.failure import GivenUpError
 from loadtest.metrics import S_PER_NS
 from loadtest.wire import Heartbeat, LagLog, Waiter, WallClock, now
-from loadtest.wire.call import until_look
 from loadtest.wire.clock import BEAT, stamps_wanted
 from loadtest.wire.poller import Poller
+from loadtest.wire.shell import until_look
 from loadtest.wire.sync_wire import Deadline
 
 READ, WRITE = 1, 2  # libev's event masks

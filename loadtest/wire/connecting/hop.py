@@ -1,13 +1,28 @@
-"""What a proxy wants of a new connection before its first request, without I/O: TLS, a tunnel to the server, or both."""
+"""What a proxy wants of a new connection before its first request, without I/O: TLS, a tunnel, or what SOCKS 5 asks."""
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Protocol
 
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.reach import Place, Proxy, Tunnel
-from loadtest.wire.connecting.socks import SocksHop
 from loadtest.wire.connecting.tls import Tls
+
+_VERSION, _OF_LOGIN = 5, 1
+_CONNECT, _IPV4, _NAME, _IPV6 = 1, 1, 3, 4
+_OPEN, _LOGIN = 0, 2
+_REFUSALS = (  # by the reply's number, from 1 on
+    "a general failure",
+    "not allowed by its rules",
+    "network unreachable",
+    "host unreachable, or a name that it does not resolve",
+    "connection refused",
+    "time to live expired",
+    "it knows no CONNECT",
+    "it knows no addresses of this kind",
+)
+_OTHER = "; if it is an HTTP proxy, give it as --proxy http://…"
 
 
 class Hop(Protocol):
@@ -80,3 +95,84 @@ class HttpHop:
             self._out = self._connect
         else:
             self.tls.send(self._connect)
+
+
+class SocksHop:
+    """The way through a SOCKS 5 proxy (RFC 1928), with user and password where they are given (RFC 1929): see Hop.
+
+    Method, login where the proxy wants one, and the request for a tunnel: each is answered before the next.
+    """
+
+    __slots__ = ("_expected", "_out", "_place", "_proxy", "_read", "over")
+    tls: Tls | None = None
+
+    def __init__(self, proxy: Proxy, place: Place) -> None:
+        self.over = False
+        self._proxy, self._place = proxy, place
+        self._read = b""
+        self._expected = self._method_chosen
+        methods = bytes([_OPEN]) if proxy.login is None else bytes([_OPEN, _LOGIN])
+        self._out = bytes([_VERSION, len(methods)]) + methods
+
+    def outgoing(self) -> bytes:
+        sent, self._out = self._out, b""
+        return sent
+
+    def feed(self, data: bytes) -> None:
+        self._read += data
+        if self._read and self._read[0] not in (_VERSION, _OF_LOGIN):
+            raise OSError(f"the proxy {self._proxy} does not answer as SOCKS 5{_OTHER}")
+        if not self._expected() and not data:
+            raise OSError(f"the proxy {self._proxy} closed the connection before the tunnel was open{_OTHER}")
+
+    def _taken(self, size: int) -> bytes | None:
+        """Return the next `size` bytes of the answer and forget them; None while they are not there."""
+        if len(self._read) < size:
+            return None
+        taken, self._read = self._read[:size], self._read[size:]
+        return taken
+
+    def _method_chosen(self) -> bool:
+        if (said := self._taken(2)) is None:
+            return False
+        if said[1] == _LOGIN and self._proxy.login is not None:
+            user, password = (part[:255] for part in self._proxy.login)
+            self._out = bytes([_OF_LOGIN, len(user)]) + user + bytes([len(password)]) + password
+            self._expected = self._let_in
+        elif said[1] == _OPEN:
+            self._ask()
+        else:
+            asks = "wants user and password: write USER:PASSWORD@ before its host in --proxy"
+            wants = asks if self._proxy.login is None else "takes no user and password"
+            raise OSError(f"the proxy {self._proxy} {wants}")
+        return True
+
+    def _let_in(self) -> bool:
+        if (said := self._taken(2)) is None:
+            return False
+        if said[1]:
+            raise OSError(f"the proxy {self._proxy} does not accept user and password")
+        self._ask()
+        return True
+
+    def _ask(self) -> None:
+        _, host, port = self._place
+        try:
+            address = ipaddress.ip_address(host)
+            named = bytes([_IPV4 if address.version == 4 else _IPV6]) + address.packed
+        except ValueError:
+            name = host.encode("ascii")[:255]  # no longer one resolves
+            named = bytes([_NAME, len(name)]) + name
+        self._out = bytes([_VERSION, _CONNECT, 0]) + named + port.to_bytes(2)
+        self._expected = self._answered
+
+    def _answered(self) -> bool:
+        read = self._read
+        if len(read) > 1 and read[1]:
+            why = _REFUSALS[read[1] - 1] if read[1] <= len(_REFUSALS) else f"code {read[1]}"
+            raise OSError(f"the proxy {self._proxy} opens no way to {self._place[1]}: {why}")
+        if len(read) < 5:
+            return False
+        own_address = {_IPV6: 16, _NAME: 1 + read[4]}.get(read[3], 4)  # the proxy's, which says nothing
+        self.over = self._taken(4 + own_address + 2) is not None
+        return self.over
