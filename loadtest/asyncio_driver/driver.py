@@ -358,7 +358,7 @@ class Driver:
             await asyncio.sleep(1 / TICKS_PER_SAMPLE)
             if self._tally is None:
                 tick = 0
-                self._ledger.rest()
+                self._ledger.skip_cpu()
                 self._wire.heartbeat.take()
                 continue
             progress = self._tally.progress(

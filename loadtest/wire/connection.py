@@ -29,6 +29,10 @@ FEWEST_DIED = 4  # kept connections, of which none was of use: from then on none
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 
+def nobody() -> None:
+    """Is called where nobody waits to be told."""
+
+
 class Connection:
     """One TCP connection and the request that it carries, if any.
 
@@ -62,7 +66,7 @@ class Connection:
         self.origin = origin
         self.tls = tls
         self.received: Received | None = None
-        self.wake: Callable[[], object] = bool
+        self.wake: Callable[[], object] = nobody
         self.broken = False  # it will carry no further request
         self.stale = False  # the server had closed it before this request reached it
         self.uses = 0  # requests that it has carried

@@ -28,7 +28,7 @@ from loadtest.wire.connecting.address import (
 )
 from loadtest.wire.connecting.hop import Hop, hop_to
 from loadtest.wire.connecting.tls import Tls, Verify, client_context
-from loadtest.wire.connection import Connection, Pool
+from loadtest.wire.connection import Connection, Pool, nobody
 from loadtest.wire.order import HungUpError, Order, Timeouts
 
 LOOK_NS = 250_000_000  # between two looks at a deadline, which any read may move
@@ -52,7 +52,7 @@ class Call:
         timeouts: Timeouts,
         *,
         release: Callable[[Call], None],
-        wake: Callable[[], object] = bool,
+        wake: Callable[[], object] = nobody,
     ) -> None:
         self.received = order.received
         self.connection = connection
@@ -91,12 +91,11 @@ class Call:
         """End the call if it is overdue at `t`; return in how many seconds to check it again, where it is not."""
         deadline, limit = self.deadline
         if t >= deadline and not self.over:
-            self._act(t, deadline, limit)
+            self._do_what_is_due(t, deadline, limit)
             deadline, _ = self.deadline
         return until_look(deadline, t)
 
-    def _act(self, t: int, deadline: float, limit: str) -> None:
-        """Do what is due at a deadline."""
+    def _do_what_is_due(self, t: int, deadline: float, limit: str) -> None:
         if limit == "look":
             if self.received.look():
                 self._changed()
@@ -135,7 +134,7 @@ class Call:
             self.over = True
             self.error = None if connection.stale else connection.take_error()
             self._release(self)
-            wake, self._wake = self._wake, bool  # no cycle is left for the garbage collector
+            wake, self._wake = self._wake, nobody  # no cycle is left for the garbage collector
             wake()
             return
         if self.received.until is None:
@@ -243,7 +242,7 @@ class Shell:
 
     def _close(self, connection: Connection) -> None:
         connection.broken = True
-        connection.wake = bool
+        connection.wake = nobody
         if connection.fd >= 0:
             self._forget(connection.fd)
         connection.fd = -1

@@ -53,7 +53,7 @@ class Coordinator:
         self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
         self._follower: gevent.Greenlet[[Runner, LocustRun], None] | None = None
         self._taken: set[Path] = set()
-        self._begins = False  # whether a test has ever been started
+        self._ever_began = False
         self._watch: WorkerWatch | None = None  # of the latest test of a master
         self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
 
@@ -86,7 +86,7 @@ class Coordinator:
 
     def has_begun(self) -> bool:
         """Whether a test has begun; also true where tests are begun from the web UI."""
-        return self._begins or not self._at_once
+        return self._ever_began or not self._at_once
 
     def interrupt(self) -> None:
         """Note that the test ends early; called again, write so at once, because the process is about to go."""
@@ -103,7 +103,7 @@ class Coordinator:
         return self._runner is not None and options is not None and bool(options.headless or options.autostart)
 
     def _start(self, **_: Any) -> None:
-        self._begins = True
+        self._ever_began = True
         try:
             self._begin()
         except LoadTestError as error:

@@ -132,13 +132,13 @@ class GeventWaiter(Waiter):
 
         wait(deadline(), now())
         try:
-            return bool(_answer(switch))
+            return bool(_given(switch))
         finally:
             if (timer := self._waiting.pop(switch, None)) is not None:
                 timer.close()
 
 
-def _answer(switch: Switch[Any]) -> Any:
+def _given(switch: Switch[Any]) -> Any:
     """Return what a switch was given; raise GivenUpError for an exception that others throw into the greenlet."""
     try:
         return switch.get()
@@ -165,7 +165,7 @@ class GeventHeartbeat(Heartbeat):
         switch: Switch[None] = Switch()
         self._queue.append(switch)
         try:
-            _answer(switch)
+            _given(switch)
         finally:
             if switch in self._queue:  # the greenlet was killed while it waited
                 self._queue.remove(switch)

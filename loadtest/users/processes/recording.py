@@ -122,8 +122,8 @@ class Recorder:
         users: int,
         source: str,
         current_level: Callable[[], CurrentLevel],
-        on_broken: Callable[[str], object] = bool,
-        on_hopeless: Callable[[str], object] = bool,
+        on_broken: Callable[[str], object] = lambda _: None,
+        on_hopeless: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Prepare everything for about `users` users of this process.
 

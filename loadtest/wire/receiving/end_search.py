@@ -58,7 +58,7 @@ class EndSearch:
         if self._holds(self._body[begin:]):
             yield from self._ask(self._line_start(begin))
 
-    def rest(self) -> Iterator[Said]:
+    def last_line(self) -> Iterator[Said]:
         """Look at a last line that lacks its newline."""
         if self._line_has_needle:
             yield from self._ask(self._body.rfind(b"\n") + 1)

@@ -109,7 +109,7 @@ class Received:
         self._search = EndSearch(ends or EndMarks(), self._body)
         self._waiting: list[bytes] = []  # the latest reads, still in their HTTP framing: see MOST_WAITING
         # The last bytes of the latest read without a needle. A read that ends alike is searched only by `look`: a search takes
-        # a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. () lets no read pass.
+        # a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. No read ends like an empty tuple.
         self._ordinary_end: bytes | tuple[()] = ()
         self._quiet_ns = 0  # without data an answer is over so long after its finish_reason
         self._sent: tuple[int, int] | None = None
@@ -389,7 +389,7 @@ class Received:
         self._is_content = self._leaves = self._is_empty = None
 
     def _end(self, failure: str | None, t: int) -> None:
-        for said, end in self._search.rest():
+        for said, end in self._search.last_line():
             self._mark(said, end)
         self.look()
         self.ended, self.broke_off = True, failure is not None
