@@ -18,11 +18,9 @@ from loadtest.wire.connecting.hop import Hop
 from loadtest.wire.connecting.tls import Tls, Verify
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
-from loadtest.wire.shell import Call, Shell
+from loadtest.wire.shell import LOOK_NS, Call, Shell
 
 Result = TypeVar("Result")
-LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
-
 Deadline = Callable[[], float]  # returns until when to wait, monotonic ns or infinite; each read may move it
 
 
@@ -197,7 +195,7 @@ class _SyncCall(Call):
 
     def _write(self) -> bool:
         """Wait to send more, looking now and then whether the server has answered already."""
-        look = now() + LOOK_FOR_ANSWER_NS
+        look = now() + LOOK_NS
         ready = self._waiter.writable(self.connection.fd, lambda: min(look, self._until()))
         return ready or self.connection.receive()
 
