@@ -8,12 +8,13 @@ import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from loadtest import metrics
 from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionPlan, Stock
-from loadtest.asyncio_driver.turn_count import InStep, TurnCount
+from loadtest.asyncio_driver.turn_count import TurnCount
 from loadtest.measure.backlog import AsyncioBacklog
 from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
@@ -36,6 +37,16 @@ SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instan
 
 # given the levels run so far, returns the next one; None at the end
 Following = Callable[[Sequence[LevelSpan]], Awaitable[Level | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InStep:
+    """How one of several processes keeps step with the others."""
+
+    agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
+    counted: Callable[[int], object]  # told when this process's first counted request was released
+    hopeless: Callable[[str], object]  # told why this process gave the level up
+    warm: Callable[[], object]  # told when this process's users have ended their first sessions
 
 
 class Driver:
@@ -179,7 +190,8 @@ class Driver:
                 await alarm.until(started)
         self._tally = Tally(level, counted + warmups if counted else 0, started, textless=self._textless)
         if self._scenario.has_sessions:
-            self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, self._in_step)
+            on_warm = self.all_warm if self._in_step is None else self._in_step.warm
+            self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, on_warm)
         begins = [started + after for after in plan.joins(users)]
         with Alarm(self._backlog) as self._alarm:
             streams = zip(own, mine, begins, strict=True)
@@ -252,7 +264,7 @@ class Driver:
             if turns is not None and not turns.take(request):
                 return
             if not request.job.warmup:
-                self._count_from(free)
+                self._note_counted(free)
                 if self._over():
                     return
             request.t_sched, request.user = free, user
@@ -312,8 +324,8 @@ class Driver:
                 if pause:
                     await self._alarm.until(request.t_sched)
 
-    def _count_from(self, t: int) -> None:
-        """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
+    def _note_counted(self, t: int) -> None:
+        """Note that a counted request is released at `t`: a level by duration lasts from its first one on."""
         if self._tally is not None and self._tally.count_from(t) and self._in_step is not None:
             self._in_step.counted(t)
 
