@@ -117,25 +117,23 @@ class GeventWaiter(Waiter):
 
     def _sleep(self, switch: Switch[bool], deadline: Deadline) -> bool:
         """Return what the switch is given, False once the deadline has passed."""
-
-        def look() -> None:
-            self._waiting.pop(switch).close()
-            due, t = deadline(), now()
-            if due <= t:
-                switch.switch(False)
-            else:
-                wait(due, t)
-
-        def wait(due: float, t: int) -> None:
-            timer = self._waiting[switch] = self._loop.timer(until_look(due, t))
-            timer.start(look, update=True)
-
-        wait(deadline(), now())
+        self._set_timer(switch, deadline, deadline())
         try:
             return bool(_given(switch))
         finally:
             if (timer := self._waiting.pop(switch, None)) is not None:
                 timer.close()
+
+    def _set_timer(self, switch: Switch[bool], deadline: Deadline, due: float) -> None:
+        timer = self._waiting[switch] = self._loop.timer(until_look(due, now()))
+        timer.start(self._look, switch, deadline, update=True)
+
+    def _look(self, switch: Switch[bool], deadline: Deadline) -> None:
+        self._waiting.pop(switch).close()
+        if (due := deadline()) <= now():
+            switch.switch(False)
+        else:
+            self._set_timer(switch, deadline, due)
 
 
 def _given(switch: Switch[Any]) -> Any:
