@@ -111,7 +111,7 @@ class AsyncWire(Shell):
             self._poller.end_ticks()
         self._poller.add(connection.fd, connection.receive)
 
-    def _call(self, order: Order, connection: Connection) -> Call:
+    def _new_call(self, order: Order, connection: Connection) -> Call:
         call = _AsyncCall(order, connection, self.timeouts, release=self._release)
         self._calls.add(call)
         return call
@@ -127,7 +127,7 @@ class AsyncWire(Shell):
         except TimeoutError as error:
             return ConnectFailure.of(error)
 
-    async def _reach_hop(self, sock: socket.socket, address: Any, hop: Hop | None, until: float) -> None:
+    async def _connect_socket(self, sock: socket.socket, address: Any, hop: Hop | None, until: float) -> None:
         loop = asyncio.get_running_loop()
         async with _until(until):
             await loop.sock_connect(sock, address)
@@ -138,7 +138,7 @@ class AsyncWire(Shell):
                 hop.feed(await loop.sock_recv(sock, MOST_REFUSAL))
                 await loop.sock_sendall(sock, hop.outgoing())
 
-    async def _shaken(self, connection: Connection, tls: Tls, until: float) -> bool:
+    async def _await_handshake(self, connection: Connection, tls: Tls, until: float) -> bool:
         ended = asyncio.Event()
         connection.wake = ended.set
         if tls.ready or connection.broken:

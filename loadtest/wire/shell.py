@@ -168,7 +168,7 @@ class Shell:
             if connection is None:
                 connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
-            call = self._call(order, connection)
+            call = self._new_call(order, connection)
             await call.send(order.payload_by(self.proxy_to(order.origin)))
             if not connection.stale:
                 call.raise_error()
@@ -213,7 +213,7 @@ class Shell:
         sock = open_socket(address[0])
         try:
             hop = hop_to(self.proxy_to(origin), origin)
-            await self._reach_hop(sock, address[1], hop, until)
+            await self._connect_socket(sock, address[1], hop, until)
             connection = Connection(sock, origin, None if hop is None else hop.tls)
             self._watch(connection)
         except BaseException:
@@ -228,7 +228,7 @@ class Shell:
         try:
             tls = connection.start_tls(self._context)
             connection.transmit()
-            if not await self._shaken(connection, tls, until):
+            if not await self._await_handshake(connection, tls, until):
                 raise connect_error(connection.origin, [ConnectFailure(slow=True, why="")], limit)
             if not tls.ready:
                 why = connection.error or "the server closed the connection during the TLS handshake"
@@ -250,7 +250,7 @@ class Shell:
 
     # -- how each shell waits ---------------------------------------------------------------------------------------
 
-    def _call(self, order: Order, connection: Connection) -> Call:
+    def _new_call(self, order: Order, connection: Connection) -> Call:
         """Return what carries `order` over a connection."""
         raise NotImplementedError
 
@@ -258,14 +258,14 @@ class Shell:
         """Return the addresses of the origin's name, or why none was found."""
         raise NotImplementedError
 
-    async def _reach_hop(self, sock: socket.socket, address: Any, hop: Hop | None, until: float) -> None:
+    async def _connect_socket(self, sock: socket.socket, address: Any, hop: Hop | None, until: float) -> None:
         """Connect a socket, and do with a proxy what comes before the first request.
 
         Raises OSError, in the proxy's words where it refuses.
         """
         raise NotImplementedError
 
-    async def _shaken(self, connection: Connection, tls: Tls, until: float) -> bool:
+    async def _await_handshake(self, connection: Connection, tls: Tls, until: float) -> bool:
         """Wait until the handshake on `connection` has ended, well or not; return False where it takes too long."""
         raise NotImplementedError
 

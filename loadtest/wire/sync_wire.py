@@ -113,7 +113,7 @@ class SyncWire(Shell):
         if connection.origin.scheme == UNIX:
             self._waiter.expect_no_stamps()
 
-    def _call(self, order: Order, connection: Connection) -> Call:
+    def _new_call(self, order: Order, connection: Connection) -> Call:
         return _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
 
     async def _look_up(self, origin: Origin, until: float) -> list[SocketAddress] | ConnectFailure:  # noqa: ARG002
@@ -123,7 +123,7 @@ class SyncWire(Shell):
             return ConnectFailure.of(error)
         return [(family, address) for family, _, _, _, address in found]
 
-    async def _reach_hop(self, sock: socket.socket, address: Any, hop: Hop | None, until: float) -> None:
+    async def _connect_socket(self, sock: socket.socket, address: Any, hop: Hop | None, until: float) -> None:
         code = sock.connect_ex(address)
         if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
             if not self._waiter.writable(sock.fileno(), lambda: until):
@@ -153,7 +153,7 @@ class SyncWire(Shell):
         if not in_time:
             raise TimeoutError
 
-    async def _shaken(self, connection: Connection, tls: Tls, until: float) -> bool:
+    async def _await_handshake(self, connection: Connection, tls: Tls, until: float) -> bool:
         while not tls.ready and not connection.broken:
             if not self._waiter.pump(connection.fd, connection.receive, lambda: until):
                 return False

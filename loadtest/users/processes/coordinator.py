@@ -22,6 +22,7 @@ from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.exit_code import MISTAKE
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
+from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
 from loadtest.users.processes.worker_watch import GONE_NS, WorkerWatch
 from loadtest.users.results import export
@@ -29,8 +30,6 @@ from loadtest.users.results.live_figures import wait_for_workers
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare
 
-RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages from the master to its workers
-ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # messages from a worker to its master
 USERS_POLL_S = 0.05  # between two looks at the target user count; until a change is seen only warm-ups are sent
 REPORTED_NS = 7_000_000_000  # workers report their users every 3 s
 OPEN_LOOP_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
