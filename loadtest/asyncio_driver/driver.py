@@ -100,6 +100,8 @@ class Driver:
                 post,
                 one.workload.counter,
                 clock=self._clock,
+                wall=wire.wall,
+                lag=wire.lag,
                 numbers=numbers,
                 target=index,
             )
@@ -271,7 +273,7 @@ class Driver:
             await self._send(request)
             failures = failures + 1 if request.plainly_failed else 0
             over = request.received.t_over
-            request = self._makers[request.target].following(request, self._wire.wall, self._wire.lag)
+            request = self._makers[request.target].following(request)
             if turns is not None and user is not None and request is None:
                 turns.session_ended(user)
             request = request or stock.take()
@@ -317,7 +319,7 @@ class Driver:
         while request is not None:
             await self._send(request)
             over = request.received.t_over
-            request = self._makers[request.target].following(request, self._wire.wall, self._wire.lag)
+            request = self._makers[request.target].following(request)
             if request is not None:
                 pause = think_time(self._scenario, request.job)
                 request.t_sched = (over or now()) + int(pause * metrics.NS_PER_S)

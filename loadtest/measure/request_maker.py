@@ -19,7 +19,7 @@ class RequestMaker:
     """Makes the requests that go to one target in one dialect; what they all have in common stands here once.
 
     `posts` makes them ready to be sent, and `numbers` gives each its ordinal among all of this process's. `target` is the
-    index of the target in run.json.
+    index of the target in run.json. `wall` and `lag` are the clocks of answers, which the next turn of a session needs.
     """
 
     def __init__(
@@ -30,13 +30,15 @@ class RequestMaker:
         counter: Counter,
         *,
         clock: Clock,
+        wall: WallClock,
+        lag: LagLog,
         numbers: Iterator[int],
         target: int,
     ) -> None:
         self._dialect = dialect
         self._posts = posts
         self._count = counter.count if counter.exact else None
-        self._clock = clock
+        self._clock, self._wall, self._lag = clock, wall, lag
         self._numbers = numbers
         self._target = target
         self._leaving = Leaving.of(scenario)
@@ -58,7 +60,7 @@ class RequestMaker:
             stay=self._leaving.stay(job),
         )
 
-    def following(self, request: Request, wall: WallClock, lag: LagLog) -> Request | None:
+    def following(self, request: Request) -> Request | None:
         """Make the next turn of a session, now that the answer before it is there; None where the session is over."""
-        job = request.following_job(wall, lag)
+        job = request.following_job(self._wall, self._lag)
         return None if job is None else self.request(job, request.session)

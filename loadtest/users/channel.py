@@ -21,7 +21,7 @@ from loadtest.targets.connect import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.user_target import UserTarget
-from loadtest.wire import Order, Origin, Received, SyncWire, Timeouts, Waiter
+from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.conversations.sessions import ConversationSource
 from loadtest.workloads.data_source import data_file
@@ -67,14 +67,23 @@ def length_facts(side: str, asked: int | str | None) -> dict[str, Any]:
 class Channel:
     """Sends the requests of one UserTarget; shared by all its users in this process, connections too."""
 
-    def __init__(self, asked: UserTarget, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
+    def __init__(
+        self,
+        asked: UserTarget,
+        waiter: Waiter,
+        *,
+        clock: Clock,
+        wall: WallClock,
+        lag: LagLog,
+        numbers: Iterator[int],
+    ) -> None:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
         self._asked = asked
         self.scenario = asked.scenario
         self.endpoint = _endpoint_of(asked.scenario)  # of a plain ask()
         self.url = asked.target.server.url
         self.wire = SyncWire(**wire_arguments(asked.scenario), waiter=waiter)
-        self._clock = clock
+        self._clock, self._wall, self._lag = clock, wall, lag
         self._counter = asked.counter()
         self._workloads: dict[Endpoint, Workload] = {}
         self._makers: dict[Endpoint, RequestMaker] = {}
@@ -173,6 +182,8 @@ class Channel:
                 target.posts,
                 self._counter,
                 clock=self._clock,
+                wall=self._wall,
+                lag=self._lag,
                 numbers=self._numbers,
                 target=asked.index,
             )

@@ -170,14 +170,14 @@ class Client:
         if in_turn := due is None:
             due = self._thought(request, self._channel.scenario, free)
         answer = self._attempt(request, due, name, in_turn=in_turn)
-        maker, clocks = self._channel.maker(endpoint), (self._recorder.wall, self._recorder.lag)
-        turn = maker.following(request, *clocks)
+        maker = self._channel.maker(endpoint)
+        turn = maker.following(request)
         while turn is not None and t_sched is not None:  # an arrival of an open loop sends the whole of its session
             self._recorder.backlog.add(answer.settle)
             due = (answer.request.received.t_over or now()) + self._pause(turn, self._channel.scenario)
             sleep_until(due)
             answer = self._attempt(turn, due, name, in_turn=False)
-            turn = maker.following(turn, *clocks)
+            turn = maker.following(turn)
         if turn is not None:
             self._turn = kind, turn
         if prompt is None and texts is None and turn is None:

@@ -151,7 +151,10 @@ class Recorder:
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
-        channels = {key: Channel(one, waiter, clock=self.clock, numbers=numbers) for key, one in different.items()}
+        channels = {
+            key: Channel(one, waiter, clock=self.clock, wall=self.wall, lag=self.lag, numbers=numbers)
+            for key, one in different.items()
+        }
         for channel in channels.values():
             self._stack.callback(channel.wire.close)
             channel.warm_up(users)
