@@ -35,11 +35,9 @@ LOOK_NS = 250_000_000  # between two looks at a deadline, which any read may mov
 
 
 def until_look(deadline: float, t: int) -> float:
-    """Return how long to wait from `t` on before a deadline is looked at, s: it may be nearer by then, as after a token.
+    """Return how long to wait from `t` on before a deadline is looked at, s: it may be nearer by then, as after a token."""
+    return max(min(deadline - t, LOOK_NS), 0) / NS_PER_S
 
-    Looks at distant deadlines fall on common instants, so that many requests wake the process once.
-    """
-    return max(min(deadline - t, LOOK_NS - t % LOOK_NS), 0) / NS_PER_S
 
 
 class Call:
