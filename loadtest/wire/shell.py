@@ -39,7 +39,6 @@ def until_look(deadline: float, t: int) -> float:
     return max(min(deadline - t, LOOK_NS), 0) / NS_PER_S
 
 
-
 class Call:
     """One request on its connection. Once it is `over`, nothing more will come, and `error` says what spoilt it, if anything."""
 

@@ -152,7 +152,7 @@ class Coordinator:
             )
         if runner is None:
             run.levels.reached(1)
-            recording.current_test.share = time.time_ns(), PlanShare()
+            recording.current_test.share = recording.ScheduleShare(time.time_ns(), PlanShare())
             atexit.register(self._end_single)
         else:
             self._follower = gevent.spawn(self._follow, runner, run)
@@ -236,7 +236,7 @@ class Coordinator:
         start = time.time_ns() + OPEN_LOOP_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
-                recording.current_test.share = start, PlanShare()
+                recording.current_test.share = recording.ScheduleShare(start, PlanShare())
             return
         self._tell(runner, run)
         for client in runner.clients.all:

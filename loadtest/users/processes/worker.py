@@ -57,7 +57,7 @@ class LocustWorker:
         self._level = said["id"], CurrentLevel(said["level"], steady=said["steady"])
         self._spawned = self._runner.last_received_spawn_timestamp
         if said["steady"] and said["share"] is not None:
-            recording.current_test.share = said["start_ns"], PlanShare(*said["share"])
+            recording.current_test.share = recording.ScheduleShare(said["start_ns"], PlanShare(*said["share"]))
 
     def _current_level(self) -> CurrentLevel:
         """Return the current level; a spawn message after the master's last message means that users are changing."""
