@@ -28,7 +28,7 @@ class HungUpError(httpx.TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, None for no limit; they are checked about four times a second.
+    """Limits in seconds, None for no limit. One that a token has moved nearer may be noticed 0.25 s late.
 
     `first_token` counts from the request's last byte and has to cover the wait in the server's queue: headers, roles and
     comments do not end it, for some servers send them at once and some with the first token.
