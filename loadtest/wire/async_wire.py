@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Callable
 from typing import Any, Self
 
 import httpx
@@ -168,12 +167,8 @@ def _until(instant: float) -> asyncio.Timeout:
 class _AsyncCall(Call):
     """A Call that one task waits for."""
 
-    def __init__(
-        self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
-    ) -> None:
-        super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     async def send(self, payload: bytes) -> None:
         if not self.begin(payload):

@@ -43,13 +43,7 @@ class Call:
     """One request on its connection. Once it is `over`, nothing more will come, and `error` says what spoilt it, if anything."""
 
     def __init__(
-        self,
-        order: Order,
-        connection: Connection,
-        timeouts: Timeouts,
-        *,
-        release: Callable[[Call], None],
-        wake: Callable[[], object] = nobody,
+        self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
     ) -> None:
         self.received = order.received
         self.connection = connection
@@ -59,7 +53,6 @@ class Call:
         if order.patience is not None:
             self._limits = replace(self._limits, patience=order.patience)
         self._release = release
-        self._wake = wake
         self._started = now()
 
     @property
@@ -131,13 +124,13 @@ class Call:
             self.over = True
             self.error = None if connection.stale else connection.take_error()
             self._release(self)
-            wake, self._wake = self._wake, nobody  # no cycle is left for the garbage collector
-            wake()
-            return
-        if self.received.until is None:
-            self._wake()
+        if self.over or self.received.until is None:
+            self._wake_up()
         else:
             self._set_timer()
+
+    def _wake_up(self) -> None:
+        """Wake whoever waits for this call."""
 
     def _set_timer(self) -> None:
         """See to it that `check` is called at received.until, when the answer is over though its framing goes on."""
