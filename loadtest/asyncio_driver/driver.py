@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.request_maker import AHEAD, RequestMaker, Stock
-from loadtest.asyncio_driver.session_plan import PlannedSession, SessionPlan
-from loadtest.asyncio_driver.turn_count import InStep, TurnCount
+from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionPlan, Stock
+from loadtest.asyncio_driver.turn_count import TurnCount
 from loadtest.measure.backlog import AsyncioBacklog
 from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
 from loadtest.measure.request import Request
+from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
@@ -35,6 +37,16 @@ SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instan
 
 # given the levels run so far, returns the next one; None at the end
 Following = Callable[[Sequence[LevelSpan]], Awaitable[Level | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InStep:
+    """How one of several processes keeps step with the others."""
+
+    agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
+    counted: Callable[[int], object]  # told when this process's first counted request was released
+    hopeless: Callable[[str], object]  # told why this process gave the level up
+    warm: Callable[[], object]  # told when this process's users have ended their first sessions
 
 
 class Driver:
@@ -80,7 +92,21 @@ class Driver:
             on_record=[self._recorded],
             on_broken=lambda _: self.stop(),
         )
-        self._maker = RequestMaker(targets, posts, self._clock, self._share)
+        numbers = itertools.count(self._share.worker, self._share.of)  # in the whole plan
+        self._makers = [
+            RequestMaker(
+                one.workload.scenario,
+                one.target.dialect,
+                post,
+                one.workload.counter,
+                clock=self._clock,
+                wall=wire.wall,
+                lag=wire.lag,
+                numbers=numbers,
+                target=index,
+            )
+            for index, (one, post) in enumerate(zip(targets, posts, strict=True))
+        ]
         self._streams: list[asyncio.Task[None]] = []
         self._turns: TurnCount | None = None  # of a level of conversations in a closed loop
         self._tally: Tally | None = None
@@ -166,7 +192,8 @@ class Driver:
                 await alarm.until(started)
         self._tally = Tally(level, counted + warmups if counted else 0, started, textless=self._textless)
         if self._scenario.has_sessions:
-            self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, self._in_step)
+            on_warm = self.all_warm if self._in_step is None else self._in_step.warm
+            self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, on_warm)
         begins = [started + after for after in plan.joins(users)]
         with Alarm(self._backlog) as self._alarm:
             streams = zip(own, mine, begins, strict=True)
@@ -215,7 +242,7 @@ class Driver:
         return await asyncio.gather(*self._streams, return_exceptions=True)
 
     def _stock(self, sessions: Iterator[PlannedSession], count: int) -> Stock:
-        return Stock(self._maker, sessions, count, self._ledger)
+        return Stock(self._makers, sessions, count, self._ledger)
 
     async def _stream(self, user: int | None, stock: Stock, begin: int) -> None:
         """Be one user from `begin` on: send, wait for the whole answer, think, send again.
@@ -239,14 +266,14 @@ class Driver:
             if turns is not None and not turns.take(request):
                 return
             if not request.job.warmup:
-                self._count_from(free)
+                self._note_counted(free)
                 if self._over():
                     return
             request.t_sched, request.user = free, user
             await self._send(request)
             failures = failures + 1 if request.plainly_failed else 0
             over = request.received.t_over
-            request = self._maker.next_turn(request, self._wire.wall, self._wire.lag)
+            request = self._makers[request.target].following(request)
             if turns is not None and user is not None and request is None:
                 turns.session_ended(user)
             request = request or stock.take()
@@ -292,15 +319,15 @@ class Driver:
         while request is not None:
             await self._send(request)
             over = request.received.t_over
-            request = self._maker.next_turn(request, self._wire.wall, self._wire.lag)
+            request = self._makers[request.target].following(request)
             if request is not None:
                 pause = think_time(self._scenario, request.job)
                 request.t_sched = (over or now()) + int(pause * metrics.NS_PER_S)
                 if pause:
                     await self._alarm.until(request.t_sched)
 
-    def _count_from(self, t: int) -> None:
-        """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
+    def _note_counted(self, t: int) -> None:
+        """Note that a counted request is released at `t`: a level by duration lasts from its first one on."""
         if self._tally is not None and self._tally.count_from(t) and self._in_step is not None:
             self._in_step.counted(t)
 
@@ -345,7 +372,7 @@ class Driver:
             await asyncio.sleep(1 / TICKS_PER_SAMPLE)
             if self._tally is None:
                 tick = 0
-                self._ledger.rest()
+                self._ledger.skip_cpu()
                 self._wire.heartbeat.take()
                 continue
             progress = self._tally.progress(

@@ -135,7 +135,10 @@ def _nothing_recorded_without(path: Path) -> Iterator[None]:
 def _closed_in_the_end(
     folder: RunFolder, facts: dict[str, Any], control: httpx.Client, targets: Sequence[Target]
 ) -> Iterator[dict[str, Any]]:
-    """Keep in run.json how the run ended, whatever happens inside; yield where its state is written meanwhile."""
+    """Keep in run.json how the run ended, whatever happens inside and whatever signal comes meanwhile.
+
+    Yields where its state is written until then.
+    """
     ended: dict[str, Any] = {"state": "failed"}
     try:
         yield ended
@@ -147,7 +150,16 @@ def _closed_in_the_end(
         ended |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
         raise
     finally:
-        _close(folder, facts, ended, control, targets)
+        ended["ended"] = utc_now()
+        try:
+            loaded = [loaded_facts(control, target) if ended["state"] == "done" else None for target in targets]
+            ended |= at_end(facts["targets"], loaded)
+        except KeyboardInterrupt:
+            ended["state"] = "interrupted"
+        try:
+            folder.write_run({**facts, **ended})
+        except StorageError as error:
+            ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
 
 
 def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:
@@ -161,22 +173,6 @@ def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool)
     most = scenario.max_in_flight if scenario.open_loop else max(scenario.concurrency, default=None)
     room_for(None if most is None else -(-most // scenario.workers))
     return scenario if scenario.seed is not None else scenario.replace(seed=secrets.randbelow(2**31))
-
-
-def _close(
-    folder: RunFolder, facts: dict[str, Any], ended: dict[str, Any], control: httpx.Client, targets: Sequence[Target]
-) -> None:
-    """Write how the run ended, whatever signal comes meanwhile."""
-    ended["ended"] = utc_now()
-    try:
-        loaded = [loaded_facts(control, target) if ended["state"] == "done" else None for target in targets]
-        ended |= at_end(facts["targets"], loaded)
-    except KeyboardInterrupt:
-        ended["state"] = "interrupted"
-    try:
-        folder.write_run({**facts, **ended})
-    except StorageError as error:
-        ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
 
 
 async def _chosen(

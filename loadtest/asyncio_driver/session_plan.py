@@ -1,17 +1,26 @@
-"""Which sessions of a level one process sends to which target, where several processes may share the plan."""
+"""Which sessions of a level one process sends to which target, and their first requests, made ahead of the clock.
+
+Several processes may share the plan.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from loadtest.measure.ledger import Ledger
+from loadtest.measure.request import Request
+from loadtest.measure.request_maker import RequestMaker
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level
 from loadtest.workloads.conversations.thinking import mean_think_time
 from loadtest.workloads.schedule import PlanShare
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
+
+AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
 
 PlannedSession = tuple[int, Session]  # the index of a target, and a session that is sent there
 
@@ -95,3 +104,29 @@ class SessionPlan:
     def mine(self, i: int, users: int) -> bool:
         """Whether the i-th session of `users` users is this process's; user j takes sessions j, j + users, …"""
         return self.share.takes(i % users)
+
+
+class Stock:
+    """The first requests of sessions, to be taken one by one; `count` of them are made at once. `makers` are the targets'."""
+
+    def __init__(
+        self, makers: Sequence[RequestMaker], sessions: Iterator[PlannedSession], count: int, ledger: Ledger
+    ) -> None:
+        self._requests = _first_requests(makers, sessions)
+        self._ahead = deque(itertools.islice(self._requests, count))
+        self._ledger = ledger
+
+    def take(self) -> Request | None:
+        """Return a request made ahead, else one made now; a quiet moment makes another, unless enough are there."""
+        self._ledger.backlog.add(self._restock)
+        return self._ahead.popleft() if self._ahead else next(self._requests, None)
+
+    def _restock(self) -> None:
+        if len(self._ahead) < max(AHEAD, 2 * self._ledger.peak):
+            self._ahead.extend(itertools.islice(self._requests, 1))
+
+
+def _first_requests(makers: Sequence[RequestMaker], sessions: Iterator[PlannedSession]) -> Iterator[Request]:
+    for target, session in sessions:
+        if (job := session.next(None)) is not None:
+            yield makers[target].request(job, session)

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 from loadtest.measure.request import Request
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InStep:
-    """How one of several processes keeps step with the others."""
-
-    agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
-    counted: Callable[[int], object]  # told when this process's first counted request was released
-    hopeless: Callable[[str], object]  # told why this process gave the level up
-    warm: Callable[[], object]  # told when this process's users have ended their first sessions
 
 
 class TurnCount:
     """Counts the turns that one process releases in a level."""
 
-    __slots__ = ("_in_step", "_left", "_owing", "counts")
+    __slots__ = ("_left", "_on_warm", "_owing", "counts")
 
-    def __init__(self, users: Iterable[int], warmup: int, requests: int | None, in_step: InStep | None) -> None:
-        """Each user ends `warmup` sessions first; `requests` turns count, None where time ends the level."""
+    def __init__(self, users: Iterable[int], warmup: int, requests: int | None, on_warm: Callable[[], object]) -> None:
+        """Each user ends `warmup` sessions first, and `on_warm` is called when all have done so.
+
+        Then `counts` is to be set, and `requests` turns count, None where time ends the level.
+        """
         self._owing = dict.fromkeys(users, warmup)
         self._left = requests
-        self._in_step = in_step
+        self._on_warm = on_warm
         self.counts = not warmup
         if not self._owing:
-            self._warm()
+            on_warm()
 
     @property
     def over(self) -> bool:
@@ -55,11 +47,4 @@ class TurnCount:
         if not self._owing[user]:
             del self._owing[user]
             if not self._owing:
-                self._warm()
-
-    def _warm(self) -> None:
-        """Let turns count, where no other process has users who still owe a session."""
-        if self._in_step is None:
-            self.counts = True
-        else:
-            self._in_step.warm()
+                self._on_warm()

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from loadtest.asyncio_driver.driver import Driver
-from loadtest.asyncio_driver.turn_count import InStep
+from loadtest.asyncio_driver.driver import Driver, InStep
 from loadtest.measure.interruption import SIGNALS
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock

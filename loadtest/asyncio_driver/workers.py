@@ -89,7 +89,7 @@ class WorkerProcess:
     def at_work(self) -> bool:
         return self.phase < Phase.ENDED
 
-    def rest(self) -> None:
+    def note_idle(self) -> None:
         """Note that nothing of this worker's is in flight."""
         if self.progress is not None:
             self.progress = dataclasses.replace(self.progress, in_flight=0, decoding=0, eta=None)
@@ -208,7 +208,7 @@ class Workers:
                     worker.phase = Phase.READY
                 case LevelOver(span):
                     worker.phase = Phase.PASSED
-                    worker.rest()
+                    worker.note_idle()
                     worker.spans[span.level.index] = span
                 case CountingBegan() | Hopeless():
                     self._tell(message, but=worker)
@@ -235,7 +235,7 @@ class Workers:
         why = await asyncio.to_thread(_end_of, worker.process)
         worker.death = Death(why, first, at, time)
         worker.phase = Phase.DIED
-        worker.rest()
+        worker.note_idle()
         self._let_turns_count()
         left = any(one.phase is not Phase.DIED for one in self._workers)
         after = "the other workers go on" if left else "no other worker is left"

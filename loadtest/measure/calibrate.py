@@ -14,13 +14,13 @@ from itertools import pairwise
 from typing import Any, Self
 
 from loadtest import metrics
+from loadtest.measure.search import Search, TriedLevel
 from loadtest.records import Clock, Outcome, Record
 from loadtest.text import counted, seconds
 from loadtest.workloads.nonce import nonce_of
 
 FIRST = 50  # streams of the first level
 CALIBRATION_PRECISION = 8  # the answer is good to one part in so many
-ATTEMPTS = 2  # measurements of a level that fails
 LATE_STEPS = 0.5  # of a step: a server that is this late begins to run the steps together
 
 
@@ -182,18 +182,19 @@ def checked(errors: Errors, *, step_s: float, together: bool) -> CheckedLevel:
 
 
 def next_streams(tried: Sequence[CheckedLevel], most: int) -> int | None:
-    """Return how many streams to measure after the levels tried, in the order tried; None when the search is over."""
-    if not tried:
-        return min(FIRST, most)
-    last = tried[-1]
-    if not last.met and sum(one.errors.streams == last.errors.streams for one in tried) < ATTEMPTS:
-        return last.errors.streams
-    found = ClientLimit.of(tried)
-    met = found.best.errors.streams if found.best else 0
-    if found.failed is None:
-        return None if met >= most else min(2 * met, most)
-    missed = found.failed.errors.streams
-    return (met + missed) // 2 if missed - met > max(1, met // CALIBRATION_PRECISION) else None
+    """Return how many streams to measure after the levels tried, in the order tried; None when the search is over.
+
+    A level that failed once is unclear: the search then has it measured again.
+    """
+    search = Search(least=0, a_stream=0, most=most, start=FIRST, precision=CALIBRATION_PRECISION)
+    levels: list[TriedLevel] = []
+    for one in tried:
+        streams = one.errors.streams
+        again = any(level.concurrency == streams for level in levels)
+        met = True if one.met else False if again else None
+        levels.append(TriedLevel(streams, one.errors.requests, met, one.sentence, leans=one.met))
+    following = search.next_level(levels)
+    return None if following is None else following.concurrency
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Ledger:
         samples: SampleWriter | None,
         stops: tuple[type[BaseException], ...],
         on_record: Iterable[OnRecord] = (),
-        on_broken: Callable[[str], object] = bool,
+        on_broken: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.backlog = backlog
         self.broken: str | None = None
@@ -107,7 +107,7 @@ class Ledger:
                 logger.exception("a listener failed over a record")
         return record
 
-    def rest(self) -> None:
+    def skip_cpu(self) -> None:
         """Leave the CPU used so far out of the next sample: nothing was measured meanwhile."""
         self._looked = time.process_time_ns(), now()
 

@@ -51,6 +51,7 @@ class Search:
     a_stream: int = 8  # requests of each stream of a level
     most: int = DEFAULT_MOST  # no level goes past it
     start: int = 1  # the first level's load
+    precision: int = SEARCH_PRECISION
 
     def next_level(self, tried: Sequence[TriedLevel]) -> NextLevel | None:
         """Return the level to measure after those tried, in the order tried; None when the search is over."""
@@ -65,7 +66,7 @@ class Search:
         low, high = _probable(tried)
         if high is None:
             return None if low >= self.most else self._level(min(2 * low, self.most), 0)
-        if high - low > max(1, low // SEARCH_PRECISION):
+        if high - low > max(1, low // self.precision):
             return self._level((low + high) // 2, 0)
         return self._below(tried, low)
 

@@ -1,4 +1,4 @@
-"""The answer to one request of a Locust user."""
+"""The answer to one request of a Locust user, and what Locust's request event says of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from locust.exception import (
     CatchResponseError,
@@ -19,6 +19,8 @@ from locust.exception import (
     StopUser,
 )
 
+from loadtest import metrics
+from loadtest.live import durations_of
 from loadtest.measure.failure import Failure
 from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
@@ -162,3 +164,26 @@ class Answer:
 @functools.cache
 def say_once(sentence: str) -> None:
     logger.warning(sentence)
+
+
+def response_time(record: Record) -> float:
+    """Return a request's E2E in ms, as Locust wants it; to the end of the attempt where no content came."""
+    start = record.t_send if record.t_send is not None else record.t_sched
+    last = start + record.chunks[-1] * 1000 if record.chunks else record.t_end
+    return float(metrics.e2e(last, start) * 1000)
+
+
+def event_context(record: Record) -> dict[str, Any]:
+    """Return what listeners of the request event may want of a record; durations in seconds, None where unknown."""
+    known = dict(durations_of(record))
+    return {name: known.get(name) for name in ("ttft_s", "tpot_s", "stream_tokens_per_s")} | {
+        "outcome": str(record.outcome),
+        "prompt_tokens": record.prompt_tokens,
+        "output_tokens": record.output_tokens,
+        "token_source": record.token_source,
+        "level": record.level,
+        "warmup": record.warmup,
+        "lag_s": record.lag_us * 1e-6,
+        "model": record.model,
+        "dialect": record.dialect,
+    }

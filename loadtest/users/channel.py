@@ -11,17 +11,17 @@ from typing import Any, Literal, cast
 
 import httpx
 
-from loadtest.dialects import Dialect, dialect_for
+from loadtest.dialects import dialect_for
 from loadtest.measure.failure import GivenUpError
-from loadtest.measure.leaving import Leaving
 from loadtest.measure.request import Request
+from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.targets.connect import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.user_target import UserTarget
-from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.conversations.sessions import ConversationSource
 from loadtest.workloads.data_source import data_file
@@ -30,7 +30,7 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
 from loadtest.workloads.shared_prefix import behind_prefix
-from loadtest.workloads.source import Session, Source
+from loadtest.workloads.source import Source
 from loadtest.workloads.workload import Workload
 
 logger = logging.getLogger(__name__)
@@ -67,19 +67,26 @@ def length_facts(side: str, asked: int | str | None) -> dict[str, Any]:
 class Channel:
     """Sends the requests of one UserTarget; shared by all its users in this process, connections too."""
 
-    def __init__(self, asked: UserTarget, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
+    def __init__(
+        self,
+        asked: UserTarget,
+        waiter: Waiter,
+        *,
+        clock: Clock,
+        wall: WallClock,
+        lag: LagLog,
+        numbers: Iterator[int],
+    ) -> None:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
         self._asked = asked
         self.scenario = asked.scenario
         self.endpoint = _endpoint_of(asked.scenario)  # of a plain ask()
         self.url = asked.target.server.url
         self.wire = SyncWire(**wire_arguments(asked.scenario), waiter=waiter)
-        self._leaving = Leaving.of(asked.scenario)
-        self._clock = clock
+        self._clock, self._wall, self._lag = clock, wall, lag
         self._counter = asked.counter()
         self._workloads: dict[Endpoint, Workload] = {}
-        self._dialects: dict[Endpoint, Dialect] = {}
-        self._posts: dict[str, Posts] = {}  # by dialect: their keys differ
+        self._makers: dict[Endpoint, RequestMaker] = {}
         self._numbers = numbers
         self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
 
@@ -140,20 +147,13 @@ class Channel:
         if isinstance(output, str):
             output = self._workload(kind.endpoint).lengths.at(self._level(kind), number, warmup=False).output_tokens
         job = Job(number, 0, number, text_of(messages), None, output, messages=tuple(messages))
-        return self._request(job, number, self._dialect(kind.endpoint))
+        return self.maker(kind.endpoint).request(job, number=number)
 
     def embedding(self, texts: Sequence[str], kind: RequestKind) -> Request:
         """Return a request that embeds these texts as they are, without a nonce."""
         number = next(self._numbers)
         job = Job(number, 0, number, texts[0], None, None, inputs=tuple(texts))
-        return self._request(job, number, self._dialect(kind.endpoint))
-
-    def following(self, request: Request, wall: WallClock, lag: LagLog) -> Request | None:
-        """Return the next turn of a session, now that the answer before it is there; None where the session is over."""
-        job = request.following_job(wall, lag)
-        if job is None:
-            return None
-        return self._request(job, next(self._numbers), request.dialect, request.session)
+        return self.maker(kind.endpoint).request(job, number=number)
 
     def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
         """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
@@ -167,8 +167,27 @@ class Channel:
         """Return about how many tokens a text adds to a prompt, by the server's count."""
         return round(self._asked.fit.ratio * self._counter.count(text))
 
-    def turn(self, job: Job, conversation: Conversation, endpoint: Endpoint) -> Request:
-        return self._request(job, next(self._numbers), self._dialect(endpoint), conversation)
+    def maker(self, endpoint: Endpoint) -> RequestMaker:
+        """Return what makes the requests to an endpoint."""
+        if endpoint not in self._makers:
+            asked, target = self._asked, self._asked.target
+            if endpoint != self.endpoint:
+                api = "openai" if asked.api == "anthropic" else asked.api  # of what is no message
+                scenario = self._scenario(endpoint)
+                dialect = dialect_for(scenario, api=api, model=target.model.name, kind=target.server.kind)
+                target = replace(target, dialect=dialect)
+            self._makers[endpoint] = RequestMaker(
+                self.scenario,
+                target.dialect,
+                target.posts,
+                self._counter,
+                clock=self._clock,
+                wall=self._wall,
+                lag=self._lag,
+                numbers=self._numbers,
+                target=asked.index,
+            )
+        return self._makers[endpoint]
 
     def _make(self, kind: RequestKind) -> Request:
         number = next(self._numbers)
@@ -179,7 +198,7 @@ class Channel:
         session = self._workload(kind.endpoint).session(self._level(kind), number, source=source)
         job = session.next(None)
         assert job is not None, "a session has at least one job"
-        return self._request(job, number, self._dialect(kind.endpoint), session)
+        return self.maker(kind.endpoint).request(job, session, number=number)
 
     def _workload(self, endpoint: Endpoint) -> Workload:
         if endpoint not in self._workloads:
@@ -205,35 +224,6 @@ class Channel:
             return self.scenario
         changes: dict[str, Any] = {"endpoint": endpoint, "api": "auto", "inputs_per_request": 1}
         return self.scenario.replace(**changes | (NOT_EMBEDDED if endpoint == EMBEDDINGS else {}))
-
-    def _dialect(self, endpoint: Endpoint) -> Dialect:
-        if endpoint not in self._dialects:
-            asked, target = self._asked, self._asked.target
-            dialect = target.dialect
-            if endpoint != self.endpoint:
-                api = "openai" if asked.api == "anthropic" else asked.api  # of what is no message
-                dialect = dialect_for(
-                    self._scenario(endpoint), api=api, model=target.model.name, kind=target.server.kind
-                )
-            self._dialects[endpoint] = dialect
-            self._posts[dialect.name] = replace(target, dialect=dialect).posts
-        return self._dialects[endpoint]
-
-    def _request(self, job: Job, number: int, dialect: Dialect, session: Session | None = None) -> Request:
-        """Make a request; its level and t_sched are set at its release."""
-        return Request(
-            job,
-            dialect,
-            self._clock,
-            0,
-            number=number,
-            posts=self._posts[dialect.name],
-            session=session,
-            count=self._counter.count if self._counter.exact else None,
-            save_text=self.scenario.save_text,
-            target=self._asked.index,
-            stay=self._leaving.stay(job),
-        )
 
 
 def _endpoint_of(scenario: Scenario) -> Endpoint:

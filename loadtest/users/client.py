@@ -20,7 +20,7 @@ from loadtest.measure.request import Request
 from loadtest.records import Record
 from loadtest.scenario import EMBEDDINGS, Scenario
 from loadtest.text import shown
-from loadtest.users.answer import CONTROL, Answer
+from loadtest.users.answer import CONTROL, Answer, event_context, response_time
 from loadtest.users.arguments import (
     Messages,
     checked_instant,
@@ -30,7 +30,6 @@ from loadtest.users.arguments import (
     checked_texts,
 )
 from loadtest.users.channel import Channel, Endpoint, RequestKind
-from loadtest.users.events import event_context, response_time
 from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.session import UserSession
@@ -106,18 +105,12 @@ class Client:
         """
         return self._send("chat", prompt, input_tokens, output_tokens, name, catch_response, t_sched)
 
-    def generate(
-        self,
-        prompt: str | None = None,
-        *,
-        input_tokens: int | str | None = None,
-        output_tokens: int | str | None = None,
-        name: str | None = None,
-        catch_response: bool = False,
-        t_sched: int | None = None,
-    ) -> Answer:
-        """Send one request without a chat template: /api/generate on Ollama, /v1/completions elsewhere; as `chat`."""
-        return self._send("generate", prompt, input_tokens, output_tokens, name, catch_response, t_sched)
+    def generate(self, prompt: str | None = None, **how: Any) -> Answer:
+        """Send one request without a chat template, with the arguments of `chat`.
+
+        /api/generate on Ollama, /v1/completions elsewhere.
+        """
+        return self._send("generate", prompt, **how)
 
     completions = generate
 
@@ -177,13 +170,14 @@ class Client:
         if in_turn := due is None:
             due = self._thought(request, self._channel.scenario, free)
         answer = self._attempt(request, due, name, in_turn=in_turn)
-        turn = self._channel.following(request, self._recorder.wall, self._recorder.lag)
+        maker = self._channel.maker(endpoint)
+        turn = maker.following(request)
         while turn is not None and t_sched is not None:  # an arrival of an open loop sends the whole of its session
             self._recorder.backlog.add(answer.settle)
             due = (answer.request.received.t_over or now()) + self._pause(turn, self._channel.scenario)
             sleep_until(due)
             answer = self._attempt(turn, due, name, in_turn=False)
-            turn = self._channel.following(turn, self._recorder.wall, self._recorder.lag)
+            turn = maker.following(turn)
         if turn is not None:
             self._turn = kind, turn
         if prompt is None and texts is None and turn is None:

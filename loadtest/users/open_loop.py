@@ -22,7 +22,7 @@ from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
-from loadtest.workloads.schedule import PlanShare, instants
+from loadtest.workloads.schedule import instants
 
 LATE_NS = 5_000_000  # a request sent later than this after its instant counts as late
 SHARE_POLL_S = 0.01
@@ -83,9 +83,8 @@ class OpenLoopUser(ModelUser):
             finally:
                 in_flight.kill(recording.Stopped)
 
-    def _keep(self, recorder: recording.Recorder, share: tuple[int, PlanShare], in_flight: Group) -> None:
-        wall_ns, mine = share
-        start = now() + wall_ns - time.time_ns()
+    def _keep(self, recorder: recording.Recorder, share: recording.ScheduleShare, in_flight: Group) -> None:
+        start, mine = now() + share.start - time.time_ns(), share.part
         for offset in islice(self.schedule(self.client.seed), mine.worker, None, mine.of):
             due = start + offset
             sleep_until(due)

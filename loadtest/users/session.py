@@ -60,7 +60,7 @@ class UserSession:
         turn = self._next() if text is None else self._own(str(text))
         if turn is None or self._failed:
             raise ScenarioError("the conversation is over: begin another one with self.client.session().")
-        request = self._channel.turn(self._session.say(turn), self._session, self._endpoint)
+        request = self._channel.maker(self._endpoint).request(self._session.say(turn), self._session)
         self._said += 1
         answer, heard = self._client.send_turn(request, self._scenario, name)
         self._failed = heard is None

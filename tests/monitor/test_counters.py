@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest.monitor import counters, host
+from loadtest.monitor import host
 from loadtest.monitor.host import Host
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
@@ -61,18 +61,18 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_counted_is_what_the_kernel_says(proc: Path) -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     busy = 1000 + 10 + 300 + 4 + 20 + 30
-    assert counters.core_times()[0] == pytest.approx((busy / ticks, (busy + 40_000 + 300) / ticks))
-    assert counters.memory_use()["memory_used"] == (16_384_000 - 9_216_000) * 1024
-    assert counters.memory_use()["page_cache"] == (204_800 + 6_144_000 + 307_200) * 1024
-    assert counters.network_bytes() == {"lo": (1000, 1000), "eth0": (987_654_321, 123_456_789_012)}
+    assert host.core_times()[0] == pytest.approx((busy / ticks, (busy + 40_000 + 300) / ticks))
+    assert host.memory_use()["memory_used"] == (16_384_000 - 9_216_000) * 1024
+    assert host.memory_use()["page_cache"] == (204_800 + 6_144_000 + 307_200) * 1024
+    assert host.network_bytes() == {"lo": (1000, 1000), "eth0": (987_654_321, 123_456_789_012)}
 
 
 @linux
 def test_a_core_is_busy_by_the_share_of_its_time(proc: Path) -> None:
-    before = counters.core_times()
+    before = host.core_times()
     (proc / "stat").write_text(STAT.replace("cpu0 1000", "cpu0 1700").replace("40000", "40300"))
-    assert host._busy_shares(before, counters.core_times()) == [0.7, 0.0]
-    assert host._busy_shares([], counters.core_times())[1] == round(2673 / 32_873, 3)  # a core that has just come
+    assert host._busy_shares(before, host.core_times()) == [0.7, 0.0]
+    assert host._busy_shares([], host.core_times())[1] == round(2673 / 32_873, 3)  # a core that has just come
 
 
 @pytest.mark.parametrize("reaped", [False, True])
@@ -83,7 +83,7 @@ def test_a_processs_use_is_read_until_it_is_gone(reaped: bool) -> None:
         assert child.stdout is not None
         assert child.stdin is not None
         child.stdout.readline()
-        seen = counters.process_use(process)
+        seen = host.process_use(process)
         assert seen is not None
         times = psutil.Process(child.pid).cpu_times()
         assert 0.15 < seen[0] <= times.user + times.system
@@ -93,7 +93,7 @@ def test_a_processs_use_is_read_until_it_is_gone(reaped: bool) -> None:
             child.wait()
         else:
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked how
-        assert counters.process_use(process) is None
+        assert host.process_use(process) is None
 
 
 def test_this_machine_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:

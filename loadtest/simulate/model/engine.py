@@ -73,8 +73,8 @@ class Engine:
         self._cache = PrefixCache([Slot() for _ in range(slots or 0)], host, self._random, scatter)
         self._active: list[Stream] = []
         self._batch: _Batch | None = None
-        self._granted = -1  # when a slot was last given to a stream, and how long its handover took
-        self._handover = 0.0
+        self._granted = -1  # when a slot was last given to a stream
+        self._handover = 0.0  # how long that stream's handover took, s
         self._pause = 0.0  # that the batch loop makes before the next batch
         self._tickets = 0  # slots in use, as counted in front of the batch loop
         self._held = 0  # tokens of prompts and answers of the streams that have slots

@@ -13,7 +13,7 @@ import gevent
 from gevent import GreenletExit
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner
+from locust.runners import STATE_RUNNING, MasterRunner, Runner
 
 from loadtest.errors import LoadTestError, StorageError
 from loadtest.measure.descriptors import room_for
@@ -22,16 +22,15 @@ from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.exit_code import MISTAKE
 from loadtest.users.processes.levels import CurrentLevel, LevelRequests
+from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
+from loadtest.users.processes.worker_watch import GONE_NS, WorkerWatch
 from loadtest.users.results import export
 from loadtest.users.results.live_figures import wait_for_workers
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare
 
-RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages from the master to its workers
-ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # messages from a worker to its master
 USERS_POLL_S = 0.05  # between two looks at the target user count; until a change is seen only warm-ups are sent
-GONE_NS = 500_000_000  # a worker or user that ends with the test may be gone this long before the end is known here
 REPORTED_NS = 7_000_000_000  # workers report their users every 3 s
 OPEN_LOOP_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
 
@@ -53,11 +52,8 @@ class Coordinator:
         self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
         self._follower: gevent.Greenlet[[Runner, LocustRun], None] | None = None
         self._taken: set[Path] = set()
-        self._begins = False  # whether a test has ever been started
-        self._workers: dict[str, int] = {}  # id -> index of the workers that have had users in this test
-        self._done: set[str] = set()  # workers that have ended the test
-        self._lost: set[str] = set()  # workers that are known to be lost
-        self._heard: dict[str, int] = {}  # when each worker was last heard of, monotonic ns
+        self._ever_began = False
+        self._watch: WorkerWatch | None = None  # of the latest test of a master
         self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
 
     def listen(self) -> None:
@@ -89,7 +85,7 @@ class Coordinator:
 
     def has_begun(self) -> bool:
         """Whether a test has begun; also true where tests are begun from the web UI."""
-        return self._begins or not self._at_once
+        return self._ever_began or not self._at_once
 
     def interrupt(self) -> None:
         """Note that the test ends early; called again, write so at once, because the process is about to go."""
@@ -106,7 +102,7 @@ class Coordinator:
         return self._runner is not None and options is not None and bool(options.headless or options.autostart)
 
     def _start(self, **_: Any) -> None:
-        self._begins = True
+        self._ever_began = True
         try:
             self._begin()
         except LoadTestError as error:
@@ -138,9 +134,10 @@ class Coordinator:
             logger.info("Run folder: %s", path)
         recording.note_run(run.folder, run.facts)
         self._announced, self._steady = runner.target_user_count if runner is not None else 1, False
-        self._workers, self._done, self._lost, self._short = {}, set(), set(), None
+        self._short = None
         run.levels.index(self._announced)
         if isinstance(runner, MasterRunner):
+            self._watch = WorkerWatch(runner, run)
             self._tell(runner, run)
         else:
             recording.open_recorder(
@@ -155,7 +152,7 @@ class Coordinator:
             )
         if runner is None:
             run.levels.reached(1)
-            recording.current_test.share = time.time_ns(), PlanShare()
+            recording.current_test.share = recording.ScheduleShare(time.time_ns(), PlanShare())
             atexit.register(self._end_single)
         else:
             self._follower = gevent.spawn(self._follow, runner, run)
@@ -173,53 +170,29 @@ class Coordinator:
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
 
     def _take_trouble(self, msg: Message, **_: Any) -> None:
-        runner, why = self._runner, msg.data["why"]
-        assert isinstance(runner, MasterRunner)
-        worker = int(runner.get_worker_index(msg.node_id))  # type: ignore[no-untyped-call]
+        why, watch = msg.data["why"], self._watch
+        if watch is None:
+            return
+        worker = f"worker {watch.index(msg.node_id)}"
         if not msg.data["refused"]:
-            self._end_early(f"worker {worker}: {why}", failed=msg.data["failed"])
-        elif self._run is not None and self._workers.keys() - {msg.node_id}:  # others are already running
-            self._workers[msg.node_id] = worker
-            self._lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
+            self._end_early(f"{worker}: {why}", failed=msg.data["failed"])
+        elif self._run is not None and watch.others_run(msg.node_id):
+            watch.lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
         elif self._run is not None:
             self._environment.process_exit_code = MISTAKE
-            self._end_early(f"worker {worker} cannot record: {why.rstrip('.')}", failed=True)
-
-    def _look_after_workers(self, runner: Runner) -> None:
-        """Notice workers that are gone while their users were running."""
-        if not isinstance(runner, MasterRunner) or runner.state not in (STATE_SPAWNING, STATE_RUNNING):
-            return
-        for client in runner.clients.all:
-            if client.heartbeat >= HEARTBEAT_LIVENESS:
-                self._heard[client.id] = now()
-            if client.user_count and client.id not in self._workers:
-                self._workers[client.id] = int(runner.get_worker_index(client.id))  # type: ignore[no-untyped-call]
-        for client_id in self._workers.keys() - self._lost:
-            known = runner.clients.get(client_id)
-            if known is not None and known.state == STATE_MISSING:
-                self._lose(client_id, "it stopped answering")
-            elif known is None and now() - self._heard.get(client_id, 0) > GONE_NS:
-                self._lose(client_id, "it quit during the test")
+            self._end_early(f"{worker} cannot record: {why.rstrip('.')}", failed=True)
 
     def _look_after_users(self, runner: Runner, run: LocustRun) -> None:
         """Notice that fewer users are running than were asked for."""
         gone = self._announced - runner.user_count
-        if not self._steady or gone <= 0 or runner.state != STATE_RUNNING or self._lost:
+        lost = self._watch is not None and self._watch.lost
+        if not self._steady or gone <= 0 or runner.state != STATE_RUNNING or lost:
             self._short = None
             return
         if self._short is None:
             self._short = now()
         if now() - self._short > (REPORTED_NS if isinstance(runner, MasterRunner) else GONE_NS):
             run.levels.miss(self._announced, gone)
-
-    def _lose(self, client_id: str, why: str) -> None:
-        run = self._run
-        if run is None:
-            return
-        index = self._workers[client_id]
-        self._lost.add(client_id)
-        run.lose_worker(str(index), why, self._heard.get(client_id, run.clock.monotonic_ns))
-        logger.error("worker %d was lost (%s): its users' requests are missing from here on", index, why)
 
     def _refuse(self, sentence: str, code: int = 2) -> None:
         """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
@@ -247,7 +220,8 @@ class Coordinator:
                 self._announce(runner, run, steady=False)
             elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
                 self._announce(runner, run, steady=True)
-            self._look_after_workers(runner)
+            if self._watch is not None:
+                self._watch.look()
             self._look_after_users(runner, run)
             gevent.sleep(USERS_POLL_S)
 
@@ -262,7 +236,7 @@ class Coordinator:
         start = time.time_ns() + OPEN_LOOP_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
-                recording.current_test.share = start, PlanShare()
+                recording.current_test.share = recording.ScheduleShare(start, PlanShare())
             return
         self._tell(runner, run)
         for client in runner.clients.all:
@@ -300,12 +274,12 @@ class Coordinator:
             setattr(options, RUN, _run_message(runner, run))
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
-        if self._last is not None and msg.data["id"] == self._last.clock.wall_ns:
+        if self._last is not None and self._watch is not None and msg.data["id"] == self._last.clock.wall_ns:
             if (failure := msg.data["failure"]) is not None:
-                self._last.failure = f"worker {self._workers.get(msg.node_id, msg.node_id)}: {failure}"
+                self._last.failure = f"worker {self._watch.index(msg.node_id)}: {failure}"
             seen = {int(level): LevelRequests.from_json(row) for level, row in msg.data["seen"].items()}
             self._last.add_seen(seen, msg.data["clock_steps"])
-            self._done.add(msg.node_id)
+            self._watch.take_end(msg.node_id)
 
     def _quitting(self, **_: Any) -> None:
         if self._run is None:
@@ -329,8 +303,8 @@ class Coordinator:
             self._follower = None
         if isinstance(self._runner, MasterRunner):
             wait_for_workers(self._runner)
-            for client_id in self._workers.keys() - self._done - self._lost:
-                self._lose(client_id, "it did not report its end")
+            if self._watch is not None:
+                self._watch.lose_silent()
         self._run = None
         if closed := recording.close_recorder():
             run.failure = closed.ledger.failure or run.failure

@@ -53,7 +53,7 @@ def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
     if isinstance(runner, WorkerRunner):
         LocustWorker(environment, runner).listen()
         if heeded:
-            Signals(environment, runner, begun=lambda: True, interrupt=bool).listen()
+            Signals(environment, runner, begun=lambda: True, interrupt=lambda: None).listen()
         return
     coordinator = Coordinator(environment, runner)
     if heeded:

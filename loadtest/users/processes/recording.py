@@ -48,6 +48,14 @@ class Stopped(GreenletExit):
     """Ends what a user of ours has in flight in greenlets of its own, as the end of the test does."""
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleShare:
+    """This process's part of the schedules of open loops, and when they begin: once all users are there."""
+
+    start: int  # wall clock, ns
+    part: PlanShare
+
+
 @dataclass(slots=True)
 class CurrentTest:
     """The test that this process has a part in; after its end, what is known of it until another one begins."""
@@ -57,8 +65,7 @@ class CurrentTest:
     folder: RunFolder | None = None  # None before the first test, and where nothing is written
     facts: dict[str, Any] = field(default_factory=dict)  # run.json; empty on a worker, and before the first test
     refusal: str | None = None  # the sentence with which the latest test was refused
-    # When open-loop schedules begin (wall clock, ns), and this process's part of them; None before all users are there.
-    share: tuple[int, PlanShare] | None = None
+    share: ScheduleShare | None = None
 
 
 current_test = CurrentTest()
@@ -122,8 +129,8 @@ class Recorder:
         users: int,
         source: str,
         current_level: Callable[[], CurrentLevel],
-        on_broken: Callable[[str], object] = bool,
-        on_hopeless: Callable[[str], object] = bool,
+        on_broken: Callable[[str], object] = lambda _: None,
+        on_hopeless: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Prepare everything for about `users` users of this process.
 
@@ -151,7 +158,10 @@ class Recorder:
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
-        channels = {key: Channel(one, waiter, clock=self.clock, numbers=numbers) for key, one in different.items()}
+        channels = {
+            key: Channel(one, waiter, clock=self.clock, wall=self.wall, lag=self.lag, numbers=numbers)
+            for key, one in different.items()
+        }
         for channel in channels.values():
             self._stack.callback(channel.wire.close)
             channel.warm_up(users)

@@ -115,7 +115,7 @@ class LocustRun:
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept
         self.clock_steps = 0
-        self._ended: dict[str, Any] | None = None
+        self._ended = False
         self.folder = RunFolder.create(path) if path is not None else None
         self.facts = self._begin(environment)
         self._write({"state": "running"})
@@ -129,8 +129,8 @@ class LocustRun:
         """Take what a process with users knows at its end; workers may be late, so this works after `end` too."""
         self.levels.merge_seen(seen)
         self.clock_steps += clock_steps
-        if self._ended is not None:
-            self._write(self._ended)
+        if self._ended:
+            self._write({})
 
     def end(self) -> None:
         """Write how the test ended; no request of this process may be in flight."""
@@ -142,14 +142,14 @@ class LocustRun:
                 except (httpx.HTTPError, LoadTestError):
                     loaded.append(None)
         state = "failed" if self.failure else "interrupted" if self.interrupted else "done"
-        self._ended = {"state": state, "ended": utc_now(), **at_end(self.facts["targets"], loaded)}
-        self._write(self._ended)
+        self._ended = True
+        self._write({"state": state, "ended": utc_now(), **at_end(self.facts["targets"], loaded)})
 
     def abandon(self) -> None:
         """Write that the test was interrupted, without waiting for its end; do nothing where it has ended."""
-        if self._ended is None:
-            self._ended = {"state": "interrupted", "ended": utc_now()}
-            self._write(self._ended)
+        if not self._ended:
+            self._ended = True
+            self._write({"state": "interrupted", "ended": utc_now()})
 
     def _begin(self, environment: Environment) -> dict[str, Any]:
         runner, options = environment.runner, environment.parsed_options
@@ -181,21 +181,19 @@ class LocustRun:
         by_index = {one.index: one for one in self.user_targets.values()}
         return [by_index[index] for index in sorted(by_index)]
 
-    def _write(self, ended: dict[str, Any]) -> None:
-        self.facts |= ended
+    def _write(self, more: dict[str, Any]) -> None:
+        """Write run.json with `more` facts; raise StorageError unless the test has ended."""
+        self.facts |= more
         if self.failure is not None:
             self.facts |= {"state": "failed", "failure": self.failure}
-        if ended is self._ended:
-            self.facts |= {
-                "levels": self.levels.facts(self.clock.monotonic_ns),
-                "clock_steps": self.clock_steps,
-            }
+        if self._ended:
+            self.facts |= {"levels": self.levels.facts(self.clock.monotonic_ns), "clock_steps": self.clock_steps}
         if self.folder is None:
             return
         try:
             self.folder.write_run(self.facts)
         except StorageError as error:
-            if self._ended is None:
+            if not self._ended:
                 raise
             self.failure = self.failure or f"{error}."
             self.facts |= {"state": "failed", "failure": self.failure}

@@ -17,9 +17,9 @@ from zmq.utils.monitor import recv_monitor_message
 from loadtest.errors import LoadTestError, RunFolderError, TargetError, os_error_as
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
-from loadtest.users.processes.coordinator import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.exit_code import NOT_TO_BE_BELIEVED
 from loadtest.users.processes.levels import CurrentLevel
+from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare
@@ -57,7 +57,7 @@ class LocustWorker:
         self._level = said["id"], CurrentLevel(said["level"], steady=said["steady"])
         self._spawned = self._runner.last_received_spawn_timestamp
         if said["steady"] and said["share"] is not None:
-            recording.current_test.share = said["start_ns"], PlanShare(*said["share"])
+            recording.current_test.share = recording.ScheduleShare(said["start_ns"], PlanShare(*said["share"]))
 
     def _current_level(self) -> CurrentLevel:
         """Return the current level; a spawn message after the master's last message means that users are changing."""

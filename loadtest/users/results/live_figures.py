@@ -27,6 +27,7 @@ from loadtest import metrics
 from loadtest.live import Figures
 from loadtest.records import Record
 from loadtest.users.processes import recording
+from loadtest.users.processes.messages import FIGURES, FINISH, FINISHED, RESET
 from loadtest.users.processes.recording import InFlight
 
 TOTAL_ROW = "Aggregated"  # Locust's own name for the row of all requests
@@ -35,8 +36,6 @@ SMOOTHED_S = 5  # a point's TTFT is the median over this many seconds up to it
 RECENT_S = 120  # the longest decode within this many seconds bounds how long tokens may still be unknown
 MISSING_S = 10.0  # a worker that has not reported for this long holds no streams; Locust workers report every 3 s
 GRACE_S = 5.0  # time for workers to stop, beyond --stop-timeout
-RESET, FINISH = "loadtest_reset", "loadtest_finish"  # messages from the master to its workers
-FIGURES, FINISHED = "loadtest_figures", "loadtest_finished"  # messages from a worker to its master
 
 
 @dataclass(slots=True)

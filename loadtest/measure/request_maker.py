@@ -1,0 +1,66 @@
+"""Makes requests of jobs, for both drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadtest.dialects import Dialect
+from loadtest.measure.leaving import Leaving
+from loadtest.measure.request import Request
+from loadtest.records import Clock
+from loadtest.scenario import Scenario
+from loadtest.wire import LagLog, Posts, WallClock
+from loadtest.workloads.job import Job
+from loadtest.workloads.source import Session
+from loadtest.workloads.tokens import Counter
+
+
+class RequestMaker:
+    """Makes the requests that go to one target in one dialect; what they all have in common stands here once.
+
+    `posts` makes them ready to be sent, and `numbers` gives each its ordinal among all of this process's. `target` is the
+    index of the target in run.json. `wall` and `lag` are the clocks of answers, which the next turn of a session needs.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        dialect: Dialect,
+        posts: Posts,
+        counter: Counter,
+        *,
+        clock: Clock,
+        wall: WallClock,
+        lag: LagLog,
+        numbers: Iterator[int],
+        target: int,
+    ) -> None:
+        self._dialect = dialect
+        self._posts = posts
+        self._count = counter.count if counter.exact else None
+        self._clock, self._wall, self._lag = clock, wall, lag
+        self._numbers = numbers
+        self._target = target
+        self._leaving = Leaving.of(scenario)
+        self._save_text = scenario.save_text
+
+    def request(self, job: Job, session: Session | None = None, *, number: int | None = None) -> Request:
+        """Make the request of a job; its t_sched is set at its release, and its level by Locust's users."""
+        return Request(
+            job,
+            self._dialect,
+            self._clock,
+            0,
+            number=next(self._numbers) if number is None else number,
+            posts=self._posts,
+            session=session,
+            count=self._count,
+            save_text=self._save_text,
+            target=self._target,
+            stay=self._leaving.stay(job),
+        )
+
+    def following(self, request: Request) -> Request | None:
+        """Make the next turn of a session, now that the answer before it is there; None where the session is over."""
+        job = request.following_job(self._wall, self._lag)
+        return None if job is None else self.request(job, request.session)

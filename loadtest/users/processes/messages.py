@@ -1,0 +1,15 @@
+"""What the processes of a Locust test say to each other, over Locust's own connections. Each message carries plain JSON."""
+
+# From the master to its workers.
+RUN = "loadtest_run"  # a test begins: its id, folder, what users ask of whom, the level, how many users to prepare for
+LEVEL = (
+    "loadtest_level"  # the level in force, whether all its users run, and the worker's share of an open loop's schedule
+)
+RESET = "loadtest_reset"  # live figures begin anew, under this generation
+FINISH = "loadtest_finish"  # stop, and send the last figures
+
+# From a worker to its master.
+TROUBLE = "loadtest_trouble"  # why it cannot record, cannot go on recording, or takes the level for hopeless
+FIGURES = "loadtest_figures"  # its live figures since those that it sent last, as `Board.take_delta` gives them
+ENDED = "loadtest_ended"  # its part of the test is recorded: what only it knows of the levels
+FINISHED = "loadtest_finished"  # the answer to FINISH
