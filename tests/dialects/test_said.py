@@ -48,7 +48,6 @@ def said(kind: str, *, api: str = "openai", endpoint: str = "chat", **keys: Any)
         ({"keep_alive": "10m"}, {"keep_alive": "10m"}),
         ({"keep_alive": "-1"}, {"keep_alive": -1}),
         ({"body": '{"options": {"min_p": 0.1}}', "temperature": 1.0}, {"options": {"min_p": 0.1, "temperature": 1.0}}),
-        ({"body": '{"options": {"temperature": null}}', "temperature": 1.0}, {}),
     ],
 )
 @pytest.mark.parametrize("endpoint", ["chat", "generate"])

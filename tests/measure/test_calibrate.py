@@ -155,7 +155,9 @@ ONLY_USER = {"host": platform.node(), "arrivals": {"steps": {"user": dataclasses
 def test_never_calibrated_says_nothing(tmp_path: Path, facts: dict[str, Any]) -> None:
     made_runs.make(tmp_path / "run", users=(1,), **facts)
     analysis = analyse(tmp_path / "run")
-    assert set(analysis.summary["levels"][0]["client"]) == {"lag_s", "schedule_lag_s", "cpu", "stamps"}
+    assert set(analysis.summary["levels"][0]["client"]) == {
+        *("lag_s", "schedule_lag_s", "schedule_lag_p99_s", "cpu", "stamps")
+    }
     assert "of what it can measure" not in tables.client_table(analysis.summary).heads
     assert not any("client can measure" in said for said in all_findings(analysis))
 
