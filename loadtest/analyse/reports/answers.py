@@ -16,7 +16,7 @@ from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import (
     Analysis,
     believed,
@@ -182,6 +182,9 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 def tiles(analysis: Analysis) -> list[Tile]:
     """Return the four figures: the most output, where it levels off, TTFT p95 there, and slots; of embeddings their like."""
     levels = analysis.summary["levels"]
+    if levels:  # what all levels share, such as their lengths, stands in the report's second line
+        _, names = offered_load.shared([level["label"] for level in levels])
+        levels = [{**level, "label": name} for level, name in zip(levels, names, strict=True)]
     if levels and not has_tokens(*levels):
         return _without_tokens(levels)
     best = with_most(levels, "output_tokens_per_s")
@@ -199,7 +202,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
         series = series_with(levels, best)
         where = f"at {best['label']}{void_above(series, best)}"
         most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), where)
-        off, at = _levels_off(series)
+        off, at = _levels_off(series, named=len(series_of(levels)) > 1)
     return [most, off, _ttft(at, best, missing), _slots(analysis)]
 
 
@@ -223,8 +226,11 @@ def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
     ]
 
 
-def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
-    """Say from which load on output grows no more, and return that level; for rates, which one is kept up with."""
+def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, dict[str, Any] | None]:
+    """Say from which load on output grows no more, and return that level; for rates, which one is kept up with.
+
+    `named`: whether there are other series, so that this one takes its name.
+    """
     levels = believed(series.levels)
     if offered_load.is_open(levels[0]):
         return _kept_up(series, levels)
@@ -251,7 +257,9 @@ def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
         between = (
             f"95 % interval: {low} to {high}"
             if low != high
-            else series.label or f"more {found.noun[1]} bring no more output"
+            else series.label
+            if named
+            else f"more {found.noun[1]} bring no more output"
         )
         return Tile(name, found.load, between), level
     if found.dip:

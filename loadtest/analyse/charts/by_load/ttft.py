@@ -25,6 +25,7 @@ FEW_MEANS = 9  # … and those of one chart that have room for "mean"
 TICKS, FEW_TICKS = 20, 8
 WAITS = ("batch_wait_s", "unsplit_wait_s", "slot_wait_s")  # which of them is cut first
 REST = "rest: neither a wait for others, load nor prefill"
+HEIGHT_OF_MEAN = 0.1  # of the highest bar or mark: what a figure on a bar takes, with some room
 BAR = 0.62  # of a bar's place: its width
 
 
@@ -71,21 +72,35 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 
 def _name_means(axes: Axes, levels: list[dict[str, Any]], factor: float, *, crowded: bool) -> None:
-    """Write each level's mean above its bar; of many levels those of some, evenly apart."""
+    """Write each level's mean on its bar; of many levels those of some, evenly apart."""
     bare = crowded or len(levels) > FEW_MEANS
+    room = HEIGHT_OF_MEAN * max(map(_top, levels))
     for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
         level = levels[i]
         if is_void(level):
             continue
         axes.annotate(
             f"{'' if bare else 'mean '}{seconds(figure(level, 'ttft_s'))}",
-            (i, _top(level) * factor),
-            xytext=(0, 7),
+            (i, _free_above(level, room) * factor),
+            xytext=(0, 4),
             textcoords="offset points",
             ha="center",
             fontsize=7.5 if crowded else 8.5,
             color=style.INK,
         )
+
+
+def _free_above(level: dict[str, Any], room: float) -> float:
+    """Return the least height on a level's bar, s, above which no mark is in the way of a figure that takes such a height.
+
+    A figure right above the mark of p95 would be read as that mark's.
+    """
+    height = mean_ttft(level) or 0.0
+    for name in ("p50", "p95"):
+        mark = figure(level, "ttft_s", name)
+        if mark is not None and height <= mark < height + room:
+            height = mark + room / 4
+    return height
 
 
 def _top(level: dict[str, Any]) -> float:
