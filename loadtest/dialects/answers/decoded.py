@@ -11,10 +11,8 @@ from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 
-SILENT_TOKENS, FRAME_TOKENS = (
-    16,
-    64,
-)  # so many may have no text: marks of turns; the frame of a tool call or of thoughts
+# so many may have no text: marks of turns; the frame of a tool call or of thoughts
+SILENT_TOKENS, FRAME_TOKENS = 16, 64
 UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
 # bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
 LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4

@@ -311,9 +311,8 @@ class StreamDecoder:
             comment, self._comment = self._comment, b""
             if is_keepalive(comment):
                 return  # a gateway put it into the event, whose data is still to come
-            answer.fail(
-                server_errors.sentence_in(comment or answer.last_words)
-            )  # data that came before the event's name
+            # without a comment: data that came before the event's name
+            answer.fail(server_errors.sentence_in(comment or answer.last_words))
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""

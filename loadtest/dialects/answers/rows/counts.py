@@ -126,9 +126,8 @@ class Usage:
         if not prompt and not output:
             return False
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
-            fell = (
-                before and now is not None and now < before and (now or name == "output")
-            )  # a prompt of none is unknown
+            # a prompt of none is unknown
+            fell = before and now is not None and now < before and (now or name == "output")
             if fell or (before and now and now > before + MOST_LATER and pieces == self.pieces > 0):
                 doubts.append(
                     f"the server's count of {name} tokens {'fell' if fell else 'grew, without text,'} from one chunk to the next"
