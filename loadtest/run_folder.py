@@ -146,9 +146,8 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} begins with ~, which the shell left as it is; write $HOME, or --out and a blank before it."
             )
-        if any(
-            char < " " or char == "\x7f" for char in str(path).replace("\0", "")
-        ):  # which every sentence would print
+        # Every sentence on the folder would print them.
+        if any(char < " " or char == "\x7f" for char in str(path).replace("\0", "")):
             raise RunFolderError(f"{str(path)!a} holds a control character; choose another --out.")
         if path.absolute() == Path(path.absolute().anchor):
             raise RunFolderError(f"{path} is the root of the file system; choose another --out.")

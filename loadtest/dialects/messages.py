@@ -252,6 +252,6 @@ _PIECES = ("text", "think", "input_json")
 def _in_block(block: dict[str, Any]) -> Texts:
     if str(block.get("type")).endswith("tool_result"):
         return NO_TEXTS  # of a tool that the server ran: the model did not write it
-    if block.get("name") and block.get("type") != "text":  # a tool's call; its arguments are {} where they follow in pieces
+    if block.get("name") and block.get("type") != "text":  # a call; its arguments are {} where they follow in pieces
         return "", tool_text([{"function": {"name": block["name"], "arguments": block.get("input")}}])
     return in_value(block)

@@ -62,9 +62,8 @@ class Steps:
     neighbours: bool | None  # whether two streams take two passes unless their slots are neighbours; None: unknown
     pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
     pace_scatter: float = 0.0  # standard deviation of the pace within the run, a share
-    paces: Mapping[int, float] = field(
-        default_factory=dict
-    )  # by level: factors by which its steps took longer, if known
+    # by level: factors by which its steps took longer, if known
+    paces: Mapping[int, float] = field(default_factory=dict)
     change: PaceChange | None = None  # of the pace within a level
     out_of_step: float | None = None  # share of the pairs of streams that share no steps; None: unknown
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
@@ -179,9 +178,8 @@ def times_by_number(numbers: IntArray, step_s: FloatArray, at: FloatArray, fewes
     found = []
     for number in np.unique(numbers).tolist():
         mine = numbers == number
-        if (
-            mine.sum() >= fewest * number and step_s[mine].any()
-        ):  # behind a proxy that holds answers back all may be zero
+        # behind a proxy that holds answers back all may be zero
+        if mine.sum() >= fewest * number and step_s[mine].any():
             found.append(step_times(number, step_s[mine], at[mine]))
     return tuple(found)
 

@@ -225,9 +225,8 @@ class OpenAIRows:
         wrong = choice.get("error") or choice.get("error_message") or delta.get("error") or delta.get("error_message")
         if wrong and (said := server_errors.in_row({"error": wrong})) is not None:
             answer.fail(said)
-        native = choice.get(
-            "native_finish_reason"
-        )  # OpenRouter's provider may have failed though all is said to be well
+        # OpenRouter's provider may have failed though all is said to be well.
+        native = choice.get("native_finish_reason")
         if isinstance(native, str) and (why := ends.ended_badly(native, native)) is not None:
             answer.fail(why)
         if usage := choice.get("usage") or delta.get("usage"):
