@@ -235,7 +235,8 @@ class Decoded:
         if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
             self.note(UNSENT_REASONING)
             return reasoning
-        if output > (FRAME_TOKENS if events.hidden else SILENT_TOKENS) + max(len(events), self._size()):
+        with_text = output - (FRAME_TOKENS if events.hidden else SILENT_TOKENS)
+        if with_text > len(events) and with_text > self._size():
             self.doubt(UNSENT_TOKENS)
             return output
         return 0
