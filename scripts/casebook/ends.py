@@ -209,12 +209,12 @@ row(
 )
 row(
     "finished by an unknown word",
-    lambda w: streamed(*(step for one in w.tokens() for step in (one, Wait(0.01))), w.end(reason="eos_token")),
+    lambda w: streamed(*(step for one in w.tokens() for step in (one, Wait(0.01))), w.end(reason="flux_token")),
     dialects=OPENAI,
     outcome="ok",
-    doubts="eos_token",
+    doubts="flux_token",
     level=("suspect", "void"),
-    reasons="eos_token",
+    reasons="flux_token",
 )
 row("ended by length", lambda w: streamed(*w.tokens(), w.end(reason="length")), dialects=OLLAMA, outcome="ok")
 row("no done_reason", lambda w: streamed(*w.tokens(), w.end(reason=None)), dialects=OLLAMA, outcome="ok")

@@ -286,7 +286,7 @@ row(
     lambda w: [b"\x15\x03\x01\x00\x02\x02\x46", Wait(0.02), Then.FIN],
     dialects=BOTH,
     outcome=("truncated", "stream_error"),
-    error=r"\\x15",
+    error="speaks https",
 )
 row(
     "a request timeout for an idle connection",
