@@ -200,7 +200,9 @@ refused(
     b"Location: https://example.com/x",
     error=r"https://example\.com/x",
 )
-refused("302 with a page", b"302 Found", PAGE, HTML, b"Location: /login?next=x", error="redirects to /login", unsaid="xxxx")
+refused(
+    "302 with a page", b"302 Found", PAGE, HTML, b"Location: /login?next=x", error="redirects to /login", unsaid="xxxx"
+)
 refused("308 without a Location", b"308 Permanent Redirect", b"", error="308")
 refused(
     "500 compressed",
