@@ -202,7 +202,7 @@ def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
     assert level["concurrency"] == 8
     assert timeline.title(four_slots, level).startswith("8 requests in flight, never more than 4 decoding")
     assert depth.title(four_slots) == "Decoding never rises above 4 streams, however many wait"
-    assert itl.title(four_slots).startswith("8 streams · 100 in · 20 out: the median gap between tokens is 10.0 ms")
+    assert itl.title(four_slots).startswith("8 streams: the median gap between tokens is 10.0 ms")
 
 
 def test_without_a_queue_no_title_speaks_of_one(tmp_path: Path) -> None:

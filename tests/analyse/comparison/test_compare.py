@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from support import insight_compare
-from support.insight_compare import Case
-from support.made_runs import Made, grid, make, unanswered, write
+from support.made_runs import Made, grid, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
@@ -24,7 +21,7 @@ from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.comparison import comparable, many_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, compare
 from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS, Metric, estimate_of, fisher
+from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS
 from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -67,26 +64,6 @@ def run(*args: str | Path) -> Result:
 
 def verdicts(base: Path, new: Path, **options: Any) -> set[str | None]:
     return {row.verdict for row in compare(analyse(base), analyse(new), **options).headline}
-
-
-def test_the_same_server_twice_shows_no_difference_and_a_slower_one_is_worse() -> None:
-    """A few tries; `scripts/bench compare` does very many, from a pool of runs."""
-    case = Case("small", (50, 400), (20, 100), users=(1, 4))
-    same = [insight_compare.attempt(case, seed) for seed in range(4)]
-    assert [one.verdict for one in same] == [SAME] * 4
-    slow = [insight_compare.attempt(case, seed, slower=0.25) for seed in range(3)]
-    assert [one.verdict for one in slow] == [WORSE] * 3
-    assert all(one.regressions for one in slow)
-
-
-def test_false_differences_are_rare_and_ten_percent_is_found_by_five_runs_a_side() -> None:
-    """A hundred tries each; `scripts/bench compare` does 1000 and prints the table."""
-    runs = insight_compare.pool(Case("small", (128, 128), (64, 64), users=(2, 8)), 12)
-    for a_side in (1, 5):
-        found = [insight_compare.examine(runs, 100, noise, a_side) for noise in insight_compare.NOISES]
-        assert max(each.false for each in found) <= 4  # of which one in a hundred is the promise
-        assert sum(each.false for each in found) <= 6
-    assert found[1].seen >= 90
 
 
 def test_ratios_are_new_over_base_and_each_metric_knows_its_better_side(folder: Folder) -> None:
@@ -268,31 +245,6 @@ def test_a_void_level_is_not_judged(folder: Folder, tmp_path: Path) -> None:
     assert method(found) == "No figure was judged, so no interval was made; the reason stands beside each level."
     said = " ".join(run(base, new).output.split())
     assert "No verdict at 2 streams · 128 in · 64 out: void in NEW (a clock of the client jumped 1 time" in said
-
-
-@pytest.mark.parametrize(
-    ("counts", "chance"), [((0, 10, 0, 10), 1.0), ((0, 10, 10, 10), 2 / math.comb(20, 10)), ((3, 9, 4, 12), 1.0)]
-)
-def test_fisher(counts: tuple[int, int, int, int], chance: float) -> None:
-    assert fisher(*counts) == pytest.approx(chance)
-
-
-@pytest.mark.parametrize(("waited", "told"), [(0, True), (3, False), (30, True)])
-def test_a_mean_that_a_few_long_waits_make_has_no_error(tmp_path: Path, waited: int, *, told: bool) -> None:
-    """Was "TTFT mean +256 %, worse" of one server at a third of its load: three of 60 requests had waited, and none before."""
-    made = Made(jitter_ms=lambda number: 1500 if waited and number % (60 // waited) == 1 else 0)
-    make(tmp_path / "run", made, users=(1,), each=60)
-    one = analyse(tmp_path / "run")
-    found = estimate_of(one.run, one.summary["levels"][0], Metric("ttft_s", "mean", "TTFT mean", "s"))
-    assert found is not None
-    assert found.told is told
-
-
-def test_fisher_of_many_requests_is_exact() -> None:
-    """By whole binomials 2000 failures of 40,000 took minutes."""
-    assert fisher(200, 4000, 210, 4000) == pytest.approx(0.6482037321749842, rel=1e-9)
-    assert 0.05 < fisher(2000, 40_000, 2100, 40_000) < 0.2
-    assert fisher(0, 40_000, 2000, 40_000) == pytest.approx(0.0, abs=1e-300)
 
 
 def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Folder) -> None:

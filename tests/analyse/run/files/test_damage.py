@@ -14,17 +14,11 @@ from support import folder_fuzz
 from support.made_runs import Made, make
 from support.places import FOLDERS
 
-from loadtest.analyse.comparison.traits import names_of
 from loadtest.analyse.reports import pages
-from loadtest.analyse.run import frames
-from loadtest.analyse.run.files import facts as facts_of
 from loadtest.analyse.run.files.damage import RECORD_KINDS
-from loadtest.analyse.server.model_memory.by_slots import plan_of_run
-from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import read_line
-from loadtest.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
 Change = Callable[[dict[str, Any]], object]
@@ -290,52 +284,6 @@ def test_how_a_run_ended_stands_on_top(run: Path, state: str | None) -> None:
     assert level(found)["verdict"] == "valid"
 
 
-@pytest.mark.parametrize(
-    "key", ["levels", "scenario", "target", "server", "client", "calibration", "workers", "versions", "comparability",
-            "server_at_end", "clock_steps", "name", "state", "targets"],
-)  # fmt: skip
-def test_a_fact_of_a_wrong_kind_is_left_out_and_said(run: Path, key: str) -> None:
-    whole = frames.load(run).column("ttft_s")
-    facts = json.loads((run / "run.json").read_bytes())
-    values: tuple[Any, ...] = ("text", {"a": [1]}, [[]], [{"index": "x"}])
-    for value in values:
-        (run / "run.json").write_text(json.dumps({**facts, key: value}))
-        found = analyse(run)
-        assert found.run.column("ttft_s").tolist() == whole.tolist()
-        if key == "levels":
-            assert any("levels" in said for said in found.run.trouble)
-
-
-@pytest.mark.parametrize(
-    ("place", "key"),
-    [("locust", "user_classes"), ("locust", "locustfile"), ("scenario", "url"), ("scenario", "model"),
-     ("scenario", "num_ctx"), ("scenario", "inputs_per_request"), ("server", "context_asked")],
-)  # fmt: skip
-def test_a_fact_inside_another_of_a_wrong_kind_is_left_out_too(run: Path, place: str, key: str) -> None:
-    facts = json.loads((run / "run.json").read_bytes())
-    values: tuple[Any, ...] = (7, "text", {"a": [1]}, [[]], [{"index": "x"}], -1e300)
-    for value in values:
-        (run / "run.json").write_text(json.dumps({**facts, place: {**facts.get(place, {}), key: value}}))
-        assert "Verdict:" in pages.markdown(analyse(run), [])
-
-
-def test_a_simulated_server_stays_one_whatever_is_said_of_it(run: Path) -> None:
-    facts = json.loads((run / "run.json").read_bytes())
-    for said in ("yes", {}, {"profile": 5}, [1], {"speed": -1, "profile": "quick"}):
-        facts["server"]["simulated"] = said or {"profile": None}
-        (run / "run.json").write_text(json.dumps(facts))
-        assert "SIMULATED" in pages.markdown(analyse(run), [])
-
-
-def test_values_of_the_right_kind_are_kept(tmp_path: Path) -> None:
-    for path in sorted(FOLDERS.iterdir()):
-        if path.is_dir():
-            found, trouble = facts_of.read_facts(RunFolder.open(path))
-            written = orjson.loads((path / "run.json").read_bytes())
-            assert found == written
-            assert len(trouble) == (path.name == "killed")
-
-
 def test_a_folder_that_cannot_be_read_is_one_sentence(run: Path) -> None:
     (run / "run.json").unlink()
     (run / "run.json").mkdir()
@@ -383,29 +331,6 @@ def test_samples_that_cannot_be_read_are_counted(run: Path) -> None:
     assert found.run.samples["cpu"].tolist() == [0.1]
 
 
-def test_a_model_without_a_name_is_not_called_none(tmp_path: Path) -> None:
-    run = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
-    facts = json.loads((run / "run.json").read_bytes())
-    facts["target"]["model"], facts["server"]["slots_said"] = None, 4
-    (run / "run.json").write_text(json.dumps(facts))
-    found = analyse(run)
-    assert plan_of_run(found.run, found.slots).facts.name == "unknown model"
-
-
-@pytest.mark.parametrize(
-    "url", ["http://[", "http://h:99999999", "http://h:x", "unix:/s?key=$LOADTEST_URL_KEY_00000000"]
-)
-def test_a_damaged_url_costs_its_run_nothing_else(tmp_path: Path, url: str) -> None:
-    run = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
-    facts = json.loads((run / "run.json").read_bytes())
-    facts["target"]["url"] = url
-    (run / "run.json").write_text(json.dumps(facts))
-    found = analyse(run)
-    assert "loadtest serve" not in pages.markdown(found, [])
-    assert same_machine(found.run, found.run.facts["client"]["host"]) is url.startswith("unix:")
-    assert names_of([found, found]).names
-
-
 # -- all kinds together -----------------------------------------------------------------------------------------------
 
 
@@ -413,39 +338,3 @@ def test_no_damage_is_a_traceback(tmp_path: Path) -> None:
     sound = analyse(FOLDERS / "text")
     for seed in range(60):
         folder_fuzz.read_all(folder_fuzz.damaged(seed, tmp_path), sound, charts=seed == 7)
-
-
-# -- folders that were put together -----------------------------------------------------------------------------------
-
-
-def test_records_of_another_run_are_left_out(tmp_path: Path) -> None:
-    """A run.json laid over another run's records gave those records its labels, and the levels were valid."""
-    swapped, merged = (Path(shutil.copytree(FOLDERS / "closed", tmp_path / name)) for name in ("swapped", "merged"))
-    shutil.copy(FOLDERS / "open/run.json", swapped)
-    found = analyse(swapped)
-    assert found.run.trouble[0] == (
-        "requests-0.jsonl was begun at another time than the run of run.json: it is of another run and is left out."
-    )
-    assert not len(found.run.requests)
-    shutil.copy(FOLDERS / "open/requests-0.jsonl", merged / "requests-1.jsonl")
-    found, whole = analyse(merged), analyse(FOLDERS / "closed")
-    assert [sentence.split()[0] for sentence in found.run.trouble] == ["requests-1.jsonl"]
-    assert len(found.run.requests) == len(whole.run.requests)
-
-
-@pytest.mark.parametrize("name", ["locust-processes", "workers"])
-def test_a_file_that_was_left_out_when_a_folder_was_copied_is_missed(tmp_path: Path, name: str) -> None:
-    """Half of what a Locust run sent was missing, and its level valid."""
-    folder = Path(shutil.copytree(FOLDERS / name, tmp_path / name))
-    assert analyse(folder).run.lost == 0
-    (folder / "requests-1.jsonl").unlink()
-    found = analyse(folder)
-    assert found.run.trouble[-1].endswith("a requests file was cut short, or left out when the folder was copied.")
-    assert found.run.lost >= 24
-    assert level(found)["verdict"] == "void"
-
-
-def test_a_mark_that_an_editor_writes_spoils_no_run_json(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
-    (folder / "run.json").write_bytes(b"\xef\xbb\xbf" + (folder / "run.json").read_bytes())
-    assert analyse(folder).run.trouble == []
