@@ -128,7 +128,8 @@ class _Gaps:
 
     @classmethod
     def at_most_load(cls, analysis: Analysis) -> _Gaps | None:
-        level = findings.heaviest(analysis.summary["levels"], "itl_s", "p50")
+        levels = analysis.summary["levels"]
+        level = findings.heaviest(levels, "itl_s", "p50")
         if level is None:
             return None
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
@@ -136,7 +137,8 @@ class _Gaps:
         long = n - bisect_right(gaps, 2 * usual)
         beyond = _round_below(float(gaps[n - long])) if long else 2 * usual
         beyond = max(2 * usual, beyond)
-        return cls(level["label"], n, usual, float(gaps[n - 1]), long, beyond, (n - bisect_right(gaps, beyond)) / n)
+        where = offered_load.name_among(level, levels)
+        return cls(where, n, usual, float(gaps[n - 1]), long, beyond, (n - bisect_right(gaps, beyond)) / n)
 
     @property
     def beyond_in_words(self) -> str:

@@ -120,3 +120,9 @@ def shared(labels: Sequence[str]) -> tuple[list[str], list[str]]:
         " · ".join(part for part in own if part not in common) or label
         for own, label in zip(parts, labels, strict=True)
     ]
+
+
+def name_among(level: dict[str, Any], levels: Sequence[dict[str, Any]]) -> str:
+    """Return the label of one of these levels without what all of them share, which charts say under their title."""
+    _, names = shared([one["label"] for one in levels])
+    return next(name for one, name in zip(levels, names, strict=True) if one is level)

@@ -58,15 +58,17 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
 
 def title(analysis: Analysis) -> str:
     """Say how far apart the best and the worst first tokens are, and where half of them lie."""
-    last = heaviest(analysis.summary["levels"], "ttft_s")
+    levels = analysis.summary["levels"]
+    last = heaviest(levels, "ttft_s")
     if last is None:
         return "Time to first token"
+    name = offered_load.name_among(last, levels)
     half, end = (wait_in_words(last, "ttft_s", part) for part in ("p50", "max"))
     values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
     if not np.isfinite(values).any():  # all users hung up
-        return f"{last['label']}: all users hung up before their first token"
+        return f"{name}: all users hung up before their first token"
     first = seconds(float(np.nanmin(values)))
     if first == end:
-        return f"{last['label']}: every first token comes after {end}"
+        return f"{name}: every first token comes after {end}"
     where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
-    return f"{last['label']}: first tokens come after {first} to {end}, {where}"
+    return f"{name}: first tokens come after {first} to {end}, {where}"

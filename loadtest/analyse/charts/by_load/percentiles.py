@@ -52,12 +52,14 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str
 
 def title(analysis: Analysis) -> str:
     """Say how far the tail is from the median at the highest load."""
-    last = heaviest(analysis.summary["levels"], "ttft_s", "p95")
+    levels = analysis.summary["levels"]
+    last = heaviest(levels, "ttft_s", "p95")
     if last is None:
         return "Percentiles of TTFT and of the whole answer against load"
+    name = offered_load.name_among(last, levels)
     told = [part for part in ("p50", "p95", "p99") if figure(last, "ttft_s", part) is not None]
     said = [wait_in_words(last, "ttft_s", part) for part in told]
     if len(set(said)) == 1:
-        return f"{last['label']}: {listed(told)} of TTFT are {'both' if len(told) == 2 else 'all'} {said[0]}"
+        return f"{name}: {listed(told)} of TTFT are {'both' if len(told) == 2 else 'all'} {said[0]}"
     tail = listed([f"{part} {value}" for part, value in zip(told[1:], said[1:], strict=True)])
-    return f"{last['label']}: the median TTFT is {said[0]}, {tail}"
+    return f"{name}: the median TTFT is {said[0]}, {tail}"
