@@ -196,6 +196,9 @@ COUNTED = {
     "letters": Stream(
         V1, sse(*TALKED, finish(usage=usage(len(FULL)))) + DONE, FULL, output=None, doubts=("counts the letters",)
     ),
+    "as many tokens as letters, of an alphabet in which each may be one": Stream(
+        V1, sse(*map(delta, ["一二三四"] * 5), finish(usage=usage(20))) + DONE, "一二三四" * 5, output=20
+    ),
     "counts of single chunks, one token or two": Stream(
         V1,
         sse(*(row | {"usage": usage(1 + i % 2)} for i, row in enumerate(TALKED)), finish()) + DONE,

@@ -18,7 +18,7 @@ UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them:
 LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 TEXT_ALONE = "the server counts the tokens of the text without those of its reasoning: their number is unknown"
-LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
+COUNTS_LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
 _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
@@ -223,7 +223,9 @@ class Decoded:
             return TOO_FEW_TOKENS
         if hidden >= FEWEST_THOUGHTS and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
             return TEXT_ALONE
-        return LETTERS if output >= max(2 * pieces, LONGEST_TOKEN) and output == len(self.events.said) else None
+        said = self.events.said if output >= max(2 * pieces, LONGEST_TOKEN) else ""
+        # of other alphabets, such as Chinese, each letter may be a token
+        return COUNTS_LETTERS if output == len(said) and said.isascii() else None
 
     def _unsent(self, output: int, reasoning: int) -> int:
         """Return how many counted tokens were never sent as text: the decode speed must leave them out.

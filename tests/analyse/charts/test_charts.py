@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
@@ -177,6 +177,18 @@ def nothing_overlaps(figure: Figure) -> None:
                     figure.texts[0].get_text(),
                     [label.get_text() for label in labels],
                 )
+
+
+def test_a_mean_stands_on_its_bar_and_not_above_the_mark_of_p95(tmp_path: Path, axes: Axes) -> None:
+    """Above the mark it was read as the mark's own figure."""
+    make(tmp_path / "run", Made(jitter_ms=lambda number: 3000 if number % 12 == 1 else 0), users=(2,), each=30)
+    analysis = analyse(tmp_path / "run")
+    (level,) = analysis.summary["levels"]
+    ttft.ttft_parts(axes, analysis, Series("", (level,)))
+    (mean,) = (text for text in axes.texts if text.get_text().startswith("mean "))
+    assert isinstance(mean, Annotation)
+    high = max(float(np.max(line.get_ydata())) for line in axes.lines)
+    assert mean.xy[1] < high / 2
 
 
 def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> None:
