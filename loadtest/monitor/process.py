@@ -37,6 +37,7 @@ NICENESS = 10  # samples may be late, the driver's stamps may not
 
 START_S = 10.0  # for a monitor to start, after which the run begins without it; starting takes about 0.3 s, and 0.3 s more to read pages
 READY = "sampling"
+METRICS_ADDRESS = "127.0.0.1"
 
 _ENDPOINT = re.compile(
     r"(?P<url>unix:/[^:]*(?::/[^:]*)?|https?://([^/@]*@)?(\[[^\]]*\]|[^/:]+)(:\d+)?(/[^:]*)?)(:(?P<metrics>.+))?"
@@ -99,6 +100,15 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
     if kind != "ollama" and urlsplit(url).scheme != "unix" and urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + "/metrics"
     return SourceSpec(kind, url, metrics)
+
+
+def metrics_address(given: str | None, port: int | None) -> str:
+    """Return the address to serve figures at; raise ScenarioError where one was given and no port is asked for."""
+    if given is not None and port is None:
+        raise ScenarioError(
+            "--metrics-address says where --metrics-port is, and there is none; add it, e.g. --metrics-port 9464."
+        )
+    return METRICS_ADDRESS if given is None else given
 
 
 def make_source(
@@ -212,7 +222,8 @@ def child_monitor(
 
     `metrics` is the socket at which the child serves the run's figures; it is closed in this process.
     """
-    command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--every", str(every), "--with-run"]
+    command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--with-run"]
+    command += ["--every", str(every)] * bool(asked)
     command += [part for source in asked for part in ("--source", str(source))]
     command += ["--client", str(os.getpid())]
     command += [part for server in servers for part in ("--server", server)]
