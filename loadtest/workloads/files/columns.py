@@ -21,7 +21,7 @@ LENGTH_KEYS = (
         "num_predict",
         "n_predict",
     ),
-    *("output_length", "output_len", "expected_output_len", "output_tokens_count"),
+    *("output_length", "output_len", "expected_output_len", "output_tokens_count", "expected_output_tokens"),
 )
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
 SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
