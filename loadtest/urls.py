@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from loadtest.errors import TargetError
 from loadtest.text import shown
@@ -325,7 +325,7 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     except ValueError:
         port = 0
     if port == 0:
-        brackets = parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc
+        brackets = re.fullmatch(r"[\da-fA-F.]*:[\da-fA-F:.]*:\d*", parts.netloc.rpartition("@")[2])
         what = "an IPv6 address with a port stands in brackets, like [::1]:11434" if brackets else _PORT
         if "@" in parts.path + parts.fragment:
             what = "a password has %2F for a / and %23 for a #"
@@ -349,7 +349,7 @@ def _path(path: str, quoted: str) -> tuple[str, str]:
 
     A path below which the API has no /v1 of its own is returned whole: see endpoint_url.
     """
-    path = _SLASHES.sub("/", path).rstrip("/")
+    path = urlsplit(urljoin("http://host/", _SLASHES.sub("/", path))).path.rstrip("/")  # without /./ and /../
     for known, ending in _endings():
         if not path.endswith(ending):
             continue
@@ -380,7 +380,7 @@ def _is_name(host: str) -> bool:
     """Whether resolvers can be asked for a host: each of its parts has 1 to 63 characters; four numbers are an address."""
     try:
         host.encode("idna")
-        if not host.isascii():
+        if not host.isascii() or "xn--" in host:
             import idna  # httpx's own, which knows fewer characters
 
             idna.encode(host)
