@@ -108,6 +108,11 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         yield from _left_out_notes(file)
     if file.unheard:
         yield f"{path}: messages of {_roles(file.unheard)} are left out of its conversations."
+    if file.in_turn:
+        yield (
+            f"{path}: the texts in a list are taken for what a user says, one after another. Where the model's answers stand "
+            "between them, name the column conversation."
+        )
     if file.strange:
         yield f"{path}: messages of {_roles(file.strange)} are sent as they are; most servers know user, assistant, system and tool."
     if file.same_ids:

@@ -110,7 +110,17 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
     ("name", "content", "words"),
     [
         ("empty.jsonl", "\n \n", "is empty; give one prompt a row."),
-        ("cut.jsonl", '{"prompt": "one"}\n{"prompt": "tw\n', "line 2, column 15, is not JSON: "),
+        (
+            "cut.jsonl",
+            '{"prompt": "one"}\n{"prompt": "tw\n',
+            "line 2, column 15, is not JSON: unexpected end of data; mend it, or take the row out.",
+        ),
+        (
+            "gone.jsonl",
+            "Entry not found",
+            "line 1, column 1, is not JSON: unexpected character, expected a JSON value; see whether it is the",
+        ),
+        ("bare.jsonl", "{prompt: 1}", 'expected a string key; in JSON names and texts stand in quotes like "this".'),
         (
             "names.jsonl",
             '{"prompt": "one"}\n{"say": "two"}\n',
@@ -244,7 +254,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         (Path("-"), "the data file - is standard input, which can be read only once; save it to a file first."),
         (tmp_path / "none.csv", "No such file"),
         (Path("/dev/zero"), "is not a regular file"),
-        (Path("https://x/rows.jsonl"), "is a URL; download the file first."),
+        (Path("https://x/rows.jsonl"), "is a URL; save the file on this machine, and give its path."),
     ):
         with pytest.raises(ScenarioError, match=words):
             check_files(Scenario(data=str(path)))

@@ -78,3 +78,11 @@ def test_roles_that_servers_do_not_know_are_said(tmp_path: Path) -> None:
     assert any("messages of the role critic are sent as they are; most servers know" in note for note in said)
     said = notes_of(write(tmp_path, "b.jsonl", [{"messages": [{"role": "User", "content": "a"}]}]))
     assert not any("role" in note for note in said)
+
+
+def test_a_list_of_texts_under_another_name_is_said_to_be_one_users(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"data": ["one", "A", "two", "B"]}])
+    said = notes_of(path, data_column="data")
+    assert any("the texts in a list are taken for what a user says, one after another." in note for note in said)
+    said = notes_of(write(tmp_path, "b.jsonl", [{"turns": ["one", "two"]}]))
+    assert not any("taken for what a user says" in note for note in said)
