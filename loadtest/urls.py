@@ -191,6 +191,8 @@ def _no_url_at_all(given: str) -> str | None:
         return f"it is a number; a port of this machine is written :{given}"
     if given.startswith("/") and not given.startswith("//"):
         return f"it is a path; a unix socket is written unix:{shown(without_secrets(given))}"
+    if given.endswith((".toml", ".py")):
+        return "it names a file; a scenario is given to `loadtest run`, a locustfile to `locust -f`"
     host = re.split("[/?#]", given.partition("://")[2] or given, maxsplit=1)[0].rpartition("@")[2]
     if (name := _UNFILLED.search(host)) is not None:
         return (

@@ -6,7 +6,7 @@ import functools
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from loadtest.cli.options.connection import connection_of, connection_options
+from loadtest.cli.options.arguments import refuse_idle
+from loadtest.cli.options.connection import CONNECTION, connection_of, connection_options
 from loadtest.cli.options.param_types import SecondsParam
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
@@ -22,7 +23,7 @@ from loadtest.monitor import process
 from loadtest.scenario import MOST_S, ConnectionKeys
 from loadtest.urls import base_url, without_secrets
 
-EVERY_S, SHORTEST_EVERY_S = 1.0, 0.05  # between samples
+SHORTEST_EVERY_S = 0.05  # between samples
 MOST_IDLE_S = 3600
 SOURCE_HELP = (
     "host, nvidia, rapl, ollama=URL, dcgm=URL, vllm=URL, llamacpp=URL or prometheus=URL:METRIC,…; may be repeated or joined by "
@@ -33,16 +34,7 @@ SOURCE_HELP = (
 def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option of how often to sample."""
     seconds = SecondsParam(SHORTEST_EVERY_S, 86_400)
-    return click.option(flag, type=seconds, metavar="S", help=f"{words}  [default: {EVERY_S}]")
-
-
-def _refuse_unused(sources: Sequence[str], option: str, given: Mapping[str, float | None]) -> None:
-    """Raise ScenarioError for an option of how samples are taken, where nothing is sampled."""
-    for name, value in given.items():
-        if value is not None and not sources:
-            raise ScenarioError(
-                f"{name} says how samples are taken, and nothing is sampled; add {option}, e.g. {option} nvidia."
-            )
+    return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="S", help=words)
 
 
 def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,8 +42,9 @@ def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--metrics-address",
         metavar="HOST",
-        help="Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.  "
-        f"[default: {process.METRICS_ADDRESS}]",
+        default=process.METRICS_ADDRESS,
+        show_default=True,
+        help="Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.",
     )(command)
     return click.option(
         "--metrics-port",
@@ -61,10 +54,10 @@ def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def _metrics_listener(given: str | None, port: int | None) -> socket.socket | None:
+def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     """Listen on the port until the command ends, and print the page's URL; return None where no port was asked for."""
-    address = process.metrics_address(given, port)
     if port is None:
+        refuse_idle(("metrics_address",), "without --metrics-port")
         return None
     from loadtest.monitor import endpoint  # imports a web server, which most runs do not need
 
@@ -83,7 +76,10 @@ def _metrics_listener(given: str | None, port: int | None) -> socket.socket | No
 @_every("--every", "Seconds between samples.")
 @click.option("--for", "seconds", type=SecondsParam(0.001, MOST_S), metavar="S", help="End after so many seconds.")
 @click.option(
-    "--client", type=int, metavar="PID", help="Process of the load generator, whose CPU use is counted apart."
+    "--client",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Process of the load generator, whose CPU use is counted apart.",
 )
 @click.option(
     "--url",
@@ -101,13 +97,13 @@ def monitor(
     url: str | None,
     out: Path,
     sources: tuple[str, ...],
-    every: float | None,
+    every: float,
     seconds: float | None,
     client: int | None,
     servers: tuple[str, ...],
     *,
     metrics_port: int | None,
-    metrics_address: str | None,
+    metrics_address: str,
     metrics_fd: int | None,
     with_run: bool,
     **values: Any,
@@ -129,6 +125,12 @@ def monitor(
       loadtest monitor --out runs/m --source prometheus=http://box:9100/metrics:up
       loadtest monitor --out runs/today --metrics-port 9464
     """
+    if metrics_port is None and metrics_fd is None:
+        sources = sources or ("host",)
+    if not sources:
+        refuse_idle(("every",), "without --source, which says what is sampled")
+    if url is None and not servers and not any("=" in source for source in sources):
+        refuse_idle(CONNECTION, "without a URL, for no server is asked")
     keys = connection_of(values)
     listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
@@ -136,14 +138,11 @@ def monitor(
     urls = [base_url(withhold(server)) for server in (*((url,) if url is not None else ()), *servers)]
     if twice := next((one for one in urls if urls.count(one) > 1), None):
         raise ScenarioError(f"{without_secrets(twice)} is named twice; name each server once.")
-    if listener is None:
-        sources = sources or ("host",)
-    _refuse_unused(sources, "--source", {"--every": every})
     asked = process.parse_sources(sources, servers=urls) if sources else []
     process.run_monitor(
         [process.make_source(one, client=client, servers=urls, keys=keys) for one in asked],
         out,
-        every=every or EVERY_S,
+        every=every,
         seconds=seconds,
         say=_print_above_line,
         with_parent=with_run,
@@ -156,18 +155,19 @@ class Monitoring:
     """What is sampled beside a run, and where it is served."""
 
     sources: tuple[str, ...]
-    every: float | None
-    idle: float | None  # seconds of samples before the first request
+    every: float
+    idle: float  # seconds of samples before the first request
     metrics_port: int | None
-    metrics_address: str | None
+    metrics_address: str
 
     def beside(self, keys: ConnectionKeys) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
         """Return a context to enter for the time of a run; None without sources and metrics.
 
         The metrics port is taken at once. Raises ScenarioError before anything is sent.
         """
-        _refuse_unused(self.sources, "--monitor", {"--monitor-every": self.every, "--monitor-idle": self.idle})
-        if self.sources:  # checked now, although the measured server's address is not known yet
+        if not self.sources:
+            refuse_idle(("monitor_every", "monitor_idle"), "without --monitor, which says what is sampled")
+        else:  # checked now, although the measured server's address is not known yet
             process.parse_sources(self.sources, servers=("http://server",))
         listener = _metrics_listener(self.metrics_address, self.metrics_port)
         if not self.sources and listener is None:
@@ -177,9 +177,9 @@ class Monitoring:
         def start(folder: Path, urls: Sequence[str]) -> Iterator[int]:
             asked = process.parse_sources(self.sources, servers=urls) if self.sources else []
             with process.child_monitor(
-                folder, asked, every=self.every or EVERY_S, servers=urls, keys=keys, metrics=listener
+                folder, asked, every=self.every, servers=urls, keys=keys, metrics=listener
             ) as pid:
-                time.sleep(self.idle or 0)
+                time.sleep(self.idle)
                 yield pid
 
         return start
@@ -192,10 +192,10 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_monitoring(
         *given: Any,
         monitor: tuple[str, ...],
-        monitor_every: float | None,
-        monitor_idle: float | None,
+        monitor_every: float,
+        monitor_idle: float,
         metrics_port: int | None,
-        metrics_address: str | None,
+        metrics_address: str,
         **others: Any,
     ) -> Any:
         asked = Monitoring(monitor, monitor_every, monitor_idle, metrics_port, metrics_address)
@@ -206,6 +206,7 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     found = click.option(
         "--monitor-idle",
         type=SecondsParam(0, MOST_IDLE_S),
+        default=0.0,
         metavar="S",
         help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "
         "server takes; the first 2 s do not count.  [default: 0]",

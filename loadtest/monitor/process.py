@@ -102,15 +102,6 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
     return SourceSpec(kind, url, metrics)
 
 
-def metrics_address(given: str | None, port: int | None) -> str:
-    """Return the address to serve figures at; raise ScenarioError where one was given and no port is asked for."""
-    if given is not None and port is None:
-        raise ScenarioError(
-            "--metrics-address says where --metrics-port is, and there is none; add it, e.g. --metrics-port 9464."
-        )
-    return METRICS_ADDRESS if given is None else given
-
-
 def make_source(
     asked: SourceSpec, *, client: int | None = None, servers: Sequence[str] = (), keys: ConnectionKeys = PLAIN
 ) -> SampledSource:

@@ -51,9 +51,15 @@ WRONG = [
     (["--monitor", "host", "--monitor-every", "nan"], "nan is not a number from 0.05"),
     (["--monitor", "host", "--monitor-every", "0"], "0.0 is not a number from 0.05"),
     (["--metrics-port", "99999"], "--metrics-port"),
-    (["--monitor-every", "5"], "--monitor-every says how samples are taken, and nothing is sampled; add --monitor"),
-    (["--monitor-idle", "5"], "--monitor-idle says how samples are taken, and nothing is sampled; add --monitor"),
-    (["--metrics-address", "127.0.0.1"], "--metrics-address says where --metrics-port is, and there is none; add it"),
+    (
+        ["--monitor-every", "5"],
+        "--monitor-every does nothing without --monitor, which says what is sampled; leave it out.",
+    ),
+    (
+        ["--monitor-idle", "0"],
+        "--monitor-idle does nothing without --monitor, which says what is sampled; leave it out.",
+    ),
+    (["--metrics-address", "127.0.0.1"], "--metrics-address does nothing without --metrics-port; leave it out."),
     (["--find-max", "1000000000", "--slo", "ttft_p95=2"], "1<=x<=100000"),
     (["--slo", "ttft_p95=nan"], "the limit of ttft_p95 is seconds"),
     (["--slo", "ttft_p59=2"], "did you mean 'ttft_p95'"),
@@ -224,6 +230,32 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["serve", "--profile", ""], "--profile is empty; give it a value, or leave it out."),
         (["demo", "--speed", "nan"], "nan is not a number from 0.01 to 100"),
         (["monitor", "--out", "x", "--every", "nan"], "nan is not a number from 0.05 to 86400"),
+        (
+            ["monitor", "--out", "x", "--metrics-port", "0", "--every", "3"],
+            "--every does nothing without --source, which",
+        ),
+        (
+            ["monitor", "--out", "x", "--insecure"],
+            "--insecure does nothing without a URL, for no server is asked; leave it",
+        ),
+        (["monitor", "--out", "x", "--client", "-5"], "-5 is not in the range x>=1"),
+        (
+            ["memory", "--model", "phi4", "--layers", "3"],
+            "--layers does nothing without --parameters or --config; leave it out.",
+        ),
+        (["memory", "--model", "phi4", "--insecure"], "--insecure does nothing without --url; leave it out."),
+        (
+            ["memory", "--model", "phi4", "--training", "sgd", "--slots", "3"],
+            "--slots does nothing beside --training and --table,",
+        ),
+        (
+            ["memory", "--model", "phi4", "--buffers", "1GB", "--no-flash-attention"],
+            "--no-flash-attention does nothing beside",
+        ),
+        (
+            ["check", "mine.toml"],
+            "it names a file; a scenario is given to `loadtest run`, a locustfile to `locust -f`.",
+        ),
         (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
         (["check", "http://a:1,http://b:1"], "check looks at one server; give one URL."),
         (["check", "--url", "http://exa mple"], "'http://exa mple' holds a blank; give one URL at a time; see"),

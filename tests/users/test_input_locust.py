@@ -152,7 +152,7 @@ def test_a_metrics_port_that_is_none_is_a_sentence() -> None:
 
 
 def test_a_metrics_address_without_a_port_is_a_sentence() -> None:
-    with pytest.raises(ScenarioError, match="--metrics-address says where --metrics-port is, and there is none"):
+    with pytest.raises(ScenarioError, match="--metrics-address does nothing without --metrics-port; leave it out"):
         metrics_of(argparse.Namespace(metrics_address="127.0.0.1"))
     assert metrics_of(argparse.Namespace(metrics_port="9464")) == (9464, "127.0.0.1")
 
