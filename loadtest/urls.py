@@ -173,7 +173,7 @@ def parse_url(text: str) -> Address:
     else:
         parts, bare = _split_url(given, quoted)
         place = f"{parts.scheme}://{_host_and_port(parts, quoted, bare=bare)}"
-    if parts.fragment or "#" in given:
+    if "#" in given:
         raise TargetError(f"{quoted} has a fragment (#…), which no server ever sees: leave it out.")
     if "@" in parts.query:  # a password with a question mark in it would become the query, and its user the host
         raise TargetError(f"{quoted} has an @ in its query; write %40 for it, and %3F for a ? in a password.")
@@ -191,13 +191,11 @@ def _no_url_at_all(given: str) -> str | None:
         return f"it is a number; a port of this machine is written :{given}"
     if given.startswith("/") and not given.startswith("//"):
         return f"it is a path; a unix socket is written unix:{shown(without_secrets(given))}"
-    if given.endswith((".toml", ".py")):
-        return "it names a file; a scenario is given to `loadtest run`, a locustfile to `locust -f`"
+    if given.endswith(".toml"):
+        return "it names a file; a scenario is given to `loadtest run`"
     host = re.split("[/?#]", given.partition("://")[2] or given, maxsplit=1)[0].rpartition("@")[2]
     if (name := _UNFILLED.search(host)) is not None:
-        return (
-            f"the shell has not filled in {shown(name[0])}, as it does within double quotes; or write the value itself"
-        )
+        return f"the shell has not filled in {shown(name[0])}, as it does within double quotes; or write its value"
     if _TAGGED.fullmatch(given):
         return f"{_PORT}; if it is a model, give it with --model"
     return None

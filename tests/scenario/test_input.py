@@ -254,7 +254,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         ),
         (
             ["check", "mine.toml"],
-            "it names a file; a scenario is given to `loadtest run`, a locustfile to `locust -f`.",
+            "it names a file; a scenario is given to `loadtest run`.",
         ),
         (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
         (["check", "http://a:1,http://b:1"], "check looks at one server; give one URL."),

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.data_files import notes_of, refusal, rows_of, write
 
 from loadtest.dialects import dialect_for
-from loadtest.errors import ScenarioError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
-from loadtest.workloads.data_source import data_file
-from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.tokens import Counter
-from loadtest.workloads.workload import Workload, check_files
+from loadtest.workloads.workload import Workload
 
 SYSTEM, ONE, TWO = (
     {"role": role, "content": text} for role, text in (("system", "S"), ("user", "one"), ("user", "two"))
@@ -27,33 +25,6 @@ SYSTEM, ONE, TWO = (
 ANSWER = {"role": "assistant", "content": "A"}
 TOLD = [ONE, ANSWER, TWO]
 PAIR = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "A"}]
-
-
-def write(folder: Path, name: str, content: Any) -> Path:
-    path = folder / name
-    text = content if isinstance(content, str | bytes) else "".join(json.dumps(row) + "\n" for row in content)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def rows_of(path: Path, column: str | None = None) -> list[Row]:
-    file = data_file(Scenario(data=str(path), data_column=column))
-    assert file is not None
-    return [file.row(i) for i in range(len(file))]
-
-
-def notes_of(path: Path, **keys: Any) -> list[str]:
-    return check_files(Scenario(data=str(path), requests=1, concurrency=[1], warmup=0, **keys))
-
-
-def refusal(path: Path, column: str | None = None) -> str:
-    with pytest.raises(ScenarioError) as error:
-        check_files(Scenario(data=str(path), data_column=column))
-    sentence = str(error.value)
-    assert str(path) in sentence
-    assert "\n" not in sentence
-    assert not sentence.endswith(("..", ".)."))
-    return sentence
 
 
 @pytest.mark.parametrize(

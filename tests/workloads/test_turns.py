@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_data_shapes import notes_of, rows_of, write
+from support.data_files import notes_of, rows_of, write
 
 
 def _node(parent: str | None, role: str | None, *parts: Any, kind: str = "text") -> dict[str, Any]:

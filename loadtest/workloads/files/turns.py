@@ -94,7 +94,7 @@ def is_tree(value: Any) -> bool:
 def shown_branch(tree: Mapping[str, Any], beside: Mapping[str, Any]) -> Sequence[Any]:
     """Return the messages of a tree from its root to the leaf that is named beside it, else to its last node, as ShareGPT's."""
     name: Any = next((beside[one] for one in LEAVES if one in beside), None)
-    name = name if name in tree else next(reversed(tree))
+    name = name if name in tree else list(tree)[-1]
     nodes: list[Mapping[str, Any]] = []
     while name in tree and len(nodes) < len(tree):
         nodes.append(tree[name])
