@@ -175,14 +175,14 @@ FILE_KEYS = ("prompt_file", "trace", "data")  # keys whose value is a path
 
 
 def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's table with the files that it names as its neighbours in `folder`; those `given` otherwise stay."""
+    """Return a file's table with the files that it names as its neighbours in `folder`, ~ as the user's home; those `given` otherwise stay."""
     table = dict(table)
     for name in FILE_KEYS:
         if isinstance(named := table.get(name), str) and named and given.get(name) is None:
-            table[name] = str(folder / named)
+            table[name] = str(_at(folder, named))
     for name in ("system", "body"):
         if isinstance(text := table.get(name), str) and text.startswith("@") and given.get(name) is None:
-            table[name] = f"@{folder / text[1:]}"
+            table[name] = f"@{_at(folder, text[1:])}"
     for name in ("input_tokens", "output_tokens", "follow_up_tokens"):
         if name in table and given.get(name) is None:
             many = isinstance(table[name], list | tuple)
@@ -191,7 +191,11 @@ def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> 
     return table
 
 
+def _at(folder: Path, name: str) -> Path:
+    return Path.home() / name[2:] if name.startswith("~/") else folder / name
+
+
 def _empirical_beside(value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
-    return re.sub(r"empirical\(\s*([^)]+?)\s*\)", lambda found: f"empirical({folder / found[1]})", value)
+    return re.sub(r"empirical\(\s*([^)]+?)\s*\)", lambda found: f"empirical({_at(folder, found[1])})", value)

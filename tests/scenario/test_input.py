@@ -370,6 +370,7 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         (b'name = "abc\n', "close the quotes or brackets that it opens."),
         (b"concurrency: 1\n", "; a scenario is written in TOML, like concurrency = [1, 2]."),
         (b"import http from 'k6/http';\n", "; a scenario is written in TOML, like concurrency = [1, 2]."),
+        (b"duration = 2024-01-01\n", "duration must be a number or nothing, not 2024-01-01."),
         (b"vus = 5\n", "has vus, which is no key; write it as concurrency."),
         (b"frobnicate = 1\n", "has an unknown key 'frobnicate'; known keys: "),
         (b'slo = "ttft_p95=2"\n', "has slo, which is no key; give it on the command line, as --slo."),
@@ -397,6 +398,13 @@ def test_a_scenario_file_is_read_or_refused_in_one_sentence(tmp_path: Path, body
     with pytest.raises(ScenarioError) as error:
         Scenario.load(path)
     assert words in str(error.value)
+
+
+def test_a_home_in_a_files_path_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "mine.toml").write_text('[data]\ndata = "~/rows.jsonl"\nsystem = "@~/system.txt"\n')
+    scenario = Scenario.load(tmp_path / "mine.toml")
+    assert (scenario.data, scenario.system) == ("/home/somebody/rows.jsonl", "@/home/somebody/system.txt")
 
 
 def test_an_option_wins_over_the_files_old_name(tmp_path: Path) -> None:
