@@ -56,6 +56,10 @@ OUTPUTS = (
 UNITS = {"": 0.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # behind an instant's name
 UNIT_NAMES = {1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))  # from so many on, the time since 1970 is in this unit
+NOT_OF_REQUESTS = {  # columns of other tools' tables over time, of which each row would be a request
+    "metricname": "a row for each figure of a request; keep the rows of one of them, and take that column out",
+    "requestss": "a row for each second; give the instants of requests",
+}
 NO_LENGTH = -1
 NO_INSTANT = (
     "has no instant; name its column timestamp (or timestamp_ms, time, arrival_time, created_at, …), for it has"
@@ -319,7 +323,9 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
     try:
         delimiter, names = split_head(first)
         columns = _columns_of(tuple(names))
-        if columns.instant is not None:
+        if (other := next((name for name in names if plain_name(name) in NOT_OF_REQUESTS), None)) is not None:
+            trouble = f"is no list of requests: it has {other}, {NOT_OF_REQUESTS[plain_name(other)]}"
+        elif columns.instant is not None:
             trouble = wrong_head(first, names, {columns.instant, columns.input, columns.output})
             rows = rows[1:]
         elif len(names) > 1:
