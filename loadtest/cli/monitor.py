@@ -67,6 +67,16 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     return listener
 
 
+def _sampled(sources: tuple[str, ...], servers: Sequence[str], *, serves: bool) -> tuple[str, ...]:
+    """Return the sources that a monitor samples; raise ScenarioError for options that do nothing beside them."""
+    sources = sources or (() if serves else ("host",))
+    if not sources:
+        refuse_idle(("every",), "without --source, which says what is sampled")
+    if not servers and not any("=" in source for source in sources):
+        refuse_idle(CONNECTION, "without a URL, for no server is asked")
+    return sources
+
+
 @click.command()
 @click.argument("url", metavar="[URL]", required=False)
 @click.option(
@@ -125,17 +135,13 @@ def monitor(
       loadtest monitor --out runs/m --source prometheus=http://box:9100/metrics:up
       loadtest monitor --out runs/today --metrics-port 9464
     """
-    if metrics_port is None and metrics_fd is None:
-        sources = sources or ("host",)
-    if not sources:
-        refuse_idle(("every",), "without --source, which says what is sampled")
-    if url is None and not servers and not any("=" in source for source in sources):
-        refuse_idle(CONNECTION, "without a URL, for no server is asked")
+    servers = (*((url,) if url is not None else ()), *servers)
+    sources = _sampled(sources, servers, serves=metrics_port is not None or metrics_fd is not None)
     keys = connection_of(values)
     listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
-    urls = [base_url(withhold(server)) for server in (*((url,) if url is not None else ()), *servers)]
+    urls = [base_url(withhold(server)) for server in servers]
     if twice := next((one for one in urls if urls.count(one) > 1), None):
         raise ScenarioError(f"{without_secrets(twice)} is named twice; name each server once.")
     asked = process.parse_sources(sources, servers=urls) if sources else []
