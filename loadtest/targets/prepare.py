@@ -12,6 +12,7 @@ import httpx
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError
+from loadtest.reach import note_on_trust
 from loadtest.scenario import Scenario, rotation
 from loadtest.targets.context import check_lengths, context_of, not_granted
 from loadtest.targets.target import Target, find_targets, reread
@@ -58,12 +59,13 @@ def _prepared(
     counters = []
     for target, _ in found:
         say(target.described)
-        if warning := credentials.in_the_clear(target.server.url, target.dialect.api, key_env=scenario.key_env):
+        url = target.server.url
+        warnings = (
+            credentials.in_the_clear(url, target.dialect.api, key_env=scenario.key_env),
+            note_on_trust(scenario, url),
+        )
+        for warning in filter(None, warnings):
             say(warning)
-        if scenario.insecure and target.server.url.startswith("https:"):
-            say(
-                f"--insecure: the certificate of {target.server.url} is not checked, so anybody could answer in its place."
-            )
         counters.append(load_counter(target.model.name, fetch=target.server.simulated is None))
     targets = [target for target, _ in found]
     _say_counters(targets, counters, say, corrected=not scenario.unload)
