@@ -128,8 +128,7 @@ REMEDIES: dict[str, Remedy] = {
     "beyond_capacity": Remedy("More arrived than this client measures truthfully.", LESS_LOAD),
     "growing": Remedy(
         "The queue was still growing.",
-        "Nothing is wrong with the measurement: the server may not keep up at this rate, so its waits depend on how long you "
-        "measure. Use a lower --rate.",
+        "The server may not keep up at this rate, and then its waits depend on how long you measure. Use a lower --rate.",
     ),
     "records_lost": Remedy(
         "Records are missing.",
