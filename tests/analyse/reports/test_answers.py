@@ -155,7 +155,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_every_rule_has_a_remedy_and_every_remedy_a_rule() -> None:
     assert {verdict.cause(rule) for rule in verdict.RULES} == set(REMEDIES)
-    assert not [each for each in REMEDIES.values() if "Nothing is wrong" in each.advice]  # another rule may doubt the level too
+    assert not [
+        each for each in REMEDIES.values() if "Nothing is wrong" in each.advice
+    ]  # another rule may doubt the level too
 
 
 def test_the_page_on_void_levels_says_the_same() -> None:
