@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import insight_slots
+from support.judged import without_answer
 from support.made_runs import Made, closed_loop, grid, make, recorded, write
 from support.places import RECORDED_RUNS
 from support.virtual_runs import Load, play
@@ -155,8 +156,18 @@ def _cut(record: Record, at: int) -> Record:
     if record.t_end <= at:
         return record
     chunks = [chunk for chunk in record.chunks if (record.t_send or 0) + chunk * 1000 < at]
-    first = record.t_first_token if chunks else None
-    return dataclasses.replace(record, t_end=at, outcome=Outcome.CANCELLED, chunks=chunks, t_first_token=first)
+    nothing = {} if chunks else {**without_answer(record), "t_headers": None, "t_first_byte": None}
+    return dataclasses.replace(record, **{**nothing, "t_end": at, "outcome": Outcome.CANCELLED, "chunks": chunks})
+
+
+def test_what_the_others_waited_for_is_not_said_where_too_few_steps_show_it(tmp_path: Path) -> None:
+    """A run stopped soon, with eight requests sent: it said "no request was seen waiting for a slot" of the four that waited."""
+    played = play(TIMING, [Load(users=8, requests=64, output=(60, 60))], slots=4)
+    soon = sorted(record.t_first_token or 0 for record in played.records)[3] + 30_000_000
+    cut = [_cut(record, soon) for record in played.records if (record.t_send or 0) < soon]
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", cut, played.levels)))
+    assert str(found) == "at least 4"
+    assert found.method.endswith("up to 8 were in flight, and what the others waited for was not seen")
 
 
 def test_answers_of_one_token_show_the_slots_by_their_batches(tmp_path: Path) -> None:
