@@ -128,6 +128,8 @@ def test_a_model_that_misses_what_was_measured_predicts_nothing(analysis: Analys
     assert "tokens/s a stream at" in said
     assert "by the model and" in said
     assert prediction.title(analysis, PredictedCurve(group, (), said)) == f"No prediction: {said}"
+    growing = {each.concurrency: dataclasses.replace(each, grows=True) for each in slow}  # its waits alone are no measure
+    assert worst_miss(growing.__getitem__, analysis.summary["levels"]) == said
     void = [{**level, "verdict": "void"} for level in analysis.summary["levels"]]  # what is void is no measure
     assert worst_miss(model.closed, void) is None
 
