@@ -108,8 +108,8 @@ class Reason:
             names = self._names([one for one in self.seen if one.verdict == verdict and not one.besides])
             parts += [f"{_shortened(names)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
         if names := self._names([one for one in self.seen if one.besides]):
-            parts.append(f"also at {_shortened(names)}")
-        return capitalised("; ".join(parts))
+            parts.append(f"{'also' if parts else 'Also'} at {_shortened(names)}")
+        return "; ".join(parts)
 
     @staticmethod
     def _names(seen: Sequence[Seen]) -> list[str]:

@@ -141,7 +141,9 @@ def test_a_void_rate_is_not_passed_over() -> None:
     ],
 )
 def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
-    assert answers.Seen({"model": "m", "beside": [], "label": label}, "suspect", "").called == said
+    seen = answers.Seen({"model": "m", "beside": [], "label": label, "verdict": "suspect"}, "suspect", "")
+    assert seen.called == said
+    assert answers.Reason("", (seen,)).where == f"{said} is suspect"  # was "M is suspect": a model's name is as it is
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
