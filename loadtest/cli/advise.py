@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,9 +97,12 @@ def _advise(
 ) -> dict[str, Any]:
     """Advise on one model at one server, and write the files into `folder`; print it, or return it for --json."""
     from loadtest.analyse.reports.advice_report import to_dict
+    from loadtest.analyse.summary import is_void, without_void
 
+    void = tuple(level["label"] for level in analysis.summary["levels"] if is_void(level))
     try:
-        found = _advice_of(analysis, objectives, room)
+        analysis = without_void(analysis)
+        found = replace(_advice_of(analysis, objectives, room), void=void)
     except PredictionError as error:
         raise PredictionError(str(error).replace("No prediction:", "No advice:", 1)) from None
     folder.mkdir(exist_ok=True)

@@ -187,7 +187,8 @@ def test_a_run_of_a_simulated_server_says_how_to_bring_it_back(tmp_path: Path) -
     make(tmp_path / "real", users=(1, 8), server_at_end={"context_length": 1024})
     found = analyse(tmp_path / "real")
     assert serve_command(found.run, found.slots) is None
-    assert ("context", "1024 tokens") in run_table.facts_table(found).rows  # was "unknown tokens": it was not loaded before
+    facts = run_table.facts_table(found)
+    assert ("context", "1024 tokens") in facts.rows  # was "unknown tokens": it was not loaded before
 
 
 @pytest.mark.parametrize(("more", "said"), [({}, True), ({"rate": [2.0]}, False), ({"trace": "a.csv"}, False)])

@@ -128,7 +128,7 @@ def test_a_model_that_misses_what_was_measured_predicts_nothing(analysis: Analys
     assert "tokens/s a stream at" in said
     assert "by the model and" in said
     assert prediction.title(analysis, PredictedCurve(group, (), said)) == f"No prediction: {said}"
-    growing = {each.concurrency: dataclasses.replace(each, grows=True) for each in slow}  # its waits alone are no measure
+    growing = {each.concurrency: dataclasses.replace(each, grows=True) for each in slow}  # its waits are no measure
     assert worst_miss(growing.__getitem__, analysis.summary["levels"]) == said
     void = [{**level, "verdict": "void"} for level in analysis.summary["levels"]]  # what is void is no measure
     assert worst_miss(model.closed, void) is None
@@ -145,13 +145,13 @@ def halved(one: predict.Prediction) -> dict[str, dict[str, float]]:
 
 def test_void_levels_are_said_beside_the_advice(analysis: Analysis) -> None:
     model, group = model_of(analysis)
-    levels = [{**level, "verdict": "void" if level["index"] == 1 else "valid"} for level in analysis.summary["levels"]]
-    found = work.advise_slots(model, group, levels)
+    found = work.advise_slots(model, group, analysis.summary["levels"])
+    assert words.void_sentence(found) is None
     label = analysis.summary["levels"][1]["label"]
-    said = f"1 level that this rests on is void ({label}): measure again before you rely on it."
+    found = dataclasses.replace(found, void=(label,))
+    said = f"Void, so the advice does not rest on it: {label}."
     assert words.void_sentence(found) == said
     assert said in words.markdown(found, analysis, None)
-    assert words.void_sentence(dataclasses.replace(found, void=())) is None
 
 
 def test_beyond_what_was_measured_bands_are_wider_and_the_headline_is_a_try(advice: Advice) -> None:
