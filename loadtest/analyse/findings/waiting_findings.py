@@ -83,15 +83,14 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     """
     if analysis.steps.apart:
         return None
-    alone = analysis.steps.handover_s
-    own = min(alone, ADMISSION_ERROR_S)  # a longer one is in no batch wait
+    own = min(analysis.steps.handover_s, ADMISSION_ERROR_S)  # a longer one is in no batch wait
     found, largest = None, LEAST_BATCH_WAIT
     for level in believed(series.levels):
         ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
         if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - own) / ttft > largest:
             found, largest = level, (batch - own) / ttft
     if found is None:
-        return before_work(series, alone)
+        return before_work(series, analysis.steps.handover_s)
     slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
     if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
         return Finding(

@@ -96,9 +96,8 @@ def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[floa
     """Yield (how far off, the clause) for each figure that the model does not reproduce."""
     for words, name, statistic, share in FITTED:
         value, said = seen.figure(name, statistic), model.figure(name, statistic)
-        if model.grows and name == "ttft_s":  # of a queue that grows a wait is a matter of how long it did
-            continue
-        if not (value > 0 and math.isfinite(said)) or not metrics.enough_for(share, seen.requests):
+        told = value > 0 and math.isfinite(said) and metrics.enough_for(share, seen.requests)
+        if not told or (model.grows and name == "ttft_s"):  # of a queue that grows a wait depends on how long it did
             continue
         low, high = model.bands.get(f"{name}.{statistic}", (said, said))
         low, high = min(low, (1 - GIVEN_BACK) * said), max(high, (1 + GIVEN_BACK) * said)
