@@ -85,14 +85,17 @@ class Advice:
 
     @property
     def surely_better(self) -> bool:
-        """Whether the band of what is promised leaves out what was measured: of the figure that is ranked by."""
+        """Whether the band of what is promised leaves out what was measured: of the figure that is ranked by.
+
+        Nothing is sure where levels do not show how much the server's pace changes: the `pace_error` is then 0.
+        """
         name, statistic = ("output_tokens_per_s", "mean")
         if self.objectives:
             name, statistic = self.ranked_by.figure, self.ranked_by.statistic
         promised = self.promised.get(self.load)
         band = None if promised is None else promised.bands.get(f"{name}.{statistic}")
         now = self.as_now(self.load).figure(name, statistic)
-        return band is not None and not band[0] <= now <= band[1]
+        return self.model.pace_error > 0 and band is not None and not band[0] <= now <= band[1]
 
     @property
     def furthest(self) -> int:
