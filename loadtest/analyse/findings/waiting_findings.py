@@ -8,7 +8,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
+from loadtest.analyse.server.queue.waits import passed_share
 from loadtest.analyse.summary import Analysis, believed, figure, is_void, mean_ttft
 from loadtest.text import capitalised, counted, percent, seconds
 
@@ -83,14 +83,14 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     """
     if analysis.steps.apart:
         return None
-    own = min(analysis.steps.handover_s, ADMISSION_ERROR_S)  # a longer one is in no batch wait
+    alone = analysis.steps.handover_s
     found, largest = None, LEAST_BATCH_WAIT
     for level in believed(series.levels):
         ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
-        if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - own) / ttft > largest:
-            found, largest = level, (batch - own) / ttft
+        if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - alone) / ttft > largest:
+            found, largest = level, (batch - alone) / ttft
     if found is None:
-        return before_work(series, analysis.steps.handover_s)
+        return before_work(series, alone)
     slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
     if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
         return Finding(
