@@ -159,14 +159,15 @@ def _by_people(shares: Sequence[tuple[dict[str, Any], float]]) -> str:
 
 
 def _host_cache(replayed: CacheReplay) -> Finding:
-    cost = (
-        "What a restore costs was not seen."
-        if replayed.restore_s is None
-        else f"A restored turn waited {seconds(replayed.restore_s)} longer for its prefill than one still in its slot."
-    )
+    cost = replayed.restore_s
     return Finding(
         f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, whose size "
         "is not known.",
         f"{counted(int(replayed.restored.sum()), 'turn')} found their history cached although slots alone, replayed, had given it up "
-        f"by then. {cost}",
+        "by then."
+        + (
+            f" A restored turn waited {seconds(cost)} longer for its prefill than one still in its slot."
+            if cost
+            else ""
+        ),
     )

@@ -74,9 +74,8 @@ def promise_sentence(advice: Advice, path: str, command: str | None) -> str:
 
 def void_sentence(advice: Advice) -> str | None:
     """Say that void levels are left out; None where there are none."""
-    if not advice.void:
-        return None
-    return f"Void, so the advice does not rest on {'it' if len(advice.void) == 1 else 'them'}: {listed(advice.void)}."
+    it = "it" if len(advice.void) == 1 else "them"
+    return f"Void, so the advice does not rest on {it}: {listed(advice.void)}." if advice.void else None
 
 
 def _set(advice: Advice, slots: int) -> str:

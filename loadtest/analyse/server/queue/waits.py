@@ -53,11 +53,10 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     wait = told_wait(run)
     alone = _waited_alone(run, wait)
     way = float(np.nanmin(wait[alone], initial=np.inf))
-    way = way if ADMISSION_ERROR_S < way < np.inf else 0.0
     if slots.estimate is None:
         slot = np.full(len(wait), np.nan)
     elif slots.limit:
-        slot = _slot_wait(run, slots.estimate, wait, way)
+        slot = _slot_wait(run, slots.estimate, wait, way if ADMISSION_ERROR_S < way < np.inf else 0.0)
     else:
         slot = np.where(in_crowded_levels(run, slots.estimate), np.nan, 0.0)
     told = np.isfinite(wait)
