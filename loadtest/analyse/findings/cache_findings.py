@@ -159,15 +159,14 @@ def _by_people(shares: Sequence[tuple[dict[str, Any], float]]) -> str:
 
 
 def _host_cache(replayed: CacheReplay) -> Finding:
-    cost = replayed.restore_s
     return Finding(
         f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, whose size "
         "is not known.",
         f"{counted(int(replayed.restored.sum()), 'turn')} found their history cached although slots alone, replayed, had given it up "
         "by then."
         + (
-            f" A restored turn waited {seconds(cost)} longer for its prefill than one still in its slot."
-            if cost
+            f" A restored turn waited {seconds(replayed.restore_s)} longer than one in its slot."
+            if replayed.restore_s
             else ""
         ),
     )
