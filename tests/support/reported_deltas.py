@@ -15,6 +15,7 @@ from support.odd_streams import (
     GENERATE,
     PIECES,
     STOP,
+    UNCOUNTED,
     V1,
     A,
     B,
@@ -22,6 +23,7 @@ from support.odd_streams import (
     Stream,
     completed,
     delta,
+    finish,
     last,
     message,
     named,
@@ -31,6 +33,7 @@ from support.odd_streams import (
     start,
     stopped,
     usage,
+    with_choice,
 )
 from support.reported_streams import WHOLE
 
@@ -233,6 +236,24 @@ TEXTS = {
         sse(*(of_id(row, "x" if i < 6 else "y") for i, row in enumerate(map(delta, "abcdefghijkl")))) + END,
         "abcdefghijkl",
         odd=("more than one id", "twice as many pieces"),
+    ),
+    "two ids in turns": Stream(
+        V1,
+        sse(*(of_id(row, "x" if i % 2 else "y") for i, row in enumerate(map(delta, "abcdefghij"))), finish()) + DONE,
+        "abcdefghij",
+        **UNCOUNTED,
+        doubts=("of two answers",),
+    ),
+    **{
+        f"a thought by a flag {place} ({flag})": Stream(V1, sse(row, A, B, C) + END, hidden="hm")
+        for flag in ("thought", "is_thinking")
+        for place, row in (
+            ("in the choice", with_choice(delta("hm"), **{flag: True})),
+            ("in a part", delta([{"type": "text", "text": "hm", flag: True}])),
+        )
+    },
+    "ollama: a thought by a flag in the row": Stream(
+        CHAT, ndjson(message("hm") | {"thought": True}, message("a"), message("b"), message("c"), last()), hidden="hm"
     ),
     "begun anew under another id (open-interpreter#291)": Stream(
         V1,

@@ -58,6 +58,10 @@ class EndSearch:
         if self._holds(self._body[begin:]):
             yield from self._ask(self._line_start(begin))
 
+    def tail(self) -> bytes:
+        """Return the last lines of the body, from the beginning of one on."""
+        return bytes(self._body[self._line_start(max(len(self._body) - UNFINISHED, 0)) :])
+
     def rest(self) -> Iterator[Said]:
         """Look at a last line that lacks its newline."""
         if self._line_has_needle:

@@ -212,6 +212,15 @@ def _detail(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ..
     return None
 
 
+def without_durations(server: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a server said of an answer, but for how long anything took: Ollama's durations, llama.cpp's timings."""
+    return {
+        key: {name: one for name, one in said.items() if name.endswith("_n")} if key == "timings" else said
+        for key, said in server.items()
+        if not key.endswith("_duration")
+    }
+
+
 def contradiction(server: Mapping[str, int]) -> str | None:
     """Say why an Ollama's durations cannot be true together, or are in no ns; None where they can be.
 

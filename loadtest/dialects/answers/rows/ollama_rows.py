@@ -22,8 +22,9 @@ from loadtest.dialects.answers.rows.counts import (
     flat,
     known_number,
     short_key,
+    without_durations,
 )
-from loadtest.dialects.answers.rows.text_shapes import in_message
+from loadtest.dialects.answers.rows.text_shapes import as_marked, in_message
 
 
 class OllamaRows:
@@ -87,7 +88,7 @@ class OllamaRows:
         if not isinstance(message, dict) or (not self._chat and "response" in row):
             content = next((row[name] for name in _CONTENTS if row.get(name)), None)
             message = {"content": content} | {key: row[key] for key in _OTHER_TEXTS if key in row}
-        texts = in_message(message, odd)
+        texts = as_marked(in_message(message, odd), row)
         own = message.get("role") not in OTHERS
         if not own and any(texts):
             texts = self._answer.of_another(message["role"], texts)
@@ -130,7 +131,7 @@ class OllamaRows:
         answer.note(*odd)
         if (why := contradiction(server)) is not None:
             answer.doubt(why)
-            answer.ending.server = {key: said for key, said in server.items() if not key.endswith("_duration")}
+            answer.ending.server = without_durations(server)
         prompt, output = self._counts
         answer.count(server.get("prompt_eval_count", prompt), server.get("eval_count", output))
 

@@ -17,12 +17,14 @@ from loadtest.dialects.answers.rows.counts import (
     known_number,
     timing_contradiction,
     usage_in,
+    without_durations,
 )
 from loadtest.dialects.answers.rows.text_shapes import (
     NO_TEXTS,
     REASONING,
     TAKEN_FOR_REASONING,
     Texts,
+    as_marked,
     by_number,
     in_message,
     in_value,
@@ -38,7 +40,7 @@ NO_FINISH = (
 _OWN = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
 )
-MOST_INDICES = 64  # of choices that are kept
+MOST_INDICES = 64  # of choices, and of ids, that are kept
 # the same under other servers' names
 USAGES = frozenset(
     ("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "tokens", BEDROCK)
@@ -53,6 +55,7 @@ _FLAGS = frozenset(
 )  # that say in a choice that it is the last
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL_IDS = "the answer's pieces carry more than one id"
+MIXED = "the answer's pieces carry two ids in turns: they are of two answers, and its figures are of both"
 ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
 BEHIND_PIECES = "the answer has text in two places, its pieces and beside them: both are counted"
 LABEL_NOTE = "one word, so no token: left out"
@@ -63,7 +66,7 @@ class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
     __slots__ = (
-        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_index", "_indices", "_last", "_model"),
+        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_ids", "_index", "_indices", "_last", "_model"),
         *("_piecewise", "_strange", "_usage", "_whole"),
     )
 
@@ -78,6 +81,7 @@ class OpenAIRows:
         self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
         self._model = self._id = ""  # that the last piece of text was said to be of
+        self._ids: set[str] = set()  # of all pieces so far
         self._began: list[int] = []  # at which pieces another id began
         self._whole = False  # a message came that is no piece of a stream
         # which events are text under a name that is not known, and whether a role is beside it
@@ -137,6 +141,10 @@ class OpenAIRows:
         if name != self._id and isinstance(name, str) and name:
             if self._id and len(self._began) <= MOST_IDS:
                 self._began.append(self._before)
+            if name in self._ids:
+                self._answer.doubt(MIXED)
+            elif len(self._ids) < MOST_INDICES:
+                self._ids.add(name)
             self._id = name
 
     def _check_ids(self) -> None:
@@ -172,6 +180,7 @@ class OpenAIRows:
             piece = piece or choice.get("message") is None
         if beside := not any(texts):
             texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",), odd)
+        texts = as_marked(texts, choice)
         self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         self._add(texts, again=beside or not piece, piece=piece)
         if odd:
@@ -300,7 +309,7 @@ class OpenAIRows:
         timings = ending.server.get("timings")
         if timings and (why := timing_contradiction(timings, self._usage.output)) is not None:
             doubts.append(why)
-            ending.server["timings"] = {name: said for name, said in timings.items() if name.endswith("_n")}
+            ending.server = without_durations(ending.server)
         if self._usage.output is not None:
             output = self._usage.settle(odd, doubts, pieces=len(answer.events))
             answer.count(self._usage.prompt, output, self._usage.reasoning)
