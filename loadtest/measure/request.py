@@ -192,7 +192,7 @@ class Request:
         decoder = self.dialect.decoder()
         decoder.feed(tail)
         ending = decoder.close()
-        return ending.done and not (ending.whole or ending.went_on)
+        return ending.done and not ending.went_on and not (ending.whole and ending.finish_reason is None)
 
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the answer's reads, their stamps taken to our clock by the first call."""

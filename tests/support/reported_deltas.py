@@ -273,6 +273,14 @@ TEXTS = {
     "two models in one answer": Stream(
         V1, sse(A, of_model(B, "other"), of_model(C, "other")) + END, doubts=("more than one model",)
     ),
+    "ollama: two models in turns": Stream(
+        CHAT,
+        ndjson(message("a"), of_model(message("b"), "other"), message("c"), last()),
+        doubts=("more than one model",),
+    ),
+    "a second choice without text": Stream(
+        V1, sse(*({**row, "choices": [*row["choices"], {"index": 1, "delta": {}}]} for row in (A, B, C))) + END
+    ),
     "a piece in the middle with all before it (TensorRT-LLM#3280)": Stream(
         V1,
         sse(*map(delta, ("The ", "cat ", "sat ", "The cat sat ", "down", "."))) + END,

@@ -335,7 +335,7 @@ class Received:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        if body and self.marked is None and not (self.ended or self.success) and parser.left is None:
+        if parser.headers_done and self.marked is None and not (self.ended or self.success):
             self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
         if self._leaves is not None:
             self._ordinary_end = ()  # no read may pass, for its pieces are counted

@@ -61,6 +61,7 @@ class OllamaRows:
             answer.stamped = answer.stamped or sent is not None
             answer.unstamped = answer.unstamped or stamp is None
             events.created += [stamp] * (len(events.texts) - before)
+            answer.take_model(row.get("model"))
         message = row.get("message")
         said = server_errors.in_row(row)
         if said is None and isinstance(message, dict):

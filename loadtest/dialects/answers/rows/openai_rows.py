@@ -53,7 +53,6 @@ _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
 _FLAGS = frozenset(
     ("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop")
 )  # that say in a choice that it is the last
-TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL_IDS = "the answer's pieces carry more than one id"
 MIXED = "the answer's pieces carry two ids in turns: they are of two answers, and its figures are of both"
 ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
@@ -66,7 +65,7 @@ class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
     __slots__ = (
-        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_ids", "_index", "_indices", "_last", "_model"),
+        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_ids", "_index", "_indices", "_last"),
         *("_piecewise", "_strange", "_usage", "_whole"),
     )
 
@@ -80,7 +79,7 @@ class OpenAIRows:
         self._piecewise = False  # text came in a piece of a stream
         self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
-        self._model = self._id = ""  # that the last piece of text was said to be of
+        self._id = ""  # that the last piece of text was said to be of
         self._ids: set[str] = set()  # of all pieces so far
         self._began: list[int] = []  # at which pieces another id began
         self._whole = False  # a message came that is no piece of a stream
@@ -133,11 +132,8 @@ class OpenAIRows:
 
     def _take_names(self, row: dict[str, Any]) -> None:
         """Take which model and which answer a piece is said to be of."""
-        model, name = row.get("model"), row.get("id")
-        if model != self._model and isinstance(model, str) and model:
-            if self._model:
-                self._answer.doubt(TWO_MODELS)
-            self._model = model
+        self._answer.take_model(row.get("model"))
+        name = row.get("id")
         if name != self._id and isinstance(name, str) and name:
             if self._id and len(self._began) <= MOST_IDS:
                 self._began.append(self._before)
@@ -181,7 +177,8 @@ class OpenAIRows:
         if beside := not any(texts):
             texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",), odd)
         texts = as_marked(texts, choice)
-        self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
+        if position == 0 or any(texts):
+            self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         self._add(texts, again=beside or not piece, piece=piece)
         if odd:
             answer.note(*odd)
