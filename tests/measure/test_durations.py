@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -35,13 +36,25 @@ def counted(**durations: Any) -> str:
     return ndjson(message("a"), message("b"), message("c"), last(**durations))
 
 
+NAMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 CASES: dict[str, tuple[Dialect, str, str | None]] = {
     "ns": (CHAT, counted(**TRUE), None),
     "µs": (CHAT, counted(**in_unit(1e-3)), TOO_SHORT),
+    "ms but for the whole (rkllama)": (
+        CHAT,
+        counted(**TRUE | {"eval_duration": 600, "prompt_eval_duration": 50}),
+        TOO_SHORT,
+    ),
+    "constants": (CHAT, counted(**dict.fromkeys(NAMES, 1)), TOO_SHORT),
+    "zeros": (CHAT, counted(**dict.fromkeys(NAMES, 0)), TOO_SHORT),
+    "zeros, not counted (aimock)": (CHAT, counted(**dict.fromkeys(NAMES, 0), eval_count=None), TOO_SHORT),
+    "a prefill of a few ns": (CHAT, counted(**TRUE | {"prompt_eval_duration": 350}), TOO_SHORT),
+    "a load longer than all": (CHAT, counted(**TRUE | {"load_duration": 10**9}), TOO_LONG),
     "of an answer that a cache replays": (CHAT, counted(**in_unit(10)), TOO_LONG),
     "timings": (V1, timed(1), None),
     "timings in s": (V1, timed(1e-3), TOO_SHORT),
     "timings in µs": (V1, timed(1e3), TOO_LONG),
+    "timings of nothing": (V1, timed(0), TOO_SHORT),
     "neither": (V1, sse(A, B, C, finish(usage=usage())), None),
     "one piece, at once": (V1, sse(delta("a"), finish(usage=usage(1))), None),
 }
@@ -58,6 +71,12 @@ def test_durations_that_the_arrivals_refute_are_unknown(name: str) -> None:
     record, _ = recorded.replay(dialect, framed(reads), None)
     assert record.doubts == (None if doubt is None else [doubt])
     said = dialect.server_said(record.server or {})
-    known = [part == part for part in (said.prefill_s, said.decode_s)]  # noqa: PLR0124 - nan is unknown
-    assert known == [doubt is None and name not in ("neither", "one piece, at once")] * 2
-    assert record.output_tokens == (1 if "one" in name else 3)
+    unknown = [math.isnan(part) for part in (said.prefill_s, said.decode_s)]
+    assert unknown == [doubt is not None or name in ("neither", "one piece, at once")] * 2
+    assert (record.prompt_tokens, record.token_source) == (20, "chunks" if "not counted" in name else "server")
+
+
+def test_one_token_has_no_decode() -> None:
+    body = ndjson(message("a"), last(**TRUE | {"eval_count": 1, "eval_duration": 0})).encode()
+    record, _ = recorded.replay(CHAT, framed([(T_SEND + 10**9, body)]), None)
+    assert record.doubts is None

@@ -17,12 +17,10 @@ from loadtest.dialects.answers.rows.counts import (
     OUTPUT,
     PROMPT,
     WIDEST,
-    contradiction,
     first_count,
     flat,
     known_number,
     short_key,
-    without_durations,
 )
 from loadtest.dialects.answers.rows.text_shapes import as_marked, in_message
 
@@ -130,9 +128,6 @@ class OllamaRows:
             ):
                 server[short_key(key)] = known
         answer.note(*odd)
-        if (why := contradiction(server)) is not None:
-            answer.doubt(why)
-            answer.ending.server = without_durations(server)
         prompt, output = self._counts
         answer.count(server.get("prompt_eval_count", prompt), server.get("eval_count", output))
 
