@@ -37,6 +37,8 @@ from support.odd_streams import (
 )
 from support.reported_streams import WHOLE
 
+TALK = (" The", " cat", " sat", " on", " the", " mat", ".")
+FULL, TALKED = "".join(TALK), tuple(map(delta, TALK))
 DOCUMENTS = [{"title": "a page", "url": "https://example.org", "content": "what the page says"}]
 
 
@@ -261,7 +263,7 @@ TEXTS = {
         + sse(*(of_id(delta(text), "y") for text in ("The ", "cat ", "sat ", "down", " and", " slept.")))
         + END,
         "The cat sat The cat sat down and slept.",
-        odd=("twice as many pieces",),
+        odd=("more than one id", "twice as many pieces"),
         doubts=("begins anew",),
     ),
     "a model's name in the first chunk alone (Azure)": Stream(
@@ -272,6 +274,30 @@ TEXTS = {
     ),
     "two models in one answer": Stream(
         V1, sse(A, of_model(B, "other"), of_model(C, "other")) + END, doubts=("more than one model",)
+    ),
+    "begun anew, and the second attempt counted (shenyu#6647)": Stream(
+        V1,
+        sse(*TALKED[:4], *TALKED, finish(usage=usage(7))) + DONE,
+        " The cat sat on" + FULL,
+        output=7,
+        doubts=("begins anew",),
+    ),
+    "ollama: begun anew, and the second attempt counted": Stream(
+        CHAT,
+        ndjson(*map(message, TALK[:4]), *map(message, TALK), last(eval_count=8)),
+        " The cat sat on" + FULL,
+        output=8,
+        doubts=("begins anew",),
+    ),
+    "said twice by the model": Stream(
+        V1, sse(*TALKED, *TALKED, finish(usage=usage(14))) + DONE, FULL + FULL, output=14
+    ),
+    "tokens that are counted before any text comes (FastDeploy#8113)": Stream(
+        V1,
+        sse(*(delta("") | {"usage": usage(count)} for count in (0, 9, 18)), *TALKED, finish(usage=usage(25))) + DONE,
+        FULL,
+        output=25,
+        doubts=("grew, without text",),
     ),
     "ollama: two models in turns": Stream(
         CHAT,

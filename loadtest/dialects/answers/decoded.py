@@ -64,6 +64,7 @@ class Decoded:
         "_last",
         "_model",
         "_of_another",
+        "began",
         "end",
         "ending",
         "events",
@@ -81,6 +82,7 @@ class Decoded:
         self.end = 0  # offset in the body behind the line at hand
         self.kind = b""  # the name of the event at hand, where it has one
         self.marked = False  # [DONE] was seen
+        self.began: list[int] = []  # at which pieces another id began
         self.finished_at: int | None = None  # how many events had come at the first finish_reason
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's

@@ -127,7 +127,8 @@ class Usage:
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
             # a prompt of none is unknown
             fell = before and now is not None and now < before and (now or name == "output")
-            if fell or (before and now and now > before + MOST_LATER and pieces == self.pieces > 0):
+            grew = before is not None and now and now > before + MOST_LATER and pieces == self.pieces
+            if fell or (grew and (pieces or name == "output")):
                 doubts.append(
                     f"the server's count of {name} tokens {'fell' if fell else 'grew, without text,'} from one chunk to the next"
                 )

@@ -55,17 +55,16 @@ _FLAGS = frozenset(
 )  # that say in a choice that it is the last
 SEVERAL_IDS = "the answer's pieces carry more than one id"
 MIXED = "the answer's pieces carry two ids in turns: they are of two answers, and its figures are of both"
-ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
 BEHIND_PIECES = "the answer has text in two places, its pieces and beside them: both are counted"
 LABEL_NOTE = "one word, so no token: left out"
-MOST_IDS, FEWEST_LETTERS = 3, 8  # ids more than one, above which every chunk may have its own; of a beginning
+MOST_IDS = 3  # more than one, above which every chunk may have its own
 
 
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
     __slots__ = (
-        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_ids", "_index", "_indices", "_last"),
+        *("_answer", "_bare", "_before", "_first", "_id", "_ids", "_index", "_indices", "_last"),
         *("_piecewise", "_strange", "_usage", "_whole"),
     )
 
@@ -81,7 +80,6 @@ class OpenAIRows:
         self._before = 0  # events before the last chunk that was like none before
         self._id = ""  # that the last piece of text was said to be of
         self._ids: set[str] = set()  # of all pieces so far
-        self._began: list[int] = []  # at which pieces another id began
         self._whole = False  # a message came that is no piece of a stream
         # which events are text under a name that is not known, and whether a role is beside it
         self._strange: list[tuple[int, bool]] = []
@@ -135,24 +133,13 @@ class OpenAIRows:
         self._answer.take_model(row.get("model"))
         name = row.get("id")
         if name != self._id and isinstance(name, str) and name:
-            if self._id and len(self._began) <= MOST_IDS:
-                self._began.append(self._before)
+            if self._id and len(self._answer.began) <= MOST_IDS:
+                self._answer.began.append(self._before)
             if name in self._ids:
                 self._answer.doubt(MIXED)
             elif len(self._ids) < MOST_INDICES:
                 self._ids.add(name)
             self._id = name
-
-    def _check_ids(self) -> None:
-        """Doubt an answer that begins anew under another id; one of a few ids is said, one with an id for every chunk is not."""
-        texts = self._answer.events.texts
-        if not 0 < len(self._began) <= MOST_IDS or 4 * len(self._began) >= len(texts):
-            return
-        begins = (("".join(texts[:i])[: 2 * FEWEST_LETTERS], "".join(texts[i:])) for i in self._began)
-        if any(len(begin) >= FEWEST_LETTERS and rest.startswith(begin) for begin, rest in begins):
-            self._answer.doubt(ANEW)
-        else:
-            self._answer.note(SEVERAL_IDS)
 
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
         """Take one choice; return whether it is a piece of a stream."""
@@ -297,7 +284,10 @@ class OpenAIRows:
             return
         if self._whole and self._first is self._last and answer.events and ending.error is None:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
-        self._check_ids()
+        if 0 < len(answer.began) <= MOST_IDS and 4 * len(answer.began) < len(answer.events):
+            answer.note(SEVERAL_IDS)
+        else:
+            answer.began.clear()
         answer.drop_echo()
         answer.drop_blank()
         self._drop_labels()
