@@ -141,7 +141,7 @@ class Request:
             ends=dialect.ends,
             leaves=stay.reader(dialect),
             is_empty=self._is_empty,
-            is_whole=self._is_whole,
+            is_whole=self._is_whole if dialect.ends.needles else None,
         )
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)

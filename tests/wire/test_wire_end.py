@@ -243,10 +243,10 @@ def test_an_end_that_looks_like_any_line_is_found_when_nothing_comes() -> None:
     received = Received(ends=ODD)
     for t, part in enumerate([*ALIKE, ODD_END]):
         received.add(part, [], t)
-    assert (received.until, received.look_at) == (None, 10 + 250 * MS)
+    assert (received.until, received.look_at) == (None, 10 + 1000 * MS)
     assert received.look()
     assert (received.until, received.look_at) == (10 + 50 * MS, None)
-    assert received.expire(251 * MS)
+    assert received.expire(1001 * MS)
     assert (received.t_end, received.failure) == (10, None)
 
 

@@ -29,7 +29,6 @@ ORDINARY_END = 9  # bytes at the end of a read: `null}]}` or `false}` with line 
 # So many reads may wait to be taken out of their HTTP framing: for many at a time that is cheaper than for each when it comes,
 # since the caches hold something else by the next read. It saves 0.5 µs a read of 12 at 1000 streams.
 MOST_WAITING = 32
-LOOK_NS = 250_000_000  # after so long without a read, what was not looked through is looked through
 
 
 class Received:
@@ -218,10 +217,12 @@ class Received:
             self._end(failure, t)
 
     def expire(self, t: int) -> bool:
-        """End an answer whose `until` has passed at `t`; False where data came since its finish_reason."""
+        """End an answer whose `until` has passed at `t`, or `look` at one that fell silent; False where it goes on."""
+        if self.until is None:
+            return self.look()
         self._unframe()
-        if self.until is None or self.ended:
-            return self.ended
+        if self.ended:
+            return True
         if self.marked is End.FINISH:
             self.catch_up()
             assert self._content_at is not None
@@ -235,31 +236,24 @@ class Received:
 
     @property
     def look_at(self) -> int | None:
-        """When to call `look` unless a read comes before; None where everything was looked through."""
-        if not self._search or self.marked is End.MARK:
-            return None
-        if self._waiting or self._search.looked != len(self._body):
-            return self._handled[-1] + LOOK_NS
-        if self._is_whole is None or self.marked is not None or self._asked == len(self._handled):
+        """When to call `look` unless a read comes before; None where that would find nothing."""
+        if self.marked is not None or self._asked == len(self._handled):
             return None
         return self._handled[-1] + FINISH_NS
 
     def look(self) -> bool:
-        """Look through reads that were not searched when they came; True when an end was in them.
+        """Have the last lines of an answer that fell silent decoded; True when it has ended, or they say that it is over.
 
-        Where all were searched, the last lines are decoded: some servers end answers by words that are no mark's.
+        Some servers end answers by words that are no mark's, or by a line that ends like any other.
         """
+        if self.look_at is None:
+            return False
         was = self.marked, self.ended
-        if self._waiting or self._search.looked != len(self._body):
-            self._unframe()
-            for said, end in self._search.passed_over():
-                if not self.ended:
-                    self._mark(said, end)
-        elif self.look_at is not None and self._is_whole is not None:
-            self._asked = len(self._handled)
-            if self.success and self._is_whole(self._search.tail()):
-                last = self._latest(text=False)
-                self._mark(End.FINISH, self._ends[-1 if last is None else last])
+        self._unframe()
+        self._asked = len(self._handled)
+        if self.success and self.marked is None and self._is_whole is not None and self._is_whole(self._search.tail()):
+            last = self._latest(text=False)
+            self._mark(End.FINISH, self._ends[-1 if last is None else last])
         return (self.marked, self.ended) != was
 
     def catch_up(self) -> None:
@@ -371,10 +365,7 @@ class Received:
         self._is_content = self._leaves = self._is_empty = self._is_whole = None
 
     def _end(self, failure: str | None, t: int) -> None:
-        for said, end in self._search.rest():
-            self._mark(said, end)
-        while self.look_at is not None:
-            self.look()
+        self.look()
         self.ended, self.broke_off = True, failure is not None
         self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]

@@ -79,13 +79,11 @@ def bare_piece(row: dict[str, Any]) -> str | None:
 
 
 def _texts_in(value: Any, depth: int) -> Iterator[str]:
-    for name, inner in value.items() if isinstance(value, dict) else ():
-        if isinstance(inner, str):
-            if name in _PIECES:
-                yield inner
-        elif depth:
-            for one in inner if isinstance(inner, list) else (inner,):
-                yield from _texts_in(one, depth - 1)
+    for name, inner in value.items() if depth and isinstance(value, dict) else ():
+        if isinstance(inner, str) and name in _PIECES:
+            yield inner
+        for one in inner if isinstance(inner, list) else (inner,):
+            yield from _texts_in(one, depth - 1)
 
 
 class AnyRows:
