@@ -128,7 +128,7 @@ class Usage:
             # a prompt of none is unknown
             fell = before and now is not None and now < before and (now or name == "output")
             grew = before is not None and now and now > before + MOST_LATER and pieces == self.pieces
-            if fell or (grew and (pieces or name == "output")):
+            if fell or (grew and (before if pieces else name == "output")):
                 doubts.append(
                     f"the server's count of {name} tokens {'fell' if fell else 'grew, without text,'} from one chunk to the next"
                 )
