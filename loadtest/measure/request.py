@@ -15,6 +15,7 @@ from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
+from loadtest.measure.durations import hold_durations
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.leaving import STAYS, Stay
 from loadtest.measure.token_counts import CHARACTERS, LETTERS, counts_characters, is_spelled, token_fields
@@ -136,7 +137,11 @@ class Request:
         self._content: Content | None = None
         self._short: tuple[int, tuple[ContentEvents, Ending]] | None = None  # a short answer's size, and it decoded
         self.received = Received(
-            is_content=self.is_content, ends=dialect.ends, leaves=stay.reader(dialect), is_empty=self._is_empty
+            is_content=self.is_content,
+            ends=dialect.ends,
+            leaves=stay.reader(dialect),
+            is_empty=self._is_empty,
+            is_whole=self._is_whole if dialect.ends.needles else None,
         )
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
@@ -181,6 +186,13 @@ class Request:
         decoder = self.dialect.decoder()
         decoder.feed(line + b"\n")
         return row_of_line(line) is not None and not decoder.events
+
+    def _is_whole(self, tail: bytes) -> bool:
+        """Whether the last lines of an answer say that it is over; a reason with every piece of text says little."""
+        decoder = self.dialect.decoder()
+        decoder.feed(tail)
+        ending = decoder.close()
+        return ending.done and not ending.went_on and not (ending.whole and ending.finish_reason is None)
 
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the answer's reads, their stamps taken to our clock by the first call."""
@@ -238,6 +250,10 @@ class Request:
             ending.notes.append(CHARACTERS)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
             ending.doubts.append("the answer holds another number of embeddings than it was asked for")
+        if content.read_of and ending.server:
+            first, last = (reads.t[content.read_of[i]] for i in (0, -1))
+            said = self.dialect.server_said(ending.server)
+            hold_durations(ending, said, received.t_send, first, last, self._ended())
         tokens = self._tokens(content)
         if tokens.get("token_source") == "chunks" and is_spelled(content.events):
             ending.doubts.append(LETTERS)

@@ -25,7 +25,7 @@ SWEEP = 0.25  # seconds between two checks for overdue requests
 FELL_SILENT_NS = (50_000_000, 1_000_000_000)
 OPENING = 64  # connections that `prepare` opens at a time: where an accept queue is full, TCP retries after a second
 # Deadlines that a sweep would see too late: how an answer ends, and when a user leaves.
-TIMED_LIMITS = ("end", "look", "patience")
+TIMED_LIMITS = ("end", "patience")
 
 
 class AsyncWire(Shell):

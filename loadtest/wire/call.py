@@ -39,16 +39,13 @@ class Call:
 
     @property
     def deadline(self) -> tuple[float, str]:
-        """When `check` has something to do (monotonic ns or infinite), and why: the name of a limit, "end" or "look".
+        """When `check` has something to do (monotonic ns or infinite), and why: the name of a limit, or "end".
 
-        "end" and "look" are no limits: see Received.until and Received.look_at.
+        "end" is no limit: see Received.until and Received.look_at.
         """
-        deadline = self._limits.deadline(self.received, self._started)
-        if (until := self.received.until) is not None:
-            deadline = min(deadline, (until, "end"))
-        if (look_at := self.received.look_at) is not None:
-            deadline = min(deadline, (look_at, "look"))
-        return deadline
+        deadline, until = self._limits.deadline(self.received, self._started), self.received.until
+        end = self.received.look_at if until is None else until
+        return deadline if end is None else min(deadline, (end, "end"))
 
     def begin(self, payload: bytes) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
@@ -60,10 +57,6 @@ class Call:
         if self.over or t < self.deadline[0]:
             return
         deadline, limit = self.deadline
-        if limit == "look":
-            if self.received.look():
-                self._changed()
-            return
         if limit == "end":
             if self.received.expire(t):
                 self._changed()

@@ -211,6 +211,60 @@ row(
     output=3,
     within=0.9,
 )
+SILENT = {  # ends of which no line has a mark's words: the decoder finds them in a silence
+    "finishReason": {"finishReason": "STOP"},
+    "is_end": {"is_end": True},
+    "stop_reason": {"stop_reason": "end_turn"},
+}
+for label, said in SILENT.items():
+    row(
+        f"ended by {label}, open",
+        lambda w, n, said=said: streamed(
+            *w.tokens(), w.line({"id": "x", "choices": [{"index": 0, "delta": {}, **said}]}), Then.HOLD, last=False
+        ),
+        dialects=OPENAI,
+        outcome="ok",
+        text=TEXT,
+        within=2.9,
+    )
+for label in ("1", '"true"', '"True"'):
+    for word, steps in (("open", (Then.HOLD,)), ("pings", (Every(b"1\r\n\n\r\n", 0.2),)), ("reset", (Then.RST,))):
+        row(
+            f"done is {label}, then {word}",
+            lambda w, n, label=label, steps=steps: streamed(
+                *w.tokens(), w.end().replace(b'"done":true', b'"done":' + label.encode()), *steps, last=False
+            ),
+            dialects=OLLAMA,
+            outcome="ok",
+            text=TEXT,
+            output=3,
+            within=3.5,
+        )
+for label, share in (("µs", 1e-3), ("ms", 1e-6), ("another answer, out of a cache", 30)):
+    row(
+        f"durations of {label}",
+        lambda w, n, share=share: streamed(
+            *(step for part in w.tokens() for step in (part, Wait(0.1))),
+            w.end(prompt_eval_duration=int(1e8 * share), eval_duration=int(3e8 * share)),
+        ),
+        dialects=OLLAMA,
+        outcome="ok",
+        output=3,
+        doubts="durations are",
+    )
+for label, headers in (
+    ("no length", ()),
+    ("chunks", (b"Transfer-Encoding: chunked",)),
+    ("a length", (b"Content-Length: 9",)),
+):
+    row(
+        f"an error's status and {label}, no body, open",
+        lambda w, n, headers=headers: [head(*headers, status=b"503 Busy", chunked=False), Then.HOLD],
+        dialects=BOTH,
+        outcome="http_error",
+        error="HTTP 503",
+        within=1.9,
+    )
 row(
     "a body behind a length of nothing",
     lambda w: [head(b"Content-Length: 0", chunked=False), Wait(0.02), *w.whole(), Then.FIN],

@@ -6,6 +6,8 @@ import json
 
 import pytest
 from support import recorded
+from support.odd_answers import chunk
+from support.odd_streams import A, B, delta, finish, last, message, ndjson, sse, with_choice
 from support.received import fed, feed
 
 from loadtest.dialects import (
@@ -18,6 +20,7 @@ from loadtest.dialects import (
     OpenAICompletions,
     OpenAIResponses,
 )
+from loadtest.records import Outcome
 
 RESPONSES, MESSAGES = OpenAIResponses("m"), AnthropicMessages("m")
 MS = 1_000_000
@@ -51,8 +54,6 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (V1, 'data: {"choices":[{"delta":{},"finish_reason":"null"}]}', None),
     (V1, 'data: {"choices":[{"delta":{"finish_reason":"stop"}}]}', None),
     (V1, 'data: {"choices":[{"delta":{}}],"finish_reason":"stop"}', End.FINISH),
-    (V1, 'data: {"code":0,"data":{"choices":[{"delta":{},"finish_reason":"stop"}]}}', End.FINISH),
-    (V1, 'data: {"code":0,"data":{"choices":[{"delta":{"content":"x"},"finish_reason":null}]}}', None),
     (V1, 'data: {"choices":[{"delta":{}}]}{"choices":[{"delta":{},"finish_reason":"stop"}]}', End.FINISH),
     (V1, "data: DONE", End.MARK),
     (V1, "data: [[DONE]]", End.MARK),
@@ -124,6 +125,41 @@ def test_lines_that_end_in_a_return_alone_are_asked_one_by_one(cut: bool, size: 
         [(0, b"HTTP/1.1 200 OK\r\n\r\n"), *((i, data) for i, data in enumerate(reads))], 10**6, ends=V1.ends
     )
     assert received.marked is End.FINISH
+
+
+def gemini(text: str, **more: str) -> dict[str, object]:
+    return {"candidates": [{"content": {"parts": [{"text": text}]}, **more}]}
+
+
+WHOLE, OPEN = ndjson(message("a"), message("b"), last()), sse(A, B)
+SILENT = {
+    **{f"done is {said}": (CHAT, WHOLE.replace("true", said), True) for said in ("1", '"True"', "1.0")},
+    "finishReason (Gemini)": (V1, sse(gemini("a"), gemini("b"), gemini("", finishReason="STOP")), True),
+    "an envelope": (V1, sse({"data": A}, {"data": B}, {"data": finish()}), True),
+    "a flag in the choice": (V1, sse(A, B, with_choice(delta(), is_end=True)), True),
+    "llama.cpp's own": (V1, sse({"content": "a", "stop": False}, {"content": "", "stop": True}), True),
+    "no end": (V1, OPEN, False),
+    "a whole message, of which more may come": (V1, sse({"choices": [{"message": {"content": "a"}}]}), False),
+    "a reason with every piece": (V1, sse(*(gemini(text, finishReason="STOP") for text in "abc")), False),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_an_end_that_no_needle_finds_is_found_in_a_silence(name: str) -> None:
+    dialect, body, over = SILENT[name]
+    made = recorded.request(dialect)
+    received, begin = made.received, recorded.T_SEND
+    received.add(HEAD, [], begin)
+    lines = body.encode().splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        received.add(chunk(line), [], begin + i * MS)
+    while received.look_at is not None and received.look_at <= begin + 2000 * MS:
+        received.look()
+    assert (received.marked is End.FINISH) is over
+    assert received.until is None or received.until <= begin + (1000 + len(lines)) * MS
+    assert over is (received.until is not None and received.expire(begin + 2000 * MS))
+    if over:
+        assert (made.finish().outcome, received.failure) == (Outcome.OK, None)
 
 
 def test_pieces_of_text_hold_no_needle() -> None:

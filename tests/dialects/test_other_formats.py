@@ -110,6 +110,19 @@ PIECES_ALONE: dict[str, Stream] = {
         V1, "".join(f"event: token\n{sse({'text': text})}" for text in "abc") + 'event: done\ndata: {"sources":[]}\n\n'
     ),
     "of Messages": Stream(MESSAGES, sse(*({"text": text} for text in "abc")) + DONE),
+    "beside other facts (Triton, triton_cli#86)": Stream(
+        V1,
+        sse(*({"model_name": "e", "sequence_id": 0, "output_log_probs": [0.1], "text_output": text} for text in "abc")),
+        done=False,
+    ),
+    "deep inside (watsonx)": Stream(
+        V1, sse(*({"results": [{"generated_text": text, "stop_reason": "no"}]} for text in "abc")) + DONE
+    ),
+    "all of it once more (Coze)": Stream(
+        V1,
+        sse(*({"type": "answer", "content": text, "content_type": "text"} for text in ("a", "b", "c", "abc"))) + DONE,
+    ),
+    "of Vercel's": Stream(V1, sse(*({"type": "text-delta", "textDelta": text} for text in "abc")) + DONE),
 }
 
 

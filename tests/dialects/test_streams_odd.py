@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from support.odd_streams import (
@@ -32,31 +31,6 @@ from support.odd_streams import (
     usage,
     with_choice,
 )
-
-DURATIONS: dict[str, tuple[dict[str, Any], str | None]] = {
-    "as they are": ({}, None),
-    "milliseconds but for the whole (rkllama)": (
-        {"eval_duration": 60, "prompt_eval_duration": 350},
-        "too short for its tokens",
-    ),
-    "constants": (
-        dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 1),
-        "too short for its tokens",
-    ),
-    "zeros": (
-        dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 0),
-        "too short for its tokens",
-    ),
-    "zeros, and no count that would tell (aimock)": (
-        dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 0)
-        | {"eval_count": None},
-        "prompt_eval_duration is too short",
-    ),
-    "a prefill of a few ns": ({"prompt_eval_duration": 350}, "prompt_eval_duration is too short"),
-    "parts longer than the whole": ({"load_duration": 10**9, "prompt_eval_duration": 10**9}, "longer than the whole"),
-    "one token": ({"eval_count": 1, "eval_duration": 0}, None),
-    "a whole of nothing else": ({"load_duration": None, "prompt_eval_duration": None, "eval_duration": None}, None),
-}
 
 FRAMES = {
     "comments framed as data (OpenRouter behind a gateway)": Stream(
@@ -206,28 +180,8 @@ def test_a_stream(name: str) -> None:
     hold(STREAMS[name])
 
 
-@pytest.mark.parametrize("name", DURATIONS)
-def test_durations_that_cannot_be_true_are_unknown_and_doubted(name: str) -> None:
-    more, doubt = DURATIONS[name]
-    _, ending = decode(CHAT, ndjson(message("a"), message("b"), message("c"), last(**more)).encode())
-    assert any(key.endswith("_duration") for key in ending.server) == (doubt is None)
-    assert [doubt is not None and doubt in said for said in ending.doubts] == [True] * (doubt is not None)
-    assert ending.prompt_tokens == 20
-
-
 def test_text_behind_a_finish_reason_is_known() -> None:
     _, ending = decode(V1, sse(A, finish(), B, C).encode())
     assert (ending.done, ending.went_on) == (True, True)
     for body in (sse(A, B, finish(), COUNTS), sse(A, finish(), B) + DONE):
         assert not decode(V1, body.encode())[1].went_on
-
-
-@pytest.mark.parametrize(
-    ("prompt_ms", "predicted_ms", "known"), [(30.5, 9.1, True), (0.0, 0.0, False), (30.5, 0.0, False)]
-)
-def test_timings_of_nothing_are_unknown_and_doubted(prompt_ms: float, predicted_ms: float, known: bool) -> None:
-    timings = {"prompt_n": 20, "prompt_ms": prompt_ms, "predicted_n": 3, "predicted_ms": predicted_ms}
-    _, ending = decode(V1, sse(A, B, C, finish(timings=timings)).encode())
-    assert ("prompt_ms" in ending.server["timings"]) is known
-    assert ["timings are unknown" in said for said in ending.doubts] == [True] * (not known)
-    assert (ending.prompt_tokens, ending.output_tokens) == (20, 3)

@@ -15,6 +15,7 @@ from support.odd_streams import (
     GENERATE,
     PIECES,
     STOP,
+    UNCOUNTED,
     V1,
     A,
     B,
@@ -22,6 +23,7 @@ from support.odd_streams import (
     Stream,
     completed,
     delta,
+    finish,
     last,
     message,
     named,
@@ -31,9 +33,12 @@ from support.odd_streams import (
     start,
     stopped,
     usage,
+    with_choice,
 )
 from support.reported_streams import WHOLE
 
+TALK = (" The", " cat", " sat", " on", " the", " mat", ".")
+FULL, TALKED = "".join(TALK), tuple(map(delta, TALK))
 DOCUMENTS = [{"title": "a page", "url": "https://example.org", "content": "what the page says"}]
 
 
@@ -234,13 +239,31 @@ TEXTS = {
         "abcdefghijkl",
         odd=("more than one id", "twice as many pieces"),
     ),
+    "two ids in turns": Stream(
+        V1,
+        sse(*(of_id(row, "x" if i % 2 else "y") for i, row in enumerate(map(delta, "abcdefghij"))), finish()) + DONE,
+        "abcdefghij",
+        **UNCOUNTED,
+        doubts=("of two answers",),
+    ),
+    **{
+        f"a thought by a flag {place} ({flag})": Stream(V1, sse(row, A, B, C) + END, hidden="hm")
+        for flag in ("thought", "is_thinking")
+        for place, row in (
+            ("in the choice", with_choice(delta("hm"), **{flag: True})),
+            ("in a part", delta([{"type": "text", "text": "hm", flag: True}])),
+        )
+    },
+    "ollama: a thought by a flag in the row": Stream(
+        CHAT, ndjson(message("hm") | {"thought": True}, message("a"), message("b"), message("c"), last()), hidden="hm"
+    ),
     "begun anew under another id (open-interpreter#291)": Stream(
         V1,
         sse(*map(delta, ("The ", "cat ", "sat ")))
         + sse(*(of_id(delta(text), "y") for text in ("The ", "cat ", "sat ", "down", " and", " slept.")))
         + END,
         "The cat sat The cat sat down and slept.",
-        odd=("twice as many pieces",),
+        odd=("more than one id", "twice as many pieces"),
         doubts=("begins anew",),
     ),
     "a model's name in the first chunk alone (Azure)": Stream(
@@ -251,6 +274,38 @@ TEXTS = {
     ),
     "two models in one answer": Stream(
         V1, sse(A, of_model(B, "other"), of_model(C, "other")) + END, doubts=("more than one model",)
+    ),
+    "begun anew, and the second attempt counted (shenyu#6647)": Stream(
+        V1,
+        sse(*TALKED[:4], *TALKED, finish(usage=usage(7))) + DONE,
+        " The cat sat on" + FULL,
+        output=7,
+        doubts=("begins anew",),
+    ),
+    "ollama: begun anew, and the second attempt counted": Stream(
+        CHAT,
+        ndjson(*map(message, TALK[:4]), *map(message, TALK), last(eval_count=8)),
+        " The cat sat on" + FULL,
+        output=8,
+        doubts=("begins anew",),
+    ),
+    "said twice by the model": Stream(
+        V1, sse(*TALKED, *TALKED, finish(usage=usage(14))) + DONE, FULL + FULL, output=14
+    ),
+    "tokens that are counted before any text comes (FastDeploy#8113)": Stream(
+        V1,
+        sse(*(delta("") | {"usage": usage(count)} for count in (0, 9, 18)), *TALKED, finish(usage=usage(25))) + DONE,
+        FULL,
+        output=25,
+        doubts=("grew, without text",),
+    ),
+    "ollama: two models in turns": Stream(
+        CHAT,
+        ndjson(message("a"), of_model(message("b"), "other"), message("c"), last()),
+        doubts=("more than one model",),
+    ),
+    "a second choice without text": Stream(
+        V1, sse(*({**row, "choices": [*row["choices"], {"index": 1, "delta": {}}]} for row in (A, B, C))) + END
     ),
     "a piece in the middle with all before it (TensorRT-LLM#3280)": Stream(
         V1,

@@ -25,6 +25,7 @@ _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
 _WITHOUT_ZERO_WIDTH = dict.fromkeys(map(ord, ZERO_WIDTH))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
+TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
@@ -61,7 +62,9 @@ class Decoded:
         "_echoed",
         "_echoes",
         "_last",
+        "_model",
         "_of_another",
+        "began",
         "end",
         "ending",
         "events",
@@ -79,11 +82,13 @@ class Decoded:
         self.end = 0  # offset in the body behind the line at hand
         self.kind = b""  # the name of the event at hand, where it has one
         self.marked = False  # [DONE] was seen
+        self.began: list[int] = []  # at which pieces another id began
         self.finished_at: int | None = None  # how many events had come at the first finish_reason
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
         self._aside = 0  # how many events are text that may be anything: all of them, or none
+        self._model = ""  # that the last piece of text was said to be of
         self._of_another = False  # some of it is of rows of no known format
         # what of no known format came last, and behind how many events
         self._last = b"", 0
@@ -104,7 +109,7 @@ class Decoded:
         """Take text of which nothing says that it is the model's; `name`: under which it stands in a row of a known format."""
         if name:
             self.note(_ASIDE.format(server_errors.quoted(name, 40)))
-        if self._aside == len(self.events):
+        if self._aside == len(self.events) and not (self._aside > 1 and self.has_all((text, ""))):
             self.events.add(text, self.end)
             self._aside, self._of_another = self._aside + 1, self._of_another or not name
 
@@ -183,6 +188,13 @@ class Decoded:
     def fail(self, why: str) -> None:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
             self.ending.error = why
+
+    def take_model(self, name: Any) -> None:
+        """Take which model a piece of text is said to be of."""
+        if name != self._model and isinstance(name, str) and name:
+            if self._model:
+                self.doubt(TWO_MODELS)
+            self._model = name
 
     def finish(self, name: str, value: Any, row: Any = None) -> None:
         """Take a finish_reason or done_reason by its name, as it was sent, and its row."""

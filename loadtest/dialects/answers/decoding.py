@@ -112,7 +112,7 @@ class StreamDecoder:
             ending.went_on = len(answer.events) > answer.finished_at
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
-        answer.doubt(*repeats.doubts(answer.events, ending.output_tokens), *spoken.doubts(answer.events))
+        answer.doubt(*repeats.doubts(answer.events, ending.output_tokens, answer.began), *spoken.doubts(answer.events))
         if ending.done or not answer.end:
             ending.hint = None if ending.done else server_errors.EMPTY_ANSWER
         return ending

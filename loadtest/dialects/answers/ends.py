@@ -8,8 +8,7 @@ from typing import Any
 from loadtest.dialects.answers.errors.error_words import words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence, in_row, quoted
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.found_rows import run_together, unwrapped
-from loadtest.dialects.answers.rows.other_apis import as_chunk
+from loadtest.dialects.answers.rows.found_rows import run_together
 from loadtest.dialects.base import End, EndMarks
 
 # most servers say [DONE], some "DONE" or [[DONE]], and some escape the end of the line
@@ -169,8 +168,6 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _of_row(row: dict[str, Any]) -> End | None:
-    if "choices" not in row and "done" not in row:
-        row = unwrapped(row, _has_end) or as_chunk(row) or row
     if is_true(row.get("done")):
         return End.MARK if is_last(row) else End.FINISH
     if in_row(row):
@@ -184,13 +181,8 @@ def _of_row(row: dict[str, Any]) -> End | None:
     return None
 
 
-def _has_end(row: dict[str, Any]) -> bool:
-    """Whether a row in a gateway's envelope may say that the answer is over."""
-    return bool(row.get("choices")) or is_true(row.get("done")) or bool(row.get("error"))
-
-
 # The wire looks for each needle in every read. "true" and "error" occur in no ordinary piece, whatever blanks surround them.
-# An event named done has no needle: servers that send it give a finish_reason first, and close the connection afterwards.
-# Nor has a done that is a number, so that an ordinary line is not searched once more for so rare a one.
+# Ends that are said otherwise, such as a done that is a number, have no needle: the decoder finds them in a silence (see
+# Received.look).
 OLLAMA = EndMarks((b"true", b'"error"'), end_said_by)
 OPENAI = EndMarks((b"DONE", b"[done]", b'_reason":"', b'_reason": "', b"error"), end_said_by)

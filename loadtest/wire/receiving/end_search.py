@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from loadtest.dialects.base import End, EndMarks
 
-LOOK_BACK = 1 << 16  # bytes that are looked through where reads were passed over
 UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has come
 
 # Some servers end lines with a b"\r" alone; behind the body's last byte a b"\n" may yet come.
@@ -19,14 +18,13 @@ Said = tuple[End, int]  # what a line says of the answer's end, and the offset i
 class EndSearch:
     """Looks for `marks` in `body`, which grows; asks only lines with a needle of theirs, be it cut by a read or not."""
 
-    __slots__ = ("_body", "_line_has_needle", "_longest", "_marks", "_needles", "_tail", "looked", "quiet")
+    __slots__ = ("_body", "_line_has_needle", "_longest", "_marks", "_needles", "_tail", "quiet")
 
     def __init__(self, marks: EndMarks, body: bytearray) -> None:
         self._marks, self._needles, self._body = marks, marks.needles, body
         self._longest = max(map(len, marks.needles), default=0)
         self._tail = b""  # the end of a line that has no newline yet: a needle may begin in it
         self._line_has_needle = False  # whether that line holds a needle
-        self.looked = 0  # offset in the body from which on nothing was looked through
         self.quiet = False  # the latest read ended with a line, and no needle was in it
 
     def __bool__(self) -> bool:
@@ -37,8 +35,6 @@ class EndSearch:
         """Look through the read that was just added to the body."""
         region = self._tail + read
         found, newline, size = self._holds(region), b"\n" in read, len(self._body)
-        if self.looked == size - len(read):
-            self.looked = size
         if found or (self._line_has_needle and read):
             start = self._line_start(size - len(read))
             if newline or size - start < UNFINISHED or b"\r" in read:
@@ -51,17 +47,9 @@ class EndSearch:
         self._tail = b"" if ended else region[-self._longest :]
         self.quiet = ended and not found
 
-    def passed_over(self) -> Iterator[Said]:
-        """Look through reads that were not taken, as far back as LOOK_BACK."""
-        size = len(self._body)
-        begin, self.looked = max(self.looked, size - LOOK_BACK), size
-        if self._holds(self._body[begin:]):
-            yield from self._ask(self._line_start(begin))
-
-    def rest(self) -> Iterator[Said]:
-        """Look at a last line that lacks its newline."""
-        if self._line_has_needle:
-            yield from self._ask(self._body.rfind(b"\n") + 1)
+    def tail(self) -> bytes:
+        """Return the last lines of the body, from the beginning of one on."""
+        return bytes(self._body[self._line_start(max(len(self._body) - UNFINISHED, 0)) :])
 
     def _holds(self, data: bytes | bytearray) -> bool:
         for needle in self._needles:  # noqa: SIM110 - any() takes twice as long
@@ -79,6 +67,5 @@ class EndSearch:
         for line in _LINE_END.split(self._body[start:]):
             end = start + len(line)
             if line and self._holds(line) and (said := self._marks.read(bytes(line))) is not None:
-                self.looked = max(self.looked, end)
                 yield said, end
             start = end + 1

@@ -86,11 +86,6 @@ class AnswerParser:
         """Whether the whole answer came."""
         return self.over and self.error is None
 
-    @property
-    def left(self) -> int | None:
-        """Body bytes still to come by Content-Length; None where the answer has none."""
-        return None if self.length is None else self._left
-
     def feed(self, data: bytes) -> bytes:
         """Return the body bytes in `data`, HTTP framing removed; bytes after the answer's end only set `excess`."""
         if self._at == _AT_SIZE and not self._held:  # most reads are one chunk, whole

@@ -29,7 +29,6 @@ ORDINARY_END = 9  # bytes at the end of a read: `null}]}` or `false}` with line 
 # So many reads may wait to be taken out of their HTTP framing: for many at a time that is cheaper than for each when it comes,
 # since the caches hold something else by the next read. It saves 0.5 µs a read of 12 at 1000 streams.
 MOST_WAITING = 32
-LOOK_NS = 250_000_000  # after so long without a read, what was not looked through is looked through
 
 
 class Received:
@@ -37,43 +36,16 @@ class Received:
 
     t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `is_content`
     is called with body bytes until it returns True for the first content. `ends` says which lines end an answer. `leaves` is
-    called with body bytes until it says that the user has left. `is_empty` says of a line of data that it has no text.
+    called with body bytes until it says that the user has left. `is_empty` says of a line of data that it has no text, `is_whole`
+    of the last lines of a body that the answer is over.
     """
 
     __slots__ = (
-        "_body",
-        "_content_at",
-        "_end_at",
-        "_ends",
-        "_handled",
-        "_headers_at",
-        "_is_content",
-        "_is_empty",
-        "_leaves",
-        "_ordinary_end",
-        "_parser",
-        "_quiet_ns",
-        "_search",
-        "_sent",
-        "_stamps",
-        "_unstamped",
-        "_waiting",
-        "broke_off",
-        "early_ns",
-        "ended",
-        "failure",
-        "hung_up",
-        "marked",
-        "new_conn",
-        "send_ns",
-        "t_connect",
-        "t_end",
-        "t_first_byte",
-        "t_headers",
-        "t_over",
-        "t_resent",
-        "t_send",
-        "until",
+        *("_asked", "_body", "_content_at", "_end_at", "_ends", "_handled", "_headers_at", "_is_content"),
+        *("_is_empty", "_is_whole", "_leaves", "_ordinary_end", "_parser", "_quiet_ns", "_search", "_sent"),
+        *("_stamps", "_unstamped", "_waiting", "broke_off", "early_ns", "ended", "failure", "hung_up", "marked"),
+        *("new_conn", "send_ns", "t_connect", "t_end", "t_first_byte", "t_headers", "t_over", "t_resent"),
+        *("t_send", "until"),
     )
 
     def __init__(
@@ -82,6 +54,7 @@ class Received:
         ends: EndMarks | None = None,
         leaves: Callable[[bytes], str | None] | None = None,
         is_empty: Callable[[bytes], bool] | None = None,
+        is_whole: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.new_conn = False
         self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
@@ -100,13 +73,14 @@ class Received:
         self.marked: End | None = None  # how the answer announced its end: the strongest sign so far
         self.until: int | None = None  # when the answer counts as over though its framing goes on, as after an end mark
         self.hung_up: str | None = None  # why the user has left in mid-answer
-        self._is_content, self._leaves, self._is_empty = is_content, leaves, is_empty
+        self._is_content, self._leaves, self._is_empty, self._is_whole = is_content, leaves, is_empty, is_whole
         self._parser = AnswerParser()
         # Of every read its raw stamp, its time and where its body bytes end, in columns that garbage collection need not walk.
         self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
         self._unstamped = 0
         self._body = bytearray()
         self._search = EndSearch(ends or EndMarks(), self._body)
+        self._asked = 0  # how many reads had come when `is_whole` was asked
         self._waiting: list[bytes] = []  # the latest reads, still in their HTTP framing: see MOST_WAITING
         # The last bytes of the latest read without a needle. A read that ends alike is searched only by `look`: a search takes
         # a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. () lets no read pass.
@@ -243,10 +217,12 @@ class Received:
             self._end(failure, t)
 
     def expire(self, t: int) -> bool:
-        """End an answer whose `until` has passed at `t`; False where data came since its finish_reason."""
+        """End an answer whose `until` has passed at `t`, or `look` at one that fell silent; False where it goes on."""
+        if self.until is None:
+            return self.look()
         self._unframe()
-        if self.until is None or self.ended:
-            return self.ended
+        if self.ended:
+            return True
         if self.marked is End.FINISH:
             self.catch_up()
             assert self._content_at is not None
@@ -260,24 +236,24 @@ class Received:
 
     @property
     def look_at(self) -> int | None:
-        """When to call `look` unless a read comes before; None where everything was looked through."""
-        if (
-            not self._search
-            or self.marked is End.MARK
-            or (self._search.looked == len(self._body) and not self._waiting)
-        ):
+        """When to call `look` unless a read comes before; None where that would find nothing."""
+        if self.marked is not None or self._asked == len(self._handled):
             return None
-        return self._handled[-1] + LOOK_NS
+        return self._handled[-1] + FINISH_NS
 
     def look(self) -> bool:
-        """Look through reads that were not searched when they came; True when an end was in them."""
+        """Have the last lines of an answer that fell silent decoded; True when it has ended, or they say that it is over.
+
+        Some servers end answers by words that are no mark's, or by a line that ends like any other.
+        """
         if self.look_at is None:
             return False
         was = self.marked, self.ended
         self._unframe()
-        for said, end in self._search.passed_over():
-            if not self.ended:
-                self._mark(said, end)
+        self._asked = len(self._handled)
+        if self.success and self.marked is None and self._is_whole is not None and self._is_whole(self._search.tail()):
+            last = self._latest(text=False)
+            self._mark(End.FINISH, self._ends[-1 if last is None else last])
         return (self.marked, self.ended) != was
 
     def catch_up(self) -> None:
@@ -353,7 +329,7 @@ class Received:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        if body and self.marked is None and not (self.ended or self.success) and parser.left is None:
+        if parser.headers_done and self.marked is None and not (self.ended or self.success):
             self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
         if self._leaves is not None:
             self._ordinary_end = ()  # no read may pass, for its pieces are counted
@@ -386,14 +362,12 @@ class Received:
 
     def forget_callbacks(self) -> None:
         """Drop them: they usually refer to this object, and the driver has switched off what collects such a cycle."""
-        self._is_content = self._leaves = self._is_empty = None
+        self._is_content = self._leaves = self._is_empty = self._is_whole = None
 
     def _end(self, failure: str | None, t: int) -> None:
-        for said, end in self._search.rest():
-            self._mark(said, end)
         self.look()
         self.ended, self.broke_off = True, failure is not None
         self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t
-        self.until = self._is_content = self._leaves = self._is_empty = None
+        self.until = self._is_content = self._leaves = self._is_empty = self._is_whole = None

@@ -67,8 +67,7 @@ def short_key(key: str) -> str:
     return key if len(key) <= 80 and key.isascii() and key.isidentifier() else shorten(key, 80)
 
 
-LEAST_NS_A_TOKEN, LEAST_PREFILL_NS = 1000, 1000  # no server decodes a token or reads a prompt faster
-SLACK, SLACK_NS = 0.05, 50_000_000  # by which parts, rounded and measured apart, may exceed the whole
+SLACK = 0.05  # by which what was rounded and measured apart may differ
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
 MOST_LATER = 8  # tokens without text behind the last piece, such as the one that ends an answer
 BEDROCK = "amazon-bedrock-invocationMetrics"
@@ -128,7 +127,8 @@ class Usage:
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
             # a prompt of none is unknown
             fell = before and now is not None and now < before and (now or name == "output")
-            if fell or (before and now and now > before + MOST_LATER and pieces == self.pieces > 0):
+            grew = before is not None and now and now > before + MOST_LATER and pieces == self.pieces
+            if fell or (grew and (before if pieces else name == "output")):
                 doubts.append(
                     f"the server's count of {name} tokens {'fell' if fell else 'grew, without text,'} from one chunk to the next"
                 )
@@ -212,30 +212,18 @@ def _detail(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ..
     return None
 
 
-def contradiction(server: Mapping[str, int]) -> str | None:
-    """Say why an Ollama's durations cannot be true together, or are in no ns; None where they can be.
-
-    Servers that speak its API send constants, milliseconds for some of them (rkllama), or zeros.
-    """
-    total, tokens, decode = (server.get(name) for name in ("total_duration", "eval_count", "eval_duration"))
-    prefill = server.get("prompt_eval_duration")
-    parts = (server.get("load_duration"), prefill, decode)
-    if tokens and tokens > 1 and decode is not None and decode < tokens * LEAST_NS_A_TOKEN:
-        return "the server's eval_duration is too short for its tokens, so its durations are no nanoseconds: unknown"
-    if prefill is not None and prefill < LEAST_PREFILL_NS:
-        return "the server's prompt_eval_duration is too short, so its durations are no nanoseconds: unknown"
-    if total is not None and sum(part or 0 for part in parts) > total * (1 + SLACK) + SLACK_NS:
-        return "the server's durations contradict each other, for together they are longer than the whole: unknown"
-    return None
+def without_durations(server: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a server said of an answer, but for how long anything took: Ollama's durations, llama.cpp's timings."""
+    return {
+        key: {name: one for name, one in said.items() if name.endswith("_n")} if key == "timings" else said
+        for key, said in server.items()
+        if not key.endswith("_duration")
+    }
 
 
-def timing_contradiction(timings: Mapping[str, Any], output: int | None = None) -> str | None:
-    """Say why llama.cpp's timings cannot be true: other tokens than counted, or times of nearly zero for them."""
+def timing_contradiction(timings: Mapping[str, Any], output: int | None) -> str | None:
+    """Say that llama.cpp's timings are of another number of tokens than were counted; None where they are not."""
     made = timings.get("predicted_n")
     if output is not None and isinstance(made, int) and abs(made - output) > max(2, SLACK * output):
         return "the server's predicted_n is another number of tokens than it counts, so its timings are unknown"
-    for count, time in (("prompt_n", "prompt_ms"), ("predicted_n", "predicted_ms")):
-        tokens, took = timings.get(count), timings.get(time)
-        if isinstance(tokens, int) and isinstance(took, int | float) and tokens > 1 and took * 1e6 < LEAST_NS_A_TOKEN:
-            return f"the server's {time} is too short for its {count}, so its timings are unknown"
     return None

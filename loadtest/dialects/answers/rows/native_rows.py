@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from loadtest.dialects.answers.decoded import Decoded, Rows
@@ -65,16 +66,24 @@ class NativeRows:
             answer.count(prompt, output)
 
 
-_PIECES = ("token", "content", "text", "delta", "text_output", "completion")
-_OF_A_PIECE = frozenset(
-    (*_PIECES, "id", "index", "model", "model_name", "model_version", "created", "role", "done", "finish_reason")
+_PIECES = frozenset(
+    ("token", "content", "text", "delta", "textDelta", "text_output", "completion", "answer", "value", "generated_text")
 )
+DEEPEST = 5  # objects and lists in one another
 
 
 def bare_piece(row: dict[str, Any]) -> str | None:
-    """Return the text in a row of no known format that has little else, as small servers send them."""
-    found = [row[name] for name in _PIECES if isinstance(row.get(name), str)]
-    return found[0] if len(found) == 1 and row.keys() <= _OF_A_PIECE else None
+    """Return the text in a row of no known format that has one under such a name, however deep; None where it is not one."""
+    found = list(_texts_in(row, DEEPEST))
+    return found[0] if len(found) == 1 else None
+
+
+def _texts_in(value: Any, depth: int) -> Iterator[str]:
+    for name, inner in value.items() if depth and isinstance(value, dict) else ():
+        if isinstance(inner, str) and name in _PIECES:
+            yield inner
+        for one in inner if isinstance(inner, list) else (inner,):
+            yield from _texts_in(one, depth - 1)
 
 
 class AnyRows:

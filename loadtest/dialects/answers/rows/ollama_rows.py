@@ -17,13 +17,12 @@ from loadtest.dialects.answers.rows.counts import (
     OUTPUT,
     PROMPT,
     WIDEST,
-    contradiction,
     first_count,
     flat,
     known_number,
     short_key,
 )
-from loadtest.dialects.answers.rows.text_shapes import in_message
+from loadtest.dialects.answers.rows.text_shapes import as_marked, in_message
 
 
 class OllamaRows:
@@ -60,6 +59,7 @@ class OllamaRows:
             answer.stamped = answer.stamped or sent is not None
             answer.unstamped = answer.unstamped or stamp is None
             events.created += [stamp] * (len(events.texts) - before)
+            answer.take_model(row.get("model"))
         message = row.get("message")
         said = server_errors.in_row(row)
         if said is None and isinstance(message, dict):
@@ -87,7 +87,7 @@ class OllamaRows:
         if not isinstance(message, dict) or (not self._chat and "response" in row):
             content = next((row[name] for name in _CONTENTS if row.get(name)), None)
             message = {"content": content} | {key: row[key] for key in _OTHER_TEXTS if key in row}
-        texts = in_message(message, odd)
+        texts = as_marked(in_message(message, odd), row)
         own = message.get("role") not in OTHERS
         if not own and any(texts):
             texts = self._answer.of_another(message["role"], texts)
@@ -128,9 +128,6 @@ class OllamaRows:
             ):
                 server[short_key(key)] = known
         answer.note(*odd)
-        if (why := contradiction(server)) is not None:
-            answer.doubt(why)
-            answer.ending.server = {key: said for key, said in server.items() if not key.endswith("_duration")}
         prompt, output = self._counts
         answer.count(server.get("prompt_eval_count", prompt), server.get("eval_count", output))
 

@@ -17,12 +17,14 @@ from loadtest.dialects.answers.rows.counts import (
     known_number,
     timing_contradiction,
     usage_in,
+    without_durations,
 )
 from loadtest.dialects.answers.rows.text_shapes import (
     NO_TEXTS,
     REASONING,
     TAKEN_FOR_REASONING,
     Texts,
+    as_marked,
     by_number,
     in_message,
     in_value,
@@ -38,7 +40,7 @@ NO_FINISH = (
 _OWN = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
 )
-MOST_INDICES = 64  # of choices that are kept
+MOST_INDICES = 64  # of choices, and of ids, that are kept
 # the same under other servers' names
 USAGES = frozenset(
     ("usage", "Usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "tokens", BEDROCK)
@@ -51,19 +53,18 @@ _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
 _FLAGS = frozenset(
     ("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop")
 )  # that say in a choice that it is the last
-TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 SEVERAL_IDS = "the answer's pieces carry more than one id"
-ANEW = "the answer begins anew in its middle, under another id: somebody on the way asked again, and its figures are of both"
+MIXED = "the answer's pieces carry two ids in turns: they are of two answers, and its figures are of both"
 BEHIND_PIECES = "the answer has text in two places, its pieces and beside them: both are counted"
 LABEL_NOTE = "one word, so no token: left out"
-MOST_IDS, FEWEST_LETTERS = 3, 8  # ids more than one, above which every chunk may have its own; of a beginning
+MOST_IDS = 3  # more than one, above which every chunk may have its own
 
 
 class OpenAIRows:
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
     __slots__ = (
-        *("_answer", "_bare", "_before", "_began", "_first", "_id", "_index", "_indices", "_last", "_model"),
+        *("_answer", "_bare", "_before", "_first", "_id", "_ids", "_index", "_indices", "_last"),
         *("_piecewise", "_strange", "_usage", "_whole"),
     )
 
@@ -77,8 +78,8 @@ class OpenAIRows:
         self._piecewise = False  # text came in a piece of a stream
         self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
-        self._model = self._id = ""  # that the last piece of text was said to be of
-        self._began: list[int] = []  # at which pieces another id began
+        self._id = ""  # that the last piece of text was said to be of
+        self._ids: set[str] = set()  # of all pieces so far
         self._whole = False  # a message came that is no piece of a stream
         # which events are text under a name that is not known, and whether a role is beside it
         self._strange: list[tuple[int, bool]] = []
@@ -129,26 +130,16 @@ class OpenAIRows:
 
     def _take_names(self, row: dict[str, Any]) -> None:
         """Take which model and which answer a piece is said to be of."""
-        model, name = row.get("model"), row.get("id")
-        if model != self._model and isinstance(model, str) and model:
-            if self._model:
-                self._answer.doubt(TWO_MODELS)
-            self._model = model
+        self._answer.take_model(row.get("model"))
+        name = row.get("id")
         if name != self._id and isinstance(name, str) and name:
-            if self._id and len(self._began) <= MOST_IDS:
-                self._began.append(self._before)
+            if self._id and len(self._answer.began) <= MOST_IDS:
+                self._answer.began.append(self._before)
+            if name in self._ids:
+                self._answer.doubt(MIXED)
+            elif len(self._ids) < MOST_INDICES:
+                self._ids.add(name)
             self._id = name
-
-    def _check_ids(self) -> None:
-        """Doubt an answer that begins anew under another id; one of a few ids is said, one with an id for every chunk is not."""
-        texts = self._answer.events.texts
-        if not 0 < len(self._began) <= MOST_IDS or 4 * len(self._began) >= len(texts):
-            return
-        begins = (("".join(texts[:i])[: 2 * FEWEST_LETTERS], "".join(texts[i:])) for i in self._began)
-        if any(len(begin) >= FEWEST_LETTERS and rest.startswith(begin) for begin, rest in begins):
-            self._answer.doubt(ANEW)
-        else:
-            self._answer.note(SEVERAL_IDS)
 
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
         """Take one choice; return whether it is a piece of a stream."""
@@ -172,7 +163,9 @@ class OpenAIRows:
             piece = piece or choice.get("message") is None
         if beside := not any(texts):
             texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",), odd)
-        self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
+        texts = as_marked(texts, choice)
+        if position == 0 or any(texts):
+            self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
         self._add(texts, again=beside or not piece, piece=piece)
         if odd:
             answer.note(*odd)
@@ -291,7 +284,10 @@ class OpenAIRows:
             return
         if self._whole and self._first is self._last and answer.events and ending.error is None:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
-        self._check_ids()
+        if 0 < len(answer.began) <= MOST_IDS and 4 * len(answer.began) < len(answer.events):
+            answer.note(SEVERAL_IDS)
+        else:
+            answer.began.clear()
         answer.drop_echo()
         answer.drop_blank()
         self._drop_labels()
@@ -300,7 +296,7 @@ class OpenAIRows:
         timings = ending.server.get("timings")
         if timings and (why := timing_contradiction(timings, self._usage.output)) is not None:
             doubts.append(why)
-            ending.server["timings"] = {name: said for name, said in timings.items() if name.endswith("_n")}
+            ending.server = without_durations(ending.server)
         if self._usage.output is not None:
             output = self._usage.settle(odd, doubts, pieces=len(answer.events))
             answer.count(self._usage.prompt, output, self._usage.reasoning)

@@ -10,6 +10,8 @@ from loadtest.dialects.base import ContentEvents
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
 DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, and tokens counted by pieces, are wrong"
 REPEATS_ALL = "a piece of the answer repeats all of it so far: its text, and tokens counted from it, are wrong"
+ANEW = "the answer begins anew in its middle: somebody on the way asked again, and its figures are of both"
+ROUGHLY = 2  # pieces by which a count may differ from those of an attempt, such as a token without text
 FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces before that one, and what they have; fewer may be repeated by chance
 FEWEST_GROWING = 4  # pieces; a text is short enough to do either by chance
 MOST_BLANKS = 8  # around that text, which some servers take away
@@ -18,10 +20,11 @@ FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again an
 BEGINS_ALIKE = 0.9  # of the pieces: a character that is cut in one of them is another in the next
 
 
-def doubts(events: ContentEvents, counted: int | None) -> Sequence[str]:
+def doubts(events: ContentEvents, counted: int | None, began: Sequence[int]) -> Sequence[str]:
     """Return what is to be doubted of such an answer, nothing of any other; that costs about as much as one piece.
 
-    Where the server counted a token for each piece, none came twice: a model may say everything twice by itself.
+    Where the server counted a token for each piece, none came twice: a model may say everything twice by itself. Of an
+    answer that was asked for twice it counts the second attempt; or another id `began` there.
     """
     texts, hidden = events.texts, events.hidden
     kinds = [texts]
@@ -31,7 +34,16 @@ def doubts(events: ContentEvents, counted: int | None) -> Sequence[str]:
         return (DOUBLED,)
     if any(map(_cumulative, kinds)):
         return (CUMULATIVE,)
-    return (REPEATS_ALL,) if any(map(_whole_again, kinds)) else ()
+    if any(map(_whole_again, kinds)):
+        return (REPEATS_ALL,)
+    more = len(texts) - (counted or len(texts))
+    at = (*began, *range(more - ROUGHLY, more + ROUGHLY + 1))
+    return (ANEW,) if any(_begins_anew(texts, i) for i in at) else ()
+
+
+def _begins_anew(texts: Sequence[str], at: int) -> bool:
+    begin = "".join(texts[:at]).strip()[: 2 * FEWEST_LETTERS]
+    return at >= FEWEST_BEFORE and len(begin) >= FEWEST_LETTERS and "".join(texts[at:]).lstrip().startswith(begin)
 
 
 def _doubled(texts: Sequence[str]) -> bool:

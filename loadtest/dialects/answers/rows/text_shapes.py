@@ -143,9 +143,9 @@ def _in_part(part: dict[str, Any], depth: int) -> Texts:
 
 
 def _is_secret(part: dict[str, Any]) -> bool:
-    """Whether a part's type says that it is a thought or a call, or Gemini's mark of thoughts does."""
+    """Whether a part's type says that it is a thought or a call, or a mark of thoughts does."""
     kind = str(part.get("type") or "").lower()
-    return any(word in kind for word in _HIDDEN_PARTS) or part.get("thought") is True
+    return any(word in kind for word in _HIDDEN_PARTS) or _is_thought(part)
 
 
 def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
@@ -194,9 +194,14 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             use = TAKEN_FOR_REASONING if text in hidden else "beside its own: left out"
             odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
     hidden = [text for text in dict.fromkeys(hidden) if text != seen]
-    if seen and not _MARKS.isdisjoint(message) and _is_thought(message):
-        seen, hidden = "", [*hidden, seen]
-    return seen, "".join(hidden)
+    return as_marked((seen, "".join(hidden)), message)
+
+
+def as_marked(texts: Texts, holder: dict[str, Any]) -> Texts:
+    """Return the texts of a piece, all of them hidden where what they lie in is marked as a thought."""
+    if texts[0] and not _MARKS.isdisjoint(holder) and _is_thought(holder):
+        return "", texts[1] + texts[0]
+    return texts
 
 
 def _calls_and_own(message: dict[str, Any]) -> list[str]:
