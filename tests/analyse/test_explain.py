@@ -207,6 +207,38 @@ def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
     assert words.table(behind[:1]).rows[0][4].startswith("#20")
 
 
+def short_requests(more: tuple[Sent, ...] = ()) -> tuple[Sent, ...]:
+    return (*(Sent(number, 100, 20, at=0.9 * number) for number in range(40)), *more)
+
+
+def test_a_wait_behind_the_slots_that_the_server_says_is_split(tmp_path: Path) -> None:
+    """Two answers that were too few to show the limit: "1.21 s waiting for a slot or a running step", and no what-if."""
+    plan = short_requests(tuple(Sent(number, 100, 40, at=18.05) for number in (900, 901)))
+    path = Playing(Case(planted.ANSWER, TIMING, 2, "llamacpp", plan, None), 0).play().write(tmp_path / "run")
+    facts = json.loads((path / "run.json").read_bytes())
+    (path / "run.json").write_text(json.dumps(facts | {"server": {"kind": "llama.cpp", "slots_said": 2}}))
+    found = explained(path, 21)
+    assert "waiting for a slot; slots were held by #900 and #901" in text(found)
+    assert found.told is not None
+    assert found.told.cause is not None
+    assert found.told.cause.id in (900, 901)
+
+
+def test_what_no_request_shows_is_not_laid_on_those_that_it_held_up_too(tmp_path: Path) -> None:
+    """A stranger's long prompt, which no record shows: "3.60 s while #28's 142 prompt tokens were read"."""
+    plan = short_requests((Sent(900, 5000, 5, at=17.95), Sent(901, 120, 20, at=17.97)))
+    played = Playing(Case(planted.PROMPT, TIMING, 4, "llamacpp", plan, None), 0).play()
+    played.case = dataclasses.replace(played.case, plan=tuple(each for each in plan if each.id != 900))
+    found = explained(played.write(tmp_path / "run"), 20)
+    spent = {part.name: part.seconds for part in found.parts.first}
+    assert found.ttft_s > 4
+    assert spent.get(parts.PROMPTS, 0.0) < 0.5
+    assert spent[parts.SLOW] + spent[parts.REST] > 0.8 * found.parts.total_s
+    assert "longer than such prompts take here, which no request of the run explains" in text(found)
+    assert found.told is None
+    assert "is not known" in words.without(found)
+
+
 def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, said = command("explain", queued, "--slowest", "4", "--by", "e2e")

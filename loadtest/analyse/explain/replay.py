@@ -165,7 +165,10 @@ class LevelReplay:
         return None
 
     def what_if(self, change: Omission) -> WhatIf | None:
-        """Return TTFT with the change: the measured one, by the share that it changes in the replay; None where unknown."""
+        """Return TTFT with the change: that of the replay, by as much of its miss as it has of the time; None unknown.
+
+        What the replay misses of a long wait says nothing of the little that is left without its cause.
+        """
         shares, misses = [], []
         for seed in range(SEEDS):
             before, after = self.base[seed].get(self.row), self._play(change, seed).get(self.row)
@@ -177,7 +180,8 @@ class LevelReplay:
         share = float(np.mean(shares))
         half = t_quantile(SEEDS - 1) * float(np.std(shares, ddof=1)) * math.sqrt(1 + 1 / SEEDS)
         half = math.hypot(half, ENGINE_ERROR * share, float(np.mean(misses)) * (1 - share))
-        return WhatIf(self.ttft_s * share, (max(self.ttft_s * (share - half), 0.0), self.ttft_s * (share + half)))
+        likely = self.ttft_s * share * (1 + float(np.mean(misses))) ** (1 - share)
+        return WhatIf(likely, (max(likely - half * self.ttft_s, 0.0), likely + half * self.ttft_s))
 
     def _play(self, change: Omission, seed: int) -> dict[int, float]:
         """Play the level once; return TTFT by row, of those that had a first token by the time the request had."""

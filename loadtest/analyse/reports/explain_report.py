@@ -102,7 +102,7 @@ def _words(part: TimePart, found: Explanation) -> str:
             beside = f", beside {counted(part.streams, 'stream')} that decoded" if part.streams else ""
             return f"reading {tokens}{beside}{inferred}"
         case time_parts.SLOW:
-            return "longer than such a prompt takes here"
+            return "longer than such prompts take here, which no request of the run explains"
         case time_parts.STEPS:
             return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
         case time_parts.SHARED:

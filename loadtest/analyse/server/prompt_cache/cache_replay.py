@@ -93,17 +93,43 @@ def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
     seen = float(use.kept[rows].mean())
 
     def kept(limit: float | None) -> float:
-        found = _expected(run, number, HostCache(limit))[rows] >= KEPT_SHARE * use.history[rows]
-        return float(found.mean())
+        return float(_would_keep(run, number, use, HostCache(limit)).mean())
 
     most = kept(None)
     largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
-    sessions = max(int(session_keys(run)[["level", "session"]].drop_duplicates().shape[0]), 2)
-    sizes = np.geomspace(largest, largest * sessions, SIZES_TRIED)
+    sizes = _sizes(run, largest)
     shares = np.array([kept(float(size)) for size in sizes])
     if seen >= NEARLY_ALL_TURNS * most:
         return float(sizes[int(np.argmax(shares >= NEARLY_ALL_TURNS * most))]), False
     return float(sizes[int(np.argmin(np.abs(shares - seen)))]), True
+
+
+def unseen_host_size(run: RunData, number: int, use: CacheUse) -> float | None:
+    """Return the tokens of the largest host cache that may not have shown in a run; None where any would have.
+
+    It would have kept less than FEWEST_HITS turns that the slots lost, and holds at least a usual conversation.
+    """
+    alone = int(_would_keep(run, number, use, None).sum())
+    usual = float(np.median(use.history[np.isfinite(use.kept)]))
+    unseen = [
+        float(size)
+        for size in _sizes(run, usual)
+        if _would_keep(run, number, use, HostCache(float(size))).sum() - alone < FEWEST_HITS
+    ]
+    return max(unseen, default=None)
+
+
+def _sizes(run: RunData, least: float) -> FloatArray:
+    """Return sizes of a host cache to try, up to one that holds all conversations of a run."""
+    largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
+    sessions = max(int(session_keys(run)[["level", "session"]].drop_duplicates().shape[0]), 2)
+    return np.geomspace(least, largest * sessions, SIZES_TRIED)
+
+
+def _would_keep(run: RunData, number: int, use: CacheUse, host: HostCache | None) -> BoolArray:
+    """Tell, of each later turn, whether slots and host cache would have kept its conversation."""
+    rows = np.isfinite(use.kept)
+    return np.asarray(_expected(run, number, host)[rows] >= KEPT_SHARE * use.history[rows], dtype=np.bool_)
 
 
 def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:

@@ -25,6 +25,7 @@ from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slot
 from loadtest.analyse.whatif.model.levels_used import levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
+from loadtest.analyse.whatif.model.sessions import UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.model.ways import NoWayError
 from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
@@ -179,6 +180,10 @@ def _document_of(
 
 def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
     """Say why conversations are predicted with and without a host cache, where they are."""
+    if any(name.endswith(UNSEEN_HOST_CACHE) for name in models):
+        return [
+            "The run shows no host cache, but a small one would not have shown: every load has two cases. Measure more people than slots, or for longer, for one figure."
+        ]
     hosts = {
         (model.sessions.host, model.sessions.host_tokens) for model in models.values() if model.sessions is not None
     }
