@@ -19,6 +19,8 @@ from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import Explainer, Explanation, Slowness, row_of
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError
@@ -211,12 +213,15 @@ def short_requests(more: tuple[Sent, ...] = ()) -> tuple[Sent, ...]:
     return (*(Sent(number, 100, 20, at=0.9 * number) for number in range(40)), *more)
 
 
-def test_a_wait_behind_the_slots_that_the_server_says_is_split(tmp_path: Path) -> None:
-    """Two answers that were too few to show the limit: "1.21 s waiting for a slot or a running step", and no what-if."""
+def test_a_wait_behind_the_slots_that_the_server_says_is_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that did not show the limit: "1.21 s waiting for a slot or a running step", and no what-if."""
     plan = short_requests(tuple(Sent(number, 100, 40, at=18.05) for number in (900, 901)))
     path = Playing(Case(planted.ANSWER, TIMING, 2, "llamacpp", plan, None), 0).play().write(tmp_path / "run")
     facts = json.loads((path / "run.json").read_bytes())
     (path / "run.json").write_text(json.dumps(facts | {"server": {"kind": "llama.cpp", "slots_said": 2}}))
+    monkeypatch.setattr(slots, "estimate_slots", lambda _: Slots(2, limit=False, method="two were at work"))
     found = explained(path, 21)
     assert "waiting for a slot; slots were held by #900 and #901" in text(found)
     assert found.told is not None
