@@ -154,7 +154,9 @@ def held_slots(timeline: Timeline, low: float, high: float, row: int) -> list[Wo
 
 def silent_windows(timeline: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
     """Return who was at the server between two instants and never gave a token."""
-    rows = np.flatnonzero(timeline.silent & (timeline.arrived < high) & (timeline.end > low))
+    rows = np.flatnonzero(timeline.silent & (timeline.arrived < high) & (timeline.freed > low))
     return [
-        WorkWindow(int(each), float(timeline.arrived[each]), float(timeline.end[each])) for each in rows if each != row
+        WorkWindow(int(each), float(timeline.arrived[each]), float(timeline.freed[each]))
+        for each in rows
+        if each != row
     ]

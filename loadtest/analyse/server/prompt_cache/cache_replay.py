@@ -89,19 +89,12 @@ def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
 
     Where it never filled that is the least size that keeps everything: it may be any larger.
     """
-    rows = np.isfinite(use.kept)
-    seen = float(use.kept[rows].mean())
-
-    def kept(limit: float | None) -> float:
-        return float(_would_keep(run, number, use, HostCache(limit)).mean())
-
-    most = kept(None)
+    seen, most = int((use.kept == 1).sum()), _would_keep(run, number, use, HostCache(None))
     largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
-    sizes = _sizes(run, largest)
-    shares = np.array([kept(float(size)) for size in sizes])
+    sizes, kept = _by_size(run, number, use, largest)
     if seen >= NEARLY_ALL_TURNS * most:
-        return float(sizes[int(np.argmax(shares >= NEARLY_ALL_TURNS * most))]), False
-    return float(sizes[int(np.argmin(np.abs(shares - seen)))]), True
+        return float(sizes[int(np.argmax(kept >= NEARLY_ALL_TURNS * most))]), False
+    return float(sizes[int(np.argmin(np.abs(kept - seen)))]), True
 
 
 def unseen_host_size(run: RunData, number: int, use: CacheUse) -> float | None:
@@ -109,27 +102,23 @@ def unseen_host_size(run: RunData, number: int, use: CacheUse) -> float | None:
 
     It would have kept less than FEWEST_HITS turns that the slots lost, and holds at least a usual conversation.
     """
-    alone = int(_would_keep(run, number, use, None).sum())
-    usual = float(np.median(use.history[np.isfinite(use.kept)]))
-    unseen = [
-        float(size)
-        for size in _sizes(run, usual)
-        if _would_keep(run, number, use, HostCache(float(size))).sum() - alone < FEWEST_HITS
-    ]
-    return max(unseen, default=None)
+    sizes, kept = _by_size(run, number, use, float(np.median(use.history[np.isfinite(use.kept)])))
+    unseen = sizes[kept - _would_keep(run, number, use, None) < FEWEST_HITS]
+    return float(unseen.max()) if len(unseen) else None
 
 
-def _sizes(run: RunData, least: float) -> FloatArray:
-    """Return sizes of a host cache to try, up to one that holds all conversations of a run."""
+def _by_size(run: RunData, number: int, use: CacheUse, least: float) -> tuple[FloatArray, FloatArray]:
+    """Return sizes of a host cache, up to one that holds all of a run's conversations, and how many turns each would keep."""
     largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
     sessions = max(int(session_keys(run)[["level", "session"]].drop_duplicates().shape[0]), 2)
-    return np.geomspace(least, largest * sessions, SIZES_TRIED)
+    sizes = np.geomspace(least, largest * sessions, SIZES_TRIED)
+    return sizes, np.array([float(_would_keep(run, number, use, HostCache(float(size)))) for size in sizes])
 
 
-def _would_keep(run: RunData, number: int, use: CacheUse, host: HostCache | None) -> BoolArray:
-    """Tell, of each later turn, whether slots and host cache would have kept its conversation."""
+def _would_keep(run: RunData, number: int, use: CacheUse, host: HostCache | None) -> int:
+    """Return how many later turns would have found their conversation in the slots or the host cache."""
     rows = np.isfinite(use.kept)
-    return np.asarray(_expected(run, number, host)[rows] >= KEPT_SHARE * use.history[rows], dtype=np.bool_)
+    return int((_expected(run, number, host)[rows] >= KEPT_SHARE * use.history[rows]).sum())
 
 
 def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:

@@ -115,10 +115,31 @@ def _admitted(run: RunData, arrived: FloatArray, wait: FloatArray) -> FloatArray
 
 
 def left_slot(run: RunData) -> FloatArray:
-    """Return when each request freed its slot: at its last token; at its end where it was cut off or sent an end token."""
-    last, end = run.column("last"), run.column("end")
+    """Return when each request freed its slot: at its last token; at its end where it was cut off or sent an end token.
+
+    A server notices between two batches that a client has gone: one that left without a token frees its slot with the next
+    sign of work on another request.
+    """
+    last, end = run.column("last"), _noticed(run)
     done = np.asarray(run.requests["ok"] & (run.requests["finish_reason"] != "stop"), dtype=np.bool_)
     return np.where(done & np.isfinite(last), last, end)
+
+
+def _noticed(run: RunData) -> FloatArray:
+    """Return the end of each request, and of those without a token when the server had ended the batch in flight then."""
+    send, end, first = run.column("send"), run.column("end"), run.column("first_token")
+    order = np.argsort(send, kind="stable")
+    idle = send[order][1:] > np.fmax.accumulate(end[order])[:-1]
+    period = np.zeros(len(send), dtype=np.int64)  # in which somebody is at the server without a break
+    period[order[1:]] = np.cumsum(idle)
+    begun, noticed = first - run.column("prefill_s"), end.copy()
+    for row in np.flatnonzero(np.isfinite(send) & np.isfinite(end) & ~np.isfinite(first)):
+        decoding = np.flatnonzero((first < end[row]) & (run.column("last") > end[row]))
+        signs = [begun[period == period[row]]]
+        signs += [send[each] + run.chunks.row(int(each)) * S_PER_US for each in decoding]
+        after = np.concatenate(signs)
+        noticed[row] = after[after >= end[row]].min(initial=np.inf)
+    return np.where(np.isfinite(noticed), noticed, end)
 
 
 def _held_without_token(
