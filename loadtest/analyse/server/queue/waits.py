@@ -126,20 +126,26 @@ def left_slot(run: RunData) -> FloatArray:
 
 
 def _noticed(run: RunData) -> FloatArray:
-    """Return the end of each request, and of those without a token when the server had ended the batch in flight then."""
+    """Return the end of each request, and of those without a token when the server had ended the batch in flight then.
+
+    The next sign of work is a token of a stream that decodes, or the begin of another prompt, while somebody is at the server
+    without a break.
+    """
     send, end, first = run.column("send"), run.column("end"), run.column("first_token")
-    order = np.argsort(send, kind="stable")
-    idle = send[order][1:] > np.fmax.accumulate(end[order])[:-1]
-    period = np.zeros(len(send), dtype=np.int64)  # in which somebody is at the server without a break
-    period[order[1:]] = np.cumsum(idle)
-    begun, noticed = first - run.column("prefill_s"), end.copy()
-    for row in np.flatnonzero(np.isfinite(send) & np.isfinite(end) & ~np.isfinite(first)):
-        decoding = np.flatnonzero((first < end[row]) & (run.column("last") > end[row]))
-        signs = [begun[period == period[row]]]
-        signs += [send[each] + run.chunks.row(int(each)) * S_PER_US for each in decoding]
-        after = np.concatenate(signs)
-        noticed[row] = after[after >= end[row]].min(initial=np.inf)
-    return np.where(np.isfinite(noticed), noticed, end)
+    silent = ~np.isfinite(first) & np.isfinite(send) & np.isfinite(end)
+    if not silent.any():
+        return end
+    order, owner = np.argsort(send, kind="stable"), run.chunks.owner
+    reach = np.fmax.accumulate(end[order])
+    idle = np.append(send[order][1:] > reach[:-1], True)  # behind these nobody is at the server
+    until = np.empty(len(end))
+    until[order] = reach[idle][np.cumsum(idle) - idle]
+    later = np.diff(owner, prepend=-1) == 0  # a first token comes when its prompt has been read
+    tokens = (send[owner] + run.chunks.flat * S_PER_US)[later]
+    begun = first - run.column("prefill_s")
+    signs = np.sort(np.concatenate((begun[np.isfinite(begun)], tokens)))
+    following = np.append(signs, np.inf)[np.searchsorted(signs, end)]
+    return np.where(silent & (following <= until), following, end)
 
 
 def _held_without_token(
