@@ -129,11 +129,11 @@ def _noticed(run: RunData) -> FloatArray:
     """Return the end of each request, and of those without a token when the server had ended the batch in flight then.
 
     The next sign of work is a token of a stream that decodes, or the begin of another prompt, while somebody is at the server
-    without a break.
+    without a break. A server that does not say when prompts begin shows too little.
     """
     send, end, first = run.column("send"), run.column("end"), run.column("first_token")
-    silent = ~np.isfinite(first) & np.isfinite(send) & np.isfinite(end)
-    if not silent.any():
+    silent, begun = ~np.isfinite(first) & np.isfinite(send) & np.isfinite(end), first - run.column("prefill_s")
+    if not (silent.any() and np.isfinite(begun).any()):
         return end
     order, owner = np.argsort(send, kind="stable"), run.chunks.owner
     reach = np.fmax.accumulate(end[order])
@@ -142,7 +142,6 @@ def _noticed(run: RunData) -> FloatArray:
     until[order] = reach[idle][np.cumsum(idle) - idle]
     later = np.diff(owner, prepend=-1) == 0  # a first token comes when its prompt has been read
     tokens = (send[owner] + run.chunks.flat * S_PER_US)[later]
-    begun = first - run.column("prefill_s")
     signs = np.sort(np.concatenate((begun[np.isfinite(begun)], tokens)))
     following = np.append(signs, np.inf)[np.searchsorted(signs, end)]
     return np.where(silent & (following <= until), following, end)
