@@ -28,6 +28,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
+from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.records import NO_FAILURES, SCHEMA
@@ -108,11 +109,12 @@ def _analysed(
 ) -> Analysis:
     """Work out what one model at one server shows."""
     found = slots.estimate_slots(run)
-    if group is not None and group.shares_slots and found.limit:
+    own = group is None or not group.shares_slots
+    if group is not None and not own and found.limit:
         why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
         found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
     run.requests["queue_wait_s"] = waits.told_wait(run)
-    waited = waits.split_waits(run, found)
+    waited = waits.split_waits(run, known_slots(run, found).slots if own else found)
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
     run.requests["wait_source"] = waited.source
     run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)

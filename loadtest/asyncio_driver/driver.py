@@ -31,7 +31,9 @@ from loadtest.workloads.conversations.thinking import think_time
 from loadtest.workloads.schedule import PlanShare, schedule_of
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
-CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
+# Opened before an open loop begins. A server with a thread a connection (llama.cpp's) has few of them, and an idle
+# connection holds one: requests on further connections then wait for seconds, though slots are free.
+CONNECTIONS = 4
 SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
 

@@ -20,9 +20,13 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import Explainer, Explanation, Slowness, row_of
+from loadtest.analyse.explain.replay import LevelReplay, Omission, _outputs
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
+from loadtest.analyse.server.queue import slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse
+from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -219,6 +223,69 @@ def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
     behind = [explained(path, request) for request in range(21, 25)]
     assert [each.slow for each in behind] == [None] * 4
     assert words.table(behind[:1]).rows[0][4].startswith("#20")
+
+
+def short_requests(more: tuple[Sent, ...] = ()) -> tuple[Sent, ...]:
+    return (*(Sent(number, 100, 20, at=0.9 * number) for number in range(40)), *more)
+
+
+def test_a_wait_behind_the_slots_that_the_server_says_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that did not show the limit: "1.21 s waiting for a slot or a running step", and no what-if."""
+    plan = short_requests(tuple(Sent(number, 100, 40, at=18.05) for number in (900, 901)))
+    path = Playing(Case(planted.ANSWER, TIMING, 2, "llamacpp", plan, None), 0).play().write(tmp_path / "run")
+    facts = json.loads((path / "run.json").read_bytes())
+    (path / "run.json").write_text(json.dumps(facts | {"server": {"kind": "llama.cpp", "slots_said": 2}}))
+    monkeypatch.setattr(slots, "estimate_slots", lambda _: Slots(2, limit=False, method="two were at work"))
+    found = explained(path, 21)
+    assert "waiting for a slot; slots were held by #900 and #901" in text(found)
+    assert found.told is not None
+    assert found.told.cause is not None
+    assert found.told.cause.id in (900, 901)
+
+
+def test_what_no_request_shows_is_not_laid_on_those_that_it_held_up_too(tmp_path: Path) -> None:
+    """A stranger's long prompt, which no record shows: "3.60 s while #28's 142 prompt tokens were read"."""
+    plan = short_requests((Sent(900, 5000, 5, at=17.95), Sent(901, 120, 20, at=17.97)))
+    played = Playing(Case(planted.PROMPT, TIMING, 4, "llamacpp", plan, None), 0).play()
+    played.case = dataclasses.replace(played.case, plan=tuple(each for each in plan if each.id != 900))
+    found = explained(played.write(tmp_path / "run"), 20)
+    spent = {part.name: part.seconds for part in found.parts.first}
+    assert found.ttft_s > 4
+    assert spent.get(parts.PROMPTS, 0.0) < 0.5
+    assert spent[parts.SLOW] + spent[parts.REST] > 0.8 * found.parts.total_s
+    assert "longer than such prompts take here, which no request of the run explains" in text(found)
+    assert found.told is None
+    assert "is not known" in words.without(found)
+
+
+def test_work_on_a_request_whose_client_has_gone_lasts_until_its_batch_is_over(tmp_path: Path) -> None:
+    """A prompt of 5,000 tokens was cancelled at 19.5 s, and read until 23 s: "2.28 s waiting for a slot or a step"."""
+    timing = dataclasses.replace(TIMING, n_batch=8192)
+    plan = short_requests((Sent(900, 5000, 5, at=17.95, gone=1.5),))
+    path = Playing(Case(planted.CANCELLED, timing, 4, "llamacpp", plan, None), 0).play().write(tmp_path / "run")
+    found = explained(path, 22)  # it came at 19.8 s
+    assert "s while #900 (5,000 tokens) was at the server, which ended without a token" in text(found)
+    spent = {part.name: part.seconds for part in found.parts.first}
+    assert spent[parts.SILENT] > 0.8 * found.parts.total_s
+    assert spent.get(parts.WAIT, 0.0) + spent[parts.REST] < 0.05 * found.parts.total_s
+    run = analyse(path).run
+    asked = _outputs(run)[row_of(run, 900)]
+    assert asked == 5  # without what held it up it would have ended; it was taken to go on for ever
+
+
+def test_what_the_replay_misses_of_a_long_wait_is_not_laid_on_what_is_left_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind a prompt that the replay reads in 6 s and the server read in 5 s, 60 ms were left; 50 ms were said."""
+    replay = LevelReplay(
+        model=cast("ServerModel", None), row=1, ttft_s=5.0, sent=(), measured={}, handled=False, base=[{1: 6.0}] * 6
+    )
+    for left, said in ((0.06, 0.06), (6.0, 5.0)):
+        monkeypatch.setattr(LevelReplay, "_play", lambda *_, left=left: {1: left})
+        found = replay.what_if(Omission(without=2))
+        assert found is not None
+        assert found.seconds == pytest.approx(said, rel=0.01)
+        assert found.band[0] <= said <= found.band[1]
 
 
 def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+from support.foreign_server import ForeignServer, foreign_server
 from support.plans import MADE_UP, Run, counted, planned
 
 from loadtest.asyncio_driver.driver import Driver
@@ -84,6 +85,32 @@ def test_what_is_over_max_in_flight_is_a_record_and_a_doubt_never_forgotten(run:
     assert level["requests"] == 30
     assert level["verdict"] != "valid"
     assert any(f"{len(shed)} of 30 requests were not sent" in reason for reason in level["reasons"])
+
+
+class CountsConnections(ForeignServer):
+    """Knows how many connections were opened, and which of them had a request to answer."""
+
+    def __init__(self) -> None:
+        super().__init__(sequences=None, ttft_s=0.001, gap_s=0.0, tokens=(2, 3))
+        self.opened = 0
+        self.answered: set[asyncio.StreamWriter] = set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        await super()._serve(reader, writer)
+
+    async def _answer(self, asked: dict[str, object], writer: asyncio.StreamWriter) -> None:
+        self.answered.add(writer)
+        await super()._answer(asked, writer)
+
+
+def test_connections_that_nothing_is_sent_on_are_few(run: Run) -> None:
+    """They were up to 64. Each of them holds a thread of llama.cpp's server for 5 s, and requests then wait for a thread."""
+    with foreign_server(CountsConnections()) as server:
+        assert isinstance(server, CountsConnections)
+        run("--rate", "100", "--requests", "60", "--warmup", "0", "--model", "emulated", url=server.url)
+        assert len(server.answered) >= 1
+        assert server.opened - len(server.answered) < 10
 
 
 def test_a_trace_is_replayed_with_its_lengths(run: Run, tmp_path: Path) -> None:

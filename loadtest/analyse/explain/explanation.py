@@ -20,6 +20,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import token_gaps
 from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.errors import PredictionError
 from loadtest.text import listed, percent
@@ -34,7 +35,9 @@ MUCH_LONGER = 2.0
 # times the median of its level, up to which, and above the inverse, a request took as long as others do
 USUAL_FACTOR = 1.25
 NOBODY = "no other request caused a part of it that counts"
-LEAST_REST, MOST_DROPPED = 0.2, 3  # of the time to the first token, unexplained; requests
+UNKNOWN_PARTS = (time_parts.REST, time_parts.WAIT, time_parts.SLOW)
+# of the time to the first token, unexplained; with MOST_REST of it no request that caused some of the rest is left out
+LEAST_REST, MOST_REST, MOST_DROPPED = 0.2, 0.5, 3
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
 BY = {"ttft": "ttft_s", "e2e": "e2e_s"}
 
@@ -187,6 +190,7 @@ class Explainer:
         levels: Sequence[dict[str, Any]],
         beside: Sequence[str] = (),
     ) -> Explainer:
+        slots = known_slots(run, slots).slots
         gaps = token_gaps.read_gaps(run, slots)
         splitter = Splitter(run, slots, steps, gaps, Timeline.of(run, steps))
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))
@@ -263,10 +267,12 @@ class Explainer:
                 blamed.setdefault(each.row, each)
                 tried.append(each.row)
         loaded = any(part.name in (time_parts.LOAD, time_parts.TURN) for part in parts.first)
-        if not tried and parts.lost is None and not loaded:
-            rest = sum(part.seconds for part in parts.first if part.name in (time_parts.REST, time_parts.WAIT))
-            unknown = rest >= LEAST_REST * parts.total_s
-            return (), f"what {percent(rest / parts.total_s)} of it went into is not known" if unknown else NOBODY
+        nobody = not tried and parts.lost is None and not loaded
+        rest = sum(part.seconds for part in parts.first if part.name in UNKNOWN_PARTS)
+        if rest >= (LEAST_REST if nobody else MOST_REST) * parts.total_s:
+            return (), f"what {percent(rest / parts.total_s)} of it went into is not known"
+        if nobody:
+            return (), NOBODY
         if self.beside:
             return (), f"{listed(self.beside)} loaded the same server meanwhile"
         if isinstance(self.models, str):

@@ -106,7 +106,7 @@ class LevelReplay:
         rows = rows[~run.requests["outcome"].isin(_REFUSED).to_numpy(dtype=np.bool_)[rows]]
         rows = rows[np.argsort(timeline.send[rows], kind="stable")]
         prompts = _as_read(timeline, model)[rows]
-        outputs = _outputs(run, timeline, until)[rows]
+        outputs = _outputs(run)[rows]
         if not np.isfinite(prompts).all():
             return "how many tokens some of the requests had is not known"
         kept = _latest(timeline, rows, prompts + outputs)
@@ -114,6 +114,7 @@ class LevelReplay:
         level = next(each for each in run.levels if each["index"] == timeline.level[row])
         after = _turns(run, rows) | ({} if offered_load.is_open(level) else _predecessors(run, timeline, rows))
         start = float(timeline.send[rows].min())
+        over = np.where(timeline.silent, timeline.end, timeline.freed)
         load = np.nan_to_num(run.column("load_s"))
         sent = tuple(
             Sent(
@@ -123,9 +124,7 @@ class LevelReplay:
                 at=float(timeline.send[each]) - start,
                 load=float(load[each]),
                 after=after.get(int(each)),
-                pause=max(float(timeline.send[each] - timeline.freed[after[int(each)]]), 0.0)
-                if int(each) in after
-                else 0.0,
+                pause=max(float(timeline.send[each] - over[after[int(each)]]), 0.0) if int(each) in after else 0.0,
                 gone=_gone(run, timeline, int(each)),
             )
             for each, prompt, output in zip(rows, prompts, outputs, strict=True)
@@ -165,7 +164,10 @@ class LevelReplay:
         return None
 
     def what_if(self, change: Omission) -> WhatIf | None:
-        """Return TTFT with the change: the measured one, by the share that it changes in the replay; None where unknown."""
+        """Return TTFT with the change: that of the replay, by as much of its miss as it has of the time; None unknown.
+
+        What the replay misses of a long wait says nothing of the little that is left without its cause.
+        """
         shares, misses = [], []
         for seed in range(SEEDS):
             before, after = self.base[seed].get(self.row), self._play(change, seed).get(self.row)
@@ -177,7 +179,8 @@ class LevelReplay:
         share = float(np.mean(shares))
         half = t_quantile(SEEDS - 1) * float(np.std(shares, ddof=1)) * math.sqrt(1 + 1 / SEEDS)
         half = math.hypot(half, ENGINE_ERROR * share, float(np.mean(misses)) * (1 - share))
-        return WhatIf(self.ttft_s * share, (max(self.ttft_s * (share - half), 0.0), self.ttft_s * (share + half)))
+        likely = self.ttft_s * share * (1 + float(np.mean(misses))) ** (1 - share)
+        return WhatIf(likely, (max(likely - half * self.ttft_s, 0.0), likely + half * self.ttft_s))
 
     def _play(self, change: Omission, seed: int) -> dict[int, float]:
         """Play the level once; return TTFT by row, of those that had a first token by the time the request had."""
@@ -297,13 +300,13 @@ def _as_read(timeline: Timeline, model: ServerModel) -> FloatArray:
     return np.where(long, np.clip(worth, tokens, MOST_WORTH * tokens), tokens)
 
 
-def _outputs(run: RunData, timeline: Timeline, until: float) -> FloatArray:
-    """Return the tokens of each answer; of one that was cut off as many as would have gone on for ever."""
-    known = run.column("output_tokens")
+def _outputs(run: RunData) -> FloatArray:
+    """Return the tokens of each answer; of one that was cut off those asked for, or as many as others have."""
+    known, asked = run.column("output_tokens"), run.column("asked")
     whole = np.asarray(run.requests["outcome"] == Outcome.OK, dtype=np.bool_)
     seen = np.where(whole & np.isfinite(known), known, np.nan)
     usual = float(np.nanmedian(seen)) if np.isfinite(seen).any() else 1.0
-    return np.where(np.isfinite(seen), seen, np.where(timeline.end > until, usual, 1e6))
+    return np.where(np.isfinite(seen), seen, np.where(np.isfinite(asked), asked, usual))
 
 
 def _gone(run: RunData, timeline: Timeline, row: int) -> float | None:

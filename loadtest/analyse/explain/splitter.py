@@ -17,6 +17,7 @@ import numpy as np
 from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.time_parts import LEAST_S, Cause, LostCache, Parts, TimePart
 from loadtest.analyse.explain.timeline import (
+    SLOWED,
     Timeline,
     WorkWindow,
     held_slots,
@@ -183,7 +184,11 @@ class Splitter:
             if high > start
             else []
         )
-        shares, free = shared_out(low, high, [*others, *silent, *mine])
+        reading = [each._replace(worth=self._worth(each)) for each in (*others, *mine)]
+        shares, free = shared_out(low, high, [*reading, *silent], self._slow)
+        slower = shares.pop(SLOWED, 0.0)
+        if slower <= LEAST_SLOWER_S:
+            slower, (shares, free) = 0.0, shared_out(low, high, [*others, *silent, *mine])
         own = shares.pop(row, 0.0)
         unseen = self._causes({each: shares.pop(each, 0.0) for each in {one.row for one in silent}}, time_parts.SILENT)
         caused = self._causes(shares, time_parts.PROMPTS)
@@ -194,7 +199,8 @@ class Splitter:
         )
         idle = [left for left, _, at_work in moments(low, start if known else high, [*others, *silent]) if not at_work]
         parts += self._without_prompts(row, idle[0], free) if idle else []
-        return parts + self._own(row, own, lost)
+        parts += self._own(row, own, lost)
+        return [*parts, TimePart(time_parts.SLOW, slower)] if slower else parts
 
     def _silent_prompts(self, row: int, low: float, high: float) -> list[WorkWindow]:
         """Return when prompts of requests that ended without a token may have been read: while they held a slot."""
@@ -226,16 +232,12 @@ class Splitter:
         return found
 
     def _own(self, row: int, spent: float, lost: LostCache | None) -> list[TimePart]:
-        """Return the reading of its own prompt: what the cache had lost, the rest, and what was slower than usual."""
+        """Return the reading of its own prompt: what the cache had lost, and the rest."""
         if spent <= 0:
             return []
         tokens = self.timeline.tokens[row]
-        usual = self._usual(row)
         inferred = not bool(self.timeline.told[row])
-        law = self.steps.prefill
-        more = max(SLOW_PROMPT, 1 + SCATTERS * law.jitter) if law is not None else SLOW_PROMPT
-        slower = spent - usual if spent > more * usual and spent - usual > LEAST_SLOWER_S else 0.0
-        reading = spent - slower
+        reading = spent
         parts: list[TimePart] = []
         if lost is not None and tokens > 0:
             again = reading * min(lost.tokens / float(tokens), 1.0)
@@ -244,8 +246,16 @@ class Splitter:
         own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
         beside = int(self.gaps.decoding_at(self.timeline.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
         beside = self._in_slots(max(beside, 0), besides=1)
-        parts.append(TimePart(time_parts.OWN, reading, (), inferred, tokens=own, streams=beside))
-        return [*parts, TimePart(time_parts.SLOW, slower)] if slower else parts
+        return [*parts, TimePart(time_parts.OWN, reading, (), inferred, tokens=own, streams=beside)]
+
+    @property
+    def _slow(self) -> float:
+        """Return how many times as long as usual reading prompts may take before something slows it down."""
+        law = self.steps.prefill
+        return max(SLOW_PROMPT, 1 + SCATTERS * law.jitter) if law is not None else SLOW_PROMPT
+
+    def _worth(self, window: WorkWindow) -> float:
+        return min(self._usual(window.row) / (window.end - window.start), 1.0)
 
     def _in_slots(self, streams: int, besides: int = 0) -> int:
         """Return a number of streams that decode, by stamps that may be late, as no more than the slots allow for."""

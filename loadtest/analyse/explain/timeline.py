@@ -23,6 +23,7 @@ from loadtest.analyse.server.timing.step_law import well_seen
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.records import Outcome
 
+SLOWED = -1  # in place of a row: nobody's
 HOLDS_UP = 0.2  # of a prompt token's time, by which a running stream must stall for it, for prompts to count as a cause
 
 
@@ -89,6 +90,7 @@ class WorkWindow(NamedTuple):
     start: float
     end: float
     rate: float = 1.0
+    worth: float = 1.0  # the share of the time that such work takes where nothing slows it down
 
 
 def moments(low: float, high: float, windows: Iterable[WorkWindow]) -> Iterator[tuple[float, float, list[WorkWindow]]]:
@@ -99,16 +101,24 @@ def moments(low: float, high: float, windows: Iterable[WorkWindow]) -> Iterator[
         yield left, right, [each for each in inside if each.start <= left and each.end >= right]
 
 
-def shared_out(low: float, high: float, windows: Sequence[WorkWindow]) -> tuple[dict[int, float], float]:
-    """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has."""
+def shared_out(
+    low: float, high: float, windows: Sequence[WorkWindow], slow: float = math.inf
+) -> tuple[dict[int, float], float]:
+    """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has.
+
+    Where the windows of a moment are worth less than 1/`slow` of it, the rest of it goes to SLOWED.
+    """
     found: dict[int, float] = {}
     free = 0.0
     for left, right, at_work in moments(low, high, windows):
-        total = sum(each.rate for each in at_work)
+        total, worth = sum(each.rate for each in at_work), sum(each.worth for each in at_work)
         free += 0.0 if total > 0 else right - left
+        theirs = (right - left) * (worth if worth * slow < 1 else 1.0)
         for each in at_work:
             if total > 0:
-                found[each.row] = found.get(each.row, 0.0) + (right - left) * each.rate / total
+                found[each.row] = found.get(each.row, 0.0) + theirs * each.rate / total
+        if total > 0 and theirs < right - left:
+            found[SLOWED] = found.get(SLOWED, 0.0) + right - left - theirs
     return found, free
 
 
@@ -144,7 +154,9 @@ def held_slots(timeline: Timeline, low: float, high: float, row: int) -> list[Wo
 
 def silent_windows(timeline: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
     """Return who was at the server between two instants and never gave a token."""
-    rows = np.flatnonzero(timeline.silent & (timeline.arrived < high) & (timeline.end > low))
+    rows = np.flatnonzero(timeline.silent & (timeline.arrived < high) & (timeline.freed > low))
     return [
-        WorkWindow(int(each), float(timeline.arrived[each]), float(timeline.end[each])) for each in rows if each != row
+        WorkWindow(int(each), float(timeline.arrived[each]), float(timeline.freed[each]))
+        for each in rows
+        if each != row
     ]

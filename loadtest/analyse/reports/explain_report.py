@@ -89,7 +89,7 @@ def _words(part: TimePart, found: Explanation) -> str:
         case time_parts.PROMPTS | time_parts.STALL:
             return f"while {_prompts_read(who, part, found)}{inferred}"
         case time_parts.SILENT:
-            names = _names(who, part.seconds)
+            names = _names(who, part.seconds, _large(who, found))
             verb = "were" if " and " in names else "was"
             return f"while {names} {verb} at the server, which ended without a token{inferred}"
         case time_parts.STEP:
@@ -102,7 +102,7 @@ def _words(part: TimePart, found: Explanation) -> str:
             beside = f", beside {counted(part.streams, 'stream')} that decoded" if part.streams else ""
             return f"reading {tokens}{beside}{inferred}"
         case time_parts.SLOW:
-            return "longer than such a prompt takes here"
+            return "longer than such prompts take here, which no request of the run explains"
         case time_parts.STEPS:
             return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
         case time_parts.SHARED:
@@ -124,7 +124,7 @@ def _slot_words(part: TimePart, found: Explanation) -> str:
         text += f"; {_prompts_read(read, part, found)} for {seconds(sum(each.seconds for each in read))} of it"
     if silent:
         sure = "probably" if len(silent) == 1 else "perhaps"
-        text += f"; one {sure} by {_names(silent, part.seconds)}, which ended without a token"
+        text += f"; one {sure} by {_names(silent, part.seconds, _large(silent, found))}, which ended without a token"
     return text
 
 
@@ -156,8 +156,11 @@ def _prompts(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str
     """Return "#52's 6,000 prompt tokens", or "prompts of #52 (6,000 tokens), #53 and 2 others"."""
     if len(causes) == 1:
         return f"#{causes[0].id}'s {_tokens(causes[0].tokens)}"
-    large = [each for each in causes if each.tokens is not None and each.tokens >= LARGE * found.usual_prompt]
-    return f"the prompts of {_names(causes, part.seconds, large)}"
+    return f"the prompts of {_names(causes, part.seconds, _large(causes, found))}"
+
+
+def _large(causes: Sequence[Cause], found: Explanation) -> list[Cause]:
+    return [each for each in causes if each.tokens is not None and each.tokens >= LARGE * found.usual_prompt]
 
 
 def _names(causes: Sequence[Cause], whole: float, large: Sequence[Cause] = ()) -> str:

@@ -10,7 +10,7 @@ from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import Prediction
-from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
+from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
 from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
@@ -25,7 +25,7 @@ SHOWN_FIGURES = (
     ("E2E p95", "e2e_s.p95"),
     ("cached share", "cached_share.mean"),
 )
-HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE)
+HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE)
 GROWS = "more than the server can do, so the queue grows for as long as the load lasts."
 KEPT_PACE = ", if the server keeps the pace of this run, whose levels do not show how much it changes"
 EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")

@@ -203,9 +203,8 @@ def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> 
     low, high = case.bands[CACHED_SHARE]
     inside = "inside" if low <= measured <= high else "outside"
     band = f"{percent(low)} to {percent(high)}"
-    return [
-        f"{load.label}: cached share {percent(said)} said, {percent(measured)} measured, {inside} its band ({band})."
-    ]
+    where = f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
+    return [f"{where}: cached share {percent(said)} said, {percent(measured)} measured, {inside} its band ({band})."]
 
 
 def table(figures: Sequence[ScoredFigure]) -> Grid:

@@ -27,11 +27,17 @@ TIMING = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.002, jitter=0.05, prompt_
 
 
 def talked(
-    path: Path, *users: int, slots: int = 2, sessions: int = 30, seed: int = 0, host: HostCache | None = None
+    path: Path,
+    *users: int,
+    slots: int = 2,
+    sessions: int = 30,
+    seed: int = 0,
+    host: HostCache | None = None,
+    **facts: Any,
 ) -> Analysis:
     loads = [virtual_runs.SessionLoad(users=each, sessions=sessions) for each in users]
     made = play_sessions(TIMING, loads, slots=slots, host=host, seed=seed)
-    return analyse(made.write(path, scenario={"turns": 4}))
+    return analyse(made.write(path, scenario={"turns": 4}, **facts))
 
 
 def said(found: Analysis, *users: int) -> Document:
@@ -70,6 +76,21 @@ def test_a_host_cache_is_predicted_full_and_never_full_where_it_did_not_fill(tmp
     [(ttft, share)] = held_against(document, sessions.HOST_CACHE, measured)
     assert abs(ttft) < 0.2
     assert abs(share) < 0.05
+
+
+def test_a_host_cache_too_small_to_show_is_a_case_of_its_own(tmp_path: Path) -> None:
+    """13 turns that the slots lost were read again, so there was no host cache: 40 % cached were said, and 51 % measured."""
+    server = {"kind": "llama.cpp", "slots_said": 4}
+    found = talked(tmp_path / "run", 2, 4, slots=4, host=HostCache(1200), server=server)
+    document = said(found, 6)
+    assert [case.name for case in document.loads[0].cases] == [sessions.NO_HOST_CACHE, sessions.UNSEEN_HOST_CACHE]
+    assert any("a small one would not have shown" in sentence for sentence in document.said)
+    measured = talked(tmp_path / "held", 6, slots=4, sessions=60, seed=5, host=HostCache(1200), server=server)
+    none, small = (held_against(document, case.name, measured)[0][1] for case in document.loads[0].cases)
+    assert none < small
+    assert abs(small) < 0.05
+    (load,), (level,) = document.loads, measured.summary["levels"]
+    assert score_report._cached_share(load, load.cases[0], level)[0].startswith("6 people (no host cache): cached ")
 
 
 def test_the_band_of_a_share_is_one_of_shares(two_slots: Analysis) -> None:

@@ -89,21 +89,36 @@ def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
 
     Where it never filled that is the least size that keeps everything: it may be any larger.
     """
-    rows = np.isfinite(use.kept)
-    seen = float(use.kept[rows].mean())
+    seen, most = int((use.kept == 1).sum()), _would_keep(run, number, use, HostCache(None))
+    largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
+    sizes, kept = _by_size(run, number, use, largest)
+    if seen >= NEARLY_ALL_TURNS * most:
+        return float(sizes[int(np.argmax(kept >= NEARLY_ALL_TURNS * most))]), False
+    return float(sizes[int(np.argmin(np.abs(kept - seen)))]), True
 
-    def kept(limit: float | None) -> float:
-        found = _expected(run, number, HostCache(limit))[rows] >= KEPT_SHARE * use.history[rows]
-        return float(found.mean())
 
-    most = kept(None)
+def unseen_host_size(run: RunData, number: int, use: CacheUse) -> float | None:
+    """Return the tokens of the largest host cache that may not have shown in a run; None where any would have.
+
+    It would have kept less than FEWEST_HITS turns that the slots lost, and holds at least a usual conversation.
+    """
+    sizes, kept = _by_size(run, number, use, float(np.median(use.history[np.isfinite(use.kept)])))
+    unseen = sizes[kept - _would_keep(run, number, use, None) < FEWEST_HITS]
+    return float(unseen.max()) if len(unseen) else None
+
+
+def _by_size(run: RunData, number: int, use: CacheUse, least: float) -> tuple[FloatArray, FloatArray]:
+    """Return sizes of a host cache, up to one that holds all of a run's conversations, and how many turns each would keep."""
     largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
     sessions = max(int(session_keys(run)[["level", "session"]].drop_duplicates().shape[0]), 2)
-    sizes = np.geomspace(largest, largest * sessions, SIZES_TRIED)
-    shares = np.array([kept(float(size)) for size in sizes])
-    if seen >= NEARLY_ALL_TURNS * most:
-        return float(sizes[int(np.argmax(shares >= NEARLY_ALL_TURNS * most))]), False
-    return float(sizes[int(np.argmin(np.abs(shares - seen)))]), True
+    sizes = np.geomspace(least, largest * sessions, SIZES_TRIED)
+    return sizes, np.array([float(_would_keep(run, number, use, HostCache(float(size)))) for size in sizes])
+
+
+def _would_keep(run: RunData, number: int, use: CacheUse, host: HostCache | None) -> int:
+    """Return how many later turns would have found their conversation in the slots or the host cache."""
+    rows = np.isfinite(use.kept)
+    return int((_expected(run, number, host)[rows] >= KEPT_SHARE * use.history[rows]).sum())
 
 
 def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:

@@ -121,10 +121,36 @@ def _admitted(run: RunData, arrived: FloatArray, wait: FloatArray) -> FloatArray
 
 
 def left_slot(run: RunData) -> FloatArray:
-    """Return when each request freed its slot: at its last token; at its end where it was cut off or sent an end token."""
-    last, end = run.column("last"), run.column("end")
+    """Return when each request freed its slot: at its last token; at its end where it was cut off or sent an end token.
+
+    A server notices between two batches that a client has gone: one that left without a token frees its slot with the next
+    sign of work on another request.
+    """
+    last, end = run.column("last"), _noticed(run)
     done = np.asarray(run.requests["ok"] & (run.requests["finish_reason"] != "stop"), dtype=np.bool_)
     return np.where(done & np.isfinite(last), last, end)
+
+
+def _noticed(run: RunData) -> FloatArray:
+    """Return the end of each request, and of those without a token when the server had ended the batch in flight then.
+
+    The next sign of work is a token of a stream that decodes, or the begin of another prompt, while somebody is at the server
+    without a break. A server that does not say when prompts begin shows too little.
+    """
+    send, end, first = run.column("send"), run.column("end"), run.column("first_token")
+    silent, begun = ~np.isfinite(first) & np.isfinite(send) & np.isfinite(end), first - run.column("prefill_s")
+    if not (silent.any() and np.isfinite(begun).any()):
+        return end
+    order, owner = np.argsort(send, kind="stable"), run.chunks.owner
+    reach = np.fmax.accumulate(end[order])
+    idle = np.append(send[order][1:] > reach[:-1], True)  # behind these nobody is at the server
+    until = np.empty(len(end))
+    until[order] = reach[idle][np.cumsum(idle) - idle]
+    later = np.diff(owner, prepend=-1) == 0  # a first token comes when its prompt has been read
+    tokens = (send[owner] + run.chunks.flat * S_PER_US)[later]
+    signs = np.sort(np.concatenate((begun[np.isfinite(begun)], tokens)))
+    following = np.append(signs, np.inf)[np.searchsorted(signs, end)]
+    return np.where(silent & (following <= until), following, end)
 
 
 def _held_without_token(

@@ -22,6 +22,7 @@ from loadtest.simulate.model.virtual import EngineScript, EngineTurn, PlayedTurn
 
 NO_HOST_CACHE, HOST_CACHE = "no host cache", "a host cache that is never full"
 SIZED_HOST_CACHE = "a host cache of the size seen"
+UNSEEN_HOST_CACHE = "a host cache too small to show"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,10 @@ def likeliest(run: RunData, slots: Slots, use: CacheUse | None) -> Sessions | No
 
 
 def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheUse | None) -> dict[str, Sessions]:
-    """Return what the server's host cache may be, by name: one case where the run shows it, else both."""
+    """Return what the server's host cache may be, by name: one case where the run shows it, else both.
+
+    A run that shows none still has two where a small one need not have shown.
+    """
     if slots is None or cache_replay.is_paged(run):
         return {"": sessions}
     full = replace(sessions, host=True)
@@ -163,7 +167,10 @@ def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheU
     if use is None or replayed is None or replayed.host_cache is None:
         return {NO_HOST_CACHE: sessions, HOST_CACHE: full}
     if not replayed.host_cache:
-        return {"": sessions}
+        unseen = cache_replay.unseen_host_size(run, slots, use)
+        if unseen is None:
+            return {"": sessions}
+        return {NO_HOST_CACHE: sessions, UNSEEN_HOST_CACHE: replace(full, host_tokens=unseen)}
     size, filled = cache_replay.host_size(run, slots, use)
     sized = replace(full, host_tokens=size)
     return {"": sized} if filled else {HOST_CACHE: full, SIZED_HOST_CACHE: sized}

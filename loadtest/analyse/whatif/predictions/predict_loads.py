@@ -25,6 +25,7 @@ from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slot
 from loadtest.analyse.whatif.model.levels_used import levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
+from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.model.ways import NoWayError
 from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
@@ -41,6 +42,11 @@ from loadtest.text import counted, listed
 
 MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
+WHY_CACHES = {  # by a case of the host cache that the run leaves open beside another
+    SIZED_HOST_CACHE: "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one that never fills and one as large as seen.",
+    UNSEEN_HOST_CACHE: "The run shows no host cache, but a small one would not have shown: every load has two cases. Measure more people than slots, or for longer, for one figure.",
+    NO_HOST_CACHE: "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure.",
+}
 
 
 class AskedLoad(NamedTuple):
@@ -179,18 +185,9 @@ def _document_of(
 
 def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
     """Say why conversations are predicted with and without a host cache, where they are."""
-    hosts = {
-        (model.sessions.host, model.sessions.host_tokens) for model in models.values() if model.sessions is not None
-    }
-    if len(hosts) < 2:
+    if len({model.sessions for model in models.values()}) < 2:
         return []
-    if all(host for host, _ in hosts):
-        return [
-            "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one that never fills and one as large as seen."
-        ]
-    return [
-        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure."
-    ]
+    return [said for name, said in WHY_CACHES.items() if any(case.endswith(name) for case in models)][:1]
 
 
 def _unknown_limit(seen: int, run: RunData, void: Sequence[str]) -> str:
