@@ -80,7 +80,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
     lines += [f"{escaped(run_table.measured(analysis))}", ""]
     if mark:
         lines += [
-            f"> **{simulated_badge(summary)}** ({escaped(mark)}): {simulated_warning(summary)}",
+            f"> **{simulated_badge(summary)}** ({escaped(mark.removeprefix('simulated: '))}): {simulated_warning(summary)}",
             "",
         ]
     lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
