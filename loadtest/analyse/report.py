@@ -148,7 +148,8 @@ def console_report(report: Report, console: Console) -> None:
         console.print(console_table(one.summary, console.width))
         for sentence in findings.all_findings(one):
             console.print(hanging(f"• {sentence}", console.width))
-    console.print(Text(_written(report.files), style="dim"), soft_wrap=True)
+    if report.files:
+        console.print(Text(_written(report.files), style="dim"), soft_wrap=True)
 
 
 def _written(files: Sequence[Path]) -> str:
