@@ -1,7 +1,7 @@
 """How numbers, units, counts and other people's text are written, once for sentences, tables, pages and charts.
 
 The rule of rounding: a measured number has three significant digits and at most two decimals, never an exponent, and
-commas from 10,000 on: 0.35, 1.91, 45.2, 1780, 12,345. A share is a whole percentage, below 10 % two significant digits:
+commas from 10,000 on: 0.35, 1.91, 45.2, 1780, 12,300. A share is a whole percentage, below 10 % two significant digits:
 86 %, 9.1 %, 0.12 %. A size has no zeros at its end: 42 GB, 1.05 GB; one in GiB is computed, not measured, and has its
 hundredths. What a user gave (a limit, a rate) is `exact`: it keeps its digits and gains no zeros: 5 ms, 0.125 s.
 """
@@ -9,11 +9,13 @@ hundredths. What a user gave (a limit, a rate) is `exact`: it keeps its digits a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
 MIB, GIB = 2**20, 2**30
+_AMOUNT, _PLURAL = re.compile(r"([\d.]+) (.+)"), re.compile(r"s\b")
 
 
 def number(value: float | None, *, exact: bool = False) -> str:
@@ -24,7 +26,7 @@ def number(value: float | None, *, exact: bool = False) -> str:
         return f"{value:.10g}" if abs(value) < 1e4 else f"{value:,.0f}"
     away = abs(value)
     if away >= 9999.5:
-        return f"{value:,.0f}"
+        return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:.0f}" if away >= 99.95 else f"{value:.1f}" if away >= 9.995 else f"{value:.2f}"
 
 
@@ -39,6 +41,11 @@ def seconds(value: float | None, *, exact: bool = False) -> str:
         return "0 ms"
     factor, unit = (1.0, "s") if away >= 0.9995 else (1e3, "ms") if away >= 0.9995e-4 else (1e6, "µs")
     return f"{number(value * factor, exact=exact)} {unit}"
+
+
+def instant(iso: str) -> str:
+    """Return an instant that is written as ISO 8601 in UTC as people read it: "2026-11-27, 23:52 UTC"."""
+    return f"{iso[:10]}, {iso[11:16]} UTC"
 
 
 def percent(share: float) -> str:
@@ -98,8 +105,14 @@ def profile_at_speed(simulated: Mapping[str, Any]) -> str:
 
 
 def listed(names: Sequence[object]) -> str:
-    """Return "a", "a and b" or "a, b and c"."""
+    """Return "a", "a and b" or "a, b and c"; numbers of the same thing share its name: "1, 2 and 8 streams"."""
     words = [str(name) for name in names]
+    amounts = [found for word in words if (found := _AMOUNT.fullmatch(word))]
+    if (
+        len(amounts) == len(words) > 1 == len({_PLURAL.sub("", found[2]) for found in amounts})
+        and amounts[-1][1] != "1"
+    ):
+        words = [*(found[1] for found in amounts[:-1]), words[-1]]
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 

@@ -21,6 +21,7 @@ from loadtest.scenario import Level
         (99.96, "100"),
         (1780.4, "1780"),
         (9999.6, "10,000"),
+        (40_118.0, "40,100"),
         (-12.34, "-12.3"),
     ],
 )
@@ -81,6 +82,25 @@ def test_sizes_counts_and_lists() -> None:
         *("1 stream", "2 streams", "2 batches")
     ]
     assert [text.listed(names) for names in ([], [1], [1, 2], ["a", "b", "c"])] == ["", "1", "1 and 2", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["1 stream", "2 streams", "8 streams"], "1, 2 and 8 streams"),
+        (["0.5 requests/s", "2.5 requests/s"], "0.5 and 2.5 requests/s"),
+        (["8 streams", "1 stream"], "8 streams and 1 stream"),
+        (["120 ms at 1 stream", "1.59 s at 8 streams"], "120 ms at 1 stream and 1.59 s at 8 streams"),
+        (["2 streams", "3 more"], "2 streams and 3 more"),
+        (["8 streams"], "8 streams"),
+    ],
+)
+def test_numbers_of_the_same_thing_share_its_name(names: list[str], said: str) -> None:
+    assert text.listed(names) == said
+
+
+def test_instants_are_written_for_people() -> None:
+    assert text.instant("2026-11-27T23:52:26.775+00:00") == "2026-11-27, 23:52 UTC"
     assert text.joined(" · ", "a", "", None, 2) == "a · 2"
     assert text.profile_at_speed({"profile": "quick", "speed": 0.5}) == "profile quick at 0.5× speed"
 

@@ -26,7 +26,7 @@ from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
-from loadtest.text import joined
+from loadtest.text import counted, joined, listed
 
 # Columns of the terminal's table that a narrow one loses, the first one first; level and verdict are never among them.
 EXPENDABLE_COLUMNS = (
@@ -78,7 +78,7 @@ def write_report(
     also = (lambda *found: begun.append(CurveAhead(*found))) if charts and len(folders) == 1 else None
     analyses = [analyse(folder, objectives, also) for folder in folders]  # all readable before anything is written
     files: list[Path] = []
-    for one, place in zip(analyses, _places(analyses, out), strict=True):
+    for one, place in zip(analyses, places([one.run.path for one in analyses], out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
         score_report.add_score(one)
         cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))
@@ -117,22 +117,30 @@ def plot(
         from loadtest.analyse.charts.overlay import draw_each
 
         drawn = draw_each(compare_many(analyses), out)
-    own = zip(analyses, _places(analyses, out), strict=True) if each or len(analyses) == 1 else ()
+    own = (
+        zip(analyses, places([one.run.path for one in analyses], out), strict=True)
+        if each or len(analyses) == 1
+        else ()
+    )
     return drawn + [path for one, place in own for path in draw_all(one, place)]
 
 
-def _places(analyses: list[Analysis], out: Path | None) -> list[Path]:
+def places(runs: Sequence[Path], out: Path | None) -> list[Path]:
+    """Return the folder for the files of each run: the run's own, or one of its name in `out`; a single run has `out` itself."""
     if out is None:
-        return [one.run.path for one in analyses]
-    if len(analyses) == 1:
+        return list(runs)
+    if len(runs) == 1:
         return [out]
-    names = [one.run.path.resolve().name for one in analyses]
+    names = [run.resolve().name for run in runs]
     # Runs of the same folder name from different places must not overwrite each other.
     return [out / (name if names.count(name) == 1 else f"{i}-{name}") for i, name in enumerate(names)]
 
 
 def console_report(report: Report, console: Console) -> None:
-    """Print each run's verdict with what to do, the four figures asked for most, its table and its findings."""
+    """Print each run's verdict with what to do, the four figures asked for most, its table and its findings.
+
+    How each finding is known stands in the pages: here it would scroll the answer away.
+    """
     for one in report.analyses:
         for sentence in one.summary["trouble"]:
             console.print(Text(sentence, style="bold yellow"))
@@ -140,10 +148,17 @@ def console_report(report: Report, console: Console) -> None:
         console.print(console_table(one.summary, console.width))
         for sentence in findings.all_findings(one):
             console.print(hanging(f"• {sentence}", console.width))
-            if sentence.evidence:
-                console.print(Padding(Text(f"How we know: {sentence.evidence}", style="dim"), (0, 0, 0, 4)))
-    for path in report.files:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    if report.files:
+        console.print(Text(_written(report.files), style="dim"), soft_wrap=True)
+
+
+def _written(files: Sequence[Path]) -> str:
+    """Name the page to open, and what lies beside it, in a line: thirteen would scroll the answer away."""
+    page = next((path for path in files if path.suffix == ".html"), files[0])
+    charts = sum(path.suffix == ".png" for path in files)
+    others = [path.name for path in files if path is not page and path.suffix != ".png"]
+    beside = listed([*others, *([counted(charts, "chart")] if charts else [])])
+    return joined("; beside it: ", f"wrote {page}", beside)
 
 
 def _print_answers(one: Analysis, console: Console) -> None:

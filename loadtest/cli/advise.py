@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.cli.output.groups import for_each
-from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
+from loadtest.cli.output.printing import (
+    json_option,
+    out_folder,
+    out_option,
+    print_json,
+    print_lines,
+    print_trouble,
+    print_written,
+)
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
@@ -37,8 +45,9 @@ OTHER_NAME = f"advice-{PROMISE}"
 @click.option(
     "--gpu-memory", metavar="SIZE", help="Memory that the loaded model may take, e.g. 80GB: more slots need more."
 )
+@out_option("Folder for the files.  [default: the run folder]")
 @json_option
-def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool) -> None:
+def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None, *, as_json: bool) -> None:
     """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
 
     From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
@@ -59,18 +68,19 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
     if any(each.figure == ERRORS for each in objectives):
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_size(gpu_memory)
+    folder = out_folder(run, out)
     analysis = analyse(run)
     body = (
-        _advise_groups(run, analysis.groups, objectives, room, as_json=as_json)
+        _advise_groups(folder, analysis.groups, objectives, room, as_json=as_json)
         if analysis.groups
-        else _advise(run, analysis, objectives, room, as_json=as_json)
+        else _advise(folder, analysis, objectives, room, as_json=as_json)
     )
     if as_json:
         print_json(body)
 
 
 def _advise_groups(
-    run: Path,
+    folder: Path,
     groups: Sequence[tuple[Group, Analysis]],
     objectives: Sequence[Objective],
     room: float | None,
@@ -86,7 +96,7 @@ def _advise_groups(
             raise PredictionError(
                 f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
             )
-        body = _advise(run / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
+        body = _advise(folder / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
         return {"group": group.name, **body}
 
     return {"groups": for_each(((each[1][0].name, each) for each in enumerate(groups, 1)), advise_on)}

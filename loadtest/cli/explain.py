@@ -11,7 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
+from loadtest.cli.output.printing import (
+    json_option,
+    out_folder,
+    out_option,
+    print_json,
+    print_lines,
+    print_trouble,
+    print_written,
+)
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.text import listed
 
@@ -39,6 +47,7 @@ PERCENTILE = re.compile(r"p?(\d{1,2}(?:\.\d+)?)")
 @click.option(
     "--by", type=click.Choice(["ttft", "e2e"]), default="ttft", show_default=True, help="What slow is judged by."
 )
+@out_option("Folder for the chart.  [default: the run folder]")
 @json_option
 def explain(
     run: Path,
@@ -47,6 +56,7 @@ def explain(
     slowest: int | None,
     level: str | None,
     by: str,
+    out: Path | None,
     *,
     as_json: bool,
 ) -> None:
@@ -73,11 +83,12 @@ def explain(
     if request is not None and level is not None:
         raise ScenarioError("--level goes with --percentile and --slowest; an id names its request by itself.")
     share = None if percentile is None else _share(percentile)
+    folder = out_folder(run, out)
     analysis = analyse(run)
     if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
         raise PredictionError(f"{run} measured embeddings: an answer without tokens has no parts to explain.")
     found = _explained(analysis, request, share, slowest, level, by)
-    written = [chart.draw(run / FILE_NAME, *found[0])] if len(found) == 1 else []
+    written = [chart.draw(folder / FILE_NAME, *found[0])] if len(found) == 1 else []
     explanations = [each for _, _, each in found]
     if as_json:
         print_json({"requests": [each.to_dict() for each in explanations], "files": [str(path) for path in written]})

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
+from loadtest.cli.output.printing import out_folder, out_option
 from loadtest.credentials import scrubber
-from loadtest.errors import LoadTestError, ScenarioError, StorageError, os_error_as
+from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.run_folder import opened_whole
 
 if TYPE_CHECKING:
@@ -45,13 +46,7 @@ def _tables(_context: click.Context, _option: click.Parameter, text: str) -> tup
     metavar="TABLE,…",
     help="levels (a row each, with figures and verdict), requests (a row each), chunks (a row for each piece of an answer).",
 )
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder for the files; - writes one table to stdout.  [default: RUN]",
-)
+@out_option("Folder for the files; - writes one table to stdout.  [default: RUN]")
 def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> None:
     """Write the tables of a run as CSV, JSON or Parquet: levels.csv, requests.csv and chunks.csv.
 
@@ -75,10 +70,7 @@ def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> 
     read = read_run(run)
     for sentence in read.summary["trouble"]:
         print(f"loadtest: {sentence}", file=sys.stderr)
-    folder = run if out is None else out
-    if not to_stdout:
-        with os_error_as(ScenarioError, f"cannot make {folder}", "; choose another --out"):
-            folder.mkdir(parents=True, exist_ok=True)
+    folder = run if to_stdout else out_folder(run, out)
     for name in what:
         pieces = _pieces(getattr(read, name), kind)
         if to_stdout:

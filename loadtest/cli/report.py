@@ -12,7 +12,7 @@ from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.cli.output.gates import GateFiles, gate_options
-from loadtest.cli.output.printing import json_option, print_json
+from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario, keys_of
@@ -35,11 +35,12 @@ def show_report(
     objectives: Sequence[Objective] = (),
     text: bool = True,
     prices: Prices = NO_PRICES,
+    out: Path | None = None,
 ) -> Report:
-    """Write summary.json and, with `charts`, the report of a run folder; with `text` print summary and objectives."""
+    """Write summary.json and, with `charts`, the report of a run folder, into it or `out`; with `text` print summary and objectives."""
     from loadtest.analyse.report import console_report, write_report
 
-    written = write_report([folder], charts=charts, objectives=objectives, prices=prices)
+    written = write_report([folder], out, charts=charts, objectives=objectives, prices=prices)
     if not text:
         return written
     console_report(written, Console())
@@ -98,6 +99,7 @@ def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--published", is_flag=True, help="Also compare the runs with the published A100 tables (published.md).")
 @_price_options
 @gate_options
+@out_option("Folder for the files, of several runs a folder each in it.  [default: the run folder]")
 @json_option
 def report(
     runs: tuple[Path, ...],
@@ -107,6 +109,7 @@ def report(
     price_per_hour: str | None,
     price_per_kwh: str | None,
     gates: GateFiles,
+    out: Path | None,
     as_json: bool,
 ) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
@@ -119,20 +122,25 @@ def report(
                 2 a folder could not be reported
                 3 a level is void, or records are missing
     """
+    from loadtest.analyse.report import places
+
     prices = Prices.asked(price_per_hour, price_per_kwh)
     objectives = () if slo is None else parse_objectives(slo)
     written: list[Report] = []
-    for folder in runs:
+    for run, place in zip(runs, places(runs, out), strict=True):
         try:
-            written.append(show_report(folder, charts=True, objectives=objectives, text=not as_json, prices=prices))
+            folder = out_folder(run, place if out else None)
+            written.append(
+                show_report(run, charts=True, objectives=objectives, text=not as_json, prices=prices, out=folder)
+            )
         except LoadTestError as error:
             print(f"loadtest: {error}", file=sys.stderr)
         except BrokenPipeError:
             raise
         except OSError as error:
-            print(f"loadtest: cannot write {error.filename or folder}: {error.strerror}.", file=sys.stderr)
+            print(f"loadtest: cannot write {error.filename or place}: {error.strerror}.", file=sys.stderr)
     if published and written:
-        _published(written, written[0].analyses[0].run.path, text=not as_json)
+        _published(written, written[0].files[0].parent, text=not as_json)
     gates.write(written, objectives)
     code = 2 if len(written) < len(runs) else exit_code(written, objectives)
     if as_json:
@@ -141,7 +149,7 @@ def report(
 
 
 def _published(reports: Sequence[Report], folder: Path, *, text: bool) -> None:
-    """Print measured beside published figures, and write them into the first run's folder."""
+    """Print measured beside published figures, and write them beside the first report."""
     from loadtest.analyse.reports.published import set_beside
     from loadtest.analyse.run.groups import refuse_groups
 

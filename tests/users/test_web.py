@@ -74,6 +74,13 @@ def test_figures_say_whom_they_are_about_and_that_it_is_simulated() -> None:
     assert client.get("/loadtest/figures").json["simulated"] is None
 
 
+def test_figures_say_where_the_run_is_kept(tmp_path: Path) -> None:
+    """Whoever closes the browser must know what to give to `loadtest report`."""
+    test = CurrentTest(facts=FACTS, folder=RunFolder(tmp_path))
+    notes = client_of(web_ui_of(board_of("chat"), test)).get("/loadtest/figures").json["notes"]
+    assert notes[-1] == f"Run folder: {tmp_path} (charts and report: loadtest report {tmp_path})"
+
+
 def test_the_cost_of_tokens_is_said_while_the_test_runs() -> None:
     """The tab said watts and cost nowhere; the price of an hour needs no samples."""
     facts = {**FACTS, "scenario": {"price_per_hour": "3.6EUR"}}

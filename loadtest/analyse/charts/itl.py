@@ -24,7 +24,7 @@ from loadtest.text import number, percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 FEWEST_GAPS = 20  # of a level whose tail is drawn
-SHORTEST_S = 0.0001  # gaps below (tokens that came in one read) are drawn here, where usual gaps are ten times as long
+SHORTEST_S = 0.0001  # gaps below are of tokens that came in one read
 
 
 def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -78,9 +78,9 @@ def _gaps_of_levels(
 
 
 def _shortest(every: Sequence[tuple[dict[str, Any], Ordered, dict[str, Any]]]) -> float:
-    """Return where gaps too short for the axis are drawn: clear of the usual gaps, however fast the server is."""
+    """Return where gaps too short for the axis are drawn: clear of the usual gaps, and no further away."""
     usual = [middle for _, gaps, _ in every if (middle := float(gaps[len(gaps) // 2])) > 0]
-    return min([SHORTEST_S, *(10.0 ** math.floor(math.log10(middle / 10)) for middle in usual)])
+    return min((10.0 ** math.floor(math.log10(middle / 10)) for middle in usual), default=SHORTEST_S)
 
 
 def _axis(every: list[Ordered], shortest: float) -> str:

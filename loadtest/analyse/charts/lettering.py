@@ -38,11 +38,12 @@ def cut(text: str, most: int) -> str:
 
 
 def drawable(text: str) -> str:
-    """Return a text that the charts' font can draw: what steers is escaped, and what the font lacks is U+FFFD."""
+    """Return a text that the charts' font can draw: what steers is escaped, and what the font lacks is one U+FFFD a word."""
     known = _characters()
-    return "".join(
+    drawn = (
         char if ord(char) in known or char == "\n" else "\ufffd" for char in "\n".join(map(shown, text.split("\n")))
     )
+    return re.sub("\ufffd+", "\ufffd", "".join(drawn))
 
 
 def width_in_inches(text: str, points: float) -> float:

@@ -62,7 +62,11 @@ def draw_each(many: Many, out: Path) -> list[Path]:
         for name, title, panel in _panels(many):
             figure_, (axes,) = style.page(1, height=5.2)
             panel(axes, styled_series(many)[:MOST_DRAWN])
-            written.append(style.save(figure_, out / f"{name}.png", _framed(many), title, _subtitle(many)))
+            written.append(
+                style.save(
+                    figure_, out / f"{name}.png", _framed(many), title, _subtitle(many, bars=bool(axes.collections))
+                )
+            )
     return written
 
 
@@ -192,13 +196,13 @@ def _logarithmic_y(axes: Axes) -> None:
         axes.set_ylim(low / 1.5, high * 1.5)
 
 
-def _subtitle(many: Many) -> str:
+def _subtitle(many: Many, *, bars: bool = True) -> str:
     shared, _ = many_report.level_names(many)
     differ = next(many.named.sentences(many.letters)).rstrip(".")
     said = [shared, f"{differ[:1].lower()}{differ[1:]}"] if shared else [differ]
     if (more := len(styled_series(many)) - MOST_DRAWN) > 0:
         said.append(f"{more} more lines are in compare.md")
-    return "; ".join([*said, "bars: 95 % intervals"])
+    return "; ".join([*said, *(["bars: 95 % intervals"] if bars else [])])
 
 
 def _servers(many: Many) -> str:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
@@ -53,6 +54,8 @@ MARGIN = 0.3  # inches between one panel and the next
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
 WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
+BAR_MOST = 2.0  # times the highest figure that an axis shows of its intervals
+HALO = (withStroke(linewidth=2.5, foreground="white"),)  # around figures that stand on lines
 MOST_LINES = 9  # levels that a chart of one line a level draws
 RC: dict[Any, Any] = {
     "font.family": FONT,
@@ -234,6 +237,11 @@ def spread(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return sorted({round(place) for place in np.linspace(0, count - 1, most)})
+
+
+def from_zero(axes: Axes, highest: float, room: float) -> None:
+    """Let an axis begin at zero, with `room` above; a bar that would dwarf the highest figure leaves the chart."""
+    axes.set_ylim(0, min(max(axes.get_ylim()[1], highest), BAR_MOST * highest or 1.0) * room)
 
 
 def drawn_levels(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

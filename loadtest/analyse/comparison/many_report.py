@@ -15,7 +15,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import failed, is_void
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, joined, listed, percent, signed
+from loadtest.text import UNKNOWN, counted, instant, joined, listed, percent, signed
 
 NOT_SEEN = "~"  # as benchstat writes it
 ALL_SIMULATED = "All of them measured a simulated server."
@@ -37,8 +37,8 @@ def run_lines(many: Many) -> list[str]:
     said = []
     for entry in many.entries:
         one = entry.analysis
-        mark = simulated_mark(one.summary)
-        facts = (measured_on(one.summary), mark, one.summary["started"] or "start unknown", str(one.run.path))
+        mark, started = simulated_mark(one.summary), one.summary["started"]
+        facts = (measured_on(one.summary), mark, instant(started) if started else "start unknown", str(one.run.path))
         said.append(f"{entry.letter}  {entry.name}: " + ", ".join(filter(None, facts)))
     return said
 

@@ -75,15 +75,15 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
             got = run.requests[column][asked_for].dropna()
             if not len(got):
                 continue
-            middle, high, most = (float(np.percentile(got, q)) for q in (50, 95, 100))
-            top = f"p95 {number(high)}" if enough_for(0.95, len(got)) else f"at most {number(most)}"
+            middle, high, most = (f"{np.percentile(got, q):,.0f}" for q in (50, 95, 100))
+            top = f"p95 {high}" if enough_for(0.95, len(got)) else f"at most {most}"
             shared = next((level["system_tokens"] for level in levels if level.get("system_tokens")), None)
             more = f", {shared} of them shared" if shared and key == "input_lengths" else ""
             sources = frozenset(run.requests["token_source"].loc[got.index].dropna())
             if key == "input_lengths":  # pieces are counted of answers alone
                 sources = (sources - {"chunks"}) or frozenset({"server"})
             counted_by = COUNTED_BY.get(sources, "tokens, not all as the server counts")
-            found.append(f"{what}: {asked} asked; median {number(middle)}, {top} {counted_by}{more}.")
+            found.append(f"{what}: {asked} asked; median {middle}, {top} {counted_by}{more}.")
     return found
 
 

@@ -102,7 +102,7 @@ class Reason:
 
     @property
     def where(self) -> str:
-        """Name the levels: "1 stream is void; 2 streams and 8 streams are suspect"."""
+        """Name the levels: "1 stream is void; 2 and 8 streams are suspect"."""
         parts = []
         for verdict in (VOID, SUSPECT):
             names = self._names([one for one in self.seen if one.verdict == verdict and not one.besides])
@@ -134,7 +134,8 @@ class ToDo:
 
 
 def _shortened(names: Sequence[str]) -> str:
-    return listed([*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])])
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{listed(names[:MOST_NAMED])}{more}"
 
 
 def verdict_in_words(summary: dict[str, Any]) -> str:
@@ -239,9 +240,7 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, dict[str,
     if found is None:
         loads = len({level["concurrency"] for level in levels})
         return Tile(
-            name,
-            "",
-            f"it takes {knee_of.FEWEST_LEVELS} loads that are not void, here {'is' if loads == 1 else 'are'} {loads}",
+            name, "", f"it takes {knee_of.FEWEST_LEVELS} loads that are not void, and this run has {loads}"
         ), None
     level = next(one for one in levels if one["concurrency"] == found.concurrency)
     again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again"

@@ -80,7 +80,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
     lines += [f"{escaped(run_table.measured(analysis))}", ""]
     if mark:
         lines += [
-            f"> **{simulated_badge(summary)}** ({escaped(mark)}): {simulated_warning(summary)}",
+            f"> **{simulated_badge(summary)}** ({escaped(mark.removeprefix('simulated: '))}): {simulated_warning(summary)}",
             "",
         ]
     lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
@@ -152,6 +152,8 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
         tile_rows=tile_rows(analysis),
         findings=findings.all_findings(analysis),
         objectives=tables.objectives_table(summary),
+        tokens=has_tokens(*summary["levels"]),
+        priced=any(name.startswith("cost_by") for level in summary["levels"] for name in level),
         levels=tables.overview(summary),
         more=tables.rest_of_levels(summary),
         pictures=[captioned(path) for path in shared],
@@ -190,11 +192,11 @@ def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, G
     ]
 
 
-def captioned(path: Path, named: str = "") -> tuple[str, bytes]:
-    """Return what a chart says, what kind of chart it is, and its bytes."""
+def captioned(path: Path, named: str = "") -> tuple[str, str, bytes]:
+    """Return what a chart says and what kind of chart it is, that alone, and its bytes."""
     from PIL import Image  # matplotlib's own; without charts nobody needs it
 
     data, kind = path.read_bytes(), f"{CAPTIONS.get(path.name, path.stem)}{named}"
     with Image.open(path) as png:
         said = str(png.info.get("Title", ""))
-    return (f"{said}. {kind}" if said and said not in kind else kind), data
+    return (f"{said}. {kind}" if said and said not in kind else kind), kind, data

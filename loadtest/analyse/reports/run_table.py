@@ -11,10 +11,10 @@ from loadtest.analyse.reports import energy_report
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.reports.tables import sections
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.summary import Analysis, failed
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
-from loadtest.text import UNKNOWN, counted, joined, listed, seconds
+from loadtest.text import UNKNOWN, counted, instant, joined, listed, seconds
 
 MOST_LOADS = 6  # that are named one by one
 
@@ -28,7 +28,7 @@ def facts_table(analysis: Analysis) -> Grid:
     pairs = (
         (
             "run",
-            f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
+            f"{summary['name']} ({summary['state'] or 'state unknown'})",
         ),
         ("server", f"{measured_on(summary)} at {_urls(analysis)}"),
         ("took", _took(run)),
@@ -57,8 +57,9 @@ def measured(analysis: Analysis) -> str:
     same, names = offered_load.shared([level["label"] for level in levels])
     loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
     sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, *same)}"
-    begun = f"{started[:10]}, {started[11:16]} UTC" if started else ""
-    return joined("; ", sent, begun, _took(analysis.run.facts).partition(" from")[0])
+    lost = f"{sum(map(failed, levels)) or 'none'} failed"
+    took = _took(analysis.run.facts).partition(" from")[0]
+    return joined("; ", f"{sent}, {lost}", instant(started) if started else "start unknown", took)
 
 
 def _slots(one: Analysis) -> str:

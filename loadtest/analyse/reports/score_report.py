@@ -32,7 +32,7 @@ from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.records import Outcome
-from loadtest.text import UNKNOWN, listed, percent, signed, writer_of
+from loadtest.text import UNKNOWN, instant, listed, percent, signed, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
 MODELS = (ERLANG, USL, LINE, SEGMENTS)
@@ -239,8 +239,8 @@ def kept_table(summary: Mapping[str, Any]) -> Grid | None:
 
 def heading(found: Score) -> str:
     """Say of which prediction the table is."""
-    when = f"kept before the first request, {found.before}" if found.before else "the run did not keep it"
-    return f"Prediction of {found.made}, scored ({when})"
+    when = f"kept before the first request, {instant(found.before)}" if found.before else "the run did not keep it"
+    return f"Prediction of {instant(found.made)}, scored ({when})"
 
 
 def sentence(found: Score) -> str | None:

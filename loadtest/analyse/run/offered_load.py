@@ -113,9 +113,9 @@ def shed_requests(run: RunData, index: int) -> int:
 
 
 def shared(labels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the parts that all of several levels' labels share, such as their lengths, and each label without them."""
+    """Return the parts that all labels share, such as lengths, and each label without them; of one label all but the load."""
     parts = [label.split(" · ") for label in labels]
-    common = [part for part in parts[0] if all(part in other for other in parts)] if len(parts) > 1 else []
+    common = [part for part in parts[0][len(parts) == 1 :] if all(part in other for other in parts)]
     return common, [
         " · ".join(part for part in own if part not in common) or label
         for own, label in zip(parts, labels, strict=True)

@@ -24,7 +24,7 @@ from loadtest.analyse.summary import analyse
 from loadtest.cli.compare.results import write_and_print
 from loadtest.cli.compare.side_by_side import set_side_by_side
 from loadtest.cli.options.param_types import ShareParam
-from loadtest.cli.output.printing import json_option, print_lines
+from loadtest.cli.output.printing import json_option, out_folder, out_option, print_lines
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
@@ -114,9 +114,7 @@ class Against(click.Command):
     default="",
     help="What differs on purpose (model, quantization, context, dialect, …): runs that differ otherwise get no verdict.",
 )
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW, or the last run]"
-)
+@out_option("Folder for the files.  [default: NEW, or the last run]")
 @json_option
 def compare(
     runs: tuple[Path, ...],
@@ -151,7 +149,9 @@ def compare(
         every = [analyse(path) for path in runs]
         if alone and not every[0].groups:
             raise LoadTestError(ONE_RUN)
-        set_side_by_side(every, out or runs[-1], tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json)
+        set_side_by_side(
+            every, out_folder(runs[-1], out), tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
+        )
         return 0
     from loadtest.analyse.charts.compare import draw
 
@@ -159,7 +159,7 @@ def compare(
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
     write_and_print(
-        out or new[0],
+        out_folder(new[0], out),
         partial(draw, found),
         partial(compare_report.markdown, found),
         compare_report.to_dict(found),

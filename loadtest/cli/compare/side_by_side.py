@@ -17,7 +17,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.cli.compare.results import write_and_print
 from loadtest.cli.output.printing import print_lines
 
-MOST_PAIRS = 6  # on the terminal; of more those with the first run
+MOST_PAIRS = 6  # on the terminal; of more the first of those with the first run
 BESIDE_NAMES, LEAST_NAME = 66, 14  # columns of a terminal that are not for a word of a run's name in the table
 # Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
 EXPENDABLE = (
@@ -92,7 +92,6 @@ def _without_chance(cell: str) -> str:
 
 
 def _shown_pairs(many: Many) -> tuple[list[Pair], int]:
-    if len(many.pairs) <= MOST_PAIRS:
-        return list(many.pairs), 0
-    shown = [pair for pair in many.pairs if pair.first is many.entries[0]]
+    few = len(many.pairs) <= MOST_PAIRS
+    shown = [pair for pair in many.pairs if few or pair.first is many.entries[0]][:MOST_PAIRS]
     return shown, len(many.pairs) - len(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.credentials import scrubber
+from loadtest.errors import ScenarioError, os_error_as, refuse
 from loadtest.grid import hanging
 
 
@@ -33,6 +35,27 @@ def print_written(console: Console, files: Sequence[Path]) -> None:
     """Say which files were written, each on a line that can be copied whole."""
     for path in files:
         console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+
+
+def out_option(help_text: str) -> Callable[..., Any]:
+    """Give a command -o/--out, a folder for its files, whose value is `out`."""
+    return click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help=help_text)
+
+
+def out_folder(run: Path, out: Path | None) -> Path:
+    """Return where a command puts its files: `out`, made where it is missing, else the run folder.
+
+    Raises ScenarioError where they cannot be written there, so before the work that they would be the outcome of.
+    """
+    if out is not None:
+        with os_error_as(ScenarioError, f"cannot make {out}", "; choose another --out"):
+            out.mkdir(parents=True, exist_ok=True)
+    folder = out or run
+    refuse(
+        folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK),
+        f"cannot write into {folder}; name another folder with --out.",
+    )
+    return folder
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

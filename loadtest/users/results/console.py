@@ -30,8 +30,7 @@ def listen_to(events: Events) -> None:
         text.extend(str(gate) for gate in gates.apply_gates(environment))
         text.extend(exit_code.conclude(environment, run, facts))
         text.extend(locust_files.write_files(environment.parsed_options, rows, run, mark))
-        if run is not None:
-            text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")
+        text.extend(tables.folder_note(run))
 
     def after_the_tables_of_locust(**_: Any) -> None:
         for line in text:

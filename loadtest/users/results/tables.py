@@ -8,6 +8,7 @@ from typing import Any
 from loadtest.analyse.figures.cost import Prices, by_hour
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
+from loadtest.run_folder import RunFolder
 from loadtest.text import UNKNOWN, counted, number, profile_at_speed
 
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
@@ -132,3 +133,9 @@ def cost_note(rows: BoardRows, facts: dict[str, Any]) -> Iterator[str]:
             f"At {price.of(price.amount)} an hour, a million output tokens{mark} cost {price.of(million)} so far: "
             f"all requests of this test together make {number(total['output_tokens_per_s'])} tokens/s."
         )
+
+
+def folder_note(run: RunFolder | None) -> Iterator[str]:
+    """Yield where the run is kept, and the command that reports it."""
+    if run is not None:
+        yield f"Run folder: {run.path} (charts and report: loadtest report {run.path})"

@@ -174,7 +174,7 @@ def snapshot(shown: Board, test: CurrentTest, web_ui: WebUI, *, history: bool) -
         "refused": test.refusal if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
         "columns": tables.columns_of(rows) + tables.NOW,
         "rows": rows,
-        "notes": [*tables.notes(rows), *tables.cost_note(rows, facts)],
+        "notes": [*tables.notes(rows), *tables.cost_note(rows, facts), *tables.folder_note(test.folder)],
         "formulas": FORMULAS,
         "smoothed_s": SMOOTHED_S,
         "history": shown.history if history else [],

@@ -149,7 +149,7 @@ def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, sai
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(2,), each=4)
     tiles = told(tmp_path / "run")
-    assert tiles["Levels off at"].note == "it takes 3 loads that are not void, here is 1"
+    assert tiles["Levels off at"].note == "it takes 3 loads that are not void, and this run has 1"
     assert "p95 takes 20 requests" in tiles["TTFT p95 at the most output"].note
     write(tmp_path / "empty", [], [])
     assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
@@ -185,7 +185,7 @@ def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> 
     assert reason.wrong == "A clock jumped."
     assert len(reason.seen) == 3
     assert reason.where.endswith("are void")
-    assert reason.example.startswith("1 stream, 2 streams and 4 streams are void. At 1 stream: a clock ")
+    assert reason.example.startswith("1, 2 and 4 streams are void. At 1 stream: a clock ")
 
 
 def test_a_load_that_a_search_measured_again_is_told_from_the_first(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_two_reasons_of_one_level_are_not_two_levels() -> None:
     )
     other = answers.Seen({"label": "4 streams", "verdict": "suspect"}, "suspect", "answers are short")
     assert answers.Reason("Lengths.", (*seen, other)).example == (
-        "2 streams and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
+        "2 and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
     )
 
 
@@ -222,7 +222,7 @@ def test_no_more_levels_are_called_void_than_are() -> None:
         for label, verdict in (("2 streams", "void"), ("4 streams", "void"), ("1 stream", "suspect"))
     )
     assert answers.Reason("Late.", seen).example == (
-        "2 streams and 4 streams are void; 1 stream is suspect. At 2 streams: tokens were read late."
+        "2 and 4 streams are void; 1 stream is suspect. At 2 streams: tokens were read late."
     )
 
 
@@ -307,4 +307,4 @@ def test_a_tile_says_that_p95_has_no_interval(tmp_path: Path) -> None:
     """It had one in some reports and none in others, without a word."""
     make(tmp_path / "run", users=(8,), each=4)
     note = answers.tiles(analyse(tmp_path / "run"))[2].note
-    assert note == "too few requests for its 95 % interval, at 8 streams · 100 in · 20 out"
+    assert note == "too few requests for its 95 % interval, at 8 streams"

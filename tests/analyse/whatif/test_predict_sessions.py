@@ -161,4 +161,4 @@ def test_prompts_of_one_conversation_count_once_and_the_cached_share_is_scored(
         for one in document.loads
     ]
     notes = list(prediction_report.notes(replace(document, loads=tuple(beyond))))
-    assert notes[0] == "4 people and 6 people: it is a guess.", "what is true of both is said once"
+    assert notes[0] == "4 and 6 people: it is a guess.", "what is true of both is said once"

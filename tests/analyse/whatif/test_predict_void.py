@@ -50,7 +50,7 @@ def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path:
     document = read_document(tmp_path / "p.json")
     assert [label.split(" · ")[0] for label in document.rests_on["levels"]] == ["1 stream", "2 streams", "4 streams"]
     basis = describe_basis(document)
-    assert basis.startswith("Rests on 1 stream")
+    assert basis.startswith("Rests on 1, 2 and 4 streams")
     assert "8 streams" not in basis
     assert document.said[-1].startswith("Void, so the prediction does not rest on it: 8 streams · ")
     assert "does not rest on it: 8 streams" in " ".join(said.split())
@@ -78,7 +78,7 @@ def test_bands_are_said_to_hold_at_any_pace_only_where_levels_show_how_it_change
 
 def test_what_many_levels_share_is_said_once() -> None:
     labels = [f"{users} streams · 100 in · 20 out" for users in (2, 4, 8, 16, 32, 64, 128)]
-    assert levels_in_words(labels[:2]) == "2 streams and 4 streams (100 in · 20 out)"
+    assert levels_in_words(labels[:2]) == "2 and 4 streams (100 in · 20 out)"
     assert levels_in_words(labels) == "7 levels from 2 streams to 128 streams (100 in · 20 out)"
-    assert levels_in_words(labels[:1]) == labels[0]
+    assert levels_in_words(labels[:1]) == "2 streams (100 in · 20 out)"
     assert levels_in_words([]) == ""

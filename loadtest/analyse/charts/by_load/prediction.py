@@ -96,7 +96,7 @@ def _loads_panel(
         values = [value * factor for _, value, _ in each]
         axes.plot([at for at, _, _ in each], values, marker, color=colour, label=f"predicted, {label}", zorder=3)
     _dots(axes, known, factor, style.INK)
-    axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)
+    style.from_zero(axes, tallest * factor, 1.12)
     people = any(load.people for load in document.loads)
     name = "requests/s" if rates else offered_load.users_axis(people=people)
     style.load_axis(axes, {at for at, _ in [*known, *predicted]}, name)
@@ -150,7 +150,7 @@ def _curve_panel(axes: Axes, analysis: Analysis, found: PredictedCurve, key: str
             low, high = bounds
             axes.vlines(load, low * factor, high * factor, color=style.VERMILLION, linewidth=1.6, zorder=3)
     _dots(axes, [(load, value) for load, value, _ in points], factor, style.VERMILLION)
-    axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)  # room for the slots' label
+    style.from_zero(axes, tallest * factor, 1.12)  # room for the slots' label
     loads = {*users, *(each.concurrency or 1 for each in curve[-1:])}
     style.load_axis(axes, loads, offered_load.users_axis(people=has_turns(analysis.run)))
     if (slots := slot_limit(analysis)) is not None:

@@ -90,7 +90,9 @@ def _draw_series(
                 axes.vlines(point.load, *point.ci95, color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
             _write_figures(axes, line, users)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.14)  # room for figures, and above them for the slots' label
+    good = (point.value for line in points for point in line if not point.void)
+    highest = max(good, default=axes.get_ylim()[1])
+    style.from_zero(axes, highest, 1.14)  # room for figures, and above them for the slots' label
     style.plain(axes.yaxis)
     levels = [level for series in all_series for level in series.levels]
     style.load_axis(axes, users, offered_load.axis(levels))
@@ -119,6 +121,7 @@ def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) ->
                 textcoords="offset points",
                 ha="left" if away > 0 else "right",
                 fontsize=8.5,
+                path_effects=style.HALO,
             )
 
 

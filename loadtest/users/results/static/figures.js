@@ -17,7 +17,7 @@ export function number(value, factor) {
   if (factor === 0) return String(value);
   const scaled = value * factor;
   const size = Math.abs(scaled);
-  if (size >= 9999.5) return Math.round(scaled).toLocaleString("en");
+  if (size >= 9999.5) return Number(scaled.toPrecision(3)).toLocaleString("en");
   return scaled.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
 }
 
