@@ -13,7 +13,6 @@ import numpy as np
 from loadtest.analyse.figures import knee
 from loadtest.analyse.level_summary import level_summary, or_reason
 from loadtest.analyse.run import frames, groups
-from loadtest.analyse.run.files import samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
@@ -71,8 +70,6 @@ def analyse(
     a run of one are known, to begin what needs no more than those.
     """
     run = frames.load(path)
-    machine = samples.read_machine(run)
-    run.trouble.extend(said for said in machine.trouble if said not in run.trouble)
     parts = groups.groups_of(run)
     if parts:
         lost = alternating_models.mark_loads(run, parts)
@@ -80,8 +77,8 @@ def analyse(
     else:
         found = _analysed(run, asked, also)
     for one in (found, *(one for _, one in found.groups)):
-        one.summary["hardware"] = list(machine.hardware)
-    energy.add_energy(run, machine, found.summary)
+        one.summary["hardware"] = list(run.machine.hardware)
+    energy.add_energy(run, found.summary)
     return found
 
 

@@ -18,6 +18,7 @@ from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.files.facts import files_missing, read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
+from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.other_clock import distrust_durations
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.records import FileHeader, Outcome, read_lines
@@ -25,15 +26,6 @@ from loadtest.run_folder import RunFolder
 from loadtest.text import counted
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
-
-
-@dataclass(frozen=True, slots=True)
-class Zero:
-    """The instant at which a run's time axis is zero, on both clocks; other files are placed on the axis by it."""
-
-    wall_ns: int = 0
-    monotonic_ns: int = 0
-    host: str | None = None  # None: several hosts sent requests, so only the wall clock is shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +48,8 @@ class RunData:
     server_itl: EventGaps
     delivery: Delays
     samples: pd.DataFrame  # of the driver: `t` in seconds since the run's first t_sched, `file` the process
-    zero: Zero = Zero()
+    machine: Machine  # what monitors sampled beside the run
+    zero: Zero
     whole: RunData | None = None  # the whole run, where this is its part for one model at one server
     trouble: list[str] = field(default_factory=list)  # one sentence on each thing that could not be read
     lost: int = 0  # how many records are missing for that, at least
@@ -169,6 +162,9 @@ def load(path: Path) -> RunData:
             "cut short, or left out when the folder was copied."
         )
     lost += gone
+    zero, samples = _zero(headers, shift, start), _samples(folder, shift, start, trouble)
+    machine, said = read_machine(path, zero)
+    trouble += [sentence for sentence in said if sentence not in trouble]
     return RunData(
         path=path,
         facts=facts,
@@ -179,8 +175,9 @@ def load(path: Path) -> RunData:
         itl=EventGaps(chunks),
         server_itl=EventGaps(server_chunks),
         delivery=delivery,
-        samples=_samples(folder, shift, start, trouble),
-        zero=_zero(headers, shift, start),
+        samples=samples,
+        machine=machine,
+        zero=zero,
         trouble=trouble,
         lost=lost,
     )

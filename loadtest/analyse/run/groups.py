@@ -222,7 +222,9 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
     for level in levels:
         level["label"] = f"{name} · {level['label']}"
     join_levels(part.requests, levels)
-    return dataclasses.replace(part, facts=facts, levels=levels, whole=run)
+    every = [str(one.get("url") or "") for one in run.facts.get("targets") or []]
+    machine = run.machine.of_server(str(described.get("url") or ""), every)
+    return dataclasses.replace(part, facts=facts, levels=levels, machine=machine, whole=run)
 
 
 def _level_of_group(run: RunData, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
