@@ -22,7 +22,6 @@ from loadtest.analyse.reports import answers, pages, prediction_report, score_re
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.verdict.verdict import worst
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
@@ -74,9 +73,10 @@ def write_report(
     With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
     it, `prices` (else those of run.json) what tokens cost. Raises RunFolderError when a folder holds no run.
     """
-    begun: list[CurveAhead] = []
-    also = (lambda *found: begun.append(CurveAhead(*found))) if charts and len(folders) == 1 else None
-    analyses = [analyse(folder, objectives, also) for folder in folders]  # all readable before anything is written
+    foretell = charts and len(folders) == 1
+    analyses = [
+        analyse(one, objectives, foretell=foretell) for one in folders
+    ]  # all readable before anything is written
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
@@ -85,13 +85,9 @@ def write_report(
         files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
         if charts:
             from loadtest.analyse.charts import draw_all
-            from loadtest.analyse.charts.by_load.prediction import curve_of
 
-            several = bool(one.groups) or not has_tokens(*one.summary["levels"])  # the chart of a prediction is of one
-            ahead = None if several else curve_of(one, begun[0] if begun else None)
-            pictures = draw_all(one, place, ahead)
-            curve = ahead.result(one.summary["levels"]) if ahead and place / "prediction.png" in pictures else None
-            predicted = prediction_report.curve_table(one, curve) if curve else None
+            pictures = draw_all(one, place)
+            predicted = prediction_report.curve_table(one, one.curve) if one.curve else None
             files += pictures
             files.append(write_whole(place / "report.md", pages.markdown(one, pictures, predicted).encode()))
             files.append(write_whole(place / "report.html", pages.html(one, pictures, predicted).encode()))

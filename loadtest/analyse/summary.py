@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.records import NO_FAILURES, SCHEMA
@@ -46,7 +48,7 @@ INFERRED = (
 SEE_GROUPS = "requests went to several models or servers: `groups` has it for each"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the curve is predicted once, and kept
 class Analysis:
     """A run folder, read and summed up: what tables, charts and reports are made from."""
 
@@ -59,23 +61,35 @@ class Analysis:
     alternating: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
     replayed: CacheReplay | None = None  # of conversations, what slots alone would have kept of them
+    ahead: CurveAhead | None = None  # of one model at one server, what is predicted of it
+
+    @cached_property
+    def curve(self) -> PredictedCurve | None:
+        """What the run's model predicts over concurrency; None where others loaded the server, or it says too little.
+
+        It rests on no request of a void level.
+        """
+        levels = self.summary["levels"]
+        if self.ahead is None or not has_tokens(*levels) or any(level.get("beside") for level in levels):
+            return None
+        some_void = "group" not in self.summary and 0 < len(believed(levels)) < len(levels)
+        ahead = without_void(self).ahead if some_void else self.ahead
+        return ahead and ahead.result(levels)
 
 
-def analyse(
-    path: Path, asked: Sequence[Objective] = (), also: Callable[[RunData, Slots, Steps], object] | None = None
-) -> Analysis:
+def analyse(path: Path, asked: Sequence[Objective] = (), *, foretell: bool = False) -> Analysis:
     """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
 
-    A run of several models or servers is worked out for each of them by itself. `also` is called when slots and steps of
-    a run of one are known, to begin what needs no more than those.
+    A run of several models or servers is worked out for each of them by itself. `foretell` begins the curve of a long run
+    of one in a second process, while it is summed up.
     """
     run = frames.load(path)
     parts = groups.groups_of(run)
     if parts:
         lost = alternating_models.mark_loads(run, parts)
-        found = _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts], lost)
+        found = _analysed_together(run, [(part, _analysed(part.run, asked, part)) for part in parts], lost)
     else:
-        found = _analysed(run, asked, also)
+        found = _analysed(run, asked, foretell=foretell)
     for one in (found, *(one for _, one in found.groups)):
         one.summary["hardware"] = list(run.machine.hardware)
     energy.add_energy(run, found.summary)
@@ -94,14 +108,11 @@ def without_void(one: Analysis) -> Analysis:
         raise PredictionError(
             f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
         )
-    return _analysed(one.run.without_levels(void), (), None)
+    return _analysed(one.run.without_levels(void), ())
 
 
 def _analysed(
-    run: RunData,
-    asked: Sequence[Objective],
-    also: Callable[[RunData, Slots, Steps], object] | None,
-    group: Group | None = None,
+    run: RunData, asked: Sequence[Objective], group: Group | None = None, *, foretell: bool = False
 ) -> Analysis:
     """Work out what one model at one server shows."""
     found = slots.estimate_slots(run)
@@ -121,17 +132,15 @@ def _analysed(
         why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
         measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
     run.requests["stall_s"] = measured.stall_s
-    if also is not None:
-        also(run, found, measured)
+    ahead = CurveAhead(run, found, measured, apart=None if foretell else False)
     memory = compare_memory(run, found)
     cached = cache.measure_cache(run, found, measured)
     replayed = None if cached is None else cache_replay.replay(run, found, cached)
     summary = summarise(run, found, measured, memory, asked, cached)
     if group is not None:
         summary = {"group": group.name, **summary}
-    return Analysis(
-        run, found, measured, summary, None if isinstance(memory, str) else memory, cache=cached, replayed=replayed
-    )
+    compared = None if isinstance(memory, str) else memory
+    return Analysis(run, found, measured, summary, compared, cache=cached, replayed=replayed, ahead=ahead)
 
 
 def _analysed_together(

@@ -24,7 +24,6 @@ from loadtest.analyse.charts.void_levels import label_of
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, has_tokens
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.text import joined
 
 RunChart = Callable[[Axes, Analysis], None]
@@ -33,11 +32,10 @@ AllSeriesChart = Callable[[Axes, Analysis, Sequence[Series]], None]
 GUIDES = "lines from point to point only guide the eye; bars: 95 % intervals"
 
 
-def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> list[Path]:
+def draw_all(analysis: Analysis, out: Path) -> list[Path]:
     """Draw every chart of a run that shows something into folder `out` and return the PNGs, the most telling first.
 
     A run of several models or servers gets a folder for each in there; what all of them loaded together is drawn once.
-    `ahead` is the run's predicted curve where it was begun already.
     """
     out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(style.RC):
@@ -46,13 +44,13 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
             for number, (group, one) in enumerate(analysis.groups, 1):
                 drawn += draw_all(one, out / groups.chart_folder(number, group.name))
         elif has_tokens(*analysis.summary["levels"]):
-            drawn = _draw_with_tokens(analysis, out, ahead or prediction.curve_of(analysis))
+            drawn = _draw_with_tokens(analysis, out)
         else:
             drawn = _draw_without_tokens(analysis, out)
     return [path for path in drawn if path is not None]
 
 
-def _draw_with_tokens(analysis: Analysis, out: Path, ahead: CurveAhead) -> list[Path | None]:
+def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     return [
         cold_load.draw(out / "load.png", analysis),
         prompt_length.draw(out / "lengths.png", analysis),
@@ -76,7 +74,7 @@ def _draw_with_tokens(analysis: Analysis, out: Path, ahead: CurveAhead) -> list[
             "a point a request, coloured by its level's load",
         ),
         _depth(out / "streams.png", analysis),
-        _prediction(out / "prediction.png", analysis, ahead),
+        prediction.draw(out / "prediction.png", analysis, analysis.curve) if analysis.curve else None,
         _machine(out / "machine.png", analysis),
     ]
 
@@ -166,14 +164,6 @@ def _timeline(path: Path, analysis: Analysis) -> Path | None:
     figure, (axes,) = style.page(1, height=6.4)
     timeline.request_rows(axes, analysis, level)
     return _save(figure, path, analysis, timeline.title(analysis, level), label_of(level))
-
-
-def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> Path | None:
-    """Draw measured beside predicted, where there is a prediction."""
-    if any(level.get("beside") for level in analysis.summary["levels"]):
-        return None  # the model knows no load of others beside its own
-    found = ahead.result(analysis.summary["levels"])
-    return None if found is None else prediction.draw(path, analysis, found)
 
 
 def _depth(path: Path, analysis: Analysis) -> Path | None:

@@ -81,7 +81,7 @@ def test_legends_name_it(found: Analysis) -> None:
 
 
 def test_the_predicted_curve_rests_on_none_of_it(found: Analysis) -> None:
-    curve = prediction.curve_of(found).result(found.summary["levels"])
+    curve = found.curve
     assert curve is not None
     assert curve.series.concurrencies == (1, 2, 8)
 
@@ -98,7 +98,7 @@ def test_a_prediction_past_the_slots_of_a_void_level_names_them(tmp_path: Path) 
     """The title promised 8 streams a TTFT of 892 ms; the void level of 8, with four slots taken, had seen 1.6 s."""
     one = analyse(play(SERVER, [Load(users=users, requests=40) for users in USERS], slots=4).write(tmp_path / "run"))
     one.summary["levels"][3]["verdict"] = VOID
-    curve = prediction.curve_of(one).result(one.summary["levels"])
+    curve = one.curve
     assert curve is not None
     assert ", if the server has slots for as many, and not the 4 that void levels show" in prediction.title(one, curve)
 

@@ -13,11 +13,11 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.findings.slot_findings import believed_slots, slot_limit
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.timing.prefill import Interval, has_turns
-from loadtest.analyse.summary import Analysis, believed, figure, interval, without_void
+from loadtest.analyse.summary import Analysis, figure, interval
 from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
+from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Document
 from loadtest.text import counted, joined, number, percent, seconds
 
@@ -27,15 +27,6 @@ PANELS = (  # (title, figure, part)
     ("tokens/s a stream, median", "stream_tokens_per_s", "p50"),
     ("output tokens/s, all streams", "output_tokens_per_s", "mean"),
 )
-
-
-def curve_of(analysis: Analysis, begun: CurveAhead | None = None) -> CurveAhead:
-    """Return the predicted curve of a run, which rests on no request of a void level; `begun` serves where none is void."""
-    levels = analysis.summary["levels"]
-    if "group" not in analysis.summary and 0 < len(believed(levels)) < len(levels):
-        good = without_void(analysis)
-        return CurveAhead(good.run, good.slots, good.steps)
-    return begun or CurveAhead(analysis.run, analysis.slots, analysis.steps)
 
 
 def draw(path: Path, analysis: Analysis, found: PredictedCurve) -> Path:
