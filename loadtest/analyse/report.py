@@ -19,8 +19,8 @@ from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
+from loadtest.analyse.run.levels import LevelData, has_tokens, shared_parts
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole
@@ -159,8 +159,8 @@ def _print_answers(one: Analysis, console: Console) -> None:
     console.print()
 
 
-def _ok_and_failed(level: dict[str, Any]) -> str:
-    said = f"{level['outcomes'].get('ok', 0)} / {failed(level)}"
+def _ok_and_failed(level: LevelData) -> str:
+    said = f"{level['outcomes'].get('ok', 0)} / {level.failed}"
     more = [
         f"{count} {what}"
         for count, what in ((level["outcomes"].get("left"), "left"), (level.get("shed"), "not sent"))
@@ -176,7 +176,7 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     does not fit, columns go in the order of EXPENDABLE_COLUMNS and are named below; level and verdict stay.
     """
     levels = summary["levels"]
-    shared, names = offered_load.shared([level["label"] for level in levels])
+    shared, names = shared_parts([level["label"] for level in levels])
     title = marked(joined(" · ", summary["name"], measured_on(summary), *shared), summary)
     figures = [tables.headline(level, tokens=has_tokens(*levels)) for level in levels]
     rows = tuple(
@@ -185,6 +185,6 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     )
     heads = [head for each in figures[:1] for head in each]
     grid = Grid(("level", "ok / failed", *heads, "verdict"), rows).without_unknown()
-    if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
+    if not any(level.is_open for level in levels):  # a closed loop sends when its user is free: both are the same there
         grid = grid.without("p95 from t_sched")
     return grid.console_within(width, EXPENDABLE_COLUMNS, title, styles=VERDICT_STYLES)

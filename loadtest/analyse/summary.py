@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from loadtest.analyse.level_summary import level_summary, or_reason
 from loadtest.analyse.run import frames, groups
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
-from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
@@ -30,10 +30,8 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.errors import PredictionError
-from loadtest.metrics import VOID
-from loadtest.records import NO_FAILURES, SCHEMA
+from loadtest.records import SCHEMA
 from loadtest.slo import Objective
-from loadtest.text import UNKNOWN, seconds
 
 # Columns that are worked out for one model at one server.
 INFERRED = (
@@ -63,18 +61,32 @@ class Analysis:
     replayed: CacheReplay | None = None  # of conversations, what slots alone would have kept of them
     ahead: CurveAhead | None = None  # of one model at one server, what is predicted of it
 
+    @property
+    def levels(self) -> list[LevelData]:
+        """Those of the summary, in the order in which they were measured."""
+        found: list[LevelData] = self.summary["levels"]
+        return found
+
+    @property
+    def believed(self) -> list[LevelData]:
+        """The levels that are not void: those whose figures may be quoted."""
+        return believed(self.levels)
+
+    @property
+    def series(self) -> list[Series]:
+        return series_of(self.levels)
+
     @cached_property
     def curve(self) -> PredictedCurve | None:
         """What the run's model predicts over concurrency; None where others loaded the server, or it says too little.
 
         It rests on no request of a void level.
         """
-        levels = self.summary["levels"]
-        if self.ahead is None or not has_tokens(*levels) or any(level.get("beside") for level in levels):
+        if self.ahead is None or not has_tokens(*self.levels) or any(level.get("beside") for level in self.levels):
             return None
-        some_void = "group" not in self.summary and 0 < len(believed(levels)) < len(levels)
-        ahead = without_void(self).ahead if some_void else self.ahead
-        return ahead and ahead.result(levels)
+        some_void = "group" not in self.summary and 0 < len(self.believed) < len(self.levels)
+        one = without_void(self) if some_void else self
+        return one.ahead.result(self.levels) if one.ahead else None
 
 
 def analyse(path: Path, asked: Sequence[Objective] = (), *, foretell: bool = False) -> Analysis:
@@ -101,10 +113,10 @@ def without_void(one: Analysis) -> Analysis:
 
     What is inferred of the server then rests on no request of a void level.
     """
-    void = {level["index"] for level in filter(is_void, one.summary["levels"])}
+    void = {level["index"] for level in one.levels if level.is_void}
     if not void:
         return one
-    if len(void) == len(one.summary["levels"]):
+    if len(void) == len(one.levels):
         raise PredictionError(
             f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
         )
@@ -243,7 +255,7 @@ def summarise(
 
 def believed_knee(series: Series) -> tuple[knee.Knee | None, str | None]:
     """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
-    return knee.knee(believed(series.levels), list(filter(is_void, series.levels)))
+    return knee.knee(series.believed, series.void)
 
 
 def _knee_of(series: Series) -> dict[str, Any]:
@@ -251,63 +263,12 @@ def _knee_of(series: Series) -> dict[str, Any]:
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
 
 
-def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the levels that are not void: those whose figures may be quoted."""
-    return [level for level in levels if not is_void(level)]
-
-
-def with_most(levels: Iterable[dict[str, Any]], rate: str) -> dict[str, Any] | None:
+def with_most(levels: Iterable[LevelData], rate: str) -> LevelData | None:
     """Return the level that is not void and has the most of a rate; None where none has it."""
     known = [level for level in believed(levels) if level[rate] is not None]
     return max(known, key=lambda level: float(level[rate]), default=None)
 
 
-def series_with(levels: Iterable[dict[str, Any]], level: dict[str, Any]) -> Series:
+def series_with(levels: Iterable[LevelData], level: LevelData) -> Series:
     """Return the series of these levels that one of them is in."""
     return next(series for series in series_of(levels) if any(one is level for one in series.levels))
-
-
-def is_void(level: dict[str, Any]) -> bool:
-    """Return whether the figures of a level must not be quoted."""
-    return bool(level.get("verdict") == VOID)
-
-
-def has_tokens(*levels: dict[str, Any]) -> bool:
-    """Return whether levels of a summary have answers of text, as all have but embeddings: of those E2E is known, no TTFT."""
-    known = any(level.get("e2e_s") is not None for level in levels)
-    return not known or any(level.get("ttft_s") is not None for level in levels)
-
-
-def failed(level: dict[str, Any]) -> int:
-    """Return how many requests of a summary's level failed; those that we stopped did not."""
-    outcomes: dict[str, int] = level["outcomes"]
-    return sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
-
-
-def wait_in_words(level: dict[str, Any], name: str, part: str) -> str:
-    """Return a wait of a level for people: "> 10 s" where users left before its end."""
-    value, described = figure(level, name, part), level.get(name) or {}
-    if value is None:
-        return UNKNOWN
-    return ("> " if part in described.get("at_least", ()) else "") + seconds(value)
-
-
-def mean_ttft(level: dict[str, Any]) -> float | None:
-    """Return the mean TTFT of users who stayed: of the same requests as the mean waits are."""
-    described = level.get("ttft_s") or {}
-    mean: float | None = described.get("mean_stayed", described.get("mean"))
-    return mean
-
-
-def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:
-    """Return one figure of a level, None where it is unknown; a rate of the whole level has no `part`."""
-    described = level.get(name)
-    value: float | None = described.get(part) if isinstance(described, Mapping) else described
-    return value
-
-
-def interval(level: dict[str, Any], name: str, part: str = "mean") -> tuple[float, float] | None:
-    """Return the 95 % interval of such a figure, None where there is none."""
-    described = level.get(name)
-    bounds = described.get(f"ci95_{part}") if isinstance(described, Mapping) else level.get(f"{name}_ci95")
-    return (bounds[0], bounds[1]) if bounds else None

@@ -22,7 +22,7 @@ from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.files import samples
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import Series
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.monitor import process
 from loadtest.monitor.sampler import SampledSource, SourceError, Watch, writer_for

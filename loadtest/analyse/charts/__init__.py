@@ -21,9 +21,9 @@ from loadtest.analyse.charts.by_load import (
 )
 from loadtest.analyse.charts.over_time import cold_load, depth, drift, machine, timeline
 from loadtest.analyse.charts.void_levels import label_of
-from loadtest.analyse.run import groups, offered_load
-from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, has_tokens
+from loadtest.analyse.run import groups
+from loadtest.analyse.run.levels import Series, axis_of, has_tokens
+from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
 
 RunChart = Callable[[Axes, Analysis], None]
@@ -43,7 +43,7 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
             drawn = [_depth(out / "streams.png", analysis), machine.draw(out / "machine.png", analysis)]
             for number, (group, one) in enumerate(analysis.groups, 1):
                 drawn += draw_all(one, out / groups.chart_folder(number, group.name))
-        elif has_tokens(*analysis.summary["levels"]):
+        elif has_tokens(*analysis.levels):
             drawn = _draw_with_tokens(analysis, out)
         else:
             drawn = _draw_without_tokens(analysis, out)
@@ -105,7 +105,7 @@ def _save(figure: Figure, path: Path, *said: Any, **more: Any) -> Path | None:
 
 def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path | None:
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
-    found = series_of(analysis.summary["levels"]) or [Series("", ())]
+    found = analysis.series or [Series("", ())]
     shown = [found[place] for place in style.spread(len(found), style.MOST_PANELS)]
     figure, panels = style.page(len(shown))
     for place, (axes, series) in enumerate(zip(panels, shown, strict=True)):
@@ -126,7 +126,7 @@ def _side_by_side(
     path: Path, analysis: Analysis, left: AllSeriesChart, right: AllSeriesChart, title: str
 ) -> Path | None:
     """Draw two figures of all series."""
-    found = series_of(analysis.summary["levels"])
+    found = analysis.series
     figure, panels = style.page(2, columns=2, share_y=False)
     for axes, chart in zip(panels, (left, right), strict=True):
         chart(axes, analysis, found)
@@ -134,11 +134,10 @@ def _side_by_side(
 
 
 def _draw_tradeoff(path: Path, analysis: Analysis) -> Path | None:
-    levels = analysis.summary["levels"]
-    found = series_of(levels)
+    levels, found = analysis.levels, analysis.series
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
-    said = f"a point a level, with its {offered_load.axis(levels).partition(' (')[0]} beside it"
+    said = f"a point a level, with its {axis_of(levels).partition(' (')[0]} beside it"
     subtitle = joined("; ", said, tradeoff.without_p95(levels))
     write = [each.write for each in names]
     return _save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
@@ -146,7 +145,7 @@ def _draw_tradeoff(path: Path, analysis: Analysis) -> Path | None:
 
 def _draw_percentiles(path: Path, analysis: Analysis) -> Path | None:
     """Draw TTFT and E2E of one series, or TTFT of each of several."""
-    found = series_of(analysis.summary["levels"])
+    found = analysis.series
     title = percentiles.title(analysis)
     if len(found) != 1:
         return _by_series(path, analysis, percentiles.ttft, title)

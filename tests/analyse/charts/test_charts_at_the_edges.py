@@ -16,7 +16,7 @@ from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 from loadtest.analyse.charts import itl, style
 from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
 from loadtest.analyse.charts.over_time import depth, drift, timeline
-from loadtest.analyse.run.series import series_of
+from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import SUSPECT
 from loadtest.records import Outcome, Record

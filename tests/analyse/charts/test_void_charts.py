@@ -17,9 +17,9 @@ from loadtest.analyse.charts.by_load import percentiles, prediction, throughput,
 from loadtest.analyse.charts.over_time import timeline
 from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, label_of, level_name
 from loadtest.analyse.findings.step_findings import steps_findings
-from loadtest.analyse.run.series import series_of
+from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.summary import Analysis, analyse, figure
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -90,7 +90,7 @@ def test_what_steps_take_is_said_with_a_doubt_and_not_at_all_where_every_level_i
     assert all("Void levels are part of that" in each.evidence for each in steps_findings(found) if each.evidence)
     for level in found.summary["levels"]:
         level["verdict"] = VOID
-        assert figure(level, "ttft_s") is not None
+        assert level["ttft_s"]["mean"] is not None
     assert steps_findings(found) == []
 
 

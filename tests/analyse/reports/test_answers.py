@@ -21,7 +21,7 @@ from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
@@ -122,8 +122,8 @@ def test_the_most_is_not_called_so_without_the_void_levels_above(tmp_path: Path)
 
 def test_a_void_rate_is_not_passed_over() -> None:
     """Was "the highest rate measured", although a higher one was, and is void."""
-    steady = {"index": 0, "rate": 4.0, "concurrency": None, "little": {"growing": False, "growth_per_s": 0.0}}
-    void = {"index": 1, "rate": 8.0, "concurrency": None, "little": None, "verdict": "void"}
+    steady = LevelData(index=0, rate=4.0, concurrency=None, little={"growing": False, "growth_per_s": 0.0})
+    void = LevelData(index=1, rate=8.0, concurrency=None, little=None, verdict="void")
     tile, _ = answers._levels_off(Series("", (steady, void)))
     assert str(tile) == "Kept up with: 4 requests/s (the highest rate measured; the level above it is void)"
     assert (saturation(Series("", (steady, void))) or "").endswith("; the level above it is void.")

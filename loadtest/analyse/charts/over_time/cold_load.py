@@ -22,7 +22,7 @@ COLOURS = {"page_cache": style.GREEN, "host_memory": style.VERMILLION, "gpu_memo
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
     """Draw cold_load.png; None, and nothing written, where no cold load was asked for or seen."""
-    levels = [level for level in analysis.summary["levels"] if level.get("cold_load")]
+    levels = [level for level in analysis.levels if level.get("cold_load")]
     every = [one for level in levels for one in level["cold_load"]["loads"]][:MOST_LOADS_DRAWN]
     if not every:
         return None
