@@ -73,10 +73,9 @@ def write_report(
     With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
     it, `prices` (else those of run.json) what tokens cost. Raises RunFolderError when a folder holds no run.
     """
-    foretell = charts and len(folders) == 1
-    analyses = [
-        analyse(one, objectives, foretell=foretell) for one in folders
-    ]  # all readable before anything is written
+    alone = charts and len(folders) == 1
+    # All are readable before anything is written.
+    analyses = [analyse(folder, objectives, foretell=alone) for folder in folders]
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
