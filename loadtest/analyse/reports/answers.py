@@ -79,7 +79,7 @@ class Seen:
     @property
     def besides(self) -> bool:
         """Whether the level is void for something graver than this."""
-        return self.verdict != VOID and bool(self.level["verdict"] == VOID)
+        return self.verdict != VOID and self.level.is_void
 
 
 @dataclass(frozen=True, slots=True)
