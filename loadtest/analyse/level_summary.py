@@ -71,46 +71,42 @@ def level_summary(
     flow = rates.flow(run, level)
     little = stationarity.little(run, index, flow)
     throughput = rates.level_rates(run, flow, good)
-    found = LevelData(
-        {
-            "index": index,
-            "label": offered_load.label(level, run.column("prompt_tokens")[good]),
-            **{key: level[key] for key in ("model", "url", "beside") if key in level},
-            **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-            **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
-            **_offered(run, level),
-            "requests": int(rows.sum()),
-            "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
-            "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
-            "failures": outcome_rules.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
-            **_described(run, index, good, block),
-            **leavers.left_figures(run, index, found_slots),
-            **or_reason("little", little.to_dict() if little else None, "no request ended in the steady window"),
-            **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
-            "wait_source": str(commonest.iloc[0]) if len(commonest) else waits.UNKNOWN,
-            **throughput,
-            **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
-            "tokens": _token_totals(run, rows, good),
-            **(cache.level_cache(run, cached, good) if cached is not None else {}),
-            "peak_decoding": slots.peak_decoding(run, run.of_level(index)),
-            "client": {
-                "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
-                "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
-                "schedule_lag_p99_s": verdict.schedule_lag_p99(run.column("schedule_lag_s")[good])
-                if good.any()
-                else None,
-                "cpu": verdict.client_cpu(run, index),
-                "stamps": stamps,
-                **client_capacity.capacity_used(run, index, stamps),
-            },
-            "verdict": judged.verdict,
-            "reasons": judged.reasons,
-            "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in judged.doubts],
-        }
-    )
+    found: dict[str, Any] = {
+        "index": index,
+        "label": offered_load.label(level, run.column("prompt_tokens")[good]),
+        **{key: level[key] for key in ("model", "url", "beside") if key in level},
+        **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
+        **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
+        **_offered(run, level),
+        "requests": int(rows.sum()),
+        "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
+        "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
+        "failures": outcome_rules.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
+        **_described(run, index, good, block),
+        **leavers.left_figures(run, index, found_slots),
+        **or_reason("little", little.to_dict() if little else None, "no request ended in the steady window"),
+        **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
+        "wait_source": str(commonest.iloc[0]) if len(commonest) else waits.UNKNOWN,
+        **throughput,
+        **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
+        "tokens": _token_totals(run, rows, good),
+        **(cache.level_cache(run, cached, good) if cached is not None else {}),
+        "peak_decoding": slots.peak_decoding(run, run.of_level(index)),
+        "client": {
+            "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
+            "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
+            "schedule_lag_p99_s": verdict.schedule_lag_p99(run.column("schedule_lag_s")[good]) if good.any() else None,
+            "cpu": verdict.client_cpu(run, index),
+            "stamps": stamps,
+            **client_capacity.capacity_used(run, index, stamps),
+        },
+        "verdict": judged.verdict,
+        "reasons": judged.reasons,
+        "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in judged.doubts],
+    }
     if asked:
         found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
-    return found
+    return LevelData(found)
 
 
 def _described(run: RunData, index: int, good: BoolArray, block: int) -> dict[str, Any]:

@@ -182,9 +182,10 @@ def unjudged(many: Many) -> list[str]:
     void: dict[tuple[str, str], list[str]] = {}
     _, own = level_names(many)
     for entry in many.entries:
-        for level in (level for level in entry.levels if level.is_void):
-            name = own[level.as_asked.label]
-            void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
+        for level in entry.levels:
+            if level.is_void:
+                name = own[level.as_asked.label]
+                void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
     said = [
         f"{letter} is void at {listed(levels)} and not compared there: {why}." for (letter, why), levels in void.items()
     ]
