@@ -44,7 +44,8 @@ def trust(keys: ConnectionKeys) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=path or None, capath=None if path else folder)
     except (OSError, ssl.SSLError) as error:
         why = error if isinstance(error, ssl.SSLError) else error.strerror
-        raise ScenarioError(f"cannot read certificates from {path}: {why}; give a PEM file.") from None
+        named = "" if keys.ca_file else ", which SSL_CERT_FILE names" if path else ""
+        raise ScenarioError(f"cannot read certificates from {path}{named}: {why}; give a PEM file.") from None
     if keys.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])
@@ -56,6 +57,19 @@ def trust(keys: ConnectionKeys) -> ssl.SSLContext:
 def trust_of_proxy(keys: ConnectionKeys) -> ssl.SSLContext:
     """Return the TLS context of connections to a proxy: as for a server, but our certificate is shown to the server alone."""
     return trust(ConnectionKeys(ca_file=keys.ca_file, insecure=keys.insecure))
+
+
+def note_on_trust(keys: ConnectionKeys, url: str) -> str | None:
+    """Return what a user should know of options of https at a server; None where all is as they say."""
+    if url.startswith("https:"):
+        unchecked = f"--insecure: the certificate of {url} is not checked, so anybody could answer in its place."
+        return unchecked if keys.insecure else None
+    given = [f"--{name.replace('_', '-')}" for name in ("insecure", "ca_file", "cert") if getattr(keys, name)]
+    if not given or (keys.proxy or "").startswith("https:"):
+        return None
+    return (
+        f"{' and '.join(given)} {'change' if len(given) > 1 else 'changes'} nothing: {url} is not reached over https."
+    )
 
 
 def _known_authorities() -> str | None:

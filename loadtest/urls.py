@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from loadtest.errors import TargetError
 from loadtest.text import shown
@@ -173,7 +173,7 @@ def parse_url(text: str) -> Address:
     else:
         parts, bare = _split_url(given, quoted)
         place = f"{parts.scheme}://{_host_and_port(parts, quoted, bare=bare)}"
-    if parts.fragment or "#" in given:
+    if "#" in given:
         raise TargetError(f"{quoted} has a fragment (#…), which no server ever sees: leave it out.")
     if "@" in parts.query:  # a password with a question mark in it would become the query, and its user the host
         raise TargetError(f"{quoted} has an @ in its query; write %40 for it, and %3F for a ? in a password.")
@@ -191,11 +191,11 @@ def _no_url_at_all(given: str) -> str | None:
         return f"it is a number; a port of this machine is written :{given}"
     if given.startswith("/") and not given.startswith("//"):
         return f"it is a path; a unix socket is written unix:{shown(without_secrets(given))}"
+    if given.endswith(".toml"):
+        return "it names a file; a scenario is given to `loadtest run`"
     host = re.split("[/?#]", given.partition("://")[2] or given, maxsplit=1)[0].rpartition("@")[2]
     if (name := _UNFILLED.search(host)) is not None:
-        return (
-            f"the shell has not filled in {shown(name[0])}, as it does within double quotes; or write the value itself"
-        )
+        return f"the shell has not filled in {shown(name[0])}, as it does within double quotes; or write its value"
     if _TAGGED.fullmatch(given):
         return f"{_PORT}; if it is a model, give it with --model"
     return None
@@ -325,7 +325,7 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     except ValueError:
         port = 0
     if port == 0:
-        brackets = parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc
+        brackets = re.fullmatch(r"[\da-fA-F.]*:[\da-fA-F:.]*:\d*", parts.netloc.rpartition("@")[2])
         what = "an IPv6 address with a port stands in brackets, like [::1]:11434" if brackets else _PORT
         if "@" in parts.path + parts.fragment:
             what = "a password has %2F for a / and %23 for a #"
@@ -349,7 +349,7 @@ def _path(path: str, quoted: str) -> tuple[str, str]:
 
     A path below which the API has no /v1 of its own is returned whole: see endpoint_url.
     """
-    path = _SLASHES.sub("/", path).rstrip("/")
+    path = urlsplit(urljoin("http://host/", _SLASHES.sub("/", path))).path.rstrip("/")  # without /./ and /../
     for known, ending in _endings():
         if not path.endswith(ending):
             continue
@@ -380,7 +380,7 @@ def _is_name(host: str) -> bool:
     """Whether resolvers can be asked for a host: each of its parts has 1 to 63 characters; four numbers are an address."""
     try:
         host.encode("idna")
-        if not host.isascii():
+        if not host.isascii() or "xn--" in host:
             import idna  # httpx's own, which knows fewer characters
 
             idna.encode(host)

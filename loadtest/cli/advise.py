@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,16 +97,21 @@ def _advise(
 ) -> dict[str, Any]:
     """Advise on one model at one server, and write the files into `folder`; print it, or return it for --json."""
     from loadtest.analyse.reports.advice_report import to_dict
+    from loadtest.analyse.summary import without_void
 
     try:
-        found = _advice_of(analysis, objectives, room)
+        sound = without_void(analysis)
+        found = replace(
+            _advice_of(sound, objectives, room),
+            void=tuple(level["label"] for level in analysis.levels if level.is_void),
+        )
     except PredictionError as error:
         raise PredictionError(str(error).replace("No prediction:", "No advice:", 1)) from None
     folder.mkdir(exist_ok=True)
-    written = _write_advice(folder, analysis, found)
+    written = _write_advice(folder, sound, found)
     if not as_json:
-        _print_advice(written, analysis, found)
-    return {**to_dict(found, analysis), "files": [str(path) for path in written]}
+        _print_advice(written, sound, found)
+    return {**to_dict(found, sound), "files": [str(path) for path in written]}
 
 
 def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float | None) -> Advice:

@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from loadtest.cli.options.connection import connection_of, connection_options
+from loadtest.cli.options.arguments import refuse_idle
+from loadtest.cli.options.connection import CONNECTION, connection_of, connection_options
 from loadtest.cli.options.param_types import SecondsParam
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
@@ -41,7 +42,7 @@ def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--metrics-address",
         metavar="HOST",
-        default="127.0.0.1",
+        default=process.METRICS_ADDRESS,
         show_default=True,
         help="Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.",
     )(command)
@@ -56,6 +57,7 @@ def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     """Listen on the port until the command ends, and print the page's URL; return None where no port was asked for."""
     if port is None:
+        refuse_idle(("metrics_address",), "without --metrics-port")
         return None
     from loadtest.monitor import endpoint  # imports a web server, which most runs do not need
 
@@ -63,6 +65,16 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     click.get_current_context().call_on_close(listener.close)
     print(f"metrics: {endpoint.url_of(listener)}", file=sys.stderr, flush=True)
     return listener
+
+
+def _sampled(sources: tuple[str, ...], servers: Sequence[str], *, serves: bool) -> tuple[str, ...]:
+    """Return the sources that a monitor samples; raise ScenarioError for options that do nothing beside them."""
+    sources = sources or (() if serves else ("host",))
+    if not sources:
+        refuse_idle(("every",), "without --source, which says what is sampled")
+    if not servers and not any("=" in source for source in sources):
+        refuse_idle(CONNECTION, "without a URL, for no server is asked")
+    return sources
 
 
 @click.command()
@@ -74,7 +86,10 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
 @_every("--every", "Seconds between samples.")
 @click.option("--for", "seconds", type=SecondsParam(0.001, MOST_S), metavar="S", help="End after so many seconds.")
 @click.option(
-    "--client", type=int, metavar="PID", help="Process of the load generator, whose CPU use is counted apart."
+    "--client",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Process of the load generator, whose CPU use is counted apart.",
 )
 @click.option(
     "--url",
@@ -120,14 +135,16 @@ def monitor(
       loadtest monitor --out runs/m --source prometheus=http://box:9100/metrics:up
       loadtest monitor --out runs/today --metrics-port 9464
     """
+    servers = (*((url,) if url is not None else ()), *servers)
+    sources = _sampled(sources, servers, serves=metrics_port is not None or metrics_fd is not None)
     keys = connection_of(values)
     listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
-    urls = [base_url(withhold(server)) for server in (*((url,) if url is not None else ()), *servers)]
+    urls = [base_url(withhold(server)) for server in servers]
     if twice := next((one for one in urls if urls.count(one) > 1), None):
         raise ScenarioError(f"{without_secrets(twice)} is named twice; name each server once.")
-    asked = process.parse_sources(sources or ("host",), servers=urls) if sources or listener is None else []
+    asked = process.parse_sources(sources, servers=urls) if sources else []
     process.run_monitor(
         [process.make_source(one, client=client, servers=urls, keys=keys) for one in asked],
         out,
@@ -154,11 +171,9 @@ class Monitoring:
 
         The metrics port is taken at once. Raises ScenarioError before anything is sent.
         """
-        if self.idle and not self.sources:
-            raise ScenarioError(
-                "--monitor-idle samples before the first request: say what with --monitor, e.g. --monitor nvidia."
-            )
-        if self.sources:  # checked now, although the measured server's address is not known yet
+        if not self.sources:
+            refuse_idle(("monitor_every", "monitor_idle"), "without --monitor, which says what is sampled")
+        else:  # checked now, although the measured server's address is not known yet
             process.parse_sources(self.sources, servers=("http://server",))
         listener = _metrics_listener(self.metrics_address, self.metrics_port)
         if not self.sources and listener is None:

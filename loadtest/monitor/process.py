@@ -37,6 +37,7 @@ NICENESS = 10  # samples may be late, the driver's stamps may not
 
 START_S = 10.0  # for a monitor to start, after which the run begins without it; starting takes about 0.3 s, and 0.3 s more to read pages
 READY = "sampling"
+METRICS_ADDRESS = "127.0.0.1"
 
 _ENDPOINT = re.compile(
     r"(?P<url>unix:/[^:]*(?::/[^:]*)?|https?://([^/@]*@)?(\[[^\]]*\]|[^/:]+)(:\d+)?(/[^:]*)?)(:(?P<metrics>.+))?"
@@ -212,7 +213,8 @@ def child_monitor(
 
     `metrics` is the socket at which the child serves the run's figures; it is closed in this process.
     """
-    command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--every", str(every), "--with-run"]
+    command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--with-run"]
+    command += ["--every", str(every)] * bool(asked)
     command += [part for source in asked for part in ("--source", str(source))]
     command += ["--client", str(os.getpid())]
     command += [part for server in servers for part in ("--server", server)]

@@ -32,6 +32,12 @@ ON_COMMAND_LINE = (
     "junit",
     "no_report",
 )
+IN_TOML = "; a scenario is written in TOML, like concurrency = [1, 2]"
+REMEDIES = (  # of what tomllib says; what to do
+    ("hex value|escape", "write a path with / or in single quotes"),
+    ("overwrite|twice|mutate", "give it once"),
+    (r"character '\\n'|Unterminated|end of document", "close the quotes or brackets that it opens"),
+)
 MOST_TOML = 4 << 20  # bytes of a scenario file
 
 
@@ -50,22 +56,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{path} is not valid TOML: {error}{_likely(path, text)}.") from None
+        raise ScenarioError(f"{path} is not valid TOML: {error}{_likely(path, text, str(error))}.") from None
     except (ValueError, RecursionError):  # a number of thousands of digits; brackets without end
         raise ScenarioError(f"{path} is not valid TOML: a value in it is too long or too deep.") from None
 
 
-def _likely(path: Path, text: str) -> str:
-    """Say what was likely meant by a file that is no TOML; nothing where it is not known."""
+def _likely(path: Path, text: str, wrong: str) -> str:
+    """Say what was likely meant by a file that is no TOML, and what to do."""
     match path.suffix.lower():
         case ".py":
             return f"; run a Locust file with `locust -f {path}`"
-        case ".yaml" | ".yml" | ".json":
-            return "; a scenario is written in TOML, like concurrency = [1, 2]"
         case ".jsonl" | ".ndjson" | ".csv" | ".tsv":
             return f"; prompts are given with --data {path}, recorded arrivals with --trace"
     odd = next((sign for sign in "\u201c\u201d\u201e\u2018\u2019" if sign in text), None)
-    return "" if odd is None else f"; it has a typographic quote ({odd}): write straight ones"
+    if odd is not None:
+        return f"; it has a typographic quote ({odd}): write straight ones"
+    return next((f"; {words}" for sign, words in REMEDIES if re.search(sign, wrong)), IN_TOML)
 
 
 def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: bool = False) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def _check_known(name: str, known: Sequence[str], where: str, *, of_request: boo
         named in known,
         f"{where} has {_short_name(name)}, which is no key; {'put it into' if named == 'body' else 'write it as'} {named}.",
     )
-    near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
     if of_request:
         hint += " A field of the server's own goes into body."
@@ -169,14 +175,14 @@ FILE_KEYS = ("prompt_file", "trace", "data")  # keys whose value is a path
 
 
 def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's table with the files that it names as its neighbours in `folder`; those `given` otherwise stay."""
+    """Return a file's table with the files that it names as its neighbours in `folder`, ~ as the user's home; those `given` otherwise stay."""
     table = dict(table)
     for name in FILE_KEYS:
         if isinstance(named := table.get(name), str) and named and given.get(name) is None:
-            table[name] = str(folder / named)
+            table[name] = str(_at(folder, named))
     for name in ("system", "body"):
         if isinstance(text := table.get(name), str) and text.startswith("@") and given.get(name) is None:
-            table[name] = f"@{folder / text[1:]}"
+            table[name] = f"@{_at(folder, text[1:])}"
     for name in ("input_tokens", "output_tokens", "follow_up_tokens"):
         if name in table and given.get(name) is None:
             many = isinstance(table[name], list | tuple)
@@ -185,7 +191,11 @@ def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> 
     return table
 
 
+def _at(folder: Path, name: str) -> Path:
+    return Path.home() / name[2:] if name.startswith("~/") else folder / name
+
+
 def _empirical_beside(value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
-    return re.sub(r"empirical\(\s*([^)]+?)\s*\)", lambda found: f"empirical({folder / found[1]})", value)
+    return re.sub(r"empirical\(\s*([^)]+?)\s*\)", lambda found: f"empirical({_at(folder, found[1])})", value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 import types
@@ -69,7 +70,7 @@ def short_repr(value: Any) -> str:
     if isinstance(value, dict):
         return "a table"
     try:
-        text = str(value) if isinstance(value, int | float) else repr(value)
+        text = str(value) if isinstance(value, int | float | datetime.date) else repr(value)
     except (ValueError, RecursionError):  # a list that holds such a number, or itself
         return f"a {type(value).__name__}"
     return text if len(text) <= MOST_DIGITS + 20 else f"{text[:MOST_DIGITS]}… ({len(text)} characters)"

@@ -36,7 +36,7 @@ SHEETS, DOCUMENTS = (".xlsx", ".xlsm", ".ods"), (".docx", ".odt", ".pptx")
 OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LFS = b"version https://git-lfs.github.com/spec/"
 PAGES = (b"<!doctype html", b"<html")
-_URL = re.compile("https?:/")
+_URL = re.compile("[a-z][a-z0-9+]+:/", re.IGNORECASE)  # of two letters or more: C:/ is a drive
 
 
 def not_regular(path: Path) -> str | None:
@@ -44,7 +44,7 @@ def not_regular(path: Path) -> str | None:
     if path == NAMED_STDIN and not path.exists():
         return "is standard input, which can be read only once; save it to a file first"
     if _URL.match(str(path)):
-        return "is a URL; download the file first"
+        return "is a URL; save the file on this machine, and give its path"
     kind = path.stat().st_mode
     if stat.S_ISDIR(kind):
         return "is a folder; name a file in it"

@@ -12,9 +12,10 @@ import httpx
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError
+from loadtest.reach import note_on_trust
 from loadtest.scenario import Scenario, rotation
 from loadtest.targets.context import check_lengths, context_of, not_granted
-from loadtest.targets.target import Target, find_target, find_targets, located, reread
+from loadtest.targets.target import Target, find_targets, reread
 from loadtest.targets.token_fit import fit_to_context, fit_token_counts
 from loadtest.text import counted, listed, shown
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
@@ -30,26 +31,15 @@ class ReadyTarget:
     weight: int = 1  # its turns in one round of all targets
 
 
-def prepare_target(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
-    """Find the scenario's one server and model, load the model, and fit the prompts' lengths to the server's own counts.
-
-    The workload's scenario is the one to run: with the lengths that fit the context where it asks for up_to_context, and
-    without warm-up where it measures loads; then no request is sent here, and no model loaded. Raises TargetError or
-    ScenarioError, one sentence each; nothing is left behind.
-    """
-    scenario = located(scenario)
-    (ready,) = _prepared(client, scenario, ((find_target(client, scenario), 1),), say)
-    return ready.target, ready.workload
-
-
 def prepare_targets(
     client: httpx.Client, scenario: Scenario, say: Callable[[str], object]
 ) -> tuple[Scenario, tuple[ReadyTarget, ...]]:
-    """Do for every server and model of the scenario what `prepare_target` does for one; return the scenario to run, too.
+    """Find every server and model of a located scenario, load the models, and fit prompts' lengths to each server's counts.
 
-    All targets run the same levels: with up_to_context those that fit the smallest context.
+    Returns the scenario to run, too: with the lengths that fit the smallest context where it asks for up_to_context, and
+    without warm-up where it measures loads; then no request is sent here, and no model loaded. Raises TargetError or
+    ScenarioError, one sentence each; nothing is left behind.
     """
-    scenario = located(scenario)
     if scenario.unload and scenario.several:
         raise ScenarioError("unload measures the loads of one model; name one server and one model.")
     found = find_targets(client, scenario, say)
@@ -69,12 +59,13 @@ def _prepared(
     counters = []
     for target, _ in found:
         say(target.described)
-        if warning := credentials.in_the_clear(target.server.url, target.dialect.api, key_env=scenario.key_env):
+        url = target.server.url
+        warnings = (
+            credentials.in_the_clear(url, target.dialect.api, key_env=scenario.key_env),
+            note_on_trust(scenario, url),
+        )
+        for warning in filter(None, warnings):
             say(warning)
-        if scenario.insecure and target.server.url.startswith("https:"):
-            say(
-                f"--insecure: the certificate of {target.server.url} is not checked, so anybody could answer in its place."
-            )
         counters.append(load_counter(target.model.name, fetch=target.server.simulated is None))
     targets = [target for target, _ in found]
     _say_counters(targets, counters, say, corrected=not scenario.unload)

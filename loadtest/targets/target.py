@@ -101,17 +101,6 @@ def _each_located(scenario: Scenario) -> Scenario:
     return found[0].replace(url=" ".join(str(one.url) for one in found))
 
 
-def find_target(client: httpx.Client, scenario: Scenario) -> Target:
-    """Probe the scenario's server and choose model and dialect; raises TargetError or ScenarioError where it cannot."""
-    return _target_at(client, scenario, find_server(client, scenario))
-
-
-def find_server(client: httpx.Client, scenario: Scenario) -> Server:
-    """Probe the scenario's server; raises TargetError where nothing there is one."""
-    url = base_url(default_url(api=scenario.api) if scenario.url is None else scenario.url)
-    return probe(client, url, api=scenario.api, path=scenario.path)
-
-
 def find_targets(
     client: httpx.Client, scenario: Scenario, say: Callable[[str], object]
 ) -> tuple[tuple[Target, int], ...]:
@@ -120,7 +109,11 @@ def find_targets(
     Of several models a server is asked for those that it lists; `say` is told where it lacks some that another has. Raises
     TargetError for the first server that cannot be measured, and for a model that none has.
     """
-    asked = [(url, find_server(client, scenario.replace(url=url))) for url in scenario.urls]
+    bases = [base_url(url or default_url(api=scenario.api)) for url in scenario.urls]
+    asked = [
+        (url, probe(client, base, api=scenario.api, path=scenario.path))
+        for url, base in zip(scenario.urls, bases, strict=True)
+    ]
     shares = [_models_at(server, scenario) for _, server in asked]
     whole = ModelShare(scenario.model)
     for one in scenario.models if all(share != [whole] for share in shares) else ():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from loadtest.errors import ScenarioError
+from loadtest.monitor.process import METRICS_ADDRESS
 from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_share, sendable, short_repr
 
 Number = TypeVar("Number", int, float)
@@ -170,8 +171,7 @@ PROCESS_OPTIONS = (
         _one_line,
         "an address in UTF-8 without control characters",
         "HOST",
-        "Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.",
-        "127.0.0.1",
+        f"Address of --metrics-port; any other than {METRICS_ADDRESS} lets everybody who can reach it read the figures.",
         of_process=True,
     ),
 )
@@ -229,4 +229,6 @@ def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
     """Return the port of --metrics-port (None where it was not given) and its address; raise ScenarioError."""
     given = vars(options) if options is not None else {}
     port, address = (option.value(given.get(option.key)) for option in PROCESS_OPTIONS)
-    return port, address
+    if port is None and address is not None:
+        raise ScenarioError("--metrics-address does nothing without --metrics-port; leave it out.")
+    return port, METRICS_ADDRESS if address is None else address

@@ -36,7 +36,7 @@ class AsyncWire(Shell):
     """
 
     def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True, proxy: Proxy | None = None) -> None:
-        super().__init__(timeouts, verify, proxy)
+        super().__init__(timeouts, verify, proxy, watches_idle=True)
         self.wall = WallClock()
         self.lag = LagLog()
         self.heartbeat = Heartbeat(self.lag, self.wall)
@@ -252,6 +252,8 @@ class AsyncWire(Shell):
 
 class _AsyncCall(Call):
     """A Call that one task waits for."""
+
+    __slots__ = ("_timer", "_waiter")
 
     def __init__(
         self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]

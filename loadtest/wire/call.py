@@ -15,6 +15,8 @@ from loadtest.wire.order import HungUpError, Order, Timeouts
 class Call:
     """One request on its connection. Once it is `over`, nothing more will come, and `error` says what spoilt it, if anything."""
 
+    __slots__ = ("_limits", "_release", "_started", "_wake", "connection", "error", "over", "received")
+
     def __init__(
         self,
         order: Order,

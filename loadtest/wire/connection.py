@@ -69,7 +69,7 @@ class Connection:
         self.idle_since = 0  # monotonic ns
         # why the request failed, where the answer's framing does not say
         self.error: httpx.TransportError | None = None
-        self._out = memoryview(b"")
+        self._out: bytes | memoryview = b""
         self._began, self._sent = 0, False
         self._recvmsg = sock.recvmsg
         self._size, self._full = READ_SIZE, 0
@@ -77,7 +77,7 @@ class Connection:
     def start_tls(self, context: ssl.SSLContext) -> None:
         """Begin the handshake; `wake` is called at its end: see tls.ready and error."""
         self.tls = Tls(context, self.origin.host, self.tls)
-        self._out = memoryview(self.tls.outgoing())
+        self._out = self.tls.outgoing()
 
     def begin(self, payload: bytes, received: Received, wake: Callable[[], object]) -> None:
         """Take a request; `transmit` sends it."""
@@ -90,7 +90,7 @@ class Connection:
             payload = self.tls.outgoing()
         else:
             self._size, self._full = SMALL_READ, 0
-        self._out = memoryview(payload)
+        self._out = payload
 
     @property
     def unsent(self) -> bool:
@@ -102,16 +102,17 @@ class Connection:
         while self._out:
             before = now()
             try:
-                self._out = self._out[self.sock.send(self._out) :]
+                taken = self.sock.send(self._out)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
-                self._out = memoryview(b"")
+                self._out = b""
                 self.broken = True
                 # The server may have answered before it hung up, and its answer may still lie in our receive buffer.
                 if not self.receive() and (self.received is None or not self.received.read_count):
                     self._lose(httpx.WriteError(f"the connection broke while sending: {reason_of(error)}"))
                 return True
+            self._out = b"" if taken == len(self._out) else memoryview(self._out)[taken:]
         if before and self.received is not None and not self._sent:
             self.received.sent(before, now())
             self._sent = True
@@ -177,7 +178,7 @@ class Connection:
             self._lose(httpx.ReadError(f"TLS failed: {reason_of(error)}"))
             return True
         if answer := tls.outgoing():
-            self._out = memoryview(bytes(self._out) + answer)
+            self._out = bytes(self._out) + answer
             self.transmit()
         if plain and self.received is not None:
             changed = self.received.add(plain, ancillary, t)
@@ -230,7 +231,9 @@ class Pool:
     meanwhile is lost and has to be sent again, so their connections are closed instead of kept.
     """
 
-    def __init__(self, close: Callable[[Connection], None]) -> None:
+    def __init__(self, close: Callable[[Connection], None], *, watched: bool) -> None:
+        """`watched`: a loop calls `receive` of idle connections, too, so that one that the server closes is soon dropped."""
+        self._watched = watched
         self._idle: dict[Origin, list[Connection]] = {}
         self._close = close
         self._died: Counter[Origin] = Counter()  # kept connections that the server closed at once
@@ -244,7 +247,8 @@ class Pool:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            connection.receive()
+            if connection.uses or not self._watched:  # of 1000 that are new and watched a look would cost 2 ms
+                connection.receive()
             if not connection.broken:
                 return connection
             self._drop(connection)

@@ -17,13 +17,13 @@ from loadtest.wire.order import Timeouts
 class Shell:
     """A wire without its waiting."""
 
-    def __init__(self, timeouts: Timeouts | None, verify: Verify, proxy: Proxy | None) -> None:
+    def __init__(self, timeouts: Timeouts | None, verify: Verify, proxy: Proxy | None, *, watches_idle: bool) -> None:
         self.timeouts = timeouts or Timeouts()
         self.proxy = proxy
         self._verify = verify
         self._context: ssl.SSLContext | None = None
         self._addresses = Addresses()
-        self._pool = Pool(self._close)
+        self._pool = Pool(self._close, watched=watches_idle)
 
     def proxy_to(self, origin: Origin) -> Proxy | None:
         """Return the proxy through which a server is asked; None where it is asked directly."""

@@ -86,7 +86,7 @@ class SyncWire(Shell):
         proxy: Proxy | None = None,
         waiter: Waiter | None = None,
     ) -> None:
-        super().__init__(timeouts, verify, proxy)
+        super().__init__(timeouts, verify, proxy, watches_idle=False)
         self._waiter = waiter or BlockingWaiter()
 
     def close(self) -> None:
@@ -217,6 +217,8 @@ class SyncWire(Shell):
 
 class _SyncCall(Call):
     """A Call whose caller blocks until it is over."""
+
+    __slots__ = ("_waiter",)
 
     def __init__(
         self,

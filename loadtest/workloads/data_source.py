@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -107,7 +107,14 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     else:
         yield from _left_out_notes(file)
     if file.unheard:
-        yield f"{path}: what {listed([role[:MOST_NAME] for role in file.unheard])} say in its conversations is left out."
+        yield f"{path}: messages of {_roles(file.unheard)} are left out of its conversations."
+    if file.in_turn:
+        yield (
+            f"{path}: the texts in a list are taken for what a user says, one after another. Where the model's answers stand "
+            "between them, name the column conversation."
+        )
+    if file.strange:
+        yield f"{path}: messages of {_roles(file.strange)} are sent as they are; most servers know user, assistant, system and tool."
     if file.same_ids:
         have = "has" if file.same_ids == 1 else "have"
         yield f"{path}: {counted(file.same_ids, 'row')} {have} the id of another row, and records name them alike."
@@ -121,12 +128,17 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         are = "its column {} is" if len(names) == 1 else "its columns {} are"
         yield (
             f"{path}: {are.format(listed([*names[:MOST_NAMED], *more]))} not sent. What belongs to the prompt goes into its "
-            "column, and what belongs to the request into an object named body."
+            "column, and what belongs to the request into an object named body (jq -c '.body += {tools}')."
         )
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
     if not scenario.has_sessions:
         yield from _repeat_notes(file, scenario)
+
+
+def _roles(names: Iterable[str]) -> str:
+    known = [name[:MOST_NAME] for name in names]
+    return f"the role{'s' * (len(known) > 1)} {listed(known)}"
 
 
 def _repeat_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:

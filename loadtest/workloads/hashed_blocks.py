@@ -1,6 +1,6 @@
 """Prompts of a Mooncake trace: block hashes say which beginnings of prompts are the same.
 
-A hash stands for a block of 512 tokens and for all that comes before it, so equal hashes at the beginning of two rows are an
+A hash stands for a block of tokens and for all that comes before it, so equal hashes at the beginning of two rows are an
 equal beginning of their prompts. Each hash gives a made-up block of its own.
 """
 
@@ -17,8 +17,6 @@ from loadtest.workloads.nonce import seed_from, seed_of
 from loadtest.workloads.source import Session, SingleRequest
 from loadtest.workloads.synthetic import cached_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
-
-BLOCK_TOKENS = 512  # of a block, by the server's count
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +42,10 @@ class HashedBlocks:
 
     def prompt(self, i: int, tokens: int, *, warmup: bool) -> str:
         """Return the prompt of the i-th row; a warm-up has blocks of its own."""
-        ours, block = self.fit.ours(tokens), self.fit.ours_added(BLOCK_TOKENS)
+        assert self.trace.blocks is not None
+        ours, block = self.fit.ours(tokens), self.fit.ours_added(self.trace.blocks.tokens)
         key = "warm-up block" if warmup else "block"
         texts = []
-        assert self.trace.blocks is not None
         hashes = self.trace.blocks[0 if warmup else i]
         for hash_id in hashes:
             length = min(block, ours)

@@ -9,9 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from support import planted
+from support.judged import stopped
+from support.made_runs import write
 from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
@@ -32,6 +35,17 @@ def explained(path: Path, request: int) -> Explanation:
     found = analyse(path)
     explainer = Explainer.of(found.run, found.slots, found.steps, found.summary["levels"])
     return explainer.explain(row_of(found.run, request))
+
+
+def test_who_still_queued_when_the_run_was_stopped_is_not_blamed(tmp_path: Path) -> None:
+    """It said "5.40 s while #6 and 35 others were at the server, which ended without a token": they waited behind all slots."""
+    played = play(TIMING, [Load(users=8, requests=64)], slots=4)
+    middle = sorted(record.t_end for record in played.records)[40]
+    found = analyse(write(tmp_path / "run", stopped(played.records, middle), played.levels))
+    slots = dataclasses.replace(found.slots, limit=False)  # as of a run that was stopped sooner
+    explainer = Explainer.of(found.run, slots, found.steps, found.summary["levels"])
+    last = int(np.nanargmax(found.run.column("first_token")))
+    assert "ended without a token" not in text(explainer.explain(last))
 
 
 def command(*args: object) -> tuple[int, str]:

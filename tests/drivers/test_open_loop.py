@@ -26,8 +26,8 @@ from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.targets.connect import control_client
-from loadtest.targets.prepare import ReadyTarget, prepare_target
-from loadtest.wire import AsyncWire, Posts, Timerfd, now
+from loadtest.targets.prepare import prepare_targets
+from loadtest.wire import AsyncWire, Timerfd, now
 from loadtest.workloads.schedule import PlanShare, schedule_of
 
 Call = Callable[..., tuple[int, str, str]]
@@ -211,7 +211,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
 ) -> None:
     scenario = Scenario(url=simulated_url, input_tokens=(32,), output_tokens=(4,), seed=3, **options)
     with control_client(ConnectionKeys()) as control:
-        target, workload = prepare_target(control, scenario, lambda _: None)
+        _, (ready,) = prepare_targets(control, scenario, lambda _: None)
     folder = RunFolder.create(tmp_path / "run")
 
     async def drive(share: PlanShare) -> None:
@@ -224,9 +224,9 @@ def test_two_processes_shares_make_up_the_whole_plan(
     async def measure(share: PlanShare, records: RecordWriter, samples: SampleWriter) -> None:
         async with AsyncWire() as wire:
             driver = Driver(
-                targets=[ReadyTarget(target, workload)],
+                targets=[ready],
                 wire=wire,
-                posts=[Posts(target.server.url, target.headers)],
+                posts=[ready.target.posts],
                 records=records,
                 samples=samples,
                 on_progress=lambda _: None,
@@ -238,7 +238,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
         asyncio.run(drive(PlanShare(worker, 2)))
     records = list(folder.records())
     (level,) = scenario.levels()
-    plan = [workload.job(level, i).seed for i in range(level.requests)]
+    plan = [ready.workload.job(level, i).seed for i in range(level.requests)]
     assert sorted(record.seed for record in records if not record.warmup) == sorted(plan)
     assert len({record.id for record in records}) == len(records) == requests
     for worker, (_, rows) in enumerate(folder.requests()):

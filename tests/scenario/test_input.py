@@ -51,6 +51,15 @@ WRONG = [
     (["--monitor", "host", "--monitor-every", "nan"], "nan is not a number from 0.05"),
     (["--monitor", "host", "--monitor-every", "0"], "0.0 is not a number from 0.05"),
     (["--metrics-port", "99999"], "--metrics-port"),
+    (
+        ["--monitor-every", "5"],
+        "--monitor-every does nothing without --monitor, which says what is sampled; leave it out.",
+    ),
+    (
+        ["--monitor-idle", "0"],
+        "--monitor-idle does nothing without --monitor, which says what is sampled; leave it out.",
+    ),
+    (["--metrics-address", "127.0.0.1"], "--metrics-address does nothing without --metrics-port; leave it out."),
     (["--find-max", "1000000000", "--slo", "ttft_p95=2"], "1<=x<=100000"),
     (["--slo", "ttft_p95=nan"], "the limit of ttft_p95 is seconds"),
     (["--slo", "ttft_p59=2"], "did you mean 'ttft_p95'"),
@@ -221,6 +230,32 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["serve", "--profile", ""], "--profile is empty; give it a value, or leave it out."),
         (["demo", "--speed", "nan"], "nan is not a number from 0.01 to 100"),
         (["monitor", "--out", "x", "--every", "nan"], "nan is not a number from 0.05 to 86400"),
+        (
+            ["monitor", "--out", "x", "--metrics-port", "0", "--every", "3"],
+            "--every does nothing without --source, which",
+        ),
+        (
+            ["monitor", "--out", "x", "--insecure"],
+            "--insecure does nothing without a URL, for no server is asked; leave it",
+        ),
+        (["monitor", "--out", "x", "--client", "-5"], "-5 is not in the range x>=1"),
+        (
+            ["memory", "--model", "phi4", "--layers", "3"],
+            "--layers does nothing without --parameters or --config; leave it out.",
+        ),
+        (["memory", "--model", "phi4", "--insecure"], "--insecure does nothing without --url; leave it out."),
+        (
+            ["memory", "--model", "phi4", "--training", "sgd", "--slots", "3"],
+            "--slots does nothing beside --training and --table,",
+        ),
+        (
+            ["memory", "--model", "phi4", "--buffers", "1GB", "--no-flash-attention"],
+            "--no-flash-attention does nothing beside",
+        ),
+        (
+            ["check", "mine.toml"],
+            "it names a file; a scenario is given to `loadtest run`.",
+        ),
         (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
         (["check", "http://a:1,http://b:1"], "check looks at one server; give one URL."),
         (["check", "--url", "http://exa mple"], "'http://exa mple' holds a blank; give one URL at a time; see"),
@@ -330,7 +365,14 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         (b"requests = 16.0\n", None),
         (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave out the quotes."),
         (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
-        (b"a = 1\na = 2\n", "is not valid TOML"),
+        (b"a = 1\na = 2\n", "Cannot overwrite a value (at line 2, column 6); give it once."),
+        (b'[data]\ndata = "C:\\Users\\x\\new.jsonl"\n', "write a path with / or in single quotes."),
+        (b'name = "abc\n', "close the quotes or brackets that it opens."),
+        (b"concurrency: 1\n", "; a scenario is written in TOML, like concurrency = [1, 2]."),
+        (b"import http from 'k6/http';\n", "; a scenario is written in TOML, like concurrency = [1, 2]."),
+        (b"duration = 2024-01-01\n", "duration must be a number or nothing, not 2024-01-01."),
+        (b"vus = 5\n", "has vus, which is no key; write it as concurrency."),
+        (b"frobnicate = 1\n", "has an unknown key 'frobnicate'; known keys: "),
         (b'slo = "ttft_p95=2"\n', "has slo, which is no key; give it on the command line, as --slo."),
         ("name = \u201ca\u201d\n".encode(), "it has a typographic quote (\u201c): write straight ones."),
         (b"[[request]]\n", "has request, which is a table; write it once, as [request], with its keys below."),
@@ -356,6 +398,13 @@ def test_a_scenario_file_is_read_or_refused_in_one_sentence(tmp_path: Path, body
     with pytest.raises(ScenarioError) as error:
         Scenario.load(path)
     assert words in str(error.value)
+
+
+def test_a_home_in_a_files_path_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "mine.toml").write_text('[data]\ndata = "~/rows.jsonl"\nsystem = "@~/system.txt"\n')
+    scenario = Scenario.load(tmp_path / "mine.toml")
+    assert (scenario.data, scenario.system) == ("/home/somebody/rows.jsonl", "@/home/somebody/system.txt")
 
 
 def test_an_option_wins_over_the_files_old_name(tmp_path: Path) -> None:

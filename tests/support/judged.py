@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ def without_answer(_: Record) -> dict[str, Any]:
         "server_first": None,
         "output_tokens": None,
     }
+
+
+def stopped(records: Iterable[Record], at: int) -> list[Record]:
+    """Return the records of requests as they stand when the run is stopped at an instant."""
+    return [_cut(record, at) if record.t_end > at else record for record in records if (record.t_send or 0) < at]
+
+
+def _cut(record: Record, at: int) -> Record:
+    chunks = [chunk for chunk in record.chunks if (record.t_send or 0) + chunk * 1000 < at]
+    unanswered: dict[str, Any] = {} if chunks else {**without_answer(record), "t_headers": None, "t_first_byte": None}
+    return dataclasses.replace(record, **{**unanswered, "t_end": at, "outcome": Outcome.CANCELLED, "chunks": chunks})
 
 
 def failed(error: str) -> Spoil:

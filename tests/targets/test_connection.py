@@ -17,12 +17,13 @@ from support.hops import on_socket, proxying
 from support.made_servers import OPENAI_STREAM, Made, made, refuse
 from support.wire_server import Peer, serving
 
-from loadtest import credentials
+from loadtest import credentials, reach
 from loadtest.errors import ScenarioError
 from loadtest.monitor.scraped_page import ScrapedPage
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys, Scenario
+from loadtest.targets.server.not_reached import not_reached
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -289,3 +290,36 @@ def test_the_keys_stand_in_the_table_of_the_request(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="insecure must be true or false"):
         Scenario.from_dict({"insecure": "yes"})
     assert json.loads(json.dumps(scenario.to_dict()))["proxy"] == "http://p:1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "url", "said"),
+    [
+        (
+            {"insecure": True},
+            "https://h:1",
+            "--insecure: the certificate of https://h:1 is not checked, so anybody could answer",
+        ),
+        ({"insecure": True}, "http://h:1", "--insecure changes nothing: http://h:1 is not reached over https."),
+        (
+            {"ca_file": "a", "cert": "b"},
+            "unix:/h",
+            "--ca-file and --cert change nothing: unix:/h is not reached over https.",
+        ),
+        ({"insecure": True, "proxy": "https://p"}, "http://h:1", None),
+        ({"ca_file": "a"}, "https://h:1", None),
+        ({}, "http://h:1", None),
+    ],
+)
+def test_options_of_https_do_nothing_in_silence_nowhere(keys: dict[str, Any], url: str, said: str | None) -> None:
+    assert (reach.note_on_trust(ConnectionKeys(**keys), url) or "None").startswith(str(said))
+
+
+def test_servers_that_other_tools_are_told_of_are_named_where_ours_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_BASE", "http://secret:1/v1")
+    monkeypatch.setenv("TRACE_ENDPOINT", "off")
+    said = not_reached("http://127.0.0.1:11434", ConnectionRefusedError(), None)
+    assert said.endswith("or give the server's URL (OPENAI_API_BASE in the environment: not read).")
+    assert "OPENAI" not in not_reached("http://127.0.0.1:8000", ConnectionRefusedError(), None)

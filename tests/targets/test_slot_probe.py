@@ -19,7 +19,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.targets.connect import control_client
 from loadtest.targets.slot_probe import SlotProbe, probe_slots, seen_in
-from loadtest.targets.target import find_target, located
+from loadtest.targets.target import find_targets, located
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 
@@ -31,7 +31,7 @@ def probed(url: str, *, told: bool = False) -> SlotProbe:
     """Probe the slots of a server; unless `told`, without listening to what it says of them."""
     scenario = located(Scenario(name="probe", url=url, seed=3))
     with control_client(scenario) as control:
-        target = find_target(control, scenario)
+        ((target, _),) = find_targets(control, scenario, print)
     if not told:
         target = dataclasses.replace(target, server=dataclasses.replace(target.server, slots=None))
     return probe_slots(target, Workload(scenario, load_counter(target.model.name, fetch=False)))

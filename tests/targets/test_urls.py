@@ -15,6 +15,11 @@ from loadtest.wire import Posts, Received
 @pytest.mark.parametrize(
     ("given", "url"),
     [
+        ("http://h:1/./v1", "http://h:1"),
+        ("http://h:1/x/../llm/./v1/", "http://h:1/llm"),
+        ("http://h:1/..", "http://h:1"),
+        ("http://gate:1/https://api.example/a/../v1", "http://gate:1/https://api.example"),
+        ("http://xn--bcher-kva.example:1", "http://xn--bcher-kva.example:1"),
         ("1.2.3.4", "http://1.2.3.4:11434"),
         (":1234", "http://127.0.0.1:1234"),
         ("example.com:1234", "http://example.com:1234"),
@@ -120,6 +125,8 @@ def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tupl
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ("http://h:1;http://b:2", "its port is not a number between 1 and 65535"),
+        ("http://xn--a.example:1", "'xn--a.example' is not a host name."),
         ("", "empty"),
         ("''", "empty"),
         (" ", "empty"),

@@ -151,6 +151,12 @@ def test_a_metrics_port_that_is_none_is_a_sentence() -> None:
             metrics_of(argparse.Namespace(metrics_port=port))
 
 
+def test_a_metrics_address_without_a_port_is_a_sentence() -> None:
+    with pytest.raises(ScenarioError, match="--metrics-address does nothing without --metrics-port; leave it out"):
+        metrics_of(argparse.Namespace(metrics_address="127.0.0.1"))
+    assert metrics_of(argparse.Namespace(metrics_port="9464")) == (9464, "127.0.0.1")
+
+
 def test_what_is_odd_but_right_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     assert asked({"output_tokens": 16.0}, input_tokens="1e2").input_tokens == (100,)
     assert asked({"stop_after_errors": 3}, stop_after_errors="5").stop_after_errors == 5

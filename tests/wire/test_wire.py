@@ -11,7 +11,7 @@ from support.wire_client import KINDS, ask
 from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
 from loadtest import __version__
-from loadtest.wire import Order, Posts, Received
+from loadtest.wire import Order, Posts, Received, SyncWire
 from loadtest.wire.connecting.address import Addresses, Origin
 
 
@@ -219,3 +219,23 @@ def test_a_kept_connection_that_is_closed_by_now_is_not_sent_on(kind: str) -> No
     assert [one.error for one in got] == [None] * 20
     assert [one.received.t_resent for one in got] == [None] * 20
     assert server.connections == 20
+
+
+def test_a_blocking_wire_looks_whether_a_prepared_connection_is_still_open() -> None:
+    """No loop watches it: minutes may pass before a user's first request, and servers hang up on idle connections."""
+    hung_up = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        if not hung_up.is_set():
+            peer.sock.shutdown(socket.SHUT_RDWR)
+            hung_up.set()
+        elif peer.request() is not None:
+            peer.send(answer(b"a"))
+            peer.closed_by_client()
+
+    with serving(handler) as server, SyncWire() as wire:
+        wire.prepare(server.url, 1)
+        assert hung_up.wait(5)
+        received = Received()
+        wire.fetch(Order.of(httpx.Request("GET", server.url), received))
+    assert (received.status, received.t_resent) == (200, None)

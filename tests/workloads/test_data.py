@@ -110,7 +110,17 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
     ("name", "content", "words"),
     [
         ("empty.jsonl", "\n \n", "is empty; give one prompt a row."),
-        ("cut.jsonl", '{"prompt": "one"}\n{"prompt": "tw\n', "line 2, column 15, is not JSON: "),
+        (
+            "cut.jsonl",
+            '{"prompt": "one"}\n{"prompt": "tw\n',
+            "line 2, column 15, is not JSON: unexpected end of data; mend it, or take the row out.",
+        ),
+        (
+            "gone.jsonl",
+            "Entry not found",
+            "line 1, column 1, is not JSON: unexpected character, expected a JSON value; see whether it is the",
+        ),
+        ("bare.jsonl", "{prompt: 1}", 'expected a string key; in JSON names and texts stand in quotes like "this".'),
         (
             "names.jsonl",
             '{"prompt": "one"}\n{"say": "two"}\n',
@@ -146,7 +156,7 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         (
             "wrapped.json",
             '{"data": [{"prompt": "one"}]}',
-            "keeps its rows under 'data'; save that list alone, as the whole file (jq .data).",
+            "keeps its rows deeper, at `.data[]`; save those that you want one a line: jq -c '.data[]' FILE",
         ),
         (
             "joined.csv",
@@ -157,7 +167,7 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         (
             "index.json",
             '{"0": {"prompt": "one"}, "1": {"prompt": "two"}}',
-            "line 1, holds rows by name, not in a list; save",
+            "line 1, keeps its rows deeper, at `.[]`; save those that you want one a line: jq -c '.[]'",
         ),
         (
             "commas.jsonl",
@@ -166,14 +176,14 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         ),
         (
             "value.json",
-            '[{"conversations": [{"from": "human", "text": "one"}]}]',
-            'has no "value" in turn 1 of conversations;',
+            '[{"conversations": [{"from": "human", "said": "one"}]}]',
+            'has no "role" and "content" in message 1 of conversations; it has \'from, said\': write it like {"role": "user",',
         ),
         ("text.json", '["one", " "]', "line 1, column 9, has an empty prompt."),
         ("cells.csv", "id,prompt\n1,one,two\n", "line 2, has 3 cells and the file's first line 2; put quotes around"),
         ("quote.csv", 'prompt,id\n"one,1\ntwo,2\n', "line 2, begins a text in quotes that never ends."),
         ("head.csv", "id,prompt\n", "has no row; give one prompt a row."),
-        ("story.md", "Tell me, please, a story.\n", "(One text for every request is given with --prompt-file.)"),
+        ("story.md", "Tell me, please, a story.\n", "one text for every request is given with --prompt-file.)"),
         ("azure.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,3\n", "give the file with --trace"),
         ("moon.jsonl", '{"timestamp": 0, "input_length": 9, "output_length": 1}', "give the file with --trace"),
         (
@@ -244,7 +254,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         (Path("-"), "the data file - is standard input, which can be read only once; save it to a file first."),
         (tmp_path / "none.csv", "No such file"),
         (Path("/dev/zero"), "is not a regular file"),
-        (Path("https://x/rows.jsonl"), "is a URL; download the file first."),
+        (Path("https://x/rows.jsonl"), "is a URL; save the file on this machine, and give its path."),
     ):
         with pytest.raises(ScenarioError, match=words):
             check_files(Scenario(data=str(path)))

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.data_files import notes_of, refusal, rows_of, write
 
 from loadtest.dialects import dialect_for
-from loadtest.errors import ScenarioError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
-from loadtest.workloads.data_source import data_file
-from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.tokens import Counter
-from loadtest.workloads.workload import Workload, check_files
+from loadtest.workloads.workload import Workload
 
 SYSTEM, ONE, TWO = (
     {"role": role, "content": text} for role, text in (("system", "S"), ("user", "one"), ("user", "two"))
@@ -27,33 +25,6 @@ SYSTEM, ONE, TWO = (
 ANSWER = {"role": "assistant", "content": "A"}
 TOLD = [ONE, ANSWER, TWO]
 PAIR = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "A"}]
-
-
-def write(folder: Path, name: str, content: Any) -> Path:
-    path = folder / name
-    text = content if isinstance(content, str | bytes) else "".join(json.dumps(row) + "\n" for row in content)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def rows_of(path: Path, column: str | None = None) -> list[Row]:
-    file = data_file(Scenario(data=str(path), data_column=column))
-    assert file is not None
-    return [file.row(i) for i in range(len(file))]
-
-
-def notes_of(path: Path, **keys: Any) -> list[str]:
-    return check_files(Scenario(data=str(path), requests=1, concurrency=[1], warmup=0, **keys))
-
-
-def refusal(path: Path, column: str | None = None) -> str:
-    with pytest.raises(ScenarioError) as error:
-        check_files(Scenario(data=str(path), data_column=column))
-    sentence = str(error.value)
-    assert str(path) in sentence
-    assert "\n" not in sentence
-    assert not sentence.endswith(("..", ".)."))
-    return sentence
 
 
 @pytest.mark.parametrize(
@@ -234,7 +205,7 @@ def test_nothing_is_said_of_what_is_read_or_empty(tmp_path: Path, row: dict[str,
         ({"turns": ["one", "two"]}, "1 conversation goes on behind its first turn"),
         (
             {"conversations": [*PAIR, {"from": "observation", "value": "x"}]},
-            "what observation say in its conversations is left out",
+            "messages of the role observation are left out of its conversations",
         ),
     ],
 )
@@ -284,12 +255,17 @@ def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
     assert [workload.job(level, i).prompt for i in range(2)] == ["one", "two"]
 
 
+def har(body: Any) -> str:
+    """Return what a browser saves of a page that asks once for itself and once for an answer."""
+    post = {"url": "/v1/chat/completions", "postData": {"mimeType": "application/json", "text": json.dumps(body)}}
+    return json.dumps({"log": {"entries": [{"request": {"method": "GET"}}, {"request": post}]}})
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("talk.jsonl", [{"text": "one", "role": "prompter"}], "line 1, is one message, not a conversation; give each"),
-        ("pairs.jsonl", [{"conversation": [{"human": "one", "assistant": "A"}]}], "message 1 of conversation; it has 'human, assis"),
-        ("chain.jsonl", [{"messages": [{"type": "human", "content": "a"}]}], "in message 1 of messages; it has 'type, content'."),
+        ("graph.jsonl", [{"messages": [{"type": "HumanMessage", "n": "a"}]}], "in message 1 of messages; it has 'type, n': write it"),
         ("system.jsonl", [{"messages": [SYSTEM]}], "line 1, has no message of a user under messages."),
         ("blank.jsonl", [{"messages": [SYSTEM, {"role": "user", "content": ""}]}], "has an empty prompt (under messages)."),
         ("part.jsonl", [{"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}], "has an empty prompt (under"),
@@ -297,12 +273,17 @@ def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
         ("list.jsonl", [{"custom_id": "a", "body": {"input": ["a", "b"]}}], "has a list of texts under body.input; give each"),
         ("text.jsonl", [{"messages": "[{'role': 'user'}]"}], "has a text that begins like JSON under messages and is none"),
         ("deep.jsonl", [{"request": {"body": {"messages": [ONE]}}}], "the prompt is deeper, name it with --data-column request."),
-        ("har.json", '{"log": {"version": "1.2"}}', "it has 'log'; write a row for each prompt."),
+        ("empty.har", '{"log": {"version": "1.2"}}', "it has 'log'; write a row for each prompt."),
+        ("a.har", har({"messages": [ONE]}), "jq -c '.log.entries[].request.postData.text | strings | fromjson' FILE > rows.jsonl."),
+        ("answers.json", '[{"data": {"rows": [{"row": {"prompt": "a"}}]}}]', "deeper, at `.[].data.rows[].row`; save those"),
+        ("odd name.json", '{"my rows": [{"prompt": "a"}], "n": 1}', """jq -c '."my rows"[]' FILE"""),
         ("columns.json", '{"prompt": ["one", "two"], "id": [1, 2]}', "line 1, holds columns, not rows; write an object for"),
-        ("two.json", '{"train": [{"prompt": "a"}], "test": [{"prompt": "b"}]}', "its rows under 'train' and 'test'; save one of"),
-        ("some.json", '{"data": [{"prompt": "a"}], "meta": [{"x": 1}]}', "keeps its rows under 'data'; save that list alone"),
-        ("texts.json", '{\n "prompts": [\n  "one"]}', "keeps its rows under 'prompts'; save that list alone, as the whole file (jq .pr"),
-        ("export.json", '[{"name": "n", "chat_messages": [{"text": "a", "sender": "human"}]}]', "it has 'name, chat_messages': name one"),
+        ("two.json", '{"train": [{"prompt": "a"}], "test": [{"prompt": "b"}]}', "deeper, at `.train[]` and `.test[]`; save those that"),
+        ("some.json", '{"data": [{"prompt": "a"}], "meta": [{"x": 1}]}', "keeps its rows deeper, at `.data[]`; save those that"),
+        ("texts.json", '{\n "prompts": [\n  "one"]}', "deeper, at `.prompts[]`; save those that you want one a line: jq -c '.pr"),
+        ("sides.json", [{"model_a": "x", "chat_a": [ONE], "chat_b": [ONE]}], "it has 'model_a, chat_a, chat_b': name one"),
+        ("far.jsonl", [{f"c{i}": "x" for i in range(20)}], "'c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11' and 8 more: name"),
+        ("lines.md", "Write a poem\nTell a joke\n", "(A file with a prompt a line has a name in .txt; one text for every"),
         ("null.json", '[{"prompt": "one"}, null]', "line 1, column 21, is nothing, not an object"),
         ("second.json", '[{"prompt": "one"},\n {"prompt": 2}]', "line 2, has a number for a prompt"),
         ("python.json", "[{'prompt': 'one'}]", "line 1, column 3, is not JSON: unexpected character, expected a string key; in JSON names"),
@@ -317,7 +298,7 @@ def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
         ("rows.pkl", pickle.dumps([{"prompt": "one"}], 2), "is a pickle of Python, which loadtest does not read; save its"),
         ("a.tar", b"a.jsonl".ljust(257, b"\0") + b"ustar\0", "is tar, which loadtest does not read; unpack it first."),
         ("a.bin", bytes(range(48)) * 4, "is binary, not text; name the right file."),
-        ("ids.jsonl", [{"prompt": [1, 2]}], "line 1, has a list without texts or messages for a prompt (column prompt)."),
+        ("ids.jsonl", [{"prompt": [1, 2]}], "line 1, has a list of numbers for a prompt (column prompt); give texts"),
         ("one.jsonl", [{"messages": ONE}], "line 1, has an object under messages, not a list of messages."),
         ("much.jsonl", [{"prompt": "a", "max_tokens": 10**12}], "(column max_tokens); give a whole number from 1 to 10000000."),
         ("open.jsonl", '{"prompt": "a"}\n{"prompt": "b"\n{"prompt": "c"}\n', "line 2, column 15, is not JSON: unexpected end"),

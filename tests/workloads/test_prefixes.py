@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter as Tally
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,30 @@ def test_a_real_llama_cpp_has_the_prefix_cached(
         assert 500 < record.server["timings"]["cache_n"] < 720
 
 
+@pytest.mark.parametrize("whole_blocks_alone", [False, True])
+def test_blocks_of_a_trace_are_as_long_as_its_hashes_are_many(tmp_path: Path, *, whole_blocks_alone: bool) -> None:
+    """Bailian's traces have 33 blocks of 16 tokens for 521 tokens; some servers hash no block that is not full."""
+    trace, lengths = tmp_path / "bailian.jsonl", (521, 200, 521)
+    blocks = [length // 16 if whole_blocks_alone else math.ceil(length / 16) for length in lengths]
+    rows = [
+        {
+            "timestamp": i + 0.5,
+            "input_length": length,
+            "output_length": 3,
+            "hash_ids": [*range(8), *range(100 * i, 100 * i + n - 8)],
+        }
+        for i, (length, n) in enumerate(zip(lengths, blocks, strict=True), 1)
+    ]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unit, note = check_files(Scenario(trace=str(trace)))
+    assert unit == f"The instants of the trace {trace} are read in seconds: it lasts 2.00 s."
+    assert "has hashes of blocks of 16 tokens" in note
+    one, two, _ = jobs(3, trace=str(trace), concurrency=[])
+    shared = next(i for i, (a, b) in enumerate(zip(one.prompt, two.prompt, strict=False)) if a != b)
+    assert 120 <= ESTIMATE.count(one.prompt[:shared]) <= 136
+    assert [ESTIMATE.count(job.prompt) for job in (one, two)] == pytest.approx([521, 200], abs=3)
+
+
 def test_a_mooncake_trace_shares_the_blocks_that_its_hashes_say(tmp_path: Path) -> None:
     trace = tmp_path / "moon.jsonl"
     rows = [(0, 1100, [1, 2, 3]), (50, 1300, [1, 2, 4]), (90, 600, [5, 6])]
@@ -172,6 +197,7 @@ def test_a_mooncake_trace_shares_the_blocks_that_its_hashes_say(tmp_path: Path) 
     assert [ESTIMATE.count(job.prompt) for job in (one, two, three)] == pytest.approx([1100, 1300, 600], abs=3)
     assert three.prompt[:10] != one.prompt[:10]
     assert (one.input_tokens, one.output_tokens) == (1100, 3)
+    assert "has hashes of blocks of 512 tokens: 25 %" in note
     trace.write_text('{"timestamp": 0, "input_length": 9, "hash_ids": "x"}')
     with pytest.raises(ScenarioError, match="line 1, has 'x' for block hashes"):
         check_files(Scenario(trace=str(trace)))

@@ -184,7 +184,10 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("", "is empty"),
-        ("a,b\n1,2\n", "has no column t or time or timestamp"),
+        (
+            "a,b\n1,2\n",
+            "line 1, has no instant; name its column timestamp (or timestamp_ms, time, arrival_time, created_at, …), for it has 'a, b'.",
+        ),
         ("t\n", "line 1, is a head, and no arrival follows."),
         ("1\n0.5\n", "line 2, is earlier than the one before"),
         ("1\nsoon\n", "line 2, has 'soon' for an instant"),

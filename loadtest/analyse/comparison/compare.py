@@ -35,7 +35,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
-from loadtest.text import listed
+from loadtest.text import listed, size
 
 FAMILY_ERROR = 0.01  # over all headline figures of a comparison
 TOLERANCE = 0.02  # a worsening up to here is no regression
@@ -223,7 +223,7 @@ def compare(
     for name, ours_in, theirs_in in parts:
         found, said = compare_part((ours_in, theirs_in), across, METRICS if of_tokens else OF_REQUESTS)
         levels += found
-        notes += [f"{name}: {note}" if name else note for note in (*_slots(ours_in, theirs_in), *said)]
+        notes += [f"{name}: {note}" if name else note for note in (*_server_differs(ours_in, theirs_in), *said)]
     run_noise = noise_between((one for _, *sides in parts for side in sides for one in side), run_noise)
     headline = [both for level in levels for both in level.figures if both.metric.headline]
     tests = sum(both.error_known for both in headline) + sum(one.some_failed and not one.refused for one in levels)
@@ -274,14 +274,21 @@ def compare_part(
     return found, notes
 
 
-def _slots(*sides: Sequence[Analysis]) -> list[str]:
-    """Say that the slots differ, where runs are known to have others; of a side whose own runs do, all of theirs."""
-    known = [
-        sorted({slots.partition(" ")[0] for one in side if (slots := slots_of(one)) is not None}) for side in sides
-    ]
-    if not all(known) or (known[0] == known[1] and len(known[0]) == 1):
-        return []
-    return [f"Differs: slots ({' → '.join(' or '.join(each) for each in known)})."]
+def _server_differs(*sides: Sequence[Analysis]) -> Iterator[str]:
+    """Say what is known to differ of the server: its slots, its model's memory; of a side whose own runs do, all of theirs."""
+    for name, of in (("slots", _slots), ("memory of the loaded model", _loaded)):
+        known = [sorted({value for one in side if (value := of(one))}) for side in sides]
+        if all(known) and (known[0] != known[1] or len(known[0]) > 1):
+            yield f"Differs: {name} ({' → '.join(' or '.join(each) for each in known)})."
+
+
+def _slots(one: Analysis) -> str:
+    return (slots_of(one) or "").partition(" ")[0]
+
+
+def _loaded(one: Analysis) -> str:
+    """Return what the loaded model took, as the server said: the type of the KV cache shows in it."""
+    return size(taken) if (taken := one.run.fact("server_at_end", "size")) else ""
 
 
 def _left(*sides: Sequence[Analysis]) -> list[str]:

@@ -153,7 +153,7 @@ class LevelReplay:
         mine = [each[self.row] for each in played if self.row in each]
         said = float(np.mean(mine)) if len(mine) == SEEDS else math.nan
         if not _near(said, self.ttft_s, OWN_BACK):
-            return f"replayed, its first token comes after {seconds(said)} and not after {seconds(self.ttft_s)}"
+            return f"replayed, its TTFT is {seconds(said)} and not {seconds(self.ttft_s)}"
         both = [row for row in self.measured if all(row in each for each in played)]
         seen = np.array([self.measured[row] for row in both])
         for name, share in (("p50", 0.5), ("p95", 0.95)):

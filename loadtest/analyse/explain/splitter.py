@@ -199,9 +199,7 @@ class Splitter:
     def _silent_prompts(self, row: int, low: float, high: float) -> list[WorkWindow]:
         """Return when prompts of requests that ended without a token may have been read: while they held a slot."""
         timeline, law = self.timeline, self.steps.prefill
-        pieces = [(low, high)]
-        if self.slots.limit:
-            pieces = self._unheld([*held_slots(timeline, low, high, row), WorkWindow(row, low, high)], low, high)
+        pieces = self._unheld([*held_slots(timeline, low, high, row), WorkWindow(row, low, high)], low, high)
         fastest = 1 / law.per_token_s if law is not None and law.per_token_s > 0 else 1.0
         found = []
         for each in silent_windows(timeline, low, high, row):

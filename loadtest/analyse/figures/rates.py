@@ -266,7 +266,7 @@ def _drain(run: RunData, window: Window, good: BoolArray) -> dict[str, Any]:
 
 
 def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
-    """Say of which level most of the decode speed is that of its end, where fewer streams were at work; nothing where little is."""
+    """Say of which level most of the decode speed is that of its end, where the load ran out; nothing where little is."""
     shifted = [(level, level["window"]) for level in levels if level.get("window")]
     told = [
         (level, window["drain_requests"], window["drain_speed_shift"])
@@ -278,8 +278,8 @@ def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
         return []
     level, count, shift = max(told, key=lambda each: abs(each[2]))
     said = (
-        f"The last {count} of {level['requests']} requests at {level['label']} ended with fewer streams at work, which makes the mean "
-        f"decode speed there {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}; rates leave the end of a level out. More "
-        "requests make that part smaller."
+        f"The last {count} of {level['requests']} requests at {level['label']} ended while the load ran out; with them the mean decode "
+        f"speed is {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}. Rates leave the end of a level out. More requests make it "
+        "a smaller part."
     )
     return [said]

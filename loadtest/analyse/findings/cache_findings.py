@@ -38,7 +38,7 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     replayed = analysis.replayed
     found = [Finding(_claim(analysis, use, shown, replayed), _evidence(analysis, use, shown, replayed))]
     if replayed is not None and replayed.host_cache:
-        found.append(_host_cache(replayed, shown))
+        found.append(_host_cache(replayed))
     return found
 
 
@@ -157,21 +157,15 @@ def _by_people(shares: Sequence[tuple[LevelData, float]]) -> str:
     return listed([f"{listed(list(dict.fromkeys(each)))} with {people}" for people, each in found.items()])
 
 
-def _host_cache(replayed: CacheReplay, shown: list[tuple[LevelData, float]]) -> Finding:
-    overfull = [level for level, share in shown if share < KEPT]
-    size = (
-        f"{_people(min(overfull, key=lambda level: level.amount))} filled it"
-        if overfull
-        else f"{_people(max((level for level, _ in shown), key=lambda level: level.amount))} did not fill it"
-    )
-    cost = (
-        "What a restore costs was not seen."
-        if replayed.restore_s is None
-        else f"A restored turn waited {seconds(replayed.restore_s)} longer for its prefill than one still in its slot."
-    )
+def _host_cache(replayed: CacheReplay) -> Finding:
     return Finding(
         f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, whose size "
-        f"is not known; {size}.",
+        "is not known.",
         f"{counted(int(replayed.restored.sum()), 'turn')} found their history cached although slots alone, replayed, had given it up "
-        f"by then. {cost}",
+        "by then."
+        + (
+            f" A restored turn waited {seconds(replayed.restore_s)} longer than one in its slot."
+            if replayed.restore_s
+            else ""
+        ),
     )

@@ -82,7 +82,11 @@ def reading_together(run: RunData, series: Series) -> Finding | None:
             continue
         slower = float(np.median(here.seconds))
         same = abs(np.median(here.tokens) / np.median(alone.tokens) - 1) <= SAME_LENGTH
-        if same and slower >= LEAST_SLOWER * usual and (found is None or slower > LEAST_SLOWER * found[1]):
+        if (
+            same
+            and LEAST_SLOWER <= slower / usual <= LEAST_SLOWER * here.together.max()  # past that it was not they alone
+            and (found is None or slower > LEAST_SLOWER * found[1])
+        ):
             found = level, slower, here
     if found is None:
         return None

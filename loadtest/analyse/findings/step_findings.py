@@ -43,7 +43,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
         )
     elif law is not None and steps.law_reason:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
-    for entry in steps.times if (law is None or law.fits) and not steps.apart else ():
+    for entry in steps.times if (law is None or law.fits) and not (steps.apart or changed) else ():
         if len(entry.kinds) == 2 and entry.n >= FEWEST_OF_KINDS * entry.streams:  # every stream sees each step
             kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
             said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))

@@ -73,12 +73,9 @@ def promise_sentence(advice: Advice, path: str, command: str | None) -> str:
 
 
 def void_sentence(advice: Advice) -> str | None:
-    """Say that the advice rests on levels that are void; None where it does not."""
-    if not advice.void:
-        return None
-    count, what = len(advice.void), listed(advice.void)
-    verb = "level that this rests on is" if count == 1 else "levels that this rests on are"
-    return f"{count} {verb} void ({what}): measure again before you rely on it."
+    """Say that void levels are left out; None where there are none."""
+    it = "it" if len(advice.void) == 1 else "them"
+    return f"Void, so the advice does not rest on {it}: {listed(advice.void)}." if advice.void else None
 
 
 def _set(advice: Advice, slots: int) -> str:

@@ -97,8 +97,8 @@ class Reason:
             names = self._names([one for one in self.seen if one.verdict == verdict and not one.besides])
             parts += [f"{_shortened(names)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
         if names := self._names([one for one in self.seen if one.besides]):
-            parts.append(f"also at {_shortened(names)}")
-        return capitalised("; ".join(parts))
+            parts.append(f"{'also' if parts else 'Also'} at {_shortened(names)}")
+        return "; ".join(parts)
 
     @staticmethod
     def _names(seen: Sequence[Seen]) -> list[str]:
@@ -289,7 +289,7 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
-    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure more streams"
+    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure longer, or more streams"
     why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
     return Tile(name, f"≥ {slots.estimate}", why)
 

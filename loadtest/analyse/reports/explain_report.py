@@ -42,7 +42,7 @@ def heading(found: Explanation) -> str:
     if not math.isfinite(found.ttft_s):
         ended = "stopped" if found.outcome == Outcome.CANCELLED else found.outcome.replace("_", " ")
         return f"{who}: no token in {seconds(found.parts.total_s)}, then {ended}"
-    usual = f" (median of the others: {seconds(found.usual_s)})" if math.isfinite(found.usual_s) else ""
+    usual = f" (median TTFT of the others: {seconds(found.usual_s)})" if math.isfinite(found.usual_s) else ""
     # E2E counts from the send, and the time to the first token here from when it was due.
     decoded_s = found.e2e_s - found.ttft_s
     whole = f", {seconds(found.parts.total_s + decoded_s)} in all" if math.isfinite(decoded_s) else ""

@@ -23,6 +23,7 @@ def facts_table(analysis: Analysis) -> Grid:
     """Return what was measured, from where and how."""
     summary, run = analysis.summary, analysis.run.facts
     machine, server = run.get("client") or {}, summary["server"]
+    context = (run.get("server_at_end") or {}).get("context_length") or server.get("context")
     versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
     pairs = (
         (
@@ -34,7 +35,7 @@ def facts_table(analysis: Analysis) -> Grid:
         ("simulated", (simulated_mark(summary) or "").removeprefix("simulated: ")),
         ("reached", _reached(run)),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
-        ("context", f"{server.get('context') or 'unknown'} tokens"),
+        ("context", f"{context} tokens" if context else UNKNOWN),
         *((f"slots{named}", _slots(one)) for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or UNKNOWN)),
         ("load", _loop(summary["levels"])),

@@ -97,8 +97,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "slow_send": Remedy(
         "Requests took long to send.",
-        "Send shorter prompts or measure over a faster network; where prompts are short and the server is near, end what else keeps "
-        "the two machines busy. TTFT (of embeddings E2E) holds the time that sending takes.",
+        "Send shorter prompts or measure over a faster network; where prompts are short and the server is near, end what runs "
+        "beside it and loadtest. TTFT (of embeddings E2E) holds the time that sending takes.",
     ),
     "late_sends": Remedy("Requests left late.", LESS_LOAD),
     "client_lag": Remedy("The client read tokens late.", LESS_LOAD),
@@ -128,8 +128,7 @@ REMEDIES: dict[str, Remedy] = {
     "beyond_capacity": Remedy("More arrived than this client measures truthfully.", LESS_LOAD),
     "growing": Remedy(
         "The queue was still growing.",
-        "Nothing is wrong with the measurement: the server may not keep up at this rate, so its waits depend on how long you "
-        "measure. Use a lower --rate.",
+        "The server may not keep up at this rate, and then its waits depend on how long you measure. Use a lower --rate.",
     ),
     "records_lost": Remedy(
         "Records are missing.",

@@ -131,7 +131,7 @@ def compare(
     """Say what changed between run folders, with intervals; write compare.md, compare.json and compare.png.
 
     Every level that all runs have gets a verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95,
-    tokens/s a stream, output tokens/s and failures. All verdicts together hold with 99 % confidence. Two runs of the same
+    mean tokens/s a stream, output tokens/s and failures. All verdicts together hold with 99 % confidence. Two runs of the same
     server always differ a little. Several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
     smaller changes.
 

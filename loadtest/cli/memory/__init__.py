@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from loadtest.cli.memory.estimates import (
     asked_estimates,
     memory_size,
 )
+from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.connection import SERVER_OPTIONS, connection_of, server_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options.scenario_options import is_url, one_url
@@ -27,6 +28,7 @@ from loadtest.scenario import short_repr
 from loadtest.text import shown
 
 SIZE_HEADS = ("", "size", "from")
+OF_SERVING = ("context", "slots", "cache_dtype", "flash_attention", "buffers", "gpu_memory")  # options
 
 
 @click.command()
@@ -87,6 +89,7 @@ def memory(**options: Any) -> None:
             "--model, and a server like http://HOST:11434."
         )
     options["url"] = one_url(place, options["url"])
+    _refuse_idle(options)
     asked = MemoryOptions(connection=connection_of(options), **options)
     _one_source(asked)
     every = asked_estimates(asked)
@@ -110,6 +113,18 @@ def memory(**options: Any) -> None:
         if found.group is not None:
             print(f"{shown(found.group)}:")
         _print_estimate(found, room, Console())
+
+
+def _refuse_idle(options: Mapping[str, Any]) -> None:
+    """Raise ScenarioError for an option that would change nothing in what is asked for."""
+    if options["url"] is None:
+        refuse_idle(SERVER_OPTIONS, "without --url")
+    if options["parameters"] is None and options["config"] is None:
+        refuse_idle(("layers", "kv_heads", "head_size"), "without --parameters or --config")
+    if options["training"] or options["table"]:
+        refuse_idle(OF_SERVING, "beside --training and --table, which are about weights alone")
+    if options["buffers"]:
+        refuse_idle(("flash_attention",), "beside --buffers, which says how large they are")
 
 
 def _one_source(asked: MemoryOptions) -> None:

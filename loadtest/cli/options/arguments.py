@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
+from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
 from loadtest.errors import ScenarioError
@@ -83,3 +84,12 @@ def check_given(command: click.Command, args: Sequence[str], parent: click.Conte
         if named and "" in (value if isinstance(value, list | tuple) else (value,)):
             what = flag_of(param) if isinstance(param, click.Option) else param.human_readable_name.strip("[].")
             raise ScenarioError(f"{what} is empty; give it a value, or leave it out.")
+
+
+def refuse_idle(names: Iterable[str], where: str) -> None:
+    """Raise ScenarioError for an option of these names that was typed: it does nothing where it stands, as `where` says."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if typed and option.name in names and isinstance(option, click.Option):
+            raise ScenarioError(f"{flag_of(option)} does nothing {where}; leave it out.")

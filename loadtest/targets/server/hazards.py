@@ -32,10 +32,8 @@ def hazards(
         old = "what it says of models and slots, and what monitors read, may be old; have it pass them on"
         found.append(f"A cache on the way answers questions in the server's place ({server.cached}): {old}.")
     keys = keys or ConnectionKeys()
-    if open_key := credentials.in_the_clear(server.url, server.native, key_env=keys.key_env):
-        found.append(open_key)
-    if keys.insecure:
-        found.append("--insecure: no certificate is checked, so anybody could answer in the server's place.")
+    open_key = credentials.in_the_clear(server.url, server.native, key_env=keys.key_env)
+    found += filter(None, (open_key, reach.note_on_trust(keys, server.url)))
     if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
         found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
     if server.kind == "ollama" and not slots_found:

@@ -89,7 +89,7 @@ def _with_names(listed: list[Any]) -> Iterator[dict[str, Any]]:
     for row in listed:
         if not isinstance(row, dict):
             row = {"id": row}  # noqa: PLW2901 - the name alone
-        if (name := _name_of(row)) is not None and len(name) <= LONGEST_TEXT:
+        if (name := _name_of(row)) is not None and name.strip() and len(name) <= LONGEST_TEXT:
             yield {**row, "name": hide(name)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ _CERTIFICATE = re.compile(
 )
 _HANDSHAKE = re.compile(r"handshake operation timed out|UNEXPECTED_EOF_WHILE_READING")
 _OF_OPENSSL = re.compile(r"^\[SSL(?:: \w+)?\] (?:certificate verify failed: )?| \(_ssl\.c:\d+\)")
+_OTHERS_URL = re.compile("(BASE_URL|API_BASE|ENDPOINT|_HOST)$")  # variables of other tools that name servers
 _ERRNO = re.compile(r"^\[(Errno|WinError) -?\d+\] ")
 
 
@@ -61,7 +63,9 @@ def _what_to_do(url: str, error: Exception, said: str) -> str:
     kinds = {type(each) for each in _causes(error)}
     if ConnectionRefusedError in kinds:
         if url in LOCAL_OLLAMA:
-            return "nothing listens there, where Ollama is by default; start `ollama serve`, or give the server's URL"
+            named = ", ".join(name for name, value in os.environ.items() if _OTHERS_URL.search(name) and "://" in value)
+            unread = f" ({named} in the environment: not read)" if named else ""
+            return f"nothing listens there, where Ollama is by default; start `ollama serve`, or give the server's URL{unread}"
         return "nothing listens there; start the server, or give another URL"
     if FileNotFoundError in kinds:
         return "there is no such socket; start the server, or give another path"

@@ -12,7 +12,7 @@ from loadtest.scenario import Scenario
 from loadtest.scenario.request_additions import templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.context import context_of
-from loadtest.targets.prepare import ReadyTarget, prepare_target
+from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target, reached
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
@@ -68,10 +68,10 @@ class UserTarget:
 
 
 def prepare_user_target(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
-    """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
+    """Choose server and model of a scenario and make its workload ready; raises what prepare_targets raises."""
     for note in check_files(scenario.replace(duration=scenario.duration or 1.0)):
         # a test ends when its users are told to
         say(note)
     with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
-        target, workload = prepare_target(control, scenario, say)
-    return UserTarget(scenario, target, workload.fit)
+        _, (ready,) = prepare_targets(control, scenario, say)
+    return UserTarget(scenario, ready.target, ready.workload.fit)

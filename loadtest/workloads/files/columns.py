@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from loadtest.workloads.files.turns import is_tree, is_turn
+
 PROMPTS = ("prompt", "question", "instruction", "query", "text", "input")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 IDS = ("id", "custom_id", "row_id", "question_id", "task_id", "conversation_id", "prompt_id", "_id", "uuid")
@@ -19,7 +21,7 @@ LENGTH_KEYS = (
         "num_predict",
         "n_predict",
     ),
-    *("output_length", "output_len", "expected_output_len", "output_tokens_count"),
+    *("output_length", "output_len", "expected_output_len", "output_tokens_count", "expected_output_tokens"),
 )
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
 SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
@@ -49,9 +51,18 @@ def with_usual_names(value: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def prompt_column(value: Mapping[Any, Any]) -> str | None:
-    """Return the column that holds a row's prompt; None where it has none."""
+    """Return the column that holds a row's prompt: by its name, else the only one with a conversation; None: there is none."""
     name = next((one for one in KNOWN if value.get(one) not in (None, "")), None)
-    return TURNS if name is None and isinstance(value.get(TURNS), list) else name
+    if name is None and isinstance(value.get(TURNS), list):
+        return TURNS
+    if name is not None or isinstance(value.get(PARAMS), dict):
+        return name
+    found = [one for one, each in value.items() if is_tree(each) or _is_conversation(each)]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
 
 
 def id_column(value: Any) -> str | None:
@@ -80,7 +91,15 @@ def unsent_columns(value: Any, column: str | None) -> tuple[list[str], list[str]
         return [], []
     value = with_usual_names(value)
     prompt = prompt_column(value)
-    sent = {prompt, "body", *SYSTEMS, *AROUND, next((one for one in IDS if one in value), None)}
+    body = value.get("body")
+    lain_over = isinstance(body, dict) or (isinstance(body, str) and body.lstrip().startswith("{"))
+    sent = {
+        prompt,
+        "body" if lain_over else prompt,
+        *SYSTEMS,
+        *AROUND,
+        next((one for one in IDS if one in value), None),
+    }
     sent.update(LENGTH_KEYS, ("input",) if prompt == "instruction" else (), (PARAMS,) if prompt is None else ())
     other = [name for name in value if name not in sent and str(name).strip()]
     filled = [name for name in other if value[name] not in (None, "", [], {})]

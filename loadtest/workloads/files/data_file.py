@@ -25,10 +25,11 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.columns import id_column, unsent_columns
+from loadtest.workloads.files.columns import TURNS, id_column, unsent_columns
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv
 from loadtest.workloads.files.data_row import NoPromptError, Row, RowError, is_plain, loads, plain_column, read_row
 from loadtest.workloads.files.json_pieces import BLOCK, MOST_ROW, Piece, array_pieces, is_spread, object_pieces, remedy
+from loadtest.workloads.files.turns import SENT_ROLES
 from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
 
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
@@ -69,6 +70,8 @@ class DataFile:
     same_ids: int = 0  # rows with the id of one before
     goes_on: int = 0  # rows in which the user says more after the first answer
     unheard: dict[str, None] = field(default_factory=dict)  # roles of whose words nothing is sent
+    in_turn: bool = False  # a column that the user named holds lists of texts
+    strange: dict[str, None] = field(default_factory=dict)  # roles that are sent, and that chat APIs do not know
     unsent: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not sent
 
     @classmethod
@@ -143,7 +146,9 @@ class DataFile:
             if row is not None and row.questions and holds_columns(value) and self._is_all(piece):
                 raise RowError("holds columns, not rows; write an object for each prompt")
         except NoPromptError:
-            raise self._wrong(piece.start, without_prompt(value, self.column, alone=self._is_all(piece))) from None
+            raise self._wrong(
+                piece.start, without_prompt(value, self.column, each=".[]" * (self._begin() == b"["))
+            ) from None
         except RowError as error:
             raise self._wrong(piece.start, str(error)) from None
         except UnicodeEncodeError:
@@ -158,6 +163,11 @@ class DataFile:
             file.seek(piece.end)
             return not file.read(BLOCK).strip(b" \t\r\n]")
 
+    def _begin(self) -> bytes:
+        with self.path.open("rb") as file:
+            _after_mark(file)
+            return _first_byte(file)
+
     def _take(self, piece: Piece, row: Row) -> None:
         self.starts.append(piece.start)
         self.ends.append(piece.end)
@@ -166,6 +176,8 @@ class DataFile:
         self.recorded += row.answer is not None and row.messages is not None
         self.goes_on += row.goes_on
         self.unheard.update(dict.fromkeys(row.unheard))
+        self.in_turn = self.in_turn or (row.questions and row.goes_on and self.column not in (None, TURNS))
+        self.strange.update(dict.fromkeys(one["role"] for one in row.messages or () if one["role"] not in SENT_ROLES))
         if row.body and self.with_body is None:
             self.with_body = ", ".join(map(str, row.body))
         if self.systems is None and row.has_system:

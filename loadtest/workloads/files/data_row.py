@@ -6,7 +6,7 @@ Data files come from many programs: rows with a prompt, chat messages, ShareGPT 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,24 +21,32 @@ from loadtest.workloads.files.columns import (
     LENGTH_KEYS,
     PARAMS,
     SYSTEMS,
+    TURNS,
     at,
     prompt_column,
     with_usual_names,
 )
 from loadtest.workloads.files.json_pieces import remedy
 from loadtest.workloads.files.trace import read_count
-from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, is_message, text_of
+from loadtest.workloads.files.turns import (
+    ROLES,
+    SPEAKERS,
+    as_message,
+    is_tree,
+    is_turn,
+    is_usual,
+    shown_branch,
+    speaker_of,
+    spoken_in_turn,
+    usual_role,
+)
+from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, text_of
 
-ROLES = {
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "ai", "bot", "model"), "assistant"),
-    **{role: role for role in ("system", "developer", "tool")},
-}
 # keys of a batch body that are not sent as they are
 OWN = {"model", "messages", "prompt", "input", "stream", *LENGTH_KEYS}
-HEARD = ("system", "user", "assistant")  # roles of a ShareGPT conversation
+HEARD = ("system", "user", "assistant")  # roles of a data set's conversation that are sent
+MOST_NAMES, MOST_NAME = 12, 40  # in a sentence; characters of each
 MESSAGE = ("role", "content", "name", *WITHOUT_CONTENT)  # of what data sets say of a message, what servers take
-SPEAKERS = ("role", "sender", "from", "author")  # columns that say who speaks, in a row that is a message by itself
 
 
 def loads(body: bytes) -> Any:
@@ -103,7 +111,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
     """
     if isinstance(value, str) and column is None:
         return _text_row(_prompt_text(value, None))
-    if column is None and isinstance(value, list) and value and all(map(_has_role_and_content, value)):
+    if column is None and isinstance(value, list) and value and all(map(is_turn, value)):
         # the messages alone, without an object around them
         return _conversation(value, "messages", None, None, None, None)
     if not isinstance(value, dict):
@@ -113,7 +121,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
     if name is None and isinstance(value.get(PARAMS), dict) and value[PARAMS].get("messages"):
         value, name = {**value, "body": value[PARAMS]}, "body"  # a request of Anthropic's batches
     try:
-        given = None if name is None else _unpacked(at(value, name), name)
+        given = None if name is None else _unpacked(value, name)
     except KeyError:
         name = None
     if name is None:
@@ -130,11 +138,12 @@ def read_row(value: Any, column: str | None) -> Row | None:
         row = replace(row, transcript=tuple(_user(text) for text in given if text.strip()), questions=True)
         return _with_system(row, system)
     if isinstance(given, list) and given and not any(isinstance(one, dict | str) for one in given):
-        raise RowError(f"has a list without texts or messages for a prompt (column {name})")
+        kind = kind_of(given[0]).partition(" ")[2]
+        raise RowError(f"has a list of {kind}s for a prompt (column {name}); give texts, or messages in one list")
     if isinstance(given, list) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, system, _body_keys(value))
     text = _prompt_text(given, name)
-    if column is None and _speaker(value) in ROLES:
+    if column is None and speaker_of(value) in ROLES:
         raise RowError(ONE_MESSAGE)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
@@ -146,22 +155,20 @@ def read_row(value: Any, column: str | None) -> Row | None:
     )
 
 
-def _unpacked(given: Any, name: str) -> Any:
-    """Return what stands in a column, read where it is JSON in a text, as tables have it for conversations.
-
-    The texts of a conversation are the user's and the model's in turn, as in LIMA.
-    """
-    if name in CONVERSATIONS and isinstance(given, list) and all(isinstance(one, str) for one in given):
-        return [{"role": HEARD[1 + i % 2], "content": text} for i, text in enumerate(given)]
-    if name not in (*CONVERSATIONS, "body") or not isinstance(given, str) or given.lstrip()[:1] not in ("[", "{"):
-        return given
-    try:
-        return loads(given.encode())
-    except orjson.JSONDecodeError as error:
-        raise RowError(
-            f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the text)"
-            f"{remedy(given.encode(), error.msg)}"
-        ) from None
+def _unpacked(value: Mapping[str, Any], name: str) -> Any:
+    """Return what stands in a column, read where it is JSON in a text, as tables have it for conversations."""
+    given = at(value, name)
+    if name in (*CONVERSATIONS, "body") and isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
+        try:
+            given = loads(given.encode())
+        except orjson.JSONDecodeError as error:
+            raise RowError(
+                f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the "
+                f"text){remedy(given.encode(), error.msg)}"
+            ) from None
+    if is_tree(given):
+        return shown_branch(given, value)
+    return spoken_in_turn(given, name) if name in (*CONVERSATIONS, TURNS) else given
 
 
 def _row_id(value: Mapping[str, Any]) -> str | None:
@@ -171,7 +178,7 @@ def _row_id(value: Mapping[str, Any]) -> str | None:
 
 def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int | None) -> Row | None:
     """Return the request of an object in a row that is a row itself: {"input": {"messages": […]}}."""
-    if ROLES.get(_speaker(given)) == "user":  # of a tree of messages, the first
+    if usual_role(speaker_of(given)) == "user":  # of a tree of messages, the first
         given = {one: each for one, each in given.items() if one not in SPEAKERS}
     try:
         row = read_row(given, None)
@@ -182,11 +189,6 @@ def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int
     if row is None:
         return None
     return replace(row, id=row_id or row.id, output_tokens=length if length is not None else row.output_tokens)
-
-
-def _speaker(value: Mapping[str, Any]) -> str:
-    """Return who speaks in a row that is a message by itself; empty where it does not say so."""
-    return next((value[one].strip().lower() for one in SPEAKERS if isinstance(value.get(one), str)), "")
 
 
 def _with_system(row: Row, system: str | None) -> Row:
@@ -245,10 +247,6 @@ def _system_of(value: Mapping[str, Any]) -> str | None:
     return said if said.strip() else None
 
 
-def _has_role_and_content(message: Any) -> bool:
-    return is_message(message) and isinstance(message.get("role"), str)
-
-
 def _count_users(messages: Sequence[Mapping[str, Any]]) -> int:
     return sum(one.get("role") == "user" for one in messages)
 
@@ -273,15 +271,13 @@ def _conversation(
 ) -> Row | None:
     """Return the request of a conversation.
 
-    ShareGPT's turns ("from", "value") are asked up to the first answer. Messages ("role", "content") are asked as they are,
-    without the recorded answer that they may end in.
+    What a data set or an export has is asked up to the first answer. Messages as chat APIs take them ("role", "content") are
+    asked as they are, without the recorded answer that they may end in.
     """
     if not isinstance(given, list):
         raise RowError(f"has {kind_of(given)} under {name}, not a list of messages")
-    shared = any(isinstance(turn, dict) and "from" in turn for turn in given)
-    messages = [
-        _as_message(turn, place, name) if shared else _usual(turn, place, name) for place, turn in enumerate(given, 1)
-    ]
+    messages = [_message(turn, place, name) for place, turn in enumerate(given, 1)]
+    shared = any("role" not in turn or not is_usual(turn) for turn in given)
     answer, transcript, unheard = None, messages, ()
     if shared or name in ("conversations", "conversation"):
         heard = (one for one in messages if one["role"] in HEARD and _says_something(one))
@@ -322,31 +318,20 @@ def _before_first_answer(said: Sequence[Mapping[str, Any]]) -> tuple[list[Mappin
     return (kept, None) if asked else ([], None)
 
 
-def _as_message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
-    """Return a turn of a ShareGPT conversation as a message."""
+def _message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
+    """Return a message as chat APIs take it, its role in their words, where data sets have others that no server knows."""
     if not isinstance(turn, dict):
-        raise RowError(f"has {kind_of(turn)} in turn {place} of {name}, not an object")
-    if "value" not in turn:
-        raise RowError(f'has no "value" in turn {place} of {name}; it has {names_of(turn)}')
-    if not isinstance(content := turn["value"], str | list | dict | None):
-        raise RowError(f"has {kind_of(content)} for the value of turn {place} of {name}, not a text")
-    return {"role": _usual_role(str(turn.get("from"))), "content": content}
-
-
-def _usual(message: Any, place: int, name: str) -> Mapping[str, Any]:
-    """Return a message, its role in the words of chat APIs, where data sets have others that no server knows."""
-    if not isinstance(message, dict):
-        raise RowError(f"has {kind_of(message)} in message {place} of {name}, not an object")
-    if not _has_role_and_content(message):
-        raise RowError(f'has no "role" and "content" in message {place} of {name}; it has {names_of(message)}')
+        raise RowError(f"has {kind_of(turn)} in message {place} of {name}, not an object")
+    message = as_message(turn) if not is_usual(turn) else turn
+    if message is None:
+        raise RowError(
+            f'has no "role" and "content" in message {place} of {name}; it has {names_of(turn)}: write it like '
+            '{"role": "user", "content": …}'
+        )
     if not isinstance(content := message.get("content"), str | list | dict | None):
         raise RowError(f"has {kind_of(content)} for the content of message {place} of {name}, not a text")
-    role = _usual_role(message["role"])
+    role = usual_role(message["role"])
     return message if role == message["role"] else {**message, "role": role}
-
-
-def _usual_role(role: str) -> str:
-    return ROLES.get(role.strip().lower(), role)
 
 
 def _prompt_text(text: Any, name: str | None) -> str:
@@ -378,8 +363,8 @@ def _output_length(value: Mapping[str, Any]) -> int | None:
 
 def _body_keys(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return what a row lays over its request's body."""
-    extra = value.get("body")
-    if extra is None or not isinstance(extra, dict):
+    extra = _unpacked(value, "body") if "body" in value else None
+    if not isinstance(extra, dict):
         return None
     said = {key: each for key, each in extra.items() if key not in OWN}
     if isinstance(options := said.get("options"), dict):  # of Ollama, with the length and the context in them
@@ -389,8 +374,11 @@ def _body_keys(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return said or None
 
 
-def names_of(value: Mapping[Any, Any]) -> str:
-    return short_repr(", ".join(map(str, value)) or "none")
+def names_of(value: Iterable[Any]) -> str:
+    """Return the names in a row or a file's head, of many the first, for a sentence."""
+    names = [" ".join(str(name).split())[:MOST_NAME] for name in value]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{', '.join(names[:MOST_NAMES])!r}{more}" if names else "none"
 
 
 def kind_of(value: Any) -> str:

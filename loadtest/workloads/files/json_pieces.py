@@ -129,4 +129,6 @@ def remedy(row: bytes, wrong: str) -> str:
     if body.startswith((b"//", b"#", b"/*")):
         return "; JSON has no comments, take them out"
     quoted = body.lstrip(b"[{ ").startswith((b"'", "“".encode()))
-    return '; in JSON names and texts stand in quotes like "this"' if quoted else ""
+    if quoted or "string key" in wrong:
+        return '; in JSON names and texts stand in quotes like "this"'
+    return "; see whether it is the right file" if "JSON value" in wrong else "; mend it, or take the row out"

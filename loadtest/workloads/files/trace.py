@@ -16,7 +16,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
@@ -41,21 +43,29 @@ MOST_BYTES = 1 << 30
 # (Request tokens), Vidur's (num_prefill_tokens), Splitwise's (prompt_size), ours.
 INSTANTS = (
     *("t", "time", "timestamp", "arrived_at", "arrival_timestamp"),
-    *("arrival_time", "arrival", "created_at", "start_time"),
+    *("arrival_time", "arrival", "created_at", "created", "start_time", "datetime"),
 )
 INPUTS = (
     *("input_tokens", "input_length", "context_tokens", "request_tokens", "num_prefill_tokens", "prompt_size"),
-    *("input_len", "prompt_tokens", "prompt_len", "prompt_length", "num_prompt_tokens"),
+    *("input_len", "prompt_tokens", "prompt_len", "prompt_length", "num_prompt_tokens", "isl"),
 )
 OUTPUTS = (
     *(*LENGTH_KEYS, "generated_tokens", "response_tokens", "num_decode_tokens", "token_size"),
-    *("completion_tokens", "num_completion_tokens", "response_length"),
+    *("completion_tokens", "num_completion_tokens", "response_length", "osl"),
 )
 UNITS = {"": 0.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # behind an instant's name
 UNIT_NAMES = {1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))  # from so many on, the time since 1970 is in this unit
+NOT_OF_REQUESTS = {  # columns of other tools' tables over time, of which each row would be a request
+    "metricname": "a row for each figure of a request; keep the rows of one of them, and take that column out",
+    "requestss": "a row for each second; give the instants of requests",
+}
 NO_LENGTH = -1
-HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks of 512 tokens
+NO_INSTANT = (
+    "has no instant; name its column timestamp (or timestamp_ms, time, arrival_time, created_at, …), for it has"
+)
+HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks
+BLOCK_TOKENS = 512  # of such a block; other recorders have blocks of 16
 PROMPT_NAMES = ("prompt", "text", "question", "messages", "conversations")  # a file with one of them is no trace
 LOOKED_AT = 1 << 20  # bytes
 
@@ -66,6 +76,17 @@ class Blocks:
 
     hashes: array[int]
     ends: array[int]  # of each request: where its hashes end
+    tokens: int  # of a block
+
+    @classmethod
+    def of(cls, hashes: array[int], ends: array[int], lengths: array[int]) -> Self:
+        """Return the blocks: of a power of two tokens, so that each request has one for each begun block, else of 512 or less."""
+        most, least = math.inf, 0.0
+        for length, count in zip(lengths, np.diff(ends, prepend=0).tolist(), strict=True):
+            most = min(most, (length - 1) / (count - 1)) if count > 1 else most
+            least = max(least, length / count) if count else least
+        usual = 1 << math.ceil(math.log2(least))
+        return cls(hashes, ends, usual if usual <= most else 1 << int(math.log2(min(max(most, 1), BLOCK_TOKENS))))
 
     def __getitem__(self, i: int) -> Sequence[int]:
         return self.hashes[self.ends[i - 1] if i else 0 : self.ends[i]]
@@ -123,9 +144,11 @@ class Trace:
                 f"The trace {scenario.trace} gives {self.empty_answers} of {len(self.offsets)} requests 0 output tokens: "
                 "those ask for 1, the least that servers take."
             )
-        if self.unit:
+        if self.unit or self.blocks is not None:
             span = (self.offsets[-1] - self.offsets[0]) / NS_PER_S
-            yield (f"The instants of the trace {scenario.trace} are read in {self.unit}: it lasts {seconds(span)}.")
+            yield (
+                f"The instants of the trace {scenario.trace} are read in {self.unit or 'seconds'}: it lasts {seconds(span)}."
+            )
         if self.unread:
             lacks = [name for name in ("input_tokens", "output_tokens") if getattr(self, name) is None]
             yield (
@@ -134,8 +157,8 @@ class Trace:
             )
         if self.blocks is not None:
             yield (
-                f"The trace {scenario.trace} has block hashes: {percent(self.blocks.repeated)} of its prompts' blocks stand in "
-                "an earlier request, too, and a prefix cache may hold them."
+                f"The trace {scenario.trace} has hashes of blocks of {self.blocks.tokens} tokens: {percent(self.blocks.repeated)} "
+                "of its prompts' blocks stand in an earlier request, too, and a prefix cache may hold them."
             )
 
 
@@ -174,7 +197,7 @@ def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     if empty:
         outputs = array("q", (length or 1 for length in outputs))
     asked, answers = _all(inputs, INPUTS[0], numbers, path), _all(outputs, OUTPUTS[0], numbers, path)
-    blocks = Blocks(hashes, ends) if hashes and asked is not None else None
+    blocks = Blocks.of(hashes, ends, asked) if hashes and asked is not None else None
     left = () if asked is not None and answers is not None else tuple(unread)
     return Trace(offsets, asked, answers, blocks, empty, UNIT_NAMES.get(scale, ""), left)
 
@@ -288,7 +311,9 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
     for number, line in rows:
         row = _json_object(line)
         if row is None:
-            raise ScenarioError(f"the trace {path}, line {number}, is not a JSON object.")
+            raise ScenarioError(
+                f"the trace {path}, line {number}, is not a JSON object; write one a line (JSON lines)."
+            )
         yield number, row
 
 
@@ -298,11 +323,13 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
     try:
         delimiter, names = split_head(first)
         columns = _columns_of(tuple(names))
-        if columns.instant is not None:
+        if (other := next((name for name in names if plain_name(name) in NOT_OF_REQUESTS), None)) is not None:
+            trouble = f"is no list of requests: it has {other}, {NOT_OF_REQUESTS[plain_name(other)]}"
+        elif columns.instant is not None:
             trouble = wrong_head(first, names, {columns.instant, columns.input, columns.output})
             rows = rows[1:]
         elif len(names) > 1:
-            trouble = f"has no column t or time or timestamp; it has {short_repr(', '.join(names))}"
+            trouble = f"{NO_INSTANT} {short_repr(', '.join(names))}"
         else:
             names = ["t"]
         cells = csv.reader((line for _, line in rows if not trouble), delimiter=delimiter)
@@ -321,9 +348,11 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
 def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[float, float]:
     """Return the instant of a row, and the seconds in its unit, 0 where the row does not say it."""
     name = columns.instant
-    given = None if name is None else row[name]
+    if name is None:
+        raise ScenarioError(f"{where} {NO_INSTANT} {short_repr(', '.join(row))}.")
+    given = row[name]
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ScenarioError(f"{where} has no instant under {', '.join(INSTANTS)}; it has {short_repr(', '.join(row))}.")
+        raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
     scale = columns.scale
     try:
         time = float(given)
@@ -336,7 +365,7 @@ def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[flo
     return time, scale
 
 
-def _date_seconds(text: str, name: str | None, where: str) -> float:
+def _date_seconds(text: str, name: str, where: str) -> float:
     try:
         moment = datetime.datetime.fromisoformat(text.strip())
         return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()

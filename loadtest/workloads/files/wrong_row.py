@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import orjson
 
 from loadtest.scenario import short_repr
 from loadtest.text import listed
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, usual_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_head
-from loadtest.workloads.files.data_row import ONE_MESSAGE, RowError, names_of, read_row
+from loadtest.workloads.files.data_row import ONE_MESSAGE, RowError, loads, names_of, read_row
 from loadtest.workloads.files.trace import is_trace_row
 
-DEPTH = 3  # objects in objects that are looked through for a prompt
+DEPTH, LOOKED_AT, MOST_FOUND = (
+    5,
+    50,
+    3,
+)  # objects in objects that are looked through; elements of a list; places in a sentence
 TRACE_ROW = (
     "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
     "with --input-tokens 'empirical(FILE)'"
@@ -35,21 +44,21 @@ def read_head(line: str, column: str | None) -> tuple[str, tuple[str, ...]]:
     if trouble := wrong_head(line, head, (*wanted, *IDS, *LENGTH_KEYS, *SYSTEMS)):
         raise RowError(trouble)
     if not set(wanted) & set(head):
-        has = short_repr(", ".join(names))
+        has = names_of(names)
         if column is not None:
             raise RowError(f"has no column {short_repr(column)}; it has {has}")
         if is_trace_row(names):
             raise RowError(TRACE_ROW)
         raise RowError(
             f"names no column prompt, text or question; it has {has}: name the prompt's with --data-column, or write the "
-            "columns' names above all rows, with commas, semicolons or tabs between. (One text for every request is given with "
-            "--prompt-file.)"
+            "columns' names above all rows, with commas, semicolons or tabs between. (A file with a prompt a line has a name "
+            "in .txt; one text for every request is given with --prompt-file.)"
         )
     return delimiter, head
 
 
-def without_prompt(value: Mapping[Any, Any], column: str | None, *, alone: bool) -> str:
-    """Say what a row is in which no prompt was found; `alone`: it is all of the file."""
+def without_prompt(value: Mapping[Any, Any], column: str | None, *, each: str) -> str:
+    """Say what a row is in which no prompt was found; `each`: what jq needs before a row's own names, `.[]` in an array."""
     if column is not None:
         return f"has no column {short_repr(column)}; it has {names_of(value)}"
     lower = {str(name).strip().lower() for name in value}
@@ -57,18 +66,18 @@ def without_prompt(value: Mapping[Any, Any], column: str | None, *, alone: bool)
         return ONE_MESSAGE
     if is_trace_row(value):
         return TRACE_ROW
-    if alone and (lists := [str(name) for name, each in value.items() if _holds_rows(each, texts=len(value) == 1)]):
-        some = "that list" if len(lists) == 1 else "one of these lists"
-        return f"keeps its rows under {listed(list(map(repr, lists)))}; save {some} alone, as the whole file (jq .{lists[0]})"
-    if alone and len(value) > 1 and all(isinstance(each, dict) and _is_row(each) for each in value.values()):
-        return "holds rows by name, not in a list; save them as one, as the whole file (jq '[.[]]')"
+    columns = f"{NO_COLUMN} {names_of(value)}"
+    found = list(itertools.islice(_rows_in(value), MOST_FOUND))
+    if found and not re.fullmatch(r"[.\w]+", found[0]):
+        where = listed([f"`{each}{path}`" for path in found])
+        return f"keeps its rows deeper, at {where}; save those that you want one a line: jq -c '{each}{found[0]}' FILE > rows.jsonl"
     if (empty := next((name for name in value if usual_name(name) in KNOWN), None)) is not None:
         return f"has an empty prompt (column {empty})"
-    if (path := next(_paths(value), None)) is not None:
-        return f"{NO_COLUMN} {names_of(value)}: the prompt is deeper, name it with --data-column {path}"
+    if found:
+        return f"{columns}: the prompt is deeper, name it with --data-column {found[0][1:]}"
     if any(isinstance(each, str | list) for each in value.values()):
-        return f"{NO_COLUMN} {names_of(value)}: name one with --data-column"
-    return f"{NO_COLUMN} {names_of(value)}; write a row for each prompt"
+        return f"{columns}: name one with --data-column"
+    return f"{columns}; write a row for each prompt"
 
 
 def holds_columns(value: Any) -> bool:
@@ -77,25 +86,38 @@ def holds_columns(value: Any) -> bool:
     return len(lengths) > 1 and len(set(lengths)) == 1 and TURNS not in value
 
 
-def _holds_rows(each: Any, *, texts: bool) -> bool:
-    """Whether this is a list of rows that could be sent, as they are or by a column in them; with `texts` they may be texts."""
-    if not isinstance(each, list) or not each or not (texts or isinstance(each[0], dict)):
-        return False
-    return _is_row(each[0]) or (isinstance(each[0], dict) and next(_paths(each[0]), None) is not None)
+def _rows_in(value: Mapping[Any, Any], before: str = "", depth: int = DEPTH) -> Iterator[str]:
+    """Yield where rows stand in a row, in jq's words: in objects, in lists, and in texts that are JSON, as in HAR files."""
+    named = sum(isinstance(inner, dict) and _is_row(inner) for inner in value.values())
+    if named == len(value) > 1:
+        yield f"{before or '.'}[]"
+        return
+    for name, inner in value.items():
+        path = f"{before}.{name if str(name).isidentifier() else json.dumps(str(name))}"
+        some: list[Any] = inner[:LOOKED_AT] if isinstance(inner, list) else []
+        if len(value) == 1 and some and all(isinstance(one, str) for one in some):
+            yield f"{path}[]"
+        elif _is_row(_json_in(inner)):
+            yield f"{path} | strings | fromjson"
+        elif any(
+            _is_row(one) and not any(map(_json_in, one.values())) for one in (inner, *some) if isinstance(one, dict)
+        ):
+            yield path if isinstance(inner, dict) else f"{path}[]"
+        elif depth > 1:
+            inside = [(one, path if one is inner else f"{path}[]") for one in (inner, *some) if isinstance(one, dict)]
+            yield from dict.fromkeys(each for one, at in inside for each in _rows_in(one, at, depth - 1))
+
+
+def _json_in(text: Any) -> Any:
+    """Return the object that a text is in JSON; None for any other value."""
+    try:
+        return loads(text.encode()) if isinstance(text, str) and text.lstrip().startswith("{") else None
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return None
 
 
 def _is_row(value: Any) -> bool:
     try:
-        return read_row(value, None) is not None
+        return isinstance(value, dict) and read_row(value, None) is not None
     except RowError:
         return False
-
-
-def _paths(value: Mapping[Any, Any], before: str = "", depth: int = DEPTH) -> Iterator[str]:
-    """Yield the objects in a row that are rows themselves, as --data-column names them."""
-    for name, each in value.items():
-        path = f"{before}{name}"
-        if isinstance(each, dict) and _is_row(each):
-            yield path
-        elif isinstance(each, dict) and depth > 1:
-            yield from _paths(each, f"{path}.", depth - 1)

@@ -172,6 +172,14 @@ def test_other_slots_are_named_where_both_sides_show_them(folder: Folder) -> Non
     assert "Differs: slots (3 → 6)." in compare(*probed).notes  # bursts before the run found them
 
 
+def test_another_type_of_kv_cache_shows_in_the_memory_of_the_model(folder: Folder) -> None:
+    """OLLAMA_KV_CACHE_TYPE q8_0 after f16: nothing was said to differ."""
+    sizes = (133_000_000, 95_277_056)
+    pair = [analyse(folder(f"kv{i}", seed=i, server_at_end={"size": taken})) for i, taken in enumerate(sizes)]
+    assert "Differs: memory of the loaded model (133 MB → 95.3 MB)." in compare(*pair).notes
+    assert not [note for note in compare(pair[0], pair[0]).notes if "memory" in note]
+
+
 @pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])
 def test_another_pace_or_text_of_the_users_is_not_judged(folder: Folder, asked: dict[str, Any]) -> None:
     new = folder("new", seed=1, scenario={"prompt": "a text", **asked}, comparability={**HERE, "prompt": "literal"})

@@ -122,12 +122,15 @@ def test_waits_have_no_negative_end() -> None:
 
 
 def test_the_drain_is_in_latencies_and_said(tmp_path: Path) -> None:
-    """26 requests on 8 streams: two have the server to themselves at the end, and decode twice as fast."""
+    """26 requests on 8 streams: two have the server to themselves at the end, and decode twice as fast.
+
+    A queue at a rate runs out too, with all slots at work nearly to the end: it said "ended with fewer streams at work".
+    """
     (level,) = analyse(play(TIMING, [Load(users=8, requests=26)], slots=8).write(tmp_path / "run")).summary["levels"]
     assert level["window"]["drain_requests"] >= 7
     (said,) = rates.drained([level])
     assert said.startswith(
-        f"The last {level['window']['drain_requests']} of 26 requests at {level['label']} ended with fewer streams"
+        f"The last {level['window']['drain_requests']} of 26 requests at {level['label']} ended while the load ran out"
     )
     assert rates.drained([level, level]) == [said]  # was a sentence for each level
     (long,) = analyse(play(TIMING, [Load(users=2, requests=60)], slots=8).write(tmp_path / "long")).summary["levels"]

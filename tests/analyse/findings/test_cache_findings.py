@@ -92,13 +92,8 @@ def test_a_host_cache_is_said_where_turns_hit_that_slots_alone_had_lost(tmp_path
     assert claim.startswith("With 2 slots, the conversations of up to 6 people are kept")
     assert "no host cache" not in claim
     assert host.startswith("The server keeps more conversations than its 2 slots hold: it has a host cache")
-    assert "6 people did not fill it" in host
+    assert host.endswith(", whose size is not known.")  # it may have filled with conversations that were over
     assert "although slots alone, replayed, had given it up" in host.evidence
-
-
-def test_a_host_cache_that_is_too_small_is_said_to_be_filled(tmp_path: Path) -> None:
-    _, host = cache_findings(talked(tmp_path / "run", 1, 2, 8, host=HostCache(2500)))
-    assert "8 people filled it" in host
 
 
 def test_where_only_too_many_people_were_measured_nothing_is_said_of_fewer(tmp_path: Path) -> None:

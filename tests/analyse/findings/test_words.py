@@ -163,6 +163,9 @@ def test_prompts_that_are_read_together_are_said(tmp_path: Path) -> None:
     assert re.match(
         r"At 4 streams, prompts are read together, up to [34] at once: the median prefill is 1[67]\d ms, against", said
     )
+    slowed = found.run.requests["level"] == 1
+    found.run.requests.loc[slowed, "prefill_s"] *= 3.0  # four prompts at once take four times as long at most
+    assert prompt_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None
     played = play(TIMING, [Load(users=1, requests=10), Load(users=4, requests=40)], slots=1)
     found = analyse(played.write(tmp_path / "one"))
     assert prompt_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None
@@ -181,9 +184,11 @@ def test_a_run_of_a_simulated_server_says_how_to_bring_it_back(tmp_path: Path) -
     assert said.startswith("loadtest serve --profile quick --speed 2 --port 4242 --slots 4")
     facts = run_table.facts_table(found)
     assert any(said in row[1] for row in facts.rows)
-    make(tmp_path / "real", users=(1, 8))
+    make(tmp_path / "real", users=(1, 8), server_at_end={"context_length": 1024})
     found = analyse(tmp_path / "real")
     assert serve_command(found.run, found.slots) is None
+    facts = run_table.facts_table(found)
+    assert ("context", "1024 tokens") in facts.rows  # was "unknown tokens": it was not loaded before
 
 
 @pytest.mark.parametrize(("more", "said"), [({}, True), ({"rate": [2.0]}, False), ({"trace": "a.csv"}, False)])

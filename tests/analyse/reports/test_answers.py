@@ -141,7 +141,9 @@ def test_a_void_rate_is_not_passed_over() -> None:
     ],
 )
 def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
-    assert answers.Seen(LevelData(model="m", beside=[], label=label), "suspect", "").called == said
+    seen = answers.Seen(LevelData(model="m", beside=[], label=label, verdict="suspect"), "suspect", "")
+    assert seen.called == said
+    assert answers.Reason("", (seen,)).where == f"{said} is suspect"  # was "M is suspect": a model's name is as it is
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -155,6 +157,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_every_rule_has_a_remedy_and_every_remedy_a_rule() -> None:
     assert {verdict.cause(rule) for rule in verdict.RULES} == set(REMEDIES)
+    assert not [
+        each for each in REMEDIES.values() if "Nothing is wrong" in each.advice
+    ]  # another rule may doubt the level too
 
 
 def test_the_page_on_void_levels_says_the_same() -> None:

@@ -70,6 +70,7 @@ def test_a_pace_that_changes_within_a_level_is_said(tmp_path: Path, then: float,
     changed = [each for each in found if "the same steps" in each]
     assert [each.startswith(said or "") for each in changed] == [True] * bool(said)
     assert any("on average over the run" in each for each in found) is bool(said)
+    assert not any("of two kinds" in each for each in found)  # that would be the two paces
 
 
 def test_a_pace_that_differs_between_levels_is_said(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import insight_slots
+from support.judged import stopped
 from support.made_runs import Made, closed_loop, grid, make, recorded, write
 from support.places import RECORDED_RUNS
 from support.virtual_runs import Load, play
@@ -17,7 +18,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import slots
-from loadtest.records import Outcome, Record
+from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 NAMES = sorted(path.stem for path in RECORDED_RUNS.glob("ollama-*.jsonl"))
@@ -145,18 +146,19 @@ def test_a_run_cut_off_under_load_has_no_quiet_step_to_compare_with(tmp_path: Pa
     """Somebody waits all the time. But fifty steps with nobody's first token are no prompt of a hundred tokens."""
     played = play(TIMING, [Load(users=8, requests=64, output=(60, 60))], slots=4, says=None)
     middle = sorted(record.t_end for record in played.records)[40]
-    cut = [_cut(record, middle) for record in played.records if (record.t_send or 0) < middle]
+    cut = stopped(played.records, middle)
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", cut, played.levels)))
     assert (found.estimate, found.limit) == (4, True)
 
 
-def _cut(record: Record, at: int) -> Record:
-    """Return the record of a request as it stands when the run is stopped at an instant."""
-    if record.t_end <= at:
-        return record
-    chunks = [chunk for chunk in record.chunks if (record.t_send or 0) + chunk * 1000 < at]
-    first = record.t_first_token if chunks else None
-    return dataclasses.replace(record, t_end=at, outcome=Outcome.CANCELLED, chunks=chunks, t_first_token=first)
+def test_what_the_others_waited_for_is_not_said_where_too_few_steps_show_it(tmp_path: Path) -> None:
+    """A run stopped soon, with eight requests sent: it said "no request was seen waiting for a slot" of the four that waited."""
+    played = play(TIMING, [Load(users=8, requests=64, output=(60, 60))], slots=4)
+    soon = sorted(record.t_first_token or 0 for record in played.records)[3] + 30_000_000
+    cut = stopped(played.records, soon)
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", cut, played.levels)))
+    assert str(found) == "at least 4"
+    assert found.method.endswith("up to 8 were in flight, and what the others waited for was not seen")
 
 
 def test_answers_of_one_token_show_the_slots_by_their_batches(tmp_path: Path) -> None:

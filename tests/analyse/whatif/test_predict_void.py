@@ -37,6 +37,8 @@ def test_a_run_of_void_levels_predicts_nothing(tmp_path: Path) -> None:
     assert code == 2
     assert "every level of" in said
     assert not (tmp_path / "p.json").exists()
+    code, said = command("advise", run)  # it said "Keep …, as measured" of figures that must not be quoted
+    assert (code, "No advice: every level of" in said) == (2, True)
 
 
 def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path: Path) -> None:
@@ -59,6 +61,8 @@ def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path:
     assert max(map(int, document.rests_on["step_errors"])) == 4
     assert max(map(int, predicted(fewer, concurrencies=(6,)).rests_on["step_errors"])) == 4
     assert read_document(tmp_path / "whole.json").rests_on["slots"]["limit"] == 5
+    code, said = command("advise", run)  # it held the void level's figures to be the server's, with a warning above
+    assert (code, "the advice does not rest on it: 8 streams" in " ".join(said.split())) == (0, True), said
 
 
 def test_bands_are_said_to_hold_at_any_pace_only_where_levels_show_how_it_changes(tmp_path: Path) -> None:

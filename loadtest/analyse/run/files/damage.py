@@ -155,7 +155,7 @@ def _mend(row: dict[str, Any], damage: Damage) -> bool:
     spoilt = next((name for name in INDISPENSABLE if name in wrong), None)
     if spoilt is not None:
         absent = row.get(spoilt) is None
-        damage.records[f"they have no {spoilt}" if absent else f"their {spoilt} cannot be right"] += 1
+        damage.records[f"no {spoilt}" if absent else f"impossible {spoilt}"] += 1
         return False
     for name in wrong:
         del row[name]

@@ -309,12 +309,12 @@ def _possible(lines: RequestColumns, damage: Damage) -> BoolArray:
     early = (first < -BEFORE_US) | (c["t_first_token"] < send - BEFORE_US * 1e3)
     kept = np.ones(len(sched), dtype=np.bool_)
     for why, wrong in (
-        ("they have no t_send, but an answer", np.isnan(send) & (got | (c["outcome"] == Outcome.OK))),
-        ("they have a first token, but no chunks", ~got & ~np.isnan(c["t_first_token"])),
-        ("they have chunks, but no first token", got & np.isnan(c["t_first_token"])),
-        ("their instants are out of order", out_of_order),
-        ("their tokens came before they were sent", early),
-        ("their chunks are out of order", chunks.descends()),
+        ("no t_send, but an answer", np.isnan(send) & (got | (c["outcome"] == Outcome.OK))),
+        ("a first token, but no chunks", ~got & ~np.isnan(c["t_first_token"])),
+        ("chunks, but no first token", got & np.isnan(c["t_first_token"])),
+        ("instants out of order", out_of_order),
+        ("tokens before the request was sent", early),
+        ("chunks out of order", chunks.descends()),
     ):
         if found := int((wrong & kept).sum()):
             damage.records[why] += found

@@ -118,7 +118,12 @@ def estimate_slots(run: RunData) -> Slots:
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
-        return Slots(peak, limit=False, method=f"{method}; no request was seen waiting for a slot", witnesses=found)
+        return Slots(
+            peak,
+            limit=False,
+            method=f"{method}; up to {asked} were in flight, and what the others waited for was not seen",
+            witnesses=found,
+        )
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
     if named is None or named < peak or not others <= {named}:  # the peak is only a lower bound

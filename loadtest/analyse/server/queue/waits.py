@@ -3,7 +3,8 @@
 Number the requests in the order in which a server with S slots admits them, from 0. Request k can be admitted once k − S + 1
 earlier ones have left, so a slot became free for it at the (k − S + 1)-th end in order of time, whoever held that slot.
 Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait, and none where
-no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. Where the
+no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. The least
+that such a request waited passes in every request: where it is more than 20 ms it is no slot wait. Where the
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
 but batch wait stays unknown.
 
@@ -50,16 +51,18 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     server without durations only slot wait is known, and its source is "inferred".
     """
     wait = told_wait(run)
+    alone = _waited_alone(run, wait)
+    way = float(np.nanmin(wait[alone], initial=np.inf))
     if slots.estimate is None:
         slot = np.full(len(wait), np.nan)
     elif slots.limit:
-        slot = _slot_wait(run, slots.estimate, wait)
+        slot = _slot_wait(run, slots.estimate, wait, way if ADMISSION_ERROR_S < way < np.inf else 0.0)
     else:
         slot = np.where(in_crowded_levels(run, slots.estimate), np.nan, 0.0)
     told = np.isfinite(wait)
     slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
-    return Waits(slot, (wait - slot) * ~_waited_alone(run, wait), source.astype(np.object_))
+    return Waits(slot, (wait - slot) * ~alone, source.astype(np.object_))
 
 
 def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:
@@ -84,8 +87,11 @@ def told_wait(run: RunData) -> FloatArray:
     return np.where(timed & np.isfinite(until_prompt), until_prompt, wait)
 
 
-def _slot_wait(run: RunData, slots: int, wait: FloatArray) -> FloatArray:
-    """Return slot wait, given so many slots; at most the queue wait, or TTFT where that is unknown."""
+def _slot_wait(run: RunData, slots: int, wait: FloatArray, way: float) -> FloatArray:
+    """Return slot wait, given so many slots; at most the queue wait, or TTFT where that is unknown.
+
+    What passes on the `way` passes between a slot's end and its next first token as well, with no wait for a slot in it.
+    """
     send, end, first = run.column("send"), run.column("end"), run.column("first_token")
     arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
     admitted = _admitted(run, arrived, wait)
@@ -97,7 +103,7 @@ def _slot_wait(run: RunData, slots: int, wait: FloatArray) -> FloatArray:
     freed[known] = slot_free(arrived[known], order[known], left[known], slots)
     contended = more_in_flight(send, end, admitted, slots)
     most = np.where(np.isfinite(wait), wait, np.maximum(first - arrived, 0.0))
-    return np.where(contended, np.clip(freed - arrived, 0.0, most), 0.0)
+    return np.where(contended, np.clip(freed - arrived - way, 0.0, most), 0.0)
 
 
 def _admitted(run: RunData, arrived: FloatArray, wait: FloatArray) -> FloatArray:

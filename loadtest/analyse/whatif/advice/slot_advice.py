@@ -20,7 +20,6 @@ from loadtest.analyse.whatif.model.lengths import with_spread_lengths
 from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.errors import PredictionError
-from loadtest.metrics import VOID
 from loadtest.slo import Objective
 
 TRIED_SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -64,7 +63,7 @@ class Advice:
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
     equal_answers: bool = False  # whether all answers of the run had one length; cells then rest on varied ones
-    void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
+    void: tuple[str, ...] = ()  # labels of levels that the run has and that are left out here
     at_once: int | None = None  # the most streams that decoded at once; None: unknown
 
     @property
@@ -86,14 +85,17 @@ class Advice:
 
     @property
     def surely_better(self) -> bool:
-        """Whether the band of what is promised leaves out what was measured: of the figure that is ranked by."""
+        """Whether the band of what is promised leaves out what was measured: of the figure that is ranked by.
+
+        Nothing is sure where levels do not show how much the server's pace changes: the `pace_error` is then 0.
+        """
         name, statistic = ("output_tokens_per_s", "mean")
         if self.objectives:
             name, statistic = self.ranked_by.figure, self.ranked_by.statistic
         promised = self.promised.get(self.load)
         band = None if promised is None else promised.bands.get(f"{name}.{statistic}")
         now = self.as_now(self.load).figure(name, statistic)
-        return band is not None and not band[0] <= now <= band[1]
+        return self.model.pace_error > 0 and band is not None and not band[0] <= now <= band[1]
 
     @property
     def furthest(self) -> int:
@@ -173,7 +175,6 @@ def advise_slots(
         gpu_bytes=gpu_bytes,
         predicted_now=model.closed(series.concurrencies[-1]),
         equal_answers=len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
-        void=tuple(level["label"] for level in known if level["verdict"] == VOID),
         at_once=max((int(level["peak_decoding"]) for level in known if level.get("peak_decoding")), default=None),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))

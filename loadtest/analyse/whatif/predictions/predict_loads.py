@@ -186,7 +186,7 @@ def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
         return []
     if all(host for host, _ in hosts):
         return [
-            "The server's host cache never filled, so its size is not known: every load has two cases, one that never fills and one as large as seen."
+            "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one that never fills and one as large as seen."
         ]
     return [
         "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure."

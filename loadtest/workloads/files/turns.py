@@ -1,0 +1,112 @@
+"""How data sets and exports write the messages of a conversation: who speaks under which name, and what they say.
+
+A conversation is a list of messages, of texts or of pairs, or a tree of which the exports of chat programs keep every branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadtest.workloads.messages import is_message, text_of
+
+ROLES = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "ai", "bot", "chatbot", "model"), "assistant"),
+    **{role: role for role in ("system", "developer", "tool")},
+}
+SENT_ROLES = {*ROLES.values(), "function"}  # that chat APIs know
+IN_TURN = ("user", "assistant")  # who says the texts of a conversation that do not say it
+SPEAKERS = ("role", "sender", "from", "author")  # names of who speaks
+SAID = ("value", "text", "content", "parts")  # names of what is said, the plainest first
+PAIRS = (
+    ("input", "output"),
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("human", "assistant"),
+    ("user", "assistant"),
+)
+PARENTS = ("parent", "parentId")  # of a node in a tree of messages
+LEAVES = ("current_node", "currentId")  # beside such a tree: where the branch that was shown last ends
+
+
+def usual_role(role: str) -> str:
+    """Return a role in the words of chat APIs; one that they have no word for as it is."""
+    return ROLES.get(role.strip().lower(), role)
+
+
+def speaker_of(value: Mapping[str, Any]) -> str:
+    """Return who speaks in a message of any shape, in small letters; empty where it does not say so."""
+    found = (value[one] for one in SPEAKERS if one in value)
+    names = (one.get("role") if isinstance(one, dict) else one for one in found)
+    kind = value.get("type")  # says it in LangChain's messages, in others something else
+    said = next(
+        (name for name in names if isinstance(name, str)), kind if isinstance(kind, str) and kind in ROLES else ""
+    )
+    return said.strip().lower()
+
+
+def is_usual(message: Any) -> bool:
+    """Whether a message is written as chat APIs take it."""
+    return is_message(message) and isinstance(message.get("role"), str)
+
+
+def is_turn(value: Any) -> bool:
+    """Whether this is a message, in whatever shape."""
+    return (
+        isinstance(value, dict) and bool(speaker_of(value)) and (is_usual(value) or any(one in value for one in SAID))
+    )
+
+
+def as_message(turn: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return a message of another shape as chat APIs take it; None where it lacks who speaks or what is said."""
+    speaker, name = speaker_of(turn), next((one for one in SAID if one in turn), None)
+    return {"role": usual_role(speaker), "content": _text_in(turn[name])} if speaker and name is not None else None
+
+
+def spoken_in_turn(given: Any, name: str) -> Any:
+    """Return a conversation as its messages, where it is a tree, pairs, or texts that do not say who speaks.
+
+    Texts are the user's and the model's in turn, as in LIMA; under `turns` they stay texts: the user's alone, as in MT-Bench. Objects
+    under `messages` are meant for a chat API, and have to say it.
+    """
+    if not isinstance(given, list) or not given:
+        return given
+    if name != "messages" and all(isinstance(one, dict) and not speaker_of(one) for one in given):
+        pairs = next((pair for pair in PAIRS if all(one.keys() >= set(pair) for one in given)), None)
+        if pairs is not None:
+            return [
+                {"role": role, "content": one[key]} for one in given for role, key in zip(IN_TURN, pairs, strict=True)
+            ]
+        texts = [next((one[key] for key in SAID if isinstance(one.get(key), str)), None) for one in given]
+        given = given if None in texts else texts
+    if name == "turns" or not all(isinstance(one, str) for one in given):
+        return given
+    return [{"role": IN_TURN[i % 2], "content": text} for i, text in enumerate(given)]
+
+
+def is_tree(value: Any) -> bool:
+    """Whether this is a tree of messages: nodes by name, each of which names its parent."""
+    nodes = value.values() if isinstance(value, dict) else ()
+    return bool(nodes) and all(isinstance(one, dict) and any(key in one for key in PARENTS) for one in nodes)
+
+
+def shown_branch(tree: Mapping[str, Any], beside: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the messages of a tree from its root to the leaf that is named beside it, else to its last node, as ShareGPT's."""
+    name: Any = next((beside[one] for one in LEAVES if one in beside), None)
+    name = name if name in tree else list(tree)[-1]
+    nodes: list[Mapping[str, Any]] = []
+    while name in tree and len(nodes) < len(tree):
+        nodes.append(tree[name])
+        name = next((tree[name][key] for key in PARENTS if key in tree[name]), None)
+    messages = (node.get("message", node) for node in reversed(nodes))
+    return [{"from": speaker_of(one), "value": one.get("content")} for one in messages if isinstance(one, dict)]
+
+
+def _text_in(content: Any) -> Any:
+    """Return what is said; of parts without types the text, as in ChatGPT's exports and in Gemini's requests."""
+    if isinstance(content, dict):  # of ChatGPT's exports: code and thoughts have no parts, and are not said to anybody
+        content = content.get("parts") or ""
+    if isinstance(content, list) and not any(isinstance(part, dict) and "type" in part for part in content):
+        return text_of([{"content": content}])
+    return content
