@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import failed
+from loadtest.analyse.run.levels import LevelData
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
 
@@ -145,13 +145,13 @@ def levels(summary: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(LEVELS)).astype(dict.fromkeys(NUMBERS, np.float64))
 
 
-def _level(level: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+def _level(level: LevelData, target: dict[str, Any]) -> dict[str, Any]:
     facts = {"model": target.get("model"), "url": target.get("url"), **level}
     return {
         **{name: facts.get(key) for name, key in FACTS.items()},
         **{name: (level[key] or {}).get(part) for name, (key, part) in FIGURE_COLUMNS.items()},
         "ok_requests": level["outcomes"].get(Outcome.OK, 0),
-        "failed_requests": failed(level),
+        "failed_requests": level.failed,
         "left_requests": level["outcomes"].get(Outcome.LEFT, 0),
         "reasons": "; ".join(level["reasons"]),
     }

@@ -12,6 +12,7 @@ from loadtest.analyse.figures import client_capacity, objectives, rates, station
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.prompt_cache import cache
@@ -58,8 +59,8 @@ LENGTHS_IF_SET = ("input_lengths", "output_lengths", "system_tokens", "turns", "
 
 
 def level_summary(
-    run: RunData, level: dict[str, Any], found_slots: Slots, asked: Sequence[Objective], cached: CacheUse | None
-) -> dict[str, Any]:
+    run: RunData, level: LevelData, found_slots: Slots, asked: Sequence[Objective], cached: CacheUse | None
+) -> LevelData:
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
@@ -105,7 +106,7 @@ def level_summary(
     }
     if asked:
         found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
-    return found
+    return LevelData(found)
 
 
 def _described(run: RunData, index: int, good: BoolArray, block: int) -> dict[str, Any]:
@@ -155,9 +156,9 @@ def _goodput_of(
     return or_reason("goodput", found.to_dict() if found else None, why)
 
 
-def _offered(run: RunData, level: dict[str, Any]) -> dict[str, Any]:
+def _offered(run: RunData, level: LevelData) -> dict[str, Any]:
     """Return what an open-loop level adds: rate_to, trace, requests due a second, and how many were shed."""
-    if not offered_load.is_open(level):
+    if not level.is_open:
         return {}
     index = level["index"]
     return {

@@ -19,10 +19,9 @@ from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
+from loadtest.analyse.run.levels import LevelData, has_tokens, shared_parts
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict.verdict import worst
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
@@ -74,9 +73,9 @@ def write_report(
     With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
     it, `prices` (else those of run.json) what tokens cost. Raises RunFolderError when a folder holds no run.
     """
-    begun: list[CurveAhead] = []
-    also = (lambda *found: begun.append(CurveAhead(*found))) if charts and len(folders) == 1 else None
-    analyses = [analyse(folder, objectives, also) for folder in folders]  # all readable before anything is written
+    alone = charts and len(folders) == 1
+    # All are readable before anything is written.
+    analyses = [analyse(folder, objectives, foretell=alone) for folder in folders]
     files: list[Path] = []
     for one, place in zip(analyses, places([one.run.path for one in analyses], out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
@@ -85,13 +84,9 @@ def write_report(
         files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
         if charts:
             from loadtest.analyse.charts import draw_all
-            from loadtest.analyse.charts.by_load.prediction import curve_of
 
-            several = bool(one.groups) or not has_tokens(*one.summary["levels"])  # the chart of a prediction is of one
-            ahead = None if several else curve_of(one, begun[0] if begun else None)
-            pictures = draw_all(one, place, ahead)
-            curve = ahead.result(one.summary["levels"]) if ahead and place / "prediction.png" in pictures else None
-            predicted = prediction_report.curve_table(one, curve) if curve else None
+            pictures = draw_all(one, place)
+            predicted = prediction_report.curve_table(one, one.curve) if one.curve else None
             files += pictures
             files.append(write_whole(place / "report.md", pages.markdown(one, pictures, predicted).encode()))
             files.append(write_whole(place / "report.html", pages.html(one, pictures, predicted).encode()))
@@ -178,8 +173,8 @@ def _print_answers(one: Analysis, console: Console) -> None:
     console.print()
 
 
-def _ok_and_failed(level: dict[str, Any]) -> str:
-    said = f"{level['outcomes'].get('ok', 0)} / {failed(level)}"
+def _ok_and_failed(level: LevelData) -> str:
+    said = f"{level['outcomes'].get('ok', 0)} / {level.failed}"
     more = [
         f"{count} {what}"
         for count, what in ((level["outcomes"].get("left"), "left"), (level.get("shed"), "not sent"))
@@ -195,7 +190,7 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     does not fit, columns go in the order of EXPENDABLE_COLUMNS and are named below; level and verdict stay.
     """
     levels = summary["levels"]
-    shared, names = offered_load.shared([level["label"] for level in levels])
+    shared, names = shared_parts([level["label"] for level in levels])
     title = marked(joined(" · ", summary["name"], measured_on(summary), *shared), summary)
     figures = [tables.headline(level, tokens=has_tokens(*levels)) for level in levels]
     rows = tuple(
@@ -204,6 +199,6 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     )
     heads = [head for each in figures[:1] for head in each]
     grid = Grid(("level", "ok / failed", *heads, "verdict"), rows).without_unknown()
-    if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
+    if not any(level.is_open for level in levels):  # a closed loop sends when its user is free: both are the same there
         grid = grid.without("p95 from t_sched")
     return grid.console_within(width, EXPENDABLE_COLUMNS, title, styles=VERDICT_STYLES)

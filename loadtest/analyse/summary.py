@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ import numpy as np
 from loadtest.analyse.figures import knee
 from loadtest.analyse.level_summary import level_summary, or_reason
 from loadtest.analyse.run import frames, groups
-from loadtest.analyse.run.files import samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
-from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
@@ -29,11 +29,10 @@ from loadtest.analyse.server.timing import steps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.whatif.model.fit import known_slots
+from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.errors import PredictionError
-from loadtest.metrics import VOID
-from loadtest.records import NO_FAILURES, SCHEMA
+from loadtest.records import SCHEMA
 from loadtest.slo import Objective
-from loadtest.text import UNKNOWN, seconds
 
 # Columns that are worked out for one model at one server.
 INFERRED = (
@@ -48,7 +47,7 @@ INFERRED = (
 SEE_GROUPS = "requests went to several models or servers: `groups` has it for each"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the curve is predicted once, and kept
 class Analysis:
     """A run folder, read and summed up: what tables, charts and reports are made from."""
 
@@ -61,28 +60,52 @@ class Analysis:
     alternating: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
     replayed: CacheReplay | None = None  # of conversations, what slots alone would have kept of them
+    ahead: CurveAhead | None = None  # of one model at one server, what is predicted of it
+
+    @property
+    def levels(self) -> list[LevelData]:
+        """Those of the summary, in the order in which they were measured."""
+        found: list[LevelData] = self.summary["levels"]
+        return found
+
+    @property
+    def believed(self) -> list[LevelData]:
+        """The levels that are not void: those whose figures may be quoted."""
+        return believed(self.levels)
+
+    @property
+    def series(self) -> list[Series]:
+        return series_of(self.levels)
+
+    @cached_property
+    def curve(self) -> PredictedCurve | None:
+        """What the run's model predicts over concurrency; None where others loaded the server, or it says too little.
+
+        It rests on no request of a void level.
+        """
+        if self.ahead is None or not has_tokens(*self.levels) or any(level.get("beside") for level in self.levels):
+            return None
+        some_void = "group" not in self.summary and 0 < len(self.believed) < len(self.levels)
+        one = without_void(self) if some_void else self
+        return one.ahead.result(self.levels) if one.ahead else None
 
 
-def analyse(
-    path: Path, asked: Sequence[Objective] = (), also: Callable[[RunData, Slots, Steps], object] | None = None
-) -> Analysis:
+def analyse(path: Path, asked: Sequence[Objective] = (), *, foretell: bool = False) -> Analysis:
     """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
 
-    A run of several models or servers is worked out for each of them by itself. `also` is called when slots and steps of
-    a run of one are known, to begin what needs no more than those.
+    A run of several models or servers is worked out for each of them by itself. `foretell` begins the curve of a long run
+    of one in a second process, while it is summed up.
     """
     run = frames.load(path)
-    machine = samples.read_machine(run)
-    run.trouble.extend(said for said in machine.trouble if said not in run.trouble)
     parts = groups.groups_of(run)
     if parts:
         lost = alternating_models.mark_loads(run, parts)
-        found = _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts], lost)
+        found = _analysed_together(run, [(part, _analysed(part.run, asked, part)) for part in parts], lost)
     else:
-        found = _analysed(run, asked, also)
+        found = _analysed(run, asked, foretell=foretell)
     for one in (found, *(one for _, one in found.groups)):
-        one.summary["hardware"] = list(machine.hardware)
-    energy.add_energy(run, machine, found.summary)
+        one.summary["hardware"] = list(run.machine.hardware)
+    energy.add_energy(run, found.summary)
     return found
 
 
@@ -91,21 +114,18 @@ def without_void(one: Analysis) -> Analysis:
 
     What is inferred of the server then rests on no request of a void level.
     """
-    void = {level["index"] for level in filter(is_void, one.summary["levels"])}
+    void = {level["index"] for level in one.levels if level.is_void}
     if not void:
         return one
-    if len(void) == len(one.summary["levels"]):
+    if len(void) == len(one.levels):
         raise PredictionError(
             f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
         )
-    return _analysed(one.run.without_levels(void), (), None)
+    return _analysed(one.run.without_levels(void), ())
 
 
 def _analysed(
-    run: RunData,
-    asked: Sequence[Objective],
-    also: Callable[[RunData, Slots, Steps], object] | None,
-    group: Group | None = None,
+    run: RunData, asked: Sequence[Objective], group: Group | None = None, *, foretell: bool = False
 ) -> Analysis:
     """Work out what one model at one server shows."""
     found = slots.estimate_slots(run)
@@ -126,17 +146,15 @@ def _analysed(
         why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
         measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
     run.requests["stall_s"] = measured.stall_s
-    if also is not None:
-        also(run, found, measured)
+    ahead = CurveAhead(run, found, measured, apart=None if foretell else False)
     memory = compare_memory(run, found)
     cached = cache.measure_cache(run, found, measured)
     replayed = None if cached is None else cache_replay.replay(run, found, cached)
     summary = summarise(run, found, measured, memory, asked, cached)
     if group is not None:
         summary = {"group": group.name, **summary}
-    return Analysis(
-        run, found, measured, summary, None if isinstance(memory, str) else memory, cache=cached, replayed=replayed
-    )
+    compared = None if isinstance(memory, str) else memory
+    return Analysis(run, found, measured, summary, compared, cache=cached, replayed=replayed, ahead=ahead)
 
 
 def _analysed_together(
@@ -239,7 +257,7 @@ def summarise(
 
 def believed_knee(series: Series) -> tuple[knee.Knee | None, str | None]:
     """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
-    return knee.knee(believed(series.levels), list(filter(is_void, series.levels)))
+    return knee.knee(series.believed, series.void)
 
 
 def _knee_of(series: Series) -> dict[str, Any]:
@@ -247,63 +265,12 @@ def _knee_of(series: Series) -> dict[str, Any]:
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
 
 
-def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the levels that are not void: those whose figures may be quoted."""
-    return [level for level in levels if not is_void(level)]
-
-
-def with_most(levels: Iterable[dict[str, Any]], rate: str) -> dict[str, Any] | None:
+def with_most(levels: Iterable[LevelData], rate: str) -> LevelData | None:
     """Return the level that is not void and has the most of a rate; None where none has it."""
     known = [level for level in believed(levels) if level[rate] is not None]
     return max(known, key=lambda level: float(level[rate]), default=None)
 
 
-def series_with(levels: Iterable[dict[str, Any]], level: dict[str, Any]) -> Series:
+def series_with(levels: Iterable[LevelData], level: LevelData) -> Series:
     """Return the series of these levels that one of them is in."""
     return next(series for series in series_of(levels) if any(one is level for one in series.levels))
-
-
-def is_void(level: dict[str, Any]) -> bool:
-    """Return whether the figures of a level must not be quoted."""
-    return bool(level.get("verdict") == VOID)
-
-
-def has_tokens(*levels: dict[str, Any]) -> bool:
-    """Return whether levels of a summary have answers of text, as all have but embeddings: of those E2E is known, no TTFT."""
-    known = any(level.get("e2e_s") is not None for level in levels)
-    return not known or any(level.get("ttft_s") is not None for level in levels)
-
-
-def failed(level: dict[str, Any]) -> int:
-    """Return how many requests of a summary's level failed; those that we stopped did not."""
-    outcomes: dict[str, int] = level["outcomes"]
-    return sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
-
-
-def wait_in_words(level: dict[str, Any], name: str, part: str) -> str:
-    """Return a wait of a level for people: "> 10 s" where users left before its end."""
-    value, described = figure(level, name, part), level.get(name) or {}
-    if value is None:
-        return UNKNOWN
-    return ("> " if part in described.get("at_least", ()) else "") + seconds(value)
-
-
-def mean_ttft(level: dict[str, Any]) -> float | None:
-    """Return the mean TTFT of users who stayed: of the same requests as the mean waits are."""
-    described = level.get("ttft_s") or {}
-    mean: float | None = described.get("mean_stayed", described.get("mean"))
-    return mean
-
-
-def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:
-    """Return one figure of a level, None where it is unknown; a rate of the whole level has no `part`."""
-    described = level.get(name)
-    value: float | None = described.get(part) if isinstance(described, Mapping) else described
-    return value
-
-
-def interval(level: dict[str, Any], name: str, part: str = "mean") -> tuple[float, float] | None:
-    """Return the 95 % interval of such a figure, None where there is none."""
-    described = level.get(name)
-    bounds = described.get(f"ci95_{part}") if isinstance(described, Mapping) else level.get(f"{name}_ci95")
-    return (bounds[0], bounds[1]) if bounds else None

@@ -107,13 +107,13 @@ def _advise(
 ) -> dict[str, Any]:
     """Advise on one model at one server, and write the files into `folder`; print it, or return it for --json."""
     from loadtest.analyse.reports.advice_report import to_dict
-    from loadtest.analyse.summary import is_void, without_void
+    from loadtest.analyse.summary import without_void
 
     try:
         sound = without_void(analysis)
         found = replace(
             _advice_of(sound, objectives, room),
-            void=tuple(level["label"] for level in analysis.summary["levels"] if is_void(level)),
+            void=tuple(level["label"] for level in analysis.levels if level.is_void),
         )
     except PredictionError as error:
         raise PredictionError(str(error).replace("No prediction:", "No advice:", 1)) from None
@@ -141,7 +141,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     slots = known_slots(analysis.run, analysis.slots).slots
     require_tokens(analysis.run)
     work.require_slots(slots, series)
-    used = [level for level in analysis.summary["levels"] if level["index"] in series.levels]
+    used = [level for level in analysis.levels if level["index"] in series.levels]
     try:
         model = fitted_way(analysis.run, slots, analysis.steps, used)
     except NoWayError as error:
@@ -151,7 +151,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     return work.advise_slots(
         model,
         series,
-        analysis.summary["levels"],
+        analysis.levels,
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
         objectives=objectives,
         memory=memory_by_slots(analysis.run, slots),
@@ -171,9 +171,7 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
     body = orjson.dumps(words.to_dict(found, analysis), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
     written[0].write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
     written[1].write_bytes(body + b"\n")
-    kept = promise(
-        analysis.run, found, analysis.slots, analysis.steps, analysis.summary["levels"], asked_facts(analysis.run)
-    )
+    kept = promise(analysis.run, found, analysis.slots, analysis.steps, analysis.levels, asked_facts(analysis.run))
     if kept is not None:
         # prediction.json of this run is what was predicted of it before: it is not written over
         name = OTHER_NAME if analysis.run.facts.get("prediction") else FILE_NAME

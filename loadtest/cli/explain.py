@@ -126,7 +126,7 @@ def _explained(
             names = listed([group.name for group, _ in analysis.groups])
             raise PredictionError(f"{analysis.run.path} holds requests to {names}; name one of them with --request ID.")
         one, beside = analysis, ()
-        levels = one.summary["levels"]
+        levels = one.levels
         if not levels:
             raise PredictionError(f"{one.run.path} holds no requests to explain.")
         chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
@@ -138,7 +138,7 @@ def _explained(
             if share is not None
             else [int(each) for each in ordered[: slowest or 1]]
         )
-    explainer = work.Explainer.of(one.run, one.slots, one.steps, one.summary["levels"], beside)
+    explainer = work.Explainer.of(one.run, one.slots, one.steps, one.levels, beside)
     return [(one, explainer, explainer.explain(row)) for row in rows]
 
 

@@ -82,7 +82,7 @@ def predict(
         good.steps,
         good.summary["levels"],
         asked_facts(analysis.run),
-        void=[level["label"] for level in analysis.summary["levels"] if level["verdict"] == VOID],
+        void=[level["label"] for level in analysis.levels if level["verdict"] == VOID],
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),

@@ -71,7 +71,7 @@ def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, A
     said = [{"claim": str(each), "evidence": each.evidence or None} for each in findings.all_findings(one)]
     judged = [
         {"level": level["label"], "index": level["index"], **each.to_dict(), "met": each.met, "sentence": str(each)}
-        for level in one.summary["levels"]
+        for level in one.levels
         for each in judge_objectives(objectives, level)
     ]
     return {

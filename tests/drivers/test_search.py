@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.made_runs import Made, grid, write
 
+from loadtest.analyse.run.levels import LevelData
 from loadtest.cli.run.find_max import Finder
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import Search, SearchResult, TriedLevel
@@ -236,10 +237,10 @@ def test_a_level_with_failures_misses_whatever_its_figures(tmp_path: Path) -> No
     level = Level(index=0, concurrency=2, input_tokens=1, output_tokens=1, words=None, requests=20)
     good = {"n": 20, "p50": 1.0, "ci95_p50": [0.9, 1.1]}
     summary = {"verdict": "suspect", "reasons": [], "requests": 20, "ttft_s": good}
-    judged = finder._judged(level, {**summary, "outcomes": {"ok": 17, "http_error": 3}})
+    judged = finder._judged(level, LevelData({**summary, "outcomes": {"ok": 17, "http_error": 3}}))
     assert (judged.met, judged.saw) == (False, "3 of 20 requests failed")
-    assert finder._judged(level, {**summary, "outcomes": {"ok": 18, "http_error": 2}}).met is True
-    void = finder._judged(level, {**summary, "verdict": "void", "reasons": ["late"], "outcomes": {"ok": 20}})
+    assert finder._judged(level, LevelData({**summary, "outcomes": {"ok": 18, "http_error": 2}})).met is True
+    void = finder._judged(level, LevelData({**summary, "verdict": "void", "reasons": ["late"], "outcomes": {"ok": 20}}))
     assert (void.met, void.void, void.saw) == (None, True, "void (late)")
 
 
@@ -247,8 +248,8 @@ def test_an_asked_share_of_errors_decides_over_failures() -> None:
     finder = Finder(Scenario(), parse_objectives("errors=0.1"), 8, print)
     level = Level(index=0, concurrency=2, input_tokens=1, output_tokens=1, words=None, requests=40)
     summary = {"verdict": "suspect", "reasons": [], "requests": 40}
-    assert finder._judged(level, {**summary, "outcomes": {"ok": 36, "timeout": 4}}).met is True
-    assert finder._judged(level, {**summary, "outcomes": {"ok": 35, "timeout": 5}}).met is False
+    assert finder._judged(level, LevelData({**summary, "outcomes": {"ok": 36, "timeout": 4}})).met is True
+    assert finder._judged(level, LevelData({**summary, "outcomes": {"ok": 35, "timeout": 5}})).met is False
 
 
 def test_a_search_for_what_the_server_does_not_say_ends_at_once(tmp_path: Path) -> None:

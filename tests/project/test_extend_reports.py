@@ -22,7 +22,7 @@ from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.files import samples
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import Series
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.monitor import process
 from loadtest.monitor.sampler import SampledSource, SourceError, Watch, writer_for
@@ -79,17 +79,17 @@ def test_what_a_sampler_saw_is_read_by_the_names_of_its_values(folder: Path, mon
     assert sampled(folder, Toy(), 2) == ["this is a toy"]
     monkeypatch.setattr(samples, "SERVERS", (*samples.SERVERS, "toy"))
     monkeypatch.setattr(samples, "SERVER_METRICS", {**samples.SERVER_METRICS, "toy:running": "running"})
-    machine = samples.read_machine(frames.load(folder))
-    assert machine.server is not None
-    assert machine.server["running"].tolist() == [1, 2]
-    assert machine.trouble == []
+    run = frames.load(folder)
+    assert run.machine.server is not None
+    assert run.machine.server["running"].tolist() == [1, 2]
+    assert run.trouble == []
 
 
 def test_a_sampler_that_breaks_leaves_a_gap_and_a_finding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = Clock(time.perf_counter_ns(), WALL)  # the samples come while the made-up run goes on
     monkeypatch.setattr(Clock, "now", lambda: now)
     assert sampled(folder, Toy(), 3)[1:] == ["the toy is broken."]
-    (gap,) = samples.read_machine(frames.load(folder)).gaps
+    (gap,) = frames.load(folder).machine.gaps
     assert (gap.source, gap.sentence) == ("toy", "the toy is broken.")
     (said,) = [said for said in findings.all_findings(analyse(folder)) if "toy" in said]
     assert said == "No samples of toy from the start, to the end: the toy is broken."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def grid(made: Made, users: Iterable[int], *, each: int = 8) -> tuple[list[dict[
 def write(
     path: Path,
     records: Iterable[Record],
-    levels: list[dict[str, Any]],
+    levels: Sequence[dict[str, Any]],
     *,
     samples: Iterable[dict[str, Any]] = (),
     **facts: Any,

@@ -16,7 +16,6 @@ from support.made_samples import add
 from support.made_servers import OPENAI_STREAM, made
 
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.run.files import samples
 from loadtest.analyse.summary import analyse
 from loadtest.asyncio_driver.session_plan import SessionPlan
 from loadtest.cli.demo import simulated_server
@@ -340,7 +339,7 @@ def test_what_two_servers_have_loaded_is_told_apart(tmp_path: Path) -> None:
         ]
         add(path, "ollama", [{"t": 0, "facts": {"url": f"{one['url']}/api/ps"}}, *rows], name=f"ollama-{number}")
     found = analyse(path)
-    assert set(samples.read_machine(found.run).loaded) == {"http://x:1/api/ps", "http://y:1/api/ps"}
+    assert set(found.run.machine.loaded) == {"http://x:1/api/ps", "http://y:1/api/ps"}
     assert not any("reloaded" in sentence for sentence in all_findings(found))
     (_, second) = found.groups
-    assert {row["name"] for _, rows in samples.read_machine(second[1].run).models for row in rows} == {"b"}
+    assert {row["name"] for _, rows in second[1].run.machine.models for row in rows} == {"b"}

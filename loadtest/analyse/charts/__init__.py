@@ -21,10 +21,9 @@ from loadtest.analyse.charts.by_load import (
 )
 from loadtest.analyse.charts.over_time import cold_load, depth, drift, machine, timeline
 from loadtest.analyse.charts.void_levels import label_of
-from loadtest.analyse.run import groups, offered_load
-from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, has_tokens
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
+from loadtest.analyse.run import groups
+from loadtest.analyse.run.levels import Series, axis_of, has_tokens
+from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
 
 RunChart = Callable[[Axes, Analysis], None]
@@ -33,11 +32,10 @@ AllSeriesChart = Callable[[Axes, Analysis, Sequence[Series]], None]
 GUIDES = "lines from point to point only guide the eye; bars: 95 % intervals"
 
 
-def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> list[Path]:
+def draw_all(analysis: Analysis, out: Path) -> list[Path]:
     """Draw every chart of a run that shows something into folder `out` and return the PNGs, the most telling first.
 
     A run of several models or servers gets a folder for each in there; what all of them loaded together is drawn once.
-    `ahead` is the run's predicted curve where it was begun already.
     """
     out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(style.RC):
@@ -45,14 +43,14 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
             drawn = [_depth(out / "streams.png", analysis), machine.draw(out / "machine.png", analysis)]
             for number, (group, one) in enumerate(analysis.groups, 1):
                 drawn += draw_all(one, out / groups.chart_folder(number, group.name))
-        elif has_tokens(*analysis.summary["levels"]):
-            drawn = _draw_with_tokens(analysis, out, ahead or prediction.curve_of(analysis))
+        elif has_tokens(*analysis.levels):
+            drawn = _draw_with_tokens(analysis, out)
         else:
             drawn = _draw_without_tokens(analysis, out)
     return [path for path in drawn if path is not None]
 
 
-def _draw_with_tokens(analysis: Analysis, out: Path, ahead: CurveAhead) -> list[Path | None]:
+def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     return [
         cold_load.draw(out / "load.png", analysis),
         prompt_length.draw(out / "lengths.png", analysis),
@@ -76,7 +74,7 @@ def _draw_with_tokens(analysis: Analysis, out: Path, ahead: CurveAhead) -> list[
             "a point a request, coloured by its level's load",
         ),
         _depth(out / "streams.png", analysis),
-        _prediction(out / "prediction.png", analysis, ahead),
+        prediction.draw(out / "prediction.png", analysis, analysis.curve) if analysis.curve else None,
         _machine(out / "machine.png", analysis),
     ]
 
@@ -107,7 +105,7 @@ def _save(figure: Figure, path: Path, *said: Any, **more: Any) -> Path | None:
 
 def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path | None:
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
-    found = series_of(analysis.summary["levels"]) or [Series("", ())]
+    found = analysis.series or [Series("", ())]
     shown = [found[place] for place in style.spread(len(found), style.MOST_PANELS)]
     figure, panels = style.page(len(shown))
     for place, (axes, series) in enumerate(zip(panels, shown, strict=True)):
@@ -128,7 +126,7 @@ def _side_by_side(
     path: Path, analysis: Analysis, left: AllSeriesChart, right: AllSeriesChart, title: str
 ) -> Path | None:
     """Draw two figures of all series."""
-    found = series_of(analysis.summary["levels"])
+    found = analysis.series
     figure, panels = style.page(2, columns=2, share_y=False)
     for axes, chart in zip(panels, (left, right), strict=True):
         chart(axes, analysis, found)
@@ -136,11 +134,10 @@ def _side_by_side(
 
 
 def _draw_tradeoff(path: Path, analysis: Analysis) -> Path | None:
-    levels = analysis.summary["levels"]
-    found = series_of(levels)
+    levels, found = analysis.levels, analysis.series
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
-    said = f"a point a level, with its {offered_load.axis(levels).partition(' (')[0]} beside it"
+    said = f"a point a level, with its {axis_of(levels).partition(' (')[0]} beside it"
     subtitle = joined("; ", said, tradeoff.without_p95(levels))
     write = [each.write for each in names]
     return _save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
@@ -148,7 +145,7 @@ def _draw_tradeoff(path: Path, analysis: Analysis) -> Path | None:
 
 def _draw_percentiles(path: Path, analysis: Analysis) -> Path | None:
     """Draw TTFT and E2E of one series, or TTFT of each of several."""
-    found = series_of(analysis.summary["levels"])
+    found = analysis.series
     title = percentiles.title(analysis)
     if len(found) != 1:
         return _by_series(path, analysis, percentiles.ttft, title)
@@ -166,14 +163,6 @@ def _timeline(path: Path, analysis: Analysis) -> Path | None:
     figure, (axes,) = style.page(1, height=6.4)
     timeline.request_rows(axes, analysis, level)
     return _save(figure, path, analysis, timeline.title(analysis, level), label_of(level))
-
-
-def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> Path | None:
-    """Draw measured beside predicted, where there is a prediction."""
-    if any(level.get("beside") for level in analysis.summary["levels"]):
-        return None  # the model knows no load of others beside its own
-    found = ahead.result(analysis.summary["levels"])
-    return None if found is None else prediction.draw(path, analysis, found)
 
 
 def _depth(path: Path, analysis: Analysis) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.findings import cache_findings
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData, axis_of
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined, listed, seconds
 
@@ -48,8 +47,8 @@ def draw_reread(path: Path, analysis: Analysis) -> Path | None:
     return style.save(figure, path, analysis, title, joined("; ", subtitle, _few(levels)))
 
 
-def _with_turns(analysis: Analysis) -> list[dict[str, Any]]:
-    levels = sorted(analysis.summary["levels"], key=offered_load.amount)  # a search measures them in another order
+def _with_turns(analysis: Analysis) -> list[LevelData]:
+    levels = sorted(analysis.levels, key=lambda level: level.amount)  # a search measures them in another order
     return [level for level in levels if len((level.get("cache") or {}).get("turns", ())) > 1]
 
 
@@ -63,12 +62,12 @@ def _line(axes: Axes, points: Sequence[tuple[float, float, int]], name: str, col
         axes.plot(*zip(*few, strict=True), "o", color=colour, markerfacecolor="white", markersize=4.5)
 
 
-def _few(levels: Sequence[dict[str, Any]]) -> str:
+def _few(levels: Sequence[LevelData]) -> str:
     some = any(turn["requests"] < FEWEST_REQUESTS for level in levels for turn in level["cache"]["turns"])
     return f"hollow: fewer than {FEWEST_REQUESTS} requests" if some else ""
 
 
-def turns_title(levels: Sequence[dict[str, Any]]) -> str:
+def turns_title(levels: Sequence[LevelData]) -> str:
     """Say how TTFT goes from the first turn to the last, at the lowest and the highest load."""
     told = levels[:1] if len(levels) == 1 else [levels[0], levels[-1]]
     said = []
@@ -76,13 +75,11 @@ def turns_title(levels: Sequence[dict[str, Any]]) -> str:
         known = [turn for turn in level["cache"]["turns"] if turn["ttft_p50_s"] is not None]
         if turns := [turn for turn in known if turn["requests"] >= FEWEST_REQUESTS] or known:
             first, last = turns[0], turns[-1]
-            said.append(
-                f"{seconds(first['ttft_p50_s'])} to {seconds(last['ttft_p50_s'])} at {offered_load.load_name(level)}"
-            )
+            said.append(f"{seconds(first['ttft_p50_s'])} to {seconds(last['ttft_p50_s'])} at {level.load}")
     return f"Median TTFT from the first turn to the last: {listed(said)}" if said else "TTFT by turn"
 
 
-def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, Any]]) -> None:
+def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[LevelData]) -> None:
     """Draw TTFT p50 by turn, a line a level, and p95 where it is known."""
     colours = style.shades(analysis)
     known = [turn["ttft_p50_s"] for level in levels for turn in level["cache"]["turns"] if turn["ttft_p50_s"]]
@@ -91,7 +88,7 @@ def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, Any]
         return
     factor, unit = style.scale(max(known))
     for level in levels:
-        name = offered_load.load_name(level)
+        name = level.load
         turns = [turn for turn in level["cache"]["turns"] if turn["ttft_p50_s"] is not None]
         points = [(turn["turn"] + 1, turn["ttft_p50_s"] * factor, turn["requests"]) for turn in turns]
         _line(axes, points, name, colours[name])
@@ -103,7 +100,7 @@ def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, Any]
     _turn_axis(axes)
 
 
-def reread_by_users(axes: Axes, levels: Sequence[dict[str, Any]]) -> None:
+def reread_by_users(axes: Axes, levels: Sequence[LevelData]) -> None:
     """Draw what the prompt of a later turn was made of at each level: cached, read again, and new."""
     x = np.arange(len(levels))
     parts = np.array([_parts(level) for level in levels]).T
@@ -119,11 +116,11 @@ def reread_by_users(axes: Axes, levels: Sequence[dict[str, Any]]) -> None:
     shown = style.spread(len(levels), 8)
     axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
     axes.set_xlim(-0.6, max(len(levels) - 0.4, 1.0))
-    axes.set_xlabel(offered_load.axis(list(levels)))
+    axes.set_xlabel(axis_of(list(levels)))
     axes.set_ylabel("prompt tokens of a later turn")
 
 
-def _parts(level: dict[str, Any]) -> tuple[float, float, float]:
+def _parts(level: LevelData) -> tuple[float, float, float]:
     """Return cached, re-read and new tokens of a level's later turns, means a request."""
     turns = [turn for turn in level["cache"]["turns"] if turn["turn"] > 0 and turn["read_tokens"] is not None]
     requests = sum(turn["requests"] for turn in turns) or 1
@@ -136,12 +133,12 @@ def _parts(level: dict[str, Any]) -> tuple[float, float, float]:
     return max(whole - read, 0.0), again, max(read - again, 0.0)
 
 
-def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[dict[str, Any]]) -> None:
+def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[LevelData]) -> None:
     """Draw the tokens of its history that each turn read again, a line a level."""
     colours = style.shades(analysis)
     for level in levels:
         turns = [turn for turn in level["cache"]["turns"] if turn["turn"] > 0 and turn["reread_tokens"] is not None]
-        name = offered_load.load_name(level)
+        name = level.load
         points = [(turn["turn"] + 1, turn["reread_tokens"], turn["requests"]) for turn in turns]
         _line(axes, points, name, colours[name])
     history = [

@@ -17,9 +17,8 @@ from loadtest.analyse.charts.void_levels import level_name
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.run.levels import LevelData, Series, name_among
+from loadtest.analyse.summary import Analysis
 from loadtest.text import number, percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
@@ -58,7 +57,7 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         return
     style.logarithmic_x(axes)
     axes.set_yscale("log")
-    most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.summary["levels"])  # of all panels
+    most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.levels)  # of all panels
     axes.set_ylim(1 / (1.5 * most), 1.3)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
@@ -68,16 +67,16 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def _gaps_of_levels(
     analysis: Analysis, series: Series, *, fewest: int
-) -> Iterator[tuple[dict[str, Any], Ordered, dict[str, Any]]]:
+) -> Iterator[tuple[LevelData, Ordered, dict[str, Any]]]:
     """Yield the levels that are drawn, each with its gaps in ascending order and the look of its line."""
     colours = style.shades(analysis)
     for level, width in style.nested(style.drawn_levels(series.levels)):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if len(gaps) >= fewest:
-            yield level, gaps, {"color": colours[offered_load.load_name(level)], "linewidth": width}
+            yield level, gaps, {"color": colours[level.load], "linewidth": width}
 
 
-def _shortest(every: Sequence[tuple[dict[str, Any], Ordered, dict[str, Any]]]) -> float:
+def _shortest(every: Sequence[tuple[LevelData, Ordered, dict[str, Any]]]) -> float:
     """Return where gaps too short for the axis are drawn: clear of the usual gaps, and no further away."""
     usual = [middle for _, gaps, _ in every if (middle := float(gaps[len(gaps) // 2])) > 0]
     return min((10.0 ** math.floor(math.log10(middle / 10)) for middle in usual), default=SHORTEST_S)
@@ -128,16 +127,16 @@ class _Gaps:
 
     @classmethod
     def at_most_load(cls, analysis: Analysis) -> _Gaps | None:
-        levels = analysis.summary["levels"]
+        levels = analysis.levels
         level = findings.heaviest(levels, "itl_s", "p50")
         if level is None:
             return None
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
-        n, usual = len(gaps), figure(level, "itl_s", "p50") or 0.0
+        n, usual = len(gaps), level.figure("itl_s", "p50") or 0.0
         long = n - bisect_right(gaps, 2 * usual)
         beyond = _round_below(float(gaps[n - long])) if long else 2 * usual
         beyond = max(2 * usual, beyond)
-        where = offered_load.name_among(level, levels)
+        where = name_among(level, levels)
         return cls(where, n, usual, float(gaps[n - 1]), long, beyond, (n - bisect_right(gaps, beyond)) / n)
 
     @property

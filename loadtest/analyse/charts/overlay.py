@@ -16,9 +16,8 @@ from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.differences import OF_REQUESTS
 from loadtest.analyse.comparison.many import Entry, Many
 from loadtest.analyse.findings.measured_on import measured_on
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import series_of
-from loadtest.analyse.summary import Analysis, believed, figure, interval, is_void
+from loadtest.analyse.run.levels import LevelData, axis_of, believed, series_of
+from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, joined
 
 VOID_CROSS = "void, not compared"
@@ -30,16 +29,16 @@ class StyledSeries:
     """The levels of a run that differ in load alone, as a line of every panel."""
 
     label: str
-    levels: tuple[dict[str, Any], ...]
+    levels: tuple[LevelData, ...]
     look: dict[str, Any]
 
     @property
-    def good(self) -> list[dict[str, Any]]:
-        return [level for level in believed(self.levels) if offered_load.amount(level)]
+    def good(self) -> list[LevelData]:
+        return [level for level in believed(self.levels) if level.amount]
 
     @property
-    def void(self) -> list[dict[str, Any]]:
-        return [level for level in self.levels if is_void(level) and offered_load.amount(level)]
+    def void(self) -> list[LevelData]:
+        return [level for level in self.levels if level.is_void and level.amount]
 
 
 Panel = Callable[[Axes, Sequence[StyledSeries]], None]
@@ -113,12 +112,12 @@ def _rate(key: str, name: str) -> Panel:
     def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
         for one in every:
             known = [level for level in one.good if level[key] is not None]
-            _plot(axes, one, [(offered_load.amount(level), level[key]) for level in known])
+            _plot(axes, one, [(level.amount, level[key]) for level in known])
             for level in known:
-                if bounds := interval(level, key):
-                    at = offered_load.amount(level)
+                if bounds := level.interval(key):
+                    at = level.amount
                     axes.vlines(at, *bounds, color=one.look["color"], linewidth=1.4, alpha=0.6)
-            _void(axes, one, [(offered_load.amount(level), level[key]) for level in one.void if level[key] is not None])
+            _void(axes, one, [(level.amount, level[key]) for level in one.void if level[key] is not None])
         _load_axis(axes, every, f"No level has {name}.")
         axes.set_ylabel(name)
         axes.set_ylim(bottom=0)
@@ -150,9 +149,9 @@ def _latency(key: str, high: str, name: str) -> Panel:
 def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
     def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
         levels = [level for one in every for level in one.levels]
-        part = "p95" if all(figure(level, key, "p95") is not None for level in believed(levels)) else "p50"
+        part = "p95" if all(level.figure(key, "p95") is not None for level in believed(levels)) else "p50"
         for one in every:
-            known = [(figure(level, rate), figure(level, key, part)) for level in one.good]
+            known = [(level.figure(rate), level.figure(key, part)) for level in one.good]
             _plot(axes, one, [(x, y) for x, y in known if x is not None and y is not None])
         if not axes.lines:
             style.empty(axes, f"No level that is not void has a {name} and a rate.")
@@ -181,13 +180,13 @@ def _void(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) 
 
 
 def _load_axis(axes: Axes, every: Sequence[StyledSeries], nothing: str) -> None:
-    levels = [level for one in every for level in one.levels if offered_load.amount(level)]
+    levels = [level for one in every for level in one.levels if level.amount]
     if not any(len(drawn.get_xdata()) for drawn in axes.lines):  # type: ignore[arg-type] # a sequence here
         style.empty(axes, nothing)
         return
     if any(line.get_label() == f"_{VOID_CROSS}" for line in axes.lines):
         axes.add_line(Line2D([], [], color=style.GREY, linestyle="", marker="x", markersize=9, label=VOID_CROSS))
-    style.load_axis(axes, {offered_load.amount(level) for level in levels}, offered_load.axis(levels))
+    style.load_axis(axes, {level.amount for level in levels}, axis_of(levels))
 
 
 def _logarithmic_y(axes: Axes) -> None:

@@ -24,7 +24,7 @@ Value = Callable[[PromptLengthPoint], float | None]
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
     """Draw prompt_length.png; None, and nothing written, where levels do not differ in input length alone."""
-    found = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])[: len(style.LINES)]
+    found = prompt_length.prompt_length_series(analysis.run, analysis.levels)[: len(style.LINES)]
     if not any(point.ttft_s is not None for line in found for point in line.points):
         return None
     held = any(point.memory is not None for line in found for point in line.points)

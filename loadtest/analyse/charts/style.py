@@ -21,9 +21,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, width_in_inches, wrapped
 from loadtest.analyse.charts.ticks import RoundDurations
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.summary import figure as figure_of
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import counted, joined, percent, seconds
 
@@ -216,7 +215,7 @@ def empty(axes: Axes, why: str) -> None:
 
 def shades(analysis: Analysis) -> dict[str, Any]:
     """Return a colour for each load of a run by its name, light to dark: ordered, told apart by every colour vision."""
-    loads = {offered_load.load_name(level): offered_load.amount(level) for level in analysis.summary["levels"]}
+    loads = {level.load: level.amount for level in analysis.levels}
     names = sorted(loads, key=loads.__getitem__)
     values = np.linspace(0.85, 0.05, len(names)) if len(names) > 1 else [0.35] * len(names)
     return {name: mpl.colormaps["viridis"](value) for name, value in zip(names, values, strict=True)}
@@ -244,17 +243,17 @@ def from_zero(axes: Axes, highest: float, room: float) -> None:
     axes.set_ylim(0, min(max(axes.get_ylim()[1], highest), BAR_MOST * highest or 1.0) * room)
 
 
-def drawn_levels(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def drawn_levels(levels: Sequence[LevelData]) -> list[LevelData]:
     """Return the levels that a chart of one line a level draws; `left_out` says how many it does not."""
     return [levels[place] for place in spread(len(levels), MOST_LINES)]
 
 
-def nested(levels: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
+def nested(levels: Sequence[LevelData]) -> list[tuple[LevelData, float]]:
     """Return levels with the width of each one's line: a line that the next one covers shows beside it."""
     return list(zip(levels, np.linspace(WIDEST_LINE, THINNEST_LINE, len(levels)), strict=True))
 
 
-def left_out(levels: Sequence[dict[str, Any]]) -> str:
+def left_out(levels: Sequence[LevelData]) -> str:
     """Say how many levels such a chart leaves out; nothing where it draws all."""
     more = len(levels) - len(drawn_levels(levels))
     return f"{len(levels) - more} of {len(levels)} levels are drawn; the tables have all" if more else ""
@@ -267,7 +266,7 @@ def level_marks(axes: Axes, analysis: Analysis) -> None:
     plain(axes.xaxis)
     low, high = axes.get_xlim()
     free_from = -np.inf
-    for level in run.levels if analysis.groups else analysis.summary["levels"]:
+    for level in run.levels if analysis.groups else analysis.levels:
         mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
         mine = mine[np.isfinite(mine)]
         if not len(mine):
@@ -288,10 +287,10 @@ def level_marks(axes: Axes, analysis: Analysis) -> None:
             free_from = at + (high - low) * (0.012 + 0.009 * len(name))
 
 
-def level_tick(level: dict[str, Any]) -> str:
+def level_tick(level: LevelData) -> str:
     """Name a level on an axis: the number where the axis says of what, else in words."""
-    steady = not offered_load.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
-    return f"{offered_load.amount(level):g}" if steady else offered_load.load_name(level)
+    steady = not level.is_open or (level.get("rate") and level.get("rate_to") is None)
+    return f"{level.amount:g}" if steady else level.load
 
 
 def share_over_log(axes: Axes) -> None:
@@ -370,11 +369,11 @@ def apart(values: Iterable[float], factor: float) -> list[float]:
     return kept
 
 
-def points(levels: Iterable[dict[str, Any]], name: str, part: str) -> Iterator[tuple[float, float]]:
+def points(levels: Iterable[LevelData], name: str, part: str) -> Iterator[tuple[float, float]]:
     """Yield the load and a figure of each level where it is above 0, as a logarithmic axis can show it."""
     for level in levels:
-        if (value := figure_of(level, name, part)) is not None and value > 0:
-            yield offered_load.amount(level), value
+        if (value := level.figure(name, part)) is not None and value > 0:
+            yield level.amount, value
 
 
 def slots_line(axes: Axes, x: float, slots: int) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import is_void
+from loadtest.analyse.run.levels import LevelData
 
 VOID_LABEL = "void: do not quote"
 BEYOND = "void, and above the axis"
@@ -38,15 +37,15 @@ def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) 
         axes.bar(at, tops, width, label=VOID_LABEL, zorder=2.5, **look)
 
 
-def level_name(level: dict[str, Any]) -> str:
+def level_name(level: LevelData) -> str:
     """Name a level in a legend by its load; a void one says so."""
-    return offered_load.load_name(level) + _void(level)
+    return level.load + _void(level)
 
 
-def label_of(level: dict[str, Any]) -> str:
+def label_of(level: LevelData) -> str:
     """Return the whole label of the one level that a chart is about; a void one says so."""
     return f"{level['label']}{_void(level)}"
 
 
-def _void(level: dict[str, Any]) -> str:
-    return ", void" if is_void(level) else ""
+def _void(level: LevelData) -> str:
+    return ", void" if level.is_void else ""

@@ -8,7 +8,8 @@ from typing import Any
 
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import Analysis, is_void
+from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
 from loadtest.text import counted
@@ -36,7 +37,7 @@ _MISSING: dict[str, tuple[Any, ...]] = {
 }
 REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
-Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
+Levels = tuple[LevelData, ...]  # of summary.json, one a run
 ModelAndUrl = tuple[str, str]  # a model and its URL
 # the name of a model or server, and what each side has of it
 PartOfRuns = tuple[str, tuple[Analysis, ...], tuple[Analysis, ...]]
@@ -48,7 +49,7 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
     Raises RunFolderError where there is none.
     """
     runs = [one for side in sides for one in side]
-    free = [list(one.summary["levels"]) for one in runs]
+    free = [list(one.levels) for one in runs]
     found: list[Levels] = []
     for level in list(free[0]):
         mine = [next((other for other in levels if asked(other) == asked(level)), None) for levels in free]
@@ -111,7 +112,7 @@ def _like(key: ModelAndUrl, first: dict[ModelAndUrl, Analysis], other: dict[Mode
     return moved[place] if place < len(moved) else None
 
 
-def asked(level: dict[str, Any]) -> tuple[Any, ...]:
+def asked(level: LevelData) -> tuple[Any, ...]:
     known = tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
     return known + tuple(level.get(key) for key in ("input_lengths", "output_lengths", "system_tokens"))
 
@@ -121,9 +122,7 @@ def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> l
     known = {asked(levels[0]) for levels in pairs}
     said = []
     for name, side in zip(("BASE", "NEW"), sides, strict=True):
-        alone = dict.fromkeys(
-            level["label"] for one in side for level in one.summary["levels"] if asked(level) not in known
-        )
+        alone = dict.fromkeys(level["label"] for one in side for level in one.levels if asked(level) not in known)
         if alone:
             said.append(f"Only {name} has {'; '.join(alone)}: left out.")
     return said
@@ -183,7 +182,7 @@ def value_text(key: str, value: Any) -> str:
 
 def void_sides(base: Levels, new: Levels) -> str:
     """Say on which side a level is void."""
-    sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(is_void(one) for one in levels)]
+    sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one.is_void for one in levels)]
     return f"void in {' and '.join(sides)}" if sides else ""
 
 
@@ -194,7 +193,7 @@ def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
         whys = {
             name: levels[0]["reasons"][0]
             for name, side in (("BASE", ours), ("NEW", theirs))
-            if (levels := [one for one in side if is_void(one) and one["reasons"]])
+            if (levels := [one for one in side if one.is_void and one["reasons"]])
         }
         why = "; ".join(f"{name}: {said}" if len(whys) > 1 else said for name, said in whys.items())
         said.append(f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else "."))
@@ -223,7 +222,7 @@ def requests_a_user(
     )
 
 
-def _planned_each(run: RunData, level: dict[str, Any]) -> float | None:
+def _planned_each(run: RunData, level: LevelData) -> float | None:
     planned = next((one.get("requests") for one in run.levels if one["index"] == level["index"]), None)
     users = level.get("concurrency")
     if not planned or not users or (run.facts.get("scenario") or {}).get("duration"):
@@ -265,7 +264,7 @@ def other_lengths(
     return "", None
 
 
-def _calibrated_anew(runs: Sequence[RunData], level: dict[str, Any], values: tuple[float, float]) -> bool:
+def _calibrated_anew(runs: Sequence[RunData], level: LevelData, values: tuple[float, float]) -> bool:
     """Whether prompts of one length in tokens differ only as far as the runs' calibrations do."""
     found = [run.facts.get("tokens") or {} for run in runs]
     calibrations = {(one.get("overhead"), one.get("ratio")) for one in found}

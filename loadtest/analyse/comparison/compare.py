@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.comparison.comparable import Levels
@@ -33,7 +32,8 @@ from loadtest.analyse.comparison.differences import (
 from loadtest.analyse.comparison.step_times import steps_at
 from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import Analysis, failed, has_tokens
+from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import listed, size
 
@@ -150,7 +150,7 @@ class Limits:
 class FigureOfBoth:
     """A metric of a level, before the number of tests is known."""
 
-    level: dict[str, Any]
+    level: LevelData
     metric: Metric
     base: tuple[Estimate, ...]  # one a run; empty where a run lacks it
     new: tuple[Estimate, ...]
@@ -182,14 +182,17 @@ class LevelOfBoth:
 
     @property
     def some_failed(self) -> bool:
-        return any(failed(level) for level in (*self.base, *self.new))
+        return any(level.failed for level in (*self.base, *self.new))
 
     def failures(self) -> tuple[Change, float]:
         """Return the shares of failed requests, and their chance where both sides fail alike (Fisher's exact test).
 
         Of several runs a side all their requests count together.
         """
-        counts = [(sum(map(failed, side)), sum(level["requests"] for level in side)) for side in (self.base, self.new)]
+        counts = [
+            (sum(level.failed for level in side), sum(level["requests"] for level in side))
+            for side in (self.base, self.new)
+        ]
         base, new = (bad / max(of, 1) for bad, of in counts)
         level = self.base[0]
         return Change(level["label"], level["concurrency"], FAILED, base, new), fisher(*counts[0], *counts[1])
@@ -216,7 +219,7 @@ def compare(
     bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
     parts, notes = comparable.parts(bases, news)
     levels: list[LevelOfBoth] = []
-    of_tokens = has_tokens(*(level for one in (*bases, *news) for level in one.summary["levels"]))
+    of_tokens = has_tokens(*(level for one in (*bases, *news) for level in one.levels))
     for name, ours_in, theirs_in in parts:
         found, said = compare_part((ours_in, theirs_in), across, METRICS if of_tokens else OF_REQUESTS)
         levels += found
@@ -292,7 +295,7 @@ def _left(*sides: Sequence[Analysis]) -> list[str]:
     """Say how many users hung up, where any did: the waits compared are those of the others."""
     said = []
     for name, side in zip(("BASE", "NEW"), sides, strict=True):
-        levels = [level for one in side for level in one.summary["levels"]]
+        levels = [level for one in side for level in one.levels]
         left = sum(level["outcomes"].get(Outcome.LEFT, 0) for level in levels)
         if left:
             said.append(f"{left} of {sum(level['requests'] for level in levels)} requests in {name}")

@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
 from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, STEPS, note_on_rates
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import shared_parts
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA
@@ -43,7 +43,7 @@ def amount_text(row: Change, amount: float | None) -> str:
 def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:
     """Return what all levels share (lengths), and each level's name without it."""
     levels = list(dict.fromkeys(row.level for row in comparison.headline))
-    common, own = offered_load.shared(levels)
+    common, own = shared_parts(levels)
     return " · ".join(common), dict(zip(levels, own, strict=True))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile, t_tail
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.summary import Analysis
 from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
@@ -126,11 +127,11 @@ def noise_between(runs: Iterable[Analysis], asked: float) -> float:
     return max(asked, *(max(one.steps.pace_scatter, one.steps.pace_error / t_quantile(SURE)) for one in runs))
 
 
-def value_of(level: dict[str, Any], metric: Metric) -> float | None:
-    return figure(level, metric.key, metric.part or "mean")
+def value_of(level: LevelData, metric: Metric) -> float | None:
+    return level.figure(metric.key, metric.part or "mean")
 
 
-def estimate_of(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate | None:
+def estimate_of(run: RunData, level: LevelData, metric: Metric) -> Estimate | None:
     """Return a metric of a level with its error, nan where too few samples tell it; None where it is unknown."""
     value = value_of(level, metric)
     if value is None or value <= 0:
@@ -150,7 +151,7 @@ def estimate_of(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate
     return replace(found or Estimate(value, math.nan, math.nan, 0), gain=gain_of(run, level, metric))
 
 
-def gain_of(run: RunData, level: dict[str, Any], metric: Metric) -> float:
+def gain_of(run: RunData, level: LevelData, metric: Metric) -> float:
     """Return how many times as large a change of the server's speed shows in a figure; 1 but for waits of an open loop.
 
     Requests at a rate do not wait for the server: where it is slower by 1 %, a queue of one server grows by 2 % and by another
@@ -171,7 +172,7 @@ def gain_of(run: RunData, level: dict[str, Any], metric: Metric) -> float:
 
 def note_on_rates(analyses: Iterable[Analysis]) -> str:
     """Say what a queue does to a comparison where any level sent requests at a rate; empty where none did."""
-    if not any(level.get("rate") is not None for one in analyses for level in one.summary["levels"]):
+    if not any(level.get("rate") is not None for one in analyses for level in one.levels):
         return ""
     return (
         " At a rate of requests a queue multiplies differences of speed, so waits must differ by more; a level whose requests met "
@@ -179,7 +180,7 @@ def note_on_rates(analyses: Iterable[Analysis]) -> str:
     )
 
 
-def _queue_told(run: RunData, level: dict[str, Any]) -> bool:
+def _queue_told(run: RunData, level: LevelData) -> bool:
     """Whether a level is long enough for its queue: at a rate, requests that met the same queue are one sample, not many."""
     first = run.column("ttft_s")[run.good(level["index"])]
     first = first[np.isfinite(first)]
@@ -193,7 +194,7 @@ def _of_many(values: FloatArray) -> bool:
     return squares > 0 and float(values.sum()) ** 2 / squares >= LEAST_EFFECTIVE_SHARE * len(values)
 
 
-def block_of(level: dict[str, Any]) -> int:
+def block_of(level: LevelData) -> int:
     """Return how many consecutive requests depend on each other: in a closed loop the users, else one."""
     return int(level.get("concurrency") or 1)
 
@@ -219,7 +220,7 @@ def _percentile(known: FloatArray, share: float, block: int) -> Estimate | None:
     return Estimate.of(float(np.quantile(ordered, share)), interval, max(sample.batches - 2, 1))
 
 
-def _rate(run: RunData, level: dict[str, Any], metric: Metric) -> Estimate | None:
+def _rate(run: RunData, level: LevelData, metric: Metric) -> Estimate | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
     weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from loadtest.analyse.comparison import traits
 from loadtest.analyse.comparison.compare import (
@@ -36,7 +35,8 @@ from loadtest.analyse.comparison.differences import (
     estimate_of,
     noise_between,
 )
-from loadtest.analyse.summary import Analysis, has_tokens, is_void
+from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.summary import Analysis
 from loadtest.errors import LoadTestError, RunFolderError
 
 MOST_RUNS = 26  # each has a letter
@@ -52,11 +52,10 @@ class Entry:
     analysis: Analysis
 
     @property
-    def levels(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.analysis.summary["levels"]
-        return found
+    def levels(self) -> list[LevelData]:
+        return self.analysis.levels
 
-    def estimate(self, level: dict[str, Any], metric: Metric) -> Estimate | None:
+    def estimate(self, level: LevelData, metric: Metric) -> Estimate | None:
         return estimate_of(self.analysis.run, level, metric)
 
 
@@ -64,7 +63,7 @@ class Entry:
 class PairChange:
     """A figure of a level from one run to another. `change.verdict` is of the second run."""
 
-    level: dict[str, Any]  # of the first run
+    level: LevelData  # of the first run
     change: Change
     chance: float | None = None  # of so large a change where nothing differs, adjusted for all that are judged (Holm)
 
@@ -82,7 +81,7 @@ class Pair:
     def name(self) -> str:
         return f"{self.first.letter} → {self.second.letter}"
 
-    def row(self, level: dict[str, Any] | None, metric: Metric) -> PairChange | None:
+    def row(self, level: LevelData | None, metric: Metric) -> PairChange | None:
         """Return a figure's change at a level of the first run; None where there is none."""
         return next((row for row in self.rows if row.level is level and row.change.metric is metric), None)
 
@@ -126,7 +125,7 @@ class _Tested:
     """A figure of a pair before it is known how many are tested."""
 
     pair: int
-    level: dict[str, Any]
+    level: LevelData
     change: Change
     p: float | None
     least: float  # a change of less is not said
@@ -154,7 +153,7 @@ def compare_many(
         Entry(chr(ord("A") + place), name, one)
         for place, (name, one) in enumerate(zip(named.names, parts, strict=True))
     )
-    levels = [level for one in parts for level in one.summary["levels"]]
+    levels = [level for one in parts for level in one.levels]
     metrics = OF_TOKENS if has_tokens(*levels) else OF_REQUESTS
     couples = list(combinations(entries, 2))
     run_noise = noise_between(parts, run_noise)
@@ -186,7 +185,7 @@ def _tested(
     levels, _ = compare_part(((one.analysis,), (other.analysis,)), across, metrics, steps=False)
     for level in levels:
         first = level.base[0]
-        void = [entry.letter for entry, side in ((one, level.base), (other, level.new)) if is_void(side[0])]
+        void = [entry.letter for entry, side in ((one, level.base), (other, level.new)) if side[0].is_void]
         for both in level.figures:
             reason = both.reason if not void or level.refused else f"void in {' and '.join(void)}"
             row = dataclasses.replace(both.plain_change(), verdict=NOT_COMPARABLE, reason=reason)

@@ -11,8 +11,7 @@ from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, Estimate
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import failed, is_void
+from loadtest.analyse.run.levels import LevelData, shared_parts
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
 from loadtest.text import UNKNOWN, counted, instant, joined, listed, percent, signed
@@ -43,18 +42,18 @@ def run_lines(many: Many) -> list[str]:
     return said
 
 
-def runs_by_level(many: Many) -> list[tuple[str, list[tuple[Entry, dict[str, Any]]]]]:
+def runs_by_level(many: Many) -> list[tuple[str, list[tuple[Entry, LevelData]]]]:
     """Return each level's name with the runs that have it; the levels in order of their load."""
-    found: dict[str, list[tuple[Entry, dict[str, Any]]]] = {}
+    found: dict[str, list[tuple[Entry, LevelData]]] = {}
     for entry in many.entries:
         for level in entry.levels:
-            found.setdefault(offered_load.level_of(level).label, []).append((entry, level))
-    return sorted(found.items(), key=lambda each: (offered_load.is_open(each[1][0][1]), *_place(each[1][0][1])))
+            found.setdefault(level.as_asked.label, []).append((entry, level))
+    return sorted(found.items(), key=lambda each: (each[1][0][1].is_open, *_place(each[1][0][1])))
 
 
-def _place(level: dict[str, Any]) -> tuple[float, ...]:
+def _place(level: LevelData) -> tuple[float, ...]:
     asked = (level.get(key) for key in ("input_tokens", "output_tokens", "words"))
-    return (*(float(value or 0) for value in asked), offered_load.amount(level))
+    return (*(float(value or 0) for value in asked), level.amount)
 
 
 def level_names(many: Many) -> tuple[str, dict[str, str]]:
@@ -63,7 +62,7 @@ def level_names(many: Many) -> tuple[str, dict[str, str]]:
     if len(names) == 1:
         load, _, rest = names[0].partition(" · ")
         return rest, {names[0]: load}
-    common, own = offered_load.shared(names) if names else ([], [])
+    common, own = shared_parts(names) if names else ([], [])
     return " · ".join(common), dict(zip(names, own, strict=True))
 
 
@@ -72,7 +71,7 @@ def outcome(many: Many) -> list[str]:
 
     Void levels do not count.
     """
-    believed_at = [[(entry, level) for entry, level in pairs if not is_void(level)] for _, pairs in runs_by_level(many)]
+    believed_at = [[(entry, level) for entry, level in pairs if not level.is_void] for _, pairs in runs_by_level(many)]
     most = max(map(len, believed_at), default=0)
     if most < 2:
         return [f"{len(many.entries)} runs have no level in common that is not void."]
@@ -84,16 +83,16 @@ def outcome(many: Many) -> list[str]:
     note = f" Without {listed(missing)}: void there, or not measured." if missing else ""
     ranked = [said for metric in metrics if (said := _best(many, load, metric))]
     if not ranked:
-        return [f"At {offered_load.load_name(load[0][1])} the runs have no figure in common."]
+        return [f"At {load[0][1].load} the runs have no figure in common."]
     return [ranked[0] + note, *ranked[1:]]
 
 
-def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metric) -> str | None:
+def _best(many: Many, load: Sequence[tuple[Entry, LevelData]], metric: Metric) -> str | None:
     """Say which run is best in a figure at one load, and whether the next one differs from it."""
     known = [(entry, found.value) for entry, level in load if (found := entry.estimate(level, metric)) is not None]
     if len(known) < len(load):
         return None
-    at = offered_load.load_name(load[0][1])
+    at = load[0][1].load
     ranked = sorted(known, key=lambda each: each[1], reverse=not metric.lower_is_better)
     (first, value), (second, _) = ranked[:2]
     amount = metric.written(value)
@@ -122,7 +121,7 @@ def level_table(many: Many, *, most: int = 1000) -> Grid:
     for name, pairs in runs_by_level(many):
         for place, (entry, level) in enumerate(pairs):
             figures = [_figure_cell(entry, level, metric) for metric in many.metrics]
-            bad = str(failed(level)) if failed(level) else ""
+            bad = str(level.failed) if level.failed else ""
             called = " ".join(word if len(word) <= most else f"{word[: most - 1]}…" for word in entry.name.split(" "))
             run = f"{entry.letter} {called}"
             rows.append(("" if place else names[name], run, *figures, bad or UNKNOWN, level["verdict"]))
@@ -130,7 +129,7 @@ def level_table(many: Many, *, most: int = 1000) -> Grid:
     return Grid(heads, tuple(rows), names=2).without_unknown()
 
 
-def _figure_cell(entry: Entry, level: dict[str, Any] | None, metric: Metric) -> str:
+def _figure_cell(entry: Entry, level: LevelData | None, metric: Metric) -> str:
     found = entry.estimate(level, metric) if level is not None else None
     if found is None:
         return UNKNOWN
@@ -159,7 +158,7 @@ def pair_table(many: Many, pairs: Iterable[Pair]) -> Grid:
             cells = [change_cell(pair.row(level, metric)) for metric in metrics]
             if all(cell == UNKNOWN for cell in cells):
                 continue  # why stands below
-            rows.append(("" if begun else pair.name, names[offered_load.level_of(level).label], *cells))
+            rows.append(("" if begun else pair.name, names[level.as_asked.label], *cells))
             begun = True
         means = [pair.overall(metric) for metric in metrics]
         if begun and any(mean is not None for mean in means):
@@ -183,9 +182,10 @@ def unjudged(many: Many) -> list[str]:
     void: dict[tuple[str, str], list[str]] = {}
     _, own = level_names(many)
     for entry in many.entries:
-        for level in filter(is_void, entry.levels):
-            name = own[offered_load.level_of(level).label]
-            void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
+        for level in entry.levels:
+            if level.is_void:
+                name = own[level.as_asked.label]
+                void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
     said = [
         f"{letter} is void at {listed(levels)} and not compared there: {why}." for (letter, why), levels in void.items()
     ]
@@ -196,7 +196,7 @@ def unjudged(many: Many) -> list[str]:
         for row in pair.rows:
             reason, judged = row.change.reason, row.chance is not None
             if reason and not judged and reason != TOO_FEW and not reason.startswith("void in"):
-                at = "" if reason.startswith("the runs differ in") else own[offered_load.level_of(row.level).label]
+                at = "" if reason.startswith("the runs differ in") else own[row.level.as_asked.label]
                 names = reasons.setdefault((reason, at), [])
                 names += [pair.name] if pair.name not in names else []
     for (reason, at), pairs in reasons.items():
@@ -302,7 +302,7 @@ def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
         "levels": [
             {
                 **{key: level[key] for key in ("label", "concurrency", "rate", "verdict", "reasons")},
-                "failed": failed(level),
+                "failed": level.failed,
                 "figures": {metric.id: _figure_dict(entry, level, metric) for metric in many.metrics},
             }
             for level in entry.levels
@@ -310,7 +310,7 @@ def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _figure_dict(entry: Entry, level: dict[str, Any], metric: Metric) -> dict[str, Any] | None:
+def _figure_dict(entry: Entry, level: LevelData, metric: Metric) -> dict[str, Any] | None:
     found = entry.estimate(level, metric)
     return None if found is None else {"value": found.value, "ci95_share": half_width(found)}
 
@@ -318,7 +318,7 @@ def _figure_dict(entry: Entry, level: dict[str, Any], metric: Metric) -> dict[st
 def _pair_row(row: PairChange) -> dict[str, Any]:
     change = row.change
     return {
-        "level": offered_load.level_of(row.level).label,
+        "level": row.level.as_asked.label,
         "metric": change.metric.id,
         "first": change.base,
         "second": change.new,

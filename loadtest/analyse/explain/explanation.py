@@ -14,9 +14,9 @@ from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf, repla
 from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import token_gaps
 from loadtest.analyse.server.timing.steps import Steps
@@ -71,7 +71,7 @@ class Without:
 class Explanation:
     row: int
     id: int
-    level: dict[str, Any]  # of summary.json
+    level: LevelData  # of summary.json
     outcome: str
     ttft_s: float
     e2e_s: float
@@ -175,7 +175,7 @@ def _part_dict(part: TimePart) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class Explainer:
     run: RunData  # whose requests carry their waits, as those of an Analysis do
-    levels: Sequence[dict[str, Any]]  # of summary.json
+    levels: Sequence[LevelData]  # of summary.json
     splitter: Splitter
     # to replay a level with, the likeliest first; a clause says why there is none
     models: tuple[ServerModel, ...] | str
@@ -187,7 +187,7 @@ class Explainer:
         run: RunData,
         slots: Slots,
         steps: Steps,
-        levels: Sequence[dict[str, Any]],
+        levels: Sequence[LevelData],
         beside: Sequence[str] = (),
     ) -> Explainer:
         slots = known_slots(run, slots).slots
@@ -367,13 +367,13 @@ def at_percentile(rows: IntArray, share: float) -> int:
     return int(rows[::-1][place])
 
 
-def busiest(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def busiest(levels: Sequence[LevelData]) -> LevelData:
     """Return the level with the highest load among those of a summary that have an answer."""
     known = [level for level in levels if level["outcomes"].get("ok")]
-    return max(known or levels, key=offered_load.amount)
+    return max(known or levels, key=lambda level: level.amount)
 
 
-def find_level(levels: Sequence[dict[str, Any]], asked: str) -> dict[str, Any]:
+def find_level(levels: Sequence[LevelData], asked: str) -> LevelData:
     """Return the level asked for by its index, its label or how only its label begins; raise PredictionError for none."""
     for level in levels:
         if asked == str(level["index"]) or asked == level["label"]:

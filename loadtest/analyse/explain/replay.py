@@ -13,15 +13,14 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import Interval
@@ -112,7 +111,7 @@ class LevelReplay:
         kept = _latest(timeline, rows, prompts + outputs)
         rows, prompts, outputs = rows[kept], prompts[kept], outputs[kept]
         level = next(each for each in run.levels if each["index"] == timeline.level[row])
-        after = _turns(run, rows) | ({} if offered_load.is_open(level) else _predecessors(run, timeline, rows))
+        after = _turns(run, rows) | ({} if level.is_open else _predecessors(run, timeline, rows))
         start = float(timeline.send[rows].min())
         over = np.where(timeline.silent, timeline.end, timeline.freed)
         load = np.nan_to_num(run.column("load_s"))
@@ -193,7 +192,7 @@ class LevelReplay:
 
 
 def replay_models(
-    run: RunData, slots: Slots, steps: Steps, levels: Sequence[dict[str, Any]]
+    run: RunData, slots: Slots, steps: Steps, levels: Sequence[LevelData]
 ) -> tuple[ServerModel, ...] | str:
     """Return the models that predictions of this run rest on, then that of the usual way; a clause says why there is none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def capacity_cell(client: dict[str, Any]) -> str:
     return "–" if share is None else ("≤ " if client["capacity"]["at_least"] else "") + percent(share)
 
 
-def capacity_sentence(levels: list[dict[str, Any]]) -> str | None:
+def capacity_sentence(levels: Iterable[dict[str, Any]]) -> str | None:
     """Return a sentence on the level that used the largest share of the client's capacity; None where it is unknown."""
     known = [level for level in levels if level["client"].get("capacity_share") is not None]
     if not known:

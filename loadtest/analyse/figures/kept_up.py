@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from loadtest.analyse.figures.stationarity import part_looked_at
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData
 from loadtest.records import NO_FAILURES
 from loadtest.text import listed, some_of
 
@@ -24,13 +23,13 @@ MOST_UNANSWERED = 0.01  # of a level's requests; with more of them nobody knows 
 class KeptUp:
     """How far a server kept up, by levels of an open loop in summary.json."""
 
-    kept: dict[str, Any] | None  # the highest rate at which all was answered and no queue grew, nor at a lower one
-    lost: dict[str, Any] | None  # the lowest rate at which the queue grew, and fewer were answered than came
+    kept: LevelData | None  # the highest rate at which all was answered and no queue grew, nor at a lower one
+    lost: LevelData | None  # the lowest rate at which the queue grew, and fewer were answered than came
     # the lowest rate between them at which not all was answered, or the queue grew by chance
-    unclear: dict[str, Any] | None
+    unclear: LevelData | None
 
     @classmethod
-    def of(cls, levels: Iterable[dict[str, Any]]) -> KeptUp | None:
+    def of(cls, levels: Iterable[LevelData]) -> KeptUp | None:
         """Read levels in ascending order of their rate; None where growth is unknown for every one, or the rate itself grew."""
         known = [
             level
@@ -40,37 +39,35 @@ class KeptUp:
         if not known:
             return None
         lost = next((level for level in known if level["little"]["growing"] and _answered_fewer(level)), None)
-        below = (
-            known if lost is None else [one for one in known if offered_load.amount(one) < offered_load.amount(lost)]
-        )
+        below = known if lost is None else [one for one in known if one.amount < lost.amount]
         kept = next((level for level in reversed(below) if not why_unclear(level)), None)
-        above = [level for level in below if kept is None or offered_load.amount(level) > offered_load.amount(kept)]
+        above = [level for level in below if kept is None or level.amount > kept.amount]
         return cls(kept, lost, next(iter(above), None))
 
 
-def _came(level: dict[str, Any]) -> float:
+def _came(level: LevelData) -> float:
     """Return how many requests a second were due; in a short level chance makes that more or fewer than its rate."""
-    return float(level.get("offered_per_s") or offered_load.amount(level))
+    return float(level.get("offered_per_s") or level.amount)
 
 
-def came_fewer(level: dict[str, Any]) -> str:
+def came_fewer(level: LevelData) -> str:
     """Return "7.2 a second came" where by chance that is fewer than the rate; else nothing."""
-    return f"{_came(level):.3g} a second came" if _came(level) < ABOUT_ALL * offered_load.amount(level) else ""
+    return f"{_came(level):.3g} a second came" if _came(level) < ABOUT_ALL * level.amount else ""
 
 
-def _answered_fewer(level: dict[str, Any], than: float | None = None) -> bool:
+def _answered_fewer(level: LevelData, than: float | None = None) -> bool:
     """Whether a level answered fewer requests a second, as far as its answers are enough to tell.
 
     Fewer than its rate, which is what is named, and than came: more may have come by chance, and fewer too.
     """
-    than = min(_came(level), offered_load.amount(level)) if than is None else than
+    than = min(_came(level), level.amount) if than is None else than
     answered, ci = level.get("requests_per_s"), level.get("requests_per_s_ci95")
     if answered is None:
         return True
     return bool((ci[1] < than) if ci else (answered <= FEWER * than))
 
 
-def why_unclear(level: dict[str, Any]) -> str:
+def why_unclear(level: LevelData) -> str:
     """Say why a level does not show whether the server kept up; empty where it does."""
     if said := unanswered(level):
         return said
@@ -83,7 +80,7 @@ def why_unclear(level: dict[str, Any]) -> str:
     return f"the queue grew{grew}, and as many were answered as came"
 
 
-def unanswered(level: dict[str, Any]) -> str:
+def unanswered(level: LevelData) -> str:
     """Say which requests of a level spared the server work that was meant for it; empty where those are hardly any."""
     outcomes: dict[str, int] = level.get("outcomes") or {}
     shed = int(level.get("shed") or 0)
@@ -104,7 +101,7 @@ def unanswered(level: dict[str, Any]) -> str:
     return listed(said)
 
 
-def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
+def kept_up(levels: Iterable[LevelData]) -> str | None:
     """Return a sentence on the rate up to which a server kept up: the queue of no lower level grew.
 
     `levels` of an open loop in summary.json, by rate. None where growth is unknown for every level, or the rate itself grew.
@@ -113,9 +110,7 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
     if found is None:
         return None
     kept, lost, unclear = found.kept, found.lost, found.unclear
-    doubt = (
-        "" if unclear is None else f"at {offered_load.load_name(unclear)} is not known: there {why_unclear(unclear)}"
-    )
+    doubt = "" if unclear is None else f"at {unclear.load} is not known: there {why_unclear(unclear)}"
     if lost is None:
         if kept is None:
             return f"Whether the server can keep up {doubt}."
@@ -125,15 +120,15 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
     answered = "too few to tell" if rate is None else f"{rate:.3g} a second"
     return (
         f"The server kept up at {_rate_kept(kept)}, but not" if kept else "The server did not keep up"
-    ) + f" at {offered_load.load_name(lost)}: there it answered {answered}, and each second {grew:.2g} more waited."
+    ) + f" at {lost.load}: there it answered {answered}, and each second {grew:.2g} more waited."
 
 
-def _rate_kept(level: dict[str, Any]) -> str:
+def _rate_kept(level: LevelData) -> str:
     fewer = came_fewer(level)
-    return f"{offered_load.load_name(level)}{f' ({fewer})' if fewer else ''}"
+    return f"{level.load}{f' ({fewer})' if fewer else ''}"
 
 
-def _steady(level: dict[str, Any]) -> str:
+def _steady(level: LevelData) -> str:
     """Return how many requests were in flight early and late; runs of older versions say only that there were no more."""
     ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
     if None in ends:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.summary import Analysis, believed
+from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, percent
 
 
 def behind_the_url(analysis: Analysis) -> list[Finding]:
     """Say where the slots that a server says do not fit what was seen at work, else where streams share no steps."""
     found = _other_slots(analysis)
-    if found or not analysis.steps.apart or not believed(analysis.summary["levels"]):
+    if found or not analysis.steps.apart or not analysis.believed:
         return found
     return [
         Finding(
@@ -25,7 +25,7 @@ def behind_the_url(analysis: Analysis) -> list[Finding]:
 
 def _other_slots(analysis: Analysis) -> list[Finding]:
     said, slots = (analysis.run.facts.get("server") or {}).get("slots_said"), analysis.slots
-    levels = believed(analysis.summary["levels"])
+    levels = analysis.believed
     if not isinstance(said, int) or said < 1 or slots.estimate is None or not levels:
         return []
     if slots.estimate > said and max(int(level.get("peak_decoding") or 0) for level in levels) > said:

@@ -27,7 +27,7 @@ CONTEXT_WORDS = ("exceed_context", "context size", "context length", "context wi
 def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) -> LoadFacts:
     """Return what level `index` shows of the limit it met; of several objectives missed, the first one's."""
     run = analysis.run
-    level = next(one for one in analysis.summary["levels"] if one["index"] == index)
+    level = next(one for one in analysis.levels if one["index"] == index)
     judged = judge_objectives(objectives, level)
     missed = next((one.objective for one in judged if not one.met and one.unjudged is None), None)
     rows = run.measured(index)

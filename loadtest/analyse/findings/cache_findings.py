@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
 from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
-from loadtest.analyse.summary import Analysis, believed
+from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, percent, seconds
 
 KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: from KEPT on all do, up to LOST none does
@@ -49,25 +48,25 @@ def title(analysis: Analysis) -> str | None:
     return found[0].rstrip(".") if found and analysis.cache and analysis.cache.source != UNKNOWN else None
 
 
-def _later(analysis: Analysis, level: dict[str, Any], use: CacheUse) -> BoolArray:
+def _later(analysis: Analysis, level: LevelData, use: CacheUse) -> BoolArray:
     """Mark a level's judged later turns."""
     return np.asarray(analysis.run.good(level["index"]) & np.isfinite(use.kept), dtype=np.bool_)
 
 
-def _kept_shares(analysis: Analysis, use: CacheUse) -> list[tuple[dict[str, Any], float]]:
+def _kept_shares(analysis: Analysis, use: CacheUse) -> list[tuple[LevelData, float]]:
     """Return the believed levels, each with the share of its later turns that found their conversation cached."""
-    levels = [level for level in believed(analysis.summary["levels"]) if level.get("cached_share") is not None]
+    levels = [level for level in analysis.believed if level.get("cached_share") is not None]
     rows = [(level, _later(analysis, level, use)) for level in levels]
     return [(level, float(use.kept[mine].mean())) for level, mine in rows if mine.sum() >= FEWEST_TURNS]
 
 
-def _people(level: dict[str, Any]) -> str:
+def _people(level: LevelData) -> str:
     users = level.get("concurrency")
-    return counted(int(users), "person", "people") if users else offered_load.load_name(level)
+    return counted(int(users), "person", "people") if users else level.load
 
 
 def _claim(
-    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: CacheReplay | None
+    analysis: Analysis, use: CacheUse, shown: list[tuple[LevelData, float]], replayed: CacheReplay | None
 ) -> str:
     kept = [level for level, share in shown if share >= KEPT]
     worst, share = min(shown, key=lambda one: one[1])
@@ -75,7 +74,7 @@ def _claim(
     if replayed is not None and replayed.host_cache is False:
         slots += " and no host cache seen"
     if share >= KEPT:
-        people = _people(max(kept, key=offered_load.amount))
+        people = _people(max(kept, key=lambda level: level.amount))
         most = "" if len(shown) == 1 else "up to "
         told = f"{slots}{', ' if slots else ''}the conversations of {most}{people} are kept"
         return capitalised(f"{told}{_read_again(analysis, use, kept)}.")
@@ -88,15 +87,15 @@ def _claim(
     many = percent(1 - share) if use.source != INFERRED else "most" if share < 0.5 else "some"  # times tell no share
     some = f"{many} of the later turns of {who} read {their} again{cost}"
     lost = f"nearly every later turn of {who} reads {its} again{cost}" if share <= LOST else some
-    before = [level for level in kept if offered_load.amount(level) < offered_load.amount(worst)]
+    before = [level for level in kept if level.amount < worst.amount]
     if not before:
         return capitalised(f"{slots}{', ' if slots else ''}{lost}.")
-    people = _people(max(before, key=offered_load.amount))
+    people = _people(max(before, key=lambda level: level.amount))
     part = " in part" if _read_again(analysis, use, before).startswith(" in part") else ""
     return capitalised(f"{slots}{', ' if slots else ''}the conversations of {people} are kept{part}; {lost}.")
 
 
-def _read_again(analysis: Analysis, use: CacheUse, kept: list[dict[str, Any]]) -> str:
+def _read_again(analysis: Analysis, use: CacheUse, kept: list[LevelData]) -> str:
     """Say how much of what was kept turns read again all the same, such as answers that come back as other tokens.
 
     Of what is inferred from times nothing: a few tokens more are hidden behind a step.
@@ -113,16 +112,16 @@ def _read_again(analysis: Analysis, use: CacheUse, kept: list[dict[str, Any]]) -
     )
 
 
-def _all_lost(analysis: Analysis, use: CacheUse, level: dict[str, Any]) -> bool:
+def _all_lost(analysis: Analysis, use: CacheUse, level: LevelData) -> bool:
     """Whether the turns that did not find their conversation found hardly anything of it."""
     lost = _later(analysis, level, use) & (use.kept == 0)
     return bool((use.cached[lost] - use.shared <= NOTHING * (use.history[lost] - use.shared)).mean() >= KEPT)
 
 
-def _cost(analysis: Analysis, use: CacheUse, worst: dict[str, Any]) -> str:
+def _cost(analysis: Analysis, use: CacheUse, worst: LevelData) -> str:
     """Say how long the turns that lost their history took, instead of those that found it."""
     run = analysis.run
-    every = np.any([_later(analysis, level, use) for level in analysis.summary["levels"]], axis=0)
+    every = np.any([_later(analysis, level, use) for level in analysis.levels], axis=0)
     for column, name in (("prefill_s", "prefill"), ("ttft_s", "TTFT")):
         values = run.column(column)
         lost = values[_later(analysis, worst, use) & (use.kept == 0) & np.isfinite(values)]
@@ -133,7 +132,7 @@ def _cost(analysis: Analysis, use: CacheUse, worst: dict[str, Any]) -> str:
 
 
 def _evidence(
-    analysis: Analysis, use: CacheUse, shown: list[tuple[dict[str, Any], float]], replayed: CacheReplay | None
+    analysis: Analysis, use: CacheUse, shown: list[tuple[LevelData, float]], replayed: CacheReplay | None
 ) -> str:
     shares = _by_people(shown)
     behind = f" behind the {use.shared:.0f} tokens that all begin with" if use.shared > LEAST_SHARED else ""
@@ -150,10 +149,10 @@ def _evidence(
     return said
 
 
-def _by_people(shares: Sequence[tuple[dict[str, Any], float]]) -> str:
+def _by_people(shares: Sequence[tuple[LevelData, float]]) -> str:
     """List shares by the number of people; a search measures some numbers twice."""
     found: dict[str, list[str]] = {}
-    for level, share in sorted(shares, key=lambda one: offered_load.amount(one[0])):
+    for level, share in sorted(shares, key=lambda one: one[0].amount):
         found.setdefault(_people(level), []).append(percent(share))
     return listed([f"{listed(list(dict.fromkeys(each)))} with {people}" for people, each in found.items()])
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData, believed
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
-from loadtest.analyse.summary import believed
 from loadtest.scenario.price import Price
 from loadtest.text import capitalised, number, percent
 
@@ -27,7 +26,7 @@ def energy_findings(summary: dict[str, Any]) -> Iterator[Finding]:
         yield from _cost(levels, key, per, " (simulated)" if summary.get("simulated") else "")
 
 
-def _energy(levels: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+def _energy(levels: Sequence[LevelData]) -> Iterator[Finding]:
     told = [level for level in levels if (level.get("energy") or {}).get("joules_per_output_token")]
     reasons = {level["energy_reason"] for level in levels if level.get("energy_reason")} - {NOT_SAMPLED}
     if not told:
@@ -38,9 +37,9 @@ def _energy(levels: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     mark = " (simulated)" if least["energy"]["simulated"] else ""
     above = least["energy"]["joules_per_output_token_above_idle"]
     more = f", {number(above)} J of it above idle" if above is not None else ""
-    said = f"An output token takes {number(_joules(least))} J{mark} at {offered_load.load_name(least)}{more}"
+    said = f"An output token takes {number(_joules(least))} J{mark} at {least.load}{more}"
     if most is not least:
-        said = f"{said}, and {number(_joules(most))} J at {offered_load.load_name(most)}"
+        said = f"{said}, and {number(_joules(most))} J at {most.load}"
     yield Finding(f"{said}.", _how(least["energy"]))
     use = least["energy"].get("idle_use")
     if use is not None and use > IN_USE:
@@ -49,12 +48,12 @@ def _energy(levels: Sequence[dict[str, Any]]) -> Iterator[Finding]:
         )
     if limited := [level for level in told if level["energy"].get("at_limit")]:
         yield Finding(
-            f"At {offered_load.load_name(limited[-1])}, the GPU draws what its power limit allows{mark}: it may be slower for it.",
+            f"At {limited[-1].load}, the GPU draws what its power limit allows{mark}: it may be slower for it.",
             f"{number(limited[-1]['energy']['watts_by_source'].get('nvidia'))} W on average.",
         )
 
 
-def _joules(level: dict[str, Any]) -> float:
+def _joules(level: LevelData) -> float:
     value: float = level["energy"]["joules_per_output_token"]
     return value
 
@@ -75,7 +74,7 @@ def _how(energy: dict[str, Any]) -> str:
     )
 
 
-def _cost(levels: Sequence[dict[str, Any]], key: str, per: str, mark: str) -> Iterator[Finding]:
+def _cost(levels: Sequence[LevelData], key: str, per: str, mark: str) -> Iterator[Finding]:
     asked = [level for level in levels if key in level]
     told = [level for level in asked if (level[key] or {}).get("per_million_output_tokens")]
     if not told:
@@ -100,5 +99,5 @@ def _cost(levels: Sequence[dict[str, Any]], key: str, per: str, mark: str) -> It
     yield Finding(f"{said}.", f"{how}{also}")
 
 
-def _million(level: dict[str, Any], key: str, price: Price) -> str:
-    return f"{price.of(level[key]['per_million_output_tokens'])} at {offered_load.load_name(level)}"
+def _million(level: LevelData, key: str, price: Price) -> str:
+    return f"{price.of(level[key]['per_million_output_tokens'])} at {level.load}"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import believed
+from loadtest.analyse.run.levels import LevelData, believed
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_S = 0.001  # less than this is no time
@@ -15,7 +13,7 @@ FEWEST_LEFT = 3  # users who hung up, from which on it is said that the server s
 LEAST_SHARE = 0.01  # of the slots' time: less is not worth a sentence
 
 
-def leaving_findings(levels: Sequence[dict[str, Any]]) -> list[Finding]:
+def leaving_findings(levels: Sequence[LevelData]) -> list[Finding]:
     """Return what levels show of users who hung up; nothing where nobody did."""
     told = [level for level in believed(levels) if level.get("left")]
     if not told:
@@ -30,14 +28,14 @@ def leaving_findings(levels: Sequence[dict[str, Any]]) -> list[Finding]:
     return found
 
 
-def _who_left(level: dict[str, Any], *, several: bool) -> Finding:
+def _who_left(level: LevelData, *, several: bool) -> Finding:
     left = level["left"]
     parts = []
     if left["waiting"]:
         parts.append(f"{left['waiting']} before the first token, after {seconds(left['waited_p50_s'])} at the median")
     if left["in_answer"]:
         parts.append(f"{left['in_answer']} in mid-answer")
-    at = f"At {offered_load.load_name(level)} " if several else ""
+    at = f"At {level.load} " if several else ""
     said = f"{at}users hung up in {percent(left['share'])} of the requests: {listed(parts)}."
     how = [
         "TTFT percentiles count who left before the first token as slower than everybody who stayed, and a percentile that "
@@ -53,7 +51,7 @@ def _who_left(level: dict[str, Any], *, several: bool) -> Finding:
     return Finding(capitalised(said), f"{'; '.join(filter(None, how))}.")
 
 
-def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:
+def _worked_on(levels: Sequence[LevelData]) -> Finding:
     """Say whether the server worked on for nobody, from the level that shows it best."""
     seen = [level for level in levels if level["left"]["worked_on"]]
     level = max(seen or levels, key=lambda one: int(one["left"]["users"]))
@@ -75,6 +73,6 @@ def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:
     share = f", {percent(left['worked_on_share'])} of its slots' time" if left["worked_on_share"] else ""
     return Finding(
         f"The server works on for users who hung up: for {seconds(left['worked_on_each_s'])} each{share}, for which others "
-        f"wait (at {offered_load.load_name(level)}).",
+        f"wait (at {level.load}).",
         how + " A proxy on the way may keep the connection to the server open.",
     )

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, read_machine
+from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
@@ -52,7 +51,7 @@ def load_periods(run: RunData) -> list[LoadPeriod]:
         if not rows["send"].notna().any():
             continue
         count = level.get("concurrency") or level.get("rate")
-        name = offered_load.load_name(level) if count else str(level.get("label") or "this load")
+        name = level.load if count else str(level.get("label") or "this load")
         key = (float(count or 0), name)
         parts.setdefault(key, []).append((float(rows["send"].min()), float(rows["end"].max())))
     return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
@@ -60,8 +59,7 @@ def load_periods(run: RunData) -> list[LoadPeriod]:
 
 def machine_findings(run: RunData) -> list[str]:
     """Return what the samples beside a run say, with figures; nothing where there are none."""
-    machine = read_machine(run)
-    found = load_periods(run)
+    machine, found = run.machine, load_periods(run)
     said: list[str | None] = []
     if not machine.empty and found:
         said += [_cores_sentence(host, frame, found) for host, frame in machine.hosts.items()]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.server.timing.prompt_slices import NEAR_S
-from loadtest.analyse.summary import believed, figure, mean_ttft
 from loadtest.text import percent, seconds
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
@@ -29,14 +27,14 @@ def stalling(run: RunData, series: Series) -> Finding | None:
 
     Where a few answers lose nearly all of it, a mean would stand for nobody: those are counted.
     """
-    levels = believed(series.levels)
+    levels = series.believed
     if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
         return None
     level = levels[-1]
-    stall, e2e, ttft = figure(level, "stall_s"), figure(level, "e2e_s"), mean_ttft(level)
+    stall, e2e, ttft = level.figure("stall_s"), level.figure("e2e_s"), level.mean_ttft
     if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
         return None
-    at, share = offered_load.load_name(level), percent(stall / (e2e - ttft))
+    at, share = level.load, percent(stall / (e2e - ttft))
     values = run.column("stall_s")[run.good(level["index"])]
     if said := _loss_of_a_few(values[np.isfinite(values)]):
         return Finding(f"At {at}, {said}; the mean over all answers is {seconds(stall)}, {share} of their decode time.")
@@ -71,8 +69,8 @@ class _Prefills(NamedTuple):
 
 def reading_together(run: RunData, series: Series) -> Finding | None:
     """Say how much longer prefill takes where most prompts are read with others at once, against prompts read alone."""
-    levels = believed(series.levels)
-    if not levels or any(map(offered_load.is_open, levels)) or levels[0]["concurrency"] != 1:
+    levels = series.believed
+    if not levels or any(level.is_open for level in levels) or levels[0]["concurrency"] != 1:
         return None
     alone = _prefills(run, levels[0])
     if not len(alone.seconds) or (alone.together > 1).any():
@@ -95,14 +93,14 @@ def reading_together(run: RunData, series: Series) -> Finding | None:
     level, slower, here = found
     most = int(here.together.max())
     return Finding(
-        f"At {offered_load.load_name(level)}, prompts are read together, up to {most} at once: the median prefill is {seconds(slower)}, "
+        f"At {level.load}, prompts are read together, up to {most} at once: the median prefill is {seconds(slower)}, "
         f"against {seconds(usual)} of a prompt alone.",
         f"{percent(float((here.together > 1).mean()))} of the prompts there began and ended their prefill with another one's, by "
         "the server's own durations.",
     )
 
 
-def _prefills(run: RunData, level: dict[str, Any]) -> _Prefills:
+def _prefills(run: RunData, level: LevelData) -> _Prefills:
     """Return the prefills of a level's measured requests; of its warm-ups too it is known whom they were read with."""
     tokens = uncached(run)
     of_level = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)

@@ -23,20 +23,12 @@ from loadtest.analyse.findings import (
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, queueing, void_above
-from loadtest.analyse.run import groups, offered_load
-from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.run import groups
+from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
-from loadtest.analyse.summary import (
-    Analysis,
-    believed,
-    believed_knee,
-    figure,
-    has_tokens,
-    is_void,
-    wait_in_words,
-)
+from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.text import counted, listed, number, seconds
 
@@ -46,7 +38,7 @@ MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
-    several, levels = bool(analysis.groups), analysis.summary["levels"]
+    several, levels = bool(analysis.groups), analysis.levels
     found: list[str | Finding | None] = [
         outcome_rules.end_sentence(analysis.run),
         _found_max(analysis.run.facts.get("find_max") or {}),
@@ -161,8 +153,8 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 
 def cold_loads(analysis: Analysis) -> list[str]:
     """Say what cold loads took, a level at a time; nothing where none was asked for."""
-    cold = [level for level in analysis.summary["levels"] if level.get("cold_load")]
-    levels = [level for level in cold if not is_void(level) or not level["cold_load"]["n"]]
+    cold = [level for level in analysis.levels if level.get("cold_load")]
+    levels = [level for level in cold if not level.is_void or not level["cold_load"]["n"]]
     mark = " (simulated)" if analysis.run.simulated else ""
     return [
         f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
@@ -173,7 +165,7 @@ def cold_loads(analysis: Analysis) -> list[str]:
 
 def longer_prompts(analysis: Analysis) -> list[str]:
     """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
-    every = prompt_length.prompt_length_series(analysis.run, believed(analysis.summary["levels"]))
+    every = prompt_length.prompt_length_series(analysis.run, analysis.believed)
     return [
         f"{line.label}: {sentence}" if len(every) > 1 else sentence
         for line in every[:MOST_TOLD]
@@ -183,23 +175,23 @@ def longer_prompts(analysis: Analysis) -> list[str]:
 
 def as_title(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> str | None:
     """Return the last series' finding without its full stop, for a title; named when there are several series."""
-    every = series_of(analysis.summary["levels"])
+    every = analysis.series
     for series in reversed(every):
         if said := finding(series):
             return said.about(series.label if len(every) > 1 else "").rstrip(".")
     return None
 
 
-def heaviest(levels: Iterable[dict[str, Any]], name: str, part: str = "mean") -> dict[str, Any] | None:
+def heaviest(levels: Iterable[LevelData], name: str, part: str = "mean") -> LevelData | None:
     """Return the level of the highest load among those that are not void and have this figure."""
-    known = [level for level in believed(levels) if figure(level, name, part) is not None]
-    return max(reversed(known), key=offered_load.amount, default=None)
+    known = [level for level in believed(levels) if level.figure(name, part) is not None]
+    return max(reversed(known), key=lambda level: level.amount, default=None)
 
 
 def saturation(series: Series) -> Finding | None:
     """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
-    levels = believed(series.levels)
-    if levels and offered_load.is_open(levels[0]):
+    levels = series.believed
+    if levels and levels[0].is_open:
         said = keeping_up.kept_up(levels)
         grew = any((level["little"] or {}).get("growing") for level in levels)
         above = "" if grew else void_above(series, levels[-1])
@@ -208,13 +200,13 @@ def saturation(series: Series) -> Finding | None:
     return Finding(found.sentence) if found else None
 
 
-def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
+def unsteady(levels: Iterable[LevelData]) -> list[Finding]:
     """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary.
 
     Where its queue grew that is said already, as a reason for doubt; a few requests obey no law.
     """
 
-    def ended(level: dict[str, Any]) -> float:
+    def ended(level: LevelData) -> float:
         window = level["window"]
         return float(level["little"]["ends_per_s"] * (window["end"] - window["start"]))
 
@@ -231,12 +223,12 @@ def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
 
 def range_of_ttft(series: Series) -> Finding | None:
     """Say how TTFT and decode speed change from the lowest to the highest concurrency."""
-    ends = [level for level in believed(series.levels) if figure(level, "ttft_s", "p50") is not None]
+    ends = [level for level in series.believed if level.figure("ttft_s", "p50") is not None]
     if not ends:
         return None
     told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
-    ttfts = [f"{wait_in_words(level, 'ttft_s', 'p50')} at {offered_load.load_name(level)}" for level in told]
-    speeds = [figure(level, "stream_tokens_per_s", "p50") for level in told]
+    ttfts = [f"{level.wait_in_words('ttft_s', 'p50')} at {level.load}" for level in told]
+    speeds = [level.figure("stream_tokens_per_s", "p50") for level in told]
     said = f"The median TTFT is {listed(ttfts)}"
     if all(speeds):
         words = list(dict.fromkeys(number(speed) for speed in speeds))
@@ -247,11 +239,11 @@ def range_of_ttft(series: Series) -> Finding | None:
 
 def range_of_e2e(series: Series) -> Finding | None:
     """Say of answers without text how E2E and the rate of input tokens change from the lowest to the highest load."""
-    ends = [level for level in believed(series.levels) if not has_tokens(level)]
+    ends = [level for level in series.believed if not has_tokens(level)]
     if not ends:
         return None
     told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
-    e2es = [f"{seconds(figure(level, 'e2e_s', 'p50'))} at {offered_load.load_name(level)}" for level in told]
+    e2es = [f"{seconds(level.figure('e2e_s', 'p50'))} at {level.load}" for level in told]
     rates_said = [level.get("input_tokens_per_s") for level in told]
     said = f"The median E2E is {listed(e2es)}"
     if all(rates_said):

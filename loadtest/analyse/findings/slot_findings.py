@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData, believed
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.summary import Analysis, believed, is_void
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.records import TURNED_AWAY
 from loadtest.text import counted, listed, some_of
@@ -18,14 +17,14 @@ from loadtest.text import counted, listed, some_of
 
 def believed_slots(analysis: Analysis) -> Slots:
     """Return the slots as far as levels that are not void show them: a lower bound where only void ones show the limit."""
-    slots, levels = analysis.slots, analysis.summary["levels"]
+    slots, levels = analysis.slots, analysis.levels
     good = believed(levels)
     if slots.estimate is None or len(good) == len(levels):
         return slots
     if not good:
         return Slots(None, limit=False, method=slots.method)
     seen = max(int(level["peak_decoding"]) for level in good)
-    loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
+    loaded = any(level.is_open or level["concurrency"] > slots.estimate for level in good)
     if slots.limit and loaded and seen >= slots.estimate:
         return slots
     return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
@@ -46,9 +45,9 @@ def slots_told(analysis: Analysis) -> str | None:
     return f"{who or 'bursts before the run showed'} {known.limit}"
 
 
-def only_void(levels: Iterable[dict[str, Any]]) -> str:
+def only_void(levels: Iterable[LevelData]) -> str:
     """Return "only a void level shows", "only void levels show": where a limit is known from."""
-    void = sum(map(is_void, levels))
+    void = sum(level.is_void for level in levels)
     return "only a void level shows" if void == 1 else "only void levels show"
 
 
@@ -64,7 +63,7 @@ def what_happens(analysis: Analysis) -> str:
 
 def slots_finding(analysis: Analysis) -> Finding:
     """Say how many requests the server handles in parallel, and what that rests on."""
-    slots, levels = believed_slots(analysis), analysis.summary["levels"]
+    slots, levels = believed_slots(analysis), analysis.levels
     if analysis.slots.estimate is None:
         return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
     evidence = f"{slots.method}." if slots.method else ""

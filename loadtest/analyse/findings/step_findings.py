@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.run.levels import believed
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.step_law import well_seen
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.summary import Analysis, believed
+from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 NOTHING = 1e-4  # of a step: a stream that adds less adds nothing
@@ -24,7 +25,7 @@ MOST_RANGES = 4  # of consecutive numbers in one sentence
 
 def steps_findings(analysis: Analysis) -> list[Finding]:
     """Say what a step of the server takes, where its time is of two kinds, and what prompts cost."""
-    steps, levels = analysis.steps, analysis.summary["levels"]
+    steps, levels = analysis.steps, analysis.levels
     good = believed(levels)
     if not good:
         return []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import slot_limit
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.server.queue.waits import passed_share
-from loadtest.analyse.summary import Analysis, believed, figure, is_void, mean_ttft
+from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
@@ -23,18 +20,16 @@ SHORT_S = 0.005  # nobody calls that queueing
 def queueing(analysis: Analysis, series: Series) -> Finding | None:
     """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
     told = [
-        level
-        for level in believed(series.levels)
-        if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
+        level for level in series.believed if level.figure("queue_wait_s") is not None or level.figure("slot_wait_s")
     ]
     if not told:
         return None
     level = told[-1]
-    wait, slot, batch = (figure(level, name) for name in ("queue_wait_s", "slot_wait_s", "batch_wait_s"))
-    ttft = mean_ttft(level)
+    wait, slot, batch = (level.figure(name) for name in ("queue_wait_s", "slot_wait_s", "batch_wait_s"))
+    ttft = level.mean_ttft
     if not ttft:
         return None
-    at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
+    at, of = f"at {level.load}", f"of the mean TTFT ({seconds(ttft)})"
     above = void_above(series, level)
     limit = slot_limit(analysis)
     if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
@@ -50,10 +45,10 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
-        if (load := figure(level, "load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
+        if (load := level.figure("load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
             loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
             return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
-        longest = max(figure(level, name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s"))
+        longest = max(level.figure(name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s"))
         if longest <= max(LONG_WAIT * ttft, SHORT_S):
             return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")
         return Finding(f"{capitalised(at)}, waiting is {share} {of}, and {seconds(longest)} for one request{above}.")
@@ -67,10 +62,10 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
 
 
-def void_above(series: Series, level: dict[str, Any]) -> str:
+def void_above(series: Series, level: LevelData) -> str:
     """Return the end of a sentence on a level that says how many higher ones are void; empty where none is."""
-    load = offered_load.amount(level)
-    void = sum(offered_load.amount(each) > load for each in filter(is_void, series.levels))
+    load = level.amount
+    void = sum(each.amount > load for each in series.void)
     many = f"{void} levels above it are" if void > 1 else "level above it is"
     return f"; the {many} void" if void else ""
 
@@ -85,37 +80,37 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         return None
     alone = analysis.steps.handover_s
     found, largest = None, LEAST_BATCH_WAIT
-    for level in believed(series.levels):
-        ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
+    for level in series.believed:
+        ttft, slot, batch = level.mean_ttft, level.figure("slot_wait_s"), level.figure("batch_wait_s")
         if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - alone) / ttft > largest:
             found, largest = level, (batch - alone) / ttft
     if found is None:
         return before_work(series, alone)
-    slot, ttft = figure(found, "slot_wait_s") or 0.0, mean_ttft(found) or 0.0
+    slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
         return Finding(
-            f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is waiting "
+            f"At {found.load}, {percent(largest)} of the mean TTFT ({seconds(found.figure('ttft_s'))}) is waiting "
             "through many steps of other streams, with no more of them than the server handles: others may use this server.",
-            f"A request waited up to {seconds(figure(found, 'batch_wait_s', 'max'))} while another stream got token after token. "
+            f"A request waited up to {seconds(found.figure('batch_wait_s', 'max'))} while another stream got token after token. "
             "A free slot would have taken it in.",
         )
-    longest = figure(found, "slot_wait_s", "max") or 0.0
+    longest = found.figure("slot_wait_s", "max") or 0.0
     few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
     beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"
     return Finding(
-        f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
+        f"At {found.load}, {percent(largest)} of the mean TTFT ({seconds(found.figure('ttft_s'))}) is batch wait, "
         f"{beside}: a prompt starts only when the batch in flight has ended.",
-        f"Batch wait is up to {seconds(figure(found, 'batch_wait_s', 'max'))}.",
+        f"Batch wait is up to {seconds(found.figure('batch_wait_s', 'max'))}.",
     )
 
 
 def before_work(series: Series, alone_s: float) -> Finding | None:
     """Say where a large part of TTFT is what even a request waits that has the server to itself, at the lowest load."""
-    level = next((one for one in believed(series.levels) if figure(one, "queue_wait_s") and mean_ttft(one)), None)
-    if level is None or alone_s < max(LEAST_BATCH_WAIT * (mean_ttft(level) or 0.0), SHORT_S):
+    level = next((one for one in series.believed if one.figure("queue_wait_s") and one.mean_ttft), None)
+    if level is None or alone_s < max(LEAST_BATCH_WAIT * (level.mean_ttft or 0.0), SHORT_S):
         return None
     return Finding(
         f"{seconds(alone_s)} of each TTFT pass before work on the request begins, also where it has the server to itself: on the way, "
         "or in a gateway.",
-        f"The median of requests with nobody beside them; the mean TTFT at {offered_load.load_name(level)} is {seconds(figure(level, 'ttft_s'))}.",
+        f"The median of requests with nobody beside them; the mean TTFT at {level.load} is {seconds(level.figure('ttft_s'))}.",
     )

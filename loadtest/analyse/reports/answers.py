@@ -15,19 +15,8 @@ from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import (
-    Analysis,
-    believed,
-    believed_knee,
-    figure,
-    has_tokens,
-    interval,
-    series_with,
-    wait_in_words,
-    with_most,
-)
+from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of, shared_parts
+from loadtest.analyse.summary import Analysis, believed_knee, series_with, with_most
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
 from loadtest.text import capitalised, joined, listed, number, out_of, seconds
@@ -70,7 +59,7 @@ class Tile:
 class Seen:
     """What one rule saw in one level, and how grave that is."""
 
-    level: dict[str, Any]
+    level: LevelData
     verdict: str
     reason: str
     name: str = ""  # of the level; empty: its label
@@ -90,7 +79,7 @@ class Seen:
     @property
     def besides(self) -> bool:
         """Whether the level is void for something graver than this."""
-        return self.verdict != VOID and bool(self.level["verdict"] == VOID)
+        return self.verdict != VOID and self.level.is_void
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +146,10 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     return words
 
 
-def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
+def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
     """Return what there is to do, each advice once, for void levels first."""
     found: dict[str, dict[str, list[Seen]]] = {}
-    names = _told_apart(offered_load.shared([level["label"] for level in levels])[1] if levels else [])
+    names = _told_apart(shared_parts([level["label"] for level in levels])[1] if levels else [])
     seen = [
         (each["cause"], Seen(level, each["verdict"], reason, name))
         for level, name in zip(levels, names, strict=True)
@@ -182,10 +171,10 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 
 def tiles(analysis: Analysis) -> list[Tile]:
     """Return the four figures: the most output, where it levels off, TTFT p95 there, and slots; of embeddings their like."""
-    levels = analysis.summary["levels"]
+    levels = analysis.levels
     if levels:  # what all levels share, such as their lengths, stands in the report's second line
-        _, names = offered_load.shared([level["label"] for level in levels])
-        levels = [{**level, "label": name} for level, name in zip(levels, names, strict=True)]
+        _, names = shared_parts([level["label"] for level in levels])
+        levels = [LevelData(level, label=name) for level, name in zip(levels, names, strict=True)]
     if levels and not has_tokens(*levels):
         return _without_tokens(levels)
     best = with_most(levels, "output_tokens_per_s")
@@ -207,7 +196,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
     return [most, off, _ttft(at, best, missing), _slots(analysis)]
 
 
-def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
+def _without_tokens(levels: Sequence[LevelData]) -> list[Tile]:
     """Return what stands there of answers without text, such as embeddings."""
     best = with_most(levels, "requests_per_s")
     slots = Tile("Slots", "", "answers that have no tokens do not show them")
@@ -216,7 +205,7 @@ def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
         return [Tile(name, "", missing) for name in ("Most requests/s", "Input tokens/s there", "E2E p95 there")] + [
             slots
         ]
-    where, p95, count = f"at {best['label']}", figure(best, "e2e_s", "p95"), (best.get("e2e_s") or {}).get("n", 0)
+    where, p95, count = f"at {best['label']}", best.figure("e2e_s", "p95"), (best.get("e2e_s") or {}).get("n", 0)
     few = f"p95 takes {needed(PERCENTILES['p95'])} requests, {best['label']} has {count}"
     read = best["input_tokens_per_s"]
     return [
@@ -227,13 +216,13 @@ def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
     ]
 
 
-def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, dict[str, Any] | None]:
+def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData | None]:
     """Say from which load on output grows no more, and return that level; for rates, which one is kept up with.
 
     `named`: whether there are other series, so that this one takes its name.
     """
-    levels = believed(series.levels)
-    if offered_load.is_open(levels[0]):
+    levels = series.believed
+    if levels[0].is_open:
         return _kept_up(series, levels)
     name = "Levels off at"
     found, _ = believed_knee(series)
@@ -267,30 +256,30 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, dict[str,
     return Tile(name, "", f"too few requests to tell{more}"), None
 
 
-def _kept_up(series: Series, levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | None]:
+def _kept_up(series: Series, levels: Sequence[LevelData]) -> tuple[Tile, LevelData | None]:
     name = "Kept up with"
     found = keeping_up.KeptUp.of(levels)
     if found is None:
         return Tile(name, "", "too few requests to tell whether the queue grew"), None
     kept, lost, unclear = found.kept, found.lost, found.unclear
     if kept is None and unclear is not None:
-        return Tile(name, "", f"at {offered_load.load_name(unclear)} {keeping_up.why_unclear(unclear)}"), None
+        return Tile(name, "", f"at {unclear.load} {keeping_up.why_unclear(unclear)}"), None
     if kept is None:
         assert lost is not None
-        return Tile(name, "", f"the queue already grows at {offered_load.load_name(lost)}: measure lower rates"), None
+        return Tile(name, "", f"the queue already grows at {lost.load}: measure lower rates"), None
     more = (
-        f"not with {offered_load.load_name(lost)}"
+        f"not with {lost.load}"
         if lost is not None
-        else f"at {offered_load.load_name(unclear)} {keeping_up.why_unclear(unclear)}"
+        else f"at {unclear.load} {keeping_up.why_unclear(unclear)}"
         if unclear is not None
         else f"the highest rate measured{void_above(series, kept)}"
     )
-    return Tile(name, offered_load.load_name(kept), joined("; ", keeping_up.came_fewer(kept), more)), kept
+    return Tile(name, kept.load, joined("; ", keeping_up.came_fewer(kept), more)), kept
 
 
 def _slots(analysis: Analysis) -> Tile:
     """Say the slots as far as levels that are not void show them."""
-    name, slots, levels = "Slots", believed_slots(analysis), analysis.summary["levels"]
+    name, slots, levels = "Slots", believed_slots(analysis), analysis.levels
     if analysis.slots.estimate is None:
         return Tile(
             name, "", "no stream was seen decoding" if not analysis.groups else "each model has its own: see below"
@@ -304,16 +293,16 @@ def _slots(analysis: Analysis) -> Tile:
     return Tile(name, f"≥ {slots.estimate}", why)
 
 
-def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) -> Tile:
+def _ttft(at: LevelData | None, best: LevelData | None, missing: str) -> Tile:
     """Say TTFT p95 where output levels off, or else where it is the most."""
     level = at or best
     name = "TTFT p95 there" if at is not None else "TTFT p95 at the most output"
     if level is None:
         return Tile(name, "", missing)
-    value = figure(level, "ttft_s", "p95")
+    value = level.figure("ttft_s", "p95")
     if value is not None:
-        ends = list(map(seconds, interval(level, "ttft_s", "p95") or ()))
+        ends = list(map(seconds, level.interval("ttft_s", "p95") or ()))
         between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "too few requests for its 95 % interval, "
-        return Tile(name, wait_in_words(level, "ttft_s", "p95"), f"{between}at {level['label']}")
+        return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports import tables
+from loadtest.analyse.run.levels import LevelData
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
 from loadtest.slo import Judged, Objective, judge_objectives
@@ -122,7 +123,7 @@ def _mark(judged: Judged, verdict: str) -> str:
     return f"{sign} {judged.word_in(verdict)}"
 
 
-def _levels(levels: Sequence[dict[str, Any]]) -> Grid:
+def _levels(levels: Sequence[LevelData]) -> Grid:
     heads = ("TTFT p50", "TTFT p95", "tokens/s a stream", "output tokens/s")
     rows = []
     for level in levels:

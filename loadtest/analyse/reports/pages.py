@@ -10,7 +10,8 @@ from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, 
 from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
-from loadtest.analyse.summary import Analysis, has_tokens
+from loadtest.analyse.run.levels import has_tokens
+from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid, escaped
 from loadtest.records import Outcome
 from loadtest.templates import render
@@ -57,7 +58,7 @@ def _sorted_pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Pat
 
 def left_out(one: Analysis, pictures: Sequence[Path]) -> str:
     """Say which of the usual charts are missing, because nothing of the run would show in them; empty where none is."""
-    levels = one.summary["levels"]
+    levels = one.levels
     missing = [name for name in USUAL if name not in {path.name for path in pictures}]
     if not missing or not has_tokens(*levels):
         return ""
@@ -99,7 +100,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
         lines += [said, ""] if (said := left_out(one, drawn or shared)) else []
         for picture in drawn:
             lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
-        for level in one.summary["levels"]:
+        for level in one.levels:
             lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level, one.summary).markdown(), ""]
         for heading, grid in _server_tables(named, one):
             lines += [f"## {escaped(heading)}", "", *grid.markdown(), ""]
@@ -162,7 +163,7 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
                 "name": named,
                 "pictures": [captioned(path, named) for path in drawn],
                 "left_out": left_out(one, drawn or shared),
-                "levels": [(level, tables.level_table(level, one.summary)) for level in one.summary["levels"]],
+                "levels": [(level, tables.level_table(level, one.summary)) for level in one.levels],
                 "tables": list(_server_tables(named, one)),
             }
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)

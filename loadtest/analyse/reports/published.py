@@ -182,7 +182,7 @@ def set_beside(*analyses: Analysis) -> Published:
     """
     rows: list[MeasuredBeside] = []
     for one in analyses:
-        for level, summed in zip(one.run.levels, one.summary["levels"], strict=True):
+        for level, summed in zip(one.run.levels, one.levels, strict=True):
             cell = _published_of(one.run, level)
             if cell is not None and one.run.good(level["index"]).any():
                 rows.append(_measured_beside(one.run, level["index"], cell, summed["verdict"]))

@@ -10,8 +10,8 @@ from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, 
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.reports.tables import sections
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.summary import Analysis, failed
+from loadtest.analyse.run.levels import LevelData, shared_parts
+from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
 from loadtest.text import UNKNOWN, counted, instant, joined, listed, seconds
@@ -51,13 +51,13 @@ def facts_table(analysis: Analysis) -> Grid:
 
 def measured(analysis: Analysis) -> str:
     """Say in a line what was sent, when and for how long."""
-    levels, started = analysis.summary["levels"], str(analysis.summary["started"] or "")
+    levels, started = analysis.levels, str(analysis.summary["started"] or "")
     if not levels:
         return ""
-    same, names = offered_load.shared([level["label"] for level in levels])
+    same, names = shared_parts([level["label"] for level in levels])
     loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
     sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, *same)}"
-    lost = f"{sum(map(failed, levels)) or 'none'} failed"
+    lost = f"{sum(level.failed for level in levels) or 'none'} failed"
     took = _took(analysis.run.facts).partition(" from")[0]
     return joined("; ", f"{sent}, {lost}", instant(started) if started else "start unknown", took)
 
@@ -76,9 +76,9 @@ def _served(analysis: Analysis) -> str:
     return f"{said} (a simulated one, as far as the run shows it: in another terminal, before the run)"
 
 
-def _loop(levels: list[dict[str, Any]]) -> str:
+def _loop(levels: list[LevelData]) -> str:
     """Say whether users waited for their answers before they sent again; empty where some did and some did not."""
-    due = [offered_load.is_open(level) for level in levels]
+    due = [level.is_open for level in levels]
     if due and all(due):
         return "open loop: requests were sent when they were due, however many were unanswered"
     return (

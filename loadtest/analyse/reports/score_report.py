@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.comparison import comparable
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.predict import WHO_WAIT
@@ -67,7 +67,7 @@ def score(document: Document, analysis: Analysis, before: str | None = None) -> 
     run = analysis.run
     refused, said = _may_be_compared(document, analysis)
     figures: list[ScoredFigure] = []
-    for level in analysis.summary["levels"] if not refused else ():
+    for level in analysis.levels if not refused else ():
         loads = [each for each in document.loads if _same_load(each, level)]
         if not loads:
             said.append(f"{level['label']}: not predicted.")
@@ -82,7 +82,7 @@ def score(document: Document, analysis: Analysis, before: str | None = None) -> 
                 found, notes = _scored(document, load, analysis, level)
                 figures += found
                 said += notes
-    measured = {(level["concurrency"], level["rate"]) for level in analysis.summary["levels"]}
+    measured = {(level["concurrency"], level["rate"]) for level in analysis.levels}
     left = [each.label for each in document.loads if (each.concurrency, each.rate) not in measured]
     if left and not refused:
         said.append(f"Predicted, and not measured in {run.name}: {listed(list(dict.fromkeys(left)))}.")
@@ -113,11 +113,11 @@ def _same_load(load: PredictedLoad, level: Mapping[str, Any]) -> bool:
     return bool(level["concurrency"] is None and level["rate"] == load.rate)
 
 
-def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -> str:
+def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str:
     """Say why a level is another load than the one predicted; empty where it is the same."""
     if level["outcomes"].get(Outcome.LEFT):
         return f"its users hung up, and {WHO_WAIT.removesuffix('.')}"
-    if offered_load.is_open(level):
+    if level.is_open:
         pattern = (analysis.run.facts.get("comparability") or {}).get("arrivals")
         if level.get("rate_to") is not None or level.get("trace") or pattern not in (None, "poisson"):
             return "its arrivals are not Poisson at one rate, as a prediction takes them"
@@ -167,7 +167,7 @@ def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, lev
 
 
 def _scored(
-    document: Document, load: PredictedLoad, analysis: Analysis, level: dict[str, Any]
+    document: Document, load: PredictedLoad, analysis: Analysis, level: LevelData
 ) -> tuple[list[ScoredFigure], list[str]]:
     """Score the cases of a load that the run's slots allow; say which they do not."""
     limit = known_slots(analysis.run, analysis.slots).limit

@@ -6,9 +6,9 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData, has_tokens
 from loadtest.analyse.server.model_memory import memory_comparison
-from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, interval, wait_in_words
+from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, needed, schedule_lag_limit
 from loadtest.records import Outcome
@@ -39,22 +39,22 @@ STATISTIC_HEADS = ("mean", "p5", "p50", "p90", "p95", "p99", "max")
 WITH_INTERVAL = ("p50", "p95")
 
 
-def headline(level: dict[str, Any], *, tokens: bool = True) -> dict[str, str]:
+def headline(level: LevelData, *, tokens: bool = True) -> dict[str, str]:
     """Return a level's headline figures by their heads; without `tokens`, as of embeddings, E2E stands for TTFT."""
     key, name = ("ttft", "TTFT") if tokens else ("e2e", "E2E")
-    cells = {f"{name} {part}": wait_in_words(level, f"{key}_s", part) for part in ("p50", "p95", "p99")}
-    cells["p95 from t_sched"] = wait_in_words(level, f"{key}_sched_s", "p95")
+    cells = {f"{name} {part}": level.wait_in_words(f"{key}_s", part) for part in ("p50", "p95", "p99")}
+    cells["p95 from t_sched"] = level.wait_in_words(f"{key}_sched_s", "p95")
     if not tokens:
         rates = {"requests/s": "requests_per_s", "input tokens/s": "input_tokens_per_s"}
         return cells | {head: number(level[rate]) for head, rate in rates.items()}
     return cells | {
-        "queue wait p50": wait_in_words(level, "queue_wait_s", "p50"),
-        "tokens/s a stream": number(figure(level, "stream_tokens_per_s", "p50")),
+        "queue wait p50": level.wait_in_words("queue_wait_s", "p50"),
+        "tokens/s a stream": number(level.figure("stream_tokens_per_s", "p50")),
         "output tokens/s": number(level["output_tokens_per_s"]),
     }
 
 
-def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
+def _told_or_needed(level: LevelData, *, tokens: bool) -> list[str]:
     """Return headline(), p95 with its 95 % interval; of a percentile that is not told, how many requests it would take."""
     cells = list(headline(level, tokens=tokens).values())
     name = "ttft" if tokens else "e2e"
@@ -62,7 +62,7 @@ def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
         described = level.get(f"{name}{kind}_s")
         if described and _untold(described, part):
             cells[place] = f"too few ({described['n']} of {needed(PERCENTILES[part])})"
-        elif part == "p95" and (ends := interval(level, f"{name}{kind}_s", part)):
+        elif part == "p95" and (ends := level.interval(f"{name}{kind}_s", part)):
             cells[place] += f" ({' to '.join(map(seconds, ends))})"
     return cells
 
@@ -96,7 +96,7 @@ def overview(summary: dict[str, Any]) -> Grid:
             level["label"],
             level["verdict"],
             str(level["outcomes"].get(Outcome.OK, 0)),
-            str(failed(level)),
+            str(level.failed),
             str(level["outcomes"].get(Outcome.LEFT, 0)),
             str(level.get("shed") or 0),
             *_told_or_needed(level, tokens=tokens),
@@ -107,7 +107,7 @@ def overview(summary: dict[str, Any]) -> Grid:
         "left": not any(level["outcomes"].get(Outcome.LEFT) for level in levels),
         "not sent": not any(level.get("shed") for level in levels),
         # A closed loop sends when its user is free: both are the same there.
-        "p95 from t_sched": not any(map(offered_load.is_open, levels)),
+        "p95 from t_sched": not any(level.is_open for level in levels),
     }
     return Grid(heads, rows, names=2).without(*(head for head, left_out in spare.items() if left_out))
 
@@ -139,7 +139,7 @@ def rest_of_levels(summary: dict[str, Any]) -> Grid:
     return Grid(heads, rows)
 
 
-def level_table(level: dict[str, Any], summary: dict[str, Any]) -> Grid:
+def level_table(level: LevelData, summary: dict[str, Any]) -> Grid:
     """Return every figure of a level with its interval and its formula, or why it is unknown; p5 is the slow side of speeds."""
     target, server = summary.get("target") or {}, summary.get("server") or {}
     ollama = str(target.get("dialect") or "").startswith("ollama")
@@ -239,12 +239,12 @@ def client_table(summary: dict[str, Any]) -> Grid:
     for level in summary["levels"]:
         said, tokens = level["client"], level["tokens"]
         achieved = tokens["achieved"]
-        waited = figure(level, "ttft_s" if has_tokens(level) else "e2e_s", "p50")
+        waited = level.figure("ttft_s" if has_tokens(level) else "e2e_s", "p50")
         rows.append(
             (
                 level["label"],
                 said["stamps"],
-                _beside(said["lag_s"]["max"], figure(level, "itl_s", "p50")),
+                _beside(said["lag_s"]["max"], level.figure("itl_s", "p50")),
                 _beside(said["schedule_lag_p99_s"], None if waited is None else schedule_lag_limit(waited)),
                 percent(said["cpu"]) if said["cpu"] is not None else UNKNOWN,
                 *([client_capacity.capacity_cell(said)] if calibrated else []),
@@ -271,9 +271,9 @@ def client_table(summary: dict[str, Any]) -> Grid:
 def failures_table(summary: dict[str, Any]) -> Grid | None:
     """Return how many requests of each level failed, and why; None where none did."""
     rows = tuple(
-        (level["label"], f"{failed(level)} of {level['requests']}", level.get("failures") or UNKNOWN)
+        (level["label"], f"{level.failed} of {level['requests']}", level.get("failures") or UNKNOWN)
         for level in summary["levels"]
-        if failed(level)
+        if level.failed
     )
     return Grid(("level", "failed", "how, and the commonest error"), rows, prose=True) if rows else None
 

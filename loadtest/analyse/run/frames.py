@@ -18,6 +18,8 @@ from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.files.facts import files_missing, read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
+from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.other_clock import distrust_durations
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.records import FileHeader, Outcome, read_lines
@@ -25,15 +27,6 @@ from loadtest.run_folder import RunFolder
 from loadtest.text import counted
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
-
-
-@dataclass(frozen=True, slots=True)
-class Zero:
-    """The instant at which a run's time axis is zero, on both clocks; other files are placed on the axis by it."""
-
-    wall_ns: int = 0
-    monotonic_ns: int = 0
-    host: str | None = None  # None: several hosts sent requests, so only the wall clock is shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +41,7 @@ class RunData:
 
     path: Path
     facts: dict[str, Any]  # run.json
-    levels: list[dict[str, Any]]  # of run.json, and those that appear in records alone
+    levels: list[LevelData]  # of run.json, and those that appear in records alone
     requests: pd.DataFrame
     chunks: Ragged  # arrival of content events, µs since the request's t_send
     server_chunks: Ragged  # the same by the server's created_at, µs since the first one's
@@ -56,7 +49,8 @@ class RunData:
     server_itl: EventGaps
     delivery: Delays
     samples: pd.DataFrame  # of the driver: `t` in seconds since the run's first t_sched, `file` the process
-    zero: Zero = Zero()
+    machine: Machine  # what monitors sampled beside the run
+    zero: Zero
     whole: RunData | None = None  # the whole run, where this is its part for one model at one server
     trouble: list[str] = field(default_factory=list)  # one sentence on each thing that could not be read
     lost: int = 0  # how many records are missing for that, at least
@@ -169,6 +163,9 @@ def load(path: Path) -> RunData:
             "cut short, or left out when the folder was copied."
         )
     lost += gone
+    zero, samples = _zero(headers, shift, start), _samples(folder, shift, start, trouble)
+    machine, said = read_machine(path, zero)
+    trouble += [sentence for sentence in said if sentence not in trouble]
     return RunData(
         path=path,
         facts=facts,
@@ -179,8 +176,9 @@ def load(path: Path) -> RunData:
         itl=EventGaps(chunks),
         server_itl=EventGaps(server_chunks),
         delivery=delivery,
-        samples=_samples(folder, shift, start, trouble),
-        zero=_zero(headers, shift, start),
+        samples=samples,
+        machine=machine,
+        zero=zero,
         trouble=trouble,
         lost=lost,
     )
@@ -204,7 +202,7 @@ def _zero(headers: list[FileHeader], shift: Callable[[FileHeader], float], start
     return Zero(headers[0].wall_ns + after, headers[0].monotonic_ns + after, hosts.pop() if len(hosts) == 1 else None)
 
 
-def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
+def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[LevelData]) -> pd.DataFrame:
     c = columns
     last = c["t_send"] + chunks.last() * 1e3
     whole = np.array([not dialects.has_text(name) for name in c["dialect"]], dtype=np.bool_)
@@ -238,7 +236,7 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     return frame
 
 
-def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
+def join_levels(frame: pd.DataFrame, levels: list[LevelData]) -> None:
     """Add the columns that hold facts of each request's level."""
     facts = {level["index"]: level for level in levels}
     for name, key in (
@@ -286,21 +284,21 @@ def _never_read(facts: dict[str, Any], columns: Columns, files: int) -> int:
     return max(fewer, missing)
 
 
-def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:
+def _all_levels(facts: dict[str, Any], columns: Columns) -> list[LevelData]:
     """Return the levels of run.json, and one made from the records for each level missing there (a run cut off)."""
-    levels = [dict(level) for level in facts["levels"]]
+    levels = [LevelData(level) for level in facts["levels"]]
     named = {level["index"] for level in levels}
     for index in sorted({int(value) for value in columns["level"]} - named):
         mine = columns["level"] == index
         levels.append(
-            {
-                "index": index,
-                "concurrency": peak_at_once(columns["t_sched"][mine], columns["t_end"][mine]),
-                "input_tokens": None,
-                "output_tokens": None,
-                "words": None,
-                "rate": None,
-            }
+            LevelData(
+                index=index,
+                concurrency=peak_at_once(columns["t_sched"][mine], columns["t_end"][mine]),
+                input_tokens=None,
+                output_tokens=None,
+                words=None,
+                rate=None,
+            )
         )
     return levels
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData, join_levels
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import open_within, peak_at_once
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
@@ -215,24 +215,26 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
     known = target.entry if "server_at_end" in target.entry or not same else {}
     facts |= {key: known.get(key) for key in OF_TARGET if known or not same}
     levels = [
-        {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
+        LevelData(_level_of_group(run, level, rows), model=target.model, url=target.url)
         for level in run.levels
         if part.of_level(level["index"]).any()
     ]
     for level in levels:
         level["label"] = f"{name} · {level['label']}"
     join_levels(part.requests, levels)
-    return dataclasses.replace(part, facts=facts, levels=levels, whole=run)
+    every = [str(one.get("url") or "") for one in run.facts.get("targets") or []]
+    machine = run.machine.of_server(str(described.get("url") or ""), every)
+    return dataclasses.replace(part, facts=facts, levels=levels, machine=machine, whole=run)
 
 
-def _level_of_group(run: RunData, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
+def _level_of_group(run: RunData, level: LevelData, rows: BoolArray) -> LevelData:
     """Return a level as one group saw it: with the group's own streams at once, share of the rate and lengths."""
     everyone = run.of_level(level["index"])
     mine = everyone & rows
     counted = mine & run.measured(level["index"])
     sent = run.requests[counted if counted.any() else mine]
-    own = dict(level)
-    if offered_load.is_open(level):
+    own = LevelData(level)
+    if level.is_open:
         share = float(mine.sum() / everyone.sum())
         for key in ("rate", "rate_to"):
             if level.get(key) is not None:
@@ -247,16 +249,16 @@ def _level_of_group(run: RunData, level: dict[str, Any], rows: BoolArray) -> dic
         lengths = sent[asked].unique()
         if level.get(key) is None and len(lengths) == 1 and np.isfinite(lengths[0]) and level.get("words") is None:
             own[key] = int(lengths[0])
-    own["label"] = offered_load.level_of(own).label
-    if not offered_load.is_open(level) and level["concurrency"] > own["concurrency"]:
-        load = offered_load.level_of(own).load
+    own["label"] = own.as_asked.label
+    if not level.is_open and level["concurrency"] > own["concurrency"]:
+        load = own.as_asked.load
         number, _, what = load.partition(" ")
         rest = own["label"].removeprefix(load)
         own["label"] = f"{number} of {level['concurrency']} {'streams' if what == 'stream' else what}{rest}"
     return own
 
 
-def _users_planned(run: RunData, level: dict[str, Any], rows: BoolArray) -> int | None:
+def _users_planned(run: RunData, level: LevelData, rows: BoolArray) -> int | None:
     """Return how many of a level's users were a group's by plan; None where run.json has no plan of them, as under Locust."""
     weights = [one.entry.get("weight") for one in _targets(run)]
     if run.facts.get("driver") != "asyncio" or not level.get("concurrency") or not weights or not all(weights):

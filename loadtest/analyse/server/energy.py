@@ -77,8 +77,9 @@ class Meters:
     refused: str  # why watts that were sampled are not the server's; empty where none were refused
 
 
-def read_meters(run: RunData, machine: Machine) -> Meters:
+def read_meters(run: RunData) -> Meters:
     """Return the run's meters; without one, `refused` may say why not."""
+    machine = run.machine
     frames = [machine.gpus] if machine.gpus is not None else []
     elsewhere = [frame for host, frame in machine.processors.items() if host != run.zero.host]
     frames += elsewhere[:1] or list(machine.processors.values())[:1]
@@ -93,7 +94,7 @@ def read_meters(run: RunData, machine: Machine) -> Meters:
     idle, when = _idle(run, found)
     by_driver = any(meter.source == "nvidia" for meter in found)
     limit = machine.gpus.attrs["power_limit"] if machine.gpus is not None and by_driver else None
-    return Meters(tuple(found), idle, when, _idle_use(run, machine), limit, " ".join(dict.fromkeys(refused)))
+    return Meters(tuple(found), idle, when, _idle_use(run), limit, " ".join(dict.fromkeys(refused)))
 
 
 def _meter(frame: pd.DataFrame, machine: Machine) -> Meter | None:
@@ -165,9 +166,9 @@ def _free_spans(run: RunData, first: float) -> list[tuple[tuple[float, float], s
     return [(span, name) for span, name in zip(spans, where, strict=True) if span[1] > span[0]]
 
 
-def _idle_use(run: RunData, machine: Machine) -> float | None:
+def _idle_use(run: RunData) -> float | None:
     """Return the mean utilisation of the GPUs while this client asked nothing."""
-    frame = machine.gpus
+    frame = run.machine.gpus
     if frame is None or "utilisation" not in frame or not len(frame):
         return None
     t, use = (frame[name].to_numpy(dtype=np.float64) for name in ("t", "utilisation"))
@@ -181,9 +182,9 @@ def _idle_use(run: RunData, machine: Machine) -> float | None:
 # -- levels ---------------------------------------------------------------------------------------------------------
 
 
-def add_energy(run: RunData, machine: Machine, summary: dict[str, Any]) -> None:
+def add_energy(run: RunData, summary: dict[str, Any]) -> None:
     """Put `energy` into each level of a summary: what it took, or None and why."""
-    meters = read_meters(run, machine)
+    meters = read_meters(run)
     for level in summary["levels"]:
         found = SEVERAL_BESIDE if summary.get("groups") and meters.every else level_energy(meters, level)
         level["energy"] = None if isinstance(found, str) else found

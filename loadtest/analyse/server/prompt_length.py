@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.files import samples
-from loadtest.analyse.run.files.samples import Machine
+from loadtest.analyse.run.files.samples import known_values
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.timing import prefill
@@ -106,13 +105,12 @@ def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list
     kept = [group for group in groups.values() if len({level["input_tokens"] for level in group}) >= FEWEST_LENGTHS]
     if not kept:
         return []
-    seen = samples.read_machine(run)
-    return [_series(run, seen, sorted(group, key=lambda level: level["input_tokens"])) for group in kept]
+    return [_series(run, sorted(group, key=lambda level: level["input_tokens"])) for group in kept]
 
 
-def _series(run: RunData, seen: Machine, group: list[dict[str, Any]]) -> PromptLengthSeries:
+def _series(run: RunData, group: list[dict[str, Any]]) -> PromptLengthSeries:
     shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
-    name, at, held = _sampled_memory(run, seen)
+    name, at, held = _sampled_memory(run)
     points = tuple(_point_of(run, level, at, held) for level in group)
     known = any(point.memory is not None for point in points)
     return PromptLengthSeries(" · ".join(shared), points, name if known else None)
@@ -136,23 +134,24 @@ def _point_of(run: RunData, level: dict[str, Any], at: FloatArray, held: FloatAr
     )
 
 
-def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, FloatArray, FloatArray]:
+def _sampled_memory(run: RunData) -> tuple[str, FloatArray, FloatArray]:
     """Return what was sampled that is closest to the model's memory, and instants and bytes of it.
 
     It is the memory of the GPU, of the model, or of the server's process; no instants where none was sampled.
     """
+    seen = run.machine
     if seen.gpus is not None and "memory_used" in seen.gpus:
-        return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", *samples.known_values(seen.gpus, "memory_used")
+        return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", *known_values(seen.gpus, "memory_used")
     name = run.fact("target", "model")
     loaded = [
         (t, model.get("size") or np.nan) for t, models in seen.models for model in models if model.get("name") == name
     ]
     if loaded:
         frame = pd.DataFrame(loaded, columns=["t", "size"])
-        return f"The model's memory{seen.mark('ollama')}", *samples.known_values(frame, "size")
+        return f"The model's memory{seen.mark('ollama')}", *known_values(frame, "size")
     for host, frame in seen.hosts.items():
         if "server_memory" in frame:
-            return f"Memory of the server's process on {host}", *samples.known_values(frame, "server_memory")
+            return f"Memory of the server's process on {host}", *known_values(frame, "server_memory")
     return "", np.zeros(0), np.zeros(0)
 
 

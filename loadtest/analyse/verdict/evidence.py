@@ -11,6 +11,7 @@ import pandas as pd
 from loadtest import metrics
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import LevelData
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,14 @@ class Evidence:
     """One level of a run."""
 
     run: RunData
-    level: dict[str, Any]
+    level: LevelData
     rows: BoolArray  # measured requests of the level
     good: BoolArray  # those that ended well
     requests: pd.DataFrame  # the good ones
     everyone: pd.DataFrame  # every request of the level, warm-up and failures included
 
     @classmethod
-    def of(cls, run: RunData, level: dict[str, Any]) -> Evidence:
+    def of(cls, run: RunData, level: LevelData) -> Evidence:
         index = level["index"]
         rows, good = run.measured(index), run.good(index)
         return cls(run, level, rows, good, run.requests[good], run.requests[run.requests["level"] == index])

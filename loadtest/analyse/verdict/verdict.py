@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from loadtest.analyse.figures.stationarity import growth
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.alternating_models import work_spans
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.timing.prefill import has_turns, shares_prefix
@@ -50,7 +50,7 @@ class JudgedLevel:
         return [doubt.reason for _, doubt in self.doubts]
 
 
-def judge(run: RunData, level: dict[str, Any]) -> JudgedLevel:
+def judge(run: RunData, level: LevelData) -> JudgedLevel:
     """Hold a level against every rule."""
     evidence = Evidence.of(run, level)
     doubts = [(cause(rule), doubt) for rule in RULES for doubt in rule(evidence)]
@@ -70,7 +70,7 @@ def worst(verdicts: list[str]) -> str:
 ENDED = {"done": VALID, "failed": VOID}  # best verdict of a run that ended so; of every other state: suspect
 
 
-def of_run(run: RunData, levels: Sequence[dict[str, Any]]) -> str:
+def of_run(run: RunData, levels: Sequence[LevelData]) -> str:
     """Return the worst of the levels' verdicts and of how the run ended."""
     return worst([worst([level["verdict"] for level in levels]), ENDED.get(str(run.facts.get("state")), SUSPECT)])
 
@@ -217,7 +217,7 @@ def client_cpu(run: RunData, level: int) -> float | None:
 
 
 def _growing(e: Evidence) -> Iterator[Doubt]:
-    if (offered_load.is_open(e.level) or e.level.get("rate")) and e.level.get("rate_to") is None:
+    if (e.level.is_open or e.level.get("rate")) and e.level.get("rate_to") is None:
         sent = e.everyone[e.everyone["send"].notna()]
         found = growth(*(sent[name].to_numpy(dtype=np.float64) for name in ("send", "end", "first_token")))
         if found is not None and found.growing:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtest.analyse.run.levels import LevelData
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
@@ -90,10 +91,8 @@ class Finder:
     def _load(self, level: Level) -> int:
         return level.concurrency or round((level.rate or 0.0) / self._loads.unit)
 
-    def _judged(self, level: Level, summary: dict[str, Any]) -> TriedLevel:
-        from loadtest.analyse.summary import failed
-
-        failures, requests = failed(summary), summary["requests"]
+    def _judged(self, level: Level, summary: LevelData) -> TriedLevel:
+        failures, requests = summary.failed, summary["requests"]
         judged = judge_objectives(self._objectives, summary)
         void = summary["verdict"] == "void"
         met, saw = all_met(judged), "; ".join(map(str, judged))

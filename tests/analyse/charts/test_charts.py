@@ -29,7 +29,7 @@ from loadtest.analyse.charts.by_load import distributions, percentiles, throughp
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.reports import pages
-from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import VOID
 from loadtest.records import Outcome, Record
@@ -255,8 +255,8 @@ def test_of_a_run_in_which_all_failed_only_what_shows_something_is_drawn(tmp_pat
 
 
 def test_levels_are_grouped_by_everything_but_concurrency() -> None:
-    def level(concurrency: int, out: int) -> dict[str, Any]:
-        return {"concurrency": concurrency, "input_tokens": 128, "output_tokens": out, "words": None, "rate": None}
+    def level(concurrency: int, out: int) -> LevelData:
+        return LevelData(concurrency=concurrency, input_tokens=128, output_tokens=out, words=None, rate=None)
 
     found = series_of([level(4, 64), level(1, 64), level(1, 256)])
     assert found == [

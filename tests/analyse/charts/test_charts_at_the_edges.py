@@ -16,7 +16,7 @@ from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 from loadtest.analyse.charts import itl, style
 from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
 from loadtest.analyse.charts.over_time import depth, drift, timeline
-from loadtest.analyse.run.series import series_of
+from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import SUSPECT
 from loadtest.records import Outcome, Record
@@ -98,7 +98,7 @@ def test_a_stream_beside_another_model_may_wait_for_that_one(tmp_path: Path) -> 
     analysis = analyse(tmp_path / "run")
     level = analysis.summary["levels"][0]
     assert timeline.title(analysis, level) == "A single stream: nobody to wait for"
-    assert timeline.title(analysis, {**level, "beside": ["m:8b"]}) == "A single stream, beside m:8b"
+    assert timeline.title(analysis, LevelData(level, beside=["m:8b"])) == "A single stream, beside m:8b"
 
 
 LONG = "hf.co/" + "a-very-long-organisation/" * 3 + "Model-70B-GGUF:Q4_K_M"
@@ -205,11 +205,11 @@ def test_one_request_is_one_stream_and_comes_after_the_start(tmp_path: Path) -> 
 
 def test_the_parts_of_ttft_add_up_to_no_more_than_it() -> None:
     """A bar of 34.9 ms had "mean 32.1 ms" above it: requests had left late, and waits are not below nothing."""
-    level = {"verdict": SUSPECT, "ttft_s": {"mean": 0.0321}, "slot_wait_s": {"mean": 0.001}, "load_s": {"mean": 0.001}}
+    level = LevelData(verdict=SUSPECT, ttft_s={"mean": 0.0321}, slot_wait_s={"mean": 0.001}, load_s={"mean": 0.001})
     level |= {"prefill_s": {"mean": 0.0244}, "queue_wait_s": {"mean": 0.0095}, "batch_wait_s": {"mean": 0.0085}}
     parts = ttft.parts_of(level)
     assert sum(parts.values()) == pytest.approx(0.0321)
     assert (parts["prefill_s"], parts["slot_wait_s"], parts["load_s"]) == (0.0244, 0.001, 0.001)
     assert parts["batch_wait_s"] == pytest.approx(0.0057)
-    exact = {**level, "batch_wait_s": {"mean": 0.0057}}
+    exact = LevelData(level, batch_wait_s={"mean": 0.0057})
     assert ttft.parts_of(exact)["batch_wait_s"] == pytest.approx(0.0057)

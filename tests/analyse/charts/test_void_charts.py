@@ -17,9 +17,9 @@ from loadtest.analyse.charts.by_load import percentiles, prediction, throughput,
 from loadtest.analyse.charts.over_time import timeline
 from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, label_of, level_name
 from loadtest.analyse.findings.step_findings import steps_findings
-from loadtest.analyse.run.series import series_of
+from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.summary import Analysis, analyse, figure
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -81,7 +81,7 @@ def test_legends_name_it(found: Analysis) -> None:
 
 
 def test_the_predicted_curve_rests_on_none_of_it(found: Analysis) -> None:
-    curve = prediction.curve_of(found).result(found.summary["levels"])
+    curve = found.curve
     assert curve is not None
     assert curve.series.concurrencies == (1, 2, 8)
 
@@ -90,7 +90,7 @@ def test_what_steps_take_is_said_with_a_doubt_and_not_at_all_where_every_level_i
     assert all("Void levels are part of that" in each.evidence for each in steps_findings(found) if each.evidence)
     for level in found.summary["levels"]:
         level["verdict"] = VOID
-        assert figure(level, "ttft_s") is not None
+        assert level["ttft_s"]["mean"] is not None
     assert steps_findings(found) == []
 
 
@@ -98,7 +98,7 @@ def test_a_prediction_past_the_slots_of_a_void_level_names_them(tmp_path: Path) 
     """The title promised 8 streams a TTFT of 892 ms; the void level of 8, with four slots taken, had seen 1.6 s."""
     one = analyse(play(SERVER, [Load(users=users, requests=40) for users in USERS], slots=4).write(tmp_path / "run"))
     one.summary["levels"][3]["verdict"] = VOID
-    curve = prediction.curve_of(one).result(one.summary["levels"])
+    curve = one.curve
     assert curve is not None
     assert ", if the server has slots for as many, and not the 4 that void levels show" in prediction.title(one, curve)
 

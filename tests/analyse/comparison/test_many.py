@@ -22,6 +22,7 @@ from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
 from loadtest.analyse.comparison.differences import chance, estimate_of
 from loadtest.analyse.comparison.many import Many, Pair, PairChange, compare_many
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError
@@ -248,7 +249,7 @@ def test_the_models_of_one_run_stand_side_by_side(tmp_path: Path) -> None:
 def test_chances_are_adjusted_step_by_step() -> None:
     """Holm: the smallest of m chances counts m times, the next m − 1 times, and none less than the one before."""
     tested = [
-        many_runs._Tested(0, {}, Change("", 1, many_runs.OF_TOKENS[0], 1.0, 2.0, 2.0), p, 0.05)
+        many_runs._Tested(0, LevelData(), Change("", 1, many_runs.OF_TOKENS[0], 1.0, 2.0, 2.0), p, 0.05)
         for p in (0.004, 0.001, 0.5, None)
     ]
     found, count = many_runs._holm(tested)
@@ -263,7 +264,7 @@ def test_the_mean_of_changes_that_were_not_seen_is_not_shown() -> None:
 
     def pair(*verdicts: str) -> Pair:
         rows = [
-            PairChange({}, Change("", streams, metric, 1.0, 0.5, 0.5, verdict=verdict), 0.1)
+            PairChange(LevelData(), Change("", streams, metric, 1.0, 0.5, 0.5, verdict=verdict), 0.1)
             for streams, verdict in enumerate(verdicts)
         ]
         return Pair(None, None, tuple(rows))  # type: ignore[arg-type]

@@ -15,7 +15,6 @@ from support.two_models import two_models
 from loadtest.analyse.findings.energy_findings import energy_findings
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.files import samples
 from loadtest.analyse.summary import analyse
 
 Call = Callable[..., tuple[int, str, str]]
@@ -223,7 +222,7 @@ def test_idle_is_sampled_before_the_first_request(loadtest: Call, simulated_url:
     code, _, err = loadtest("run", simulated_url, *asked, "--out", path, "--no-report")
     assert code in (0, 3), err
     run = frames.load(path)
-    seen = samples.read_machine(run).gpus
+    seen = run.machine.gpus
     assert seen is not None
     assert seen["t"].min() < float(run.requests["send"].min()) - 2.4
     assert set(seen["power"].dropna()[seen["t"] < -0.5]) == {60.0}

@@ -16,16 +16,20 @@ from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.reports.answers import _levels_off
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.05)
 
 
-def level(users: int, rate: float, half_width: float | None = None) -> dict[str, Any]:
+def level(users: int, rate: float, half_width: float | None = None) -> LevelData:
     """Return what the knee reads of a level of summary.json."""
     ci = None if half_width is None else [rate - half_width, rate + half_width]
-    return {"concurrency": users, "rate": None, "output_tokens_per_s": rate, "output_tokens_per_s_ci95": ci}
+    return LevelData(concurrency=users, rate=None, output_tokens_per_s=rate, output_tokens_per_s_ci95=ci)
+
+
+def but(one: LevelData, **changed: Any) -> LevelData:
+    return LevelData(one, **changed)
 
 
 def littles_law(run: RunData, index: int = 0) -> stationarity.Little:
@@ -154,9 +158,9 @@ def test_a_wave_of_many_requests_is_no_growing_queue() -> None:
         assert found.growing is growing, rate
 
 
-def open_level(rate: float, answered: float, growth_per_s: float) -> dict[str, Any]:
+def open_level(rate: float, answered: float, growth_per_s: float) -> LevelData:
     little = {"growing": growth_per_s > 0, "growth_per_s": growth_per_s, "in_flight_first": 3.1, "in_flight_last": 3.4}
-    return level(1, 10) | {"index": 0, "concurrency": None, "rate": rate, "requests_per_s": answered, "little": little}
+    return but(level(1, 10), index=0, concurrency=None, rate=rate, requests_per_s=answered, little=little)
 
 
 def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
@@ -171,28 +175,28 @@ def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
     assert (kept_up.kept_up([twelve]) or "").startswith(
         "The server did not keep up at 12 requests/s: there it answered 9.1"
     )
-    assert kept_up.kept_up([four | {"little": None}, eight | {"rate_to": 9.0}]) is None
+    assert kept_up.kept_up([but(four, little=None), but(eight, rate_to=9.0)]) is None
 
 
 def test_a_queue_that_grew_by_chance_is_no_limit_of_the_server() -> None:
     """Was "does not keep up at 8 requests/s: there it answers 8.4 a second", for a wave of the queue at 80 % of the load."""
-    four, eight = open_level(4, 4.02, 0), open_level(8, 8.4, 0.08) | {"requests_per_s_ci95": [6.9, 9.9]}
+    four, eight = open_level(4, 4.02, 0), but(open_level(8, 8.4, 0.08), requests_per_s_ci95=[6.9, 9.9])
     said = "at 8 requests/s is not known: there the queue grew from 3.1 to 3.4 requests, and as many were answered as came."
     assert (kept_up.kept_up([four, eight]) or "").endswith(f"whether it can {said}")
     assert kept_up.kept_up([eight]) == f"Whether the server can keep up {said}"
-    more = eight | {"offered_per_s": 10.4, "requests_per_s": 8.2, "requests_per_s_ci95": None}  # of 20 requests
+    more = but(eight, offered_per_s=10.4, requests_per_s=8.2, requests_per_s_ci95=None)  # of 20 requests
     assert (kept_up.kept_up([more]) or "").endswith("grew from 3.1 to 3.4 requests, as 10.4 a second happened to come.")
-    surely = eight | {"requests_per_s": 6.2, "requests_per_s_ci95": [5.5, 7.1]}
+    surely = but(eight, requests_per_s=6.2, requests_per_s_ci95=[5.5, 7.1])
     assert "but not at 8 requests/s" in (kept_up.kept_up([four, surely]) or "")
 
 
 def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_with() -> None:
-    eight = open_level(8, 6.2, 0) | {"offered_per_s": 6.3, "label": "8"}
+    eight = but(open_level(8, 6.2, 0), offered_per_s=6.3, label="8")
     assert (kept_up.kept_up([eight]) or "").startswith(
         "The server kept up at 8 requests/s (6.3 a second came): 3.1 requests"
     )
     assert _levels_off(Series("", (eight,)))[0].note == "6.3 a second came; the highest rate measured"
-    unclear = eight | {"little": eight["little"] | {"steady": False}}
+    unclear = but(eight, little=eight["little"] | {"steady": False})
     said = "requests waited to the end, and too few came to tell whether their queue grows"
     assert kept_up.kept_up([unclear]) == f"Whether the server can keep up at 8 requests/s is not known: there {said}."
     assert str(_levels_off(Series("", (unclear,)))[0]) == f"Kept up with: not known: at 8 requests/s {said}"
@@ -209,7 +213,7 @@ def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_wi
 )
 def test_a_rate_whose_requests_were_not_all_answered_is_not_kept_up_with(more: dict[str, Any], said: str) -> None:
     """Was "The server keeps up at 8 requests/s" where it had turned a third of them away."""
-    four, eight = open_level(4, 4.02, 0) | {"label": "4"}, open_level(8, 7.9, 0) | more | {"label": "8"}
+    four, eight = but(open_level(4, 4.02, 0), label="4"), but(open_level(8, 7.9, 0), **more, label="8")
     sentence, alone = kept_up.kept_up([four, eight]) or "", kept_up.kept_up([eight]) or ""
     assert sentence.startswith(f"The server kept up at {4 if said else 8} requests/s: ")
     assert alone.startswith(
@@ -283,10 +287,10 @@ def test_output_that_still_grows_has_no_knee_yet() -> None:
     ],
 )
 def test_a_void_level_leaves_open_whether_output_grows(
-    levels: list[dict[str, Any]], void: int, said: str, tile: str
+    levels: list[LevelData], void: int, said: str, tile: str
 ) -> None:
-    every = [*(each | {"verdict": "valid"} for each in levels), level(void, 99, 1) | {"verdict": "void"}]
-    named = [each | {"label": f"{each['concurrency']} streams"} for each in every]
+    every = [*(but(each, verdict="valid") for each in levels), but(level(void, 99, 1), verdict="void")]
+    named = [but(each, label=f"{each['concurrency']} streams") for each in every]
     series = Series("", tuple(sorted(named, key=lambda each: int(each["concurrency"]))))
     assert saturation(series) == said
     assert str(_levels_off(series)[0]) == tile
@@ -323,7 +327,7 @@ def test_output_is_said_to_grow_only_where_intervals_part(last: float, grows: bo
 
 
 def test_two_levels_or_open_loops_have_no_knee() -> None:
-    open_loop = level(8, 62, 1) | {"rate": 2.0}
+    open_loop = but(level(8, 62, 1), rate=2.0)
     found, reason = knee.knee([level(1, 25, 1), level(4, 62, 1), open_loop])
     assert found is None
     assert reason is not None
@@ -343,7 +347,7 @@ def test_the_knee_of_made_servers_is_at_their_slots(tmp_path: Path) -> None:
 
 
 def test_the_knee_of_people_is_said_of_people() -> None:
-    levels = [level(users, rate, 1) | {"sessions": True} for users, rate in ((1, 25), (2, 43), (4, 62), (8, 62))]
+    levels = [but(level(users, rate, 1), sessions=True) for users, rate in ((1, 25), (2, 43), (4, 62), (8, 62))]
     found, _ = knee.knee(levels)
     assert found is not None
     assert found.sentence == "Output stops growing at 4 people, with 62.0 tokens/s in all."

@@ -12,7 +12,7 @@ from support.virtual_runs import Load, SessionLoad, play, play_sessions
 from loadtest.analyse.charts import draw_all
 from loadtest.analyse.findings.cache_findings import cache_findings
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import axis_of
 from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.prefix_cache import HostCache
@@ -132,6 +132,6 @@ def test_single_requests_say_nothing_of_conversations(tmp_path: Path) -> None:
 def test_charts_of_turns_are_drawn_where_there_are_turns(few_slots: Analysis, tmp_path: Path) -> None:
     names = {path.name for path in draw_all(few_slots, tmp_path / "charts")}
     assert {"turns.png", "reread.png"} <= names
-    assert offered_load.axis(few_slots.summary["levels"]) == "concurrency (people)"
+    assert axis_of(few_slots.levels) == "concurrency (people)"
     alone = analyse(play(TIMING, [Load(users=1), Load(users=2)], slots=2).write(tmp_path / "run"))
     assert not {"turns.png", "reread.png"} & {path.name for path in draw_all(alone, tmp_path / "others")}

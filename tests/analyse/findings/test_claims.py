@@ -12,7 +12,7 @@ from loadtest.analyse.figures import knee
 from loadtest.analyse.findings import behind_findings, leaving_findings, slot_findings, step_findings, waiting_findings
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import LevelData, Series, believed
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill_law import fit_prefill
 from loadtest.analyse.server.timing.step_law import Law
@@ -26,21 +26,23 @@ NO_RUN = cast(
 )  # of which only levels are known
 
 
-def of(slots: Slots, **more: Any) -> Any:
-    """Stand in for an analysis with these slots."""
+def of(slots: Slots, *levels: LevelData, **more: Any) -> Any:
+    """Stand in for an analysis with these slots, and of a valid level where none is given."""
+    every = levels or (LevelData(index=0, label="8 streams", verdict="valid"),)
     steps = SimpleNamespace(apart=False, handover_s=0.0)
     bare = {
         "run": SimpleNamespace(facts={}, requests={"status": []}),
-        "summary": {"levels": [{"index": 0, "label": "8 streams", "verdict": "valid"}]},
+        "levels": every,
+        "believed": believed(every),
         "steps": steps,
     }
     return SimpleNamespace(slots=slots, **{**bare, **more})
 
 
-def level(**figures: float | None) -> dict[str, Any]:
+def level(**figures: float | None) -> LevelData:
     """Return a level of summary.json at 8 streams with these means."""
     named = {name: None if value is None else {"mean": value, "max": value} for name, value in figures.items()}
-    return {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None, **named}
+    return LevelData(index=0, label="8 streams", concurrency=8, rate=None, **named)
 
 
 def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float | None) -> str | None:
@@ -118,7 +120,7 @@ def test_a_request_that_waits_for_its_model_is_not_said_to_wait_for_nothing() ->
 def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at: tuple[int, ...], end: str) -> None:
     """Was the title "No request queues at 1 stream: waiting is 0.17 %" above bars of void levels that were all waiting."""
     one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
-    void = [level() | {"concurrency": users, "verdict": "void"} for users in void_at]
+    void = [LevelData(level(), concurrency=users, verdict="void") for users in void_at]
     every = Series("", tuple(sorted([one, *void], key=lambda each: int(each["concurrency"]))))
     said = waiting_findings.queueing(of(LIMIT), every)
     assert said is not None
@@ -342,7 +344,7 @@ def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said:
 def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, worked_on: bool | None, said: str) -> None:
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": worked_on, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
-    assert leaving_findings.leaving_findings([level() | {"left": left, "verdict": "valid"}])[1] == said
+    assert leaving_findings.leaving_findings([LevelData(level(), left=left, verdict="valid")])[1] == said
 
 
 @pytest.mark.parametrize(
@@ -374,8 +376,8 @@ def test_slots_that_a_server_says_and_others_that_were_seen_tell_what_stands_beh
     said: int | None, slots: Slots, peak: int, verdict: str, claim: str | None
 ) -> None:
     run = SimpleNamespace(facts={"server": {"slots_said": said}})
-    levels = [{"verdict": verdict, "peak_decoding": peak}]
-    found = behind_findings.behind_the_url(of(slots, run=run, summary={"levels": levels}))
+    one = LevelData(verdict=verdict, peak_decoding=peak)
+    found = behind_findings.behind_the_url(of(slots, one, run=run))
     assert [one[: len(claim or "")] for one in found] == ([] if claim is None else [claim])
 
 
@@ -385,7 +387,7 @@ def test_a_speed_that_stays_is_said_once() -> None:
         {"concurrency": users, "verdict": "valid", "ttft_s": {"p50": 1.0}, "stream_tokens_per_s": {"p50": speed}}
         for users, speed in ((1, 100.0), (8, 100.02))
     ]
-    said = str(findings.range_of_ttft(Series("", tuple({"index": 0, "rate": None, **end} for end in ends))))
+    said = str(findings.range_of_ttft(Series("", tuple(LevelData(end, index=0, rate=None) for end in ends))))
     assert said.endswith("; the median decode speed is 100 tokens/s a stream at both.")
 
 
@@ -398,5 +400,5 @@ def test_a_queue_that_grew_and_few_requests_are_not_told_by_littles_law(
 ) -> None:
     law = {"in_flight": 9.0, "ends_per_s": 1.0, "sojourn_s": 2.0, "holds": False, "growing": growing}
     window = {"start": 0.0, "end": float(ended)}
-    one = {"label": "1 request/s", "verdict": "suspect", "little": law, "window": window}
+    one = LevelData(label="1 request/s", verdict="suspect", little=law, window=window)
     assert len(findings.unsteady([one])) == said

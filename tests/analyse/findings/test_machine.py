@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_without_monitors_nothing_is_said_or_drawn(run: Path, tmp_path: Path) -> None:
-    assert samples.read_machine(frames.load(run)).empty
+    assert frames.load(run).machine.empty
     assert said(run) == ""
     assert chart.draw(tmp_path / "machine.png", analyse(run)) is None
     assert not (tmp_path / "machine.png").exists()
@@ -52,7 +52,7 @@ def test_without_monitors_nothing_is_said_or_drawn(run: Path, tmp_path: Path) ->
 )
 def test_samples_stand_on_the_runs_axis(run: Path, anchor: dict[str, Any]) -> None:
     add(run, "host", [{"t": 0.5, "cores": [0.5], "memory_used": 1}], **anchor)
-    (frame,) = samples.read_machine(frames.load(run)).hosts.values()
+    (frame,) = frames.load(run).machine.hosts.values()
     assert frame["t"].tolist() == pytest.approx([10**6 + 0.5 if anchor["wall_ns"] > made_runs.WALL + 4 * S else 3.5])
 
 
@@ -61,7 +61,7 @@ def test_missing_samples_break_the_line_and_a_gap_is_said(run: Path) -> None:
     lines: list[dict[str, Any]] = [{"t": t, "cores": [0.5], "memory_used": 1} for t in (0.0, 0.1, 0.2)]
     lines += [{"t": 0.3, "gap": why}, {"t": 0.9, "facts": {"cores": 1}}, {"t": 1.0, "cores": [0.5], "memory_used": 1}]
     add(run, "host", lines)
-    seen = samples.read_machine(frames.load(run))
+    seen = frames.load(run).machine
     (frame,) = seen.hosts.values()
     assert frame["busiest"].isna().tolist() == [False, False, False, True, False]
     (gap,) = seen.gaps
@@ -176,8 +176,8 @@ def test_a_counter_that_goes_back_and_forth_is_of_several_servers(
         for i, count in enumerate(counts)
     ]
     add(run, "llamacpp", lines)
-    seen = samples.read_machine(frames.load(run))
-    assert (seen.server is None) == in_turn
+    seen = frames.load(run)
+    assert (seen.machine.server is None) == in_turn
     assert any("of several servers in turn" in one for one in seen.trouble) == in_turn
 
 
@@ -213,7 +213,7 @@ def test_the_panels_are_those_that_there_is_something_to_see_in(run: Path, tmp_p
     add(run, "host", beats(run, cores=[0.5, 0.1], client_cpu=0.1, memory_used=1))
     add(run, "nvidia", beats(run, gpus=[{"gpu": 0, "memory_used": 42 * GB}]))
     add(run, "prometheus", beats(run, values={"node_load1": 0.7}))
-    seen = samples.read_machine(frames.load(run))
+    seen = frames.load(run).machine
     assert [label for label, _ in chart._panels(seen)] == [
         f"cores of\n{platform.node()}",
         "GPU memory\n(GB)",

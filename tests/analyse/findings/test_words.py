@@ -23,7 +23,7 @@ from loadtest.analyse.reports import pages, prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -87,8 +87,8 @@ def test_speeds_that_differ_are_not_said_as_one() -> None:
     assert simulated_warning(several).endswith("not a server.")
 
 
-def level(**more: Any) -> dict[str, Any]:
-    return {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None, **more}
+def level(**more: Any) -> LevelData:
+    return LevelData(index=0, label="8 streams", concurrency=8, rate=None, **more)
 
 
 def run_of(**columns: list[float]) -> RunData:
@@ -139,7 +139,7 @@ def test_long_gaps_are_counted(gaps: list[float], title: str, tail: str, monkeyp
     """ITL p99 between two humps is a gap that nobody saw."""
     monkeypatch.setattr(stats, "ranked", lambda *_: np.sort(gaps))
     one = level(itl_s={"p50": float(np.median(gaps)), "p99": 0.2})
-    analysis = cast("Analysis", SimpleNamespace(summary={"levels": [one]}, run=run_of(x=gaps)))
+    analysis = cast("Analysis", SimpleNamespace(levels=[one], run=run_of(x=gaps)))
     assert itl.title(analysis).endswith(title)
     assert tail in itl.tail_title(analysis)
 

@@ -21,7 +21,7 @@ from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
@@ -122,8 +122,8 @@ def test_the_most_is_not_called_so_without_the_void_levels_above(tmp_path: Path)
 
 def test_a_void_rate_is_not_passed_over() -> None:
     """Was "the highest rate measured", although a higher one was, and is void."""
-    steady = {"index": 0, "rate": 4.0, "concurrency": None, "little": {"growing": False, "growth_per_s": 0.0}}
-    void = {"index": 1, "rate": 8.0, "concurrency": None, "little": None, "verdict": "void"}
+    steady = LevelData(index=0, rate=4.0, concurrency=None, little={"growing": False, "growth_per_s": 0.0})
+    void = LevelData(index=1, rate=8.0, concurrency=None, little=None, verdict="void")
     tile, _ = answers._levels_off(Series("", (steady, void)))
     assert str(tile) == "Kept up with: 4 requests/s (the highest rate measured; the level above it is void)"
     assert (saturation(Series("", (steady, void))) or "").endswith("; the level above it is void.")
@@ -141,7 +141,7 @@ def test_a_void_rate_is_not_passed_over() -> None:
     ],
 )
 def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
-    seen = answers.Seen({"model": "m", "beside": [], "label": label, "verdict": "suspect"}, "suspect", "")
+    seen = answers.Seen(LevelData(model="m", beside=[], label=label, verdict="suspect"), "suspect", "")
     assert seen.called == said
     assert answers.Reason("", (seen,)).where == f"{said} is suspect"  # was "M is suspect": a model's name is as it is
 
@@ -196,19 +196,19 @@ def test_a_load_that_a_search_measured_again_is_told_from_the_first(tmp_path: Pa
 
 
 def test_two_reasons_of_one_level_are_not_two_levels() -> None:
-    level = {"label": "2 streams", "verdict": "suspect"}
+    level = LevelData(label="2 streams", verdict="suspect")
     seen = [answers.Seen(level, "suspect", "answers are short"), answers.Seen(level, "suspect", "prompts are long")]
     assert answers.Reason("Lengths.", tuple(seen)).example == (
         "2 streams is suspect: answers are short; prompts are long."
     )
-    other = answers.Seen({"label": "4 streams", "verdict": "suspect"}, "suspect", "answers are short")
+    other = answers.Seen(LevelData(label="4 streams", verdict="suspect"), "suspect", "answers are short")
     assert answers.Reason("Lengths.", (*seen, other)).example == (
         "2 and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
     )
 
 
 def test_a_level_is_never_void_and_suspect_at_once() -> None:
-    void, fine = {"label": "2 streams", "verdict": "void"}, {"label": "4 streams", "verdict": "suspect"}
+    void, fine = LevelData(label="2 streams", verdict="void"), LevelData(label="4 streams", verdict="suspect")
     seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
     reason = answers.Reason("Lengths.", seen)
     assert reason.where == "4 streams is suspect; also at 2 streams"
@@ -218,7 +218,7 @@ def test_a_level_is_never_void_and_suspect_at_once() -> None:
 def test_no_more_levels_are_called_void_than_are() -> None:
     """Was "2 streams is void: …. 2 more levels likewise", where one of the two was suspect."""
     seen = tuple(
-        answers.Seen({"label": label, "verdict": verdict}, verdict, "tokens were read late")
+        answers.Seen(LevelData(label=label, verdict=verdict), verdict, "tokens were read late")
         for label, verdict in (("2 streams", "void"), ("4 streams", "void"), ("1 stream", "suspect"))
     )
     assert answers.Reason("Late.", seen).example == (

@@ -11,7 +11,7 @@ import pytest
 from support.made_runs import Made, grid, make, write
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.summary import analyse, failed
+from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -120,9 +120,9 @@ def test_partial_tokens_of_failed_requests_are_counted_apart(tmp_path: Path) -> 
         dataclasses.replace(r, outcome=Outcome.TRUNCATED, output_tokens=7) if r.id in {10, 11} else r
         for r in truth.records
     ]
-    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    level = analyse(write(tmp_path / "run", records, levels)).levels[0]
     assert level["outcomes"] == {"ok": 30, "truncated": 2}
-    assert failed(level) == 2
+    assert level.failed == 2
     assert level["tokens"]["partial"] == 14
     assert level["tokens"]["output"] == 600
     assert level["ttft_s"]["n"] == 30

@@ -11,7 +11,7 @@ import pytest
 from loadtest.analyse.findings import waiting_findings
 from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.series import Series
+from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.server.queue.waits import passed_share
 from loadtest.analyse.summary import Analysis
 
@@ -66,7 +66,7 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> 
         name: {"mean": value, "max": value}
         for name, value in (("ttft_s", 1.0), ("slot_wait_s", 0.0), ("batch_wait_s", 0.6))
     }
-    level = {"index": 0, "label": "2 streams", "concurrency": 2, "rate": None, "verdict": "valid", **figures}
+    level = LevelData(index=0, label="2 streams", concurrency=2, rate=None, verdict="valid", **figures)
     analysis = cast("Analysis", SimpleNamespace(run=made(gap_ms), steps=SimpleNamespace(apart=False, handover_s=0.0)))
     found = waiting_findings.batching(analysis, Series("", (level,)))
     assert found is not None

@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import level_name
 from loadtest.analyse.findings.run_findings import heaviest
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, wait_in_words
+from loadtest.analyse.run.levels import Series, name_among
+from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds
 
 FEW = 200  # requests of a level, up to which each shows as a point
@@ -42,7 +41,7 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
             values,
             np.arange(1, len(values) + 1) / (len(values) + left),
             drawstyle="steps-post",
-            color=colours[offered_load.load_name(level)],
+            color=colours[level.load],
             marker="o" if len(values) <= FEW else "",
             markersize=3.5,
             linewidth=1.6,
@@ -58,12 +57,12 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
 
 def title(analysis: Analysis) -> str:
     """Say how far apart the best and the worst first tokens are, and where half of them lie."""
-    levels = analysis.summary["levels"]
+    levels = analysis.levels
     last = heaviest(levels, "ttft_s")
     if last is None:
         return "Time to first token"
-    name = offered_load.name_among(last, levels)
-    half, end = (wait_in_words(last, "ttft_s", part) for part in ("p50", "max"))
+    name = name_among(last, levels)
+    half, end = (last.wait_in_words("ttft_s", part) for part in ("p50", "max"))
     values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
     if not np.isfinite(values).any():  # all users hung up
         return f"{name}: all users hung up before their first token"

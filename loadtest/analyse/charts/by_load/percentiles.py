@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import crosses
 from loadtest.analyse.findings.run_findings import heaviest
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, believed, figure, is_void, wait_in_words
+from loadtest.analyse.run.levels import Series, axis_of, believed, name_among
+from loadtest.analyse.summary import Analysis
 from loadtest.text import listed
 
 PERCENTILES = (  # (percentile, colour, marker, its size, width of the line): a line that another one covers shows beside it
@@ -29,7 +28,7 @@ def e2e(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 
 def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str) -> None:
-    levels = [level for level in series.levels if figure(level, name, "p50") is not None and offered_load.amount(level)]
+    levels = [level for level in series.levels if level.figure(name, "p50") is not None and level.amount]
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
         return
@@ -38,27 +37,31 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str
             axes.plot(
                 *zip(*good, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
             )
-    void = [point for part, *_ in PERCENTILES for point in style.points(filter(is_void, levels), name, part)]
+    void = [
+        point
+        for part, *_ in PERCENTILES
+        for point in style.points((level for level in levels if level.is_void), name, part)
+    ]
     crosses(axes, void)  # at last, as its name is the legend's last
     # Panels of one page share their axis: it holds the levels of all.
-    every = [figure(level, name, part) for level in analysis.summary["levels"] for part, *_ in PERCENTILES]
+    every = [level.figure(name, part) for level in analysis.levels for part, *_ in PERCENTILES]
     low, high = (end(value for value in every if value) for end in (min, max))
     room = 1.8 if high < 10 * low else 1.15
     axes.set_ylim(low / room, high * room)
     style.logarithmic_y(axes)
-    style.load_axis(axes, {offered_load.amount(level) for level in levels}, offered_load.axis(levels))
+    style.load_axis(axes, {level.amount for level in levels}, axis_of(levels))
     axes.set_ylabel(f"{called}, logarithmic")
 
 
 def title(analysis: Analysis) -> str:
     """Say how far the tail is from the median at the highest load."""
-    levels = analysis.summary["levels"]
+    levels = analysis.levels
     last = heaviest(levels, "ttft_s", "p95")
     if last is None:
         return "Percentiles of TTFT and of the whole answer against load"
-    name = offered_load.name_among(last, levels)
-    told = [part for part in ("p50", "p95", "p99") if figure(last, "ttft_s", part) is not None]
-    said = [wait_in_words(last, "ttft_s", part) for part in told]
+    name = name_among(last, levels)
+    told = [part for part in ("p50", "p95", "p99") if last.figure("ttft_s", part) is not None]
+    said = [last.wait_in_words("ttft_s", part) for part in told]
     if len(set(said)) == 1:
         return f"{name}: {listed(told)} of TTFT are {'both' if len(told) == 2 else 'all'} {said[0]}"
     tail = listed([f"{part} {value}" for part, value in zip(told[1:], said[1:], strict=True)])

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings.slot_findings import believed_slots, slot_limit
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData, users_axis
 from loadtest.analyse.server.timing.prefill import Interval, has_turns
-from loadtest.analyse.summary import Analysis, believed, figure, interval, without_void
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
+from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Document
 from loadtest.text import counted, joined, number, percent, seconds
 
@@ -27,15 +26,6 @@ PANELS = (  # (title, figure, part)
     ("tokens/s a stream, median", "stream_tokens_per_s", "p50"),
     ("output tokens/s, all streams", "output_tokens_per_s", "mean"),
 )
-
-
-def curve_of(analysis: Analysis, begun: CurveAhead | None = None) -> CurveAhead:
-    """Return the predicted curve of a run, which rests on no request of a void level; `begun` serves where none is void."""
-    levels = analysis.summary["levels"]
-    if "group" not in analysis.summary and 0 < len(believed(levels)) < len(levels):
-        good = without_void(analysis)
-        return CurveAhead(good.run, good.slots, good.steps)
-    return begun or CurveAhead(analysis.run, analysis.slots, analysis.steps)
 
 
 def draw(path: Path, analysis: Analysis, found: PredictedCurve) -> Path:
@@ -59,7 +49,7 @@ def draw_loads(path: Path, analysis: Analysis, document: Document) -> Path:
     rates = not any(load.concurrency for load in document.loads)
     levels = [
         level
-        for level in analysis.summary["levels"]
+        for level in analysis.levels
         if level["label"] in document.rests_on["levels"] and bool(level["concurrency"]) != rates
     ]
 
@@ -81,9 +71,9 @@ def _four_panels(
 
 
 def _loads_panel(
-    axes: Axes, levels: Sequence[dict[str, Any]], document: Document, key: str, part: str, *, rates: bool
+    axes: Axes, levels: Sequence[LevelData], document: Document, key: str, part: str, *, rates: bool
 ) -> None:
-    points = [(level["rate"] if rates else level["concurrency"], figure(level, key, part)) for level in levels]
+    points = [(level["rate"] if rates else level["concurrency"], level.figure(key, part)) for level in levels]
     known = sorted((at, value) for at, value in points if value is not None)
     said = _said_by_case(document, f"{key}.{part}", rates=rates)
     predicted = [(at, value) for each in said.values() for at, value, _ in each]
@@ -98,7 +88,7 @@ def _loads_panel(
     _dots(axes, known, factor, style.INK)
     style.from_zero(axes, tallest * factor, 1.12)
     people = any(load.people for load in document.loads)
-    name = "requests/s" if rates else offered_load.users_axis(people=people)
+    name = "requests/s" if rates else users_axis(people=people)
     style.load_axis(axes, {at for at, _ in [*known, *predicted]}, name)
 
 
@@ -152,7 +142,7 @@ def _curve_panel(axes: Axes, analysis: Analysis, found: PredictedCurve, key: str
     _dots(axes, [(load, value) for load, value, _ in points], factor, style.VERMILLION)
     style.from_zero(axes, tallest * factor, 1.12)  # room for the slots' label
     loads = {*users, *(each.concurrency or 1 for each in curve[-1:])}
-    style.load_axis(axes, loads, offered_load.users_axis(people=has_turns(analysis.run)))
+    style.load_axis(axes, loads, users_axis(people=has_turns(analysis.run)))
     if (slots := slot_limit(analysis)) is not None:
         style.slots_line(axes, slots, slots)
 
@@ -176,9 +166,9 @@ def measured(
 ) -> list[tuple[int, float, tuple[float, float] | None]]:
     """Return (concurrency, figure, its 95 % interval) of the series' levels, in order of concurrency."""
     found = [
-        (level["concurrency"], value, interval(level, key, part))
-        for level in analysis.summary["levels"]
-        if level["index"] in series.levels and level["concurrency"] and (value := figure(level, key, part)) is not None
+        (level["concurrency"], value, level.interval(key, part))
+        for level in analysis.levels
+        if level["index"] in series.levels and level["concurrency"] and (value := level.figure(key, part)) is not None
     ]
     return sorted(found, key=lambda point: point[0])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -12,9 +11,8 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import crosses, edge_of
 from loadtest.analyse.findings.run_findings import as_title, range_of_e2e, saturation
 from loadtest.analyse.findings.slot_findings import slot_limit
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, interval, is_void
+from loadtest.analyse.run.levels import LevelData, Series, axis_of
+from loadtest.analyse.summary import Analysis
 from loadtest.text import number
 
 FIGURES_APART = 0.12  # of an axis' width: figures beside points are no nearer
@@ -95,18 +93,18 @@ def _draw_series(
     style.from_zero(axes, highest, 1.14)  # room for figures, and above them for the slots' label
     style.plain(axes.yaxis)
     levels = [level for series in all_series for level in series.levels]
-    style.load_axis(axes, users, offered_load.axis(levels))
+    style.load_axis(axes, users, axis_of(levels))
     slots = slot_limit(analysis)
-    if slots is not None and min(users) <= slots < max(users) and not any(map(offered_load.is_open, levels)):
+    if slots is not None and min(users) <= slots < max(users) and not any(level.is_open for level in levels):
         style.slots_line(axes, slots, slots)
 
 
-def _point(level: dict[str, Any], name: str, part: str, factor: float) -> Point | None:
+def _point(level: LevelData, name: str, part: str, factor: float) -> Point | None:
     """Return a figure of a level at its load; None where one of them is unknown."""
-    load, value, ci95 = offered_load.amount(level), figure(level, name, part), interval(level, name, part)
+    load, value, ci95 = level.amount, level.figure(name, part), level.interval(name, part)
     if value is None or not load:
         return None
-    return Point(load, value * factor, ci95 and (ci95[0] * factor, ci95[1] * factor), is_void(level))
+    return Point(load, value * factor, ci95 and (ci95[0] * factor, ci95[1] * factor), level.is_void)
 
 
 def _write_figures(axes: Axes, line: Sequence[Point], users: Sequence[float]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,9 +13,8 @@ from loadtest.analyse.charts.void_levels import hatch
 from loadtest.analyse.findings.run_findings import as_title, range_of_ttft
 from loadtest.analyse.findings.slot_findings import slot_limit
 from loadtest.analyse.findings.waiting_findings import queueing
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, is_void, mean_ttft
+from loadtest.analyse.run.levels import LevelData, Series, axis_of
+from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds
 
 THINNEST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
@@ -31,21 +29,21 @@ BAR = 0.62  # of a bar's place: its width
 
 def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw mean TTFT by load as a stack of slot wait, batch wait, load and prefill, with marks for p50 and p95."""
-    levels = [level for level in series.levels if figure(level, "ttft_s") is not None]
+    levels = [level for level in series.levels if level.figure("ttft_s") is not None]
     if not levels:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return
     # One unit for every panel of the page: they share their axis.
-    factor, unit = style.scale(max(_top(level) for level in analysis.summary["levels"]))
+    factor, unit = style.scale(max(_top(level) for level in analysis.levels))
     _stack(axes, levels, factor)
     x = np.arange(len(levels))
-    void = [i for i, level in enumerate(levels) if is_void(level)]
-    hatch(axes, void, [(mean_ttft(levels[i]) or 0.0) * factor for i in void], BAR)
+    void = [i for i, level in enumerate(levels) if level.is_void]
+    hatch(axes, void, [(levels[i].mean_ttft or 0.0) * factor for i in void], BAR)
     crowded = axes.figure is not None and len(axes.figure.axes) > 1
     place = axes.get_subplotspec()
     room = BAR * 72 * (style.WIDTH - 1.2) / (1 if place is None else place.get_gridspec().ncols) / len(levels)
     for name, mark, size in (("p50", "_", min(18.0, room)), ("p95", "^", min(6.0, room))):  # none reaches the next bar
-        known = [(i, value * factor) for i, level in enumerate(levels) if (value := figure(level, "ttft_s", name))]
+        known = [(i, value * factor) for i, level in enumerate(levels) if (value := level.figure("ttft_s", name))]
         if known:
             axes.plot(
                 *zip(*known, strict=True),
@@ -62,25 +60,25 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
     )
     style.plain(axes.yaxis)
-    axes.set_xlabel(offered_load.axis(levels))
+    axes.set_xlabel(axis_of(levels))
     axes.set_ylabel(f"mean TTFT and its parts ({unit})")
     slots = slot_limit(analysis)
-    if slots is not None and not any(map(offered_load.is_open, levels)):
+    if slots is not None and not any(level.is_open for level in levels):
         within = sum((level["concurrency"] or 0) <= slots for level in levels)
         if within < len(levels):
             style.slots_line(axes, within - 0.5, slots)
 
 
-def _name_means(axes: Axes, levels: list[dict[str, Any]], factor: float, *, crowded: bool) -> None:
+def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: bool) -> None:
     """Write each level's mean on its bar; of many levels those of some, evenly apart."""
     bare = crowded or len(levels) > FEW_MEANS
     room = HEIGHT_OF_MEAN * max(map(_top, levels))
     for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
         level = levels[i]
-        if is_void(level):
+        if level.is_void:
             continue
         axes.annotate(
-            f"{'' if bare else 'mean '}{seconds(figure(level, 'ttft_s'))}",
+            f"{'' if bare else 'mean '}{seconds(level.figure('ttft_s'))}",
             (i, _free_above(level, room) * factor),
             xytext=(0, 4),
             textcoords="offset points",
@@ -90,26 +88,26 @@ def _name_means(axes: Axes, levels: list[dict[str, Any]], factor: float, *, crow
         )
 
 
-def _free_above(level: dict[str, Any], room: float) -> float:
+def _free_above(level: LevelData, room: float) -> float:
     """Return the least height on a level's bar, s, above which no mark is in the way of a figure that takes such a height.
 
     A figure right above the mark of p95 would be read as that mark's.
     """
-    height = mean_ttft(level) or 0.0
+    height = level.mean_ttft or 0.0
     for name in ("p50", "p95"):
-        mark = figure(level, "ttft_s", name)
+        mark = level.figure("ttft_s", name)
         if mark is not None and height <= mark < height + room:
             height = mark + room / 4
     return height
 
 
-def _top(level: dict[str, Any]) -> float:
-    return max(figure(level, "ttft_s", part) or 0.0 for part in ("mean", "p50", "p95"))
+def _top(level: LevelData) -> float:
+    return max(level.figure("ttft_s", part) or 0.0 for part in ("mean", "p50", "p95"))
 
 
-def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
+def _stack(axes: Axes, levels: list[LevelData], factor: float) -> None:
     x, bottom = np.arange(len(levels)), np.zeros(len(levels))
-    whole = np.array([mean_ttft(level) or 0.0 for level in levels]) * factor
+    whole = np.array([level.mean_ttft or 0.0 for level in levels]) * factor
     thin = np.zeros(len(levels))  # parts too thin to be seen are drawn with the next one: no slit is left
     parts = [parts_of(level) for level in levels]
     for name, label, colour in style.REQUEST_STATES:
@@ -125,27 +123,27 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
         axes.bar(x, rest, BAR, bottom=bottom, color=style.WAITING, label=label)
 
 
-def parts_of(level: dict[str, Any]) -> dict[str, float]:
+def parts_of(level: LevelData) -> dict[str, float]:
     """Return the mean parts of a level's TTFT, which add up to no more than it.
 
     A wait is what load and prefill leave of a request's TTFT, and no less than nothing: where a request left late, the rest of
     its TTFT is less than that, and the mean wait by as much too long.
     """
     parts = {name: _part_of(level, name) for name, _, _ in style.REQUEST_STATES}
-    excess = max(sum(parts.values()) - (mean_ttft(level) or math.inf), 0.0)
+    excess = max(sum(parts.values()) - (level.mean_ttft or math.inf), 0.0)
     for name in WAITS:
         cut = min(excess, parts[name])
         parts[name], excess = parts[name] - cut, excess - cut
     return parts
 
 
-def _part_of(level: dict[str, Any], name: str) -> float:
+def _part_of(level: LevelData, name: str) -> float:
     if name == "unsplit_wait_s":
-        return 0.0 if level.get("slot_wait_s") else figure(level, "queue_wait_s") or 0.0
-    return figure(level, name) or 0.0
+        return 0.0 if level.get("slot_wait_s") else level.figure("queue_wait_s") or 0.0
+    return level.figure(name) or 0.0
 
 
 def split_title(analysis: Analysis) -> str:
     """Say what the stack shows, from its own figures."""
     said = as_title(analysis, lambda series: queueing(analysis, series)) or as_title(analysis, range_of_ttft)
-    return said or f"Time to first token by {offered_load.axis(analysis.summary['levels']).partition(' (')[0]}"
+    return said or f"Time to first token by {axis_of(analysis.levels).partition(' (')[0]}"

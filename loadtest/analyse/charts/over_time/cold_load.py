@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run.files import samples
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory.cold_load import Sampled
 from loadtest.analyse.summary import Analysis
@@ -23,11 +22,11 @@ COLOURS = {"page_cache": style.GREEN, "host_memory": style.VERMILLION, "gpu_memo
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
     """Draw cold_load.png; None, and nothing written, where no cold load was asked for or seen."""
-    levels = [level for level in analysis.summary["levels"] if level.get("cold_load")]
+    levels = [level for level in analysis.levels if level.get("cold_load")]
     every = [one for level in levels for one in level["cold_load"]["loads"]][:MOST_LOADS_DRAWN]
     if not every:
         return None
-    watched = cold_load.sampled(analysis.run, samples.read_machine(analysis.run))
+    watched = cold_load.sampled(analysis.run)
     seen = [(key, name, watched[key]) for key, name in cold_load.MEMORIES if len(watched[key].t)]
     figure = Figure(figsize=(style.WIDTH, 3.1 + 1.75 * len(seen)), dpi=style.DPI, layout="constrained")
     heights = [1.25 if not seen else 0.8, *[1.0] * len(seen)]

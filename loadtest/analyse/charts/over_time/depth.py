@@ -48,7 +48,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
 
 def title(analysis: Analysis) -> str:
     """Say what the depth of the stack shows."""
-    slots, levels = analysis.slots, analysis.summary["levels"]
+    slots, levels = analysis.slots, analysis.levels
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
     if (limit := slot_limit(analysis)) is not None:

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.summary import Analysis, believed, is_void
+from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, seconds
 
 FEWEST_REQUESTS = 12  # requests of a level whose thirds are compared …
@@ -23,13 +23,13 @@ THIRDS = 3
 def over_time(axes: Axes, analysis: Analysis) -> None:
     """Draw a point a request where it was sent, and the median along each level."""
     colours = style.shades(analysis)
-    every = sum(int(analysis.run.good(level["index"]).sum()) for level in analysis.summary["levels"])
+    every = sum(int(analysis.run.good(level["index"]).sum()) for level in analysis.levels)
     drawn = told = False
-    for level in analysis.summary["levels"]:
+    for level in analysis.levels:
         sent, waited = _requests(analysis, level)
         if not len(sent):
             continue
-        name = offered_load.load_name(level)
+        name = level.load
         step = max(1, -(-every // MOST_POINTS))
         axes.plot(sent[::step], waited[::step], ".", color=colours[name], markersize=4, alpha=0.55)
         for part in _thirds(level, sent):
@@ -56,7 +56,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     axes.set_ylabel("TTFT, logarithmic")
 
 
-def _requests(analysis: Analysis, level: dict[str, Any]) -> tuple[FloatArray, FloatArray]:
+def _requests(analysis: Analysis, level: LevelData) -> tuple[FloatArray, FloatArray]:
     """Return when a level's good requests were sent and their TTFT, in the order of sending."""
     rows = analysis.run.good(level["index"])
     sent, waited = (analysis.run.column(name)[rows] for name in ("send", "ttft_s"))
@@ -65,7 +65,7 @@ def _requests(analysis: Analysis, level: dict[str, Any]) -> tuple[FloatArray, Fl
     return sent[known][order], waited[known][order]
 
 
-def _thirds(level: dict[str, Any], sent: FloatArray) -> list[Any]:
+def _thirds(level: LevelData, sent: FloatArray) -> list[Any]:
     """Return the places of a level's requests in three parts, in the order of sending; none where there are too few."""
     rounds = FEWEST_ROUNDS * THIRDS * int(level.get("concurrency") or 1)
     return np.array_split(np.arange(len(sent)), THIRDS) if len(sent) >= max(FEWEST_REQUESTS, rounds) else []
@@ -74,7 +74,7 @@ def _thirds(level: dict[str, Any], sent: FloatArray) -> list[Any]:
 def title(analysis: Analysis) -> str:
     """Say in which level TTFT drifted most: each third's median lies outside the middle half of the other."""
     judged, drifting = 0, []
-    levels = believed(analysis.summary["levels"])
+    levels = analysis.believed
     for level in levels:
         sent, waited = _requests(analysis, level)
         if not (parts := _thirds(level, sent)):
@@ -86,7 +86,7 @@ def title(analysis: Analysis) -> str:
         if abs(after / before - 1) >= LEAST_DRIFT and not low <= after <= high and not least <= before <= most:
             drifting.append((level, float(before), float(after)))
     if not judged:
-        void = any(map(is_void, analysis.summary["levels"]))
+        void = any(level.is_void for level in analysis.levels)
         return f"TTFT of every request over the run: too few in each level{' that is not void' if void else ''} to tell a drift"
     if not drifting:
         each = "the level" if judged == 1 else f"each of {judged} levels"

@@ -16,8 +16,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.over_time import depth
 from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.run.event_times import blocks
-from loadtest.analyse.run.files import samples
-from loadtest.analyse.run.files.samples import Machine
+from loadtest.analyse.run.files.samples import SERVERS, Machine
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US
 
@@ -27,7 +26,7 @@ TitledPanel = tuple[str, Callable[[Axes], None]]
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
     """Draw machine.png; None, and nothing written, where no monitor sampled beside the run."""
-    seen = samples.read_machine(analysis.run)
+    seen = analysis.run.machine
     if seen.empty or not len(analysis.run.requests):
         return None
     panels: list[TitledPanel] = [
@@ -63,7 +62,7 @@ def _panels(seen: Machine) -> Iterator[TitledPanel]:
             if column in seen.gpus:
                 yield f"{label}{mark}", partial(panel, frame=seen.gpus, column=column, colour=colour)
     if seen.server is not None:
-        mark = "\n(simulated)" if seen.mark(*samples.SERVERS) else ""
+        mark = "\n(simulated)" if seen.mark(*SERVERS) else ""
         if {"running", "waiting"} & set(seen.server):
             yield f"server's own\ncount{mark}", partial(counts_panel, frame=seen.server)
         if "kv_use" in seen.server:

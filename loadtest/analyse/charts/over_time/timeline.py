@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.levels import LevelData, has_tokens
 from loadtest.analyse.run.overlaps import peak_at_once
-from loadtest.analyse.summary import Analysis, failed, has_tokens, is_void
+from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import counted, listed
 
@@ -29,23 +29,23 @@ FAILED_MARK: dict[str, Any] = {"marker": "x", "color": style.VERMILLION, "linest
 HUNG_UP_MARK: dict[str, Any] = {"marker": "<", "color": style.VERMILLION, "linestyle": "", "fillstyle": "none"}
 
 
-def pick(analysis: Analysis) -> dict[str, Any] | None:
+def pick(analysis: Analysis) -> LevelData | None:
     """Return the level that shows queueing best: the smallest past the slots, else the largest; one that is not void before."""
-    levels: list[dict[str, Any]] = sorted(analysis.summary["levels"], key=offered_load.amount)
+    levels: list[LevelData] = sorted(analysis.levels, key=lambda level: level.amount)
     slots = analysis.slots
     beyond = [level for level in levels if slots.limit and _at_once(level) > (slots.estimate or 0)]
     best = beyond or levels[::-1]
-    return next((level for level in best if not is_void(level)), best[0] if best else None)
+    return next((level for level in best if not level.is_void), best[0] if best else None)
 
 
-def _at_once(level: dict[str, Any]) -> float:
+def _at_once(level: LevelData) -> float:
     """Return how many requests a level keeps at the server: its streams, in an open loop as many as came to be there."""
-    if not offered_load.is_open(level):
+    if not level.is_open:
         return float(level["concurrency"])
     return float(level["little"]["in_flight"]) if level["little"] else 0.0
 
 
-def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
+def request_rows(axes: Axes, analysis: Analysis, level: LevelData) -> None:
     """Draw the first requests of a level, a row each in the order sent; warm-up ones pale, unless they are most of these."""
     frame = analysis.run.requests
     sent = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])]
@@ -130,7 +130,7 @@ def _bars(axes: Axes, place: tuple[Any, Any, Any], colour: str, fade: Any) -> No
         bar.set_alpha(alpha)
 
 
-def title(analysis: Analysis, level: dict[str, Any]) -> str:
+def title(analysis: Analysis, level: LevelData) -> str:
     """Say how many were in flight, and how many of them decoded."""
     frame = analysis.run.requests
     rows = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])]
@@ -142,10 +142,10 @@ def title(analysis: Analysis, level: dict[str, Any]) -> str:
         return f"Up to {counted(asked, 'request')} in flight: each bar is one, from its send to its whole answer"
     if decoding == 0:
         return f"{level['requests']} requests, and none of them saw a token"
-    if bad := failed(level):
+    if bad := level.failed:
         return (
             f"{counted(asked, 'request')} in flight, at most {decoding} decoding; "
-            f"{bad} of {level['requests']} failed{' (the level is void)' if is_void(level) else ''}"
+            f"{bad} of {level['requests']} failed{' (the level is void)' if level.is_void else ''}"
         )
     if asked > decoding:
         return f"{asked} requests in flight, never more than {decoding} decoding: the others wait for their first token"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.files.damage import lines_left_out, no_header
 from loadtest.analyse.run.files.mixed_samples import metric_name, mixed_counter
 from loadtest.analyse.run.files.reading import samples_header
-from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 from loadtest.text import counted, size
@@ -47,6 +47,21 @@ SERVER_METRICS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Zero:
+    """The instant at which a run's time axis is zero, on both clocks; other files are placed on the axis by it."""
+
+    wall_ns: int = 0
+    monotonic_ns: int = 0
+    host: str | None = None  # None: several hosts sent requests, so only the wall clock is shared
+
+    def shift(self, header: FileHeader) -> int:
+        """Return what to add to a file's instants for the run's axis, ns: by the monotonic clock on one host, else the wall's."""
+        wall, monotonic = header.wall_ns - self.wall_ns, header.monotonic_ns - self.monotonic_ns
+        one_clock = header.host == self.host and abs(wall - monotonic) < SAME_BOOT_NS
+        return monotonic if one_clock else wall
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingGap:
     """A time in which a source could not be sampled, in seconds on the run's axis; `end` None: to the end of its file."""
 
@@ -54,6 +69,19 @@ class SamplingGap:
     start: float
     end: float | None
     sentence: str
+
+
+@dataclass(slots=True)
+class SamplesFile:
+    """What one monitor wrote, its instants in seconds on the run's axis."""
+
+    source: str
+    host: str
+    every: float
+    samples: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    gaps: list[SamplingGap] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +98,37 @@ class Machine:
     gaps: list[SamplingGap]
     simulated: frozenset[str]  # sources that a simulated server provided
     hardware: tuple[str, ...]  # of the machines that were sampled: "2 × NVIDIA H100", "gpuhost: 16 cores, 135 GB"
-    trouble: list[str]  # one sentence on each file that could not be read in full
+    files: tuple[SamplesFile, ...]  # that all of this is from
+
+    @classmethod
+    def of(cls, files: Sequence[SamplesFile]) -> Machine:
+        """Put together what these files hold."""
+        hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
+        by_driver = (file for file in files if file.source == "nvidia" and file.samples)
+        by_exporter = (file for file in files if any("DCGM_" in metric_name(key) for key in _metrics(file)))
+        gpus = next(chain(by_driver, by_exporter), None)  # before an exporter's of the same GPUs
+        servers = (file for file in files if file.source in SERVERS)
+        server = next((file for file in servers if SERVER_METRICS.keys() & map(metric_name, _metrics(file))), None)
+        return cls(
+            hosts=hosts,
+            gpus=_gpus(gpus) if gpus else None,
+            processors={
+                file.host: _sample_frame(file, _energy) for file in files if file.source == "rapl" and file.samples
+            },
+            gpu_count=max((len(_by_gpu(values)) for _, values in gpus.samples), default=0) if gpus else 0,
+            server=_sample_frame(server, _server_values) if server else None,
+            loaded=_loaded_models(files),
+            named=dict(_named_metrics(files)),
+            gaps=[gap for file in files for gap in file.gaps],
+            simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
+            hardware=tuple(_hardware(files)),
+            files=tuple(files),
+        )
+
+    def of_server(self, url: str, every: Iterable[str]) -> Machine:
+        """Return what was sampled beside one of the measured servers: without the files of the others."""
+        others = {origin(one) for one in every} - {None, origin(url)}
+        return Machine.of([file for file in self.files if origin(str(file.facts.get("url") or "")) not in others])
 
     @property
     def models(self) -> Models:
@@ -90,52 +148,18 @@ class Machine:
         return " (simulated)" if self.simulated & set(sources) else ""
 
 
-@dataclass(slots=True)
-class _SamplesFile:
-    source: str
-    host: str
-    every: float
-    samples: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-    gaps: list[SamplingGap] = field(default_factory=list)
-    trouble: list[str] = field(default_factory=list)
+def read_machine(path: Path, zero: Zero) -> tuple[Machine, list[str]]:
+    """Read the monitors' files in a run folder; return with it a sentence on each thing that is left out.
 
-
-def read_machine(run: RunData) -> Machine:
-    """Read the monitors' files in a run folder; lines that are no samples are left out and reported in `trouble`.
-
-    For the part of a run that is one server's, files of other measured servers are left out.
+    Left out are lines that are no samples, and a file whose samples are of several servers.
     """
-    elsewhere = _other_servers(run)
-    files = [file for file in _files(run) if origin(str(file.facts.get("url") or "")) not in elsewhere]
-    trouble = [said for file in files for said in file.trouble]
+    files = list(_files(path, zero))
     mixed = [_several_servers(file) for file in files]
-    trouble += [said for said in mixed if said is not None]
-    files = [file for file, said in zip(files, mixed, strict=True) if said is None]
-    hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
-    by_driver = (file for file in files if file.source == "nvidia" and file.samples)
-    by_exporter = (file for file in files if any("DCGM_" in metric_name(key) for key in _metrics(file)))
-    gpus = next(chain(by_driver, by_exporter), None)  # samples of nvidia-smi come before an exporter's of the same GPUs
-    servers = (file for file in files if file.source in SERVERS)
-    server = next((file for file in servers if SERVER_METRICS.keys() & map(metric_name, _metrics(file))), None)
-    return Machine(
-        hosts=hosts,
-        gpus=_gpus(gpus) if gpus else None,
-        processors={
-            file.host: _sample_frame(file, _energy) for file in files if file.source == "rapl" and file.samples
-        },
-        gpu_count=max((len(_by_gpu(values)) for _, values in gpus.samples), default=0) if gpus else 0,
-        server=_sample_frame(server, _server_values) if server else None,
-        loaded=_loaded_models(files),
-        named=dict(_named_metrics(files)),
-        gaps=[gap for file in files for gap in file.gaps],
-        simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
-        hardware=tuple(_hardware(files)),
-        trouble=trouble,
-    )
+    trouble = [*(said for file in files for said in file.trouble), *(said for said in mixed if said is not None)]
+    return Machine.of([file for file, said in zip(files, mixed, strict=True) if said is None]), trouble
 
 
-def _several_servers(file: _SamplesFile) -> str | None:
+def _several_servers(file: SamplesFile) -> str | None:
     """Say that a file's samples are of several servers; None where they are not."""
     if (name := mixed_counter(file.samples)) is None:
         return None
@@ -145,7 +169,7 @@ def _several_servers(file: _SamplesFile) -> str | None:
     )
 
 
-def _hardware(files: list[_SamplesFile]) -> Iterator[str]:
+def _hardware(files: Sequence[SamplesFile]) -> Iterator[str]:
     """Yield what the files say of the machines that they sampled, GPUs first; nothing of a simulated one."""
     real = [file for file in files if not file.facts.get("simulated")]
     named = next((gpus for file in real if isinstance(gpus := file.facts.get("gpus"), list) and gpus), [])
@@ -165,16 +189,7 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
     return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
 
 
-def _other_servers(run: RunData) -> set[tuple[str, str, int]]:
-    """Return the origins of the measured servers that a part of a run did not go to; none of a whole run."""
-    if run.whole is None:
-        return set()
-    own = origin(str((run.facts.get("target") or {}).get("url") or ""))
-    every = {origin(str(one.get("url") or "")) for one in run.facts.get("targets") or []}
-    return {one for one in every if one is not None and one != own}
-
-
-def _loaded_models(files: list[_SamplesFile]) -> dict[str, Models]:
+def _loaded_models(files: Sequence[SamplesFile]) -> dict[str, Models]:
     found: dict[str, Models] = {}
     for file in files:
         if entries := [(t, values["models"]) for t, values in file.samples if "models" in values]:
@@ -185,8 +200,8 @@ def _loaded_models(files: list[_SamplesFile]) -> dict[str, Models]:
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
-def _files(run: RunData) -> Iterator[_SamplesFile]:
-    for path in sorted(run.path.glob("samples-*.jsonl")):
+def _files(folder: Path, zero: Zero) -> Iterator[SamplesFile]:
+    for path in sorted(folder.glob("samples-*.jsonl")):
         if path.name.startswith("samples-driver"):
             continue  # read by frames.py
         lines, wrong = read_lines(path)
@@ -195,23 +210,15 @@ def _files(run: RunData) -> Iterator[_SamplesFile]:
         header, first = samples_header(lines), lines[0] if lines else {}
         source, every = first.get("source"), first.get("every", 0)
         if header is None or not isinstance(source, str) or not _is_number(every) or every <= 0:
-            yield _SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
+            yield SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
             continue
-        file = _SamplesFile(source, header.host, float(every))
-        if wrong := wrong + _fill_samples(file, lines[1:], _shift(run, header)):
+        file = SamplesFile(source, header.host, float(every))
+        if wrong := wrong + _fill_samples(file, lines[1:], zero.shift(header)):
             file.trouble.append(lines_left_out(wrong, path.name))
         yield file
 
 
-def _shift(run: RunData, header: FileHeader) -> int:
-    """Return what to add to a file's instants for the run's axis, ns: by the monotonic clock on one host, else the wall's."""
-    zero = run.zero
-    wall, monotonic = header.wall_ns - zero.wall_ns, header.monotonic_ns - zero.monotonic_ns
-    one_clock = header.host == zero.host and abs(wall - monotonic) < SAME_BOOT_NS
-    return monotonic if one_clock else wall
-
-
-def _fill_samples(file: _SamplesFile, lines: list[dict[str, Any]], shift: int) -> int:
+def _fill_samples(file: SamplesFile, lines: list[dict[str, Any]], shift: int) -> int:
     """Sort lines into samples, facts and gaps; return how many were none of these."""
     wrong = 0
     for line in lines:
@@ -256,7 +263,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST_READING
 
 
-def _sample_frame(file: _SamplesFile, values: Any) -> pd.DataFrame:
+def _sample_frame(file: SamplesFile, values: Any) -> pd.DataFrame:
     """Return a row per sample, and a row of nan behind each sample whose successor came too late; `attrs` say of what."""
     rows: list[dict[str, float]] = []
     for t, line in file.samples:
@@ -268,7 +275,7 @@ def _sample_frame(file: _SamplesFile, values: Any) -> pd.DataFrame:
     return frame
 
 
-def _host(file: _SamplesFile) -> pd.DataFrame:
+def _host(file: SamplesFile) -> pd.DataFrame:
     def values(line: dict[str, Any]) -> dict[str, float]:
         cores = sorted(line.get("cores") or [], reverse=True)
         seen = {key: value for key, value in line.items() if key != "t" and isinstance(value, int | float)}
@@ -283,7 +290,7 @@ def _host(file: _SamplesFile) -> pd.DataFrame:
     return frame
 
 
-def _gpus(file: _SamplesFile) -> pd.DataFrame:
+def _gpus(file: SamplesFile) -> pd.DataFrame:
     def values(line: dict[str, Any]) -> dict[str, float]:
         seen = list(_by_gpu(line).values())
         return {
@@ -325,13 +332,13 @@ def _server_values(line: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _named_metrics(files: list[_SamplesFile]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _named_metrics(files: Sequence[SamplesFile]) -> Iterator[tuple[str, pd.DataFrame]]:
     for file in files:
         for key in sorted(_metrics(file)) if file.source == "prometheus" else ():
             if metric_name(key) not in (*SERVER_METRICS, *GPU_METRICS):
                 yield key, _sample_frame(file, lambda line, key=key: {"value": line["values"].get(key, np.nan)})
 
 
-def _metrics(file: _SamplesFile) -> set[str]:
+def _metrics(file: SamplesFile) -> set[str]:
     """Return the metrics of a file's samples, with their labels."""
     return {key for _, line in file.samples for key in line.get("values", {})}

@@ -10,8 +10,7 @@ import pandas as pd
 
 from loadtest.analyse.figures import stats
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.files import samples
-from loadtest.analyse.run.files.samples import Machine
+from loadtest.analyse.run.files.samples import known_values
 from loadtest.analyse.run.frames import RunData
 from loadtest.text import seconds, size
 from loadtest.urls import loopback
@@ -45,7 +44,7 @@ class Sampled:
     def of(cls, frame: pd.DataFrame | None, column: str, reason: str, mark: str = "") -> Sampled:
         if frame is None or column not in frame or not frame[column].notna().any():
             return cls(np.zeros(0), np.zeros(0), reason)
-        return cls(*samples.known_values(frame, column), mark=mark)
+        return cls(*known_values(frame, column), mark=mark)
 
     def change(self, start: float, end: float) -> tuple[float, float] | None:
         """Return the bytes before and after a load from `start` to `end`; None with too few samples.
@@ -71,10 +70,11 @@ def is_cold(run: RunData) -> bool:
     return bool(run.fact("scenario", "unload"))
 
 
-def sampled(run: RunData, seen: Machine) -> dict[str, Sampled]:
+def sampled(run: RunData) -> dict[str, Sampled]:
     """Return the samples of each memory that a load fills, by the keys of MEMORIES."""
+    seen = run.machine
     mark = seen.mark(seen.gpus.attrs["source"]) if seen.gpus is not None else ""
-    host = _server_host(run, seen)
+    host = _server_host(run)
     why = NOTHING_READ if run.simulated else NO_HOST
     ours = None if run.simulated and not mark else seen.gpus  # a real GPU here holds nothing of a simulated model
     return {
@@ -84,14 +84,15 @@ def sampled(run: RunData, seen: Machine) -> dict[str, Sampled]:
     }
 
 
-def _server_host(run: RunData, seen: Machine) -> pd.DataFrame | None:
+def _server_host(run: RunData) -> pd.DataFrame | None:
     """Return the samples of the server's machine; None where there are none, or the server is simulated."""
     if run.simulated:
         return None
-    elsewhere = [frame for host, frame in seen.hosts.items() if host != run.zero.host]
+    hosts = run.machine.hosts
+    elsewhere = [frame for host, frame in hosts.items() if host != run.zero.host]
     if elsewhere:
         return elsewhere[0]  # a monitor on another machine is there for the server
-    here = seen.hosts.get(run.zero.host or "")
+    here = hosts.get(run.zero.host or "")
     url = str(run.fact("target", "url") or "")
     return here if here is not None and (loopback(url) or "server_cpu" in here) else None
 
@@ -109,7 +110,7 @@ def cold_load(run: RunData, index: int) -> dict[str, Any]:
     times, sent = times[known], sent[known]
     file, loaded = run.fact("server", "facts", "details", "file_size"), run.fact("server_at_end", "size")
     held = int(file or loaded or 0) or None
-    watched = sampled(run, samples.read_machine(run))
+    watched = sampled(run)
     loads: list[dict[str, Any]] = []
     for at, took in zip(sent.tolist(), times.tolist(), strict=True):
         changes = {key: memory.change(at, at + took) for key, memory in watched.items()}

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadtest.analyse.run.files import samples
-from loadtest.analyse.run.files.samples import Machine
+from loadtest.analyse.run.files.samples import known_values
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory.by_slots import plan_of_run
 from loadtest.analyse.server.queue.slots import Slots
@@ -90,8 +89,7 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
         return "the run does not hold the model's layers and KV heads, which its KV cache follows from."
     if run.simulated is not None:
         plan = plan.of_simulated()
-    machine = samples.read_machine(run)
-    loaded = _loaded(run, machine)
+    loaded = _loaded(run)
     said = loaded_memory(loaded)
     vram = None if said is None or said.size_vram is None else min(said.size_vram, said.size)
     plan = replace(plan, gpu=vram != 0)
@@ -100,7 +98,7 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
         what = "loaded model, as the server says (/api/ps)"
         readings.append(MemoryReading("ollama", what, said.size, plan.loaded, run.simulated is not None))
     # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
-    if (said is None or vram == said.size) and (on_gpus := _on_gpus(run, machine, plan)) is not None:
+    if (said is None or vram == said.size) and (on_gpus := _on_gpus(run, plan)) is not None:
         readings.append(on_gpus)
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
@@ -109,24 +107,25 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     return MemoryComparison(plan, slots_from, tuple(readings), vram, run.simulated is not None)
 
 
-def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
+def _loaded(run: RunData) -> Mapping[str, Any] | None:
     """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
     name = run.fact("target", "model")
-    seen = [model for t, models in machine.models if t <= run.last_end for model in reversed(models)]
+    seen = [model for t, models in run.machine.models if t <= run.last_end for model in reversed(models)]
     return next((model for model in reversed(seen) if model.get("name") in (name, f"{name}:latest")), None)
 
 
-def _on_gpus(run: RunData, machine: Machine, plan: MemoryPlan) -> MemoryReading | None:
+def _on_gpus(run: RunData, plan: MemoryPlan) -> MemoryReading | None:
     """Return the most GPU memory in use while requests ran; None where no GPU of the server was sampled."""
+    machine = run.machine
     frame = machine.gpus
     if frame is None or "memory_used" not in frame:
         return None
     source = str(frame.attrs["source"])
     if source == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
         return None
-    t, used = samples.known_values(frame, "memory_used")
+    t, used = known_values(frame, "memory_used")
     during = used[(t >= 0) & (t <= run.last_end)]
     if not len(during):
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.series import series_of
+from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.errors import PredictionError
 
 OPTIONAL_KEYS = (
@@ -29,7 +29,7 @@ class ClosedLoopSeries:
 
 def longest_series(run: RunData) -> ClosedLoopSeries | None:
     """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
-    closed = [dict.fromkeys(OPTIONAL_KEYS) | level for level in run.levels if level.get("concurrency")]
+    closed = [LevelData(dict.fromkeys(OPTIONAL_KEYS) | level) for level in run.levels if level.get("concurrency")]
     found = [
         ClosedLoopSeries(
             each.label,

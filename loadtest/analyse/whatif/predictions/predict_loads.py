@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import __version__
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import shared_parts
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
@@ -274,7 +274,7 @@ def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str,
 
 def levels_in_words(labels: Sequence[str]) -> str:
     """Name levels, what all of them share once, and of many the first and the last."""
-    common, own = offered_load.shared(labels) if labels else ([], [])
+    common, own = shared_parts(labels) if labels else ([], [])
     said = listed(own) if len(own) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
     return said + (f" ({' · '.join(common)})" if common else "")
 

@@ -64,7 +64,6 @@ class CurveAhead:
         self._run, self._slots, self._steps = run, slots, steps
         self._series = longest_series(run)
         self._begun: Future[_Foretold] | None = None
-        self._found: list[PredictedCurve | None] = []  # once it was asked for: chart and table show one curve
         apart = len(run.chunks.flat) > excerpts.MOST_READ_EVENTS if apart is None else apart
         if self._series is None or len(self._series.concurrencies) < 2 or not apart or sys.platform != "linux":
             return
@@ -84,11 +83,6 @@ class CurveAhead:
 
         `levels` are those of summary.json, which the model must give back.
         """
-        if not self._found:
-            self._found.append(self._fitted(levels))
-        return self._found[0]
-
-    def _fitted(self, levels: Sequence[dict[str, Any]]) -> PredictedCurve | None:
         if self._series is None or len(self._series.concurrencies) < 2:
             return None
         foretold = self._foretold()

@@ -1,0 +1,184 @@
+"""The levels of a run: what is read of each one everywhere, and which of them belong on one line of a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.metrics import VOID
+from loadtest.records import NO_FAILURES
+from loadtest.scenario import Level
+from loadtest.text import UNKNOWN, rated, seconds
+
+# keys that a scenario's level has too
+ASKED_KEYS = (
+    *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
+    *("input_tokens", "output_tokens", "input_lengths", "output_lengths"),
+)
+# what the levels of a series share, beside their kind of load
+SERIES_KEYS = (
+    "model",
+    "url",
+    "words",
+    "input_tokens",
+    "output_tokens",
+    "input_lengths",
+    "output_lengths",
+    "system_tokens",
+)
+
+
+class LevelData(dict[str, Any]):
+    """A level of a run by the keys of run.json, and once it was summed up by those of summary.json."""
+
+    __slots__ = ()
+
+    @property
+    def is_void(self) -> bool:
+        """Whether its figures must not be quoted."""
+        return bool(self.get("verdict") == VOID)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was an open loop: requests are sent when due."""
+        return self.get("concurrency") is None
+
+    @property
+    def as_asked(self) -> Level:
+        """The scenario's level, which has the names for it."""
+        given: dict[str, Any] = {key: self.get(key) for key in ASKED_KEYS}
+        given |= {"inputs": self.get("inputs") or 1, "turns": self.get("turns"), "sessions": bool(self.get("sessions"))}
+        return Level(index=self["index"], requests=0, **given)
+
+    @property
+    def load(self) -> str:
+        """The name of its load as in its label: "8 streams", "4 requests/s"."""
+        if self.is_open and self.get("rate") is None and self.get("trace") is None:
+            return "an unknown load"
+        return self.as_asked.load
+
+    @property
+    def amount(self) -> float:
+        """Its load as a number: users, or requests/s (of a ramp or trace the mean rate due); 0 where unknown."""
+        if not self.is_open:
+            return float(self["concurrency"])
+        steady = self.get("rate_to") is None and self.get("rate")
+        return float(steady or self.get("offered_per_s") or self.get("rate") or 0.0)
+
+    @property
+    def failed(self) -> int:
+        """How many of its requests failed; those that we stopped did not."""
+        outcomes: dict[str, int] = self["outcomes"]
+        return sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
+
+    @property
+    def mean_ttft(self) -> float | None:
+        """The mean TTFT of users who stayed: of the same requests as the mean waits are."""
+        described = self.get("ttft_s") or {}
+        mean: float | None = described.get("mean_stayed", described.get("mean"))
+        return mean
+
+    def figure(self, name: str, part: str = "mean") -> float | None:
+        """Return one of its figures, None where it is unknown; a rate of the whole level has no `part`."""
+        described = self.get(name)
+        value: float | None = described.get(part) if isinstance(described, Mapping) else described
+        return value
+
+    def interval(self, name: str, part: str = "mean") -> tuple[float, float] | None:
+        """Return the 95 % interval of such a figure, None where there is none."""
+        described = self.get(name)
+        bounds = described.get(f"ci95_{part}") if isinstance(described, Mapping) else self.get(f"{name}_ci95")
+        return (bounds[0], bounds[1]) if bounds else None
+
+    def wait_in_words(self, name: str, part: str) -> str:
+        """Return a wait for people: "> 10 s" where users left before its end."""
+        value = self.figure(name, part)
+        if value is None:
+            return UNKNOWN
+        return ("> " if part in self[name].get("at_least", ()) else "") + seconds(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Levels that differ only in concurrency (in an open loop: only in rate), in ascending order of it."""
+
+    label: str  # what they share, e.g. "128 in · 64 out"; may be empty
+    levels: tuple[LevelData, ...]  # of summary.json
+
+    @property
+    def believed(self) -> list[LevelData]:
+        """Those that are not void."""
+        return believed(self.levels)
+
+    @property
+    def void(self) -> list[LevelData]:
+        return [level for level in self.levels if level.is_void]
+
+
+def series_of(levels: Iterable[LevelData]) -> list[Series]:
+    """Group levels of summary.json by model and server, prompt length, answer length, words and kind of load."""
+    groups: dict[tuple[Any, ...], list[LevelData]] = {}
+    for level in levels:
+        open_loop = level.is_open
+        key = (open_loop, None if open_loop else level["rate"], *(level.get(name) for name in SERIES_KEYS))
+        groups.setdefault(key, []).append(level)
+    return [
+        Series(_shared_label(group[0], rate), tuple(sorted(group, key=lambda level: level.amount)))
+        for (_, rate, *_), group in groups.items()
+    ]
+
+
+def _shared_label(level: LevelData, rate: float | None) -> str:
+    parts = (
+        ("{} shared", level.get("system_tokens")),
+        ("{} in", level.get("input_lengths") or level["input_tokens"]),
+        ("{} out", level.get("output_lengths") or level["output_tokens"]),
+        ("{} words", level["words"]),
+        ("{}", None if rate is None else rated(rate)),
+    )
+    return " · ".join(form.format(value) for form, value in parts if value is not None)
+
+
+def believed(levels: Iterable[LevelData]) -> list[LevelData]:
+    """Return the levels that are not void: those whose figures may be quoted."""
+    return [level for level in levels if not level.is_void]
+
+
+def has_tokens(*levels: Mapping[str, Any]) -> bool:
+    """Return whether levels of a summary have answers of text, as all have but embeddings: of those E2E is known, no TTFT."""
+    known = any(level.get("e2e_s") is not None for level in levels)
+    return not known or any(level.get("ttft_s") is not None for level in levels)
+
+
+def axis_of(levels: Iterable[LevelData]) -> str:
+    """Return the name of the axis that these levels lie on."""
+    known = list(levels)
+    kinds = {level.is_open for level in known}
+    if kinds == {True}:
+        return "offered load (requests/s)"
+    people = any(level.as_asked.sessions for level in known)
+    if kinds <= {False}:
+        return users_axis(people=people)
+    return f"{'people' if people else 'streams at once'}, or requests/s"
+
+
+def users_axis(*, people: bool) -> str:
+    """Return the name of the axis of a closed loop's users."""
+    return "concurrency (people)" if people else "concurrency (streams at once)"
+
+
+def shared_parts(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the parts that all labels share, such as lengths, and each label without them; of one label all but the load."""
+    parts = [label.split(" · ") for label in labels]
+    common = [part for part in parts[0][len(parts) == 1 :] if all(part in other for other in parts)]
+    return common, [
+        " · ".join(part for part in own if part not in common) or label
+        for own, label in zip(parts, labels, strict=True)
+    ]
+
+
+def name_among(level: LevelData, levels: Sequence[LevelData]) -> str:
+    """Return the label of one of these levels without what all of them share, which charts say under their title."""
+    _, names = shared_parts([one["label"] for one in levels])
+    return next(name for one, name in zip(levels, names, strict=True) if one is level)
