@@ -151,22 +151,9 @@ class RunFolder:
             raise RunFolderError(f"{str(path)!a} holds a control character; choose another --out.")
         if path.absolute() == Path(path.absolute().anchor):
             raise RunFolderError(f"{path} is the root of the file system; choose another --out.")
-        try:
-            if path.exists() and not path.is_dir():
-                raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
-            if path.is_dir() and any(next(path.glob(sign), None) for sign in _TAKEN):
-                raise _taken(path)
-            if path.is_symlink() and not path.exists():
-                raise RunFolderError(f"{path} is a link that leads to no folder; choose another --out.")
-            nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-            if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-                raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
-            _try(path.absolute(), nearest)
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte, or what is no text
-            why = getattr(error, "strerror", None) or "its name is no path"
-            shown = ascii(str(path))[1:-1]
-            shown = shown if len(shown) <= 200 else f"{shown[:80]}… ({len(shown)} characters)"
-            raise RunFolderError(f"cannot write to {shown}: {why}; choose another --out.") from None
+        check_writable(path)
+        if path.is_dir() and any(next(path.glob(sign), None) for sign in _TAKEN):
+            raise _taken(path)
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -296,6 +283,24 @@ def _why_none(path: Path) -> str:
     if (path.parent / "run.json").is_file():
         return f"it is a file of one; give the folder, {path.parent}"
     return "it is a file; unpack it where it holds a run, and give the folder"
+
+
+def check_writable(path: Path) -> None:
+    """Raise RunFolderError where `path` is no folder, or cannot be made or written into; leave nothing behind."""
+    try:
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
+        if path.is_symlink() and not path.exists():
+            raise RunFolderError(f"{path} is a link that leads to no folder; choose another --out.")
+        nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
+        _try(path.absolute(), nearest)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte, or what is no text
+        why = getattr(error, "strerror", None) or "its name is no path"
+        shown = ascii(str(path))[1:-1]
+        shown = shown if len(shown) <= 200 else f"{shown[:80]}… ({len(shown)} characters)"
+        raise RunFolderError(f"cannot write to {shown}: {why}; choose another --out.") from None
 
 
 def _try(path: Path, nearest: Path) -> None:

@@ -117,7 +117,7 @@ def _advise(
         )
     except PredictionError as error:
         raise PredictionError(str(error).replace("No prediction:", "No advice:", 1)) from None
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     written = _write_advice(folder, sound, found)
     if not as_json:
         _print_advice(written, sound, found)

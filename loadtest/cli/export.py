@@ -71,6 +71,7 @@ def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> 
     for sentence in read.summary["trouble"]:
         print(f"loadtest: {sentence}", file=sys.stderr)
     folder = run if to_stdout else out_folder(run, out)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in what:
         pieces = _pieces(getattr(read, name), kind)
         if to_stdout:

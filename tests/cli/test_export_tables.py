@@ -84,7 +84,7 @@ def test_without_pyarrow_it_says_what_to_install(
         (("--what", "levels,rows"), "'rows' is not a table; tables are levels, requests, chunks"),
         (("--what", ","), "is not a table"),
         (("--format", "xml"), "'xml' is not one of"),
-        (("--out", "/dev/null/x"), "cannot make /dev/null/x"),
+        (("--out", "/dev/null/x"), "cannot write to /dev/null; choose another --out"),
     ],
 )
 def test_a_mistake_is_a_sentence(loadtest: Call, given: tuple[str, ...], words: str) -> None:

@@ -34,7 +34,7 @@ def test_a_folder_that_cannot_be_written_is_a_mistake_in_a_sentence(
 ) -> None:
     before = sorted(locked.iterdir())
     assert _called(*command, str(locked)) == 2
-    assert capsys.readouterr().err == f"loadtest: cannot write into {locked}; name another folder with --out.\n"
+    assert capsys.readouterr().err == f"loadtest: cannot write to {locked}; choose another --out.\n"
     assert sorted(locked.iterdir()) == before
 
 

@@ -115,7 +115,7 @@ WRONG = [
         ["table.toml"],
         "has requests in [request]; it belongs above all tables.",
     ),
-    (["dates.toml"], "requests must be a whole number or nothing, not datetime.date(2024, 1, 1)."),
+    (["dates.toml"], "requests must be a whole number or nothing, not 2024-01-01."),
     (["nul.toml"], "model holds a NUL byte; take it out."),
     (["folder"], "the scenario folder is a folder; name a file."),
     (

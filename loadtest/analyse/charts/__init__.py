@@ -37,7 +37,6 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
 
     A run of several models or servers gets a folder for each in there; what all of them loaded together is drawn once.
     """
-    out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(style.RC):
         if analysis.groups:
             drawn = [_depth(out / "streams.png", analysis), machine.draw(out / "machine.png", analysis)]

@@ -55,7 +55,6 @@ def draw(many: Many, path: Path) -> Path:
 
 def draw_each(many: Many, out: Path) -> list[Path]:
     """Write each panel as a PNG of its own into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(style.RC):
         for name, title, panel in _panels(many):

@@ -136,6 +136,7 @@ def save(
         figure.draw_without_rendering()
     for write_last in at_last:
         write_last()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, metadata={"Software": None, "Title": drawable(title)})
     return path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
@@ -16,8 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.credentials import scrubber
-from loadtest.errors import ScenarioError, os_error_as, refuse
 from loadtest.grid import hanging
+from loadtest.run_folder import RunFolder, check_writable
 
 
 def print_lines(console: Console, lines: Iterable[str], *, before: str = "", style: str = "") -> None:
@@ -43,18 +42,12 @@ def out_option(help_text: str) -> Callable[..., Any]:
 
 
 def out_folder(run: Path, out: Path | None) -> Path:
-    """Return where a command puts its files: `out`, made where it is missing, else the run folder.
+    """Return where a command puts its files: `out`, which need not exist, else the run folder.
 
-    Raises ScenarioError where they cannot be written there, so before the work that they would be the outcome of.
+    Raises RunFolderError where they cannot be written there, before the work that they would be the outcome of; makes nothing.
     """
-    if out is not None:
-        with os_error_as(ScenarioError, f"cannot make {out}", "; choose another --out"):
-            out.mkdir(parents=True, exist_ok=True)
-    folder = out or run
-    refuse(
-        folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK),
-        f"cannot write into {folder}; name another folder with --out.",
-    )
+    folder = out or RunFolder.open(run).path
+    check_writable(folder)
     return folder
 
 
