@@ -11,6 +11,7 @@ from support.made_servers import made
 
 from loadtest.analyse.report import console_table, write_report
 from loadtest.analyse.reports import answers
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
@@ -122,5 +123,9 @@ def test_records_that_failed_leave_no_column_out(loadtest: Call, simulated_url: 
     assert code in (0, 3)
     assert "E2E p50" in said
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    summary["levels"][0] |= {"e2e_s": None, "input_tokens_per_s": None, "requests_per_s": None}
+    first, second = map(LevelData, summary["levels"])
+    summary["levels"] = [
+        LevelData(first, e2e_s=None, input_tokens_per_s=None, requests_per_s=None),
+        second,
+    ]
     assert len(console_table(summary, 200).rows) == 2

@@ -34,7 +34,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
     every = list(dict.fromkeys(row.level for row in comparison.headline))
     levels = every[:MOST_DRAWN]
     with mpl.rc_context(style.RC):
-        figure, panels = style.page(max(len(known), 1), columns=4, height=2.4 + 0.5 * len(levels))
+        figure, panels = style.page(max(len(known), 1), columns=4, height=3.2 + 0.5 * len(levels))
         if not known:
             style.empty(panels[0], "No figure could be compared.")
         for axes, metric in zip(panels, known, strict=False):

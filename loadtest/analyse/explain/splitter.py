@@ -205,10 +205,14 @@ class Splitter:
     def _silent_prompts(self, row: int, low: float, high: float) -> list[WorkWindow]:
         """Return when prompts of requests that ended without a token may have been read: while they held a slot."""
         timeline, law = self.timeline, self.steps.prefill
-        pieces = self._unheld([*held_slots(timeline, low, high, row), WorkWindow(row, low, high)], low, high)
+        unheld = self._unheld([*held_slots(timeline, low, high, row), WorkWindow(row, low, high)], low, high)
+        send = self.run.column("send")
         fastest = 1 / law.per_token_s if law is not None and law.per_token_s > 0 else 1.0
         found = []
         for each in silent_windows(timeline, low, high, row):
+            # Where the limit is not known, one that came before this request may have held a slot that was never seen taken.
+            before = not self.slots.limit and send[each.row] < send[row]
+            pieces = [(low, high)] if before else unheld
             prompt = float(timeline.prompt[each.row])
             rate = min(prompt / (each.end - each.start), fastest) if math.isfinite(prompt) else fastest
             clipped = [(max(left, each.start), min(right, each.end)) for left, right in pieces]

@@ -228,5 +228,5 @@ def test_idle_is_sampled_before_the_first_request(loadtest: Call, simulated_url:
     assert set(seen["power"].dropna()[seen["t"] < -0.5]) == {60.0}
     code, _, err = loadtest("run", simulated_url, "--monitor-idle", "5", "--out", tmp_path / "other")
     assert code == 2
-    assert "say what with --monitor" in err
+    assert "--monitor-idle does nothing without --monitor, which says what is sampled; leave it out." in err
     assert not (tmp_path / "other").exists()

@@ -32,6 +32,7 @@ from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel
 from loadtest.cli.run.prediction_and_probe import kept_prediction
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
+from loadtest.text import instant
 
 
 @pytest.mark.parametrize("says", ["ollama", "llamacpp"])
@@ -296,7 +297,7 @@ def test_a_run_keeps_a_prediction_and_its_report_scores_it(tmp_path: Path) -> No
     json.loads((real / "summary.json").read_text())
     code, said = command("score", path, real)  # the file itself, which the run kept: was "given afterwards"
     assert code == 0
-    assert f"kept before the first request, {facts['prediction']['kept']}" in " ".join(said.split())
+    assert f"kept before the first request, {instant(facts['prediction']['kept'])}" in " ".join(said.split())
 
 
 def test_a_prediction_that_was_exchanged_in_the_run_folder_is_not_scored(tmp_path: Path) -> None:
