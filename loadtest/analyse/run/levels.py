@@ -171,7 +171,8 @@ def users_axis(*, people: bool) -> str:
 def shared_parts(labels: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the parts that all labels share, such as lengths, and each label without them; of one label all but the load."""
     parts = [label.split(" · ") for label in labels]
-    common = [part for part in parts[0][len(parts) == 1 :] if all(part in other for other in parts)]
+    first = parts[0] if parts else []
+    common = [part for part in first[len(parts) == 1 :] if all(part in other for other in parts)]
     return common, [
         " · ".join(part for part in own if part not in common) or label
         for own, label in zip(parts, labels, strict=True)

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from support.places import FOLDERS
 
+from loadtest.analyse.run.levels import shared_parts
 from loadtest.analyse.summary import analyse
 
 pytestmark = pytest.mark.usefixtures("short_predictions")
@@ -114,3 +115,7 @@ def test_a_finished_run_whose_file_was_cut_between_lines_lacks_records(old: Path
     assert analysis.summary["verdict"] == "void"
     (old / "run.json").write_bytes((old / "run.json").read_bytes().replace(b'"done"', b'"interrupted"', 1))
     assert not [one for one in analyse(old).summary["trouble"] if "though the run is over" in one]
+
+
+def test_no_levels_have_no_parts_in_common() -> None:
+    assert shared_parts([]) == ([], [])
