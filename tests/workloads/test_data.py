@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.data_files import rows_of, write
 from support.plans import Run
 
 from loadtest.dialects import dialect_for
@@ -17,9 +18,9 @@ from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
-from loadtest.workloads.data_source import WORKER_STRIDE, data_file
+from loadtest.workloads.data_source import WORKER_STRIDE
 from loadtest.workloads.files import data_file as rows_of_file
-from loadtest.workloads.files.data_row import Row, read_row
+from loadtest.workloads.files.data_row import read_row
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, as_files_say, check_files
 
@@ -45,18 +46,6 @@ BATCH = {
     "url": "/v1/chat/completions",
     "body": {"model": "x", "messages": [HELLO], "max_tokens": 9, "top_p": 0.5},
 }
-
-
-def write(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def rows_of(path: Path, column: str | None = None) -> list[Row]:
-    file = data_file(Scenario(data=str(path), data_column=column))
-    assert file is not None
-    return [file.row(i) for i in range(len(file))]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,12 @@ from loadtest.workloads.workload import Workload, check_files
 ESTIMATE = Counter("estimate")
 
 
+def begun_alike(one: str, other: str) -> int:
+    """Return how many tokens two prompts have in common at their beginning."""
+    same = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return ESTIMATE.count(one[:same])
+
+
 def jobs(count: int, fit: TokenFit | None = None, **keys: Any) -> list[Job]:
     scenario = Scenario.from_dict({"concurrency": [1], "seed": 3, **keys})
     workload = Workload(scenario, ESTIMATE, fit)
@@ -174,8 +180,7 @@ def test_blocks_of_a_trace_are_as_long_as_its_hashes_are_many(tmp_path: Path, *,
     assert unit == f"The instants of the trace {trace} are read in seconds: it lasts 2.00 s."
     assert "has hashes of blocks of 16 tokens" in note
     one, two, _ = jobs(3, trace=str(trace), concurrency=[])
-    shared = next(i for i, (a, b) in enumerate(zip(one.prompt, two.prompt, strict=False)) if a != b)
-    assert 120 <= ESTIMATE.count(one.prompt[:shared]) <= 136
+    assert 120 <= begun_alike(one.prompt, two.prompt) <= 136
     assert [ESTIMATE.count(job.prompt) for job in (one, two)] == pytest.approx([521, 200], abs=3)
 
 
@@ -192,8 +197,7 @@ def test_a_mooncake_trace_shares_the_blocks_that_its_hashes_say(tmp_path: Path) 
     assert unit == f"The instants of the trace {trace} are read in milliseconds: it lasts 90.0 ms."
     assert "25 % of its prompts' blocks stand in an earlier request" in note
     one, two, three = jobs(3, trace=str(trace), concurrency=[])
-    shared = next(i for i, (a, b) in enumerate(zip(one.prompt, two.prompt, strict=False)) if a != b)
-    assert 1010 <= ESTIMATE.count(one.prompt[:shared]) <= 1030
+    assert 1010 <= begun_alike(one.prompt, two.prompt) <= 1030
     assert [ESTIMATE.count(job.prompt) for job in (one, two, three)] == pytest.approx([1100, 1300, 600], abs=3)
     assert three.prompt[:10] != one.prompt[:10]
     assert (one.input_tokens, one.output_tokens) == (1100, 3)
