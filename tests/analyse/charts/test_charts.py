@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.text import Annotation, Text
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
@@ -54,19 +53,6 @@ EMPTY = {  # charts on which nothing would show, by the shape of the run
     "no success": {*NAMES} - {"timeline.png", "streams.png"},
     "no request": {*NAMES},
 }
-
-
-@pytest.fixture
-def four_slots(tmp_path: Path) -> Analysis:
-    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8))
-    return analyse(tmp_path / "run")
-
-
-@pytest.fixture
-def axes() -> Axes:
-    figure = Figure()
-    FigureCanvasAgg(figure)
-    return figure.subplots()
 
 
 def lost(record: Record) -> Record:
@@ -177,33 +163,6 @@ def nothing_overlaps(figure: Figure) -> None:
                     figure.texts[0].get_text(),
                     [label.get_text() for label in labels],
                 )
-
-
-def test_a_mean_stands_on_its_bar_and_not_above_the_mark_of_p95(tmp_path: Path, axes: Axes) -> None:
-    """Above the mark it was read as the mark's own figure."""
-    make(tmp_path / "run", Made(jitter_ms=lambda number: 3000 if number % 12 == 1 else 0), users=(2,), each=30)
-    analysis = analyse(tmp_path / "run")
-    (level,) = analysis.summary["levels"]
-    ttft.ttft_parts(axes, analysis, Series("", (level,)))
-    (mean,) = (text for text in axes.texts if text.get_text().startswith("mean "))
-    assert isinstance(mean, Annotation)
-    high = max(float(np.max(line.get_ydata())) for line in axes.lines)
-    assert mean.xy[1] < high / 2
-
-
-def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> None:
-    (series,) = series_of(four_slots.summary["levels"])
-    ttft.ttft_parts(axes, four_slots, series)
-    tops: dict[float, float] = {}
-    for bar in axes.patches:
-        x, y, height = bar.get_x(), bar.get_y(), bar.get_height()  # type: ignore[attr-defined]
-        tops[x] = max(tops.get(x, 0), y + height)
-    means = [level["ttft_s"]["mean"] * 1e3 for level in series.levels]
-    assert sorted(tops.values()) == pytest.approx(sorted(means), rel=0.05)
-    labels = axes.get_legend_handles_labels()[1]
-    assert {"slot wait", "batch wait", "prefill"} <= set(labels)
-    assert "rest" not in labels
-    assert "4 slots" in [text.get_text() for text in axes.texts]
 
 
 def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
@@ -357,14 +316,6 @@ def test_an_answer_without_text_is_no_point_of_the_distribution_of_ttft(tmp_path
     assert level["outcomes"]["ok"] == level["ttft_s"]["n"] + 1
     assert axes.get_legend_handles_labels()[1] == [f"4 streams (n = {level['ttft_s']['n']})"]
     assert float(np.asarray(axes.lines[0].get_ydata())[-1]) == 1.0
-
-
-def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: Axes) -> None:
-    make(tmp_path / "run", Made(load_ms=1, prefill_ms=100, slots=1), users=(1, 8))
-    analysis = analyse(tmp_path / "run")
-    assert analysis.summary["levels"][0]["load_s"]["mean"] > 0
-    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
-    assert "load" not in axes.get_legend_handles_labels()[1]
 
 
 def test_a_drift_is_named_and_a_steady_run_is_not(tmp_path: Path) -> None:

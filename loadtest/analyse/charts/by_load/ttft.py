@@ -70,19 +70,22 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 
 def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: bool) -> None:
-    """Write each level's mean on its bar; of many levels those of some, evenly apart."""
+    """Write each level's mean on its bar, or in it where a mark is right above; of many levels those of some, evenly apart."""
     bare = crowded or len(levels) > FEW_MEANS
     room = HEIGHT_OF_MEAN * max(map(_top, levels))
     for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
         level = levels[i]
         if level.is_void:
             continue
+        height, free = level.mean_ttft or 0.0, _free_above(level, room)
+        inside = free > height > 2 * room and not any(height - room < mark < height for mark in _marks(level))
         axes.annotate(
             f"{'' if bare else 'mean '}{seconds(level.figure('ttft_s'))}",
-            (i, _free_above(level, room) * factor),
-            xytext=(0, 4),
+            (i, (height if inside else free) * factor),
+            xytext=(0, -4 if inside else 4),
             textcoords="offset points",
             ha="center",
+            va="top" if inside else "bottom",
             fontsize=7.5 if crowded else 8.5,
             color=style.INK,
         )
@@ -94,11 +97,15 @@ def _free_above(level: LevelData, room: float) -> float:
     A figure right above the mark of p95 would be read as that mark's.
     """
     height = level.mean_ttft or 0.0
-    for name in ("p50", "p95"):
-        mark = level.figure("ttft_s", name)
-        if mark is not None and height <= mark < height + room:
+    for mark in _marks(level):
+        if height <= mark < height + room:
             height = mark + room / 4
     return height
+
+
+def _marks(level: LevelData) -> list[float]:
+    """Return the heights of the marks of p50 and p95, s, the lower one first."""
+    return [mark for name in ("p50", "p95") if (mark := level.figure("ttft_s", name)) is not None]
 
 
 def _top(level: LevelData) -> float:

@@ -1,0 +1,65 @@
+"""The chart of TTFT: its bars add up to the mean, and the mean's figure stands where it is read as the bar's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from support.made_runs import Made, make
+
+from loadtest.analyse.charts.by_load import ttft
+from loadtest.analyse.run.levels import Series, series_of
+from loadtest.analyse.summary import Analysis, analyse
+
+
+def test_a_mean_stands_on_its_bar_and_not_above_the_mark_of_p95(tmp_path: Path, axes: Axes) -> None:
+    """Above the mark it was read as the mark's own figure."""
+    make(tmp_path / "run", Made(jitter_ms=lambda number: 3000 if number % 12 == 1 else 0), users=(2,), each=30)
+    analysis = analyse(tmp_path / "run")
+    (level,) = analysis.summary["levels"]
+    ttft.ttft_parts(axes, analysis, Series("", (level,)))
+    (mean,) = (text for text in axes.texts if text.get_text().startswith("mean "))
+    assert isinstance(mean, Annotation)
+    high = max(float(np.max(line.get_ydata())) for line in axes.lines)
+    assert mean.xy[1] < high / 2
+
+
+def test_a_mean_stands_in_its_bar_where_a_mark_is_right_above(tmp_path: Path, axes: Axes) -> None:
+    """At 8 streams "mean 1.51 s" stood above the marks of p50 and p95, both at 1.59 s."""
+    make(tmp_path / "run", Made(jitter_ms=lambda number: -10 if number % 4 == 1 else 0), users=(2,), each=30)
+    analysis = analyse(tmp_path / "run")
+    (level,) = analysis.levels
+    above = level.figure("ttft_s", "p50")
+    mean_s = level.mean_ttft
+    assert mean_s is not None
+    assert above is not None
+    assert mean_s < above < 1.1 * mean_s
+    ttft.ttft_parts(axes, analysis, Series("", (level,)))
+    (mean,) = (text for text in axes.texts if text.get_text().startswith("mean "))
+    assert mean.get_verticalalignment() == "top"
+
+
+def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> None:
+    (series,) = series_of(four_slots.summary["levels"])
+    ttft.ttft_parts(axes, four_slots, series)
+    tops: dict[float, float] = {}
+    for bar in axes.patches:
+        x, y, height = bar.get_x(), bar.get_y(), bar.get_height()  # type: ignore[attr-defined]
+        tops[x] = max(tops.get(x, 0), y + height)
+    means = [level["ttft_s"]["mean"] * 1e3 for level in series.levels]
+    assert sorted(tops.values()) == pytest.approx(sorted(means), rel=0.05)
+    labels = axes.get_legend_handles_labels()[1]
+    assert {"slot wait", "batch wait", "prefill"} <= set(labels)
+    assert "rest" not in labels
+    assert "4 slots" in [text.get_text() for text in axes.texts]
+
+
+def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: Axes) -> None:
+    make(tmp_path / "run", Made(load_ms=1, prefill_ms=100, slots=1), users=(1, 8))
+    analysis = analyse(tmp_path / "run")
+    assert analysis.summary["levels"][0]["load_s"]["mean"] > 0
+    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
+    assert "load" not in axes.get_legend_handles_labels()[1]
