@@ -63,7 +63,7 @@ class Metric:
 METRICS = (
     Metric("ttft_s", "mean", "TTFT mean", "s", headline=True),
     Metric("ttft_s", "p95", "TTFT p95", "s", headline=True),
-    Metric("stream_tokens_per_s", "mean", "tokens/s a stream mean", "1/s", headline=True, prefill=False),
+    Metric("stream_tokens_per_s", "mean", "mean tokens/s a stream", "1/s", headline=True, prefill=False),
     Metric("output_tokens_per_s", None, "output tokens/s", "1/s", headline=True),
     Metric("ttft_s", "p50", "TTFT p50", "s"),
     Metric("ttft_sched_s", "p95", "TTFT p95 from t_sched", "s"),

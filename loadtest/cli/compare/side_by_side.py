@@ -28,7 +28,7 @@ EXPENDABLE = (
     "input tokens/s",
     "TTFT p95",
     "E2E p95",
-    "tokens/s a stream mean",
+    "mean tokens/s a stream",
 )
 
 
