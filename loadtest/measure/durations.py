@@ -8,7 +8,7 @@ from loadtest.dialects.answers.rows.counts import SLACK, without_durations
 from loadtest.dialects.base import Ending
 from loadtest.metrics import NS_PER_S, ServerSaid
 
-SLACK_S = 0.05  # likewise
+SLACK_S = 0.05  # beyond the share SLACK: by so much a server's clock may say more than the answer took here
 LEAST_S = 1e-6  # no server decodes a token or reads a prompt faster
 OTHER_UNIT = 100  # a decode so many times shorter than its tokens took to come is in µs or ms, said as if it were in ns
 TOO_SHORT = "the server's durations are too short for its tokens, as of another unit: unknown"

@@ -62,7 +62,7 @@ def level_names(many: Many) -> tuple[str, dict[str, str]]:
     if len(names) == 1:
         load, _, rest = names[0].partition(" · ")
         return rest, {names[0]: load}
-    common, own = shared_parts(names) if names else ([], [])
+    common, own = shared_parts(names)
     return " · ".join(common), dict(zip(names, own, strict=True))
 
 

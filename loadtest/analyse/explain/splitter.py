@@ -241,16 +241,15 @@ class Splitter:
             return []
         tokens = self.timeline.tokens[row]
         inferred = not bool(self.timeline.told[row])
-        reading = spent
         parts: list[TimePart] = []
         if lost is not None and tokens > 0:
-            again = reading * min(lost.tokens / float(tokens), 1.0)
+            again = spent * min(lost.tokens / float(tokens), 1.0)
             parts.append(TimePart(time_parts.REREAD, again, lost.since, inferred, tokens=lost.tokens))
-            reading -= again
+            spent -= again
         own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
         beside = int(self.gaps.decoding_at(self.timeline.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
         beside = self._in_slots(max(beside, 0), besides=1)
-        return [*parts, TimePart(time_parts.OWN, reading, (), inferred, tokens=own, streams=beside)]
+        return [*parts, TimePart(time_parts.OWN, spent, (), inferred, tokens=own, streams=beside)]
 
     @property
     def _slow(self) -> float:

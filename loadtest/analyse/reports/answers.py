@@ -149,7 +149,7 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
 def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
     """Return what there is to do, each advice once, for void levels first."""
     found: dict[str, dict[str, list[Seen]]] = {}
-    names = _told_apart(shared_parts([level["label"] for level in levels])[1] if levels else [])
+    names = _told_apart(shared_parts([level["label"] for level in levels])[1])
     seen = [
         (each["cause"], Seen(level, each["verdict"], reason, name))
         for level, name in zip(levels, names, strict=True)

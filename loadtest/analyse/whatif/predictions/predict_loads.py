@@ -44,7 +44,7 @@ MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 WHY_CACHES = {  # by a case of the host cache that the run leaves open beside another
     SIZED_HOST_CACHE: "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one that never fills and one as large as seen.",
-    UNSEEN_HOST_CACHE: "The run shows no host cache, but a small one would not have shown: every load has two cases. Measure more people than slots, or for longer, for one figure.",
+    UNSEEN_HOST_CACHE: "The run shows no host cache, but a small one need not have shown: every load has two cases. Measure more people than slots, or for longer, for one figure.",
     NO_HOST_CACHE: "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure.",
 }
 
@@ -274,7 +274,7 @@ def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str,
 
 def levels_in_words(labels: Sequence[str]) -> str:
     """Name levels, what all of them share once, and of many the first and the last."""
-    common, own = shared_parts(labels) if labels else ([], [])
+    common, own = shared_parts(labels)
     said = listed(own) if len(own) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
     return said + (f" ({' · '.join(common)})" if common else "")
 
