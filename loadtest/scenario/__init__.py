@@ -15,7 +15,7 @@ other_names         what bodies, libraries and other tools call the same keys
 files, wrong_file   text files that a user names, and files that are none
 """
 
-from loadtest.scenario.checks import check_lengths_used
+from loadtest.scenario.checks import check_idle
 from loadtest.scenario.distributions import (
     as_sentence,
     distribution_text,
@@ -93,7 +93,7 @@ __all__ = [
     "Scenario",
     "SessionKeys",
     "as_sentence",
-    "check_lengths_used",
+    "check_idle",
     "distribution_text",
     "even_weights",
     "file_version",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError, refuse
-from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_lengths_used, check_sessions, check_together
+from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_idle, check_sessions, check_together
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
 from loadtest.scenario.level import Level
 from loadtest.scenario.parts.connection import check_connection
@@ -94,8 +94,8 @@ class Scenario(ScenarioParts):
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
         given = {name: value for name, value in overrides.items() if value is not None}
-        check_lengths_used(table, table, where)
-        check_lengths_used(given, {**table, **given}, f"the command line, laid over {where},")
+        check_idle(table, table, where)
+        check_idle(given, {**other_loop_left_out(table, given), **given}, f"the command line, laid over {where},")
         return cls.from_dict(beside(table, path.parent, overrides), where=where, say=say, **overrides)
 
     @classmethod

@@ -25,7 +25,7 @@ from loadtest.scenario import (
     FORMER,
     Key,
     Scenario,
-    check_lengths_used,
+    check_idle,
     keys_of,
     read_length,
     read_seconds,
@@ -158,7 +158,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
             raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
-    check_lengths_used(given, given, "the command line")
+    check_idle(given, given, "the command line")
     return Scenario.from_dict(given, where="the command line", say=_warn)
 
 
