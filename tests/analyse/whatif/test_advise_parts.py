@@ -87,7 +87,7 @@ def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
     bare = analyse(
         play(tmp_path / "bare", loads, server={"kind": "ollama", "version": "1", "context": 2048, "facts": {}})
     )
-    assert "layers and KV heads" in str(memory_by_slots(bare.run, bare.slots))
+    assert "what a slot's KV cache takes" in str(memory_by_slots(bare.run, bare.slots))
 
 
 def test_memory_by_slots_goes_by_windows_and_by_what_is_loaded(tmp_path: Path) -> None:
