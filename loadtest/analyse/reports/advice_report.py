@@ -158,7 +158,7 @@ def _levers_sentence(advice: Advice) -> str:
         f"Among other changes, {first.name} would improve {words} most {at} ({percent(first.gain)} better by the model)"
     )
     if first.gain < 0.02:
-        text = f"No other change improves {words} by more than 2 % {at}, by the model"
+        text = f"None of the other changes tried improves {words} by more than 2 % {at}, by the model"
     elif others:
         text += f", followed by {others[0].name} ({percent(max(others[0].gain, 0.0))} better)"
     return text + "."

@@ -56,7 +56,9 @@ def hazards(
         share = 100 * (model.size - model.size_vram) / model.size
         found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
     if num_ctx is None and server.kind == "ollama" and model.context is None:
-        found.append("The context length is the server's default; set it with --num-ctx so that runs can be compared.")
+        found.append(
+            "The context length is the server's default, or the model's own; set it with --num-ctx so that runs can be compared."
+        )
     return found
 
 
