@@ -309,7 +309,7 @@ def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest
     ("args", "sentence"),
     [
         (["--request", "9999"], "has no record of a request 9999; they go from 0 to 85."),
-        (["--percentile", "huge"], "--percentile 'huge' is none: write p50, p95 or p99.9."),
+        (["--percentile", "huge"], "--percentile 'huge' is no percentile: write p50, p95 or p99.9."),
         (["--percentile", "p95", "--slowest", "3"], "give one of --request, --percentile and --slowest."),
         (["--request", "3", "--level", "1"], "--level goes with --percentile and --slowest"),
         (["--slowest", "2", "--level", "7"], "the run has no level '7'; it has 0 (1 stream"),

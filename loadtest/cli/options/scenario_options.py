@@ -60,7 +60,7 @@ def key_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     declared, kind, default = key.declared, key.kind, key.default
-    text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
+    text = declared.help + (f" [{declared.unit}]" if declared.unit not in ("", "s") else "")  # SECONDS stands before it
     if key.listed:
         default = ",".join(map(str, default))
     if default not in (None, "", False):

@@ -26,7 +26,7 @@ class SessionKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     follow_up_tokens: int | str | None = key(
-        "Length of what a user says in each turn after the first, or a distribution; default: input_tokens.",
+        "Length of what a user says in each turn after the first, or a distribution; default: --input-tokens.",
         None,
         unit="tokens",
         bounds=TOKEN_COUNTS,
