@@ -182,7 +182,9 @@ class Judged:
         objective = self.objective
         if self.unjudged is not None:
             return self.unjudged
-        missed = "that of a user who left" if self.left == self.failed > 0 else "that of a failed request"
+        whose = "a user who left" if self.left == self.failed > 0 else "a failed request"
+        whose += " or a user who left" if 0 < self.left < self.failed else ""
+        missed = "without end" if objective.statistic == "mean" else f"that of {whose}"
         text = missed if math.isinf(self.value) else objective.quantity(self.value)
         if self.interval is not None and not math.isinf(self.value):
             text += f" ({' to '.join(objective.quantity(end) for end in self.interval)})"

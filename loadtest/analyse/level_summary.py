@@ -113,13 +113,13 @@ def _described(run: RunData, index: int, good: BoolArray, block: int) -> dict[st
     """Return the distribution of each figure over a level's requests or gaps, or the reason why it has none."""
     found: dict[str, Any] = {}
     for name in PER_REQUEST:
-        found |= _figure_or_reason(name, stats.describe_values(run.column(name)[good], block=block))
+        found |= _figure_or_reason(name, stats.describe_values(run.column(name)[good], block=block), good)
     if run.left(index).any():
         found |= _waits_with_left(run, index, block)
     if found["queue_wait_s"] is not None and found["slot_wait_s"] is None:
         found |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
     for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
-        found |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block))
+        found |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block), good)
     return found
 
 
@@ -131,7 +131,7 @@ def _waits_with_left(run: RunData, index: int, block: int) -> dict[str, Any]:
     for name, since in (("ttft_s", "send"), ("ttft_sched_s", "sched")):
         waited = run.column("end") - run.column(since)
         said = stats.describe_waits(run.column(name)[rows], (left & ~seen)[rows], waited[rows], block=block)
-        found |= _figure_or_reason(name, said)
+        found |= _figure_or_reason(name, said, rows)
     return found
 
 
@@ -140,8 +140,9 @@ def or_reason(name: str, value: object, reason: str | None) -> dict[str, Any]:
     return {name: value} if value is not None else {name: None, f"{name}_reason": reason}
 
 
-def _figure_or_reason(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
-    reason = WHY_UNKNOWN.get(name, "no request of this level had one")
+def _figure_or_reason(name: str, described: Mapping[str, Any], rows: BoolArray) -> dict[str, Any]:
+    """Return a figure of these requests, or why it is unknown: what the server says is known only where one ended well."""
+    reason = WHY_UNKNOWN.get(name, "no request of this level had one") if rows.any() else rates.NOTHING_ENDED
     return or_reason(name, described if described["n"] else None, reason)
 
 

@@ -152,7 +152,7 @@ def test_a_report_says_what_was_granted(tmp_path: Path) -> None:
     analysis = analyse(write(tmp_path / "run", truth.records, levels, **facts))
     said = "The model has a context of 2048 tokens, by the server's word; --num-ctx asked for 65536."
     assert said in all_findings(analysis)
-    assert "cut to the context of 2048 tokens in 8 of 8" in analysis.summary["levels"][0]["reasons"][0]
+    assert "fills the context of 2048 tokens in 8 of 8" in analysis.summary["levels"][0]["reasons"][0]
 
 
 def test_a_level_is_named_by_the_length_that_its_prompts_had(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def kept_up(levels: Iterable[LevelData]) -> str | None:
     answered = "too few to tell" if rate is None else f"{rate:.3g} a second"
     return (
         f"The server kept up at {_rate_kept(kept)}, but not" if kept else "The server did not keep up"
-    ) + f" at {lost.load}: there it answered {answered}, and each second {grew:.2g} more waited."
+    ) + f" at {lost.load}: there it answered {answered}, and each second {grew:.2g} more were in flight."
 
 
 def _rate_kept(level: LevelData) -> str:

@@ -24,6 +24,7 @@ FEWEST_INDEPENDENT_ROUNDS = 4.0  # effective number of independent rounds that a
 FEWEST_INDEPENDENT_ANSWERS = 10.0  # effective number of independent answers that an open loop's interval needs
 IN_STEP = 0.05  # of a round: answers that end within it count as ending together
 MOST_CUTS = 60  # into which a closed loop's window is cut, so that their differences give its error
+NOTHING_ENDED = "no request of this level ended well"
 # The drain is reported where it holds this share of a level's requests and moves the mean decode speed by this share.
 DRAIN_SHARE, DRAIN_SHIFT = 0.1, 0.02
 
@@ -216,8 +217,7 @@ def level_rates(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, 
     """Return a level's rates and window as summary.json holds them; `good` marks measured requests that ended well."""
     names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
     if found is None or not good.any():
-        reason = "no request of this level ended well"
-        return {"window": None} | dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
+        return {"window": None} | dict.fromkeys(names) | {f"{name}_reason": NOTHING_ENDED for name in names}
     figures: dict[str, Any] = {}
     answers = np.where(run.requests["ok"], 1.0, np.nan)
     for name, weights in zip(names, (delivered(run), worked_off(run), answers), strict=True):

@@ -159,8 +159,8 @@ def _by_people(shares: Sequence[tuple[LevelData, float]]) -> str:
 
 def _host_cache(replayed: CacheReplay) -> Finding:
     return Finding(
-        f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, whose size "
-        "is not known.",
+        f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, or one that is "
+        "not of slots, whose size is not known.",
         f"{counted(int(replayed.restored.sum()), 'turn')} found their history cached although slots alone, replayed, had given it up "
         "by then."
         + (

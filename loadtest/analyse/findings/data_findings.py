@@ -18,7 +18,7 @@ from loadtest.text import capitalised, counted, listed, number
 COUNTED_BY = {
     frozenset({"server"}): "tokens as the server counts",
     frozenset({"tiktoken"}): "tokens as tiktoken counts",
-    frozenset({"chunks"}): "pieces of text (the server counts no tokens)",
+    frozenset({"chunks"}): "pieces of text (no answer said its tokens)",
 }
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
@@ -41,7 +41,7 @@ def batch_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Findi
         failed = len(ended) - len(good) - int(run.left(level["index"]).sum())
         took = f"{counted(len(ended), 'row')} of {name} took {_duration(span)} at {load}"
         if len(ended) < of:
-            took = f"{len(ended)} of the {of} rows of {name} were over after {_duration(span)} at {load}, when the run ended"
+            took = f"{len(ended)} of the {of} rows of {name} were over after {_duration(span)} at {load}, when the level ended"
         found.append(
             Finding(
                 f"{took}{f': {listed(speeds)}' if speeds else ''}{f'; {failed} of them failed' if failed else ''}.",
@@ -88,15 +88,15 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
 
 
 def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
-    """Say that tokens are pieces of text where the server counts none."""
+    """Say that tokens are pieces of text where answers say none: the server counts none, was not asked, or a gateway drops them."""
     good = np.any([run.good(level["index"]) for level in levels], axis=0) if levels else []
     sources = run.requests["token_source"][good]
     pieces = int(sources.eq("chunks").sum())
     if not pieces:
         return None
     if pieces == len(sources):
-        return "The server counts no tokens: each piece of text counts as one, so tokens/s are pieces/s."
-    return f"The server counts no tokens in {pieces} of {len(sources)} answers: there each piece of text counts as one."
+        return "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s."
+    return f"{pieces} of {len(sources)} answers did not say their tokens: there each piece of text counts as one."
 
 
 def clock_findings(run: RunData) -> list[Finding]:

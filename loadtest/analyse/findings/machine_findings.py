@@ -86,20 +86,12 @@ def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> 
     cores = int(frame.attrs.get("cores") or 0)
     if at is None or not cores:
         return None
-    busiest, mean = (float(np.median(at.of(frame, name))) for name in ("busiest", "mean"))
-    second = float(np.median(at.of(frame, "second"))) if cores > 1 else None
-    if cores > 1 and mean >= 0.85:
-        return Finding(
-            f"At {at.name}, all {cores} cores of {host} are busy.", f"The median of their mean use is {percent(mean)}."
-        )
-    if busiest >= 0.8 and second is not None and second <= 0.6 * busiest:
-        return Finding(
-            f"At {at.name}, only one of {cores} cores of {host} is busy.",
-            f"The busiest core is at {percent(busiest)}, the next at {percent(second)} (medians).",
-        )
+    names = ("busiest", "second", "mean") if cores > 1 else ("busiest",)
+    busiest, *others = (percent(float(np.median(at.of(frame, name)))) for name in names)
+    beside = ", the next at {} and their mean at {}".format(*others) if others else ""
     return Finding(
-        f"At {at.name}, the busiest of {counted(cores, 'core')} of {host} is at {percent(busiest)}.",
-        f"Medians of the samples; the mean of all cores is {percent(mean)}.",
+        f"At {at.name}, the busiest of {counted(cores, 'core')} of {host} is at {busiest}{beside}.",
+        "Medians of the samples.",
     )
 
 
@@ -151,7 +143,7 @@ def _kv_cache(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) ->
                 f"It was at 99 % or more in {int((values >= 0.99).sum())} of {len(values)} samples.",
             )
     period, values = max(seen, key=lambda entry: float(entry[1].max()))
-    return f"The KV cache{mark} is at most {percent(float(values.max()))} full, at {period.name}."
+    return f"The KV cache{mark} was at most {percent(float(values.max()))} full when it was sampled, at {period.name}."
 
 
 def _queue(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
@@ -165,9 +157,8 @@ def _queue(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> st
     period, _, most = max(seen, key=lambda entry: entry[2])
     busiest = max(entry[1] for entry in seen)
     mark = machine.mark(*SERVERS)
-    if most < 1:
-        return f"The server itself{mark} counted up to {busiest:.0f} requests running and never one waiting."
-    return f"The server itself{mark} counted up to {busiest:.0f} requests running, and up to {most:.0f} waiting at {period.name}."
+    waited = "none waiting" if most < 1 else f"up to {most:.0f} waiting at {period.name}"
+    return f"When it was sampled, the server itself{mark} counted up to {busiest:.0f} requests running, and {waited}."
 
 
 def _split_sentence(machine: Machine) -> str | None:
@@ -188,11 +179,11 @@ def _host_memory(host: str, frame: pd.DataFrame, run: RunData) -> str | None:
     used, swap = during.of(frame, "memory_used"), during.of(frame, "swap_used")
     if len(used) < FEWEST_SAMPLES:
         return None
-    swapped = float(swap.max() - swap.min()) if len(swap) else 0.0
+    swapped = float((swap - np.minimum.accumulate(swap)).max()) if len(swap) else 0.0
     also = f"; {size(swapped)} went to swap" if swapped > 100e6 else ""
     if used.max() - used.min() < max(0.05 * float(used.max()), 0.5e9):
         return f"Memory in use on {host} stayed at {size(float(used.max()))}{also}."
-    return f"Memory in use on {host} went from {size(float(used.min()))} to {size(float(used.max()))}{also}."
+    return f"Memory in use on {host} was {size(float(used.min()))} to {size(float(used.max()))}{also}."
 
 
 def _reloads(machine: Machine, run: RunData) -> Iterator[str]:

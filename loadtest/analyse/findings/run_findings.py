@@ -58,7 +58,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         found += memory_comparison.difference_sentences(analysis.memory)
     found += [*energy_findings.energy_findings(analysis.summary)]
     found += [
-        *data_findings.length_findings(analysis.run, levels),
+        *data_findings.length_findings(analysis.run, analysis.believed),
         data_findings.counting_finding(analysis.run, levels),
     ]
     found += [*machine_findings.machine_findings(analysis.run), *outcome_rules.answer_notes(analysis.run)]
@@ -139,7 +139,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
             queueing(analysis, series),
             batching(analysis, series),
             prompt_findings.reading_together(analysis.run, series),
-            prompt_findings.stalling(analysis.run, series),
+            None if analysis.steps.apart else prompt_findings.stalling(analysis.run, series),
             saturation(series),
             range_of_ttft(series),
             range_of_e2e(series),

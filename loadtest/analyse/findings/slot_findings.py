@@ -52,13 +52,14 @@ def only_void(levels: Iterable[LevelData]) -> str:
 
 
 def what_happens(analysis: Analysis) -> str:
-    """Say what happens to requests past the limit: they queue, and some of those that were measured may have been refused."""
+    """Say what happens to requests past the limit: they queue; that some were turned away may be a limit of another kind."""
     status = np.asarray(analysis.run.requests["status"], dtype=np.float64)
     refused = sorted({int(code) for code in TURNED_AWAY if (status == code).any()})
     if not refused:
         return "queue"
     count = int(np.isin(status, refused).sum())
-    return f"queue or are refused ({some_of(count, len(status), 'request')}, HTTP {listed(refused)})"
+    were = "was" if count == 1 else "were"
+    return f"queue ({some_of(count, len(status), 'request')} {were} turned away, HTTP {listed(refused)})"
 
 
 def slots_finding(analysis: Analysis) -> Finding:

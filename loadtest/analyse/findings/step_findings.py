@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.levels import believed
+from loadtest.analyse.run.levels import SERIES_KEYS, believed
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.step_law import well_seen
@@ -84,7 +84,7 @@ def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Findin
         said = f"the same steps took {max(change.factor, 1 / change.factor):.1f} times as long in its {late} third as in its {early}"
         became = "slower" if slower else "faster"
         return [Finding(f"The server became {became} within the level at {labels[change.level]}: {said}.", evidence)]
-    lengths = {tuple(level.get(key) for key in ("input_tokens", "output_tokens", "words")) for level in levels}
+    lengths = {tuple(level.get(key) for key in (*SERIES_KEYS, "turns")) for level in levels}
     paces = {index: pace for index, pace in steps.paces.items() if index in labels}
     if len(lengths) != 1 or len(paces) < 2:
         return []

@@ -11,7 +11,6 @@ from loadtest.text import capitalised, counted, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
-LONG_WAIT = 0.3  # of the mean TTFT: a single request that waited so long did queue, however short the mean wait is
 MOST_OF_A_WAIT = 0.8  # of a wait
 MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 SHORT_S = 0.005  # nobody calls that queueing
@@ -49,10 +48,9 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         if (load := level.figure("load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
             loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
             return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
-        longest = max(level.figure(name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s"))
-        if longest <= max(LONG_WAIT * ttft, SHORT_S):
-            return Finding(f"No request queues {at}: waiting is {share} {of}{above}.")
-        return Finding(f"{capitalised(at)}, waiting is {share} {of}, and {seconds(longest)} for one request{above}.")
+        longest = [level.figure(name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s", "queue_wait_s")]
+        most = seconds(min(sum(longest[:2]), longest[2]))  # a request may wait for both, but not longer than in all
+        return Finding(f"{capitalised(at)}, waiting is {share} {of}, and at most {most} for one request{above}.")
     if slot < 0.1 * batch:
         return None  # batching says it
     mostly = (
@@ -112,7 +110,7 @@ def before_work(series: Series, alone_s: float) -> Finding | None:
     if level is None or alone_s < max(LEAST_BATCH_WAIT * (level.mean_ttft or 0.0), SHORT_S):
         return None
     return Finding(
-        f"{seconds(alone_s)} of each TTFT pass before work on the request begins, also where it has the server to itself: on the way, "
-        "or in a gateway.",
+        f"About {seconds(alone_s)} of each TTFT pass before the prompt is read, also where a request has the server to itself: on the "
+        "way, in a gateway, or in the server.",
         f"The median of requests with nobody beside them; the mean TTFT at {level.load} is {seconds(level.figure('ttft_s'))}.",
     )

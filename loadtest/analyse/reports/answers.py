@@ -142,7 +142,7 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     words = OF_SIMULATED.get((summary["verdict"], simulated_badge(summary) or ""), IN_WORDS[summary["verdict"]])
     words += f" {listed(said)}." if said else ""
     if summary["verdict"] not in [level["verdict"] for level in levels]:
-        words += f" The run did not end as planned, which makes it {summary['verdict']} as a whole."
+        words += f" The run did not end as planned, or not yet, which makes it {summary['verdict']} as a whole."
     return words
 
 
@@ -227,9 +227,9 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
     name = "Levels off at"
     found, _ = believed_knee(series)
     if found is None:
-        loads = len({level["concurrency"] for level in levels})
+        loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
         return Tile(
-            name, "", f"it takes {knee_of.FEWEST_LEVELS} loads that are not void, and this run has {loads}"
+            name, "", f"it takes {knee_of.FEWEST_LEVELS} loads with an output that are not void, and here are {loads}"
         ), None
     level = next(one for one in levels if one["concurrency"] == found.concurrency)
     again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again"
@@ -302,7 +302,7 @@ def _ttft(at: LevelData | None, best: LevelData | None, missing: str) -> Tile:
     value = level.figure("ttft_s", "p95")
     if value is not None:
         ends = list(map(seconds, level.interval("ttft_s", "p95") or ()))
-        between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "too few requests for its 95 % interval, "
+        between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "no 95 % interval, "
         return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

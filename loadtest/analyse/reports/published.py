@@ -273,12 +273,12 @@ def _answer_lengths(found: Published) -> Iterator[str]:
 
 
 def _ends(found: Published) -> Iterator[str]:
-    """Say who ended the answers: the model, or a limit."""
+    """Say how many answers a limit ended, by their own word."""
     total, cut = sum(row.requests for row in found.rows), sum(row.cut for row in found.rows)
     if cut:
         yield f"{cut} of {total} answers were cut at a limit (`length`), not ended by the model."
     else:
-        yield f"No answer was cut at a limit: the model ended all {total} by itself (`stop`)."
+        yield f"None of {total} answers says that it was cut at a limit (`length`)."
 
 
 def _final_line(found: Published) -> Iterator[str]:
@@ -339,10 +339,7 @@ def _long_answers(found: Published) -> Iterator[str]:
         was = [1 - long.cell.tokens_per_s / short.cell.tokens_per_s for _, short, long in falls]
         here = [1 - long.tokens_per_s_at_length / short.tokens_per_s_at_length for _, short, long in falls]
         where = listed([str(streams) for streams, _, _ in falls])
-        yield (
-            f"From 100 to 800 words tokens/s fall by {_percent_list(was)} at {where} streams as published, and by {_percent_list(here)} here: "
-            "a step takes longer the more context the streams hold together."
-        )
+        yield f"From 100 to 800 words tokens/s fall by {_percent_list(was)} at {where} streams as published, and by {_percent_list(here)} here."
 
 
 def _labels(found: Published) -> Iterator[str]:

@@ -80,9 +80,9 @@ def _loop(levels: list[LevelData]) -> str:
     """Say whether users waited for their answers before they sent again; empty where some did and some did not."""
     due = [level.is_open for level in levels]
     if due and all(due):
-        return "open loop: requests were sent when they were due, however many were unanswered"
+        return "open loop: requests were due by the clock, however many were unanswered"
     return (
-        "closed loop: each stream sent its next request when its last answer had ended" if due and not any(due) else ""
+        "closed loop: each stream sent its next request after its last answer had ended" if due and not any(due) else ""
     )
 
 

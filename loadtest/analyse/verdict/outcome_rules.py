@@ -335,7 +335,7 @@ def _several_models(e: Evidence) -> Iterator[Doubt]:
         if len(said) > 1:
             each = listed([f"{shown(name)} in {count}" for name, count in said.most_common(MOST_NOTES)])
             what = f"answers name {counted(len(said), 'model')}, and {shown(str(asked))} was asked for ({each})"
-            yield Doubt(SUSPECT, f"{what}: a gateway chooses, and the figures are of a mixture")
+            yield Doubt(SUSPECT, f"{what}: the figures may be of a mixture")
 
 
 def _undistinguished(e: Evidence) -> Iterator[Doubt]:

@@ -35,12 +35,13 @@ REMEDIES: dict[str, Remedy] = {
         "This is a mistake in loadtest: please report it, with the reason and run.json.",
     ),
     "server_gone": Remedy(
-        "The server or its connections broke off.",
-        "See in the server's log whether it ended, ran out of memory or was restarted, and in that of a gateway on the way whether "
-        "that closed connections; then run it again, with fewer streams where memory ran out.",
+        "Connections failed or broke off.",
+        "Where the error names a limit of this machine, raise it. Else see in the server's log whether it ended, ran out of memory or was "
+        "restarted, and in that of a gateway on the way whether that closed connections; then run it again, with fewer streams where "
+        "memory ran out.",
     ),
     "turned_away": Remedy(
-        "The server turned requests away.",
+        "Requests were turned away.",
         "Send less load: fewer streams, a lower --rate, or --max-rate below the server's limit. If that is normal for this server, "
         "allow it with --max-error-ratio.",
     ),
@@ -145,8 +146,9 @@ REMEDIES: dict[str, Remedy] = {
         "it counts no tokens, are no whole tokens. Prompts of another length: quote the length that the table shows.",
     ),
     "cut_prompt": Remedy(
-        "Prompts were cut to the context.",
-        "Give the model a larger context (--num-ctx, or OLLAMA_CONTEXT_LENGTH at the server), or send shorter prompts.",
+        "Prompts fill the context.",
+        "Some servers cut a prompt to the context without a word. Give the model a larger one (--num-ctx, or OLLAMA_CONTEXT_LENGTH "
+        "at the server), or send shorter prompts.",
     ),
     "cached": Remedy(
         "The prefix cache answered.",

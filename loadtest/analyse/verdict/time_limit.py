@@ -35,8 +35,9 @@ def time_limit(e: Evidence, bad: pd.DataFrame) -> str | None:
         scatter, allowed = np.abs(took - limit), max(ALIKE_S, ALIKE_SHARE * limit)
         alike = limit >= SHORTEST_S and (scatter <= allowed).mean() >= NEARLY_ALL
         if alike and not (others > limit + allowed).any():
-            found.append((float(scatter.mean()), limit, what))
+            found.append((float(scatter.mean()), limit, what, bool((scatter <= allowed).all())))
     if not found:
         return None
-    _, limit, what = min(found)
-    return f"each of these ended about {seconds(limit)} after {what}, as by a time limit of a gateway on the way"
+    _, limit, what, every = min(found)
+    who = "each" if every and len(cut) == len(bad) else "nearly each"
+    return f"{who} of these ended about {seconds(limit)} after {what}, as by a time limit of a gateway on the way"

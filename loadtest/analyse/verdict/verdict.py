@@ -172,14 +172,12 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
     loads = e.values("load_s")
     usual = float(np.median(loads))
     longest, count = float(slow["load_s"].max()), len(slow)
-    figures = (
-        f"{count} of {len(loads)} requests waited up to {seconds(longest)} for a load, the others {seconds(usual)}"
-    )
+    figures = f"{count} of {len(loads)} requests waited up to {seconds(longest)} for a load, where {seconds(usual)} is the median"
     first_answer = float(e.run.requests["first_token"].min())
-    if e.run.requests["warmup"].any() or (slow["send"] > first_answer).any():
+    if (slow["send"] > first_answer).any():
         yield Doubt(VOID, f"the model was reloaded in mid-run: {figures}")
     else:
-        yield Doubt(SUSPECT, f"the model was loaded inside the measurement, which had no warm-up: {figures}")
+        yield Doubt(SUSPECT, f"the model was loaded inside the measurement: {figures}")
 
 
 def _coalesced(e: Evidence) -> Iterator[Doubt]:
@@ -265,7 +263,8 @@ def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
     if cut:
         yield Doubt(
-            SUSPECT, f"the prompt was cut to the context of {context} tokens in {cut} of {len(e.requests)} requests"
+            SUSPECT,
+            f"the prompt fills the context of {context} tokens in {cut} of {len(e.requests)} requests: it may be cut",
         )
 
 

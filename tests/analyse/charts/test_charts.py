@@ -171,15 +171,27 @@ def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
     level = timeline.pick(four_slots)
     assert level is not None
     assert level["concurrency"] == 8
-    assert timeline.title(four_slots, level).startswith("8 requests in flight, never more than 4 decoding")
+    assert timeline.title(four_slots, level).startswith(
+        "Up to 8 requests in flight, and never more than 4 of them decoding"
+    )
     assert depth.title(four_slots) == "Decoding never rises above 4 streams, however many wait"
     assert itl.title(four_slots).startswith("8 streams: the median gap between tokens is 10.0 ms")
+
+
+def test_decoding_that_rose_above_the_slots_for_a_moment_is_not_said_never_to(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (8,), each=60)
+    late = truth.records[30]  # its last token comes 200 ms late, when its slot is another one's
+    delayed = dataclasses.replace(
+        late, chunks=[*late.chunks[:-1], late.chunks[-1] + 200_000], t_end=late.t_end + 200_000_000
+    )
+    found = analyse(write(tmp_path / "run", [*truth.records[:30], delayed, *truth.records[31:]], levels))
+    assert depth.title(found) == "Decoding hardly ever rises above 4 streams, however many wait"
 
 
 def test_without_a_queue_no_title_speaks_of_one(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
     analysis = analyse(tmp_path / "run")
-    assert ttft.split_title(analysis).startswith("No request queues at 4 streams")
+    assert ttft.split_title(analysis).startswith("At 4 streams, waiting is ")
     assert depth.title(analysis) == "Up to 4 streams decode at once; no limit was seen"
     assert throughput.title(analysis).startswith("Output still grows")
 

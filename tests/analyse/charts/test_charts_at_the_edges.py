@@ -97,7 +97,7 @@ def test_a_stream_beside_another_model_may_wait_for_that_one(tmp_path: Path) -> 
     make(tmp_path / "run", Made(), users=(1,), each=6)
     analysis = analyse(tmp_path / "run")
     level = analysis.summary["levels"][0]
-    assert timeline.title(analysis, level) == "A single stream: nobody to wait for"
+    assert timeline.title(analysis, level) == "A single stream"
     assert timeline.title(analysis, LevelData(level, beside=["m:8b"])) == "A single stream, beside m:8b"
 
 

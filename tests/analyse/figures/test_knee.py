@@ -167,7 +167,7 @@ def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
     four, eight, twelve = open_level(4, 4.02, 0), open_level(8, 7.9, 0), open_level(12, 9.1, 2.9)
     assert kept_up.kept_up([four, eight, twelve]) == (
         "The server kept up at 8 requests/s, but not at 12 requests/s: there it answered 9.1 a second, and each second 2.9 "
-        "more waited."
+        "more were in flight."
     )
     assert kept_up.kept_up([four, eight]) == (
         "The server kept up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."

@@ -98,13 +98,19 @@ def test_so_few_requests_that_nothing_can_be_said_are_not_judged(tmp_path: Path)
     assert str(judged) == ("TTFT p95 is that of a failed request with 4 of 16 requests failed, TTFT p95 ≤ 2 s: missed")
 
 
+def test_a_percentile_among_requests_that_failed_or_were_left_is_not_said_to_be_of_one_kind() -> None:
+    """Was "TTFT p95 is that of a failed request" where it may be that of a user who left, and of a mean too."""
+    p95, mean = parse_objectives("ttft_p95=2,ttft_mean=2")
+    assert Judged(p95, math.inf, None, 4, 40, left=2).amount.startswith(
+        "that of a failed request or a user who left with"
+    )
+    assert Judged(p95, math.inf, None, 4, 40, left=4).amount.startswith("that of a user who left with")
+    assert Judged(mean, math.inf, None, 1, 40).amount == "without end with 1 of 40 requests failed"
+
+
 def test_a_figure_that_the_server_does_not_say_is_not_judged(tmp_path: Path) -> None:
-    levels, truth = grid(Made(slots=8), [4], each=15)
-    silent = [
-        unanswered(one, Outcome.OK, **{key: getattr(one, key) for key in ("t_first_token", "output_tokens")})
-        for one in truth.records
-    ]
-    (judged,) = held(write(tmp_path / "run", silent, levels), "queue_wait_p95=2")
+    silent = play(Timing(step=StepLaw(base_s=0.01), prefill_s=0.0001), [Load(users=4, requests=60)], slots=8, says=None)
+    (judged,) = held(silent.write(tmp_path / "run"), "queue_wait_p95=2")
     assert str(judged).startswith("queue wait p95 is unknown (this server does not say")
     assert str(judged).endswith(": not judged")
     assert not judged.few

@@ -67,7 +67,13 @@ def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float
             0.45,
             "Past 4 streams requests queue: at 8 streams 40 % of",
         ),  # was "No queue … waiting is 85 %"
-        (LIMIT, 0.03, 0.0, 0.03, "No request queues at 8 streams: waiting is 3 % of the mean TTFT (1.00 s)."),
+        (
+            LIMIT,
+            0.03,
+            0.0,
+            0.03,
+            "At 8 streams, waiting is 3 % of the mean TTFT (1.00 s), and at most 30.0 ms for one request.",
+        ),
         (NO_LIMIT, 0.6, 0.0, 0.6, None),  # was "No queue … waiting is 60 %"; batching says it
         (
             NO_LIMIT,
@@ -96,12 +102,17 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
     assert found == said or (said is not None and (found or "").startswith(said))
 
 
-def test_one_request_that_waited_long_is_not_left_out() -> None:
-    """Was "No request queues at 8 streams: waiting is 3 % of the mean TTFT" where one had waited for most of its own."""
+@pytest.mark.parametrize(
+    ("slot", "batch", "whole"), [(0.0, 0.9, 0.9), (0.5, 0.4, 1.2), (0.8, 0.7, 0.9), (0.0, 0.29, 0.9)]
+)
+def test_one_request_that_waited_long_is_not_left_out(slot: float, batch: float, whole: float) -> None:
+    """Was "No request queues at 8 streams" where one had waited for 0.29 s, and "500 ms" of one that waited for both."""
     one = level(ttft_s=1.0, queue_wait_s=0.03, slot_wait_s=0.0, batch_wait_s=0.03)
-    one["batch_wait_s"] |= {"max": 0.9}
+    for name, most in (("slot_wait_s", slot), ("batch_wait_s", batch), ("queue_wait_s", whole)):
+        one[name] |= {"max": most}
+    said = "290 ms" if batch == 0.29 else "900 ms"
     assert waiting_findings.queueing(of(LIMIT), Series("", (one,))) == (
-        "At 8 streams, waiting is 3 % of the mean TTFT (1.00 s), and 900 ms for one request."
+        f"At 8 streams, waiting is 3 % of the mean TTFT (1.00 s), and at most {said} for one request."
     )
 
 
@@ -115,7 +126,11 @@ def test_a_request_that_waits_for_its_model_is_not_said_to_wait_for_nothing() ->
 
 @pytest.mark.parametrize(
     ("void_at", "end"),
-    [((), "(1.00 s)."), ((16,), "; the level above it is void."), ((4, 16, 32), "; the 2 levels above it are void.")],
+    [
+        ((), "for one request."),
+        ((16,), "; the level above it is void."),
+        ((4, 16, 32), "; the 2 levels above it are void."),
+    ],
 )
 def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at: tuple[int, ...], end: str) -> None:
     """Was the title "No request queues at 1 stream: waiting is 0.17 %" above bars of void levels that were all waiting."""
@@ -124,7 +139,7 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
     every = Series("", tuple(sorted([one, *void], key=lambda each: int(each["concurrency"]))))
     said = waiting_findings.queueing(of(LIMIT), every)
     assert said is not None
-    assert said.startswith("No request queues at 8 streams: waiting is 3 % of the mean TTFT (1.00 s)")
+    assert said.startswith("At 8 streams, waiting is 3 % of the mean TTFT (1.00 s)")
     assert said.endswith(end)
 
 
@@ -134,12 +149,12 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
         ([200.0, np.nan, 500.0], "The server handles 4 requests in parallel; further requests queue."),
         (
             [200.0, 429.0, 429.0, 503.0],
-            "The server handles 4 requests in parallel; further requests queue or are refused (3 of 4 requests, HTTP 429 and 503).",
+            "The server handles 4 requests in parallel; further requests queue (3 of 4 requests were turned away, HTTP 429 and 503).",
         ),
     ],
 )
 def test_requests_that_were_refused_are_not_said_to_queue(status: list[float], said: str) -> None:
-    """Was "further requests queue" beside a third of them refused, of a server with a short queue."""
+    """Was "further requests queue" beside a third of them refused, and then that those past the slots were, by a limit of its own."""
     run = SimpleNamespace(facts={}, requests={"status": status})
     assert slot_findings.slots_finding(of(LIMIT, run=run)) == said
 
@@ -306,7 +321,7 @@ def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> N
         (0.05, "At 8 streams, 35 % of the mean TTFT (1.00 s) is batch wait"),
         (
             0.38,
-            "380 ms of each TTFT pass before work on the request begins, also where it has the server to itself: on the way",
+            "About 380 ms of each TTFT pass before the prompt is read, also where a request has the server to itself: on the way, in a ",
         ),
     ],
 )

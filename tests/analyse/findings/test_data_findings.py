@@ -23,7 +23,7 @@ LEVEL = {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None}
         (("server",), "Answers: b asked; median 5, at most 5 tokens as the server counts."),
         (("tiktoken",), "Answers: b asked; median 5, at most 5 tokens as tiktoken counts."),  # was "the server"
         (("chunks",), "Prompts: a asked; median 10, at most 10 tokens as the server counts."),
-        (("chunks",), "Answers: b asked; median 5, at most 5 pieces of text (the server counts no tokens)."),
+        (("chunks",), "Answers: b asked; median 5, at most 5 pieces of text (no answer said its tokens)."),
         (("chunks", "server"), "Answers: b asked; median 5, at most 5 tokens, not all as the server counts."),
     ],
 )
@@ -47,13 +47,13 @@ def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], sa
         (  # was "4 rows took …; 2 of them failed" of a run that Ctrl-C ended
             "oocc",
             (10, 10, None, None),
-            "2 of the 4 rows of rows.jsonl were over after 4.00 s at 8 streams, when the run ended: 5.00 output tokens/s.",
+            "2 of the 4 rows of rows.jsonl were over after 4.00 s at 8 streams, when the level ended: 5.00 output tokens/s.",
             "",
         ),
         (
             "oo",
             (10, 10),
-            "2 of the 4 rows of rows.jsonl were over after 2.00 s at 8 streams, when the run ended: 10.0 output tokens/s.",
+            "2 of the 4 rows of rows.jsonl were over after 2.00 s at 8 streams, when the level ended: 10.0 output tokens/s.",
             "",
         ),
         (  # was "5.00 output tokens/s", the half that was counted
@@ -90,16 +90,17 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
     [
         (
             ("chunks", "chunks"),
-            "The server counts no tokens: each piece of text counts as one, so tokens/s are pieces/s.",
+            "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s.",
         ),
         (
             ("chunks", "asked", "asked"),
-            "The server counts no tokens in 1 of 3 answers: there each piece of text counts as one.",
+            "1 of 3 answers did not say their tokens: there each piece of text counts as one.",
         ),
         (("server", "tiktoken", "asked", None), None),
     ],
 )
 def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(sources: tuple[str, ...], said: str | None) -> None:
+    """Was "The server counts no tokens" of one that was not asked to, or whose counts a gateway drops."""
     rows = pd.DataFrame({"token_source": sources})
     run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
     assert data_findings.counting_finding(run, [LEVEL]) == said

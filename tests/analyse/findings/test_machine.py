@@ -70,16 +70,15 @@ def test_missing_samples_break_the_line_and_a_gap_is_said(run: Path) -> None:
     assert f"No samples of host from the start, until 1 s: {why}" in said(run)
 
 
-def test_one_busy_core_is_told_from_all_busy(run: Path) -> None:
+def test_busy_cores_are_said_by_their_figures(run: Path) -> None:
+    """Was "all 8 cores are busy" beside an idle one, and "only one of 4 cores is busy" where each other was half busy."""
     facts = {"t": 0, "facts": {"cores": 4}}
     one = [{**beat, "cores": np.roll([0.95, 0.1, 0.05, 0.0], i).tolist()} for i, beat in enumerate(beats(run))]
     add(run, "host", [facts, *one], host="box", wall_ns=made_runs.WALL)
-    sentence = "At 8 streams, only one of 4 cores of box is busy."
-    assert sentence in said(run)  # whichever core it is at the moment
-    add(run, "host", [facts, *beats(run, cores=[1.0, 0.9, 0.9, 0.8])], host="box", wall_ns=made_runs.WALL)
-    assert "At 8 streams, all 4 cores of box are busy." in said(run)
-    add(run, "host", [facts, *beats(run, cores=[0.4, 0.3, 0.1, 0.0])], host="box", wall_ns=made_runs.WALL)
-    assert "At 8 streams, the busiest of 4 cores of box is at 40 %." in said(run)
+    start = "At 8 streams, the busiest of 4 cores of box is at "
+    assert f"{start}95 %, the next at 10 % and their mean at 28 %." in said(run)  # whichever core it is at the moment
+    add(run, "host", [facts, *beats(run, cores=[1.0, 0.5, 0.5, 0.0])], host="box", wall_ns=made_runs.WALL)
+    assert f"{start}100 %, the next at 50 % and their mean at 50 %." in said(run)
 
 
 def test_client_and_server_are_told_apart(run: Path) -> None:
@@ -92,7 +91,10 @@ def test_host_memory_stays_or_grows(run: Path) -> None:
     assert "Memory in use on box stayed at 12 GB." in said(run)
     grown = beats(run, cores=[0.5], memory_used=lambda n: (12 + n) * GB, swap_used=lambda n: n * GB)
     add(run, "host", grown, host="box", wall_ns=made_runs.WALL)
-    assert "Memory in use on box went from 13 GB to 20 GB; 7 GB went to swap" in said(run)
+    assert "Memory in use on box was 13 GB to 20 GB; 7 GB went to swap" in said(run)
+    falling = beats(run, cores=[0.5], memory_used=lambda n: (20 - n) * GB, swap_used=lambda n: (8 - n) * GB)
+    add(run, "host", falling, host="box", wall_ns=made_runs.WALL)
+    assert "Memory in use on box was 12 GB to 19 GB." in said(run)  # was "went from 12 GB to 19 GB; 7 GB went to swap"
 
 
 def test_gpu_memory_that_stays_and_that_grows(run: Path) -> None:
@@ -140,9 +142,9 @@ def test_the_servers_own_count_and_a_full_kv_cache(run: Path, prefix: str) -> No
 
     add(run, prefix, beats(run, values=values(1.0)))
     assert "The KV cache is full at 8 streams." in said(run)
-    assert "The server itself counted up to 4 requests running, and up to 4 waiting at 8 streams." in said(run)
+    assert "the server itself counted up to 4 requests running, and up to 4 waiting at 8 streams." in said(run)
     add(run, prefix, beats(run, values=values(0.5)))
-    assert "The KV cache is at most 50 % full, at 8 streams." in said(run)
+    assert "The KV cache was at most 50 % full when it was sampled, at 8 streams." in said(run)
 
 
 def test_a_model_that_was_reloaded_is_said_with_its_time(run: Path) -> None:

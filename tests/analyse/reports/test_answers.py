@@ -149,7 +149,7 @@ def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, sai
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(2,), each=4)
     tiles = told(tmp_path / "run")
-    assert tiles["Levels off at"].note == "it takes 3 loads that are not void, and this run has 1"
+    assert tiles["Levels off at"].note == "it takes 3 loads with an output that are not void, and here are 1"
     assert "p95 takes 20 requests" in tiles["TTFT p95 at the most output"].note
     write(tmp_path / "empty", [], [])
     assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
@@ -307,4 +307,4 @@ def test_a_tile_says_that_p95_has_no_interval(tmp_path: Path) -> None:
     """It had one in some reports and none in others, without a word."""
     make(tmp_path / "run", users=(8,), each=4)
     note = answers.tiles(analyse(tmp_path / "run"))[2].note
-    assert note == "too few requests for its 95 % interval, at 8 streams"
+    assert note == "no 95 % interval, at 8 streams"

@@ -166,7 +166,7 @@ def test_markdown_has_a_line_for_every_row_and_every_sentence(folder: Path) -> N
     said = " ".join(found.sentences())
     assert "1 of 28 (3.6 %) at 25 words, 1 stream, 1 of 1066.75 at 800 words" in said
     assert "tokens/s fall by 2, 6 and 14 % at 1, 2 and 4 streams as published" in said
-    assert "No answer was cut at a limit" in said
+    assert "answers says that it was cut at a limit (`length`)." in said
 
 
 def test_answers_that_a_limit_cut_are_told(tmp_path: Path) -> None:

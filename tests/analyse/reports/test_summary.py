@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.made_runs import Made, grid, make, write
+from support.made_runs import Made, grid, make, unanswered, write
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.reports import run_table
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -151,3 +154,31 @@ def test_the_knee_and_little_s_law_stand_in_it(summary: dict[str, Any]) -> None:
     eight = summary["levels"][3]["little"]
     assert eight["holds"]
     assert eight["in_flight"] == pytest.approx(8, rel=0.05)
+
+
+def test_what_a_server_says_is_not_said_to_be_missing_where_nothing_ended_well(tmp_path: Path) -> None:
+    """Was "this server does not say how long requests wait" of an Ollama, in a level whose requests all failed."""
+    levels, truth = grid(Made(), (4,))
+    failed = [unanswered(record, Outcome.HTTP_ERROR, status=500, error="busy") for record in truth.records]
+    (level,) = analyse(write(tmp_path / "run", failed, levels)).summary["levels"]
+    reasons = {level[f"{name}_reason"] for name in ("queue_wait_s", "load_s", "prefill_s", "server_itl_s", "ttft_s")}
+    assert reasons == {"no request of this level ended well"}
+
+
+def test_lengths_of_void_levels_are_not_quoted(tmp_path: Path) -> None:
+    """Was "Answers: … at most 500 tokens" with those of a void level among them."""
+    levels, truth = grid(Made(), (2, 4))
+    levels = [level | {"output_lengths": "10..30"} for level in levels]
+    levels[1]["stopped"] = "stopped after 20 errors"
+    records = [dataclasses.replace(one, output_tokens=500) if one.level else one for one in truth.records]
+    said = all_findings(analyse(write(tmp_path / "run", records, levels)))
+    assert "Answers: 10..30 asked; median 20, at most 20 tokens as the server counts." in said
+
+
+def test_how_the_load_came_holds_with_pauses_and_with_requests_that_were_not_sent() -> None:
+    """Was "when its last answer had ended" of users who think, and "were sent when they were due" of requests held back."""
+    assert run_table._loop([LevelData(concurrency=4)]).endswith("sent its next request after its last answer had ended")
+    assert (
+        run_table._loop([LevelData(rate=4)])
+        == "open loop: requests were due by the clock, however many were unanswered"
+    )

@@ -99,7 +99,7 @@ def silent(tokens: int | None) -> Spoil:
             lambda r: {"asked_input": None, "prompt_tokens": 4096, **server(r, prompt_eval_duration=2000 * MS)},
             1,
             "suspect",
-            "cut to the context of 4096 tokens in 32",
+            "fills the context of 4096 tokens in 32",
         ),
         (lambda r: server(r, prompt_eval_duration=2 * MS), 1, "suspect", "as where a prefix cache answers, unasked"),
         (without_answer, 1, "void", "no request ended well (32 http_error)"),
@@ -254,7 +254,15 @@ def test_a_simulated_server_at_speed_reloads_faster(tmp_path: Path) -> None:
 def test_a_load_without_warm_up_is_suspect_not_void(tmp_path: Path) -> None:
     verdict, (reason,) = reloading(tmp_path / "run", load_ms=900, warmup=0)
     assert verdict == "suspect"
-    assert "had no warm-up" in reason
+    assert reason.startswith("the model was loaded inside the measurement: 1 of 9 requests")
+    # the warm-up waited for the same load, as in an open loop: was "reloaded in mid-run", void
+    levels, truth = grid(Made(slots=16), (8,), each=4)
+    records = [
+        dataclasses.replace(record, warmup=record.id == 0) for record in loading(truth.records, range(8), load_ms=900)
+    ]
+    level = analyse(write(tmp_path / "open", records, levels)).summary["levels"][0]
+    assert level["verdict"] == "suspect"
+    assert level["reasons"][0].startswith("the model was loaded inside the measurement: 7 of 39 requests")
 
 
 def test_cached_prompt_tokens_are_suspect_unless_asked_for(tmp_path: Path) -> None:

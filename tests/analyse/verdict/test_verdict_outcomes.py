@@ -136,6 +136,17 @@ def test_failures_after_one_time_are_those_of_a_time_limit(
     assert (says in reasons[0]) if says else ("time limit" not in reasons[0]), reasons
 
 
+def test_not_each_failure_is_said_to_have_met_a_limit_that_one_did_not(tmp_path: Path) -> None:
+    took = iter([12, *[15] * 99])
+
+    def cut(record: Record) -> dict[str, Any]:
+        ended = (record.t_send or 0) + next(took) * 1_000_000_000
+        return {**without_answer(record), "t_end": ended, "status": 504, "error": "HTTP 504"}
+
+    _, reasons = judged(tmp_path / "run", cut, every=2)
+    assert "nearly each of these ended about 15.0 s after it was sent" in reasons[0]  # was "each"
+
+
 def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
     levels, truth = grid(Made(), (4,), each=40)
     records = [dataclasses.replace(r, notes=[f"an unknown key of {r.id}"]) if r.id % 2 else r for r in truth.records]

@@ -51,10 +51,11 @@ def title(analysis: Analysis) -> str:
     slots, levels = analysis.slots, analysis.levels
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
+    most = max((level["peak_decoding"] for level in levels), default=0)
     if (limit := slot_limit(analysis)) is not None:
-        return f"Decoding never rises above {limit} streams, however many wait"
+        ever = "never" if most <= limit else "hardly ever"  # a delayed last token is no other slot
+        return f"Decoding {ever} rises above {counted(limit, 'stream')}, however many wait"
     if slots.estimate is None:
         return "No stream was seen decoding"
-    most = max(level["peak_decoding"] for level in levels)
     shown = f"{only_void(levels)} a limit" if slots.limit else "no limit was seen"
     return f"Up to {counted(most, 'stream')} {'decodes' if most == 1 else 'decode'} at once; {shown}"

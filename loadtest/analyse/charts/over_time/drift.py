@@ -11,7 +11,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
-from loadtest.text import counted, seconds
+from loadtest.text import counted, percent, seconds
 
 FEWEST_REQUESTS = 12  # requests of a level whose thirds are compared …
 FEWEST_ROUNDS = 2  # … and in each third at least so many of each stream
@@ -91,7 +91,8 @@ def title(analysis: Analysis) -> str:
     if not drifting:
         each = "the level" if judged == 1 else f"each of {judged} levels"
         if judged == len(levels):
-            return f"The median TTFT does not drift: in the last third of {each} it is about that of the first"
+            beyond = f"beyond {percent(LEAST_DRIFT)} and its scatter"
+            return f"The median TTFT does not drift {beyond} from the first to the last third of {each}"
         few = counted(len(levels) - judged, "more has", "more have")
         return f"No drift of the median TTFT in {counted(judged, 'level')}; {few} too few requests to tell"
     level, before, after = max(drifting, key=lambda found: abs(float(np.log(found[2] / found[1]))))

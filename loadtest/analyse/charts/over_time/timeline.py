@@ -148,8 +148,8 @@ def title(analysis: Analysis, level: LevelData) -> str:
             f"{bad} of {level['requests']} failed{' (the level is void)' if level.is_void else ''}"
         )
     if asked > decoding:
-        return f"{asked} requests in flight, never more than {decoding} decoding: the others wait for their first token"
+        return f"Up to {asked} requests in flight, and never more than {decoding} of them decoding"
     if asked == 1:
         others = level.get("beside")  # models of the same server, which requests may wait for
-        return f"A single stream, beside {listed(others)}" if others else "A single stream: nobody to wait for"
+        return f"A single stream, beside {listed(others)}" if others else "A single stream"
     return f"All {counted(asked, 'stream')} in flight decode at once"

@@ -20,6 +20,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their mean counts: few are a choice of moments
 LEAST_CHANGE = 1.2  # times as long, or as short, as which steps take late in a level, for its pace to have changed
 FEWEST_OF_A_THIRD = 32  # steps of one number of streams in a third of a level
+LONGER = 1.25  # times the prompts of a level's first third: with so much more context, or less, steps are not the same
 LEAST_ERROR = 0.02  # of a mean step: the blocks may agree by chance
 SURELY = 4.0  # standard errors that a change is more than none
 BLOCKS = 8  # of consecutive steps in a third of a level, whose means give the error of its mean
@@ -89,6 +90,7 @@ def _steps(run: RunData, gaps: TokenGaps) -> pd.DataFrame:
             "at": gaps.right[clean],
             "streams": gaps.streams[clean],
             "step_s": gaps.step_s[clean],
+            "prompt": run.column("prompt_tokens")[gaps.row[clean]],
         }
     )
 
@@ -102,12 +104,18 @@ class PaceChange:
 
 
 def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
-    """Return the largest change of pace within a level; None where steps took about as long to its end."""
+    """Return the largest change of pace within a level; None where steps took about as long to its end.
+
+    Where its prompts grew or shrank meanwhile, as in conversations, steps took another time for their context.
+    """
     found: list[PaceChange] = []
     every = _steps(run, gaps)
     for level in np.unique(every["level"]).tolist():
         steps = every[every["level"] == level]
         edges = np.quantile((steps["at"].min(), steps["at"].max()), (1 / 3, 2 / 3))
+        early, late = (steps["prompt"][part].mean() for part in (steps["at"] <= edges[0], steps["at"] >= edges[1]))
+        if max(early, late) > LONGER * min(early, late):
+            continue
         cells = []
         for number in np.unique(steps["streams"]).tolist():
             mine = steps[steps["streams"] == number]

@@ -138,7 +138,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         law, law_reason = fit_law(times)
         slope = growth_per_stream(times)
         if out_of_step is not None and out_of_step >= LEAST_APART:
-            law, law_reason = None, "streams that decode together share no steps"
+            law, law_reason = None, "streams that decode together do not get their tokens together"
     step = _step_time_by_streams(times, slope or 0.0) if times else None
     prefill, prefill_reason = measure_prefill(run, found, step)
     stall, interference, interference_reason = stalls(run, found, step)
