@@ -9,7 +9,6 @@ distributions       lengths and times: a number, or a distribution that each req
 request_additions   headers, query, path and body that are added to requests
 several_targets     servers and models, where there is more than one
 price               prices in any currency
-level               one cell of the grid
 toml_tables         TOML files and former names
 other_names         what bodies, libraries and other tools call the same keys
 files, wrong_file   text files that a user names, and files that are none
@@ -28,7 +27,6 @@ from loadtest.scenario.distributions import (
 )
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
-from loadtest.scenario.level import Level
 from loadtest.scenario.parts.connection import ConnectionKeys, hosts_without_proxy
 from loadtest.scenario.parts.data import DataKeys
 from loadtest.scenario.parts.limits import LimitKeys
@@ -45,7 +43,7 @@ from loadtest.scenario.parts.request import (
     RequestKeys,
 )
 from loadtest.scenario.parts.sessions import SessionKeys
-from loadtest.scenario.schema import Scenario
+from loadtest.scenario.schema import Level, Scenario
 from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
 from loadtest.scenario.toml_tables import FORMER
 from loadtest.scenario.values import (
