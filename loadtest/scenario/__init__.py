@@ -3,14 +3,13 @@
 schema              Scenario, its levels, reading and writing
 parts/              its keys: request, connection, load, prompts, data, sessions, limits; and what those of one part must be
 checks              the parts put together, and what keys of several parts must be
-keys                what a key says of itself, and how its value is read
+keys                what a key says of itself, how its value is read, and what others call it
 values              what a single value must be
 distributions       lengths and times: a number, or a distribution that each request's is drawn from
 request_additions   headers, query, path and body that are added to requests
 several_targets     servers and models, where there is more than one
 price               prices in any currency
 toml_tables         TOML files and former names
-other_names         what bodies, libraries and other tools call the same keys
 files, wrong_file   text files that a user names, and files that are none
 """
 
