@@ -10,7 +10,7 @@ request_additions   headers, query, path and body that are added to requests
 several_targets     servers and models, where there is more than one
 price               prices in any currency
 toml_tables         TOML files and former names
-files, wrong_file   text files that a user names, and files that are none
+files               text files that a user names, and what they are where they are none
 """
 
 from loadtest.scenario.checks import check_lengths_used
