@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionPlan, Stock
-from loadtest.asyncio_driver.turn_count import TurnCount
+from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionPlan, Stock, TurnCount
 from loadtest.measure.backlog import AsyncioBacklog
 from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
