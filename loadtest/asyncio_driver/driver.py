@@ -26,8 +26,7 @@ from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
-from loadtest.workloads.conversations.thinking import think_time
-from loadtest.workloads.schedule import PlanShare, schedule_of
+from loadtest.workloads.schedule import PlanShare, schedule_of, think_time
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 # Opened before an open loop begins. A server with a thread a connection (llama.cpp's) has few of them, and an idle

@@ -16,8 +16,7 @@ from loadtest.measure.request import Request
 from loadtest.measure.request_maker import RequestMaker
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level
-from loadtest.workloads.conversations.thinking import mean_think_time
-from loadtest.workloads.schedule import PlanShare
+from loadtest.workloads.schedule import PlanShare, mean_think_time
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
 

@@ -1,1 +1,1 @@
-"""What people say in turns: conversations made up or recorded, their history as bytes, and the time they think."""
+"""What people say in turns: conversations made up or recorded, and their history as bytes."""
