@@ -56,7 +56,7 @@ def located(scenario: Scenario) -> Scenario:
     call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
     contradicts api or endpoint, or a header, query or body needs a variable that is not set.
     """
-    scenario = reached(scenario)
+    scenario = reach.reached(scenario)
     if len(scenario.urls) > 1:
         return _each_located(scenario)
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
@@ -80,13 +80,6 @@ def located(scenario: Scenario) -> Scenario:
         named = {} if address.path is None else {"path": address.path}
         changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint, **named}
     return scenario.replace(**changes) if changes else scenario
-
-
-def reached(scenario: Scenario) -> Scenario:
-    """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
-    if scenario.key_env is not None:
-        credentials.keep_secret(scenario.key_env)
-    return scenario.by_proxy(reach.proxy_named(scenario))
 
 
 def _each_located(scenario: Scenario) -> Scenario:

@@ -12,9 +12,8 @@ import httpx
 
 from loadtest import reach
 from loadtest.cli.check.trial import try_server
-from loadtest.cli.options.connection import SERVER_OPTIONS
 from loadtest.cli.options.environment import named_in_environment, url_taken
-from loadtest.cli.options.scenario_options import key_options, make_scenario, one_url
+from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for

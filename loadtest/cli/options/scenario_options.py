@@ -21,8 +21,10 @@ from loadtest.cli.options.param_types import (
     read_lengths,
 )
 from loadtest.errors import ScenarioError
+from loadtest.reach import reached
 from loadtest.scenario import (
     FORMER,
+    ConnectionKeys,
     Key,
     Scenario,
     check_lengths_used,
@@ -34,6 +36,8 @@ from loadtest.scenario import (
 from loadtest.urls import is_socket, without_secrets
 
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
+CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
+SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
@@ -56,6 +60,11 @@ def key_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any
         return command
 
     return give
+
+
+# of the commands that connect to a server, with the same help and checks as in `loadtest run`
+connection_options = key_options(*CONNECTION)
+server_options = key_options(*SERVER_OPTIONS)
 
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -160,6 +169,11 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
         return Scenario.load(path, say=_warn, **given)
     check_lengths_used(given, given, "the command line")
     return Scenario.from_dict(given, where="the command line", say=_warn)
+
+
+def connection_of(values: dict[str, Any]) -> Scenario:
+    """Take the options of a connection out of a command's, as a scenario; raise ScenarioError where they make no sense."""
+    return reached(make_scenario(None, {name: values.pop(name, None) for name in SERVER_OPTIONS}))
 
 
 def _warn(sentence: str) -> None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from loadtest.dialects import dialect_for
+from loadtest.reach import reached
 from loadtest.scenario import Scenario
 from loadtest.scenario.request_additions import templates_of
 from loadtest.targets.connect import control_client
 from loadtest.targets.context import context_of
 from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.target import Target, reached
+from loadtest.targets.target import Target
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload, check_files
 
