@@ -27,11 +27,10 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.connect import control_client
-from loadtest.targets.loaded_model import ask_to_unload, loaded_facts
 from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.run_facts import at_end, initial_facts, level_facts
-from loadtest.targets.target import Target, located
+from loadtest.targets.server.control import control_client
+from loadtest.targets.target import Target, ask_to_unload, loaded_facts, located
 from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload
 
@@ -79,7 +78,7 @@ def measure(
     scenario = _checked(scenario, say, searching=choose is not None)
     with (
         _nothing_recorded_without(path),
-        control_client(scenario, scenario.connect_timeout, scenario.header) as control,
+        control_client(scenario) as control,
         spawned(scenario.workers) as children,
     ):
         scenario, ready = prepare_targets(control, scenario, say)

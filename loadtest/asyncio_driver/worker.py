@@ -22,8 +22,8 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.connect import wire_arguments
 from loadtest.targets.prepare import ReadyTarget
+from loadtest.targets.target import wire_arguments
 from loadtest.wire import AsyncWire, kernel_stamping, now
 from loadtest.workloads.schedule import PlanShare
 

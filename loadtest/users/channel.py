@@ -17,7 +17,7 @@ from loadtest.measure.request import Request
 from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.targets.connect import wire_arguments
+from loadtest.targets.target import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.user_target import UserTarget

@@ -20,7 +20,7 @@ from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
-from loadtest.targets.connect import control_client
+from loadtest.targets.server.control import control_client
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
@@ -66,7 +66,7 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))
-    with control_client(asked, asked.connect_timeout, asked.header) as client:
+    with control_client(asked) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
     probed = None
     if slots and server.slots is None:
@@ -167,7 +167,7 @@ def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[Slo
     found = probe_slots(target, Workload(scenario, counter))
     with (
         contextlib.suppress(TargetError),
-        control_client(scenario, scenario.connect_timeout, scenario.header) as client,
+        control_client(scenario) as client,
     ):
         target = reread(client, target)  # the bursts have loaded the model
     return found, target.server, target.model

@@ -213,14 +213,14 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
 
 
 def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
-    from loadtest.targets.connect import control_client
+    from loadtest.targets.server.control import control_client
     from loadtest.targets.server.probe import choose_model, probe, with_details
 
     address = parse_url(withhold(url))
     api = asked.connection.api
     if api == "auto" and address.path is not None:
         api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
-    with control_client(asked.connection, asked.connection.connect_timeout) as client:
+    with control_client(asked.connection) as client:
         server = probe(client, address.base, api=api, path=address.path)
         if server.kind != "ollama":
             raise TargetError(

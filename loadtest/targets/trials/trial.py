@@ -8,9 +8,8 @@ from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.scenario import Scenario
-from loadtest.targets.connect import wire_arguments
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.target import Target
+from loadtest.targets.target import Target, wire_arguments
 from loadtest.targets.trials.attempts import Attempt, Known, following
 from loadtest.urls import has_own_root
 from loadtest.wire import SyncWire, now
