@@ -143,7 +143,7 @@ def _models_at(server: Server, scenario: Scenario) -> list[ModelShare]:
 
 def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Target:
     """Choose model and dialect of a server; raises TargetError or ScenarioError where it cannot."""
-    api = server.native if scenario.api == "auto" else scenario.api
+    api = server.api(scenario.api)
     if api == "ollama" and server.kind != "ollama":
         raise TargetError(f"{server.url} is not an Ollama (it is {server.described}); use --api openai.")
     endpoint = scenario.endpoint
@@ -158,7 +158,12 @@ def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Targ
         )
     model = with_details(client, server, choose_model(server, scenario.model))
     check_num_ctx(scenario, api, model.context)
-    dialect = dialect_for(scenario, api=api, model=model.name, kind=server.kind)
+    return target_of(server, model, scenario)
+
+
+def target_of(server: Server, model: ServedModel, scenario: Scenario) -> Target:
+    """Return a model of a server, asked as the scenario says; raise ScenarioError for an option that its wire format lacks."""
+    dialect = dialect_for(scenario, api=server.api(scenario.api), model=model.name, kind=server.kind)
     return Target(server, model, dialect)
 
 

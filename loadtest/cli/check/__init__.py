@@ -16,7 +16,6 @@ from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.credentials import withhold
-from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
@@ -24,7 +23,7 @@ from loadtest.targets.server.control import control_client
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
-from loadtest.targets.target import Target, located, reread
+from loadtest.targets.target import located, reread, target_of
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import base_url, default_url, is_socket
 from loadtest.workloads.tokens import load_counter
@@ -158,13 +157,10 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
 
 def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[SlotProbe, Server, ServedModel]:
     """Send bursts, as the scenario says, until the server's slots show; return server and model as they then are, too."""
-    spoken = scenario.api if scenario.api != "auto" else server.native
     seed = secrets.randbelow(2**31) if scenario.seed is None else scenario.seed
-    scenario = scenario.replace(api=spoken, model=model.name, seed=seed)
-    dialect = dialect_for(scenario, api=spoken, model=model.name, kind=server.kind)
-    counter = load_counter(model.name, fetch=False)
-    target = Target(server, model, dialect)
-    found = probe_slots(target, Workload(scenario, counter))
+    scenario = scenario.replace(api=server.api(scenario.api), model=model.name, seed=seed)
+    target = target_of(server, model, scenario)
+    found = probe_slots(target, Workload(scenario, load_counter(model.name, fetch=False)))
     with (
         contextlib.suppress(TargetError),
         control_client(scenario) as client,

@@ -74,6 +74,10 @@ class Server:
         """The API that this server speaks first: "ollama" or "openai"."""
         return "ollama" if self.kind == "ollama" else "openai"
 
+    def api(self, asked: str) -> str:
+        """Return the API to speak with it where a scenario asks for this one: its own for "auto"."""
+        return self.native if asked == "auto" else asked
+
     @property
     def described(self) -> str:
         """The server's name and version, and whether it is simulated."""

@@ -1,4 +1,4 @@
-"""Which request to try next, from what was answered so far: `loadtest check --try` sends them, nothing here does.
+"""Small requests, sent one after another until one is answered: what `loadtest check --try` does to a server.
 
 A refused field is left out or renamed: first the one that the answer's words name, then the known ones one at a time. Where
 the path is not known to the server, other paths and endpoints follow. Each attempt is a scenario; what it differs in from
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.dialects import DIALECTS, Dialect, dialect_for
+from loadtest.dialects import DIALECTS, Dialect
 from loadtest.dialects.answers.errors.refusals import (
     OTHER_LENGTH_KEY,
     names_field,
@@ -24,10 +24,19 @@ from loadtest.dialects.answers.errors.refusals import (
     without_field,
 )
 from loadtest.errors import ScenarioError
-from loadtest.records import Outcome, Record
+from loadtest.measure.failure import failure_of
+from loadtest.measure.request import Request
+from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
+from loadtest.targets.server.probe import ServedModel, Server
+from loadtest.targets.target import Target, target_of, wire_arguments
 from loadtest.text import shown
+from loadtest.urls import has_own_root
+from loadtest.wire import SyncWire, now
+from loadtest.workloads.job import Job
 
+TRIAL_PROMPT = "Count from one to twelve in words, one after another."
+TRIAL_TOKENS = 24
 MOST_ATTEMPTS = 24
 OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat/completions
     "/chat/completions",
@@ -72,21 +81,6 @@ _COMPRESSED = re.compile(r"\bthe server compressed\b")
 _PAGE = re.compile(r"the answer is a web page")
 # The moment's or the key's fault, not the request's; or it is too large, though none could be smaller.
 _NOT_NOW = frozenset((401, 402, 403, 407, 408, 413, 425, 429, 502, 503, 504, *range(520, 531)))
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of the server beforehand: what a wire format needs."""
-
-    api: str
-    kind: str
-    model: str
-    own_root: bool = False  # the URL is one below which the API has no /v1
-
-    def dialect(self, scenario: Scenario) -> Dialect:
-        """Return the wire format of a scenario; raise ScenarioError for an option that it lacks."""
-        api = self.api if scenario.api == "auto" else scenario.api
-        return dialect_for(scenario, api=api, model=self.model, kind=self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,29 +149,54 @@ class Attempt:
         return self.no_model or self.of_the_key or self.is_compressed or wanted_header(status, words) is not None
 
 
-def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:
-    """Return what to try next, never the same request twice; None where something works, or nothing is left to try."""
-    last = tried[-1]
-    if last.works or tried[0].hopeless or len(tried) >= MOST_ATTEMPTS:
-        return None
-    sent = [_said(one.dialect, known) for one in tried]
-    for scenario in _candidates(tried, known):
+def attempts(server: Server, model: ServedModel, scenario: Scenario) -> Iterator[Attempt]:
+    """Send the scenario's request, then what `following` says, and give each attempt once it is over.
+
+    Raises ScenarioError where not even the first can be said in the server's wire format.
+    """
+    done: list[Attempt] = []
+    upcoming: Scenario | None = scenario
+    while upcoming is not None:
+        target = target_of(server, model, upcoming)
+        done.append(Attempt(upcoming, target.dialect, _sent(target, upcoming, len(done))))
+        yield done[-1]
+        upcoming = following(done, server, model)
+
+
+def _sent(target: Target, scenario: Scenario, number: int) -> Record:
+    job = Job(number, 0, number, TRIAL_PROMPT, None, TRIAL_TOKENS)
+    with SyncWire(**wire_arguments(scenario)) as wire:
+        request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
         try:
-            dialect = known.dialect(scenario)
+            wire.fetch(request.order)
+        except Exception as error:  # noqa: BLE001 - the record says what it was
+            request.failure = failure_of(error, (KeyboardInterrupt,))
+        return request.finish()
+
+
+def following(tried: Sequence[Attempt], server: Server, model: ServedModel) -> Scenario | None:
+    """Return what to try next, never the same request twice; None where something works, or nothing is left to try."""
+    if tried[-1].works or tried[0].hopeless or len(tried) >= MOST_ATTEMPTS:
+        return None
+    own_root = has_own_root(server.url)
+    sent = [_said(one.dialect, own_root=own_root) for one in tried]
+    for scenario in _candidates(tried, server.api(tried[0].scenario.api)):
+        try:
+            dialect = target_of(server, model, scenario).dialect
         except ScenarioError:
             continue
-        if _said(dialect, known) not in sent:
+        if _said(dialect, own_root=own_root) not in sent:
             return scenario
     return None
 
 
-def _said(dialect: Dialect, known: Known) -> tuple[Any, ...]:
-    """Return what tells two requests apart."""
-    path = dialect.posted_to.removeprefix("/v1") if known.own_root else dialect.posted_to
+def _said(dialect: Dialect, *, own_root: bool) -> tuple[Any, ...]:
+    """Return what tells two requests apart; below a root of its own the API has no /v1."""
+    path = dialect.posted_to.removeprefix("/v1") if own_root else dialect.posted_to
     return path, dialect.name, dialect.fields(1)
 
 
-def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
+def _candidates(tried: Sequence[Attempt], api: str) -> Iterator[Scenario]:
     first, last = tried[0], tried[-1]
     words = last.record.error or ""
     if (slashed := last.with_slash) is not None:
@@ -187,7 +206,7 @@ def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
     found = next((one for one in tried if not one.is_nowhere), None)
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
-    yield from _other_places(first.scenario, known)
+    yield from _other_places(first.scenario, api)
     if _EMBEDS.search(first.record.error or "") or first.is_nowhere:
         embedding = first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
         yield embedding
@@ -211,9 +230,8 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
             yield together
 
 
-def _other_places(scenario: Scenario, known: Known) -> Iterator[Scenario]:
+def _other_places(scenario: Scenario, api: str) -> Iterator[Scenario]:
     """Ask at other paths and other endpoints, those of the other API last."""
-    api = known.api if scenario.api == "auto" else scenario.api
     plain = scenario.replace(path=None)
     if scenario.path is not None:
         yield plain
