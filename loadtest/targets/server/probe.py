@@ -28,8 +28,15 @@ from loadtest.targets.server.control import (
     as_text,
     ask,
 )
-from loadtest.targets.server.model_list import MOST_PAGES, contexts, listed_models, loaded, next_page
-from loadtest.targets.server.said_elsewhere import slots_listed, with_more
+from loadtest.targets.server.model_list import (
+    MOST_PAGES,
+    contexts,
+    listed_models,
+    loaded,
+    next_page,
+    slots_listed,
+    with_more,
+)
 from loadtest.targets.server.unclear import refused_error, unclear_error
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
