@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from loadtest.scenario import Level
-from loadtest.workloads.conversations.history import History
-from loadtest.workloads.job import Job
+from loadtest.workloads.job import History, Job
 from loadtest.workloads.messages import answer_message, calls_a_tool, text_of
 from loadtest.workloads.source import Answered
 
