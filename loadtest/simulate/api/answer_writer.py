@@ -1,4 +1,4 @@
-"""Writes one answer to its client: the engine's emissions as bytes, or the fault that is injected."""
+"""Writes one answer to its client: the engine's emissions as bytes, or the fault that is injected; and what really happened."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import orjson
 
+from loadtest.errors import ScenarioError, os_error_as
 from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
-from loadtest.simulate.api.refusals import BUSY_SENTENCE, DIED_SENTENCE, refusal_body
-from loadtest.simulate.api.request_bodies import GenerationRequest
+from loadtest.simulate.api.request_bodies import BUSY_SENTENCE, DIED_SENTENCE, GenerationRequest, refusal_body
 from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
 from loadtest.simulate.model.prompts import Prompt, of_pieces
@@ -199,3 +200,26 @@ def fault_place(limit: int, natural: int | None, rng: random.Random) -> int:
     """Draw after how many tokens a fault strikes: within the first half of the answer, at least one."""
     length = min(limit, natural or limit, 200)
     return rng.randint(1, max(length // 2, 1))
+
+
+class TruthLog:
+    """Appends one JSON line a request. Instants on both clocks: `monotonic_ns` (perf_counter) and `wall_ns`.
+
+    first_token and last_token are taken just after the write to the kernel; arrived is the kernel's stamp of the request's
+    last bytes, where `stamped`; slot_won, prefill_start and slot_freed are the engine's. late_*_us says how late the
+    server wrote this request's tokens: where it is large, the server was the bottleneck.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with os_error_as(ScenarioError, f"cannot write the truth log {path}"):
+            self._file: IO[bytes] = path.open("wb", buffering=0)
+
+    def write(self, facts: dict[str, Any], instants: dict[str, int | None]) -> None:
+        """Append one request: `facts` as they are, monotonic `instants` on both clocks."""
+        offset = time.time_ns() - time.perf_counter_ns()
+        known = {name: instant for name, instant in instants.items() if instant is not None}
+        wall = {name: instant + offset for name, instant in known.items()}
+        self._file.write(orjson.dumps({**facts, "monotonic_ns": known, "wall_ns": wall}) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
