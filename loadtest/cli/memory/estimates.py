@@ -24,8 +24,8 @@ from loadtest.memory.estimate import (
     facts_of_server,
     facts_of_shape,
     loaded_memory,
+    parse_size,
 )
-from loadtest.memory.sizes import parse_size
 from loadtest.scenario import Scenario
 from loadtest.text import shown
 from loadtest.urls import parse_url
