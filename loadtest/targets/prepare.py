@@ -77,7 +77,7 @@ def _prepared(
     for target in targets:
         check_lengths(whole.scenario, target.model, whole.trace, reloads=target.server.kind == "ollama")
     return tuple(
-        _fitted(client, target, Workload(whole.scenario, counter, trace=whole.trace), weight, say)
+        _fitted(client, target, Workload(whole.scenario, counter), weight, say)
         for target, counter, (_, weight) in zip(targets, counters, found, strict=True)
     )
 

@@ -7,13 +7,13 @@ equal beginning of their prompts. Each hash gives a made-up block of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_from, seed_of
+from loadtest.workloads.schedule import trace_of
 from loadtest.workloads.source import Session, SingleRequest
 from loadtest.workloads.synthetic import cached_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
@@ -30,10 +30,8 @@ class HashedBlocks:
 
     @classmethod
     def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
-        if scenario.trace is None or scenario.literal or scenario.data is not None:
-            return None
-        trace = Trace.read(Path(scenario.trace))
-        return None if trace.blocks is None else cls(scenario, counter, fit, trace)
+        trace = None if scenario.literal or scenario.data is not None else trace_of(scenario)
+        return None if trace is None or trace.blocks is None else cls(scenario, counter, fit, trace)
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
         seed = seed_of(self.scenario, level, i, warmup=warmup)

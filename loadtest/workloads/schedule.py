@@ -12,6 +12,7 @@ import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from loadtest.errors import ScenarioError
@@ -99,6 +100,11 @@ def _when(due: float, rate: float, rate_to: float | None, over: float | None) ->
         return over + (due - ramped) / rate_to
     slope = (rate_to - rate) / over
     return 2 * due / (rate + math.sqrt(rate * rate + 2 * slope * due))
+
+
+def trace_of(scenario: Scenario) -> Trace | None:
+    """Return the recorded arrivals that a scenario replays, read through; None where it has none. Raises ScenarioError."""
+    return None if scenario.trace is None else Trace.read(Path(scenario.trace))
 
 
 def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) -> Sequence[int]:
