@@ -65,7 +65,7 @@ class Driver:
         posts: Sequence[Posts],
         records: RecordWriter,
         samples: SampleWriter,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[Progress], object],
         before_each: Callable[[], Awaitable[None]] | None = None,
         share: PlanShare | None = None,
         in_step: InStep | None = None,

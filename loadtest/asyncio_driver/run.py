@@ -32,7 +32,7 @@ from loadtest.targets.run_facts import at_end, initial_facts, level_facts
 from loadtest.targets.server.control import control_client
 from loadtest.targets.target import Target, ask_to_unload, loaded_facts, located
 from loadtest.text import counted, seconds, shown
-from loadtest.workloads.workload import Workload
+from loadtest.workloads.workload import Workload, check_files
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
 UNLOAD_POLL_S = 0.05  # between two questions at the least
@@ -59,7 +59,7 @@ def measure(
     scenario: Scenario,
     out: Path | None,
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     say: Callable[[str], None],
     choose: Choose | None = None,
     beside: Beside | None = None,
@@ -162,7 +162,9 @@ def _closed_in_the_end(
 
 
 def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:
-    """Return the scenario with a seed; raise ScenarioError where this machine or a search cannot run it."""
+    """Return the scenario with a seed; raise ScenarioError where its files, this machine or a search cannot run it."""
+    for note in check_files(scenario):
+        say(note)
     if searching and (scenario.unload or scenario.up_to_context):
         raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
     if scenario.workers > 1 and sys.platform == "win32":
@@ -209,7 +211,7 @@ async def _drive(
     facts: dict[str, Any],
     ended: dict[str, Any],
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     say: Callable[[str], None],
     choose: Choose | None,
     before_each: Callable[[], Awaitable[None]] | None,

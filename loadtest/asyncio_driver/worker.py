@@ -126,7 +126,7 @@ async def receive_message(reader: asyncio.StreamReader) -> Message | None:
 @asynccontextmanager
 async def driver_of(
     part: Part,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     *,
     before_each: Callable[[], Awaitable[None]] | None = None,
     in_step: InStep | None = None,

@@ -116,7 +116,7 @@ class Workers:
         processes: Sequence[WorkerProcess],
         *,
         say: Callable[[str], object],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[Progress], object],
     ) -> None:
         self._scenario = part.scenario
         self._anchor = part.clock.monotonic_ns
@@ -301,7 +301,7 @@ def _spawn() -> Child:
 
 @asynccontextmanager
 async def workers_told(
-    part: Part, children: Sequence[Child], *, say: Callable[[str], object], on_progress: Callable[[Progress], None]
+    part: Part, children: Sequence[Child], *, say: Callable[[str], object], on_progress: Callable[[Progress], object]
 ) -> AsyncIterator[Workers]:
     """Tell each process its share of `part`; give them as one driver."""
     workers: list[WorkerProcess] = []

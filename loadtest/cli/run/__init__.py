@@ -25,7 +25,6 @@ from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse_objectives
-from loadtest.workloads.workload import check_files
 
 
 def run_scenario(
@@ -40,8 +39,6 @@ def run_scenario(
 ) -> Finished:
     """Measure `scenario` with the progress line on stderr; `watch` sees the same progress."""
     line = line or LiveLine()
-    for note in check_files(scenario):
-        line.say(note)
 
     def progress(at: Progress) -> None:
         watch(at)
