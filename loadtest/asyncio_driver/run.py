@@ -162,11 +162,9 @@ def _closed_in_the_end(
 
 
 def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:
-    """Return the scenario with a seed; raise ScenarioError where its files, this machine or a search cannot run it."""
+    """Return the scenario with a seed; raise ScenarioError where its files or this machine cannot run it."""
     for note in check_files(scenario):
         say(note)
-    if searching and (scenario.unload or scenario.up_to_context):
-        raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
     if scenario.workers > 1 and sys.platform == "win32":
         raise ScenarioError("several workers need Linux or macOS; leave workers away.")
     if not searching and (idle := _idle(scenario)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ from loadtest.cli.options.help_groups import RunCommand
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.output.progress_line import LiveLine
 from loadtest.cli.report import SLO_HELP
-from loadtest.cli.run.find_max import Finder
+from loadtest.cli.run.find_max import Finder, check_find_max
 from loadtest.cli.run.how_long import say_how_long, with_enough_requests
 from loadtest.cli.run.prediction_and_probe import as_predicted, kept_beforehand, question
 from loadtest.cli.run.results import Showing, show_ended, showing_options
-from loadtest.errors import refuse
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
-from loadtest.slo import Objective, parse_objectives
+from loadtest.slo import parse_objectives
 
 
 def run_scenario(
@@ -119,7 +118,7 @@ def run(
     the environment, and that over the scenario file.
     """
     objectives = () if slo is None else parse_objectives(slo)
-    _check_find_max(find_max, objectives, values)
+    check_find_max(find_max, objectives, values)
     url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
     scenario_file, values["url"] = file_and_url(given, url)
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
@@ -135,23 +134,6 @@ def run(
     scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)
     finished = measured(scenario, watch=say_how_long(scenario, objectives, line.say))
     return show_ended(finished, showing, objectives=objectives)
-
-
-def _check_find_max(most: int | None, objectives: Sequence[Objective], values: dict[str, Any]) -> None:
-    """Raise ScenarioError where --find-max is given and makes no sense with the other options."""
-    if most is None:
-        return
-    refuse(not objectives, "--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
-    refuse(
-        values.get("trace") is not None,
-        "--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.",
-    )
-    refuse(
-        values.get("duration") is not None,
-        "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
-        "--requests.",
-    )
-    refuse(values.get("concurrency") is not None, "--find-max chooses the concurrency itself; leave out --concurrency.")
 
 
 named_in_environment(run)
