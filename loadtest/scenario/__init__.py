@@ -33,7 +33,6 @@ from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.parts.prompts import PromptKeys
 from loadtest.scenario.parts.request import (
     ADDED_KEYS,
-    APIS,
     EMBEDDINGS,
     MAX_TOKENS_KEYS,
     ONE_API,
@@ -61,7 +60,6 @@ from loadtest.scenario.values import (
 
 __all__ = [
     "ADDED_KEYS",
-    "APIS",
     "ATTRIBUTE",
     "BURSTINESS",
     "EMBEDDINGS",

@@ -128,7 +128,7 @@ def run(
     measured = functools.partial(run_scenario, out=out, line=line, beside=monitoring.beside(scenario), keep=keep)
     if find_max is not None:
         finder = Finder(scenario, objectives, find_max, line.say)
-        finished = measured(finder.first(scenario), choose=finder)
+        finished = measured(finder.first(), choose=finder)
         searched = finder.conclude(finished.folder) if finished.failure is None else None
         return show_ended(finished, showing, searched=searched)
     scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)

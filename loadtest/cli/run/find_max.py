@@ -58,15 +58,16 @@ class Finder:
         elif scenario.has_sessions and scenario.think_time:
             start = FIRST_PEOPLE
         self._search = Search(least=least, a_stream=each, most=most, start=start)
+        self._scenario = scenario
         self._objectives = objectives
-        self._max_error_ratio = scenario.max_error_ratio
         self._say = say
         self._unknown: str | None = None  # what more requests would not tell either
         self._indices: dict[int, int] = {}  # load -> index of the level that measured it last
         self.tried: list[TriedLevel] = []
 
-    def first(self, scenario: Scenario) -> Scenario:
+    def first(self) -> Scenario:
         """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
+        scenario = self._scenario
         if scenario.unload or scenario.up_to_context:
             raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
         if scenario.data_once:
@@ -117,7 +118,7 @@ class Finder:
         met, saw = all_met(judged), "; ".join(map(str, judged))
         leans = None if any(each.unjudged is not None for each in judged) else all(each.met for each in judged)
         by_share = any(each.figure == ERRORS for each in self._objectives)
-        if not by_share and failures > self._max_error_ratio * requests:
+        if not by_share and failures > self._scenario.max_error_ratio * requests:
             met, saw = False, f"{failures} of {requests} requests failed"
         elif void:
             met, leans, saw = None, None, f"void ({'; '.join(summary['reasons'])})"
