@@ -157,10 +157,9 @@ class Channel:
 
     def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
         """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
-        source = ConversationSource(scenario, self._counter, self._asked.fit).knowing(
-            DrawnLengths(scenario.seed, self._counter, self._asked.fit, self._asked.context),
-            behind_prefix(scenario, self._counter, self._asked.fit),
-        )
+        counter, fit = self._counter, self._asked.fit
+        lengths = DrawnLengths(scenario.seed, counter, fit, self._asked.context)
+        source = ConversationSource(scenario, counter, fit, lengths, behind_prefix(scenario, counter, fit))
         return source.session(scenario.levels()[0], next(self._numbers)), source
 
     def counted(self, text: str) -> int:

@@ -55,7 +55,7 @@ class Workload:
         self.lengths = DrawnLengths(scenario.seed, counter, self.fit, context)
         self.prefix = behind_prefix(scenario, counter, self.fit)
         if isinstance(self.source, ConversationSource):
-            self.source = self.source.knowing(self.lengths, self.prefix)
+            self.source = replace(self.source, lengths=self.lengths)
 
     def fitted(self, fit: TokenFit, context: int | None = None) -> Workload:
         """Return a workload whose prompts have the length asked for by the server's own count, and fit its context."""

@@ -15,7 +15,7 @@ from loadtest.workloads.data_source import DataSource
 from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.messages import Round, calls_a_tool, rounds, system_apart, text_of
 from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
-from loadtest.workloads.shared_prefix import SharedPrefix
+from loadtest.workloads.shared_prefix import SharedPrefix, behind_prefix
 from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
@@ -28,10 +28,7 @@ SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may 
 class MadeUpScript:
     """The script of one made-up conversation: every turn is a pure function of the seed, the session and its number."""
 
-    scenario: Scenario
-    counter: Counter
-    fit: TokenFit
-    lengths: DrawnLengths
+    source: ConversationSource
     level: Level
     session: int
     warmup: bool
@@ -44,11 +41,12 @@ class MadeUpScript:
     def any_turn(self, number: int) -> Turn:
         """Return a turn, whether the conversation has so many or not."""
         level = self._lengths_at(number)
+        scenario, counter, fit = self.source.scenario, self.source.counter, self.source.fit
         seed = seed_from(self.seed, "turn", number) if number else self.seed
         asked = level.input_tokens or 1
-        ours = self.fit.ours_added(asked) if number else self.fit.ours(asked)
-        nonce = "" if number or self.scenario.warm_cache else nonce_of(seed)
-        text = made_up(ours, level.output_tokens, seed, self.counter, nonce=nonce)
+        ours = fit.ours_added(asked) if number else fit.ours(asked)
+        nonce = "" if number or scenario.warm_cache else nonce_of(seed)
+        text = made_up(ours, level.output_tokens, seed, counter, nonce=nonce)
         return Turn(
             text,
             asked + (MESSAGE_TOKENS if number else 0),
@@ -56,7 +54,7 @@ class MadeUpScript:
             seed,
             None if number else asked,
             level.output_tokens,
-            recorded=self._recorded(level, seed) if self.scenario.answers == "recorded" else None,
+            recorded=self._recorded(level, seed) if scenario.answers == "recorded" else None,
         )
 
     def tokens(self, shared: int) -> int:
@@ -68,17 +66,17 @@ class MadeUpScript:
     def _lengths_at(self, number: int) -> Level:
         level, warmup = self.level, self.warmup
         if number == 0:
-            return self.lengths.at(level, self.session, warmup=warmup)
-        asked = self.scenario.follow_up_tokens
+            return self.source.lengths.at(level, self.session, warmup=warmup)
+        asked = self.source.scenario.follow_up_tokens
         if isinstance(asked, int):
             level = replace(level, input_tokens=asked, input_lengths=None)
         elif asked is not None:
             level = replace(level, input_tokens=None, input_lengths=asked)
-        return self.lengths.of_turn(level, self.session, number, warmup=warmup)
+        return self.source.lengths.of_turn(level, self.session, number, warmup=warmup)
 
     def _recorded(self, level: Level, seed: int) -> Mapping[str, Any]:
-        ours = self.fit.ours_added(level.output_tokens or 1)
-        return {"role": "assistant", "content": made_up_document(ours, seed_from(seed, "answer"), self.counter)}
+        ours = self.source.fit.ours_added(level.output_tokens or 1)
+        return {"role": "assistant", "content": made_up_document(ours, seed_from(seed, "answer"), self.source.counter)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +119,16 @@ class ConversationSource:
     scenario: Scenario
     counter: Counter
     fit: TokenFit
+    lengths: DrawnLengths
+    prefix: SharedPrefix | None  # what all conversations begin with
     rows: DataSource | None = None  # of a data file; None: they are made up
-    lengths: DrawnLengths | None = None
-    prefix: SharedPrefix | None = None
 
     @classmethod
     def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
         if not scenario.has_sessions:
             return None
-        return cls(scenario, counter, fit, DataSource.of(scenario, counter, fit))
-
-    def knowing(self, lengths: DrawnLengths, prefix: SharedPrefix | None) -> Self:
-        """Return the source with how lengths are drawn, and what all conversations begin with."""
-        return replace(self, lengths=lengths, prefix=prefix)
+        lengths, prefix = DrawnLengths(scenario.seed, counter, fit), behind_prefix(scenario, counter, fit)
+        return cls(scenario, counter, fit, lengths, prefix, DataSource.of(scenario, counter, fit))
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Conversation:
         setting = self._setting(level, i, warmup=warmup)
@@ -143,12 +138,7 @@ class ConversationSource:
 
     def script(self, level: Level, i: int, *, warmup: bool) -> MadeUpScript:
         seed = seed_of(self.scenario, level, i, warmup=warmup)
-        lengths, turns = self._lengths, self._turns(seed)
-        return MadeUpScript(self.scenario, self.counter, self.fit, lengths, level, i, warmup, seed, turns)
-
-    @property
-    def _lengths(self) -> DrawnLengths:
-        return self.lengths or DrawnLengths(self.scenario.seed, self.counter, self.fit)
+        return MadeUpScript(self, level, i, warmup, seed, self._turns(seed))
 
     def _turns(self, seed: int) -> int:
         turns = self.scenario.turns
@@ -170,7 +160,7 @@ class ConversationSource:
 
     def early_share(self, level: Level) -> float:
         """Return about which share of a level's made-up conversations ends before its last turn, for want of context."""
-        context = self._lengths.context
+        context = self.lengths.context
         if context is None or self.rows is not None:
             return 0.0
         shared = 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
@@ -186,21 +176,21 @@ class ConversationSource:
                 said.add(kind)
                 yield (
                     f"{kind}: about {percent(share)} of the conversations end before their last turn, which would pass the "
-                    f"context of {self._lengths.context} tokens."
+                    f"context of {self.lengths.context} tokens."
                 )
 
     def _setting(self, level: Level, i: int, *, warmup: bool) -> Setting:
         system, tokens = None, 0
         if self.prefix is not None:
             system, tokens = self.prefix.drawn(level, i, warmup=warmup)
-        return Setting(level, i, warmup, system, tokens, self._lengths.context, self.scenario.endpoint)
+        return Setting(level, i, warmup, system, tokens, self.lengths.context, self.scenario.endpoint)
 
     def _from_data(self, rows: DataSource, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session
         number = rows.number(level, i, warmup=setting.warmup)
         row = rows.file.row(number)
         seed = seed_of(self.scenario, level, i, warmup=setting.warmup)
-        lengths = functools.partial(self._lengths.of_turn, level, i, warmup=setting.warmup)
+        lengths = functools.partial(self.lengths.of_turn, level, i, warmup=setting.warmup)
 
         def output(turn: int) -> int | None:
             return row.output_tokens if row.output_tokens is not None else lengths(turn).output_tokens
