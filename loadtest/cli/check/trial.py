@@ -10,8 +10,7 @@ from loadtest.dialects.answers.errors.refusals import key_header, refused_key, w
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import check_num_ctx, target_of
-from loadtest.targets.trials.attempts import TRIAL_TOKENS, Attempt, attempts, changes, command_for
-from loadtest.targets.trials.what_came import what_came
+from loadtest.targets.trials import TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
 from loadtest.text import shown
 from loadtest.urls import has_own_root
 
