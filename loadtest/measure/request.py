@@ -24,7 +24,7 @@ from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.receiving.reads import Reads
 from loadtest.wire.receiving.received import Received
-from loadtest.workloads.conversations.conversation import Conversation
+from loadtest.workloads.conversations import Conversation
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 

@@ -22,8 +22,7 @@ from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
-from loadtest.workloads.conversations.conversation import Conversation
-from loadtest.workloads.conversations.sessions import ConversationSource
+from loadtest.workloads.conversations import Conversation, ConversationSource
 from loadtest.workloads.data_source import data_file
 from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import Job

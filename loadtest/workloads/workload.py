@@ -8,7 +8,7 @@ from dataclasses import replace
 from loadtest.errors import ScenarioError
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
-from loadtest.workloads.conversations.sessions import ConversationSource
+from loadtest.workloads.conversations import ConversationSource
 from loadtest.workloads.data_source import DataSource, check_rows_fit, data_file, data_notes
 from loadtest.workloads.drawn_lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
 from loadtest.workloads.hashed_blocks import HashedBlocks
