@@ -1,7 +1,7 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
 schema              Scenario, its levels, reading and writing
-parts/              its keys: request, connection, load, prompts, data, sessions, limits; and what those of one part must be
+parts/              its keys: request, connection, load, prompts, data, limits; and what those of one part must be
 checks              the parts put together, and what keys of several parts must be
 keys                what a key says of itself, how its value is read, and what others call it
 values              what a single value must be
@@ -30,7 +30,7 @@ from loadtest.scenario.parts.connection import ConnectionKeys, hosts_without_pro
 from loadtest.scenario.parts.data import DataKeys
 from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys
-from loadtest.scenario.parts.prompts import PromptKeys
+from loadtest.scenario.parts.prompts import PromptKeys, SessionKeys
 from loadtest.scenario.parts.request import (
     ADDED_KEYS,
     EMBEDDINGS,
@@ -40,7 +40,6 @@ from loadtest.scenario.parts.request import (
     THINK,
     RequestKeys,
 )
-from loadtest.scenario.parts.sessions import SessionKeys
 from loadtest.scenario.schema import Level, Scenario
 from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
 from loadtest.scenario.toml_tables import FORMER

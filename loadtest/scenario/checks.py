@@ -15,9 +15,8 @@ from loadtest.scenario.parts.connection import ConnectionKeys
 from loadtest.scenario.parts.data import DataKeys
 from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import LoadKeys
-from loadtest.scenario.parts.prompts import PromptKeys
+from loadtest.scenario.parts.prompts import PromptKeys, SessionKeys
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys
-from loadtest.scenario.parts.sessions import SessionKeys
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S
 
 MOST_GRID = 10_000  # levels of a scenario
