@@ -24,7 +24,7 @@ import orjson
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
 from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, OpenAIFormat
-from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, TruthLog, fault_place
+from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, Fault, TruthLog, fault_place
 from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
@@ -38,7 +38,6 @@ from loadtest.simulate.api.request_bodies import (
     refusal_body,
 )
 from loadtest.simulate.api.text import OPENINGS
-from loadtest.simulate.faults import Fault
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import of_pieces
