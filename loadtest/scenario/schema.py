@@ -143,37 +143,30 @@ class Scenario(ScenarioParts):
         where = str(path)
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
-        given = {name: value for name, value in overrides.items() if value is not None}
+        given = renamed({name: value for name, value in overrides.items() if value is not None}, "the command line", say)
         check_lengths_used(table, table, where)
         check_lengths_used(given, {**table, **given}, f"the command line, laid over {where},")
-        return cls.from_dict(beside(table, path.parent, overrides), where=where, say=say, **overrides)
+        table = other_loop_left_out(beside(table, path.parent, given), given)
+        return cls.from_dict({**table, **given}, where=where)
 
     @classmethod
     def from_dict(
-        cls,
-        table: dict[str, Any],
-        *,
-        where: str = "the scenario",
-        say: Callable[[str], object] | None = None,
-        **overrides: Any,
+        cls, table: dict[str, Any], *, where: str = "the scenario", say: Callable[[str], object] | None = None
     ) -> Self:
         """Build a Scenario from plain values, flat or in tables; `where` is named in errors.
 
         Raises ScenarioError for unknown keys and wrong types.
         """
         keys = keys_of(cls)
-        given = {name: value for name, value in overrides.items() if value is not None}
-        given = renamed(given, "the command line", say)
         table = flat(renamed(table, where, say), keys, where)
-        merged = {**other_loop_left_out(table, given), **given}
         refuse(
-            merged.get("concurrency") and (merged.get("rate") or merged.get("trace")),
+            table.get("concurrency") and (table.get("rate") or table.get("trace")),
             f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.",
         )
-        if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
+        if table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
         known = {one.name: one for one in keys}
-        return cls(**{name: known[name].read(value, where) for name, value in merged.items()})
+        return cls(**{name: known[name].read(value, where) for name, value in table.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for run.json; `from_dict` takes them back."""
