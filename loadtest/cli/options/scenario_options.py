@@ -15,7 +15,7 @@ from loadtest.cli.options.param_types import (
     LIST_METAVARS,
     LISTS_OF,
     PARAM_TYPES,
-    DrawnParam,
+    ReadParam,
     SecondsParam,
     ShareParam,
     read_lengths,
@@ -89,11 +89,11 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         click.Choice(declared.choices, case_sensitive=False) if declared.choices else PARAM_TYPES.get(kind, kind)
     )
     if key.many:
-        taken = DrawnParam(read_lengths, "lengths") if declared.length else LISTS_OF[kind]
+        taken = ReadParam(read_lengths, "lengths") if declared.length else LISTS_OF[kind]
     elif declared.length:
-        taken = DrawnParam(read_length, "length")
+        taken = ReadParam(read_length, "length")
     elif declared.span:
-        taken = DrawnParam(read_seconds, "seconds")
+        taken = ReadParam(read_seconds, "seconds")
     elif declared.share:
         taken = ShareParam()
     elif declared.unit == "s" and kind is float:
