@@ -86,12 +86,18 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
             break
     else:
         return nonce or "Read"
-    # The sum of the parts is the whole for our words, but vocabularies may join the nonce's end to what follows, so the
-    # whole is counted, and corrected by what it is off.
-    filler = room
-    text = start + ask
+    return _filled(tokens, start, ask, room, seed, counter)
+
+
+def _filled(tokens: int, start: str, end: str, room: int, seed: int, counter: Counter) -> str:
+    """Return start, sentences and end, of `tokens` tokens in all; by the count of its parts there is `room` for sentences.
+
+    The sum of the parts is the whole for our words, but vocabularies may join the nonce's end to what follows, so the
+    whole is counted, and corrected by what it is off.
+    """
+    filler, text = max(room, 0), start + end
     for _ in range(6):
-        text = start + _filler(filler, random.Random(seed)) + ask
+        text = start + _filler(filler, random.Random(seed)) + end
         off = tokens - counter.count(text)
         if off == 0:
             break
@@ -102,14 +108,7 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
 def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
     """Return a text of about `tokens` tokens by `counter` that asks for nothing: a nonce of its own, then sentences."""
     nonce = nonce_of(seed)
-    filler, text = tokens - counter.count(nonce), nonce
-    for _ in range(6):
-        text = nonce + _filler(max(filler, 0), random.Random(seed))
-        off = tokens - counter.count(text)
-        if off == 0 or filler <= 0:
-            break
-        filler += off
-    return text
+    return _filled(tokens, nonce, "", tokens - counter.count(nonce), seed, counter)
 
 
 @functools.lru_cache(maxsize=4096)
