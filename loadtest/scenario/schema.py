@@ -143,7 +143,8 @@ class Scenario(ScenarioParts):
         where = str(path)
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
-        given = renamed({name: value for name, value in overrides.items() if value is not None}, "the command line", say)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        given = renamed(given, "the command line", say)
         check_lengths_used(table, table, where)
         check_lengths_used(given, {**table, **given}, f"the command line, laid over {where},")
         table = other_loop_left_out(beside(table, path.parent, given), given)

@@ -72,7 +72,7 @@ def _prepared(
     if scenario.up_to_context:
         pairs = zip(targets, counters, strict=True)
         fitted = [fit_to_context(client, scenario, target, counter, say) for target, counter in pairs]
-        scenario = min((one for one, _ in fitted), key=lambda one: max(one.input_tokens))  # that of the smallest context
+        scenario = min((one for one, _ in fitted), key=lambda one: max(one.input_tokens))
         targets = [target for _, target in fitted]
     if scenario.unload:
         scenario = scenario.replace(warmup=0)  # a warm-up would be one more load

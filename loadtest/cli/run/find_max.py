@@ -69,7 +69,9 @@ class Finder:
         """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
         scenario = self._scenario
         if scenario.unload or scenario.up_to_context:
-            raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
+            raise ScenarioError(
+                "--find-max searches over concurrency at one length; leave up_to_context and unload away."
+            )
         if scenario.data_once:
             raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
         if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
