@@ -49,6 +49,10 @@ def key(help_text: str, default: Any, **declared: Any) -> Any:
     return field(default=tuple(default) if isinstance(default, list) else default, metadata=metadata)
 
 
+# of the table [request], for runs and for Locust's users alike
+request_key = functools.partial(key, table="request", locust=(ATTRIBUTE, OPTION))
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A key with all that its readers need: TOML files, command lines and Locust."""

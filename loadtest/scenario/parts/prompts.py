@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
 DEFAULT_OUTPUT = [64]  # tokens
-SESSIONS = "sessions"
 ANSWERS = ("server", "recorded")
 MOST_TURNS = 10_000  # of a conversation
+
+_session_key = functools.partial(key, table="sessions", locust=(ATTRIBUTE, OPTION))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,31 +85,25 @@ class PromptKeys:
 class SessionKeys:
     """Keys that make requests the turns of conversations; `think_time` is a key of every closed loop."""
 
-    turns: int | str | None = key(
+    turns: int | str | None = _session_key(
         "Let users hold made-up conversations of this many turns, one after another; a number or a distribution such as "
         "uniform(2, 6). With --data: at most this many turns of each conversation.",
         None,
         bounds=Range(1, MOST_TURNS),
         length=True,
-        table=SESSIONS,
-        locust=(ATTRIBUTE, OPTION),
     )
-    follow_up_tokens: int | str | None = key(
+    follow_up_tokens: int | str | None = _session_key(
         "Length of what a user says in each turn after the first, or a distribution; default: input_tokens.",
         None,
         unit="tokens",
         bounds=TOKEN_COUNTS,
         length=True,
-        table=SESSIONS,
-        locust=(ATTRIBUTE, OPTION),
     )
-    answers: str | None = key(
+    answers: str | None = _session_key(
         "What stands in a conversation as the model's answers: the server's own, or recorded ones (made up where nothing "
         "is recorded). With --data: play its conversations turn by turn.  [default: server]",
         None,
         choices=ANSWERS,
-        table=SESSIONS,
-        locust=(ATTRIBUTE, OPTION),
     )
 
     @property
