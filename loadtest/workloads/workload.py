@@ -11,14 +11,13 @@ from loadtest.text import counted
 from loadtest.workloads.conversations import ConversationSource
 from loadtest.workloads.data_source import DataSource, check_rows_fit, data_file, data_notes
 from loadtest.workloads.drawn_lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
-from loadtest.workloads.hashed_blocks import HashedBlocks
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
 from loadtest.workloads.schedule import trace_of
 from loadtest.workloads.shared_prefix import behind_prefix
 from loadtest.workloads.source import Session, Source
-from loadtest.workloads.synthetic import Synthetic, made_up
+from loadtest.workloads.synthetic import HashedBlocks, Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
 SOURCES: list[type[Source]] = [
