@@ -25,7 +25,7 @@ from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
 from loadtest.targets.prepare import ReadyTarget
-from loadtest.wire import AsyncWire, Posts, now
+from loadtest.wire import AsyncWire, now
 from loadtest.workloads.schedule import PlanShare, schedule_of, think_time
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
@@ -52,7 +52,7 @@ class InStep:
 class Driver:
     """Runs levels against one or several targets; owns the streams, nothing else.
 
-    `posts` makes each target's requests. `on_progress` is called four times a second on the loop, so it must be
+    `on_progress` is called four times a second on the loop, so it must be
     quick. `before_each` is awaited before each request is released; a stream is free to send only then. `share` is this
     process's part of the plan, where several take part `in_step`.
     """
@@ -62,7 +62,6 @@ class Driver:
         *,
         targets: Sequence[ReadyTarget],
         wire: AsyncWire,
-        posts: Sequence[Posts],
         records: RecordWriter,
         samples: SampleWriter,
         on_progress: Callable[[Progress], object],
@@ -97,7 +96,7 @@ class Driver:
             RequestMaker(
                 one.workload.scenario,
                 one.target.dialect,
-                post,
+                one.target.posts,
                 one.workload.counter,
                 clock=self._clock,
                 wall=wire.wall,
@@ -105,7 +104,7 @@ class Driver:
                 numbers=numbers,
                 target=index,
             )
-            for index, (one, post) in enumerate(zip(targets, posts, strict=True))
+            for index, one in enumerate(targets)
         ]
         self._streams: list[asyncio.Task[None]] = []
         self._turns: TurnCount | None = None  # of a level of conversations in a closed loop

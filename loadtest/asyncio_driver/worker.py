@@ -143,7 +143,6 @@ async def driver_of(
         yield Driver(
             targets=part.targets,
             wire=wire,
-            posts=[one.target.posts for one in part.targets],
             records=records,
             samples=samples,
             on_progress=on_progress,

@@ -253,7 +253,6 @@ def test_two_processes_shares_make_up_the_whole_plan(
             driver = Driver(
                 targets=[ready],
                 wire=wire,
-                posts=[ready.target.posts],
                 records=records,
                 samples=samples,
                 on_progress=lambda _: None,
