@@ -13,6 +13,7 @@ from loadtest import metrics
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Level
 
+_SAID = ("level", "done", "failed", "planned", "released", "shed", "left", "textless")  # as a tally has them
 _SUMMED = (  # what several processes say of the same level adds up
     *("done", "failed", "planned", "in_flight", "decoding", "released", "shed", "left"),
     *("tokens_per_s", "input_tokens_per_s"),
@@ -136,12 +137,10 @@ class Tally:
             eta = max(0.0, duration - counted)
         elif self.done:
             eta = max(0.0, elapsed / self.done * (self.planned - self.done))  # people end their conversations
+        same: dict[str, Any] = {name: getattr(self, name) for name in _SAID}
         return Progress(
-            level=self.level,
+            **same,
             levels=levels,
-            done=self.done,
-            failed=self.failed,
-            planned=self.planned,
             in_flight=in_flight,
             decoding=decoding,
             ttfts=tuple(self.ttfts),
@@ -149,10 +148,6 @@ class Tally:
             elapsed=elapsed,
             eta=eta,
             due=self._due(t),
-            released=self.released,
-            shed=self.shed,
-            left=self.left,
-            textless=self.textless,
             e2es=tuple(self.e2es),
             input_tokens_per_s=self.input_tokens / elapsed if elapsed > 0 else 0.0,
         )
