@@ -1,8 +1,7 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema              Scenario, its levels, reading and writing
+schema              Scenario, its levels, reading and writing, and what keys of several parts must be together
 parts/              its keys: request, connection, load, prompts, data, limits; and what those of one part must be
-checks              the parts put together, and what keys of several parts must be
 keys                what a key says of itself, how its value is read, and what others call it
 values              what a single value must be
 distributions       lengths and times: a number, or a distribution that each request's is drawn from
@@ -13,7 +12,6 @@ toml_tables         TOML files and former names
 files               text files that a user names, and what they are where they are none
 """
 
-from loadtest.scenario.checks import check_lengths_used
 from loadtest.scenario.distributions import (
     as_sentence,
     distribution_text,
@@ -40,7 +38,7 @@ from loadtest.scenario.parts.request import (
     THINK,
     RequestKeys,
 )
-from loadtest.scenario.schema import Level, Scenario
+from loadtest.scenario.schema import Level, Scenario, check_lengths_used
 from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
 from loadtest.scenario.toml_tables import FORMER
 from loadtest.scenario.values import (

@@ -1,4 +1,4 @@
-"""The scenario, the levels that its keys make, and how it is read from a file.
+"""The scenario, the levels that its keys make, how it is read from a file, and what its keys must be together.
 
 A scenario is a grid: every combination of concurrency (or rate, in an open loop), input length, output length and
 {words} is a level, and levels run one after another.
@@ -10,34 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError, refuse
-from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_lengths_used, check_sessions, check_together
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
-from loadtest.scenario.parts.connection import check_connection
-from loadtest.scenario.parts.data import check_data
-from loadtest.scenario.parts.load import OPEN_LOOP_S, check_load
-from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, check_prompts
-from loadtest.scenario.parts.request import EMBEDDINGS, check_request
+from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
+from loadtest.scenario.parts.data import DataKeys, check_data
+from loadtest.scenario.parts.limits import LimitKeys
+from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
+from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, SessionKeys, check_prompts
+from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.price import check_prices, price_text
 from loadtest.scenario.toml_tables import beside, flat, other_loop_left_out, read_toml, renamed
-from loadtest.scenario.values import Text
+from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
 from loadtest.text import counted, rated
 
-CHECKS: tuple[Callable[[Any], None], ...] = (
-    check_load,
-    check_prompts,
-    check_data,
-    check_request,
-    check_connection,
-    check_sessions,
-    check_prices,
-    check_together,
-)
+MOST_GRID = 10_000  # levels of a scenario
+NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
+MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before it begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +85,12 @@ class Level:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(ScenarioParts):
-    """Everything that decides what is sent; immutable, and written whole into run.json."""
+class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys):
+    """Everything that decides what is sent; immutable, and written whole into run.json.
+
+    The keys of all parts are in one namespace: option, TOML key, key of run.json and attribute are one name each. The last
+    base comes first: a dataclass has the fields of its last base first.
+    """
 
     name: str = key(
         "Name of the run: part of its folder's name and of every title.",
@@ -131,7 +129,7 @@ class Scenario(ScenarioParts):
             object.__setattr__(self, "output_tokens", ())
         for one in keys:
             one.check(getattr(self, one.name))
-        for check in CHECKS:
+        for check in _CHECKS:
             check(self)
 
     @classmethod
@@ -177,6 +175,16 @@ class Scenario(ScenarioParts):
         """Return a copy with `changes`, checked like any other."""
         return dataclasses.replace(self, **changes)
 
+    def grid(self) -> tuple[Sequence[Any], ...]:
+        """Return the values that levels are made of: words, input lengths, output lengths, loads."""
+        inputs = () if self.literal or self.data is not None else self.input_tokens
+        return (
+            self.words or (None,),
+            inputs or (None,),
+            self.output_tokens or (None,),
+            self.concurrency or self.rate or (None,),
+        )
+
     def levels(self) -> list[Level]:
         """Return the grid in the order it runs: concurrency (or rate) changes fastest."""
         return [
@@ -199,3 +207,145 @@ class Scenario(ScenarioParts):
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]
+
+
+def _check_together(scenario: Scenario) -> None:
+    """Raise ScenarioError where keys of several parts make no sense together."""
+    made_up = not (scenario.literal or scenario.trace or scenario.data)
+    refuse(
+        scenario.data is not None and scenario.literal, "data and prompt (or prompt_file) exclude each other; give one."
+    )
+    refuse(
+        scenario.data_once and (scenario.trace is not None or scenario.duration is not None),
+        "data_once says how many requests a level has; leave out trace and duration.",
+    )
+    refuse(made_up and not scenario.input_tokens, "input_tokens is empty: name a prompt length, or give a prompt.")
+    if scenario.up_to_context:
+        refuse(
+            not made_up,
+            "up_to_context chooses the length of made-up prompts; leave out prompt, prompt_file, data and trace.",
+        )
+        refuse(
+            any(isinstance(one, str) for one in (*scenario.input_tokens, *scenario.output_tokens)),
+            "up_to_context needs lengths that are numbers; leave out the distributions.",
+        )
+        refuse(
+            not scenario.output_tokens and scenario.endpoint != EMBEDDINGS,
+            "up_to_context must know how much of the context the answer takes; give output_tokens.",
+        )
+    refuse(
+        scenario.endpoint == EMBEDDINGS and scenario.shares_prefix,
+        "embeddings take no system prompt; leave out system and system_tokens.",
+    )
+    refuse(
+        scenario.data is not None and scenario.inputs_per_request > 1,
+        "data has one text a request; leave out inputs_per_request.",
+    )
+    refuse(
+        scenario.leave and scenario.endpoint == EMBEDDINGS,
+        "an answer of embeddings has no middle to hang up in; leave out leave, or give patience.",
+    )
+    refuse(
+        scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None,
+        "leave must know how long an answer is expected to be; give output_tokens.",
+    )
+    refuse(scenario.endpoint == EMBEDDINGS and scenario.output_tokens, NO_OUTPUT)
+    refuse(
+        scenario.unload and scenario.api == "openai",
+        "unload works over Ollama's own API only; leave out --api or set it to ollama.",
+    )
+    levels = math.prod(map(len, scenario.grid()))
+    refuse(levels > MOST_GRID, f"the scenario has {levels} levels; name fewer values, for {MOST_GRID} at most.")
+    _check_closed_loop_ends(scenario)
+    for rate in scenario.rate:
+        _check_rate_ends(scenario, rate)
+
+
+def _check_sessions(scenario: Scenario) -> None:
+    """Raise ScenarioError for conversations that cannot be held."""
+    if scenario.turns is None:
+        for name, stray in (("answers", scenario.data is None), ("follow_up_tokens", True)):
+            refuse(
+                stray and getattr(scenario, name) is not None,
+                f"{name} shapes conversations, and there are none; add turns, e.g. turns = 4.",
+            )
+    if not scenario.has_sessions:
+        refuse(
+            scenario.open_loop and scenario.think_time,
+            "think_time slows the streams of a closed loop; leave it out in an open loop.",
+        )
+        return
+    refuse(
+        scenario.endpoint in ("generate", "completions", EMBEDDINGS),
+        f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
+        "leave out turns and answers.",
+    )
+    refuse(
+        scenario.literal,
+        "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns.",
+    )
+    for name in ("trace", "unload", "data_once", "up_to_context"):
+        refuse(
+            getattr(scenario, name),
+            f"{name} is for requests by themselves, not for turns of conversations; leave out one.",
+        )
+    refuse(
+        scenario.data is not None and scenario.follow_up_tokens is not None,
+        "follow_up_tokens is for made-up turns, and the data has its own; leave it out.",
+    )
+
+
+def check_lengths_used(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
+    """Raise ScenarioError where lengths of made-up prompts are given to a scenario that sends texts of their own length."""
+    texts = next((name for name in ("prompt", "prompt_file", "data") if whole.get(name) is not None), None)
+    refuse(
+        texts is not None and given.get("input_tokens") is not None,
+        f"{where} has input_tokens beside {texts}: they are lengths of made-up prompts, and a text has its own; leave "
+        f"out input_tokens or {texts}.",
+    )
+
+
+def _check_closed_loop_ends(scenario: Scenario) -> None:
+    """Raise ScenarioError for more requests than a machine can hold."""
+    streams = max(scenario.concurrency, default=1)
+    refuse(
+        streams * scenario.warmup > MOST_WARMUPS,
+        f"warmup = {scenario.warmup} makes {streams * scenario.warmup} warm-up requests at {streams} streams; ask for "
+        f"{max(MOST_WARMUPS // streams, 1)} or fewer.",
+    )
+    if scenario.duration is None and scenario.requests is None and not scenario.open_loop:
+        requests = scenario.requests_per_stream * streams
+        refuse(
+            requests > MOST_REQUESTS,
+            f"requests_per_stream = {scenario.requests_per_stream} makes {requests} requests at {streams} streams; ask "
+            f"for {max(MOST_REQUESTS // streams, 1)} or fewer, or give duration.",
+        )
+
+
+def _check_rate_ends(scenario: Scenario, rate: float) -> None:
+    """Raise ScenarioError for a level at a rate that would not end, or that no machine could hold."""
+    mean = rate if scenario.rate_to is None else (rate + scenario.rate_to) / 2
+    if scenario.duration is not None and mean * scenario.duration > MOST_REQUESTS:
+        raise ScenarioError(
+            f"rate = {rate:g} for {scenario.duration:g} s makes {mean * scenario.duration:.0f} requests; ask for a "
+            f"duration of {MOST_REQUESTS / mean:.0f} s or less."
+        )
+    for name in ("requests", "least_requests"):
+        requests = getattr(scenario, name) or 0
+        refuse(
+            requests / mean > MOST_S,
+            f"{name} = {requests} at rate = {rate:g} would take {requests / mean / 86400:.0f} days; ask for fewer "
+            "requests or a higher rate.",
+        )
+
+
+_CHECKS: tuple[Callable[[Any], None], ...] = (
+    check_load,
+    check_prompts,
+    check_data,
+    check_request,
+    check_connection,
+    _check_sessions,
+    check_prices,
+    _check_together,
+)
