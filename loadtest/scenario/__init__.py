@@ -38,7 +38,7 @@ from loadtest.scenario.parts.request import (
     THINK,
     RequestKeys,
 )
-from loadtest.scenario.schema import Level, Scenario, check_lengths_used
+from loadtest.scenario.schema import Level, Scenario, check_idle
 from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
 from loadtest.scenario.toml_tables import FORMER
 from loadtest.scenario.values import (
@@ -85,7 +85,7 @@ __all__ = [
     "Scenario",
     "SessionKeys",
     "as_sentence",
-    "check_lengths_used",
+    "check_idle",
     "distribution_text",
     "even_weights",
     "file_version",

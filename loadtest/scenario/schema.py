@@ -31,6 +31,14 @@ from loadtest.text import counted, rated
 
 MOST_GRID = 10_000  # levels of a scenario
 NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
+IDLE_BESIDE = {  # keys that say nothing beside others, and why
+    "input_tokens": (
+        ("prompt", "prompt_file", "data"),
+        "they are lengths of made-up prompts, and a text has its own",
+    ),
+    "warm_cache": (("data",), "its rows are sent as they are, without a nonce"),
+    "least_requests": (("requests", "trace"), "that says how many requests a level has"),
+}
 MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before it begins
 
 
@@ -143,9 +151,9 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         table.setdefault("name", path.stem)
         given = {name: value for name, value in overrides.items() if value is not None}
         given = renamed(given, "the command line", say)
-        check_lengths_used(table, table, where)
-        check_lengths_used(given, {**table, **given}, f"the command line, laid over {where},")
+        check_idle(table, table, where)
         table = other_loop_left_out(beside(table, path.parent, given), given)
+        check_idle(given, {**table, **given}, f"the command line, laid over {where},")
         return cls.from_dict({**table, **given}, where=where)
 
     @classmethod
@@ -295,14 +303,14 @@ def _check_sessions(scenario: Scenario) -> None:
     )
 
 
-def check_lengths_used(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
-    """Raise ScenarioError where lengths of made-up prompts are given to a scenario that sends texts of their own length."""
-    texts = next((name for name in ("prompt", "prompt_file", "data") if whole.get(name) is not None), None)
-    refuse(
-        texts is not None and given.get("input_tokens") is not None,
-        f"{where} has input_tokens beside {texts}: they are lengths of made-up prompts, and a text has its own; leave "
-        f"out input_tokens or {texts}.",
-    )
+def check_idle(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
+    """Raise ScenarioError for a key that is given to a scenario in which another one leaves it nothing to say."""
+    for name, (others, why) in IDLE_BESIDE.items():
+        other = next((one for one in others if whole.get(one)), None)
+        refuse(
+            other is not None and given.get(name),
+            f"{where} has {name} beside {other}: {why}; leave out {name} or {other}.",
+        )
 
 
 def _check_closed_loop_ends(scenario: Scenario) -> None:

@@ -97,6 +97,7 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
                     f"{where} has a table [{_short_name(name)}], which no scenario has; write {what} {there}."
                 )
             for one in value:
+                refuse(one in found, f"{where} has {one} twice, in [{name}] and elsewhere; give it once.")
                 _check_known(one, list(tables), f"{where}, table [{name}],", of_request=name == "request")
                 if second.get(one) != name:
                     _check_place(one, tables[one], name, where)

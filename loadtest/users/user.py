@@ -10,7 +10,7 @@ from typing import Any
 from locust import User
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_lengths_used, keys_of
+from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
 from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
@@ -108,7 +108,7 @@ class ModelUser(User):
         asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
         try:
-            check_lengths_used(settings.keys, asked, over)
+            check_idle(settings.keys, asked, over)
             scenario = located(Scenario.from_dict(asked, where=where, say=_warn_once))
             if scenario.several:
                 raise ScenarioError(

@@ -93,7 +93,7 @@ def observed_lengths(file: str, counter: Counter, fit: TokenFit) -> dict[str, Se
 def _observed_lengths(file: str, counter: Counter, fit: TokenFit, _: tuple[int, ...]) -> dict[str, Sequence[int]]:
     path = Path(file)
     if looks_like_trace(path):
-        trace = Trace.read(path)
+        trace = Trace.read(path, timed=False)
         return {"input": trace.input_tokens or (), "output": trace.output_tokens or ()}
     rows = DataFile.read(path, None)
     step = max(len(rows) // MOST_OBSERVED, 1)

@@ -29,6 +29,10 @@ WRONG = [
     (["--requests", "9" * 4000], "a number of about 4000 digits"),
     (["--requests", "9" * 5000], "is not a whole number like 8"),
     (["--requests", "nan"], "'nan' is not a whole number like 8"),
+    (
+        ["--rate", "4", "--requests-per-stream", "2"],
+        "--requests-per-stream does nothing where requests, duration, rate or trace say when a level ends; leave it out.",
+    ),
     (["--requests-per-stream", "1000000", "--concurrency", "100"], "ask for 100000 or fewer, or give duration."),
     (
         ["--concurrency", "1000000000"],
@@ -92,6 +96,7 @@ WRONG = [
         ["--temperature", "0.7", "--body", '{"temperature": 0.1}'],
         "body sets temperature, which is set by --temperature;",
     ),
+    (["--temperature", "0", "--body", '{"temperature": 1}'], "body sets temperature, which is set by --temperature;"),
     (["--sampling-seed", "7", "--body", '{"seed": 8}'], "body sets seed, which is set by --sampling-seed; take it out"),
     (["--think-time", "20s"], "'20s' is no time: give a number of seconds or a distribution like lognormal(20, 0.8)"),
     (["--prompt-file", "plain.txt", "--words", "10,20"], "the prompt file plain.txt has no {words} in it."),

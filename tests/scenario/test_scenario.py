@@ -199,6 +199,10 @@ def test_a_key_of_a_table_is_read_there_in_a_file_and_flat_everywhere_else(tmp_p
         ("[request]\ntemperature = 0.9\n", "has temperature in [request]; it belongs above all tables."),
         ("[request]\ntopp = 0.9\n", "table [request], has an unknown key 'topp'; did you mean 'top_p'?"),
         ("[request]\ntop_p = 2\n", "top_p must be at most 1, not 2.0."),
+        (
+            "think_time = 1\n[sessions]\nthink_time = 2\n",
+            "has think_time twice, in [sessions] and elsewhere; give it once.",
+        ),
         ("[people]\nturns = 2\n", "has a table [people], which no scenario has; write its keys (turns) in [sessions]."),
     ],
 )
@@ -230,6 +234,36 @@ def test_lengths_of_made_up_prompts_beside_a_text_are_refused(
     with pytest.raises(ScenarioError, match="leave out input_tokens or ") as error:
         make_scenario(path if file else None, options)
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "words"),
+    [
+        (
+            "",
+            {"least_requests": 4, "trace": "t.csv"},
+            "beside trace: that says how many requests a level has; leave out least",
+        ),
+        (
+            "",
+            {"warm_cache": True, "data": "rows.jsonl"},
+            "beside data: its rows are sent as they are, without a nonce;",
+        ),
+        ("least_requests = 4", {"requests": 40}, None),
+        ('trace = "t.csv"', {"concurrency": (1,), "least_requests": 4}, None),
+    ],
+)
+def test_a_key_that_another_leaves_nothing_to_say_is_refused_where_it_was_given(
+    tmp_path: Path, file: str, options: dict[str, Any], words: str | None
+) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(file)
+    if words is None:
+        assert make_scenario(path, options)
+        return
+    with pytest.raises(ScenarioError) as error:
+        make_scenario(path if file else None, options)
+    assert words in str(error.value)
 
 
 def test_a_prompt_of_the_command_line_wins_over_a_file_s_lengths(tmp_path: Path) -> None:

@@ -166,7 +166,11 @@ def settings_of(words: list[str]) -> dict[str, str]:
         found["LOADTEST_RATE"] = "20"
     if not {"--concurrency", "--rate", "--trace", "--find-max", "--unload"} & set(words) and "concurrency" not in file:
         found["LOADTEST_CONCURRENCY"] = "1,2"
-    if {"--duration", "--data-once"} & set(words) or "very.json" in words or file.get("data", {}).get("data_once"):
+    if (
+        {"--duration", "--data-once", "--requests-per-stream"} & set(words)
+        or "very.json" in words
+        or file.get("data", {}).get("data_once")
+    ):
         return found
     given = words[words.index("--concurrency") + 1].split(",") if "--concurrency" in words else None
     return {**found, "LOADTEST_REQUESTS": str(max(map(int, given or file.get("concurrency", [2]))))}

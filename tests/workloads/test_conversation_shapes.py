@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ def _node(parent: str | None, role: str | None, *parts: Any, kind: str = "text")
     return {"parent": parent, "message": None if role is None else message, "children": []}
 
 
+def _libre(number: int, before: int, text: str, sender: str) -> dict[str, Any]:
+    """Return a message as LibreChat exports it, whose models send under their own names."""
+    return {
+        "messageId": str(number),
+        "parentMessageId": str(number - before),
+        "text": text,
+        "sender": sender,
+        "isCreatedByUser": sender == "user",
+    }
+
+
+LEFT = _libre(7, 7, "of another branch", "user")
 CHATGPT = {
     "title": "T",
     "current_node": "a2",
@@ -50,12 +63,47 @@ SAID = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "A"
         {"messages": [{"type": t, "content": c} for c, t in (("one", "human"), ("A", "ai"), ("two", "human"))]},
         CHATGPT,
         {"history": {"a": {"parentId": None, **SAID[0]}, "b": {"parentId": "a", **SAID[1]}, "c": {"parentId": "b", **SAID[2]}}},
+        {"messages": [LEFT, *(_libre(i, 1, t, s) for i, (t, s) in enumerate((("one", "user"), ("A", "GPT-4"), ("two", "user")), 1))]},
+        {"messagesTree": [{**_libre(1, 1, "one", "user"), "children": [{**_libre(2, 1, "A", "o3"), "children": [_libre(3, 1, "two", "user")]}]}]},
+        {"messages": [{"id": str(i), "parent": str(i - 1), "children": [], **each} for i, each in enumerate(SAID)]},
+        {"chat_messages": [{"uuid": str(i), "parent_message_uuid": str(i - 1 if i < 9 else 0), "text": t, "sender": s} for i, t, s in ((1, "one", "human"), (2, "A", "assistant"), (3, "two", "human"), (9, "B", "assistant"))], "current_leaf_message_uuid": "3"},
+        {"prompt": {"text": "one", "role": "prompter", "replies": [{"text": "A", "role": "assistant", "replies": [{"text": "two", "role": "prompter"}]}]}},
     ],
 )  # fmt: skip
 def test_conversations_of_exports_and_data_sets_are_read_by_their_shape(tmp_path: Path, row: dict[str, Any]) -> None:
     (found,) = rows_of(write(tmp_path, "a.json", [row]), "modelInput" if "modelInput" in row else None)
     assert found.messages == (SAID[0],)
     assert list(found.transcript[:3]) == SAID
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"input": json.dumps(SAID[:1])}, SAID[:1]),
+        ({"input": json.dumps({"messages": SAID[:1]})}, SAID[:1]),
+        ({"prompt": json.dumps(["one", "two"])}, None),
+        ({"question": [SAID[:1]]}, SAID[:1]),
+        ({"prompt": [["one", "two"]]}, None),
+        ({"input": SAID[0]}, SAID[:1]),
+    ],
+)
+def test_a_conversation_in_a_text_or_in_a_list_is_one(tmp_path: Path, row: dict[str, Any], said: Any) -> None:
+    """Tables keep it as JSON in a cell, which was sent as the prompt."""
+    (found,) = rows_of(write(tmp_path, "a.jsonl", [row]))
+    assert (found.text, found.messages) == ("one", said and tuple(said))
+
+
+@pytest.mark.parametrize("text", ['{"task": "sum"}', "[1, 2] is a list. Sum it.", "[INST] one [/INST]", "[" * 2000])
+def test_a_prompt_that_begins_like_json_stays_a_text(tmp_path: Path, text: str) -> None:
+    (found,) = rows_of(write(tmp_path, "a.jsonl", [{"prompt": text}]))
+    assert (found.text, found.messages) == (text, None)
+    (found,) = rows_of(write(tmp_path, "b.jsonl", [{"author": "x", "body": "[deleted]"}]))
+    assert found.text == "[deleted]"
+
+
+def test_a_system_prompt_beside_a_pair_is_heard(tmp_path: Path) -> None:
+    (found,) = rows_of(write(tmp_path, "a.jsonl", [{"conversation": [{"system": "S", "input": "one", "output": "A"}]}]))
+    assert found.messages == ({"role": "system", "content": "S"}, SAID[0])
 
 
 def test_texts_under_turns_are_the_users_alone_with_notes_beside_them_too(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def test_notes_of_a_data_set_beside_a_message_are_not_sent(tmp_path: Path) -> No
         ("request.body.messages", {"request": {"body": {"messages": [ONE]}}}, "one"),
         ("row.text", {"row": {"text": "one", "label": 1}}, "one"),
         ("a.b", {"a.b": "one", "a": {"b": "two"}}, "one"),
+        ("Prompt", {"Prompt": "one", "Id": 1}, "one"),
+        ("Input.Text", {"Input": {"Text": "one"}}, "one"),
         ("items", {"items": PAIR}, "one"),
         ("chat", {"chat": TOLD}, "one\nA\ntwo"),
     ],
@@ -172,6 +174,12 @@ def test_columns_of_a_spreadsheet_are_known_with_blanks(tmp_path: Path) -> None:
         ([{"prompt": "a"}, {"prompt": "b", "images": ["x"]}], "its column images is not sent."),
         ([{"messages": [ONE], "prompt": "one"}], "its column prompt is not sent."),
         ([{"prompt": "a", **{f"c{i}": 1 for i in range(12)}}], "c6, c7 and 4 more are not sent."),
+        (
+            [{"input": {"messages": [ONE]}}, {"input": {"messages": [ONE], "tools": [{}]}}],
+            "its column input.tools is not sent.",
+        ),
+        ([{"id": 1, "input": json.dumps({"messages": [ONE], "top_p": 1})}], "its column input.top_p is not sent."),
+        ([{"system": "T", "messages": [SYSTEM, ONE]}], "its column system is not sent."),
     ],
 )
 def test_columns_that_are_not_sent_are_said(tmp_path: Path, rows: list[dict[str, Any]], columns: str) -> None:
@@ -224,6 +232,7 @@ def test_turns_that_are_not_sent_are_said(tmp_path: Path, row: dict[str, Any], w
             "1 row has the id of another row, and",
         ),
         ([{"id": "a", "messages": [ONE]}] * 3, "2 rows have the id of another row, and records name them alike."),
+        ([{"id": 1, "prompt": "a"}, {"id": "1", "prompt": "b"}], "1 row has the id of another row, and"),
         (
             [
                 {"id": 1, "prompt": "a"},
@@ -241,6 +250,11 @@ def test_rows_of_one_id_are_said(tmp_path: Path, rows: list[dict[str, Any]], sai
     notes = [note for note in notes_of(write(tmp_path, "a.jsonl", rows)) if "the id of" in note]
     assert len(notes) == (said is not None)
     assert said is None or said in notes[0]
+
+
+def test_what_an_object_holds_beside_the_prompt_is_said_of_a_named_column_too(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"n": 1, "request": {"messages": [ONE], "seed": 1}}])
+    assert any("its column request.seed is not sent." in note for note in notes_of(path, data_column="request"))
 
 
 def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
@@ -287,6 +301,7 @@ def har(body: Any) -> str:
         ("null.json", '[{"prompt": "one"}, null]', "line 1, column 21, is nothing, not an object"),
         ("second.json", '[{"prompt": "one"},\n {"prompt": 2}]', "line 2, has a number for a prompt"),
         ("python.json", "[{'prompt': 'one'}]", "line 1, column 3, is not JSON: unexpected character, expected a string key; in JSON names"),
+        ("typed.jsonl", [{"type": "post", "text": "one"}, {"type": "human", "text": "one"}], "line 2, is one message, not a"),
         ("comment.jsonl", '# mine\n{"prompt": "one"}\n', "line 1, column 1, is not JSON: unexpected character, expected a JSON value; JSON has no"),
         ("open.json", '{\n "prompt": "one",\n "a": [\n', "line 1, begins a row that never ends."),
         ("between.json", '{\n "prompt": "one"\n},\n{\n "prompt": "two"\n}', "line 3, column 2, has something between two rows; put"),
@@ -298,8 +313,14 @@ def har(body: Any) -> str:
         ("rows.pkl", pickle.dumps([{"prompt": "one"}], 2), "is a pickle of Python, which loadtest does not read; save its"),
         ("a.tar", b"a.jsonl".ljust(257, b"\0") + b"ustar\0", "is tar, which loadtest does not read; unpack it first."),
         ("a.bin", bytes(range(48)) * 4, "is binary, not text; name the right file."),
-        ("ids.jsonl", [{"prompt": [1, 2]}], "line 1, has a list of numbers for a prompt (column prompt); give texts"),
-        ("one.jsonl", [{"messages": ONE}], "line 1, has an object under messages, not a list of messages."),
+        ("ids.jsonl", [{"prompt": [1, 2]}], "line 1, has a number in message 1 of prompt, not an object; give texts, or messages in one"),
+        ("sides.jsonl", [{"question": [[ONE], [TWO]]}], "line 1, has a list in message 1 of question, not an object; give texts"),
+        ("one.jsonl", [{"messages": {"n": 1}}], "line 1, has an object under messages, not a list of messages."),
+        ("stem.jsonl", [{"question": {"stem": "one", "choices": []}}], "not a text: name what is in it, like --data-column question.stem."),
+        ("frame.json", '{"prompt": {"0": "one", "1": "two"}}', "line 1, holds columns, not rows; write an object for"),
+        ("eng.dev", '"one," he added.\n', 'twice, as "". (A file with a prompt a line has a name in .txt; one text for every'),
+        ("wiki.tokens", " \n = one = \n", "is blank; let the first line name the columns. (A file with a prompt a line has"),
+        ("nested.jsonl", '{"prompt": ' * 900 + '"one"' + "}" * 900, "has a row that is nested hundreds deep; make it flatter."),
         ("much.jsonl", [{"prompt": "a", "max_tokens": 10**12}], "(column max_tokens); give a whole number from 1 to 10000000."),
         ("open.jsonl", '{"prompt": "a"}\n{"prompt": "b"\n{"prompt": "c"}\n', "line 2, column 15, is not JSON: unexpected end"),
         ("word.rtf", "{\\rtf1 one}", "is RTF, which loadtest does not read; save its rows as CSV or JSON lines first."),

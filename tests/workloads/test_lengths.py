@@ -75,6 +75,20 @@ def test_prompt_and_answer_of_one_row_come_together(tmp_path: Path) -> None:
     assert len(set(found)) > 80
 
 
+def test_a_file_of_lengths_needs_no_instants(tmp_path: Path) -> None:
+    """As the processed traces of Vidur have none."""
+    for name, text in (
+        ("a.csv", "num_prefill_tokens,num_decode_tokens\n9,3\n8,2\n"),
+        ("b.jsonl", '{"isl": 9, "osl": 3}\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        both = f"empirical({tmp_path / name})"
+        check_files(Scenario(input_tokens=[both], output_tokens=[both]))
+        assert set(drawn(input_tokens=both, output_tokens=both)) <= {(9, 3), (8, 2)}
+        with pytest.raises(ScenarioError, match="has no instant"):
+            check_files(Scenario(trace=str(tmp_path / name)))
+
+
 def test_lengths_of_a_data_file_are_those_of_its_rows(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": "word " * n, "max_tokens": n}) + "\n" for n in (5, 50)))

@@ -126,6 +126,7 @@ def test_without_end_or_number_a_level_lasts_a_minute() -> None:
         ('\ufefft;output_tokens\r\n0.5;7.0\r\n\r\n1.0;"8"\r\n2.25;9e0\r\n', None, [7, 8, 9]),
         ('"t","input_tokens"\n"0.5","1"\n"1.0","2"\n"2.25","3"\n', [1, 2, 3], None),
         ("t,output_tokens\n-0.5,0\n0,3\n1.25,0\n", None, [1, 3, 1]),
+        (f't,prompt\n0.5,"{"a" * 200_000}"\n1,"b\nc"\n2.25,d\n', None, None),
         (
             '{"T": 0.5, "output_tokens": 16.0}\n{"T": 1, "output_tokens": "16"}\n{"T": 2.25, "output_tokens": 16}',
             None,
@@ -205,7 +206,8 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
         ('[{"t": 1}]\n', "looks like a JSON array"),
         ("when;what\n1;2\n", "it has 'when, what'"),
         ("1\n\0\n", "holds a NUL byte (line 2)"),
-        ('t,x\n1,"' + "a" * 200_000 + '"\n', "is not CSV: field larger than field limit"),
+        ('t,x\n1,"a"\n2,"b\n3,c\n', "line 3, begins a text in quotes that never ends"),
+        ('t,x\n1,"a\nb"\n2,"b" c\n', "line 4, is not CSV: it has more behind a closing quote"),
         ("t,output_tokens\n1,5\n2,\n", "length of 1 of 2 requests"),
         ('{"t": 1}\n{"t": \n', "line 2, is not a JSON object"),
         ('{"t": 1}\n{"when": 2}\n', "line 2, has no instant"),
@@ -244,6 +246,8 @@ def test_what_a_trace_lacks_is_said_before_it_is_sent(tmp_path: Path) -> None:
     few, empty = check_files(Scenario(trace=str(path), requests=10))
     assert "has 3 requests, fewer than the 10 asked for: 3 are sent" in few
     assert "gives 2 of 3 requests 0 output tokens" in empty
+    own = check_files(Scenario(trace=str(path), output_tokens=(9, 64)))
+    assert f"The trace {path} has output_tokens of its own; those asked for (9 and 64) are not used." in own
     path.write_text("0\n1\n")
     assert check_files(Scenario(trace=str(path), requests=2)) == []
     path.write_text("time,in,out\n0,1,2\n")

@@ -129,6 +129,8 @@ def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str
         found = length_of(analysis.run, analysis.run.good(level["index"]), column)
         if known is None or found is None:
             continue
+        if document.plan is not None:
+            known = _drawn_for_plan(known, found["asked"], answers=column == "output_tokens")
         mean, spread, said = found["mean"], found["deviation"], known["deviation"]
         error, tolerated = math.sqrt(1 / found["n"] + 1 / max(known["n"], 1)), max(share * known["mean"], least)
         if abs(mean - known["mean"]) > max(tolerated, CHANCE * said * error):
@@ -142,6 +144,18 @@ def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str
                 f"{known['mean']:.0f} ± {said:.0f}"
             )
     return ""
+
+
+def _drawn_for_plan(known: dict[str, Any], asked: float | None, *, answers: bool) -> dict[str, Any]:
+    """Return the lengths that a plan's very requests were predicted with: those drawn for it, and not those of the predicting run.
+
+    Prompts are predicted with a chat template's tokens more than asked for, answers as long as asked for, where they were so before.
+    """
+    before = known.get("asked")
+    more = None if before is None else known["mean"] - before
+    if asked is None or more is None or (answers and abs(more) > comparable.SAME_LENGTH_SHARE * before):
+        return known
+    return {**known, "mean": asked + more}
 
 
 def _asked_alike(document: Document, level: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ from loadtest.scenario import (
     ConnectionKeys,
     Key,
     Scenario,
-    check_lengths_used,
+    check_idle,
     keys_of,
     read_length,
     read_seconds,
@@ -167,7 +167,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
             raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
-    check_lengths_used(given, given, "the command line")
+    check_idle(given, given, "the command line")
     return Scenario.from_dict(given, where="the command line", say=_warn)
 
 

@@ -12,6 +12,7 @@ import click
 
 from loadtest.asyncio_driver.run import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.monitor import Monitoring, monitor_options
+from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.output.progress_line import LiveLine
@@ -189,6 +190,8 @@ def run(
     url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
     scenario_file, values["url"] = file_and_url(given, url)
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
+    if find_max is None and (scenario.requests or scenario.duration or scenario.trace):
+        refuse_idle(("requests_per_stream",), "where requests, duration, rate or trace say when a level ends")
     asked = question(slo, find_max, scenario)
     keep = kept_beforehand(scenario, prediction, asked, probe_slots=probe_slots)
     line = showing.progress_line()

@@ -183,7 +183,7 @@ def check_request(request: RequestKeys) -> None:
     if request.path is not None:
         check_path(request.path)
     if request.body is not None:
-        said = [one for one in SAID_KEYS if getattr(request, one) not in (None, False, ())]
+        said = [one for one in SAID_KEYS if (value := getattr(request, one)) is not False and value not in (None, ())]
         check_body(request.body, said)
     if request.keep_alive is not None:
         check_keep_alive(request.keep_alive)

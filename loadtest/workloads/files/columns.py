@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from loadtest.workloads.files.turns import is_tree, is_turn
+import orjson
+
+from loadtest.workloads.files.json_pieces import remedy
+from loadtest.workloads.files.turns import (
+    are_texts,
+    in_order,
+    is_conversation,
+    is_tree,
+    is_turn,
+    speaker_of,
+    spoken_in_turn,
+)
 
 PROMPTS = ("prompt", "question", "instruction", "query", "text", "input")
 CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -32,6 +45,31 @@ READ = frozenset((*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS, TURNS, PARAMS))
 AROUND = frozenset(("method", "url", *ANSWERS))  # what a batch file or a recorded answer says beside the request
 
 
+class RowError(Exception):
+    """What is wrong with a row: a phrase that follows "line 7"."""
+
+
+class NoPromptError(RowError):
+    """A row without a prompt where one is looked for; what to say of it depends on the rest of the file."""
+
+
+def loads(body: bytes) -> Any:
+    """Read a row's JSON; NaN and Infinity, which Python and pandas write for unknown numbers, are null.
+
+    Raises orjson.JSONDecodeError.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if b"NaN" not in body and b"Infinity" not in body:
+            raise
+        try:
+            known = orjson.dumps(json.loads(body))
+        except (ValueError, TypeError, RecursionError):
+            known = body  # something else is wrong as well
+        return orjson.loads(known)
+
+
 def plain_name(name: Any) -> str:
     """Return the letters and digits of a name, in small letters: "Max Tokens" is maxtokens."""
     return re.sub(r"[\W_]+", "", str(name)).lower()
@@ -45,9 +83,15 @@ def usual_name(name: Any) -> Any:
     return name if name in READ else _USUAL.get(plain_name(name), name)
 
 
-def with_usual_names(value: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a row with its known columns' names as this module writes them, where it has none of them so."""
-    return value if not READ.isdisjoint(value) else {usual_name(name): each for name, each in value.items()}
+def with_usual_names(value: dict[Any, Any], column: str | None) -> dict[Any, Any]:
+    """Return a row with its known columns' names as this module writes them, where it has none of them so.
+
+    The name that the user gave, or the first part of it, stays.
+    """
+    if not READ.isdisjoint(value):
+        return value
+    named = (column, str(column).partition(".")[0])
+    return {name if name in named else usual_name(name): each for name, each in value.items()}
 
 
 def prompt_column(value: Mapping[Any, Any]) -> str | None:
@@ -57,12 +101,8 @@ def prompt_column(value: Mapping[Any, Any]) -> str | None:
         return TURNS
     if name is not None or isinstance(value.get(PARAMS), dict):
         return name
-    found = [one for one, each in value.items() if is_tree(each) or _is_conversation(each)]
+    found = [one for one, each in value.items() if is_tree(each) or is_conversation(each)]
     return found[0] if len(found) == 1 else None
-
-
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
 
 
 def id_column(value: Any) -> str | None:
@@ -82,25 +122,58 @@ def at(value: Mapping[Any, Any], column: str) -> Any:
     return at(inner, rest)
 
 
-def unsent_columns(value: Any, column: str | None) -> tuple[list[str], list[str]]:
-    """Return the columns of a row that hold something and are not sent, and those that hold nothing here.
+def stands_in(value: Mapping[str, Any], name: str) -> Any:
+    """Return what stands in a column, a conversation as its messages; read where it is one in a text, as tables have it."""
+    given = at(value, name)
+    if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
+        given = _in_text(given, known=name in CONVERSATIONS or (name == "body" and given.lstrip()[0] == "{"), name=name)
+    given = in_order(given, value)
+    return spoken_in_turn(given, name) if name in (*CONVERSATIONS, TURNS) else given
 
-    Nothing is said where the user has named the prompt's column, and of what is known beside a request.
+
+def _in_text(given: str, *, known: bool, name: str) -> Any:
+    """Return the JSON of a text, where it is `known` to be some or holds what somebody says; else the text, which is a prompt."""
+    try:
+        read = loads(given.encode())
+    except orjson.JSONDecodeError as error:
+        if not known:
+            return given
+        raise RowError(
+            f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the "
+            f"text){remedy(given.encode(), error.msg)}"
+        ) from None
+    said = read.get("messages") if isinstance(read, dict) else read
+    return read if known or is_conversation(said) or are_texts(said) else given
+
+
+def unsent_columns(value: Any, column: str | None) -> tuple[list[str], list[str]]:
+    """Return the columns of a row that hold something and are not sent, and those of which other rows may hold more.
+
+    Nothing is said of what is known beside a request, nor, where the user has named the prompt's column, of those beside that.
     """
-    if column is not None or not isinstance(value, dict):
+    if not isinstance(value, dict):
         return [], []
-    value = with_usual_names(value)
-    prompt = prompt_column(value)
+    value = with_usual_names(value, column)
+    prompt: Any = prompt_column(value) if column is None else column
+    sent = _sent(value, prompt)
+    beside = [name for name in value if column is None and name not in sent and str(name).strip()]
+    filled = [name for name in beside if value[name] not in (None, "", [], {})]
+    others = [name for name in beside if name not in filled]
+    inner = None
+    with contextlib.suppress(KeyError, RowError):
+        inner = None if prompt in (None, "body") else stands_in(value, prompt)
+    if isinstance(inner, dict) and not is_turn(inner) and not is_tree(inner):
+        filled += [f"{prompt}.{name}" for name in unsent_columns(inner, None)[0]]
+        others.append(str(prompt).partition(".")[0])
+    if isinstance(inner, list) and inner and isinstance(inner[0], dict) and speaker_of(inner[0]) == "system":
+        filled += [one for one in SYSTEMS if value.get(one)]  # the conversation has its own
+    return [" ".join(str(name).split()) for name in filled], others
+
+
+def _sent(value: Mapping[Any, Any], prompt: str | None) -> set[str | None]:
+    """Return the columns of a row that are sent, or are known beside what is."""
+    sent = {prompt, *SYSTEMS, *AROUND, *LENGTH_KEYS, next((one for one in IDS if one in value), None)}
     body = value.get("body")
-    lain_over = isinstance(body, dict) or (isinstance(body, str) and body.lstrip().startswith("{"))
-    sent = {
-        prompt,
-        "body" if lain_over else prompt,
-        *SYSTEMS,
-        *AROUND,
-        next((one for one in IDS if one in value), None),
-    }
-    sent.update(LENGTH_KEYS, ("input",) if prompt == "instruction" else (), (PARAMS,) if prompt is None else ())
-    other = [name for name in value if name not in sent and str(name).strip()]
-    filled = [name for name in other if value[name] not in (None, "", [], {})]
-    return [" ".join(str(name).split()) for name in filled], [name for name in other if name not in filled]
+    if isinstance(body, dict) or (isinstance(body, str) and body.lstrip().startswith("{")):
+        sent.add("body")
+    return sent | {"input" if prompt == "instruction" else PARAMS if prompt is None else prompt}

@@ -9,7 +9,10 @@ from loadtest.scenario import short_repr
 from loadtest.text import counted
 
 DELIMITERS = (",", ";", "\t")
+MOST_ROW = 64 << 20  # bytes of a row of any file
 LONE_RETURNS = "; if they are its line ends, save the file anew with those of Linux or Windows"
+
+csv.field_size_limit(MOST_ROW)  # of the whole process: 128 kB, the usual one, are less than a long prompt
 
 
 def split_head(line: str) -> tuple[str, list[str]]:

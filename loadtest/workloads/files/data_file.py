@@ -13,7 +13,6 @@ import re
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,14 +20,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, os_error_as
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.columns import TURNS, id_column, unsent_columns
-from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, wrong_cells, wrong_csv
-from loadtest.workloads.files.data_row import NoPromptError, Row, RowError, is_plain, loads, plain_column, read_row
-from loadtest.workloads.files.json_pieces import BLOCK, MOST_ROW, Piece, array_pieces, is_spread, object_pieces, remedy
+from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, id_column, loads, unsent_columns
+from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
+from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, is_plain, plain_column, read_row
+from loadtest.workloads.files.json_pieces import BLOCK, Piece, array_pieces, is_spread, object_pieces, remedy
 from loadtest.workloads.files.turns import SENT_ROLES
 from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
 
@@ -37,17 +36,8 @@ PAUSE_S = 0.001  # the length of such a pause
 SAME_AS_BEFORE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
 MOST_HEAD_LINES = 20  # of a CSV file's head, whose names may hold line ends
 TEXT_SUFFIX = ".txt"
+LINES = ". (A file with a prompt a line has a name in .txt; one text for every request is given with --prompt-file.)"
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Let cells of a CSV file be as long as a row may be; the limit is one of the whole process."""
-    usual = csv.field_size_limit(MOST_ROW)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(usual)
 
 
 @dataclass(slots=True)
@@ -70,6 +60,7 @@ class DataFile:
     same_ids: int = 0  # rows with the id of one before
     goes_on: int = 0  # rows in which the user says more after the first answer
     unheard: dict[str, None] = field(default_factory=dict)  # roles of whose words nothing is sent
+    array: bool = False  # its rows are the elements of one JSON array
     in_turn: bool = False  # a column that the user named holds lists of texts
     strange: dict[str, None] = field(default_factory=dict)  # roles that are sent, and that chat APIs do not know
     unsent: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not sent
@@ -86,12 +77,10 @@ class DataFile:
         """Return row i, which was read before: raises ScenarioError only where the file was changed or taken away since."""
         start, end = self.starts[i], self.ends[i]
         try:
-            with self.path.open("rb") as file:
+            with os_error_as(ScenarioError, f"cannot read the data file {self.path}"), self.path.open("rb") as file:
                 file.seek(start)
                 body = file.read(end - start)
             row = read_row(self._value(body), self.column)
-        except OSError as error:
-            raise ScenarioError(f"cannot read the data file {self.path}: {error.strerror}.") from None
         except (RowError, ValueError, csv.Error):
             row = None
         if row is None:
@@ -107,8 +96,7 @@ class DataFile:
             return body.decode().rstrip("\r\n")
         if self.head is None:
             return loads(body)
-        with _long_cells():
-            cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
+        cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
         return dict(zip(self.head, cells, strict=False))
 
     def take_all(self, file: BinaryIO) -> None:
@@ -118,55 +106,39 @@ class DataFile:
         )
         # of the row before: its columns, those that hold nothing, and the prompt's where nothing else of the row is sent
         keys, blank, plain, named = None, list[Any](), None, None
-        names = array("q")
+        names, columns = array("q"), False
         for number, (piece, value) in enumerate(pieces):
             if number and not number % YIELD_EVERY:
                 time.sleep(PAUSE_S)
             alike = value.__class__ is dict and value.keys() == keys and not (blank and any(map(value.get, blank)))
             if not alike:
                 plain, named = plain_column(value, self.column), id_column(value)
-            row = SAME_AS_BEFORE if plain is not None and is_plain(value[plain]) else self._read(piece, value)
-            if not alike:
                 keys = value.keys() if isinstance(value, dict) else None
                 unsent, blank = unsent_columns(value, self.column)
                 self.unsent.update(dict.fromkeys(unsent))
+            row = SAME_AS_BEFORE if plain is not None and is_plain(value[plain]) else self._read(piece, value)
             if named is not None and value[named]:
-                names.append(_hash_of(value[named]))
+                names.append(hash(str(value[named])))
             if row is None:
                 self.left_out += 1
             else:
+                columns = not self.starts and row.questions and holds_columns(value)
                 self._take(piece, row)
+        if columns and len(self.starts) == 1:
+            raise self._wrong(self.starts[0], HOLDS_COLUMNS)
         self.same_ids = len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64))) if names else 0
         if len(self.starts) > MOST_REQUESTS:
             raise ScenarioError(f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it.")
 
     def _read(self, piece: Piece, value: Any) -> Row | None:
         try:
-            row = read_row(value, self.column)
-            if row is not None and row.questions and holds_columns(value) and self._is_all(piece):
-                raise RowError("holds columns, not rows; write an object for each prompt")
+            return read_row(value, self.column)
         except NoPromptError:
-            raise self._wrong(
-                piece.start, without_prompt(value, self.column, each=".[]" * (self._begin() == b"["))
-            ) from None
+            raise self._wrong(piece.start, without_prompt(value, self.column, each=".[]" * self.array)) from None
         except RowError as error:
             raise self._wrong(piece.start, str(error)) from None
         except UnicodeEncodeError:
             raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
-        return row
-
-    def _is_all(self, piece: Piece) -> bool:
-        """Whether a row is all of the file."""
-        if self.starts or self.head is not None:
-            return False
-        with self.path.open("rb") as file:
-            file.seek(piece.end)
-            return not file.read(BLOCK).strip(b" \t\r\n]")
-
-    def _begin(self) -> bytes:
-        with self.path.open("rb") as file:
-            _after_mark(file)
-            return _first_byte(file)
 
     def _take(self, piece: Piece, row: Row) -> None:
         self.starts.append(piece.start)
@@ -208,7 +180,8 @@ class DataFile:
         line = _first_line(file)
         lists = self.path.suffix.lower() != ".json" and len(line) <= BLOCK and _is_json(line) and _first_line(file)
         file.seek(begin)
-        if line.lstrip()[:1] == b"[" and not lists:
+        self.array = line.lstrip()[:1] == b"[" and not lists
+        if self.array:
             pieces = array_pieces(file, begin, self._wrong)
         elif is_spread(line):
             pieces = object_pieces(file, begin, self._wrong)
@@ -260,21 +233,19 @@ class DataFile:
         lines = _TextLines(self, file)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         head = next(reader)
-        while True:
-            start = lines.at
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise self._wrong(start, wrong_csv(error)) from None
-            if not any(cell.strip() for cell in cells):
-                continue
-            if cells == head:
-                raise self._wrong(start, "names the columns again, as where two files were joined; take it out")
-            if len(cells) != len(self.head):
-                raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))
-            yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
+        end = lines.at
+        try:
+            for cells in reader:
+                start, end = end, lines.at
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if cells == head:
+                    raise self._wrong(start, "names the columns again, as where two files were joined; take it out")
+                if len(cells) != len(self.head):
+                    raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))
+                yield Piece(start, end, b""), dict(zip(self.head, cells, strict=False))
+        except csv.Error as error:
+            raise self._wrong(end, wrong_csv(error)) from None
 
 
 class _TextLines:
@@ -304,16 +275,16 @@ class _TextLines:
 @functools.lru_cache(maxsize=2)
 def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     try:
-        if (other := not_regular(path)) is not None:
-            raise ScenarioError(f"the data file {path} {other}.")
-        with path.open("rb") as file:
-            data = _recognised(path, column, file)
-            with _long_cells():
+        with os_error_as(ScenarioError, f"cannot read the data file {path}"):
+            if (other := not_regular(path)) is not None:
+                raise ScenarioError(f"the data file {path} {other}.")
+            with path.open("rb") as file:
+                data = _recognised(path, column, file)
                 data.take_all(file)
-    except OSError as error:
-        raise ScenarioError(f"cannot read the data file {path}: {error.strerror}.") from None
     except ValueError:
         raise ScenarioError(f"cannot read the data file {path!a}: its name holds a NUL byte.") from None
+    except RecursionError:
+        raise ScenarioError(f"the data file {path} has a row that is nested hundreds deep; make it flatter.") from None
     if not len(data):
         why = f": no user speaks in its {counted(data.left_out, 'conversation')}" if data.left_out else ""
         raise ScenarioError(f"the data file {path} has no row{why}; give one prompt a row.")
@@ -326,37 +297,23 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     if (other := not_rows(file.read(512), suffix)) is not None:
         raise ScenarioError(f"the data file {path} {other}.")
     _after_mark(file)
-    first = _first_byte(file)
+    line = _first_line(file)
+    first = line.lstrip()[:1]
     if not first:
         raise ScenarioError(f"the data file {path} is empty; give one prompt a row.")
     data = DataFile(path, column)
     if suffix == TEXT_SUFFIX and column is None and first in (b"{", b"["):
-        data.lines = not _begins_json(file)
+        data.lines = not (_is_json(line) or is_spread(line))
         return data
     if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
         return data
-    line = _head_line(_TextLines(data, file))
     try:
-        data.delimiter, data.head = read_head(line, column)
+        data.delimiter, data.head = read_head(_head_line(_TextLines(data, file)), column)
     except RowError as error:
         if suffix != TEXT_SUFFIX or column is not None:
-            raise data._wrong(0, str(error)) from None  # noqa: SLF001
+            raise data._wrong(0, f"{error}{'' if suffix in CSV_SUFFIXES else LINES}") from None  # noqa: SLF001
         data.lines = True
     return data
-
-
-def _hash_of(name: Any) -> int:
-    try:
-        return hash(name)
-    except TypeError:  # an object or a list, which is no id
-        return hash(str(name))
-
-
-def _begins_json(file: BinaryIO) -> bool:
-    """Whether the first line that is not blank is JSON, or begins some that goes on in the next one."""
-    _after_mark(file)
-    line = _first_line(file)
-    return _is_json(line) or is_spread(line)
 
 
 def _is_json(line: bytes) -> bool:
@@ -388,11 +345,3 @@ def _after_mark(file: BinaryIO) -> int:
     length = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
     file.seek(length)
     return length
-
-
-def _first_byte(file: BinaryIO) -> bytes:
-    """Return the first byte that is no blank; empty at the file's end."""
-    while block := file.read(4096):
-        if stripped := block.strip():
-            return stripped[:1]
-    return b""

@@ -5,12 +5,9 @@ Data files come from many programs: rows with a prompt, chat messages, ShareGPT 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import orjson
 
 from loadtest.scenario import TOKEN_COUNTS, short_repr
 from loadtest.workloads.files.columns import (
@@ -21,23 +18,21 @@ from loadtest.workloads.files.columns import (
     LENGTH_KEYS,
     PARAMS,
     SYSTEMS,
-    TURNS,
-    at,
+    NoPromptError,
+    RowError,
     prompt_column,
+    stands_in,
     with_usual_names,
 )
-from loadtest.workloads.files.json_pieces import remedy
 from loadtest.workloads.files.trace import read_count
 from loadtest.workloads.files.turns import (
     ROLES,
-    SPEAKERS,
+    SPEAKS,
+    are_texts,
     as_message,
-    is_tree,
-    is_turn,
+    is_conversation,
     is_usual,
-    shown_branch,
     speaker_of,
-    spoken_in_turn,
     usual_role,
 )
 from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, text_of
@@ -49,34 +44,10 @@ MOST_NAMES, MOST_NAME = 12, 40  # in a sentence; characters of each
 MESSAGE = ("role", "content", "name", *WITHOUT_CONTENT)  # of what data sets say of a message, what servers take
 
 
-def loads(body: bytes) -> Any:
-    """Read a row's JSON; NaN and Infinity, which Python and pandas write for unknown numbers, are null.
-
-    Raises orjson.JSONDecodeError.
-    """
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        if b"NaN" not in body and b"Infinity" not in body:
-            raise
-        try:
-            known = orjson.dumps(json.loads(body))
-        except (ValueError, TypeError, RecursionError):
-            known = body  # something else is wrong as well
-        return orjson.loads(known)
-
-
+HOLDS_COLUMNS = "holds columns, not rows; write an object for each prompt"
 ONE_MESSAGE = (
     'is one message, not a conversation; give each conversation as a row: {"messages": [{"role": …, "content": …}, …]}'
 )
-
-
-class RowError(Exception):
-    """What is wrong with a row: a phrase that follows "line 7"."""
-
-
-class NoPromptError(RowError):
-    """A row without a prompt where one is looked for; what to say of it depends on the rest of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +71,9 @@ class Row:
     @property
     def goes_on(self) -> bool:
         """Whether a user says more in the whole conversation than in the request."""
-        sent = self.messages or self.transcript[:1]
-        return len(self.transcript) > len(sent) and _count_users(self.transcript) > _count_users(sent)
+        both = self.transcript, self.messages or self.transcript[:1]
+        whole, sent = (sum(one.get("role") == "user" for one in said) for said in both)
+        return bool(whole > sent)
 
 
 def read_row(value: Any, column: str | None) -> Row | None:
@@ -111,17 +83,17 @@ def read_row(value: Any, column: str | None) -> Row | None:
     """
     if isinstance(value, str) and column is None:
         return _text_row(_prompt_text(value, None))
-    if column is None and isinstance(value, list) and value and all(map(is_turn, value)):
+    if column is None and is_conversation(value):
         # the messages alone, without an object around them
         return _conversation(value, "messages", None, None, None, None)
     if not isinstance(value, dict):
         raise RowError(f"is {kind_of(value)}, not an object with a prompt")
-    value = with_usual_names(value)
+    value = with_usual_names(value, column)
     name = column if column is not None else prompt_column(value)
     if name is None and isinstance(value.get(PARAMS), dict) and value[PARAMS].get("messages"):
         value, name = {**value, "body": value[PARAMS]}, "body"  # a request of Anthropic's batches
     try:
-        given = None if name is None else _unpacked(value, name)
+        given: Any = None if name is None else stands_in(value, name)
     except KeyError:
         name = None
     if name is None:
@@ -132,43 +104,26 @@ def read_row(value: Any, column: str | None) -> Row | None:
     if isinstance(given, dict) and name not in CONVERSATIONS:
         return _inner_row(given, name, row_id, length)
     system = _system_of(value)
-    if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
-        # a list of texts is what a user says turn by turn, without answers, as in MT-Bench
-        row = _text_row(_prompt_text(given[0], name), output_tokens=length, id=row_id, body=_body_keys(value))
-        row = replace(row, transcript=tuple(_user(text) for text in given if text.strip()), questions=True)
-        return _with_system(row, system)
-    if isinstance(given, list) and given and not any(isinstance(one, dict | str) for one in given):
-        kind = kind_of(given[0]).partition(" ")[2]
-        raise RowError(f"has a list of {kind}s for a prompt (column {name}); give texts, or messages in one list")
-    if isinstance(given, list) or name in CONVERSATIONS:
+    questions = are_texts(given)  # which a user says turn by turn, without answers, as in MT-Bench
+    if (isinstance(given, list) and not questions) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, system, _body_keys(value))
-    text = _prompt_text(given, name)
+    first, *more = given if questions else [given]
+    text = _prompt_text(first, name)
     if column is None and speaker_of(value) in ROLES:
         raise RowError(ONE_MESSAGE)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
-    answer = next((value[one] for one in ANSWERS if isinstance(value.get(one), str)), None)
-    row = _text_row(text, output_tokens=length, id=row_id, body=_body_keys(value), answer=answer)
-    row = row if name in SYSTEMS else _with_system(row, system)
-    return (
-        row if answer is None else replace(row, transcript=(*row.transcript, {"role": "assistant", "content": answer}))
+    answer = (
+        None
+        if questions
+        else next((value[one] for one in ANSWERS if one != name and isinstance(value.get(one), str)), None)
     )
-
-
-def _unpacked(value: Mapping[str, Any], name: str) -> Any:
-    """Return what stands in a column, read where it is JSON in a text, as tables have it for conversations."""
-    given = at(value, name)
-    if name in (*CONVERSATIONS, "body") and isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
-        try:
-            given = loads(given.encode())
-        except orjson.JSONDecodeError as error:
-            raise RowError(
-                f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the "
-                f"text){remedy(given.encode(), error.msg)}"
-            ) from None
-    if is_tree(given):
-        return shown_branch(given, value)
-    return spoken_in_turn(given, name) if name in (*CONVERSATIONS, TURNS) else given
+    begin = () if system is None or name in SYSTEMS else ({"role": "system", "content": system},)
+    asked = (*begin, _user(text))
+    answers = () if answer is None else ({"role": "assistant", "content": answer},)
+    said = (*asked, *(_user(one) for one in more if one.strip()), *answers)
+    messages = asked if begin else None
+    return Row(text_of(asked), messages, length, row_id, _body_keys(value), answer, said, questions=questions)
 
 
 def _row_id(value: Mapping[str, Any]) -> str | None:
@@ -178,12 +133,15 @@ def _row_id(value: Mapping[str, Any]) -> str | None:
 
 def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int | None) -> Row | None:
     """Return the request of an object in a row that is a row itself: {"input": {"messages": […]}}."""
-    if usual_role(speaker_of(given)) == "user":  # of a tree of messages, the first
-        given = {one: each for one, each in given.items() if one not in SPEAKERS}
     try:
         row = read_row(given, None)
     except NoPromptError:
-        raise RowError(f"has an object for a prompt (column {name}), not a text") from None
+        if all(str(one).isdecimal() for one in given):
+            raise RowError(HOLDS_COLUMNS) from None
+        inner = next((one for one, each in given.items() if isinstance(each, str)), "NAME")
+        raise RowError(
+            f"has an object for a prompt (column {name}), not a text: name what is in it, like --data-column {name}.{inner}"
+        ) from None
     except RowError as error:
         raise RowError(f"{error} (in column {name})") from None
     if row is None:
@@ -191,44 +149,31 @@ def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int
     return replace(row, id=row_id or row.id, output_tokens=length if length is not None else row.output_tokens)
 
 
-def _with_system(row: Row, system: str | None) -> Row:
-    if system is None:
-        return row
-    said: Mapping[str, Any] = {"role": "system", "content": system}
-    messages = (said, _user(row.text))
-    return replace(row, text=text_of(messages), messages=messages, transcript=(said, *row.transcript))
-
-
 def plain_column(value: Any, column: str | None) -> str | None:
     """Return the column of a row's prompt where it is a text and nothing else of the row is sent; else None."""
-    if not isinstance(value, dict) or any(name in value for name in (*LENGTH_KEYS, *SYSTEMS, *SPEAKERS)):
+    if not isinstance(value, dict) or any(name in value for name in ("body", *LENGTH_KEYS, *SYSTEMS, *SPEAKS)):
         return None
     name = column if column is not None else next((one for one in KNOWN if one in value), None)
-    if name is None or name in CONVERSATIONS or name == "instruction" or "body" in value:
-        return None
-    return name if is_plain(value.get(name)) else None
+    return name if name not in (None, "instruction", *CONVERSATIONS) and is_plain(value.get(name)) else None
 
 
 def is_plain(text: Any) -> bool:
-    """Whether this is a prompt that can be sent."""
-    return isinstance(text, str) and bool(text) and not text.isspace() and "\0" not in text
+    """Whether this is a prompt that can be sent, and no JSON that may hold a conversation."""
+    return isinstance(text, str) and text.lstrip()[:1] not in "[{" and "\0" not in text
 
 
-def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
+def _batch_row(body: dict[str, Any], row_id: str | None) -> Row | None:
     """Return what a request of an OpenAI batch file asks for: its messages or its prompt, and its length."""
     length, extra = _output_length(body), {key: value for key, value in body.items() if key not in OWN} or None
     name = next((one for one in ("messages", "input") if body.get(one) is not None), "prompt")
-    given = body.get(name)
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
-        given = given[0]
-    if isinstance(given, list) and all(isinstance(one, str) for one in given):
-        raise RowError(f"has a list of texts under body.{name}; give each text a row of its own")
+    given: Any = body.get(name)
+    if are_texts(given):
+        given, *more = given
+        if more:
+            raise RowError(f"has a list of texts under body.{name}; give each text a row of its own")
     if isinstance(given, list):
         system = None if extra is None or not isinstance(extra.get("system"), str) else extra.pop("system")
-        row = _conversation(given, f"body.{name}", length, row_id, system, extra or None, recorded=False)
-        if row is None:
-            raise RowError(f"has no message of a user in body.{name}")
-        return row
+        return _conversation(given, f"body.{name}", length, row_id, system, extra or None, recorded=False)
     if given is None:
         raise RowError(f"has neither messages nor prompt in its body; it has {names_of(body)}")
     return _text_row(_prompt_text(given, f"body.{name}"), output_tokens=length, id=row_id, body=extra)
@@ -245,10 +190,6 @@ def _system_of(value: Mapping[str, Any]) -> str | None:
     if not isinstance(said, str):
         raise RowError(f"has {kind_of(said)} for a system prompt (column {name}), not a text")
     return said if said.strip() else None
-
-
-def _count_users(messages: Sequence[Mapping[str, Any]]) -> int:
-    return sum(one.get("role") == "user" for one in messages)
 
 
 def _text_row(text: str, **more: Any) -> Row:
@@ -277,7 +218,7 @@ def _conversation(
     if not isinstance(given, list):
         raise RowError(f"has {kind_of(given)} under {name}, not a list of messages")
     messages = [_message(turn, place, name) for place, turn in enumerate(given, 1)]
-    shared = any("role" not in turn or not is_usual(turn) for turn in given)
+    shared = not all(map(is_usual, given))
     answer, transcript, unheard = None, messages, ()
     if shared or name in ("conversations", "conversation"):
         heard = (one for one in messages if one["role"] in HEARD and _says_something(one))
@@ -307,21 +248,20 @@ def _says_something(message: Mapping[str, Any]) -> bool:
 
 def _before_first_answer(said: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str | None]:
     """Return the system's and the user's turns before the first answer to them, and that answer."""
-    kept: list[Mapping[str, Any]] = []
-    asked = False
-    for message in said:
-        if message["role"] != "assistant":
-            kept.append(message)
-            asked = asked or message["role"] == "user"
-        elif asked:
-            return kept, text_of([message])
-    return (kept, None) if asked else ([], None)
+    roles = [one["role"] for one in said]
+    if "user" not in roles:
+        return [], None
+    end = roles.index("assistant", roles.index("user")) if "assistant" in roles[roles.index("user") :] else len(roles)
+    answer = text_of(said[end : end + 1]) if end < len(roles) else None
+    return [one for one in said[:end] if one["role"] != "assistant"], answer
 
 
 def _message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
     """Return a message as chat APIs take it, its role in their words, where data sets have others that no server knows."""
     if not isinstance(turn, dict):
-        raise RowError(f"has {kind_of(turn)} in message {place} of {name}, not an object")
+        raise RowError(
+            f"has {kind_of(turn)} in message {place} of {name}, not an object; give texts, or messages in one list"
+        )
     message = as_message(turn) if not is_usual(turn) else turn
     if message is None:
         raise RowError(
@@ -363,7 +303,7 @@ def _output_length(value: Mapping[str, Any]) -> int | None:
 
 def _body_keys(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return what a row lays over its request's body."""
-    extra = _unpacked(value, "body") if "body" in value else None
+    extra = stands_in(value, "body") if "body" in value else None
     if not isinstance(extra, dict):
         return None
     said = {key: each for key, each in extra.items() if key not in OWN}

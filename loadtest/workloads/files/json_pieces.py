@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from loadtest.errors import ScenarioError
-from loadtest.workloads.files.csv_mistakes import LONE_RETURNS
+from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW
 
 BLOCK = 1 << 20  # bytes that are read at once
-MOST_ROW = 64 << 20  # bytes
 MOST_BEGUN = 1 << 16  # bytes of a line that begins an object of several
 OPENING, CLOSING = (b"{", b"["), (b"}", b"]")
 MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)

@@ -34,7 +34,7 @@ from loadtest.scenario import (
     short_repr,
 )
 from loadtest.text import listed, percent, seconds
-from loadtest.workloads.files.columns import IDS, LENGTH_KEYS, plain_name
+from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
 
 MOST_BYTES = 1 << 30
@@ -66,7 +66,6 @@ NO_INSTANT = (
 )
 HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks
 BLOCK_TOKENS = 512  # of such a block; other recorders have blocks of 16
-PROMPT_NAMES = ("prompt", "text", "question", "messages", "conversations")  # a file with one of them is no trace
 LOOKED_AT = 1 << 20  # bytes
 
 
@@ -110,13 +109,14 @@ class Trace:
     unread: tuple[str, ...] = ()  # further columns of a trace that says no input or no output lengths
 
     @classmethod
-    def read(cls, path: Path) -> Trace:
+    def read(cls, path: Path, *, timed: bool = True) -> Trace:
         """Read a trace; raise ScenarioError, naming file, line and column.
 
         One instant a line in seconds, or CSV with a head, or JSON lines, under the names of INSTANTS, INPUTS and OUTPUTS.
-        The first instant is the level's start. A file that has not changed is read once.
+        The first instant is the level's start. A file that has not changed is read once. Without `timed` it is read for its
+        lengths alone, and needs no instants.
         """
-        return _read_trace(path, file_version(path))
+        return _read_trace(path, file_version(path), timed=timed)
 
     @property
     def longest(self) -> int:
@@ -144,6 +144,10 @@ class Trace:
                 f"The trace {scenario.trace} gives {self.empty_answers} of {len(self.offsets)} requests 0 output tokens: "
                 "those ask for 1, the least that servers take."
             )
+        for name in ("input_tokens", "output_tokens"):
+            asked = getattr(scenario, name)
+            if getattr(self, name) is not None and asked not in ((), getattr(Scenario, name)):
+                yield f"The trace {scenario.trace} has {name} of its own; those asked for ({listed(asked)}) are not used."
         if self.unit or self.blocks is not None:
             span = (self.offsets[-1] - self.offsets[0]) / NS_PER_S
             yield (
@@ -164,7 +168,7 @@ class Trace:
 
 # it is asked for before anything is sent and again by the workload; a pipe is read once
 @functools.lru_cache(maxsize=1)
-def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
+def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
     stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
     rows = [(number, line) for number, line in stripped if line and not line.startswith("#")]
@@ -181,7 +185,7 @@ def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     for number, row in reader(path, rows):
         where = f"the trace {path}, line {number},"
         columns = _columns_of(tuple(row))
-        time, unit = _row_instant(row, columns, where)
+        time, unit = _row_instant(row, columns, where) if timed else (0.0, 0.0)
         scale = scale or unit
         times.append(time)
         numbers.append(number)
@@ -259,7 +263,7 @@ def looks_like_trace(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     names = _json_object(first) or [name.strip().strip('"') for name in re.split("[,;\t]", first)]
-    return _columns_of(tuple(names)).input is not None and not {*map(plain_name, names)} & set(PROMPT_NAMES)
+    return _columns_of(tuple(names)).input is not None and not {*map(plain_name, names)} & set(KNOWN)
 
 
 def is_trace_row(names: Iterable[Any]) -> bool:
@@ -320,27 +324,28 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
 def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     number, first = rows[0]
     trouble: str | None = None
+    at = 0
     try:
         delimiter, names = split_head(first)
         columns = _columns_of(tuple(names))
         if (other := next((name for name in names if plain_name(name) in NOT_OF_REQUESTS), None)) is not None:
             trouble = f"is no list of requests: it has {other}, {NOT_OF_REQUESTS[plain_name(other)]}"
-        elif columns.instant is not None:
+        elif columns.instant is not None or columns.input is not None:
             trouble = wrong_head(first, names, {columns.instant, columns.input, columns.output})
             rows = rows[1:]
         elif len(names) > 1:
             trouble = f"{NO_INSTANT} {short_repr(', '.join(names))}"
         else:
             names = ["t"]
-        cells = csv.reader((line for _, line in rows if not trouble), delimiter=delimiter)
+        cells = csv.reader((line for _, line in rows if not trouble), delimiter=delimiter, strict=True)
         for row in cells:
-            number = rows[cells.line_num - 1][0]
+            number, at = rows[at][0], cells.line_num
             if len(row) != len(names):
                 trouble = wrong_cells(len(row), len(names), delimiter)
                 break
             yield number, dict(zip(names, row, strict=True))
     except csv.Error as error:
-        trouble = wrong_csv(error)
+        number, trouble = rows[at][0], wrong_csv(error)
     if trouble or not rows:
         raise ScenarioError(f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
 

@@ -1,12 +1,13 @@
 """How data sets and exports write the messages of a conversation: who speaks under which name, and what they say.
 
-A conversation is a list of messages, of texts or of pairs, or a tree of which the exports of chat programs keep every branch.
+A conversation is a list of messages, of texts or of pairs, or a tree of which the exports of chat programs keep every branch:
+nodes by name or in a list, each of which names its parent, or replies that stand in what they reply to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from loadtest.workloads.messages import is_message, text_of
 
@@ -18,6 +19,7 @@ ROLES = {
 SENT_ROLES = {*ROLES.values(), "function"}  # that chat APIs know
 IN_TURN = ("user", "assistant")  # who says the texts of a conversation that do not say it
 SPEAKERS = ("role", "sender", "from", "author")  # names of who speaks
+SPEAKS = (*SPEAKERS, "type", "isCreatedByUser")  # and what else tells it, in LangChain's and LibreChat's messages
 SAID = ("value", "text", "content", "parts")  # names of what is said, the plainest first
 PAIRS = (
     ("input", "output"),
@@ -26,8 +28,14 @@ PAIRS = (
     ("human", "assistant"),
     ("user", "assistant"),
 )
-PARENTS = ("parent", "parentId")  # of a node in a tree of messages
-LEAVES = ("current_node", "currentId")  # beside such a tree: where the branch that was shown last ends
+PARENTS = ("parent", "parentId", "parentMessageId", "parent_message_uuid")  # of a node in a tree of messages
+NODES = ("id", "messageId", "uuid")  # names of such a node
+LEAVES = (
+    "current_node",
+    "currentId",
+    "current_leaf_message_uuid",
+)  # beside the tree: where the branch that was shown last ends
+REPLIES = ("children", "replies")  # of a message that holds what follows it
 
 
 def usual_role(role: str) -> str:
@@ -37,9 +45,11 @@ def usual_role(role: str) -> str:
 
 def speaker_of(value: Mapping[str, Any]) -> str:
     """Return who speaks in a message of any shape, in small letters; empty where it does not say so."""
+    if isinstance(users := value.get("isCreatedByUser"), bool):  # whose models send under their own names
+        return IN_TURN[not users]
     found = (value[one] for one in SPEAKERS if one in value)
     names = (one.get("role") if isinstance(one, dict) else one for one in found)
-    kind = value.get("type")  # says it in LangChain's messages, in others something else
+    kind = value.get("type")  # in others something else
     said = next(
         (name for name in names if isinstance(name, str)), kind if isinstance(kind, str) and kind in ROLES else ""
     )
@@ -58,6 +68,15 @@ def is_turn(value: Any) -> bool:
     )
 
 
+def is_conversation(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether this is a list of messages, in whatever shape."""
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
+
+
+def are_texts(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(isinstance(one, str) for one in given)
+
+
 def as_message(turn: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return a message of another shape as chat APIs take it; None where it lacks who speaks or what is said."""
     speaker, name = speaker_of(turn), next((one for one in SAID if one in turn), None)
@@ -65,7 +84,7 @@ def as_message(turn: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def spoken_in_turn(given: Any, name: str) -> Any:
-    """Return a conversation as its messages, where it is a tree, pairs, or texts that do not say who speaks.
+    """Return a conversation as its messages, where it is pairs, or texts that do not say who speaks.
 
     Texts are the user's and the model's in turn, as in LIMA; under `turns` they stay texts: the user's alone, as in MT-Bench. Objects
     under `messages` are meant for a chat API, and have to say it.
@@ -75,12 +94,11 @@ def spoken_in_turn(given: Any, name: str) -> Any:
     if name != "messages" and all(isinstance(one, dict) and not speaker_of(one) for one in given):
         pairs = next((pair for pair in PAIRS if all(one.keys() >= set(pair) for one in given)), None)
         if pairs is not None:
-            return [
-                {"role": role, "content": one[key]} for one in given for role, key in zip(IN_TURN, pairs, strict=True)
-            ]
+            said = (("system", "system"), *zip(IN_TURN, pairs, strict=True))
+            return [{"role": role, "content": one[key]} for one in given for role, key in said if key in one]
         texts = [next((one[key] for key in SAID if isinstance(one.get(key), str)), None) for one in given]
         given = given if None in texts else texts
-    if name == "turns" or not all(isinstance(one, str) for one in given):
+    if name == "turns" or not are_texts(given):
         return given
     return [{"role": IN_TURN[i % 2], "content": text} for i, text in enumerate(given)]
 
@@ -91,16 +109,44 @@ def is_tree(value: Any) -> bool:
     return bool(nodes) and all(isinstance(one, dict) and any(key in one for key in PARENTS) for one in nodes)
 
 
-def shown_branch(tree: Mapping[str, Any], beside: Mapping[str, Any]) -> Sequence[Any]:
-    """Return the messages of a tree from its root to the leaf that is named beside it, else to its last node, as ShareGPT's."""
-    name: Any = next((beside[one] for one in LEAVES if one in beside), None)
+def in_order(given: Any, beside: Mapping[str, Any]) -> Any:
+    """Return the messages of a conversation in the order in which they were said; anything else as it is.
+
+    Of a tree they are those from its root to the leaf that is named beside it, else to its last node.
+    """
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list):
+        given = given[0]
+    if is_turn(given):
+        given = [given]
+    last = given[-1] if isinstance(given, list) and given else None
+    if isinstance(last, dict) and not last.keys().isdisjoint((*PARENTS, *REPLIES)) and is_conversation(given):
+        given = _with_replies(given)
+        named = {str(next((one[key] for key in NODES if key in one), None)): one for one in given}
+        given = named if len(named) == len(given) and is_tree(named) else given
+    return _shown_branch(given, beside) if is_tree(given) else given
+
+
+def _with_replies(said: Sequence[Any]) -> list[Any]:
+    """Return messages with those that stand in the last one as its replies, of several the last."""
+    said = list(said)
+    while is_conversation(replies := next((said[-1][key] for key in REPLIES if key in said[-1]), None)):
+        said.append(replies[-1])
+    return said
+
+
+def _shown_branch(tree: Mapping[str, Any], beside: Mapping[str, Any]) -> Sequence[Any]:
+    name: Any = next((str(beside[one]) for one in LEAVES if one in beside), None)
     name = name if name in tree else list(tree)[-1]
     nodes: list[Mapping[str, Any]] = []
     while name in tree and len(nodes) < len(tree):
         nodes.append(tree[name])
-        name = next((tree[name][key] for key in PARENTS if key in tree[name]), None)
+        name = str(next(tree[name][key] for key in PARENTS if key in tree[name]))
     messages = (node.get("message", node) for node in reversed(nodes))
-    return [{"from": speaker_of(one), "value": one.get("content")} for one in messages if isinstance(one, dict)]
+    return [
+        {"from": speaker_of(one), "value": next((one[key] for key in SAID if key in one), None)}
+        for one in messages
+        if isinstance(one, dict)
+    ]
 
 
 def _text_in(content: Any) -> Any:

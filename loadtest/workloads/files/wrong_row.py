@@ -13,9 +13,9 @@ import orjson
 
 from loadtest.scenario import short_repr
 from loadtest.text import listed
-from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, usual_name
+from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, RowError, loads, usual_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_head
-from loadtest.workloads.files.data_row import ONE_MESSAGE, RowError, loads, names_of, read_row
+from loadtest.workloads.files.data_row import ONE_MESSAGE, names_of, read_row
 from loadtest.workloads.files.trace import is_trace_row
 
 DEPTH, LOOKED_AT, MOST_FOUND = (
@@ -51,8 +51,7 @@ def read_head(line: str, column: str | None) -> tuple[str, tuple[str, ...]]:
             raise RowError(TRACE_ROW)
         raise RowError(
             f"names no column prompt, text or question; it has {has}: name the prompt's with --data-column, or write the "
-            "columns' names above all rows, with commas, semicolons or tabs between. (A file with a prompt a line has a name "
-            "in .txt; one text for every request is given with --prompt-file.)"
+            "columns' names above all rows, with commas, semicolons or tabs between"
         )
     return delimiter, head
 

@@ -138,6 +138,26 @@ def test_other_requests_than_those_predicted_are_not_scored(tmp_path: Path) -> N
     assert "measure 1.5 and 2.5 in this order" in said((2.5,), 9)
 
 
+def test_a_plan_is_predicted_with_its_own_lengths(tmp_path: Path) -> None:
+    fit = analyse(measured(tmp_path / "fit", 3, users=(1, 2, 4, 6)))
+    plan = SeededRun(20, 9)
+    facts = comparable.asked_facts(fit.run)
+    document = predict_loads(fit.run, fit.slots, fit.steps, fit.summary["levels"], facts, rates=(1.5,), seeded=plan)
+    run = analyse(measured(tmp_path / "run", 9, rates=(1.5,)))
+
+    def said(asked: float, came: float, plan: SeededRun | None = plan) -> str:
+        """Score the run, had the answers that the prediction rests on been so much longer."""
+        lengths = document.run["lengths"]
+        known = lengths["output_tokens"]
+        other = {**known, "asked": known["asked"] + asked, "mean": known["mean"] + came}
+        before = {**document.run, "lengths": {**lengths, "output_tokens": other}}
+        return " ".join(score_report.score(dataclasses.replace(document, run=before, plan=plan), run).said)
+
+    assert said(20, 20) == ""
+    assert "and the prediction is for" in said(20, 20, None)
+    assert "and the prediction is for" in said(0, -20)
+
+
 def test_the_waits_of_open_loops_are_foretold_up_to_more_than_the_server_can_do() -> None:
     """`scripts/bench open` does this for as many engines as asked for."""
     rows = insight_open.examine(19)

@@ -6,6 +6,7 @@ Which levels they rest on, with which slots, and what is said before any figure.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from loadtest.text import counted, listed
 
 MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
+ASKED = {"prompt_tokens": "asked_input", "output_tokens": "asked"}  # by a length: the one asked for
 WHY_CACHES = {  # by a case of the host cache that the run leaves open beside another
     SIZED_HOST_CACHE: "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one that never fills and one as large as seen.",
     UNSEEN_HOST_CACHE: "The run shows no host cache, but a small one need not have shown: every load has two cases. Measure more people than slots, or for longer, for one figure.",
@@ -257,10 +259,10 @@ def _measured(level: dict[str, Any]) -> MeasuredLevel:
     return MeasuredLevel(level["concurrency"], flat)
 
 
-def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, float] | None:
-    """Return mean and standard deviation of a length over these requests, and `n`, how many of them are drawn apart.
+def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, Any] | None:
+    """Return mean and standard deviation of a length over these requests, `n`, how many of them are drawn apart, and `asked`.
 
-    The prompts of one conversation grow together: they count as one.
+    The prompts of one conversation grow together: they count as one. `asked` is the mean that was asked for, None where not all were.
     """
     picked = picked & np.isfinite(run.column(column))
     values = run.column(column)[picked]
@@ -269,7 +271,13 @@ def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str,
     n = len(values)
     if column == "prompt_tokens" and has_turns(run):
         n = len(np.unique(np.stack([run.column("level")[picked], run.column("session")[picked]]), axis=1).T)
-    return {"mean": float(values.mean()), "deviation": float(values.std()), "n": n}
+    asked = float(run.column(ASKED[column])[picked].mean())
+    return {
+        "mean": float(values.mean()),
+        "deviation": float(values.std()),
+        "n": n,
+        "asked": asked if math.isfinite(asked) else None,
+    }
 
 
 def levels_in_words(labels: Sequence[str]) -> str:
