@@ -190,7 +190,12 @@ def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str)
     help="Who stamps arrivals: the kernel, or this process when it reads.",
 )
 @click.option(
-    "--streams-most", type=click.IntRange(min=1), default=4096, show_default=True, help="Never try more streams."
+    "--streams-most",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=4096,
+    show_default=True,
+    help="Never try more streams.",
 )
 @click.option(
     "--out",

@@ -106,7 +106,7 @@ def _share(text: str) -> float:
     """Return p95 as 0.95."""
     match = PERCENTILE.fullmatch(text.strip().lower())
     if match is None:
-        raise ScenarioError(f"--percentile {text[:20]!r} is none: write p50, p95 or p99.9.")
+        raise ScenarioError(f"--percentile {text[:20]!r} is no percentile: write p50, p95 or p99.9.")
     return float(match[1]) / 100
 
 

@@ -37,6 +37,7 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_00
 @click.option(
     "--requests",
     type=click.IntRange(min=1, max=MOST_REQUESTS),
+    metavar="N",
     help="Predict for exactly this many requests a load, drawn now; `loadtest run --prediction` then sends the same ones.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")

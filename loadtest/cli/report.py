@@ -12,7 +12,7 @@ from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.cli.output.gates import GateFiles, gate_options
-from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json
+from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_wrapped
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario, keys_of
@@ -46,7 +46,7 @@ def show_report(
     console_report(written, Console())
     for level in written.summary["levels"] if objectives else ():
         for judged in judge_objectives(objectives, level):
-            print(f"{level['label']}: {judged.in_level(level['verdict'])}")
+            print_wrapped(f"{level['label']}: {judged.in_level(level['verdict'])}")
     return written
 
 
@@ -96,7 +96,9 @@ def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
-@click.option("--published", is_flag=True, help="Also compare the runs with the published A100 tables (published.md).")
+@click.option(
+    "--published", is_flag=True, help="Also compare the runs with the published A100 tables (docs/published.md)."
+)
 @_price_options
 @gate_options
 @out_option("Folder for the files, of several runs a folder each in it.  [default: the run folder]")

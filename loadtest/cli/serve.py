@@ -17,7 +17,13 @@ from loadtest.simulate.server import ServerOptions, serve_forever
     epilog=f"Profiles: {', '.join(PROFILES)}, or a JSON file. Faults: {', '.join(FaultKind)}. "
     "Everything measured on this server is labelled simulated."
 )
-@click.option("--profile", default="a100-80g-llama3.1-70b-q4", show_default=True, help="Model and machine to simulate.")
+@click.option(
+    "--profile",
+    metavar="PROFILE",
+    default="a100-80g-llama3.1-70b-q4",
+    show_default=True,
+    help="Model and machine to simulate.",
+)
 @click.option("--slots", type=WholeParam(1, 100_000), help="Parallel slots.  [default: the profile's]")
 @click.option(
     "--port", type=WholeParam(0, 65535), default=11434, show_default=True, help="Port on 127.0.0.1; 0 takes a free one."

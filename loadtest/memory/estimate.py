@@ -42,8 +42,10 @@ DEFAULT_CONTEXT = 4096  # tokens: Ollama's default on small GPUs since 0.6.7
 BATCH = 512  # prompt tokens per pass: the default of llama.cpp and Ollama
 DRIVER = 457 * 2**20  # bytes of a CUDA context; Ollama reserves as much on every GPU
 UNKNOWN_COMPUTE = 512 * 2**20  # bytes allowed for buffers where the model's width is unknown
-# GGUF architecture → every n-th layer sees the whole context
-_WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4}
+# GGUF architecture → every n-th layer sees the whole context, where the file does not say which layers do
+_WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4, "phi3": 1}
+# Keys of models of which some layers keep something else than keys and values, or only for a part of the context.
+_KEEP_OTHERS = ("attention.kv_lora_rank", "attention.cross_attention_layers", "attention.chunk_size")
 _PADDING = 256  # to a multiple of which llama.cpp rounds up the cells of a sliding window
 MOST_SLOTS = 4096
 LEAST_SLOT = 0.02  # of the loaded model; a smaller slot is lost in the error of the weights
@@ -77,6 +79,7 @@ class Facts:
     weights: int  # bytes
     weights_from: str  # the source of that figure, in words
     tensors_only: bool = False  # computed from tensors, without the header that a file has as well
+    bound: str = ""  # "about" or "at least", where the figure is no exact one
     parameters: int | None = None
     cache: KVCache | None = None  # None: the layers are unknown
     trained: int | None = None  # context that the model was trained for, tokens
@@ -221,8 +224,7 @@ def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, 
         size = weights.weigh(shape, quantization)
         where = weights.quantised_source(quantization)
     else:
-        size = weights.by_dtype(shape.parameters, dtype or "fp16")
-        where = weights.dtype_source(shape.parameters, dtype or "fp16")
+        size, where = weights.of_dtype(shape, dtype or "fp16")
     values = 2 * shape.kv_heads * shape.head
     cache = KVCache(values * shape.full_layers, values * (shape.layers - shape.full_layers), shape.window)
     return Facts(
@@ -261,22 +263,22 @@ def facts_of_server(name: str, details: Mapping[str, Any], trained: int | None) 
     `details` are as targets/server/probe.py keeps them: quantization_level, parameter_size, family, file_size and architecture.
     Where the file's size is missing, the weights follow from the shape that the model's name tells, else from the parameters.
     """
-    architecture = details.get("architecture") or {}
+    architecture, bound = details.get("architecture") or {}, ""
     quantization = str(details.get("quantization_level") or "")
     parameters = architecture.get("parameter_count") or _parameter_size(details.get("parameter_size"))
     if size := details.get("file_size"):
         where = "the model's file on the server"
-    elif (found := _shape_by_name(name, quantization)) is not None and found[0].layers == architecture.get(
-        "block_count", found[0].layers
+    elif (known := _shape_by_name(name, quantization)) is not None and known[0].layers == architecture.get(
+        "block_count", known[0].layers
     ):
-        size = weights.weigh(*found)
-        where = weights.quantised_source(found[1])
+        size = weights.weigh(*known)
+        where = weights.quantised_source(known[1])
     elif parameters and quantization:
-        size = weights.rough(parameters, quantization)
-        where = f"{parameters / 1e9:.3g} B parameters × the bytes of {quantization}; up to a tenth low"
+        size, where = weights.rough(parameters, quantization)
+        bound = "about"
     else:
         raise ScenarioError(f"the server does not say how large {name} is: give --model, --config or --gguf.")
-    return _of_architecture(
+    found = _of_architecture(
         architecture,
         str(details.get("family") or ""),
         name=name,
@@ -285,6 +287,7 @@ def facts_of_server(name: str, details: Mapping[str, Any], trained: int | None) 
         parameters=parameters,
         trained=trained,
     )
+    return replace(found, bound=bound)
 
 
 def _shape_by_name(name: str, quantization: str) -> tuple[Shape, str] | None:
@@ -297,24 +300,46 @@ def _shape_by_name(name: str, quantization: str) -> tuple[Shape, str] | None:
 
 
 def cache_of(architecture: Mapping[str, Any], family: str = "") -> KVCache | None:
-    """Return the KV cache of a token from GGUF's keys without their prefix; None where a key is missing.
+    """Return the KV cache of a token from GGUF's keys without their prefix; None where they do not tell it.
 
-    A list of KV heads means that layers differ. Sliding windows are known for Gemma 2 and 3, gpt-oss and Command R7B; of any
-    other family each layer is taken to keep the whole context. Compressed caches (DeepSeek's) are not supported.
+    A list of KV heads means that layers differ. Compressed caches (DeepSeek's) are not supported.
     """
-    layers, heads = architecture.get("block_count"), architecture.get("attention.head_count")
-    kv_heads, key = architecture.get("attention.head_count_kv"), architecture.get("attention.key_length")
+    heads, key = architecture.get("attention.head_count"), architecture.get("attention.key_length")
     if key is None and heads and isinstance(heads, int):
         key = (architecture.get("embedding_length") or 0) // heads
-    if not layers or not kv_heads or not key or "attention.kv_lora_rank" in architecture:
+    each = _kv_heads(architecture)
+    slides = _sliding(architecture, family, len(each))
+    if not each or not key or slides is None:
         return None
     pair = key + (architecture.get("attention.value_length") or key)
-    each = list(kv_heads) if isinstance(kv_heads, list) else [kv_heads] * layers
-    window, every = architecture.get("attention.sliding_window") or 0, _WINDOWED.get(family)
-    if not window or every is None:
-        return KVCache(pair * sum(each))
-    full = sum(count for layer, count in enumerate(each, start=1) if layer % every == 0)
-    return KVCache(pair * full, pair * (sum(each) - full), window)
+    swa_key = architecture.get("attention.key_length_swa")
+    swa_pair = swa_key + (architecture.get("attention.value_length_swa") or swa_key) if swa_key else pair
+    full = sum(count for count, slide in zip(each, slides, strict=True) if not slide)
+    return KVCache(
+        pair * full, swa_pair * (sum(each) - full), architecture["attention.sliding_window"] if any(slides) else 0
+    )
+
+
+def _kv_heads(architecture: Mapping[str, Any]) -> list[int]:
+    """Return the KV heads of each layer, 0 where it keeps none or an earlier layer's; empty where that is not known."""
+    layers, heads = architecture.get("block_count"), architecture.get("attention.head_count_kv")
+    every, shared = architecture.get("full_attention_interval"), architecture.get("attention.shared_kv_layers") or 0
+    states = any(name.startswith("ssm.") for name in architecture) and not every
+    if not layers or not heads or any(name in architecture for name in _KEEP_OTHERS):
+        return []
+    if not isinstance(heads, list):
+        heads = [] if states else [0 if every and layer % every else heads for layer in range(1, layers + 1)]
+    return [0 if layer >= layers - shared else count for layer, count in enumerate(heads)]
+
+
+def _sliding(architecture: Mapping[str, Any], family: str, layers: int) -> list[bool] | None:
+    """Return of each layer whether it keeps a window of the last tokens alone; None where that is not known."""
+    if not architecture.get("attention.sliding_window"):
+        return [False] * layers
+    pattern = architecture.get("attention.sliding_window_pattern") or _WINDOWED.get(family)
+    if isinstance(pattern, list):
+        return [bool(slides) for slides in pattern] if len(pattern) == layers else None
+    return [layer % pattern > 0 for layer in range(1, layers + 1)] if pattern else None
 
 
 def _of_architecture(

@@ -46,7 +46,8 @@ def estimate_sentences(
 ) -> list[str]:
     """Return what the estimate says: the file, the GPU's verdict, estimate beside measured."""
     besides = "; the file also holds a vocabulary of some MB" if plan.facts.tensors_only else ""
-    found = [f"The weights are {plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
+    bound = f"{plan.facts.bound} " if plan.facts.bound else ""
+    found = [f"The weights are {bound}{plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
     if plan.token_bytes is not None:
         found.append(
             "Ollama and llama.cpp allocate the whole KV cache of every slot when the model loads; requests do not make it grow."
@@ -72,7 +73,9 @@ def _fit_sentences(plan: MemoryPlan, gpu: float) -> list[str]:
         if spare >= 0
         else f"does not fit on {_gpu_size(gpu)}: {binary_size(-spare)} too much"
     )
-    return [f"This {verdict}.", *_most_that_fits(plan, gpu)]
+    close = plan.buffers is None and -plan.compute / 2 < spare < plan.compute
+    doubt = ["That hangs on the buffers, which may take half or twice what is allowed for them."] if close else []
+    return [f"This {verdict}.", *doubt, *_most_that_fits(plan, gpu)]
 
 
 def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:

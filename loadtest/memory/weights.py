@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from loadtest.errors import ScenarioError
 from loadtest.memory.gguf import TYPES, size_of
-from loadtest.memory.shapes import Shape, Tensor, tensors_of
+from loadtest.memory.shapes import KNOWN_SHAPES, Shape, Tensor, tensors_of
 
 DTYPES = {"float32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}  # bytes a parameter
+# of the layers' matrices, with a scale of two bytes and a zero of half a byte for each 128 of AWQ and GPTQ; the rest stays fp16
+QUANTISED_DTYPES = {"int8": 1.0, "int4": 66.5 / 128}
 _DTYPE_NAMES = {
     "fp32": "float32",
     "f32": "float32",
@@ -82,10 +86,12 @@ def weigh(shape: Shape, quantization: str) -> int:
     return sum(size_of(type_of(item, shape, name), item.row, item.parameters) for item in tensors_of(shape))
 
 
-def rough(parameters: int, quantization: str) -> int:
-    """Return parameters × bytes of the quantisation's main type, for models of unknown shape; 1 to 10 % too low."""
-    _, block, size = TYPES[RECIPES[recipe(quantization)]]
-    return parameters * size // block
+def rough(parameters: int, quantization: str) -> tuple[int, str]:
+    """Return the bytes of a model of unknown shape, at those a parameter that the known one of nearest size has; and the source."""
+    shapes = {known: shape for known, shape in KNOWN_SHAPES.items() if shape.layout != "opt" and shape.experts == 1}
+    like = min(shapes, key=lambda known: abs(math.log(shapes[known].parameters / parameters)))
+    size = round(parameters * weigh(shapes[like], quantization) / shapes[like].parameters)
+    return size, f"{parameters / 1e9:.3g} B parameters × the bytes that one has in {like} of {quantization}"
 
 
 def type_of(item: Tensor, shape: Shape, name: str) -> str:
@@ -143,6 +149,17 @@ def _raised_by_layer(item: Tensor, shape: Shape, name: str, base: str, *, q2: st
 
 def by_dtype(parameters: int, name: str) -> int:
     return int(parameters * DTYPES[dtype(name)])
+
+
+def of_dtype(shape: Shape, name: str) -> tuple[int, str]:
+    """Return the bytes of a model's weights in a dtype, and how they are computed; of int8 and int4 what stays fp16 counts so."""
+    kind = dtype(name)
+    if kind not in QUANTISED_DTYPES:
+        return by_dtype(shape.parameters, kind), dtype_source(shape.parameters, kind)
+    small = sum(item.parameters for item in tensors_of(shape) if item.layer is not None and item.rows > 1)
+    rest, each = shape.parameters - small, QUANTISED_DTYPES[kind]
+    width = "1 byte" if each == 1 else f"{each:.3g} bytes"
+    return int(small * each + rest * 2), f"{small:,} parameters × {width} ({kind}) and {rest:,} × 2 (fp16)"
 
 
 def training(parameters: int, optimizer: str) -> dict[str, int]:

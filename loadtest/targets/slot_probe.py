@@ -199,8 +199,7 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
             sent,
             len(answered),
             None,
-            f"{len(refused)} of {sent} were turned away with status {refused[0].status}: the server takes "
-            f"{len(answered)} at once, waiting ones included",
+            f"{len(refused)} of {sent} sent together were turned away with status {refused[0].status}, and {len(answered)} answered",
             tells=False,
         )
     if failed := [record for record in records if record not in answered]:

@@ -19,8 +19,8 @@ from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
-from loadtest.analyse.explain.explanation import Explainer, Explanation, Slowness, row_of
-from loadtest.analyse.explain.replay import LevelReplay, Omission, _outputs
+from loadtest.analyse.explain.explanation import LOAD, Explainer, Explanation, Slowness, Without, row_of
+from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf, _outputs
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.server.queue import slots
@@ -196,10 +196,18 @@ def test_json_names_parts_and_requests(queued: Path) -> None:
 def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_blame(queued: Path) -> None:
     """A level in which each step took 1.4 times as long as in the others was said to be slow by its load."""
     found = explained(queued, 60)
-    found = dataclasses.replace(found, usual_s=found.ttft_s, slow=None, without=())
+    saves_nothing = Without(LOAD, None, WhatIf(found.ttft_s, (found.ttft_s, found.ttft_s)))
+    found = dataclasses.replace(found, usual_s=found.ttft_s, slow=None, without=(saves_nothing,), no_replay=None)
+    assert words.without(found) == "Of 1 cause left out in turn, none makes it clearly faster."
     assert any("this is the level's load rather than one request" in said for said in words.notes(found))
     slowed = dataclasses.replace(found, slow=Slowness(1.4, 70))
-    assert words.notes(slowed)[0] == "It took about as long as the others of its level."
+    untold = dataclasses.replace(
+        found, without=(), no_replay="it never got a token"
+    )  # then nothing rules a request out
+    nothing = dataclasses.replace(found, without=())
+    for one in slowed, untold, nothing:
+        assert words.notes(one)[0] == "It took about as long as the others of its level."
+    assert "is not said" in words.without(nothing)  # was "No single request made it slower"
 
 
 def test_a_wait_that_cannot_be_split_may_be_others_doing(queued: Path) -> None:
@@ -301,7 +309,7 @@ def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest
     ("args", "sentence"),
     [
         (["--request", "9999"], "has no record of a request 9999; they go from 0 to 85."),
-        (["--percentile", "huge"], "--percentile 'huge' is none: write p50, p95 or p99.9."),
+        (["--percentile", "huge"], "--percentile 'huge' is no percentile: write p50, p95 or p99.9."),
         (["--percentile", "p95", "--slowest", "3"], "give one of --request, --percentile and --slowest."),
         (["--request", "3", "--level", "1"], "--level goes with --percentile and --slowest"),
         (["--slowest", "2", "--level", "7"], "the run has no level '7'; it has 0 (1 stream"),

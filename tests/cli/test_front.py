@@ -17,6 +17,7 @@ from loadtest.cli import cli
 from loadtest.cli.options.environment import PREFIX, RESERVED
 from loadtest.cli.run import COMMON, MONITORING, RESULTS
 from loadtest.run_folder import RunFolder
+from loadtest.scenario import Scenario, keys_of
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--concurrency", "1", "--requests", "1", "--warmup", "0", "--output-tokens", "2")
@@ -155,12 +156,17 @@ def test_the_names_are_one_an_option_and_clash_with_none_in_use() -> None:
 
 
 @pytest.mark.parametrize("command", [None, *sorted(cli.list_commands(click.Context(cli)))])
-def test_no_line_of_help_is_wider_than_a_terminal(
+def test_help_is_no_wider_than_a_terminal_and_names_options_as_they_are_typed(
     loadtest: Call, monkeypatch: pytest.MonkeyPatch, command: str | None
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     _, text, _ = loadtest(*([command] if command else []), "--help")
     assert [line for line in text.splitlines() if len(line) > 80] == []
+    keys = {key.name for key in keys_of(Scenario) if "_" in key.name}
+    assert keys.isdisjoint(
+        re.findall(r"\w+", text)
+    )  # was "where neither requests_per_stream nor …", "cert_key names it"
+    assert " RANGE" not in text  # click's own word for a number
 
 
 def test_every_option_of_run_stands_once_under_a_heading(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from loadtest.cli.output.printing import print_lines, print_wrapped
+from loadtest.cli.output.progress_line import LiveLine
 
 LINE = "! Ollama does not say how many requests it handles in parallel; run with more users than that"
 
@@ -25,6 +26,17 @@ def test_a_terminal_gets_lines_broken_between_words_and_a_pipe_the_whole_line(
     assert max(map(len, broken)) <= 40
     assert " ".join(part.strip() for part in broken) == LINE
     assert all(part.startswith("  ") for part in broken[1:])
+
+
+def test_what_a_run_says_above_its_progress_line_is_broken_between_words_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    LiveLine().say(LINE)  # the terminal broke it in mid-word: "the server's own cou/nts"
+    lines = capsys.readouterr().err.replace("\r\x1b[K", "").splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines) == LINE
 
 
 def test_a_point_of_a_list_that_takes_several_lines_stands_beside_its_mark() -> None:

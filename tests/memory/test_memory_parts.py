@@ -200,7 +200,7 @@ def test_a_server_that_is_gone_at_the_end_was_sampled_before(tmp_path: Path) -> 
         (None, {**SERVER, "context": 4096}, "said what the loaded model takes"),
         (None, SERVER, "how long its context is"),
         (FILE, {**SERVER, "facts": {}}, "does not say how large"),
-        (FILE, {**SERVER, "facts": {"details": {"file_size": FILE}}}, "layers and KV heads"),
+        (FILE, {**SERVER, "facts": {"details": {"file_size": FILE}}}, "what its KV cache takes"),
     ],
 )
 def test_what_is_not_known_is_left_out_with_its_reason(

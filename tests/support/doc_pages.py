@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import click
@@ -13,6 +14,7 @@ from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION
 from support.places import ROOT
 
+KEYS = {one.flag: f"`{one.name}`" for one in keys_of(Scenario)}  # help names them as options, a scenario file as keys
 FOOT = "_Made from the code: `scripts/docs made` writes this page anew._\n"
 
 
@@ -120,7 +122,7 @@ def _locust(key: Key) -> str:
 
 def _what(key: Key) -> str:
     unit = f" [{key.declared.unit}]" if key.declared.unit else ""
-    text = key.declared.help + unit
+    text = re.sub(r"--[a-z-]+", lambda flag: KEYS.get(flag[0], flag[0]), key.declared.help + unit)
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 

@@ -156,7 +156,7 @@ def test_a_server_that_turns_requests_away_ends_it() -> None:
     refused = record(1, 2, outcome=Outcome.HTTP_ERROR, status=429, chunks=[], t_first_token=None)
     found = seen_in([*burst((10, 400), (12, 402)), refused], idle=0.010)
     assert (found.limit, found.tells) == (None, False)
-    assert "1 of 3 were turned away with status 429: the server takes 2 at once" in found.said
+    assert "1 of 3 sent together were turned away with status 429, and 2 answered" in found.said
 
 
 def test_other_failures_end_it_too() -> None:
@@ -175,7 +175,7 @@ def test_check_says_the_slots_and_what_it_cost(loadtest: Command) -> None:
         assert re.search(r"cost: \d+ requests, \d+ tokens, ", out)
         assert "does not say how many requests it handles" not in out  # it was just found
         unasked = loadtest("check", url)[1]
-        assert "--slots finds them" in unasked
+        assert "--slots looks for them" in unasked
         assert "does not say how many requests it handles" in unasked
 
 

@@ -83,7 +83,7 @@ def test_words_of_a_path_or_of_a_field_are_none_of_a_model(loadtest: Call, words
         (401, {}, (), "a key may be missing; set OPENAI_API_KEY or OLLAMA_API_KEY, or give a header"),
         (401, {"OPENAI_API_KEY": "sk-planted1"}, (), "the key in OPENAI_API_KEY may be a wrong one"),
         (403, {"MY_KEY": "sk-planted1"}, ("--key-env", "MY_KEY"), "the key in MY_KEY may be a wrong one"),
-        (402, {}, (), "the account has no credit left for it"),
+        (402, {}, (), "the server wants it to be paid for"),
         (413, {}, (), "takes no request of this size"),
     ],
 )

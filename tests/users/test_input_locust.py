@@ -140,7 +140,7 @@ def test_lengths_beside_texts_of_the_class_are_refused_as_loadtest_run_refuses_t
 
 
 def test_the_docs_name_what_the_help_of_locust_lacks() -> None:
-    page = (ROOT / "docs/locust-headless.md").read_text()
+    page = (ROOT / "docs/locust.md").read_text()
     named = {(option.flag, option.metavar) for option in (*TEST_OPTIONS, *PROCESS_OPTIONS)}
     assert set(re.findall(r"^\| `(--\S+) (\S+)` \|", page, re.MULTILINE)) == named
 

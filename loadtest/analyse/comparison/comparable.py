@@ -6,19 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
-from loadtest.text import counted
+from loadtest.text import counted, percent
 
 SAME_LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
 LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
 # Each run calibrates the model's tokens anew, from a few prompts: prompts of one command differ by so much, no more.
 CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
 NAMED_SCATTER = 0.01  # of prompt length, from there on said
+CACHED_APART = 0.05  # of prompt tokens, by which the shares that a prefix cache had must differ to be named
 MOST_EXPLAINED = 6  # levels without a verdict whose reason is a note
 
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
@@ -260,8 +263,34 @@ def other_lengths(
         assert found is not None
         share, interval = found
         if abs(math.log(share)) > math.log1p(SAME_LENGTH_SHARE) and not interval[0] <= 1 <= interval[1]:
-            return f"{name} differ in length ({values[0]:.0f} → {values[1]:.0f} tokens on average)", None
+            sources = [" and ".join(sorted({str(one["tokens"]["source"]) for one in mine})) for mine in (ours, theirs)]
+            by_other_counts = column == "output_tokens" and sources[0] != sources[1]
+            how = f"are counted in other ways, {' → '.join(sources)}" if by_other_counts else "differ in length"
+            return f"{name} {how} ({values[0]:.0f} → {values[1]:.0f} tokens on average)", None
     return "", None
+
+
+def cached_share(run: RunData, level: LevelData) -> float | None:
+    """Return which share of a level's prompt tokens the server had cached; None where it does not say so, and times neither."""
+    if (known := level.get("cached_share")) is not None:
+        return float(known)
+    said = run.column("cached_tokens")[run.good(level["index"])]
+    return 0.0 if np.isfinite(said).any() and not np.nansum(said) else None
+
+
+def cache_notes(base: Sequence[RunData], new: Sequence[RunData], pairs: Iterable[Levels]) -> list[str]:
+    """Say where the prefix cache had another share of the prompts on either side: a TTFT without reading them is other work."""
+    apart: list[tuple[str, str]] = []
+    for levels in pairs:
+        shares = [cached_share(run, level) for run, level in zip((*base, *new), levels, strict=True)]
+        sides = [[share for share in side if share is not None] for side in (shares[: len(base)], shares[len(base) :])]
+        ours, theirs = (sum(side) / len(side) if side else None for side in sides)
+        if abs((theirs or 0.0) - (ours or 0.0)) > CACHED_APART:
+            said = ["not known" if share is None else percent(share) for share in (ours, theirs)]
+            apart.append((" → ".join(said), levels[0]["label"]))
+    found = [f"{said} at {label}" for said, label in apart[:MOST_EXPLAINED]]
+    found += [f"and in {counted(more, 'more level')}"] if (more := len(apart) - MOST_EXPLAINED) > 0 else []
+    return [f"Differs: prompt tokens that the prefix cache had ({'; '.join(found)})."] if found else []
 
 
 def _calibrated_anew(runs: Sequence[RunData], level: LevelData, values: tuple[float, float]) -> bool:

@@ -269,7 +269,11 @@ def compare_part(
         if steps and levels[0].get("rate") is not None and (each := steps_at((*bases, *news), levels)):
             figures += (FigureOfBoth(levels[0], STEPS, each[: len(bases)], each[len(bases) :], reason, 0.0),)
         found.append(LevelOfBoth(ours, theirs, refused, figures))
-    notes += [*comparable.scatter_notes(scattered), *_left(bases, news)]
+    notes += [
+        *comparable.scatter_notes(scattered),
+        *comparable.cache_notes(ours_of, theirs_of, pairs),
+        *_left(bases, news),
+    ]
     notes += [*comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
     return found, notes
 

@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.comparison.comparable import DEFAULTS, asked_facts, value_text
+from loadtest.analyse.comparison.comparable import CACHED_APART, DEFAULTS, asked_facts, cached_share, value_text
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS
-from loadtest.text import counted, joined, listed
+from loadtest.text import counted, joined, listed, percent
 from loadtest.urls import origin
 
 # Comparability keys that runs set beside each other may differ in unasked: what is compared is this, or how it was asked.
 ON_PURPOSE = frozenset(("model", "quantization", "context", "server", "dialect", "proxy", *SAID_KEYS, *ADDED_KEYS))
 SIMULATED = "simulated"
 REAL = "a real server"
+CACHED = "prompt tokens from the prefix cache"  # what came of a run: no name of it
 MOST_VALUES = 4  # of a trait that a sentence lists
 WHERE = "; compare.json has them"
 CORES = re.compile(r": \d+ cores?\b")  # in what samples say of a machine, but not of a GPU
@@ -78,7 +79,7 @@ def names_of(runs: Sequence[Analysis], across: frozenset[str] = frozenset()) -> 
     differing = [trait for trait in _traits(runs, across) if trait.differs]
     legend: list[Trait] = []
     for trait in differing:
-        if _distinct([*legend, trait], runs) > _distinct(legend, runs):
+        if trait.key != CACHED and _distinct([*legend, trait], runs) > _distinct(legend, runs):
             legend.append(trait)
     while (spare := _spare(legend, runs)) is not None:
         legend.remove(spare)
@@ -153,6 +154,9 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     yield known("host", _host)
     yield known("driver", lambda one: one.summary["driver"])
     yield known("loadtest", lambda one: (one.run.facts.get("versions") or {}).get("loadtest"))
+    shares = [_cached(one) for one in runs]
+    if max((share or 0.0 for share in shares), default=0.0) - min(share or 0.0 for share in shares) > CACHED_APART:
+        yield Trait(CACHED, tuple(None if share is None else percent(share) for share in shares))
 
 
 def _quantization(one: Analysis) -> Any:
@@ -164,6 +168,11 @@ def slots_of(one: Analysis) -> str | None:
     """Return the slots that the run showed, the server says or bursts before the run found; None where none are known."""
     count = known_slots(one.run, believed_slots(one)).limit
     return counted(count, "slot") if count else None
+
+
+def _cached(one: Analysis) -> float | None:
+    shares = [share for level in one.levels if (share := cached_share(one.run, level)) is not None]
+    return sum(shares) / len(shares) if shares else None
 
 
 def _hardware(one: Analysis, *, of_machine: bool) -> str:

@@ -54,7 +54,8 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
         return LoadFacts(figure="", **common)
     if missed is None or missed.figure == ERRORS or 2 * len(errors) >= rows.sum():
         said = str(errors.mode().iloc[0])[:100] if len(errors) else None
-        return LoadFacts(figure=ERRORS, context_refusals=refused, failure=said, **common)
+        mostly = refused if 2 * refused >= len(errors) else 0
+        return LoadFacts(figure=ERRORS, context_refusals=mostly, failure=said, **common)
     return LoadFacts(figure=missed.figure, parts=_parts(analysis, rows, missed), **common)
 
 
@@ -99,13 +100,20 @@ def _parts(analysis: Analysis, rows: BoolArray, missed: Objective) -> dict[str, 
     if not np.isfinite(run.column("slot_wait_s")[beyond]).any():
         told = run.column("unsplit_wait_s")
         unsplit = np.where(np.isfinite(told), told, np.maximum(ttft - load - np.nan_to_num(_reading(analysis)), 0.0))
-    prefill = np.maximum(ttft - slot - batch - unsplit - load, 0.0)
+    rest = np.maximum(ttft - slot - batch - unsplit - load, 0.0)
+    prefill = np.fmin(rest, run.column("prefill_s"))  # as the server says; without its word all of it
     stall = np.nan_to_num(run.column("stall_s"))
     decode = np.maximum(run.column("e2e_s") - ttft - stall, 0.0)
     found: dict[str, FloatArray] = {"slots": np.where(left, waited, slot)}
     found |= {
         name: np.where(left, 0.0, each)
-        for name, each in (("batch", batch), ("unsplit", unsplit), ("load", load), ("prefill", prefill))
+        for name, each in (
+            ("batch", batch),
+            ("unsplit", unsplit),
+            ("load", load),
+            ("prefill", prefill),
+            ("way", rest - prefill),
+        )
     }
     if missed.figure not in WAITING_FIGURES:
         whole = missed.figure.startswith("e2e")

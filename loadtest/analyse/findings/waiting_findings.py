@@ -5,7 +5,7 @@ from __future__ import annotations
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import slot_limit
 from loadtest.analyse.run.levels import LevelData, Series
-from loadtest.analyse.server.queue.waits import passed_share
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
 from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, percent, seconds
 
@@ -35,7 +35,8 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
         past = f"Past {counted(limit, 'stream')} requests queue"
         inferred = (
-            "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
+            "Slot wait is inferred from when earlier streams ended, and holds the way there and back: the server does not say how "
+            "long requests wait."
         )
         return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
     if wait is None:
@@ -79,11 +80,12 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     if analysis.steps.apart:
         return None
     alone = analysis.steps.handover_s
+    within = alone if alone <= ADMISSION_ERROR_S else 0.0  # a longer one is in no batch wait
     found, largest = None, LEAST_BATCH_WAIT
     for level in series.believed:
         ttft, slot, batch = level.mean_ttft, level.figure("slot_wait_s"), level.figure("batch_wait_s")
-        if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - alone) / ttft > largest:
-            found, largest = level, (batch - alone) / ttft
+        if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - within) / ttft > largest:
+            found, largest = level, (batch - within) / ttft
     if found is None:
         return before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0

@@ -104,7 +104,8 @@ def _choice(advice: Advice) -> str:
         if other is None or load <= now:
             return text + ", and more slots would stay empty." if load <= now else text + "."
         return f"{text}; with {other} {_figures_text(advice.cells[other, load])} are predicted{_extrapolated_note(advice, other)}."
-    return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.promised[load])}.{_with_varied_lengths(advice)}"
+    changes = _now_and_then(advice.as_now(load), advice.promised[load])
+    return f"{_set(advice, slots)}. {capitalised(at)} {changes}.{_with_varied_lengths(advice)}"
 
 
 def _nobody(advice: Advice) -> tuple[str, str]:
@@ -125,8 +126,8 @@ def _with_varied_lengths(advice: Advice) -> str:
     if not any(abs(there - here) > TTFT_APART * here for here, there in pairs):
         return ""
     return (
-        f" That is with the lengths of this run: answers were all equally long, so requests move in step; with lengths that vary by 10 %, as "
-        f"in the table, TTFT p95 would be {seconds(pairs[0][1])}, with {_speed_text(varied)} tokens/s a stream."
+        f" In this run answers were all equally long, so requests move in step. With lengths that vary by 10 %, as in the table, "
+        f"TTFT p95 would be {seconds(pairs[0][1])}, and tokens/s a stream {_speed_text(varied)}."
     )
 
 
@@ -134,7 +135,7 @@ def _room(advice: Advice) -> str:
     if advice.capacities:
         said = [
             f"With {EACH_A_SLOT if each.slots is None else counted(each.slots, 'slot')} {each.sentence}"
-            + (" (extrapolated)" if _extrapolates(advice, each) else "")
+            + (", extrapolated" if _extrapolates(advice, each) else "")
             for each in advice.capacities
         ]
         return "By the model: " + "; ".join(text[0].lower() + text[1:] for text in said) + "."
@@ -154,24 +155,20 @@ def _levers_sentence(advice: Advice) -> str:
     (first, *others), words = advice.levers, advice.ranked_by.words
     slots = f"{counted(advice.now, 'slot')} as now" if advice.now else EACH_A_SLOT
     at = f"at {counted(advice.load, 'stream')} and {slots}"
-    text = (
-        f"Among other changes, {first.name} would improve {words} most {at} ({percent(first.gain)} better by the model)"
-    )
     if first.gain < 0.02:
-        text = f"No other change improves {words} by more than 2 % {at}, by the model"
-    elif others:
-        text += f", followed by {others[0].name} ({percent(max(others[0].gain, 0.0))} better)"
-    return text + "."
+        return f"None of the other changes tried improves {words} by more than 2 % {at}, by the model."
+    text = f"Among other changes, {first.name} would improve {words} most {at}, by {percent(first.gain)} in the model"
+    return text + (f"; {others[0].name} by {percent(max(others[0].gain, 0.0))}." if others else ".")
 
 
 def _now_and_then(before: Prediction, after: Prediction) -> str:
-    """Say what was measured, and what is predicted with its band."""
+    """Say what is predicted, each figure with its band, and what was measured instead."""
     ttft, speed, output = (
         with_band(after, figure) for figure in ("ttft_s.p95", "stream_tokens_per_s.p50", "output_tokens_per_s.mean")
     )
     return (
-        f"TTFT p95 is {seconds(before.figure('ttft_s', 'p95'))} as measured and {ttft} as predicted, with {_speed_text(before)} and "
-        f"{speed} tokens/s a stream, and {_output(before)} and {output} tokens/s in all"
+        f"TTFT p95 would be {ttft} instead of {seconds(before.figure('ttft_s', 'p95'))} as measured, tokens/s a stream {speed} instead "
+        f"of {_speed_text(before)}, and tokens/s in all {output} instead of {_output(before)}"
     )
 
 

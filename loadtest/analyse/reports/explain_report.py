@@ -182,7 +182,9 @@ def without(found: Explanation) -> str:
         return f"What it would have been without is not said: {found.no_replay}."
     told = found.told
     if told is None:
-        return "No single request made it slower by more than the engine's own uncertainty."
+        if not found.without:
+            return "What it would have been without is not said: no replay reaches its first token."
+        return f"Of {counted(len(found.without), 'cause')} left out in turn, none makes it clearly faster."
     low, high = told.found.band
     band = f"{seconds(low)} to {seconds(high)}"
     return f"{capitalised(_left_out(told, found))}: {seconds(told.found.seconds)} to the first token ({band})."
@@ -223,12 +225,13 @@ def notes(found: Explanation) -> list[str]:
     """Return what a reader has to know beside it."""
     said = []
     if found.usual:
-        load = ": this is the level's load rather than one request" if found.slow is None and found.told is None else ""
+        nothing = found.slow is None and found.told is None and found.no_replay is None and found.without
+        load = ": this is the level's load rather than one request" if nothing else ""
         said.append(f"It took about as long as the others of its level{load}.")
     if found.slow is not None:
         said.append(
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
-            f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server down."
+            f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server, or the way from it, down."
         )
     if found.dropped:
         ids = listed([f"#{each}" for each in found.dropped])

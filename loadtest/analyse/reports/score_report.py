@@ -97,13 +97,16 @@ def _may_be_compared(document: Document, analysis: Analysis) -> tuple[list[str],
     ours = {key: value for key, value in document.run["facts"].items() if key not in NOT_OURS}
     theirs = {key: value for key, value in comparable.asked_facts(run).items() if key not in NOT_OURS}
     refused, notes = comparable.differing_facts(ours, theirs, frozenset())
-    kinds = [
-        str(facts.get("server") or "").split(" ")[0] for facts in (document.run["facts"], comparable.asked_facts(run))
-    ]
-    if kinds[0] != kinds[1]:
-        refused.append(f"server ({kinds[0] or 'none'} → {kinds[1] or 'none'})")
+    servers = [str(facts.get("server") or "none") for facts in (document.run["facts"], comparable.asked_facts(run))]
+    if servers[0].split(" ")[0] != servers[1].split(" ")[0]:
+        refused.append(f"server ({' → '.join(servers)})")
     if refused:
         return [f"Not scored: the run differs from the one predicted from in {', '.join(refused)}."], []
+    urls = [document.run.get("url"), run.fact("target", "url")]
+    if servers[0] != servers[1]:
+        notes.append(f"Differs: server ({' → '.join(servers)}).")
+    if all(urls) and urls[0] != urls[1]:
+        notes.append(f"Differs: url ({' → '.join(map(str, urls))}): a prediction is for one machine.")
     return [], notes
 
 
@@ -190,7 +193,7 @@ def _scored(
     for case in load.cases:
         asked = case.name in (AS_ASKED, AS_KNOWN)
         if limit is not None and case.slots is not None and asked and case.slots != limit:
-            notes.append(f"{load.label}: not scored: predicted for {case.slots} slots, and the run shows {limit}.")
+            notes.append(f"{load.label}: not scored: predicted for {case.slots} slots, and the server has {limit}.")
             continue
         if limit is None and case.name == AS_ASKED:
             notes.append(f"{load.label}: whether the server had {case.slots} slots, as predicted for, is not known.")
@@ -202,10 +205,16 @@ def _scored(
             )
     if limit is not None and {case.name for case in load.cases} == {NO_LIMIT, LIMIT_SEEN}:
         notes.append(
-            f"{load.label}: both cases are scored. The run shows {limit} slots; the limit seen was {document.rests_on['slots']['seen']}."
+            f"{load.label}: both cases are scored. The server has {limit} slots; the limit seen was {document.rests_on['slots']['seen']}."
         )
-    if found and len(found) < len({each for case in load.cases for each in case.figures if each in FIGURE_NAMES}):
-        notes.append(f"{level['label']}: percentiles that take more requests than it has are not scored.")
+    scored = {each.figure for each in found}
+    left = [
+        words
+        for each, words in FIGURE_NAMES.items()
+        if each not in scored and any(each in case.figures for case in load.cases)
+    ]
+    if found and left:
+        notes.append(f"{level['label']}: too few requests, or none, show {listed(left)}: not scored.")
     return found, notes
 
 

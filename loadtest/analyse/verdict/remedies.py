@@ -64,7 +64,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "stopped": Remedy(
         "The level was stopped after many errors.",
-        "Do what the error says, then run it again; --stop-after-errors sets how many errors a level may have.",
+        "Do what the error says, then run it again; --stop-after-errors sets how many may fail in a row.",
     ),
     "worker_died": Remedy(
         "A worker process of the client died.",

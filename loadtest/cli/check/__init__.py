@@ -146,7 +146,7 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     if chosen is not None:
         rows.append(("model", " ".join(filter(None, [shown(chosen.name), _model_details(chosen)]))))
         rows.append(("context", _context_text(chosen)))
-    unsaid = "not reported by this server; --slots finds them, or a run with more streams than slots"
+    unsaid = "not reported by this server; --slots looks for them, or a run with more streams than slots"
     if probed is not None:
         unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])
     rows.append(("slots", f"{server.slots}, as the server says" if server.slots else unsaid))

@@ -74,7 +74,7 @@ def _missing(attempt: Attempt, url: str) -> str:
         return f": web pages are at {url}, not the API; its port, or a prefix such as /api, may be another"
     match attempt.record.status:
         case 402:
-            return ": the account has no credit left for it, as the server says"
+            return ": the server wants it to be paid for"
         case 404 if credentials.is_azure(url) and "api-version" not in url:
             return ": Azure wants its version in the URL, such as ?api-version=2024-10-21 at its end"
         case 413:

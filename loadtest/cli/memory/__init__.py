@@ -47,9 +47,7 @@ OF_SERVING = ("context", "slots", "cache_dtype", "flash_attention", "buffers", "
 @click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads of each layer.")
 @click.option("--head-size", type=click.IntRange(1), metavar="N", help="Values of each head.")
 @click.option("--quantization", metavar="Q", help=f"GGUF quantization.  [default for --model: {DEFAULT_QUANTIZATION}]")
-@click.option(
-    "--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead of a quantization: parameters × bytes."
-)
+@click.option("--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead of a quantization.")
 @click.option("--context", type=click.IntRange(1), metavar="N", help="Context of a slot, tokens.  [default: 4096]")
 @click.option("--slots", type=click.IntRange(1), metavar="N", help="Parallel slots.  [default: 1]")
 @click.option(

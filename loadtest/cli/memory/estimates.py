@@ -104,12 +104,10 @@ def _with_options(asked: MemoryOptions, found: MemoryEstimate) -> MemoryEstimate
     if found.simulated:
         plan = plan.of_simulated()
     extra = list(found.notes)
-    if plan.facts.trained and plan.context > plan.facts.trained:
-        extra.append(
-            f"{plan.facts.name} is trained for {plan.facts.trained} tokens: servers limit the context to that."
-        )
+    if plan.facts.trained and asked.context and plan.context > plan.facts.trained:
+        extra.append(f"{plan.facts.name} is trained for {plan.facts.trained} tokens: Ollama grants no more than that.")
     if plan.kv is None:
-        extra.append("The KV cache is not counted, because layers, KV heads and head size are unknown.")
+        extra.append("The KV cache is not counted: what is known of the layers does not tell what a token takes in it.")
     return replace(found, plan=plan, notes=tuple(extra))
 
 
@@ -167,22 +165,39 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
         "attention.key_length": asked.head_size or config.get("head_dim"),
         "embedding_length": config.get("hidden_size"),
     }
-    if "kv_lora_rank" in config and not (asked.layers and asked.kv_heads and asked.head_size):
-        architecture["block_count"] = None  # these numbers do not give the size of a compressed cache
+    if not (asked.layers and asked.kv_heads and asked.head_size):
+        architecture |= _of_layers(config, architecture["attention.head_count_kv"])
     if asked.quantization:
-        size = weights.rough(parameters, asked.quantization)
-        where = f"{parameters:,} parameters × the bytes of {asked.quantization}; up to a tenth low"
+        size, where = weights.rough(parameters, asked.quantization)
+        bound = "about"
     else:
-        size = weights.by_dtype(parameters, asked.dtype or "fp16")
-        where = weights.dtype_source(parameters, asked.dtype or "fp16")
+        dtype = asked.dtype or "fp16"
+        size, where = weights.by_dtype(parameters, dtype), weights.dtype_source(parameters, dtype)
+        bound = "at least" if weights.dtype(dtype) in weights.QUANTISED_DTYPES else ""
     return Facts(
         name=f"{parameters / 1e9:.3g} B parameters",
         weights=size,
         weights_from=where,
+        bound=bound,
         parameters=parameters,
         cache=cache_of(architecture),
         trained=config.get("max_position_embeddings"),
     )
+
+
+def _of_layers(config: Mapping[str, Any], kv_heads: Any) -> dict[str, Any]:
+    """Return what a config.json says of layers that keep no plain cache of the whole context, under GGUF's keys."""
+    found: dict[str, Any] = {}
+    if config.get("sliding_window") and config.get("use_sliding_window") is not False:
+        found["attention.sliding_window"] = config["sliding_window"]
+    if isinstance(kinds := config.get("layer_types"), list):
+        found["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
+        found["attention.head_count_kv"] = [
+            kv_heads if kind in ("full_attention", "sliding_attention") else 0 for kind in kinds
+        ]
+    if config.get("kv_lora_rank") or "chunked_attention" in (kinds or ()):
+        found["attention.kv_lora_rank"] = True
+    return found
 
 
 def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
@@ -231,6 +246,10 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)
     assumed = "1 slot is assumed, because Ollama does not say how many it has; give more with --slots."
     notes = [] if asked.slots else [assumed]
+    if model.context is None and not asked.context:
+        notes.append(
+            f"{plan.context} tokens of context are assumed, because the model is not loaded; give the server's own with --context."
+        )
     said = LoadedMemory(model.size, model.size_vram) if model.size else None
     if said is None:
         notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")

@@ -69,7 +69,7 @@ server_options = key_options(*SERVER_OPTIONS)
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     declared, kind, default = key.declared, key.kind, key.default
-    text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
+    text = declared.help + (f" [{declared.unit}]" if declared.unit not in ("", "s") else "")  # SECONDS stands before it
     if key.listed:
         default = ",".join(map(str, default))
     if default not in (None, "", False):

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import orjson
@@ -53,7 +53,7 @@ def out_folder(run: Path, out: Path | None) -> Path:
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --json, whose value is `as_json`."""
-    words = "Print one JSON document, and nothing else, to stdout; its names stay (docs/ci.md)."
+    words = "Print one JSON document, and nothing else, to stdout; docs/ci.md explains its names."
     return click.option("--json", "as_json", is_flag=True, help=words)(command)
 
 
@@ -63,12 +63,13 @@ def print_json(body: Any) -> None:
     sys.stdout.write(scrubber()(orjson.dumps(body, option=option, default=str)).decode() + "\n")
 
 
-def print_wrapped(text: str, *, indent: str = "") -> None:
+def print_wrapped(text: str, *, indent: str = "", file: TextIO | None = None) -> None:
     """Print a line; on a terminal broken between words, with `indent` before all but the first part. A pipe gets it whole."""
-    if sys.stdout.isatty() and text.strip():
+    file = file or sys.stdout
+    if file.isatty() and text.strip():
         width = max(shutil.get_terminal_size().columns, len(indent) + 20)
         wrapping = textwrap.TextWrapper(
             width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
         )
         text = wrapping.fill(text)
-    print(text)
+    print(text, file=file, flush=True)

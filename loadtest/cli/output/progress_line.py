@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
+from loadtest.cli.output.printing import print_wrapped
 from loadtest.measure.progress import Progress
 from loadtest.text import UNKNOWN, seconds
 
@@ -70,7 +71,7 @@ class LiveLine:
     def say(self, text: str) -> None:
         """Print a line of its own above the progress line."""
         self.close()
-        print(text, file=sys.stderr, flush=True)
+        print_wrapped(text, file=sys.stderr)
 
     def close(self) -> None:
         if self._live:

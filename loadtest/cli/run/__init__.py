@@ -130,7 +130,7 @@ class RunCommand(click.Command):
     flag_value=DEFAULT_MOST,
     metavar="[N]",
     help="Search for the most streams that meet --slo, up to N (people, with --turns). With --rate: for the highest rate, "
-    f"from the one given up to N times it.  [N: {DEFAULT_MOST}]",
+    f"from the one given up to N times it.  [default N: {DEFAULT_MOST}]",
 )
 @click.option(
     "--prediction",

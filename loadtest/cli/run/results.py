@@ -13,7 +13,7 @@ import click
 from loadtest.asyncio_driver.run import Finished
 from loadtest.cli.options.environment import is_from_environment
 from loadtest.cli.output.gates import GateFiles, gate_options
-from loadtest.cli.output.printing import json_option, print_json
+from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.cli.output.progress_line import LiveLine, NoLine
 from loadtest.cli.report import any_records_lost, exit_code, report_dict, show_report
 from loadtest.errors import LoadTestError, ScenarioError
@@ -106,7 +106,7 @@ def show_ended(
     elif showing.quiet:
         print(finished.folder)
     if conclusion is not None and finished.state != "interrupted" and not showing.as_json:
-        print(conclusion, file=sys.stderr if showing.quiet else sys.stdout)
+        print_wrapped(conclusion, file=sys.stderr if showing.quiet else sys.stdout)
     if showing.quiet and written is not None:
         _print_what_is_wrong(written, objectives)
     if failed:
@@ -114,7 +114,7 @@ def show_ended(
     elif finished.state == "interrupted":
         print("Interrupted: every finished request is kept.", file=sys.stderr)
     elif showing.text and searched is None and written is not None and written.verdict == VOID:
-        print(_void_last(written.summary["levels"]))
+        print_wrapped(_void_last(written.summary["levels"]))
     return code
 
 

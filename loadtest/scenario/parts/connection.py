@@ -38,13 +38,13 @@ class ConnectionKeys:
         default=False,
     )
     cert: str | None = request_key(
-        "PEM file of your certificate, for a server that asks for one over https. It holds the key too, or cert_key names it.",
+        "PEM file of your certificate, for a server that asks for one over https. It holds the key too, or --cert-key names it.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         metavar="FILE",
     )
     cert_key: str | None = request_key(
-        "PEM file of the key to cert, without a passphrase.",
+        "PEM file of the key to --cert, without a passphrase.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         metavar="FILE",
@@ -57,7 +57,7 @@ class ConnectionKeys:
         metavar="URL",
     )
     no_proxy: str | None = request_key(
-        "Hosts that are asked directly beside a proxy, like localhost,10.0.0.5:8000,.example.org: a gateway's cost shows in one run.",
+        "Hosts that are asked directly, not through --proxy, like localhost,10.0.0.5:8000,.example.org.",
         None,
         text=Text(4000, "name hosts with commas between them, or leave it out"),
         joined=",",

@@ -33,7 +33,7 @@ class LimitKeys:
         span=True,
     )
     leave: float | None = request_key(
-        "Share of the answers in which the user hangs up, like 5%, at a point drawn evenly from the expected length.",
+        "Share of the answers in which the user hangs up, like 5%, at a random point of the expected length.",
         None,
         bounds=Range(0, 1, instead="5 % is 5% or 0.05"),
         share=True,
@@ -45,7 +45,7 @@ class LimitKeys:
         share=True,
     )
     stop_after_errors: int | None = key(
-        "End a level after this many requests have failed in a row (of several processes, in any one).",
+        "End a level after this many requests have failed in a row (with --workers, in any one process).",
         None,
         bounds=Range(1, MOST_REQUESTS),
         locust=(ATTRIBUTE, OPTION),

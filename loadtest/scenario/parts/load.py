@@ -31,7 +31,7 @@ class LoadKeys:
         bounds=STREAM_COUNTS,
     )
     rate: Sequence[float] = key(
-        "Requests a second, instead of concurrency (open loop): each is sent when it is due, however many are still "
+        "Requests a second, instead of --concurrency (open loop): each is sent when it is due, however many are still "
         "unanswered. Each number of a list is a level.",
         [],
         unit="requests/s",
@@ -41,7 +41,7 @@ class LoadKeys:
         "Let the rate change evenly over each level, up or down to this.", None, unit="requests/s", bounds=RATE
     )
     arrivals: str = key(
-        "How requests come at a rate: poisson (independent of each other), constant, or gamma (see burstiness).",
+        "How requests come at a rate: poisson (independent of each other), constant, or gamma (see --burstiness).",
         "poisson",
         choices=ARRIVALS,
     )
@@ -51,28 +51,28 @@ class LoadKeys:
         bounds=BURSTINESS,
     )
     trace: str | None = key(
-        "Send requests when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it "
-        "has them.",
+        "Send requests when this file says (open loop): each line is an instant in seconds; or CSV or JSON lines, with "
+        "lengths if it has them.",
         None,
         text=Text(4096, "name a file of arrivals, or leave it out"),
         metavar="FILE",
     )
     max_in_flight: int | None = key(
-        "Open loop: while this many requests are in flight, a request that is due is not sent but recorded as shed.",
+        "Open loop: while this many requests are in flight, a request that is due is recorded and never sent.",
         None,
         bounds=dataclasses.replace(STREAM_COUNTS, above_zero=True),
     )
     requests: int | None = key(
-        "Requests of a level in all; turns count, where users hold conversations. Default: requests_per_stream × concurrency; "
+        "Requests of a level in all; turns count, where users hold conversations. Default: --requests-per-stream × --concurrency; "
         "at a rate, those of 60 s.",
         None,
         bounds=REQUEST_COUNTS,
     )
     requests_per_stream: int = key(
-        "Requests of each user in a level, where neither requests nor duration is given.", 8, bounds=REQUEST_COUNTS
+        "Requests of each user in a level, where neither --requests nor --duration is given.", 8, bounds=REQUEST_COUNTS
     )
     least_requests: int | None = key(
-        "Fewest requests of a level, where no number of requests is given; default: what --slo needs.",
+        "Fewest requests of a level, where --requests is not given; default: what --slo needs.",
         None,
         bounds=REQUEST_COUNTS,
     )
@@ -89,9 +89,11 @@ class LoadKeys:
         bounds=Range(0, 100_000),
         locust=(ATTRIBUTE,),
     )
-    max_rate: float | None = key("Never start more requests than this.", None, unit="requests/s", bounds=RATE)
+    max_rate: float | None = key(
+        "Closed loop: never start more requests than this.", None, unit="requests/s", bounds=RATE
+    )
     think_time: float | str = key(
-        "Pause of a user between an answer and the next request; a number or a distribution such as lognormal(20, 0.8), "
+        "Pause of a user between an answer and the next request: seconds, or a distribution such as lognormal(20, 0.8), "
         "uniform(5, 30) or exponential(20).",
         0.0,
         unit="s",

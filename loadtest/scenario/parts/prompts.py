@@ -43,13 +43,13 @@ class PromptKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     prompt: str | None = key(
-        "Send this text instead of made-up prompts. {words} in it stands for each of words.",
+        "Send this text instead of made-up prompts. {words} in it stands for each of --words.",
         None,
         text=Text(MOST_PROMPT, "write a prompt, or leave it out", lines=True),
         locust=(ATTRIBUTE,),
     )
     prompt_file: str | None = key(
-        "Send the text of this file. {words} in it stands for each of words.",
+        "Send the text of this file. {words} in it stands for each of --words.",
         None,
         text=Text(4096, "name a text file, or leave it out"),
         metavar="FILE",
@@ -64,7 +64,7 @@ class PromptKeys:
         bounds=Range(-(2**63) + 1, 2**63 - 1),
     )
     warm_cache: bool = key(
-        "Leave the nonce out, so that the server's prefix cache may answer. The report says so.",
+        "Leave out the nonce, the number that makes each made-up prompt differ, so that the server's prefix cache may answer.",
         default=False,
         locust=(ATTRIBUTE,),
     )
@@ -93,7 +93,7 @@ class SessionKeys:
         length=True,
     )
     follow_up_tokens: int | str | None = _session_key(
-        "Length of what a user says in each turn after the first, or a distribution; default: input_tokens.",
+        "Length of what a user says in each turn after the first, or a distribution; default: --input-tokens.",
         None,
         unit="tokens",
         bounds=TOKEN_COUNTS,

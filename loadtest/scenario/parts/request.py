@@ -73,7 +73,7 @@ class RequestKeys:
         metavar="NAME",
     )
     num_ctx: int | None = key(
-        "Ollama context length, the same for the whole run (a change reloads the model); what any other server has to have.",
+        "Context length that Ollama loads the model with, the same for the whole run; any other server must have as much.",
         None,
         unit="tokens",
         bounds=Range(1, 2**31 - 1, above_zero=True),

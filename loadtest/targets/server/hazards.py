@@ -39,12 +39,12 @@ def hazards(
     if server.kind == "ollama" and not slots_found:
         found.append(
             "Ollama does not say how many requests it handles in parallel (OLLAMA_NUM_PARALLEL; 1 by default since 0.10): "
-            "run with more users than that, and read the slots line of the report."
+            "`loadtest check --slots` finds it out, and so does a run with more users than that."
         )
     if server.kind == "ollama":
         found.append(
-            "Ollama reloads the model whenever requests with two values of num_ctx alternate, and one without it, as to /v1, has "
-            "the server's own: let nothing else use this server while you measure."
+            "Ollama reloads the model whenever requests alternate between two values of num_ctx (those to /v1 have the server's "
+            "own): let nothing else use this server while you measure."
         )
     if model is None:
         return found
@@ -56,7 +56,9 @@ def hazards(
         share = 100 * (model.size - model.size_vram) / model.size
         found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
     if num_ctx is None and server.kind == "ollama" and model.context is None:
-        found.append("The context length is the server's default; set it with --num-ctx so that runs can be compared.")
+        found.append(
+            "The context length is the server's default, or the model's own; set it with --num-ctx so that runs can be compared."
+        )
     return found
 
 

@@ -340,7 +340,15 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
         "attention.key_length",
         "attention.value_length",
         "attention.sliding_window",
+        "attention.sliding_window_pattern",
+        "attention.key_length_swa",
+        "attention.value_length_swa",
+        "attention.shared_kv_layers",
+        "attention.cross_attention_layers",
+        "attention.chunk_size",
         "attention.kv_lora_rank",
+        "full_attention_interval",
+        "ssm.state_size",
         "feed_forward_length",
         "vocab_size",
         "parameter_count",
@@ -348,10 +356,15 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in info.items():
         if (name := key.partition(".")[2]) in names:
-            one = [as_count(item) for item in as_items(value)] if isinstance(value, list) else as_count(value)
+            one = [as_count(_whole(item)) for item in as_items(value)] if isinstance(value, list) else as_count(value)
             if one is not None and not (isinstance(one, list) and None in one):  # a list has a number for each layer
                 found[name] = one
     return found
+
+
+def _whole(item: Any) -> Any:
+    """Return yes and no, of which lists by layer are made too, as 1 and 0."""
+    return int(item) if isinstance(item, bool) else item
 
 
 def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:

@@ -393,3 +393,28 @@ def test_a_run_is_not_compared_with_itself(folder: Folder) -> None:
     result = run(base, base)
     assert isinstance(result.exception, LoadTestError)
     assert "same run" in str(result.exception)
+
+
+@pytest.mark.parametrize(("cached", "said"), [(90, "(0 % → 90 % at "), (None, ""), (3, "")])
+def test_a_prefix_cache_on_one_side_alone_is_said(tmp_path: Path, cached: int | None, said: str) -> None:
+    """A server whose cache had nine tenths of each prompt was "better", without a word on that."""
+    levels, truth = grid(Made(jitter_ms=lambda i: i % 5), (1, 2, 4), each=8)
+
+    def with_cached(count: int | None) -> list[Record]:
+        more = {} if count is None else {"prompt_eval_cached_count": count}
+        return [dataclasses.replace(one, server={**(one.server or {}), **more}) for one in truth.records]
+
+    paths = [write(tmp_path / f"run{i}", with_cached(count), levels) for i, count in enumerate((0, cached, 0))]
+    notes = [note for note in compare(*map(analyse, paths[:2])).notes if "prefix cache" in note]
+    assert said in notes[0] if said else not notes, notes
+    many = list(compare_many([analyse(path) for path in paths]).named.sentences("ABC"))
+    assert any("prompt tokens from the prefix cache (A, C: 0 %; B: 90 %)" in each for each in many) is bool(said)
+
+
+def test_answers_that_are_counted_in_other_ways_are_not_called_shorter(tmp_path: Path) -> None:
+    """A gateway that dropped the usage sent three tokens a piece: "answers differ in length (60 → 20 tokens)"."""
+    levels, truth = grid(Made(tokens=60, jitter_ms=lambda i: i % 5), (2,), each=16)
+    base = write(tmp_path / "base", truth.records, levels)
+    pieces = [dataclasses.replace(one, output_tokens=20, token_source="chunks") for one in truth.records]
+    found = compare(analyse(base), analyse(write(tmp_path / "new", pieces, levels)))
+    assert "answers are counted in other ways, server → chunks (60 → 20 tokens on average)" in outcome(found)

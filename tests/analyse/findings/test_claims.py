@@ -312,7 +312,7 @@ def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> N
 )
 def test_what_a_request_waits_that_is_alone_is_no_batch_wait(alone_s: float, said: str) -> None:
     """Was "87 % of the mean TTFT is batch wait" behind a gateway that takes 0.3 s for each request, at one stream, too."""
-    one = level(ttft_s=1.0, queue_wait_s=0.4, slot_wait_s=0.0, batch_wait_s=0.4)
+    one = level(ttft_s=1.0, queue_wait_s=0.4, slot_wait_s=0.0, batch_wait_s=0.4 - alone_s)
     steps = SimpleNamespace(apart=False, handover_s=alone_s)
     found = waiting_findings.batching(of(LIMIT, run=NO_RUN, steps=steps), Series("", (one,)))
     assert (found or "").startswith(said)

@@ -133,6 +133,8 @@ def test_what_passes_on_the_way_is_no_slot_wait(tmp_path: Path, says: str) -> No
     assert float(np.nanmean(near.column("slot_wait_s"))) > 0.1
     expected = float(np.nanmean(near.column("slot_wait_s")))
     assert float(np.nanmean(there.column("slot_wait_s"))) == pytest.approx(expected, abs=0.02)
+    batch = float(np.nanmean(near.column("batch_wait_s")))  # the way was said to be batch wait of whoever met another
+    assert float(np.nanmean(there.column("batch_wait_s"))) == pytest.approx(batch, abs=0.02)
 
 
 def test_two_slots_freed_before_one_batch_count_each_for_its_own_request() -> None:

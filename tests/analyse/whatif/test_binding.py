@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_runs import MS, Made, grid, unanswered, write
 from support.virtual_runs import SessionLoad, play_sessions
 
 from loadtest.analyse.findings.binding_facts import load_facts
@@ -14,6 +16,7 @@ from loadtest.analyse.reports.command import command
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice.binding import Binding, LoadFacts, what_binds
 from loadtest.measure.search import Loads, SearchResult, TriedLevel
+from loadtest.records import Outcome
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.slo import parse_objectives
@@ -56,7 +59,7 @@ TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "pr
                 decoding=8,
             ),
             "decode",
-            "a step takes too long: 8 answers share each",
+            "a step takes too long: up to 8 answers share one",
         ),
         (
             LoadFacts(
@@ -72,14 +75,14 @@ TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "pr
         (
             LoadFacts(**{**TTFT, "prefill_share": 0.9}, parts={"slots": 4.0}, reread_share=0.7),
             "cache",
-            "keeps too few conversations",
+            "lacks what was read before",
         ),
         (LoadFacts(**{**TTFT, "prefill_share": 0.9}, parts={"slots": 4.0}), "prefill", "(90 % of the server's time)"),
-        (LoadFacts(**TTFT, parts={"load": 9.0, "slots": 2.0}), "memory", "does not stay loaded"),
+        (LoadFacts(**TTFT, parts={"load": 9.0, "slots": 2.0}), "memory", "wait for the model to be loaded"),
         (
             LoadFacts(figure="tpot_s", parts={"decode": 3.0, "stall": 1.0}, decoding=8),
             "decode",
-            "8 answers share each step",
+            "up to 8 answers share a step",
         ),
         (LoadFacts(figure="tpot_s", parts={"decode": 1.0, "stall": 3.0}), "prefill", "reading prompts"),
         (LoadFacts(figure="errors", context_refusals=5, requests=60), "context", "no longer fit the context"),
@@ -220,3 +223,32 @@ def test_the_answer_and_the_question_are_in_reports(tmp_path: Path) -> None:
     assert analysis.summary["find_max"]["answer"] == 2
     said = command(analysis.run)
     assert (said or "").endswith("--slo ttft_p95=3 --find-max 64")
+
+
+def test_a_way_to_the_server_is_no_reading_of_prompts(tmp_path: Path) -> None:
+    """Behind a gateway of 400 ms: "reading prompts takes too long", of prompts that the server read in 50 ms."""
+    levels, truth = grid(Made(load_ms=0), (1,), each=20)
+    answered = ("t_headers", "t_first_byte", "t_first_token", "t_first_visible")
+    far = [
+        dataclasses.replace(
+            one,
+            chunks=[chunk + 400_000 for chunk in one.chunks],
+            **{name: at + 400 * MS for name in answered if (at := getattr(one, name))},
+        )
+        for one in truth.records
+    ]
+    found = what_binds(load_facts(analyse(write(tmp_path / "run", far, levels)), 0, parse_objectives("ttft_p95=0.2")))
+    assert found.name == "unknown"
+    assert "on the way, or in a gateway 89 %" in found.evidence
+
+
+def test_one_request_too_long_is_not_what_makes_most_fail(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (2,), each=16)
+    said = ["exceed_context_size_error", *["out of memory"] * 8]
+    failed = [
+        unanswered(one, Outcome.HTTP_ERROR, status=500, error=words)
+        for one, words in zip(truth.records[2:], said, strict=False)
+    ]
+    run = write(tmp_path / "run", [*failed, *truth.records[11:]], levels)
+    found = what_binds(load_facts(analyse(run), 0, parse_objectives("errors=0.01")))
+    assert (found.name, found.sentence) == ("errors", "requests fail (out of memory)")

@@ -66,7 +66,7 @@ def test_other_slots_than_the_advised_ones_are_not_scored(tmp_path: Path) -> Non
         standalone_mode=False,
     )
     assert result.return_value in (0, 2)
-    assert "and the run shows 3" in " ".join(result.output.split())
+    assert "and the server has 3" in " ".join(result.output.split())
 
 
 def test_a_prediction_that_the_run_keeps_stays(tmp_path: Path) -> None:

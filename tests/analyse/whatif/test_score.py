@@ -153,7 +153,7 @@ def test_other_slots_are_predicted_and_scored_only_where_the_server_had_as_many(
     assert [load.label for load in document.loads] == ["8 streams with 2 slots", "8 streams with 4 slots"]
     found = score_report.score(document, analyse(measured(tmp_path / "real", (8,), slots=2, seed=4)))
     assert {each.load for each in found.figures} == {"8 streams with 2 slots"}
-    assert "8 streams with 4 slots: not scored: predicted for 4 slots, and the run shows 2." in found.said
+    assert "8 streams with 4 slots: not scored: predicted for 4 slots, and the server has 2." in found.said
 
 
 def test_a_model_that_does_not_give_back_its_run_predicts_nothing(tmp_path: Path) -> None:
@@ -391,3 +391,31 @@ def test_a_bend_is_found_where_it_is() -> None:
     levels = [level(n, ttft_s__p50=kinked(n)) for n in (1, 2, 4, 8, 10, 12)]
     assert textbook.two_segments(levels, 16)["ttft_s.p50"] == pytest.approx(kinked(16), rel=0.02)
     assert textbook.two_segments(levels[:3], 16) == {}
+
+
+def test_two_cases_are_spoken_of_where_there_are_two(tmp_path: Path) -> None:
+    """With --slots each load has one case, and "every load past that has two cases" stood above."""
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(8,), slots=(2,))
+    assert document.said[0].startswith(
+        "How many requests the server handles in parallel is not known: at least 4. To know it"
+    )
+
+
+def test_what_was_not_measured_is_not_called_a_percentile(tmp_path: Path) -> None:
+    """Of a server that counts no tokens: "percentiles that take more requests than it has are not scored"."""
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4, 8)), concurrencies=(6,))
+    real = analyse(measured(tmp_path / "real", (6,), seed=3))
+    real.summary["levels"][0]["output_tokens_per_s"] = None
+    (said,) = score_report.score(document, real).said
+    assert said.endswith("too few requests, or none, show output tokens/s: not scored.")
+
+
+def test_another_machine_or_version_is_named_beside_the_score(tmp_path: Path) -> None:
+    """A prediction of one Ollama was scored on another at another place, without a word."""
+    fit = measured(tmp_path / "fit", (1, 2, 4, 8), comparability={"server": "ollama 0.24.0"})
+    there = {"url": "http://10.0.0.2:11434", "dialect": "ollama-chat", "model": "made"}
+    real = measured(tmp_path / "real", (6,), seed=7, comparability={"server": "ollama 0.33.0"}, target=there)
+    found = score_report.score(predicted(fit, concurrencies=(6,)), analyse(real))
+    assert found.figures
+    assert found.said[0] == "Differs: server (ollama 0.24.0 → ollama 0.33.0)."
+    assert found.said[1].endswith("→ http://10.0.0.2:11434): a prediction is for one machine.")

@@ -128,7 +128,7 @@ def test_no_way_is_an_answer(tmp_path: Path) -> None:
         for record in played.records
     ]
     analysis = analyse(write(tmp_path / "run", late, played.levels))
-    with pytest.raises(NoWayError, match="none of the other ways in which servers are known to work does"):
+    with pytest.raises(NoWayError, match="none of the other ways of working that it could be held against does"):
         fitted(analysis)
     levels = analysis.summary["levels"]
     curve = CurveAhead(analysis.run, analysis.slots, analysis.steps).result(levels)

@@ -71,7 +71,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     details = run.fact("server", "facts", "details") or {}
     cache = cache_of(details.get("architecture") or {}, str(details.get("family") or ""))
     if cache is None:
-        return "memory unknown: the run does not hold the model's layers and KV heads."
+        return "memory by slots unknown: what the run holds of the model's layers does not tell what a slot's KV cache takes."
     found = MemoryBySlots(int(size), slots.estimate, context, cache)
     try:
         weights = _facts(run).weights

@@ -86,7 +86,7 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     except PredictionError as error:
         return str(error)
     if plan.kv is None:
-        return "the run does not hold the model's layers and KV heads, which its KV cache follows from."
+        return "what the run holds of the model's layers does not tell what its KV cache takes."
     if run.simulated is not None:
         plan = plan.of_simulated()
     loaded = _loaded(run)

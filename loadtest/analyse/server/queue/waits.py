@@ -4,7 +4,7 @@ Number the requests in the order in which a server with S slots admits them, fro
 earlier ones have left, so a slot became free for it at the (k − S + 1)-th end in order of time, whoever held that slot.
 Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait, and none where
 no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. The least
-that such a request waited passes in every request: where it is more than 20 ms it is no slot wait. Where the
+that such a request waited passes in every request: where it is more than 20 ms it is neither of the two. Where the
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
 but batch wait stays unknown.
 
@@ -52,17 +52,18 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     """
     wait = told_wait(run)
     alone = _waited_alone(run, wait)
-    way = float(np.nanmin(wait[alone], initial=np.inf))
+    least = float(np.nanmin(wait[alone], initial=np.inf))
+    way = least if ADMISSION_ERROR_S < least < np.inf else 0.0
     if slots.estimate is None:
         slot = np.full(len(wait), np.nan)
     elif slots.limit:
-        slot = _slot_wait(run, slots.estimate, wait, way if ADMISSION_ERROR_S < way < np.inf else 0.0)
+        slot = _slot_wait(run, slots.estimate, wait, way)
     else:
         slot = np.where(in_crowded_levels(run, slots.estimate), np.nan, 0.0)
     told = np.isfinite(wait)
     slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
-    return Waits(slot, (wait - slot) * ~alone, source.astype(np.object_))
+    return Waits(slot, np.maximum(wait - slot - way, 0.0) * ~alone, source.astype(np.object_))
 
 
 def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:

@@ -57,7 +57,7 @@ class Binding:
 def what_binds(facts: LoadFacts) -> Binding:
     if facts.context_refusals:
         refused = f"{facts.context_refusals} of {facts.requests} requests were refused for it"
-        return Binding("context", "conversations no longer fit the context", f"{refused}.")
+        return Binding("context", "requests no longer fit the context", f"{refused}.")
     if facts.failure is not None:
         return Binding("errors", f"requests fail ({facts.failure})")
     if not facts.figure:
@@ -74,14 +74,16 @@ def what_binds(facts: LoadFacts) -> Binding:
         case "slots":
             return _slots(facts, evidence)
         case "load":
-            return Binding("memory", "the model does not stay loaded: requests wait for it to be loaded", evidence)
+            return Binding("memory", "requests wait for the model to be loaded", evidence)
+        case "way":
+            return Binding("unknown", "", evidence)
         case "unsplit" if facts.prefill_share is None or facts.prefill_share < BUSY:
             return Binding("unknown", "", evidence)
         case "batch" | "prefill" if _only_steps(facts, known):
-            many = f": {facts.decoding} answers share each" if facts.decoding > 1 else ""
+            many = f": up to {facts.decoding} answers share one" if facts.decoding > 1 else ""
             return Binding("decode", f"a step takes too long{many}", evidence)
         case "decode":
-            many = f"{facts.decoding} answers share each step" if facts.decoding > 1 else "a step takes too long"
+            many = f"up to {facts.decoding} answers share a step" if facts.decoding > 1 else "a step takes too long"
             return Binding("decode", f"decoding takes too long: {many}", evidence)
     return _prompts(facts, evidence)
 
@@ -118,9 +120,7 @@ def _slots(facts: LoadFacts, evidence: str) -> Binding:
 def _prompts(facts: LoadFacts, evidence: str) -> Binding:
     again, busy = facts.reread_share, facts.prefill_share
     if again is not None and again >= READ_AGAIN:
-        said = (
-            f"the prefix cache keeps too few conversations: {percent(again)} of the prompt tokens read are read again"
-        )
+        said = f"the prefix cache lacks what was read before: {percent(again)} of the prompt tokens read are read again"
         return Binding("cache", said, evidence)
     share = "" if busy is None else f" ({percent(min(busy, 1.0))} of the server's time)"
     return Binding("prefill", f"reading prompts takes too long{share}", evidence)
@@ -138,6 +138,7 @@ SPENT_ON = {
     "slots": "waiting for a slot",
     "batch": "waiting for the batch in flight",
     "unsplit": "waiting, for what is not known",
+    "way": "on the way, or in a gateway",
     "load": "loading the model",
     "prefill": "reading the prompt",
     "stall": "standing still for others' prompts",

@@ -24,12 +24,17 @@ from loadtest.slo import Objective
 
 TRIED_SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_SHOWN_LOADS = 6
-NEAR_BEST_SHARE = 0.95  # of the best throughput; without objectives slots that reach it are chosen
+NEAR_BEST_SHARE = (
+    0.95  # of the best throughput, without objectives; and of what others would gain, for slots to stay as they are
+)
 TRUSTED_MULTIPLE = 2  # times the streams measured; a prediction beyond it is to be tried first
 AT_WORK_SHARE = 0.9  # of the users; if so many were at work at once, nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
 # by which settings are ranked where the user names no objective
 DEFAULT_OBJECTIVE = Objective("ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95")
+THROUGHPUT = Objective(
+    "output_tokens_per_s", "output_tokens_per_s", "mean", 0.0, at_most=False, words="output tokens/s"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,15 +259,26 @@ def _predict_table(
 def _best(advice: Advice) -> int | None:
     """Return the slots to choose; None where none fits the memory, or the run never reached the limit of the slots.
 
+    The slots as measured stay where they fit and others would gain less than 5 %.
+    """
+    candidates = [slots for slots in advice.slots if advice.fits(slots) is not False]
+    if advice.now is None or not candidates:
+        return None
+    slots, load = _leading(advice, candidates)
+    if advice.now not in candidates or slots == advice.now:
+        return slots
+    before = advice.predicted_now if load == advice.load else advice.model.closed(load)
+    most = max(gain(each, before, advice.cells[slots, load]) for each in advice.objectives or (THROUGHPUT,))
+    return slots if most >= 1 - NEAR_BEST_SHARE else advice.now
+
+
+def _leading(advice: Advice, candidates: Sequence[int]) -> tuple[int, int]:
+    """Return the slots that the model prefers, and the load that shows it.
+
     With objectives: the slots that meet them up to the highest load, counted up to the highest measured one. Of equals the
     slots as measured, which are no extrapolation, else the fewest, because each costs memory. Without objectives likewise of
     the slots with 95 % of the best throughput: fewer would only make requests wait longer.
     """
-    if advice.now is None:
-        return None
-    candidates = [slots for slots in advice.slots if advice.fits(slots) is not False]
-    if not candidates:
-        return None
     load = advice.load
     # what was measured is held as the model has it against what is only predicted
     cells = {
@@ -274,11 +290,11 @@ def _best(advice: Advice) -> int | None:
         reach = {slots: min(highest_met_load(advice, slots), load) for slots in candidates}
         if most := max(reach.values()):
             equals = [slots for slots in candidates if reach[slots] == most]
-            return advice.now if advice.now in equals else min(equals)
+            return (advice.now if advice.now in equals else min(equals)), most
         first = advice.objectives[0]
-        return min(candidates, key=lambda slots: (_badness(first, advice.cells[slots, load]), slots))
+        return min(candidates, key=lambda slots: (_badness(first, advice.cells[slots, load]), slots)), load
     equals = [slots for slots in candidates if output[slots] >= NEAR_BEST_SHARE * max(output.values())]
-    return advice.now if advice.now in equals else min(equals)
+    return (advice.now if advice.now in equals else min(equals)), load
 
 
 def highest_met_load(advice: Advice, slots: int) -> int:

@@ -36,9 +36,8 @@ class NoWayError(PredictionError):
     def __init__(self, missed: str) -> None:
         self.missed = missed
         super().__init__(
-            f"the model fitted to this run does not give back what it measured: {missed}; none of the other ways in which "
-            "servers are known to work does either (prompts sliced into steps, before or beside them; steps together or a "
-            "clock for each stream; slots or tokens as the limit)"
+            f"the model fitted to this run does not give back what it measured: {missed}; none of the other ways of working "
+            "that it could be held against does either"
         )
 
 

@@ -104,9 +104,10 @@ def predict_loads(
         )
         for load in _asked_loads(concurrencies, rates, slots)
     ]
-    said += _unknown_cache(models)
+    said += _unknown_cache(models, both=any(len(load.cases) > 1 for load in loads))
     if known.limit is None:
-        said.insert(0, _unknown_limit(seen, run, void))
+        both = any(len({case.slots for case in load.cases}) > 1 for load in loads)
+        said.insert(0, _unknown_limit(seen, run, void, both=both))
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
@@ -161,6 +162,7 @@ def _document_of(
             "name": run.name,
             "folder": run.path.resolve().name,
             "started": run.facts.get("started"),
+            "url": run.fact("target", "url"),
             "sha256": RunFolder(run.path).digest(),
             "facts": facts,
             "simulated": run.simulated,
@@ -185,21 +187,24 @@ def _document_of(
     )
 
 
-def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
-    """Say why conversations are predicted with and without a host cache, where they are."""
+def _unknown_cache(models: dict[str, ServerModel], *, both: bool) -> list[str]:
+    """Say why conversations are predicted with and without a host cache, where they are; else with which."""
     if len({model.sessions for model in models.values()}) < 2:
         return []
-    return [said for name, said in WHY_CACHES.items() if any(case.endswith(name) for case in models)][:1]
+    why = next(said for name, said in WHY_CACHES.items() if any(case.endswith(name) for case in models))
+    return [why if both else f"{why.partition(':')[0]}: predicted with {next(iter(models))}."]
 
 
-def _unknown_limit(seen: int, run: RunData, void: Sequence[str]) -> str:
+def _unknown_limit(seen: int, run: RunData, void: Sequence[str], *, both: bool) -> str:
     most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
     more = f"measure {'void levels again' if void else f'more than {max(most, seen)} streams at once'}, or with --probe-slots"
     told = " from the levels that are not void" if void else ""
-    return (
-        f"How many requests the server handles in parallel is not known{told}: at least {seen}. Every load past that has two "
-        f"cases, no limit and a limit of {seen}; neither stands for a limit in between. For one figure, {more}."
+    cases = (
+        f" Every load past that has two cases, no limit and a limit of {seen}; neither stands for a limit in between. For one "
+        f"figure, {more}."
     )
+    unknown = f"How many requests the server handles in parallel is not known{told}: at least {seen}."
+    return unknown + (cases if both else f" To know it, {more}.")
 
 
 def _asked_loads(concurrencies: Sequence[int], rates: Sequence[float], slots: Sequence[int]) -> list[AskedLoad]:
