@@ -97,9 +97,9 @@ def key_for(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env:
     return next((key for name in variables_for(url, api) if (key := read_key(name, env))), None)
 
 
-def key_variable(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
+def key_variable(url: str, api: str, *, key_env: str | None = None) -> str | None:
     """Return which variable gives the key for requests of `api` to the server at `url`; None where none does."""
-    return next((name for name in variables_for(url, api, key_env=key_env) if read_key(name, env)), None)
+    return next((name for name in variables_for(url, api, key_env=key_env) if read_key(name)), None)
 
 
 def variables_for(url: str, api: str, *, key_env: str | None = None) -> tuple[str, ...]:
@@ -119,9 +119,9 @@ def _at_azure(url: str) -> bool:
     return found is not None and found[1].endswith(".azure.com")
 
 
-def proxy_auth(proxy: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+def proxy_auth(proxy: str) -> dict[str, str]:
     """Return the header that holds the user:pass of a proxy's URL; empty without one."""
-    return {f"Proxy-{name}": value for name, value in basic_auth(proxy, env).items()}
+    return {f"Proxy-{name}": value for name, value in basic_auth(proxy).items()}
 
 
 def basic_auth(url: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -130,9 +130,9 @@ def basic_auth(url: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {} if userinfo is None else {"Authorization": f"Basic {_base64(userinfo)}"}
 
 
-def login_of(url: str, env: Mapping[str, str] = os.environ) -> tuple[bytes, bytes] | None:
+def login_of(url: str) -> tuple[bytes, bytes] | None:
     """Return user and password of a URL of the same origin; None without them."""
-    if (userinfo := _userinfo_of(url, env)) is None:
+    if (userinfo := _userinfo_of(url, os.environ)) is None:
         return None
     user, _, password = userinfo.partition(":")
     return unquote(user).encode(), unquote(password).encode()
@@ -179,11 +179,11 @@ def keep_apart(address: Address, env: MutableMapping[str, str] = os.environ) -> 
         keep_userinfo(address.base, address.userinfo, env)
 
 
-def keep_secret(name: str, env: MutableMapping[str, str] = os.environ, *, among: str = FURTHER) -> None:
+def keep_secret(name: str, *, among: str = FURTHER) -> None:
     """See to it that the value of a variable, say one that --key-env names, is kept out of sentences and files."""
-    names = env.get(among, "").split()
+    names = os.environ.get(among, "").split()
     if name not in names:
-        env[among] = " ".join([*names, name])
+        os.environ[among] = " ".join([*names, name])
 
 
 def keep_userinfo(base: str, userinfo: str, env: MutableMapping[str, str] = os.environ) -> None:
@@ -206,7 +206,7 @@ _WORDS_IN = re.compile(r"[\s;,=]+")
 _SCHEME = re.compile(r"\s*(?:[A-Za-z][\w-]{0,15}\s+)?")  # beside a variable: "Bearer ", "Basic "
 
 
-def filled(template: str, what: str, env: Mapping[str, str] = os.environ, *, any_text: bool = False) -> str:
+def filled(template: str, what: str, *, any_text: bool = False) -> str:
     """Return a text with every ${NAME} replaced by the variable's value, as `read_key` reads it, and every $${ by ${.
 
     With `any_text` a value may hold what no header can. Raises ScenarioError for a variable that is not set; the error
@@ -216,7 +216,7 @@ def filled(template: str, what: str, env: Mapping[str, str] = os.environ, *, any
     def value(match: re.Match[str]) -> str:
         if match[1] is None:
             return "${"
-        found = _text_of(match[1], env) if any_text else read_key(match[1], env, blanks=True)
+        found = _text_of(match[1]) if any_text else read_key(match[1], blanks=True)
         if found is None:
             raise ScenarioError(f"{what} needs the environment variable {match[1]}, which is not set or empty; set it.")
         return found
@@ -224,39 +224,39 @@ def filled(template: str, what: str, env: Mapping[str, str] = os.environ, *, any
     return _FILLED.sub(value, template)
 
 
-def _text_of(name: str, env: Mapping[str, str]) -> str | None:
+def _text_of(name: str) -> str | None:
     """Return a variable's value for a body; None where there is none."""
-    text = env.get(name, "")
+    text = os.environ.get(name, "")
     if not encodable(text):
         raise ScenarioError(f"{name} is not UTF-8 text, which JSON must be; set it again.")
     return (text if name.startswith(WRITTEN_OUT) else text.strip(BLANKS_AND_QUOTES)) or None
 
 
-def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = os.environ) -> str:
+def withheld(name: str, value: str, kind: str) -> str:
     """Return a header's or a parameter's value as it may be stored and shown: with ${NAME} in place of a secret.
 
     A secret given in words (the `name` says that it is one) goes into the environment, where child processes find it.
     Variables that the value names already are remembered as secrets, too.
     """
     variable = f"LOADTEST_{kind}_{re.sub('[^A-Za-z0-9]', '_', name).upper()}"
-    return _withheld(value, variable if _SECRET_NAME.search(name) else None, f"{kind.lower()} {name}", env, FURTHER)
+    return _withheld(value, variable if _SECRET_NAME.search(name) else None, f"{kind.lower()} {name}", FURTHER)
 
 
-def withheld_field(path: tuple[str, ...], value: str, env: MutableMapping[str, str] = os.environ) -> str:
+def withheld_field(path: tuple[str, ...], value: str) -> str:
     """Return a text of a body, which stands at `path`, as it may be stored and shown; see `withheld`."""
     name = next((name for name in reversed(path) if not name.isdecimal()), "")  # the places in lists are none
     variable = WRITTEN_OUT + re.sub("[^A-Za-z0-9]", "_", "_".join(path)).upper()
-    return _withheld(value, variable if _SECRET_FIELD.search(name) else None, f"body {'.'.join(path)}", env, TEXTS)
+    return _withheld(value, variable if _SECRET_FIELD.search(name) else None, f"body {'.'.join(path)}", TEXTS)
 
 
-def _withheld(value: str, variable: str | None, what: str, env: MutableMapping[str, str], among: str) -> str:
+def _withheld(value: str, variable: str | None, what: str, among: str) -> str:
     """Return a value with its secrets kept apart; what is written out goes into `variable`, where that is named."""
     rest = VARIABLE.sub("", value)
     if variable and rest.strip(BLANKS_AND_QUOTES) and (rest == value or not _SCHEME.fullmatch(rest)):
-        env[variable] = filled(value, what, env, any_text=among == TEXTS)
+        os.environ[variable] = filled(value, what, any_text=among == TEXTS)
         value = f"${{{variable}}}"
     for named in VARIABLE.findall(value):
-        keep_secret(named, env, among=among)
+        keep_secret(named, among=among)
     return value
 
 
@@ -268,17 +268,17 @@ def in_the_clear(url: str, api: str, env: Mapping[str, str] = os.environ, *, key
     return f"{url} is plain http: anyone on the network path can read the key that every request carries."
 
 
-def redacted(text: str, env: Mapping[str, str] = os.environ) -> str:
+def redacted(text: str) -> str:
     """Return somebody else's text with every secret of the environment replaced by its name.
 
     Where the text was cut inside a secret, the beginning of the secret at its end is replaced too.
     """
-    return redactor(env)(text)
+    return redactor()(text)
 
 
-def redactor(env: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+def redactor() -> Callable[[str], str]:
     """Return `redacted` as a function for many texts, with the secrets as they are now."""
-    secrets = _secrets(env, SHORTEST)
+    secrets = _secrets(SHORTEST)
 
     def redact(text: str) -> str:
         for secret, name in secrets:
@@ -292,9 +292,9 @@ def redactor(env: Mapping[str, str] = os.environ) -> Callable[[str], str]:
     return redact
 
 
-def scrubber(env: Mapping[str, str] = os.environ) -> Callable[[bytes], bytes]:
+def scrubber() -> Callable[[bytes], bytes]:
     """Return a function that takes the environment's present secrets out of a line that goes to a file."""
-    pairs = [(secret.encode(), f"<{name}>".encode()) for secret, name in _secrets(env, SHORTEST_IN_FILES)]
+    pairs = [(secret.encode(), f"<{name}>".encode()) for secret, name in _secrets(SHORTEST_IN_FILES)]
 
     def scrub(line: bytes) -> bytes:
         for secret, name in pairs:
@@ -305,8 +305,9 @@ def scrubber(env: Mapping[str, str] = os.environ) -> Callable[[bytes], bytes]:
     return scrub
 
 
-def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
+def _secrets(shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
+    env = os.environ
     found: dict[str, str] = {}
     for name in env.get(FURTHER, "").split():
         value = env.get(name, "").strip(BLANKS_AND_QUOTES)

@@ -144,16 +144,9 @@ def _measured(
     """Measure on this thread, and read what that left."""
     from loadtest.analyse.summary import analyse
     from loadtest.asyncio_driver.run import measure
-    from loadtest.workloads.workload import check_files
 
-    for note in check_files(scenario):
-        logger.info(note)
-
-    def tell(at: Progress) -> None:
-        if on_progress is not None:
-            on_progress(at)
-
-    finished = measure(scenario, out, on_progress=tell, say=logger.info, stopping=stopping)
+    watch = on_progress or (lambda _: None)
+    finished = measure(scenario, out, on_progress=watch, say=logger.info, stopping=stopping)
     return Run(finished.folder, analyse(finished.folder), finished.failure)
 
 

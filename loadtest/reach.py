@@ -17,7 +17,7 @@ from typing import NoReturn, Self
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.scenario import ConnectionKeys, hosts_without_proxy
+from loadtest.scenario import ConnectionKeys, Scenario, hosts_without_proxy
 from loadtest.text import shown
 from loadtest.urls import origin, parse_url
 
@@ -150,6 +150,13 @@ def cached_by(headers: Headers) -> str | None:
 def header_quoted(name: bytes, value: bytes) -> str:
     """Return a header to be shown: short, and without our keys."""
     return shown(credentials.redacted(f"{name.decode('latin-1')}: {value.decode('latin-1').strip()}"))[:80]
+
+
+def reached(scenario: Scenario) -> Scenario:
+    """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
+    if scenario.key_env is not None:
+        credentials.keep_secret(scenario.key_env)
+    return scenario.by_proxy(proxy_named(scenario))
 
 
 def proxy_named(keys: ConnectionKeys) -> str | None:

@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionPlan, Stock
-from loadtest.asyncio_driver.turn_count import TurnCount
+from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionPlan, Stock, TurnCount
 from loadtest.measure.backlog import AsyncioBacklog
 from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
@@ -26,9 +25,8 @@ from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
 from loadtest.targets.prepare import ReadyTarget
-from loadtest.wire import AsyncWire, Posts, now
-from loadtest.workloads.conversations.thinking import think_time
-from loadtest.workloads.schedule import PlanShare, schedule_of
+from loadtest.wire import AsyncWire, now
+from loadtest.workloads.schedule import PlanShare, schedule_of, think_time
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 # Opened before an open loop begins. A server with a thread a connection (llama.cpp's) has few of them, and an idle
@@ -54,7 +52,7 @@ class InStep:
 class Driver:
     """Runs levels against one or several targets; owns the streams, nothing else.
 
-    `posts` makes each target's requests. `on_progress` is called four times a second on the loop, so it must be
+    `on_progress` is called four times a second on the loop, so it must be
     quick. `before_each` is awaited before each request is released; a stream is free to send only then. `share` is this
     process's part of the plan, where several take part `in_step`.
     """
@@ -64,10 +62,9 @@ class Driver:
         *,
         targets: Sequence[ReadyTarget],
         wire: AsyncWire,
-        posts: Sequence[Posts],
         records: RecordWriter,
         samples: SampleWriter,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[Progress], object],
         before_each: Callable[[], Awaitable[None]] | None = None,
         share: PlanShare | None = None,
         in_step: InStep | None = None,
@@ -99,7 +96,7 @@ class Driver:
             RequestMaker(
                 one.workload.scenario,
                 one.target.dialect,
-                post,
+                one.target.posts,
                 one.workload.counter,
                 clock=self._clock,
                 wall=wire.wall,
@@ -107,7 +104,7 @@ class Driver:
                 numbers=numbers,
                 target=index,
             )
-            for index, (one, post) in enumerate(zip(targets, posts, strict=True))
+            for index, one in enumerate(targets)
         ]
         self._streams: list[asyncio.Task[None]] = []
         self._turns: TurnCount | None = None  # of a level of conversations in a closed loop

@@ -27,13 +27,12 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.connect import control_client
-from loadtest.targets.loaded_model import ask_to_unload, loaded_facts
 from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.run_facts import at_end, initial_facts, level_facts
-from loadtest.targets.target import Target, located
+from loadtest.targets.server.control import control_client
+from loadtest.targets.target import Target, ask_to_unload, loaded_facts, located
 from loadtest.text import counted, seconds, shown
-from loadtest.workloads.workload import Workload
+from loadtest.workloads.workload import Workload, check_files
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
 UNLOAD_POLL_S = 0.05  # between two questions at the least
@@ -60,7 +59,7 @@ def measure(
     scenario: Scenario,
     out: Path | None,
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     say: Callable[[str], None],
     choose: Choose | None = None,
     beside: Beside | None = None,
@@ -79,7 +78,7 @@ def measure(
     scenario = _checked(scenario, say, searching=choose is not None)
     with (
         _nothing_recorded_without(path),
-        control_client(scenario, scenario.connect_timeout, scenario.header) as control,
+        control_client(scenario) as control,
         spawned(scenario.workers) as children,
     ):
         scenario, ready = prepare_targets(control, scenario, say)
@@ -163,9 +162,9 @@ def _closed_in_the_end(
 
 
 def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:
-    """Return the scenario with a seed; raise ScenarioError where this machine or a search cannot run it."""
-    if searching and (scenario.unload or scenario.up_to_context):
-        raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
+    """Return the scenario with a seed; raise ScenarioError where its files or this machine cannot run it."""
+    for note in check_files(scenario):
+        say(note)
     if scenario.workers > 1 and sys.platform == "win32":
         raise ScenarioError("several workers need Linux or macOS; leave workers away.")
     if not searching and (idle := _idle(scenario)):
@@ -210,7 +209,7 @@ async def _drive(
     facts: dict[str, Any],
     ended: dict[str, Any],
     *,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     say: Callable[[str], None],
     choose: Choose | None,
     before_each: Callable[[], Awaitable[None]] | None,

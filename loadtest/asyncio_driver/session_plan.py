@@ -1,13 +1,14 @@
-"""Which sessions of a level one process sends to which target, and their first requests, made ahead of the clock.
+"""Which sessions of a level one process sends to which target, their first requests, made ahead, and which turns count.
 
 Several processes may share the plan.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from loadtest.measure.ledger import Ledger
@@ -15,8 +16,7 @@ from loadtest.measure.request import Request
 from loadtest.measure.request_maker import RequestMaker
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level
-from loadtest.workloads.conversations.thinking import mean_think_time
-from loadtest.workloads.schedule import PlanShare
+from loadtest.workloads.schedule import PlanShare, mean_think_time
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
 
@@ -130,3 +130,45 @@ def _first_requests(makers: Sequence[RequestMaker], sessions: Iterator[PlannedSe
     for target, session in sessions:
         if (job := session.next(None)) is not None:
             yield makers[target].request(job, session)
+
+
+class TurnCount:
+    """Counts the turns that one process releases in a level: those from when every user has ended its first sessions."""
+
+    __slots__ = ("_left", "_on_warm", "_owing", "counts")
+
+    def __init__(self, users: Iterable[int], warmup: int, requests: int | None, on_warm: Callable[[], object]) -> None:
+        """Each user ends `warmup` sessions first, and `on_warm` is called when all have done so.
+
+        Then `counts` is to be set, and `requests` turns count, None where time ends the level.
+        """
+        self._owing = dict.fromkeys(users, warmup)
+        self._left = requests
+        self._on_warm = on_warm
+        self.counts = not warmup
+        if not self._owing:
+            on_warm()
+
+    @property
+    def over(self) -> bool:
+        """Whether no further turn counts."""
+        return self.counts and self._left == 0
+
+    def take(self, request: Request) -> bool:
+        """Mark a turn that is about to be released as warm-up or not; return False where none is left to be sent."""
+        if self.over:
+            return False
+        request.job = dataclasses.replace(request.job, warmup=not self.counts)
+        if self.counts and self._left is not None:
+            self._left -= 1
+        return True
+
+    def session_ended(self, user: int) -> None:
+        """Note that a user's session is over, however it ended."""
+        if self.counts or user not in self._owing:
+            return
+        self._owing[user] -= 1
+        if not self._owing[user]:
+            del self._owing[user]
+            if not self._owing:
+                self._on_warm()

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,8 +23,8 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.connect import wire_arguments
 from loadtest.targets.prepare import ReadyTarget
+from loadtest.targets.target import wire_arguments
 from loadtest.wire import AsyncWire, kernel_stamping, now
 from loadtest.workloads.schedule import PlanShare
 
@@ -42,14 +43,17 @@ class Part:
         return self.targets[0].workload.scenario
 
 
-@dataclass(frozen=True, slots=True)
-class LevelReady:
-    """A worker to its parent: the level is prepared."""
+class Word(Enum):
+    """What a worker and its parent say in one word."""
+
+    LEVEL_READY = auto()  # a worker: the level is prepared
+    WARM = auto()  # a worker: its users have ended their first sessions; the parent to all: all users have
+    STOP = auto()  # the parent: end now, keep what has ended
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The parent's answer to LevelReady: when all begin, monotonic ns."""
+    """The parent's answer to LEVEL_READY: when all begin, monotonic ns."""
 
     at: int
 
@@ -69,11 +73,6 @@ class Hopeless:
 
 
 @dataclass(frozen=True, slots=True)
-class Warm:
-    """A worker to its parent: its users have ended their first sessions; the parent to all: all users have."""
-
-
-@dataclass(frozen=True, slots=True)
 class LevelOver:
     """A worker to its parent: its part of a level is over."""
 
@@ -88,11 +87,6 @@ class GoOn:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """A parent to its worker: end now, keep what has ended."""
-
-
-@dataclass(frozen=True, slots=True)
 class Ended:
     """A worker's last word, when its files are complete."""
 
@@ -101,9 +95,7 @@ class Ended:
     failure: str | None = None  # why it could not keep all that it measured
 
 
-Message: TypeAlias = (
-    Part | LevelReady | Begin | CountingBegan | Hopeless | Warm | LevelOver | GoOn | Stop | Ended | Progress
-)
+Message: TypeAlias = Part | Word | Begin | CountingBegan | Hopeless | LevelOver | GoOn | Ended | Progress
 
 
 def send_message(writer: asyncio.StreamWriter, message: Message) -> None:
@@ -126,7 +118,7 @@ async def receive_message(reader: asyncio.StreamReader) -> Message | None:
 @asynccontextmanager
 async def driver_of(
     part: Part,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress], object],
     *,
     before_each: Callable[[], Awaitable[None]] | None = None,
     in_step: InStep | None = None,
@@ -143,7 +135,6 @@ async def driver_of(
         yield Driver(
             targets=part.targets,
             wire=wire,
-            posts=[one.target.posts for one in part.targets],
             records=records,
             samples=samples,
             on_progress=on_progress,
@@ -184,7 +175,7 @@ async def _serve_parent(sock: socket.socket) -> None:
         agree=parent.agree,
         counted=lambda t: send_message(writer, CountingBegan(t)),
         hopeless=lambda why: send_message(writer, Hopeless(why)),
-        warm=lambda: send_message(writer, Warm()),
+        warm=lambda: send_message(writer, Word.WARM),
     )
     async with driver_of(part, lambda progress: send_message(writer, progress), in_step=in_step) as driver:
         listening = asyncio.create_task(parent.listen(reader, driver))
@@ -203,7 +194,7 @@ class _Parent:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._orders: asyncio.Queue[Begin | GoOn | Stop] = asyncio.Queue()
+        self._orders: asyncio.Queue[Begin | GoOn | Word] = asyncio.Queue()
 
     async def listen(self, reader: asyncio.StreamReader, driver: Driver) -> None:
         while True:
@@ -212,18 +203,18 @@ class _Parent:
                 driver.counted_elsewhere(message.at)
             elif isinstance(message, Hopeless):
                 driver.give_up(message.why)
-            elif isinstance(message, Warm):
+            elif message is Word.WARM:
                 driver.all_warm()
             elif isinstance(message, Begin | GoOn):
                 self._orders.put_nowait(message)
             else:
                 driver.stop()
-                self._orders.put_nowait(Stop())
+                self._orders.put_nowait(Word.STOP)
                 return
 
     async def agree(self) -> int:
         """Say that the level is prepared; return when it begins, at once where it will not."""
-        send_message(self._writer, LevelReady())
+        send_message(self._writer, Word.LEVEL_READY)
         order = await self._orders.get()
         return order.at if isinstance(order, Begin) else now()
 

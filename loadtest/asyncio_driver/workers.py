@@ -25,11 +25,9 @@ from loadtest.asyncio_driver.worker import (
     GoOn,
     Hopeless,
     LevelOver,
-    LevelReady,
     Message,
     Part,
-    Stop,
-    Warm,
+    Word,
     receive_message,
     send_message,
 )
@@ -116,7 +114,7 @@ class Workers:
         processes: Sequence[WorkerProcess],
         *,
         say: Callable[[str], object],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[Progress], object],
     ) -> None:
         self._scenario = part.scenario
         self._anchor = part.clock.monotonic_ns
@@ -129,7 +127,7 @@ class Workers:
 
     def stop(self) -> None:
         self.stopped = True
-        self._tell(Stop())
+        self._tell(Word.STOP)
 
     @property
     def failure(self) -> str | None:
@@ -188,7 +186,7 @@ class Workers:
     def _let_turns_count(self) -> None:
         """Tell all workers once the users of every one that is left have ended their first sessions."""
         if all(worker.warm for worker in self._workers if worker.at_work):
-            self._tell(Warm())
+            self._tell(Word.WARM)
 
     def _tell(self, message: Message, *, but: WorkerProcess | None = None) -> None:
         for worker in self._workers:
@@ -204,7 +202,7 @@ class Workers:
     async def _listen(self, worker: WorkerProcess) -> None:
         while (message := await receive_message(worker.reader)) is not None:
             match message:
-                case LevelReady():
+                case Word.LEVEL_READY:
                     worker.phase = Phase.READY
                 case LevelOver(span):
                     worker.phase = Phase.PASSED
@@ -212,7 +210,7 @@ class Workers:
                     worker.spans[span.level.index] = span
                 case CountingBegan() | Hopeless():
                     self._tell(message, but=worker)
-                case Warm():
+                case Word.WARM:
                     worker.warm = True
                     self._let_turns_count()
                 case Ended(spans, steps, failure):
@@ -301,7 +299,7 @@ def _spawn() -> Child:
 
 @asynccontextmanager
 async def workers_told(
-    part: Part, children: Sequence[Child], *, say: Callable[[str], object], on_progress: Callable[[Progress], None]
+    part: Part, children: Sequence[Child], *, say: Callable[[str], object], on_progress: Callable[[Progress], object]
 ) -> AsyncIterator[Workers]:
     """Tell each process its share of `part`; give them as one driver."""
     workers: list[WorkerProcess] = []

@@ -62,7 +62,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None,
       loadtest advise runs/first --slo ttft_p95=2 --gpu-memory 80GB
     """
     from loadtest.analyse.summary import analyse
-    from loadtest.memory.sizes import parse_size
+    from loadtest.memory.estimate import parse_size
 
     objectives = () if slo is None else parse_objectives(slo)
     if any(each.figure == ERRORS for each in objectives):

@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from loadtest.cli.options.arguments import refuse_idle
-from loadtest.cli.options.connection import CONNECTION, connection_of, connection_options
 from loadtest.cli.options.param_types import SecondsParam
+from loadtest.cli.options.scenario_options import CONNECTION, connection_of, connection_options
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from loadtest.cli.options.param_types import NumberParam, WholeParam
-from loadtest.simulate.faults import Fault, FaultKind
+from loadtest.simulate.api.answer_writer import Fault, FaultKind
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.server import ServerOptions, serve_forever
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
 from loadtest.dialects import Dialect
 from loadtest.scenario import Scenario, times_of
@@ -41,25 +40,17 @@ class Stay:
 STAYS = Stay()
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """How a scenario's users hang up. Each request's draw follows from the seed and its place in the plan alone."""
+def stay_of(scenario: Scenario, job: Job) -> Stay:
+    """Return how long the user of a job stays, by the seed and the job's place in the plan alone.
 
-    seed: int | None
-    patience: float | str | None
-    share: float
-
-    @classmethod
-    def of(cls, scenario: Scenario) -> Self:
-        return cls(scenario.seed, scenario.patience, scenario.leave or 0.0)
-
-    def stay(self, job: Job) -> Stay:
-        """Return how long the user of this job stays; warm-ups stay to the end, for they show nothing."""
-        if job.warmup or (self.patience is None and not self.share):
-            return STAYS
-        place = job.session if job.session is not None else job.id
-        rng = random.Random(seed_from(self.seed, "stay", job.level, place, job.turn))
-        patience = None if self.patience is None else times_of(self.patience).seconds(rng)
-        expected = job.output_tokens or 0
-        leaves = rng.random() < self.share and expected > 0
-        return Stay(patience, rng.randint(1, max(expected - 1, 1)) if leaves else None, expected)
+    Warm-ups stay to the end, for they show nothing.
+    """
+    patience, share = scenario.patience, scenario.leave or 0.0
+    if job.warmup or (patience is None and not share):
+        return STAYS
+    place = job.session if job.session is not None else job.id
+    rng = random.Random(seed_from(scenario.seed, "stay", job.level, place, job.turn))
+    patience_s = None if patience is None else times_of(patience).seconds(rng)
+    expected = job.output_tokens or 0
+    leaves = rng.random() < share and expected > 0
+    return Stay(patience_s, rng.randint(1, max(expected - 1, 1)) if leaves else None, expected)

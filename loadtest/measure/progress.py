@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from loadtest import metrics
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Level
+
+_SAID = ("level", "done", "failed", "planned", "released", "shed", "left", "textless")  # as a tally has them
+_SUMMED = (  # what several processes say of the same level adds up
+    *("done", "failed", "planned", "in_flight", "decoding", "released", "shed", "left"),
+    *("tokens_per_s", "input_tokens_per_s"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +65,16 @@ class Progress:
     def together(cls, parts: Sequence[Self], *, levels: int) -> Self:
         """Add up what several processes say of the same level; at least one part."""
         etas = [part.eta for part in parts if part.eta is not None]
-        return cls(
-            level=parts[0].level,
+        sums: dict[str, Any] = {name: sum(getattr(part, name) for part in parts) for name in _SUMMED}
+        return replace(
+            parts[0],
             levels=levels,
-            done=sum(part.done for part in parts),
-            failed=sum(part.failed for part in parts),
-            planned=sum(part.planned for part in parts),
-            in_flight=sum(part.in_flight for part in parts),
-            decoding=sum(part.decoding for part in parts),
             ttfts=[ttft for part in parts for ttft in part.ttfts],
-            tokens_per_s=math.fsum(part.tokens_per_s for part in parts),
+            e2es=[e2e for part in parts for e2e in part.e2es],
             elapsed=max(part.elapsed for part in parts),
             eta=max(etas, default=None),
             due=None if parts[0].due is None else sum(part.due or 0 for part in parts),
-            released=sum(part.released for part in parts),
-            shed=sum(part.shed for part in parts),
-            left=sum(part.left for part in parts),
-            textless=parts[0].textless,
-            e2es=[e2e for part in parts for e2e in part.e2es],
-            input_tokens_per_s=math.fsum(part.input_tokens_per_s for part in parts),
+            **sums,
         )
 
 
@@ -141,12 +137,10 @@ class Tally:
             eta = max(0.0, duration - counted)
         elif self.done:
             eta = max(0.0, elapsed / self.done * (self.planned - self.done))  # people end their conversations
+        same: dict[str, Any] = {name: getattr(self, name) for name in _SAID}
         return Progress(
-            level=self.level,
+            **same,
             levels=levels,
-            done=self.done,
-            failed=self.failed,
-            planned=self.planned,
             in_flight=in_flight,
             decoding=decoding,
             ttfts=tuple(self.ttfts),
@@ -154,10 +148,6 @@ class Tally:
             elapsed=elapsed,
             eta=eta,
             due=self._due(t),
-            released=self.released,
-            shed=self.shed,
-            left=self.left,
-            textless=self.textless,
             e2es=tuple(self.e2es),
             input_tokens_per_s=self.input_tokens / elapsed if elapsed > 0 else 0.0,
         )

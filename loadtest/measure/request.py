@@ -15,17 +15,16 @@ from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
-from loadtest.measure.durations import hold_durations
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.leaving import STAYS, Stay
-from loadtest.measure.token_counts import CHARACTERS, LETTERS, counts_characters, is_spelled, token_fields
+from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.request_additions import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.receiving.reads import Reads
 from loadtest.wire.receiving.received import Received
-from loadtest.workloads.conversations.conversation import Conversation
+from loadtest.workloads.conversations import Conversation
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 
@@ -245,9 +244,8 @@ class Request:
         ending = content.ending
         if received.success:
             on_the_way.remark(ending, received.header_lines)
-        if not self.dialect.streams and counts_characters(ending.prompt_tokens, self.job):
-            ending.prompt_tokens = None
-            ending.notes.append(CHARACTERS)
+        if not self.dialect.streams:
+            hold_prompt_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
             ending.doubts.append("the answer holds another number of embeddings than it was asked for")
         if content.read_of and ending.server:
@@ -255,8 +253,6 @@ class Request:
             said = self.dialect.server_said(ending.server)
             hold_durations(ending, said, received.t_send, first, last, self._ended())
         tokens = self._tokens(content)
-        if tokens.get("token_source") == "chunks" and is_spelled(content.events):
-            ending.doubts.append(LETTERS)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,

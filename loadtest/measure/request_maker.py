@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadtest.dialects import Dialect
-from loadtest.measure.leaving import Leaving
+from loadtest.measure.leaving import stay_of
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Scenario
@@ -41,8 +41,7 @@ class RequestMaker:
         self._clock, self._wall, self._lag = clock, wall, lag
         self._numbers = numbers
         self._target = target
-        self._leaving = Leaving.of(scenario)
-        self._save_text = scenario.save_text
+        self._scenario = scenario
 
     def request(self, job: Job, session: Session | None = None, *, number: int | None = None) -> Request:
         """Make the request of a job; its t_sched is set at its release, and its level by Locust's users."""
@@ -55,9 +54,9 @@ class RequestMaker:
             posts=self._posts,
             session=session,
             count=self._count,
-            save_text=self._save_text,
+            save_text=self._scenario.save_text,
             target=self._target,
-            stay=self._leaving.stay(job),
+            stay=stay_of(self._scenario, job),
         )
 
     def following(self, request: Request) -> Request | None:

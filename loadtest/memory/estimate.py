@@ -26,6 +26,17 @@ CACHE_DTYPES = {  # bytes a value; the quantised ones store blocks of 32 values
     "q4_1": 20 / 32,
     "q4_0": 18 / 32,
 }
+SIZE_UNITS = {  # bytes, of sizes as people write them
+    "": 1e9,
+    "gb": 1e9,
+    "g": 1e9,
+    "mb": 1e6,
+    "tb": 1e12,
+    "gib": 2.0**30,
+    "gi": 2.0**30,
+    "mib": 2.0**20,
+    "tib": 2.0**40,
+}
 OLLAMA_CACHES = {"q8_0": 1.0, "q4_0": 0.5}  # bytes a value that Ollama counts in /api/ps: less than such caches take
 DEFAULT_CONTEXT = 4096  # tokens: Ollama's default on small GPUs since 0.6.7
 BATCH = 512  # prompt tokens per pass: the default of llama.cpp and Ollama
@@ -363,3 +374,16 @@ def _parameter_size(text: Any) -> int | None:
         return int(float(str(text)[:-1]) * units[str(text)[-1:].upper()])
     except (KeyError, ValueError):
         return None
+
+
+def parse_size(text: str, option: str = "--gpu-memory") -> float:
+    """Return "80GB" or "24GiB" as bytes (a number alone is GB); raise ScenarioError, which names the option."""
+    digits = text.strip().rstrip("GMTgmtIiBb ")
+    unit = text.strip()[len(digits) :].strip().lower()
+    try:
+        size = float(digits) * SIZE_UNITS[unit]
+    except (KeyError, ValueError):
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise ScenarioError(f"{option} is a size like 80GB or 24GiB, not {text!r}.")
+    return size

@@ -1,21 +1,17 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema              Scenario, its levels, reading and writing
-parts/              its keys: request, connection, load, prompts, data, sessions, limits; and what those of one part must be
-checks              the parts put together, and what keys of several parts must be
-keys                what a key says of itself, and how its value is read
+schema              Scenario, its levels, reading and writing, and what keys of several parts must be together
+parts/              its keys: request, connection, load, prompts, data, limits; and what those of one part must be
+keys                what a key says of itself, how its value is read, and what others call it
 values              what a single value must be
 distributions       lengths and times: a number, or a distribution that each request's is drawn from
 request_additions   headers, query, path and body that are added to requests
 several_targets     servers and models, where there is more than one
 price               prices in any currency
-level               one cell of the grid
 toml_tables         TOML files and former names
-other_names         what bodies, libraries and other tools call the same keys
-files, wrong_file   text files that a user names, and files that are none
+files               text files that a user names, and what they are where they are none
 """
 
-from loadtest.scenario.checks import check_idle
 from loadtest.scenario.distributions import (
     as_sentence,
     distribution_text,
@@ -28,15 +24,13 @@ from loadtest.scenario.distributions import (
 )
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
-from loadtest.scenario.level import Level
 from loadtest.scenario.parts.connection import ConnectionKeys, hosts_without_proxy
 from loadtest.scenario.parts.data import DataKeys
 from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys
-from loadtest.scenario.parts.prompts import PromptKeys
+from loadtest.scenario.parts.prompts import PromptKeys, SessionKeys
 from loadtest.scenario.parts.request import (
     ADDED_KEYS,
-    APIS,
     EMBEDDINGS,
     MAX_TOKENS_KEYS,
     ONE_API,
@@ -44,8 +38,7 @@ from loadtest.scenario.parts.request import (
     THINK,
     RequestKeys,
 )
-from loadtest.scenario.parts.sessions import SessionKeys
-from loadtest.scenario.schema import Scenario
+from loadtest.scenario.schema import Level, Scenario, check_idle
 from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
 from loadtest.scenario.toml_tables import FORMER
 from loadtest.scenario.values import (
@@ -64,7 +57,6 @@ from loadtest.scenario.values import (
 
 __all__ = [
     "ADDED_KEYS",
-    "APIS",
     "ATTRIBUTE",
     "BURSTINESS",
     "EMBEDDINGS",

@@ -1,4 +1,4 @@
-"""The scenario: the levels that its keys make, and how it is read from a file.
+"""The scenario, the levels that its keys make, how it is read from a file, and what its keys must be together.
 
 A scenario is a grid: every combination of concurrency (or rate, in an open loop), input length, output length and
 {words} is a level, and levels run one after another.
@@ -10,39 +10,95 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError, refuse
-from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_idle, check_sessions, check_together
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
-from loadtest.scenario.level import Level
-from loadtest.scenario.parts.connection import check_connection
-from loadtest.scenario.parts.data import check_data
-from loadtest.scenario.parts.load import OPEN_LOOP_S, check_load
-from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, check_prompts
-from loadtest.scenario.parts.request import EMBEDDINGS, check_request
+from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
+from loadtest.scenario.parts.data import DataKeys, check_data
+from loadtest.scenario.parts.limits import LimitKeys
+from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
+from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, SessionKeys, check_prompts
+from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.price import check_prices, price_text
 from loadtest.scenario.toml_tables import beside, flat, other_loop_left_out, read_toml, renamed
-from loadtest.scenario.values import Text
+from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
+from loadtest.text import counted, rated
 
-CHECKS: tuple[Callable[[Any], None], ...] = (
-    check_load,
-    check_prompts,
-    check_data,
-    check_request,
-    check_connection,
-    check_sessions,
-    check_prices,
-    check_together,
-)
+MOST_GRID = 10_000  # levels of a scenario
+NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
+IDLE_BESIDE = {  # keys that say nothing beside others, and why
+    "input_tokens": (
+        ("prompt", "prompt_file", "data"),
+        "they are lengths of made-up prompts, and a text has its own",
+    ),
+    "warm_cache": (("data",), "its rows are sent as they are, without a nonce"),
+    "least_requests": (("requests", "trace"), "that says how many requests a level has"),
+}
+MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before it begins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One cell of the grid: what is put on the server at once, and for how many requests."""
+
+    index: int
+    concurrency: int | None  # None in an open loop
+    input_tokens: int | None = None  # None where a literal prompt decides
+    output_tokens: int | None = None  # None where the model decides
+    words: int | None = None  # what {words} in a literal prompt stands for
+    requests: int  # in all, without warm-up; 0 where the duration decides
+    rate: float | None = None  # requests/s, at the start where rate_to differs; None in a closed loop and with a trace
+    rate_to: float | None = None  # requests/s at the end
+    trace: str | None = None  # name of the file that is replayed
+    input_lengths: str | None = None  # the distribution that prompt lengths are drawn from, where input_tokens is None
+    output_lengths: str | None = None  # the same of answers
+    system_tokens: int | None = None  # of the made-up system prompt in front of each prompt
+    turns: str | None = None  # of made-up conversations: how many, a number or a distribution
+    sessions: bool = False  # whether requests are turns of conversations
+    inputs: int = 1  # texts in each request, input_tokens long each; more than one for embeddings alone
+
+    @property
+    def load(self) -> str:
+        """Name the level's load: "8 streams", "8 people", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
+        if self.trace is not None:
+            return f"trace {self.trace}"
+        if self.concurrency is None and self.rate is not None:
+            what = "session" if self.sessions else "request"
+            ramp = self.rate_to is not None
+            return f"{self.rate:g} to {self.rate_to:g} {what}s/s" if ramp else rated(self.rate, what)
+        if self.sessions:
+            return "1 person" if self.concurrency == 1 else f"{self.concurrency or 0} people"
+        return counted(self.concurrency or 0, "stream")
+
+    @property
+    def label(self) -> str:
+        """Name the level as charts and tables do, e.g. "8 streams · 128 in · 64 out"."""
+        parts = [self.load]
+        if self.turns is not None:
+            parts.append(f"{self.turns} turn{'s' * (self.turns != '1')}")
+        if self.system_tokens is not None:
+            parts.append(f"{self.system_tokens} shared")
+        if (input_length := self.input_lengths or self.input_tokens) is not None:
+            parts.append(f"{f'{self.inputs} × ' if self.inputs > 1 else ''}{input_length} in")
+        if (output_length := self.output_lengths or self.output_tokens) is not None:
+            parts.append(f"{output_length} out")
+        if self.words is not None:
+            parts.append(f"{self.words} words")
+        return " · ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(ScenarioParts):
-    """Everything that decides what is sent; immutable, and written whole into run.json."""
+class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys):
+    """Everything that decides what is sent; immutable, and written whole into run.json.
+
+    The keys of all parts are in one namespace: option, TOML key, key of run.json and attribute are one name each. The last
+    base comes first: a dataclass has the fields of its last base first.
+    """
 
     name: str = key(
         "Name of the run: part of its folder's name and of every title.",
@@ -81,7 +137,7 @@ class Scenario(ScenarioParts):
             object.__setattr__(self, "output_tokens", ())
         for one in keys:
             one.check(getattr(self, one.name))
-        for check in CHECKS:
+        for check in _CHECKS:
             check(self)
 
     @classmethod
@@ -94,36 +150,30 @@ class Scenario(ScenarioParts):
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
         given = {name: value for name, value in overrides.items() if value is not None}
+        given = renamed(given, "the command line", say)
         check_idle(table, table, where)
-        check_idle(given, {**other_loop_left_out(table, given), **given}, f"the command line, laid over {where},")
-        return cls.from_dict(beside(table, path.parent, overrides), where=where, say=say, **overrides)
+        table = other_loop_left_out(beside(table, path.parent, given), given)
+        check_idle(given, {**table, **given}, f"the command line, laid over {where},")
+        return cls.from_dict({**table, **given}, where=where)
 
     @classmethod
     def from_dict(
-        cls,
-        table: dict[str, Any],
-        *,
-        where: str = "the scenario",
-        say: Callable[[str], object] | None = None,
-        **overrides: Any,
+        cls, table: dict[str, Any], *, where: str = "the scenario", say: Callable[[str], object] | None = None
     ) -> Self:
         """Build a Scenario from plain values, flat or in tables; `where` is named in errors.
 
         Raises ScenarioError for unknown keys and wrong types.
         """
         keys = keys_of(cls)
-        given = {name: value for name, value in overrides.items() if value is not None}
-        given = renamed(given, "the command line", say)
         table = flat(renamed(table, where, say), keys, where)
-        merged = {**other_loop_left_out(table, given), **given}
         refuse(
-            merged.get("concurrency") and (merged.get("rate") or merged.get("trace")),
+            table.get("concurrency") and (table.get("rate") or table.get("trace")),
             f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.",
         )
-        if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
+        if table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
         known = {one.name: one for one in keys}
-        return cls(**{name: known[name].read(value, where) for name, value in merged.items()})
+        return cls(**{name: known[name].read(value, where) for name, value in table.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for run.json; `from_dict` takes them back."""
@@ -132,6 +182,16 @@ class Scenario(ScenarioParts):
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, checked like any other."""
         return dataclasses.replace(self, **changes)
+
+    def grid(self) -> tuple[Sequence[Any], ...]:
+        """Return the values that levels are made of: words, input lengths, output lengths, loads."""
+        inputs = () if self.literal or self.data is not None else self.input_tokens
+        return (
+            self.words or (None,),
+            inputs or (None,),
+            self.output_tokens or (None,),
+            self.concurrency or self.rate or (None,),
+        )
 
     def levels(self) -> list[Level]:
         """Return the grid in the order it runs: concurrency (or rate) changes fastest."""
@@ -155,3 +215,145 @@ class Scenario(ScenarioParts):
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]
+
+
+def _check_together(scenario: Scenario) -> None:
+    """Raise ScenarioError where keys of several parts make no sense together."""
+    made_up = not (scenario.literal or scenario.trace or scenario.data)
+    refuse(
+        scenario.data is not None and scenario.literal, "data and prompt (or prompt_file) exclude each other; give one."
+    )
+    refuse(
+        scenario.data_once and (scenario.trace is not None or scenario.duration is not None),
+        "data_once says how many requests a level has; leave out trace and duration.",
+    )
+    refuse(made_up and not scenario.input_tokens, "input_tokens is empty: name a prompt length, or give a prompt.")
+    if scenario.up_to_context:
+        refuse(
+            not made_up,
+            "up_to_context chooses the length of made-up prompts; leave out prompt, prompt_file, data and trace.",
+        )
+        refuse(
+            any(isinstance(one, str) for one in (*scenario.input_tokens, *scenario.output_tokens)),
+            "up_to_context needs lengths that are numbers; leave out the distributions.",
+        )
+        refuse(
+            not scenario.output_tokens and scenario.endpoint != EMBEDDINGS,
+            "up_to_context must know how much of the context the answer takes; give output_tokens.",
+        )
+    refuse(
+        scenario.endpoint == EMBEDDINGS and scenario.shares_prefix,
+        "embeddings take no system prompt; leave out system and system_tokens.",
+    )
+    refuse(
+        scenario.data is not None and scenario.inputs_per_request > 1,
+        "data has one text a request; leave out inputs_per_request.",
+    )
+    refuse(
+        scenario.leave and scenario.endpoint == EMBEDDINGS,
+        "an answer of embeddings has no middle to hang up in; leave out leave, or give patience.",
+    )
+    refuse(
+        scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None,
+        "leave must know how long an answer is expected to be; give output_tokens.",
+    )
+    refuse(scenario.endpoint == EMBEDDINGS and scenario.output_tokens, NO_OUTPUT)
+    refuse(
+        scenario.unload and scenario.api == "openai",
+        "unload works over Ollama's own API only; leave out --api or set it to ollama.",
+    )
+    levels = math.prod(map(len, scenario.grid()))
+    refuse(levels > MOST_GRID, f"the scenario has {levels} levels; name fewer values, for {MOST_GRID} at most.")
+    _check_closed_loop_ends(scenario)
+    for rate in scenario.rate:
+        _check_rate_ends(scenario, rate)
+
+
+def _check_sessions(scenario: Scenario) -> None:
+    """Raise ScenarioError for conversations that cannot be held."""
+    if scenario.turns is None:
+        for name, stray in (("answers", scenario.data is None), ("follow_up_tokens", True)):
+            refuse(
+                stray and getattr(scenario, name) is not None,
+                f"{name} shapes conversations, and there are none; add turns, e.g. turns = 4.",
+            )
+    if not scenario.has_sessions:
+        refuse(
+            scenario.open_loop and scenario.think_time,
+            "think_time slows the streams of a closed loop; leave it out in an open loop.",
+        )
+        return
+    refuse(
+        scenario.endpoint in ("generate", "completions", EMBEDDINGS),
+        f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
+        "leave out turns and answers.",
+    )
+    refuse(
+        scenario.literal,
+        "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns.",
+    )
+    for name in ("trace", "unload", "data_once", "up_to_context"):
+        refuse(
+            getattr(scenario, name),
+            f"{name} is for requests by themselves, not for turns of conversations; leave out one.",
+        )
+    refuse(
+        scenario.data is not None and scenario.follow_up_tokens is not None,
+        "follow_up_tokens is for made-up turns, and the data has its own; leave it out.",
+    )
+
+
+def check_idle(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
+    """Raise ScenarioError for a key that is given to a scenario in which another one leaves it nothing to say."""
+    for name, (others, why) in IDLE_BESIDE.items():
+        other = next((one for one in others if whole.get(one)), None)
+        refuse(
+            other is not None and given.get(name),
+            f"{where} has {name} beside {other}: {why}; leave out {name} or {other}.",
+        )
+
+
+def _check_closed_loop_ends(scenario: Scenario) -> None:
+    """Raise ScenarioError for more requests than a machine can hold."""
+    streams = max(scenario.concurrency, default=1)
+    refuse(
+        streams * scenario.warmup > MOST_WARMUPS,
+        f"warmup = {scenario.warmup} makes {streams * scenario.warmup} warm-up requests at {streams} streams; ask for "
+        f"{max(MOST_WARMUPS // streams, 1)} or fewer.",
+    )
+    if scenario.duration is None and scenario.requests is None and not scenario.open_loop:
+        requests = scenario.requests_per_stream * streams
+        refuse(
+            requests > MOST_REQUESTS,
+            f"requests_per_stream = {scenario.requests_per_stream} makes {requests} requests at {streams} streams; ask "
+            f"for {max(MOST_REQUESTS // streams, 1)} or fewer, or give duration.",
+        )
+
+
+def _check_rate_ends(scenario: Scenario, rate: float) -> None:
+    """Raise ScenarioError for a level at a rate that would not end, or that no machine could hold."""
+    mean = rate if scenario.rate_to is None else (rate + scenario.rate_to) / 2
+    if scenario.duration is not None and mean * scenario.duration > MOST_REQUESTS:
+        raise ScenarioError(
+            f"rate = {rate:g} for {scenario.duration:g} s makes {mean * scenario.duration:.0f} requests; ask for a "
+            f"duration of {MOST_REQUESTS / mean:.0f} s or less."
+        )
+    for name in ("requests", "least_requests"):
+        requests = getattr(scenario, name) or 0
+        refuse(
+            requests / mean > MOST_S,
+            f"{name} = {requests} at rate = {rate:g} would take {requests / mean / 86400:.0f} days; ask for fewer "
+            "requests or a higher rate.",
+        )
+
+
+_CHECKS: tuple[Callable[[Any], None], ...] = (
+    check_load,
+    check_prompts,
+    check_data,
+    check_request,
+    check_connection,
+    _check_sessions,
+    check_prices,
+    _check_together,
+)

@@ -11,8 +11,7 @@ from typing import Any
 
 from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.files import read_text
-from loadtest.scenario.keys import Key
-from loadtest.scenario.other_names import KEY_OF
+from loadtest.scenario.keys import KEY_OF, Key
 from loadtest.scenario.values import short_repr
 from loadtest.text import encodable
 

@@ -24,25 +24,25 @@ import orjson
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
 from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, OpenAIFormat
-from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, fault_place
+from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, Fault, TruthLog, fault_place
 from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
-from loadtest.simulate.api.refusals import BUSY_SENTENCE, RefusedError, refusal_body
 from loadtest.simulate.api.request_bodies import (
+    BUSY_SENTENCE,
+    RefusedError,
     check_model,
     parse_body,
     read_ollama_request,
     read_openai_request,
+    refusal_body,
 )
 from loadtest.simulate.api.text import OPENINGS
-from loadtest.simulate.faults import Fault
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import of_pieces
 from loadtest.simulate.model.stream import EngineRequest, Stream
 from loadtest.simulate.profiles import Profile, load_profile
-from loadtest.simulate.truth import TruthLog
 
 WAKE_EARLY_NS = 1_500_000  # timers may be off by this much; the rest is spent spinning
 CHUNKED_ABOVE = 2048  # bytes: Go gives the length of bodies that fit its buffer, and sends longer ones in chunks

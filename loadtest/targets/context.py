@@ -9,7 +9,7 @@ from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel
 from loadtest.text import listed, shown
 from loadtest.workloads.drawn_lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART, LARGER_CONTEXT
-from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.schedule import trace_of
 
 UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
 NEARLY_LONGEST = 0.95  # share of the longest prompt that fits, from which on a given length stands for it
@@ -44,9 +44,7 @@ def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
     return f"{shown(model.name)}{trained} has a context of {granted} tokens, not the {asked} asked for with --num-ctx."
 
 
-def check_lengths(
-    scenario: Scenario, model: ServedModel, trace: Trace | None = None, *, loaded: bool = False, reloads: bool = False
-) -> None:
+def check_lengths(scenario: Scenario, model: ServedModel, *, loaded: bool = False, reloads: bool = False) -> None:
     """Raise ScenarioError when a level does not fit the model's context: Ollama would silently cut its prompts.
 
     Call it twice: before anything is sent, when only the context asked for and the one the model was trained for are
@@ -55,9 +53,10 @@ def check_lengths(
     context = context_of(scenario, model, loaded=loaded, reloads=reloads)
     if context is None:
         return
+    longest = trace.longest if (trace := trace_of(scenario)) is not None else 0
     for level in scenario.levels():
-        wanted = sum(length or 0 for length in (level.system_tokens, level.input_tokens, level.output_tokens))
-        wanted += trace.longest if trace else 0
+        lengths = (level.system_tokens, level.input_tokens, level.output_tokens, longest)
+        wanted = sum(length or 0 for length in lengths)
         if wanted > context:
             raise ScenarioError(
                 f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "

@@ -70,14 +70,17 @@ def _prepared(
     targets = [target for target, _ in found]
     _say_counters(targets, counters, say, corrected=not scenario.unload)
     if scenario.up_to_context:
-        scenario, targets = _all_within_context(client, scenario, targets, counters, say)
+        pairs = zip(targets, counters, strict=True)
+        fitted = [fit_to_context(client, scenario, target, counter, say) for target, counter in pairs]
+        scenario = min((one for one, _ in fitted), key=lambda one: max(one.input_tokens))
+        targets = [target for _, target in fitted]
     if scenario.unload:
         scenario = scenario.replace(warmup=0)  # a warm-up would be one more load
     whole = Workload(scenario, counters[0])
     for target in targets:
-        check_lengths(whole.scenario, target.model, whole.trace, reloads=target.server.kind == "ollama")
+        check_lengths(whole.scenario, target.model, reloads=target.server.kind == "ollama")
     return tuple(
-        _fitted(client, target, Workload(whole.scenario, counter, trace=whole.trace), weight, say)
+        _fitted(client, target, Workload(whole.scenario, counter), weight, say)
         for target, counter, (_, weight) in zip(targets, counters, found, strict=True)
     )
 
@@ -108,28 +111,12 @@ def _fitted(
     else:
         target = reread(client, target)
     known = {"loaded": not scenario.unload, "reloads": target.server.kind == "ollama"}
-    check_lengths(workload.scenario, target.model, workload.trace, **known)
+    check_lengths(workload.scenario, target.model, **known)
     workload = workload.fitted(fit, context_of(scenario, target.model, **known))
     workload.check_context()
     for note in workload.notes():
         say(note)
     return ReadyTarget(target, workload, weight)
-
-
-def _all_within_context(
-    client: httpx.Client,
-    scenario: Scenario,
-    targets: Sequence[Target],
-    counters: Sequence[Counter],
-    say: Callable[[str], object],
-) -> tuple[Scenario, list[Target]]:
-    """Return the scenario with the lengths that fit every model's context, and the targets as they are once loaded."""
-    fitted = [
-        fit_to_context(client, scenario, target, counter, say)
-        for target, counter in zip(targets, counters, strict=True)
-    ]
-    smallest = min((one for one, _ in fitted), key=lambda one: max(one.input_tokens))
-    return smallest, [target for _, target in fitted]
 
 
 def _spread(found: Sequence[tuple[Target, int]]) -> str:

@@ -14,7 +14,6 @@ from loadtest.scenario import Level, Scenario
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.targets.target import Target
 from loadtest.text import shown
-from loadtest.workloads.files.trace import Trace
 
 
 def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: str, loop: str) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def target_entry(scenario: Scenario, ready: ReadyTarget) -> dict[str, Any]:
             "overhead": workload.fit.overhead,
             "ratio": workload.fit.ratio,
         },
-        "comparability": _comparability(scenario, target, context),
+        "comparability": _comparability(scenario, ready, context),
     }
 
 
@@ -91,11 +90,12 @@ def _client_entry(loop: str) -> dict[str, Any]:
     }
 
 
-def _comparability(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
+def _comparability(scenario: Scenario, ready: ReadyTarget, context: int | None) -> dict[str, Any]:
     """Return what two runs must have in common to be compared."""
-    server, model = target.server, target.model
+    server, model, trace = ready.target.server, ready.target.model, ready.workload.trace
+    blocks = None if trace is None or trace.blocks is None else "block hashes of the trace"
     return {
-        "dialect": target.dialect.name,
+        "dialect": ready.target.dialect.name,
         "model": shown(model.name),
         "quantization": model.details.get("quantization_level"),
         "context": context,
@@ -106,15 +106,10 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "arrivals": scenario.arrival_pattern,
         "prompt": "literal" if scenario.literal else "made up" if scenario.data is None else "data",
         "data": None if scenario.data is None else Path(scenario.data).name,
-        "shared_prefix": scenario.prefix_pattern or _trace_blocks(scenario),
+        "shared_prefix": scenario.prefix_pattern or blocks,
         "inputs_per_request": scenario.inputs_per_request,
         "proxy": reach.proxy_to(scenario, server.url),
     }
-
-
-def _trace_blocks(scenario: Scenario) -> str | None:
-    blocks = None if scenario.trace is None else Trace.read(Path(scenario.trace)).blocks
-    return None if blocks is None else "block hashes of the trace"
 
 
 def level_facts(level: Level) -> dict[str, Any]:

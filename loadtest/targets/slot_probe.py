@@ -28,8 +28,7 @@ from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import TURNED_AWAY, Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS
-from loadtest.targets.connect import wire_arguments
-from loadtest.targets.target import Target
+from loadtest.targets.target import Target, wire_arguments
 from loadtest.text import counted, seconds, shown
 from loadtest.wire import AsyncWire, now
 from loadtest.workloads.workload import Workload

@@ -1,4 +1,4 @@
-"""What is measured: a server, one of its models, and the dialect that requests to it are written in."""
+"""What is measured: a server, one of its models, the dialect that requests are written in, and how they go there."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ONE_API, ModelShare, Scenario, even_weights
 from loadtest.scenario.request_additions import filled_query, templates_of
+from loadtest.targets.server.control import as_count, as_mapping, as_plain, ask
+from loadtest.targets.server.model_list import listed_models
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, lists_model, probe, with_details
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse_url
-from loadtest.wire import Posts
+from loadtest.wire import Posts, Timeouts
+
+_COUNTS_OF_PS = ("size", "size_vram", "context_length")  # of /api/ps: as_plain would keep any value of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def located(scenario: Scenario) -> Scenario:
     call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
     contradicts api or endpoint, or a header, query or body needs a variable that is not set.
     """
-    scenario = reached(scenario)
+    scenario = reach.reached(scenario)
     if len(scenario.urls) > 1:
         return _each_located(scenario)
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
@@ -80,13 +84,6 @@ def located(scenario: Scenario) -> Scenario:
         named = {} if address.path is None else {"path": address.path}
         changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint, **named}
     return scenario.replace(**changes) if changes else scenario
-
-
-def reached(scenario: Scenario) -> Scenario:
-    """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
-    if scenario.key_env is not None:
-        credentials.keep_secret(scenario.key_env)
-    return scenario.by_proxy(reach.proxy_named(scenario))
 
 
 def _each_located(scenario: Scenario) -> Scenario:
@@ -146,7 +143,7 @@ def _models_at(server: Server, scenario: Scenario) -> list[ModelShare]:
 
 def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Target:
     """Choose model and dialect of a server; raises TargetError or ScenarioError where it cannot."""
-    api = server.native if scenario.api == "auto" else scenario.api
+    api = server.api(scenario.api)
     if api == "ollama" and server.kind != "ollama":
         raise TargetError(f"{server.url} is not an Ollama (it is {server.described}); use --api openai.")
     endpoint = scenario.endpoint
@@ -161,7 +158,12 @@ def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Targ
         )
     model = with_details(client, server, choose_model(server, scenario.model))
     check_num_ctx(scenario, api, model.context)
-    dialect = dialect_for(scenario, api=api, model=model.name, kind=server.kind)
+    return target_of(server, model, scenario)
+
+
+def target_of(server: Server, model: ServedModel, scenario: Scenario) -> Target:
+    """Return a model of a server, asked as the scenario says; raise ScenarioError for an option that its wire format lacks."""
+    dialect = dialect_for(scenario, api=server.api(scenario.api), model=model.name, kind=server.kind)
     return Target(server, model, dialect)
 
 
@@ -186,3 +188,39 @@ def reread(client: httpx.Client, target: Target) -> Target:
         return target  # its control plane failed this time: its earlier answers stand
     model = with_details(client, server, choose_model(server, target.model.name))
     return Target(server, model, target.dialect)
+
+
+def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
+    """Return what Ollama's /api/ps says of the loaded model; None where the model is not loaded."""
+    if target.server.kind != "ollama":
+        return None
+    try:
+        listed = listed_models(ask(client, target.server.url, "/api/ps").json()) or []
+    except TargetError:
+        return None  # the server is gone: the records say how it ended
+    found = next((row for row in listed if row["name"] == target.model.name), None)
+    if found is None:
+        return None
+    facts = {**as_mapping(as_plain(found)), **{key: as_count(found.get(key)) for key in _COUNTS_OF_PS}}
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def ask_to_unload(client: httpx.Client, target: Target) -> None:
+    """Ask Ollama to drop the model now; it is gone once loaded_facts returns None. Raises TargetError if Ollama refuses."""
+    url, name = f"{target.server.url}/api/generate", shown(target.model.name)
+    answer = ask(client, target.server.url, "/api/generate", {"model": target.model.name, "keep_alive": 0})
+    if answer.failure is not None:
+        raise TargetError(f"{url} does not answer when asked to unload {name}: {answer.failure}.")
+    if not answer.ok:
+        raise TargetError(f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?")
+
+
+def wire_arguments(scenario: Scenario) -> dict[str, Any]:
+    """Return the arguments of a wire that is to measure: limits for one request, what is trusted, the proxy."""
+    limits = Timeouts(
+        connect=scenario.connect_timeout,
+        first_token=scenario.first_token_timeout,
+        idle=scenario.idle_timeout,
+        total=scenario.total_timeout,
+    )
+    return {"timeouts": limits, "verify": reach.trust(scenario), "proxy": reach.Proxy.of(scenario)}

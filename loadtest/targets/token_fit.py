@@ -13,11 +13,10 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, whole_lengths
-from loadtest.targets.connect import wire_arguments
 from loadtest.targets.context import lengths_left_out, lengths_within
+from loadtest.targets.server.not_reached import https_instead
 from loadtest.targets.server.probe import lists_model, models_named
-from loadtest.targets.server.tls_port import https_instead
-from loadtest.targets.target import Target, reread
+from loadtest.targets.target import Target, reread, wire_arguments
 from loadtest.text import counted, shown
 from loadtest.urls import endpoint_url
 from loadtest.wire import Origin, SyncWire, now

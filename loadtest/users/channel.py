@@ -17,13 +17,12 @@ from loadtest.measure.request import Request
 from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.targets.connect import wire_arguments
+from loadtest.targets.target import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
-from loadtest.workloads.conversations.conversation import Conversation
-from loadtest.workloads.conversations.sessions import ConversationSource
+from loadtest.workloads.conversations import Conversation, ConversationSource
 from loadtest.workloads.data_source import data_file
 from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import Job
@@ -157,10 +156,9 @@ class Channel:
 
     def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
         """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
-        source = ConversationSource(scenario, self._counter, self._asked.fit).knowing(
-            DrawnLengths(scenario.seed, self._counter, self._asked.fit, self._asked.context),
-            behind_prefix(scenario, self._counter, self._asked.fit),
-        )
+        counter, fit = self._counter, self._asked.fit
+        lengths = DrawnLengths(scenario.seed, counter, fit, self._asked.context)
+        source = ConversationSource(scenario, counter, fit, lengths, behind_prefix(scenario, counter, fit))
         return source.session(scenario.levels()[0], next(self._numbers)), source
 
     def counted(self, text: str) -> int:

@@ -34,7 +34,7 @@ from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.session import UserSession
 from loadtest.wire import now
-from loadtest.workloads.conversations.thinking import think_time
+from loadtest.workloads.schedule import think_time
 from loadtest.workloads.source import Answered
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.users.arguments import checked_length, checked_prompt
 from loadtest.users.channel import Channel, Endpoint
-from loadtest.workloads.conversations.conversation import MESSAGE_TOKENS, Turn
+from loadtest.workloads.conversations import MESSAGE_TOKENS, Turn
 from loadtest.workloads.nonce import behind_nonce, seed_from
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""When each request of an open loop is due: one absolute schedule per level, made before the level starts.
+"""When requests are due: in an open loop by one absolute schedule per level, in a closed one after the user has thought.
 
-A schedule is a pure function of the scenario and its seed. Every process makes the whole schedule and sends its share, so
-the arrivals of all processes together are what was asked for.
+Both are pure functions of the scenario and its seed. A schedule is made before the level starts. Every
+process makes the whole of it and sends its share, so the arrivals of all processes together are what was asked for.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
-from loadtest.scenario import BURSTINESS, RATE, Level, Scenario
+from loadtest.scenario import BURSTINESS, RATE, Level, Scenario, times_of
 from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.job import Job
+from loadtest.workloads.nonce import seed_from
 
 Piece = TypeVar("Piece")
 
@@ -99,6 +102,11 @@ def _when(due: float, rate: float, rate_to: float | None, over: float | None) ->
     return 2 * due / (rate + math.sqrt(rate * rate + 2 * slope * due))
 
 
+def trace_of(scenario: Scenario) -> Trace | None:
+    """Return the recorded arrivals that a scenario replays, read through; None where it has none. Raises ScenarioError."""
+    return None if scenario.trace is None else Trace.read(Path(scenario.trace))
+
+
 def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) -> Sequence[int]:
     """Return every instant of an open-loop level, ns after its start, in order; those of `trace` where it replays one.
 
@@ -133,3 +141,18 @@ def _ramp_seconds(scenario: Scenario, level: Level) -> float | None:
     if level.rate is None or level.rate_to is None:
         return None
     return scenario.duration or level.requests * 2 / (level.rate + level.rate_to)
+
+
+def think_time(scenario: Scenario, job: Job) -> float:
+    """Return how long the user pauses between the answer before and this job, seconds."""
+    asked = scenario.think_time
+    if not isinstance(asked, str):
+        return asked
+    session = job.id if job.session is None else job.session
+    rng = random.Random(seed_from("think", scenario.seed, job.level, session, job.turn or 0, job.warmup))
+    return times_of(asked).seconds(rng)
+
+
+def mean_think_time(scenario: Scenario) -> float:
+    """Return the mean of a scenario's think times, seconds."""
+    return times_of(scenario.think_time).mean

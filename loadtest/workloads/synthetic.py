@@ -1,4 +1,4 @@
-"""Made-up prompts of exactly the length asked for.
+"""Made-up prompts of exactly the length asked for, each a text of its own or of blocks that others begin with, too.
 
 A prompt can be rebuilt from its seed, so records need not hold it. Servers keep the prefixes of earlier prompts and would
 use them instead of reading ours, so every prompt begins with a nonce drawn from its seed.
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
+from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
-from loadtest.workloads.nonce import nonce_of, seed_of
+from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
+from loadtest.workloads.schedule import trace_of
 from loadtest.workloads.source import Session, SingleRequest, with_inputs
 from loadtest.workloads.tokens import Counter, TokenFit
 
@@ -86,12 +88,18 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
             break
     else:
         return nonce or "Read"
-    # The sum of the parts is the whole for our words, but vocabularies may join the nonce's end to what follows, so the
-    # whole is counted, and corrected by what it is off.
-    filler = room
-    text = start + ask
+    return _filled(tokens, start, ask, room, seed, counter)
+
+
+def _filled(tokens: int, start: str, end: str, room: int, seed: int, counter: Counter) -> str:
+    """Return start, sentences and end, of `tokens` tokens in all; by the count of its parts there is `room` for sentences.
+
+    The sum of the parts is the whole for our words, but vocabularies may join the nonce's end to what follows, so the
+    whole is counted, and corrected by what it is off.
+    """
+    filler, text = max(room, 0), start + end
     for _ in range(6):
-        text = start + _filler(filler, random.Random(seed)) + ask
+        text = start + _filler(filler, random.Random(seed)) + end
         off = tokens - counter.count(text)
         if off == 0:
             break
@@ -102,17 +110,51 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
 def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
     """Return a text of about `tokens` tokens by `counter` that asks for nothing: a nonce of its own, then sentences."""
     nonce = nonce_of(seed)
-    filler, text = tokens - counter.count(nonce), nonce
-    for _ in range(6):
-        text = nonce + _filler(max(filler, 0), random.Random(seed))
-        off = tokens - counter.count(text)
-        if off == 0 or filler <= 0:
-            break
-        filler += off
-    return text
+    return _filled(tokens, nonce, "", tokens - counter.count(nonce), seed, counter)
 
 
 @functools.lru_cache(maxsize=4096)
 def cached_document(tokens: int, seed: int, counter: Counter) -> str:
     """Return what `made_up_document` does, for a text that many prompts share."""
     return made_up_document(tokens, seed, counter)
+
+
+@dataclass(frozen=True, slots=True)
+class HashedBlocks:
+    """Makes up each prompt of blocks that other prompts of a Mooncake trace begin with, too.
+
+    A hash of the trace stands for a block of tokens and for all that comes before it, so equal hashes at the beginning of
+    two rows are an equal beginning of their prompts. Each hash gives a made-up block of its own.
+    """
+
+    scenario: Scenario
+    counter: Counter
+    fit: TokenFit
+    trace: Trace
+
+    @classmethod
+    def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
+        trace = None if scenario.literal or scenario.data is not None else trace_of(scenario)
+        return None if trace is None or trace.blocks is None else cls(scenario, counter, fit, trace)
+
+    def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
+        seed = seed_of(self.scenario, level, i, warmup=warmup)
+        prompt = self.prompt(i, level.input_tokens or 1, warmup=warmup)
+        return SingleRequest(Job(i, level.index, seed, prompt, level.input_tokens, level.output_tokens, warmup=warmup))
+
+    def prompt(self, i: int, tokens: int, *, warmup: bool) -> str:
+        """Return the prompt of the i-th row; a warm-up has blocks of its own."""
+        assert self.trace.blocks is not None
+        ours, block = self.fit.ours(tokens), self.fit.ours_added(self.trace.blocks.tokens)
+        key = "warm-up block" if warmup else "block"
+        texts = []
+        hashes = self.trace.blocks[0 if warmup else i]
+        for hash_id in hashes:
+            length = min(block, ours)
+            if length <= 0:
+                break
+            texts.append(cached_document(length, seed_from(self.scenario.seed, key, hash_id), self.counter))
+            ours -= length
+        if ours > 0:  # more tokens than blocks: the rest is this request's own
+            texts.append(made_up_document(ours, seed_from(self.scenario.seed, key, "rest", i), self.counter))
+        return " ".join(texts)

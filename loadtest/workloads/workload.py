@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
-from loadtest.workloads.conversations.sessions import ConversationSource
+from loadtest.workloads.conversations import ConversationSource
 from loadtest.workloads.data_source import DataSource, check_rows_fit, data_file, data_notes
 from loadtest.workloads.drawn_lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
-from loadtest.workloads.files.trace import Trace
-from loadtest.workloads.hashed_blocks import HashedBlocks
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
+from loadtest.workloads.schedule import trace_of
 from loadtest.workloads.shared_prefix import behind_prefix
 from loadtest.workloads.source import Session, Source
-from loadtest.workloads.synthetic import Synthetic, made_up
+from loadtest.workloads.synthetic import HashedBlocks, Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
 SOURCES: list[type[Source]] = [
@@ -45,16 +43,9 @@ class Workload:
     """
 
     def __init__(
-        self,
-        scenario: Scenario,
-        counter: Counter,
-        fit: TokenFit | None = None,
-        trace: Trace | None = None,
-        context: int | None = None,
+        self, scenario: Scenario, counter: Counter, fit: TokenFit | None = None, context: int | None = None
     ) -> None:
-        if trace is None and scenario.trace is not None:
-            trace = Trace.read(Path(scenario.trace))
-        self.trace = trace
+        self.trace = trace_of(scenario)
         self.scenario = scenario = as_files_say(scenario)
         self.counter = counter
         self.fit = fit or TokenFit()
@@ -63,11 +54,11 @@ class Workload:
         self.lengths = DrawnLengths(scenario.seed, counter, self.fit, context)
         self.prefix = behind_prefix(scenario, counter, self.fit)
         if isinstance(self.source, ConversationSource):
-            self.source = self.source.knowing(self.lengths, self.prefix)
+            self.source = replace(self.source, lengths=self.lengths)
 
     def fitted(self, fit: TokenFit, context: int | None = None) -> Workload:
         """Return a workload whose prompts have the length asked for by the server's own count, and fit its context."""
-        return Workload(self.scenario, self.counter, fit, self.trace, context)
+        return Workload(self.scenario, self.counter, fit, context)
 
     def session(self, level: Level, i: int, *, warmup: bool = False, source: Source | None = None) -> Session:
         """Return the i-th session of a level; `source` says what instead of the scenario's own."""
@@ -130,8 +121,7 @@ class Workload:
 
 def as_files_say(scenario: Scenario) -> Scenario:
     """Return a scenario without the lengths that its files replace, and with as many requests as data_once asks for."""
-    if scenario.trace is not None:
-        trace = Trace.read(Path(scenario.trace))
+    if (trace := trace_of(scenario)) is not None:
         scenario = scenario.replace(
             input_tokens=scenario.input_tokens if trace.input_tokens is None else (),
             output_tokens=scenario.output_tokens if trace.output_tokens is None else (),
@@ -161,6 +151,7 @@ def check_files(scenario: Scenario) -> list[str]:
     if scenario.data_once and scenario.requests is not None:
         raise ScenarioError("data_once says how many requests a level has; leave out requests.")
     check_lengths_files(scenario, Counter("estimate: before anything is sent"))
-    notes = [] if scenario.trace is None else list(Trace.read(Path(scenario.trace)).notes(scenario))
+    trace = trace_of(scenario)
+    notes = [] if trace is None else list(trace.notes(scenario))
     file = data_file(scenario)
     return notes if file is None else [*notes, *data_notes(file, as_files_say(scenario))]

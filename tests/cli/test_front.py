@@ -15,7 +15,7 @@ from support.places import ROOT
 
 from loadtest.cli import cli
 from loadtest.cli.options.environment import PREFIX, RESERVED
-from loadtest.cli.options.help_groups import COMMON, MONITORING, RESULTS
+from loadtest.cli.run import COMMON, MONITORING, RESULTS
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, keys_of
 

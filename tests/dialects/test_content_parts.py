@@ -7,8 +7,7 @@ from typing import Any
 
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
-from loadtest.workloads.conversations.history import History
-from loadtest.workloads.job import Job
+from loadtest.workloads.job import History, Job
 
 
 def test_content_parts_are_said_as_each_format_takes_them() -> None:

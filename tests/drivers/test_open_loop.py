@@ -25,9 +25,9 @@ from loadtest.measure import release
 from loadtest.measure.progress import Tally
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
-from loadtest.scenario import ConnectionKeys, Scenario
-from loadtest.targets.connect import control_client
+from loadtest.scenario import Scenario
 from loadtest.targets.prepare import prepare_targets
+from loadtest.targets.server.control import control_client
 from loadtest.wire import AsyncWire, Timerfd, now
 from loadtest.workloads.schedule import PlanShare, schedule_of
 
@@ -237,7 +237,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
     simulated_url: str, tmp_path: Path, options: dict[str, Any], requests: int
 ) -> None:
     scenario = Scenario(url=simulated_url, input_tokens=(32,), output_tokens=(4,), seed=3, **options)
-    with control_client(ConnectionKeys()) as control:
+    with control_client(scenario) as control:
         _, (ready,) = prepare_targets(control, scenario, lambda _: None)
     folder = RunFolder.create(tmp_path / "run")
 
@@ -253,7 +253,6 @@ def test_two_processes_shares_make_up_the_whole_plan(
             driver = Driver(
                 targets=[ready],
                 wire=wire,
-                posts=[ready.target.posts],
                 records=records,
                 samples=samples,
                 on_progress=lambda _: None,

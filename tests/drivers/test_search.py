@@ -153,13 +153,16 @@ def test_a_mistake_is_said_before_anything_is_sent(
 
 
 def test_the_levels_of_a_search_are_long_enough_for_what_is_asked() -> None:
-    said: list[str] = []
-    finder = Finder(Scenario(), parse_objectives("ttft_p95=2,tokens_per_s_mean=1"), 64, said.append)
-    assert finder.first(Scenario()).requests == 60
-    assert Finder(Scenario(), parse_objectives("ttft_p99=2"), 64, said.append).first(Scenario()).requests == 300
-    assert finder.first(Scenario(duration=3.0)).duration is None  # of a file; on the command line it is refused
+    def first(scenario: Scenario, slo: str) -> Scenario:
+        return Finder(scenario, parse_objectives(slo), 64, print).first()
+
+    assert first(Scenario(), "ttft_p95=2,tokens_per_s_mean=1").requests == 60
+    assert first(Scenario(), "ttft_p99=2").requests == 300
+    assert first(Scenario(duration=3.0), "ttft_p95=2").duration is None  # of a file; on the command line it is refused
     with pytest.raises(ScenarioError):
-        finder.first(Scenario.from_dict({"rate": [1, 2]}))
+        first(Scenario.from_dict({"rate": [1, 2]}), "ttft_p95=2")
+    with pytest.raises(ScenarioError, match="leave up_to_context and unload away"):
+        first(Scenario(up_to_context=True), "ttft_p95=2")
 
 
 @pytest.mark.parametrize("limit", [3, 7, 20, 50])
@@ -196,10 +199,10 @@ def test_a_miss_by_far_is_clear_though_rounds_are_few() -> None:
 def test_people_who_think_are_searched_for_from_four_on_and_rates_in_sixteenths() -> None:
     people = Scenario.from_dict({"turns": 4, "think_time": 20})
     finder = Finder(people, parse_objectives("ttft_p95=3"), 64, print)
-    assert finder.first(people).concurrency == (4,)
+    assert finder.first().concurrency == (4,)
     rate = Scenario.from_dict({"rate": 2.0})
     at_rates = Finder(rate, parse_objectives("ttft_p95=3"), 8, print)
-    first = at_rates.first(rate)
+    first = at_rates.first()
     assert (first.rate, first.duration, first.requests) == ((2.0,), None, 64)
 
 

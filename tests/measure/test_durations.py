@@ -11,7 +11,7 @@ from support.odd_streams import CHAT, V1, A, B, C, delta, finish, last, message,
 from support.recorded import T_SEND, framed
 
 from loadtest.dialects import Dialect
-from loadtest.measure.durations import TOO_LONG, TOO_SHORT
+from loadtest.measure.server_figures import TOO_LONG, TOO_SHORT
 
 SPAN_NS = 400_000_000  # from the first of three tokens to the last
 TRUE = {

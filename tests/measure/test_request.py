@@ -14,7 +14,7 @@ from support.recorded import ANCHOR, T_SEND, Reads, framed
 from loadtest.dialects import Dialect, OllamaChat, OpenAIChat, OpenAIEmbeddings
 from loadtest.measure.failure import Failure
 from loadtest.measure.request import Request
-from loadtest.measure.token_counts import LETTERS
+from loadtest.measure.server_figures import LETTERS
 from loadtest.records import Outcome
 
 MS = 1_000_000

@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario, keys_of
-from loadtest.scenario.other_names import KEY_OF
+from loadtest.scenario.keys import KEY_OF
 from loadtest.scenario.toml_tables import flat
 
 Call = Callable[..., tuple[int, str, str]]

@@ -13,7 +13,7 @@ import pytest
 from support.simulated import Answer, ask, chat, raw, recorded, request, run, shape, take_apart, write_profile
 
 from loadtest.errors import ScenarioError
-from loadtest.simulate.faults import EQUAL_PIECES, Fault
+from loadtest.simulate.api.answer_writer import EQUAL_PIECES, Fault
 from loadtest.simulate.server import SimulatedServer
 
 

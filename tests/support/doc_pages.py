@@ -9,7 +9,7 @@ import click
 
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.cli import COMMANDS, cli
-from loadtest.cli.options.help_groups import run_groups
+from loadtest.cli.run import run_groups
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION
 from support.places import ROOT

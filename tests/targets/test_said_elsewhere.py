@@ -14,8 +14,8 @@ import pytest
 from support.made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.errors import TargetError
+from loadtest.targets.server.model_list import OF_ALL, with_more
 from loadtest.targets.server.probe import Server, choose_model, probe
-from loadtest.targets.server.said_elsewhere import OF_ALL, with_more
 
 Call = Callable[..., tuple[int, str, str]]
 Said = tuple[bool | None, int | None, int | None]  # of a model: loaded, its context, its trained one

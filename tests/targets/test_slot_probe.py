@@ -17,7 +17,7 @@ from loadtest.cli.demo import simulated_server
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
-from loadtest.targets.connect import control_client
+from loadtest.targets.server.control import control_client
 from loadtest.targets.slot_probe import SlotProbe, probe_slots, seen_in
 from loadtest.targets.target import find_targets, located
 from loadtest.workloads.tokens import load_counter

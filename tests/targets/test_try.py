@@ -13,8 +13,7 @@ from support.made_servers import CHAT, OPENAI_STREAM, Made, made, refuse
 from loadtest.dialects import OpenAIChat
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario
-from loadtest.targets.trials.attempts import Attempt
-from loadtest.targets.trials.what_came import what_came
+from loadtest.targets.trials import Attempt, what_came
 
 Call = Callable[..., tuple[int, str, str]]
 Judge = Callable[[str, dict[str, Any]], Any]  # of path and body: an answer, None for a good one

@@ -12,7 +12,7 @@ from loadtest.analyse.figures.stats import describe_waits
 from loadtest.errors import ScenarioError
 from loadtest.live import Figures
 from loadtest.measure.failure import FailedInARow
-from loadtest.measure.leaving import STAYS, Leaving
+from loadtest.measure.leaving import STAYS, stay_of
 from loadtest.measure.progress import Tally
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Level, Scenario
@@ -45,23 +45,22 @@ def record(outcome: Outcome, number: int = 0, *, first: int | None = 1_000_000, 
 
 def test_who_leaves_when_follows_from_the_seed_and_the_place_alone() -> None:
     scenario = Scenario.from_dict({"patience": "uniform(5, 15)", "leave": "25%", "seed": 3})
-    leaving = Leaving.of(scenario)
-    stays = [leaving.stay(job(number)) for number in range(2000)]
-    assert stays == [Leaving.of(scenario).stay(job(number)) for number in range(2000)]
+    stays = [stay_of(scenario, job(number)) for number in range(2000)]
+    assert stays == [stay_of(scenario, job(number)) for number in range(2000)]
     assert all(stay.patience_s is not None and 5 <= stay.patience_s <= 15 for stay in stays)
     pieces = [stay.pieces for stay in stays if stay.pieces is not None]
     assert len(pieces) / len(stays) == pytest.approx(0.25, abs=0.03)
     assert min(pieces) == 1
     assert max(pieces) == 63
     assert np.mean(pieces) == pytest.approx(32, abs=3)
-    other = Leaving.of(scenario.replace(seed=4))
-    assert [other.stay(job(number)) for number in range(10)] != stays[:10]
+    other = scenario.replace(seed=4)
+    assert [stay_of(other, job(number)) for number in range(10)] != stays[:10]
 
 
 def test_warm_ups_and_users_of_other_scenarios_stay() -> None:
-    assert Leaving.of(Scenario()).stay(job(0)) == STAYS
-    leaving = Leaving.of(Scenario.from_dict({"patience": 1, "leave": 1}))
-    assert leaving.stay(job(0, warmup=True)) == STAYS != leaving.stay(job(0))
+    assert stay_of(Scenario(), job(0)) == STAYS
+    scenario = Scenario.from_dict({"patience": 1, "leave": 1})
+    assert stay_of(scenario, job(0, warmup=True)) == STAYS != stay_of(scenario, job(0))
 
 
 @pytest.mark.parametrize(

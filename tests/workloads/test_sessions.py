@@ -17,8 +17,8 @@ from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, times_of
-from loadtest.workloads.conversations.thinking import mean_think_time, think_time
 from loadtest.workloads.job import Job
+from loadtest.workloads.schedule import mean_think_time, think_time
 from loadtest.workloads.source import Answered
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload

@@ -12,20 +12,18 @@ import httpx
 
 from loadtest import reach
 from loadtest.cli.check.trial import try_server
-from loadtest.cli.options.connection import SERVER_OPTIONS
 from loadtest.cli.options.environment import named_in_environment, url_taken
-from loadtest.cli.options.scenario_options import key_options, make_scenario, one_url
+from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.credentials import withhold
-from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
-from loadtest.targets.connect import control_client
+from loadtest.targets.server.control import control_client
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
-from loadtest.targets.target import Target, located, reread
+from loadtest.targets.target import located, reread, target_of
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import base_url, default_url, is_socket
 from loadtest.workloads.tokens import load_counter
@@ -67,7 +65,7 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))
-    with control_client(asked, asked.connect_timeout, asked.header) as client:
+    with control_client(asked) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
     probed = None
     if slots and server.slots is None:
@@ -159,16 +157,13 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
 
 def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[SlotProbe, Server, ServedModel]:
     """Send bursts, as the scenario says, until the server's slots show; return server and model as they then are, too."""
-    spoken = scenario.api if scenario.api != "auto" else server.native
     seed = secrets.randbelow(2**31) if scenario.seed is None else scenario.seed
-    scenario = scenario.replace(api=spoken, model=model.name, seed=seed)
-    dialect = dialect_for(scenario, api=spoken, model=model.name, kind=server.kind)
-    counter = load_counter(model.name, fetch=False)
-    target = Target(server, model, dialect)
-    found = probe_slots(target, Workload(scenario, counter))
+    scenario = scenario.replace(api=server.api(scenario.api), model=model.name, seed=seed)
+    target = target_of(server, model, scenario)
+    found = probe_slots(target, Workload(scenario, load_counter(model.name, fetch=False)))
     with (
         contextlib.suppress(TargetError),
-        control_client(scenario, scenario.connect_timeout, scenario.header) as client,
+        control_client(scenario) as client,
     ):
         target = reread(client, target)  # the bursts have loaded the model
     return found, target.server, target.model

@@ -9,10 +9,8 @@ from loadtest.dialects import Dialect
 from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.target import check_num_ctx
-from loadtest.targets.trials.attempts import Attempt, changes, command_for
-from loadtest.targets.trials.trial import TRIAL_TOKENS, attempts, known_by
-from loadtest.targets.trials.what_came import what_came
+from loadtest.targets.target import check_num_ctx, target_of
+from loadtest.targets.trials import TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
 from loadtest.text import shown
 from loadtest.urls import has_own_root
 
@@ -24,9 +22,8 @@ def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Sc
 
     `asked` is what the command says, `scenario` the same with the API that was found out.
     """
-    known = known_by(server, model, scenario)
-    check_num_ctx(scenario, known.api, model.context)
-    dialect = known.dialect(scenario)  # raises for an option that it lacks
+    check_num_ctx(scenario, server.api(scenario.api), model.context)
+    dialect = target_of(server, model, scenario).dialect  # raises for an option that it lacks
     length = f" for {TRIAL_TOKENS} tokens" if dialect.streams else ""
     print(f"Trying requests{length}, one after another: they may load the model, and cost tokens.", flush=True)
     limits = {"first_token_timeout": min(scenario.first_token_timeout or FIRST_TOKEN_S, FIRST_TOKEN_S)}

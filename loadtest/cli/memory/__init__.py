@@ -17,9 +17,8 @@ from loadtest.cli.memory.estimates import (
     memory_size,
 )
 from loadtest.cli.options.arguments import refuse_idle
-from loadtest.cli.options.connection import SERVER_OPTIONS, connection_of, server_options
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
-from loadtest.cli.options.scenario_options import is_url, one_url
+from loadtest.cli.options.scenario_options import SERVER_OPTIONS, connection_of, is_url, one_url, server_options
 from loadtest.cli.output.printing import json_option, print_json, print_lines
 from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid

@@ -24,8 +24,8 @@ from loadtest.memory.estimate import (
     facts_of_server,
     facts_of_shape,
     loaded_memory,
+    parse_size,
 )
-from loadtest.memory.sizes import parse_size
 from loadtest.scenario import Scenario
 from loadtest.text import shown
 from loadtest.urls import parse_url
@@ -228,14 +228,14 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
 
 
 def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
-    from loadtest.targets.connect import control_client
+    from loadtest.targets.server.control import control_client
     from loadtest.targets.server.probe import choose_model, probe, with_details
 
     address = parse_url(withhold(url))
     api = asked.connection.api
     if api == "auto" and address.path is not None:
         api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
-    with control_client(asked.connection, asked.connection.connect_timeout) as client:
+    with control_client(asked.connection) as client:
         server = probe(client, address.base, api=api, path=address.path)
         if server.kind != "ollama":
             raise TargetError(

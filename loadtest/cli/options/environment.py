@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import click
 from click.core import ParameterSource
 
-from loadtest.scenario.other_names import KEY_OF
+from loadtest.scenario.keys import KEY_OF
 
 PREFIX = "LOADTEST_"
 # Names in use for other things: those that end in _ begin the names of variables that hold what was written out.

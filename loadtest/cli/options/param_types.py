@@ -62,32 +62,20 @@ class ShareParam(NumberParam):
     read = staticmethod(read_share)
 
 
-class ListParam(click.ParamType[tuple[Any, ...]]):
-    """Numbers with commas between; `example` is how a list of them looks."""
+class ReadParam(click.ParamType[Any]):
+    """What `read` makes of a text, such as lengths; `wanted` says what a text is not where the reader does not say it."""
 
-    def __init__(self, read: Callable[[str], Any], kind: str, example: str) -> None:
+    def __init__(self, read: Callable[[str], Any], kind: str, wanted: str = "") -> None:
         self.name = kind
-        self._read, self._example = read, example
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        try:
-            return tuple(self._read(item) for item in str(value).split(",") if item.strip())
-        except ValueError:
-            self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
-
-
-class DrawnParam(click.ParamType[Any]):
-    """What a number is, or the distribution that it is drawn from; or several such, where `read` takes a list."""
-
-    def __init__(self, read: Callable[[str], Any], kind: str) -> None:
-        self.name = kind
-        self._read = read
+        self._read, self._wanted = read, wanted
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return self._read(str(value))
         except ScenarioError as error:
             self.fail(as_sentence(error), param, ctx)
+        except ValueError:
+            self.fail(f"{short_repr(value)} is not {self._wanted}.", param, ctx)
 
 
 def read_lengths(text: str) -> tuple[int | str, ...]:
@@ -95,6 +83,13 @@ def read_lengths(text: str) -> tuple[int | str, ...]:
     return tuple(read_length(item) for item in split_outside_brackets(text, ",") if item.strip())
 
 
+def _list_of(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    return lambda text: tuple(read(item) for item in text.split(",") if item.strip())
+
+
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
-LISTS_OF = {int: ListParam(parse_whole, "whole numbers", "1,2,4,8"), float: ListParam(float, "numbers", "0.5,1,2")}
+LISTS_OF = {
+    int: ReadParam(_list_of(parse_whole), "whole numbers", "a list of whole numbers like 1,2,4,8"),
+    float: ReadParam(_list_of(float), "numbers", "a list of numbers like 0.5,1,2"),
+}
 LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}

@@ -15,14 +15,16 @@ from loadtest.cli.options.param_types import (
     LIST_METAVARS,
     LISTS_OF,
     PARAM_TYPES,
-    DrawnParam,
+    ReadParam,
     SecondsParam,
     ShareParam,
     read_lengths,
 )
 from loadtest.errors import ScenarioError
+from loadtest.reach import reached
 from loadtest.scenario import (
     FORMER,
+    ConnectionKeys,
     Key,
     Scenario,
     check_idle,
@@ -34,6 +36,8 @@ from loadtest.scenario import (
 from loadtest.urls import is_socket, without_secrets
 
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
+CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
+SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
@@ -58,6 +62,11 @@ def key_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return give
 
 
+# of the commands that connect to a server, with the same help and checks as in `loadtest run`
+connection_options = key_options(*CONNECTION)
+server_options = key_options(*SERVER_OPTIONS)
+
+
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     declared, kind, default = key.declared, key.kind, key.default
     text = declared.help + (f" [{declared.unit}]" if declared.unit not in ("", "s") else "")  # SECONDS stands before it
@@ -80,11 +89,11 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         click.Choice(declared.choices, case_sensitive=False) if declared.choices else PARAM_TYPES.get(kind, kind)
     )
     if key.many:
-        taken = DrawnParam(read_lengths, "lengths") if declared.length else LISTS_OF[kind]
+        taken = ReadParam(read_lengths, "lengths") if declared.length else LISTS_OF[kind]
     elif declared.length:
-        taken = DrawnParam(read_length, "length")
+        taken = ReadParam(read_length, "length")
     elif declared.span:
-        taken = DrawnParam(read_seconds, "seconds")
+        taken = ReadParam(read_seconds, "seconds")
     elif declared.share:
         taken = ShareParam()
     elif declared.unit == "s" and kind is float:
@@ -160,6 +169,11 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
         return Scenario.load(path, say=_warn, **given)
     check_idle(given, given, "the command line")
     return Scenario.from_dict(given, where="the command line", say=_warn)
+
+
+def connection_of(values: dict[str, Any]) -> Scenario:
+    """Take the options of a connection out of a command's, as a scenario; raise ScenarioError where they make no sense."""
+    return reached(make_scenario(None, {name: values.pop(name, None) for name in SERVER_OPTIONS}))
 
 
 def _warn(sentence: str) -> None:

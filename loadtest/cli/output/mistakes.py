@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
-from loadtest.scenario.other_names import KEY_OF, KEY_OF_LETTER
+from loadtest.scenario.keys import KEY_OF, KEY_OF_LETTER
 from loadtest.urls import without_passwords
 
 QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full

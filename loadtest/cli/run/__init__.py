@@ -1,8 +1,9 @@
-"""`loadtest run`: options, and the levels or the search."""
+"""`loadtest run`: its options, in groups with those first that most people need, and the levels or the search."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,58 @@ from loadtest.asyncio_driver.run import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.environment import named_in_environment, url_taken
-from loadtest.cli.options.help_groups import RunCommand
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.output.progress_line import LiveLine
 from loadtest.cli.report import SLO_HELP
-from loadtest.cli.run.find_max import Finder
+from loadtest.cli.run.find_max import Finder, check_find_max
 from loadtest.cli.run.how_long import say_how_long, with_enough_requests
 from loadtest.cli.run.prediction_and_probe import as_predicted, kept_beforehand, question
 from loadtest.cli.run.results import Showing, show_ended, showing_options
-from loadtest.errors import refuse
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
-from loadtest.scenario import MOST_STREAMS, Scenario
-from loadtest.slo import Objective, parse_objectives
-from loadtest.workloads.workload import check_files
+from loadtest.scenario import MOST_STREAMS, Scenario, keys_of
+from loadtest.slo import parse_objectives
+
+# Options that most runs need, in the order in which they are needed.
+COMMON = (
+    "url",
+    "model",
+    "concurrency",
+    "rate",
+    "duration",
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "prompt",
+    "slo",
+    "find_max",
+    "monitor",
+    "out",
+)
+RESULTS = (
+    "name",
+    "save_text",
+    "price_per_hour",
+    "price_per_kwh",
+    "prediction",
+    "probe_slots",
+    "no_report",
+    "quiet",
+    "as_json",
+    "junit",
+    "github_summary",
+)
+MONITORING = ("monitor_every", "monitor_idle", "metrics_port", "metrics_address")
+# Headings of the parts of the scenario: these first, any other part after them, under its own name.
+HEADINGS = {
+    "LoadKeys": "Load",
+    "PromptKeys": "Prompts and lengths",
+    "DataKeys": "Own prompts and shared prefixes",
+    "SessionKeys": "People and conversations",
+    "RequestKeys": "Request",
+    "ConnectionKeys": "Connection",
+    "LimitKeys": "Limits",
+}
 
 
 def run_scenario(
@@ -41,8 +80,6 @@ def run_scenario(
 ) -> Finished:
     """Measure `scenario` with the progress line on stderr; `watch` sees the same progress."""
     line = line or LiveLine()
-    for note in check_files(scenario):
-        line.say(note)
 
     def progress(at: Progress) -> None:
         watch(at)
@@ -52,6 +89,32 @@ def run_scenario(
         return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside, keep=keep)
     finally:
         line.close()
+
+
+def run_groups() -> dict[str, Sequence[str]]:
+    """Return the groups of `loadtest run`, by heading: what is common, then each part of the scenario, then what is kept."""
+    parts = {part.__name__: part for part in reversed(Scenario.__mro__) if part.__name__.endswith("Keys")}
+    groups: dict[str, Sequence[str]] = {"Most used": COMMON}
+    for name in dict.fromkeys((*HEADINGS, *parts)):
+        heading = HEADINGS.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Keys"))
+        groups[heading] = [key.name for key in keys_of(parts[name])]
+    return {**groups, "Monitoring": MONITORING, "Results": RESULTS}
+
+
+class RunCommand(click.Command):
+    """`loadtest run`, whose help puts options under headings; an option stands in the first group that names it."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        rows = {param.name: row for param in options if (row := param.get_help_record(ctx)) is not None}
+        for heading, names in run_groups().items():
+            found = [rows.pop(name) for name in names if name in rows]
+            if found:
+                with formatter.section(heading):
+                    formatter.write_dl(found)
+        if rows:
+            with formatter.section("Help" if len(rows) == 1 else "Other options"):
+                formatter.write_dl(list(rows.values()))
 
 
 @click.command(cls=RunCommand)
@@ -123,7 +186,7 @@ def run(
     the environment, and that over the scenario file.
     """
     objectives = () if slo is None else parse_objectives(slo)
-    _check_find_max(find_max, objectives, values)
+    check_find_max(find_max, objectives, values)
     url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
     scenario_file, values["url"] = file_and_url(given, url)
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
@@ -135,29 +198,12 @@ def run(
     measured = functools.partial(run_scenario, out=out, line=line, beside=monitoring.beside(scenario), keep=keep)
     if find_max is not None:
         finder = Finder(scenario, objectives, find_max, line.say)
-        finished = measured(finder.first(scenario), choose=finder)
+        finished = measured(finder.first(), choose=finder)
         searched = finder.conclude(finished.folder) if finished.failure is None else None
         return show_ended(finished, showing, searched=searched)
     scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)
     finished = measured(scenario, watch=say_how_long(scenario, objectives, line.say))
     return show_ended(finished, showing, objectives=objectives)
-
-
-def _check_find_max(most: int | None, objectives: Sequence[Objective], values: dict[str, Any]) -> None:
-    """Raise ScenarioError where --find-max is given and makes no sense with the other options."""
-    if most is None:
-        return
-    refuse(not objectives, "--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
-    refuse(
-        values.get("trace") is not None,
-        "--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.",
-    )
-    refuse(
-        values.get("duration") is not None,
-        "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
-        "--requests.",
-    )
-    refuse(values.get("concurrency") is not None, "--find-max chooses the concurrency itself; leave out --concurrency.")
 
 
 named_in_environment(run)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.analyse.run.levels import LevelData
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -19,6 +19,23 @@ SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interva
 PAST_PERCENTILE = 3  # requests beyond a percentile that a level should have: 60 in all for p95, 300 for p99
 RATE_S = 30.0  # the shortest level at a rate: a queue needs time to grow
 FIRST_PEOPLE = 4  # with whom a search begins where people think: one alone would need minutes for so many turns
+
+
+def check_find_max(most: int | None, objectives: Sequence[Objective], values: dict[str, Any]) -> None:
+    """Raise ScenarioError where --find-max is given and makes no sense with the other options."""
+    if most is None:
+        return
+    refuse(not objectives, "--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
+    refuse(
+        values.get("trace") is not None,
+        "--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.",
+    )
+    refuse(
+        values.get("duration") is not None,
+        "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
+        "--requests.",
+    )
+    refuse(values.get("concurrency") is not None, "--find-max chooses the concurrency itself; leave out --concurrency.")
 
 
 class Finder:
@@ -41,15 +58,20 @@ class Finder:
         elif scenario.has_sessions and scenario.think_time:
             start = FIRST_PEOPLE
         self._search = Search(least=least, a_stream=each, most=most, start=start)
+        self._scenario = scenario
         self._objectives = objectives
-        self._max_error_ratio = scenario.max_error_ratio
         self._say = say
         self._unknown: str | None = None  # what more requests would not tell either
         self._indices: dict[int, int] = {}  # load -> index of the level that measured it last
         self.tried: list[TriedLevel] = []
 
-    def first(self, scenario: Scenario) -> Scenario:
+    def first(self) -> Scenario:
         """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
+        scenario = self._scenario
+        if scenario.unload or scenario.up_to_context:
+            raise ScenarioError(
+                "--find-max searches over concurrency at one length; leave up_to_context and unload away."
+            )
         if scenario.data_once:
             raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
         if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
@@ -98,7 +120,7 @@ class Finder:
         met, saw = all_met(judged), "; ".join(map(str, judged))
         leans = None if any(each.unjudged is not None for each in judged) else all(each.met for each in judged)
         by_share = any(each.figure == ERRORS for each in self._objectives)
-        if not by_share and failures > self._max_error_ratio * requests:
+        if not by_share and failures > self._scenario.max_error_ratio * requests:
             met, saw = False, f"{failures} of {requests} requests failed"
         elif void:
             met, leans, saw = None, None, f"void ({'; '.join(summary['reasons'])})"

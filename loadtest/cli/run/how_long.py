@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from loadtest.measure.progress import Progress
 from loadtest.scenario import OPEN_LOOP_S, Level, Scenario
 from loadtest.slo import Objective, least_requests
-from loadtest.workloads.conversations.sessions import mean_turns
-from loadtest.workloads.conversations.thinking import mean_think_time
+from loadtest.workloads.conversations import mean_turns
+from loadtest.workloads.schedule import mean_think_time
 from loadtest.workloads.workload import as_files_say
 
 

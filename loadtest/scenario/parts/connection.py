@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.errors import ScenarioError, refuse
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, request_key
 from loadtest.scenario.values import Text, short_repr
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -20,12 +20,10 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>\.?[\w-]+(?:\.
 class ConnectionKeys:
     """Keys that decide how a server is reached; the same for requests, for questions to the server and for samplers."""
 
-    key_env: str | None = key(
+    key_env: str | None = request_key(
         "Environment variable that holds the server's key; default: OPENAI_API_KEY, OLLAMA_API_KEY, or the API's own.",
         None,
         text=Text(200, "name a variable, or leave it out"),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="VARIABLE",
     )
     ca_file: str | None = key(
@@ -35,44 +33,34 @@ class ConnectionKeys:
         locust=(ATTRIBUTE, OPTION),
         metavar="FILE",
     )
-    insecure: bool = key(
+    insecure: bool = request_key(
         "Trust any certificate over https: for a test server of your own only, since anybody could answer in its place.",
         default=False,
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
-    cert: str | None = key(
+    cert: str | None = request_key(
         "PEM file of your certificate, for a server that asks for one over https. It holds the key too, or --cert-key names it.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="FILE",
     )
-    cert_key: str | None = key(
+    cert_key: str | None = request_key(
         "PEM file of the key to --cert, without a passphrase.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="FILE",
     )
-    proxy: str | None = key(
+    proxy: str | None = request_key(
         "Proxy to go through, like http://proxy:3128, https://proxy or socks5h://proxy:1080; proxy variables of the environment are "
         "not used.",
         None,
         text=Text(8000, "give the proxy's URL, or leave it out"),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="URL",
     )
-    no_proxy: str | None = key(
+    no_proxy: str | None = request_key(
         "Hosts that are asked directly, not through --proxy, like localhost,10.0.0.5:8000,.example.org.",
         None,
         text=Text(4000, "name hosts with commas between them, or leave it out"),
         joined=",",
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="HOST,HOST",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,57 +15,47 @@ TABLE = "data"
 PREFIX_COUNTS = Range(1, 100_000, above_zero=True)
 ZIPF = Range(0.01, 10, above_zero=True)
 
+_data_key = functools.partial(key, table=TABLE, locust=(ATTRIBUTE, OPTION))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataKeys:
     """Keys that decide which file prompts come from, and what they share."""
 
-    data: str | None = key(
+    data: str | None = _data_key(
         "Send the prompts of this file, row by row: JSON lines, CSV, ShareGPT conversations or an OpenAI batch file.",
         None,
         text=Text(4096, "name a data file, or leave it out"),
-        table=TABLE,
-        locust=(ATTRIBUTE, OPTION),
         metavar="FILE",
     )
-    data_column: str | None = key(
+    data_column: str | None = _data_key(
         "Column of --data that holds the prompt; default: prompt, text, question, messages, …",
         None,
         text=Text(200, "name a column, or leave it out"),
-        table=TABLE,
-        locust=(ATTRIBUTE, OPTION),
         metavar="NAME",
     )
     data_once: bool = key("Let each level send every row of --data once.", default=False, table=TABLE)
-    system: str | None = key(
+    system: str | None = _data_key(
         "System prompt of every request: a text, or @FILE. It stands in front of the prompt where an endpoint takes no "
         "messages.",
         None,
         text=Text(MOST_PROMPT, "write a system prompt, or leave it out", lines=True),
-        table=TABLE,
-        locust=(ATTRIBUTE, OPTION),
     )
-    system_tokens: int | None = key(
+    system_tokens: int | None = _data_key(
         "Length of a made-up system prompt, the same for every request.",
         None,
         unit="tokens",
         bounds=TOKEN_COUNTS,
-        table=TABLE,
-        locust=(ATTRIBUTE, OPTION),
     )
-    prefixes: int | None = key(
+    prefixes: int | None = _data_key(
         "Make up this many system prompts of --system-tokens; each request draws one.  [default: 1]",
         None,
         bounds=PREFIX_COUNTS,
-        table=TABLE,
-        locust=(ATTRIBUTE, OPTION),
     )
-    prefix_zipf: float | None = key(
+    prefix_zipf: float | None = _data_key(
         "Draw prefixes by Zipf's law with this exponent S, the k-th in proportion to 1/k^S. Default: all equally often.",
         None,
         bounds=ZIPF,
-        table=TABLE,
-        locust=(ATTRIBUTE, OPTION),
     )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, request_key
 from loadtest.scenario.values import MOST_REQUESTS, SECONDS, Range
 
 
@@ -24,23 +24,19 @@ class LimitKeys:
     total_timeout: float | None = key(
         "Longest time for a whole request.", None, unit="s", bounds=SECONDS, locust=(ATTRIBUTE,)
     )
-    patience: float | str | None = key(
+    patience: float | str | None = request_key(
         "How long users wait for the first token before they hang up: seconds, or a distribution like uniform(5, 15); "
         "default: as long as the limits allow.",
         None,
         unit="s",
         bounds=SECONDS,
         span=True,
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
-    leave: float | None = key(
+    leave: float | None = request_key(
         "Share of the answers in which the user hangs up, like 5%, at a random point of the expected length.",
         None,
         bounds=Range(0, 1, instead="5 % is 5% or 0.05"),
         share=True,
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
     max_error_ratio: float = key(
         "Share of failed requests above which a level is suspect; default: 0.",

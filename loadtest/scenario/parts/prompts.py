@@ -1,7 +1,8 @@
-"""Prompts: what each request asks, and how long an answer it asks for."""
+"""Prompts: what each request asks, in a conversation turn after turn, and how long an answer it asks for."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
 DEFAULT_OUTPUT = [64]  # tokens
+ANSWERS = ("server", "recorded")
+MOST_TURNS = 10_000  # of a conversation
+
+_session_key = functools.partial(key, table="sessions", locust=(ATTRIBUTE, OPTION))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,37 @@ class PromptKeys:
         if self.prompt_file is None:
             return self.prompt
         return prompt_of(Path(self.prompt_file), has_words=bool(self.words))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionKeys:
+    """Keys that make requests the turns of conversations; `think_time` is a key of every closed loop."""
+
+    turns: int | str | None = _session_key(
+        "Let users hold made-up conversations of this many turns, one after another; a number or a distribution such as "
+        "uniform(2, 6). With --data: at most this many turns of each conversation.",
+        None,
+        bounds=Range(1, MOST_TURNS),
+        length=True,
+    )
+    follow_up_tokens: int | str | None = _session_key(
+        "Length of what a user says in each turn after the first, or a distribution; default: --input-tokens.",
+        None,
+        unit="tokens",
+        bounds=TOKEN_COUNTS,
+        length=True,
+    )
+    answers: str | None = _session_key(
+        "What stands in a conversation as the model's answers: the server's own, or recorded ones (made up where nothing "
+        "is recorded). With --data: play its conversations turn by turn.  [default: server]",
+        None,
+        choices=ANSWERS,
+    )
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether requests are turns of conversations, made up or from the data."""
+        return self.turns is not None or self.answers is not None
 
 
 def check_prompts(prompts: PromptKeys) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError, TargetError, refuse
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, request_key
 from loadtest.scenario.request_additions import (
     MOST_BODY,
     body_text,
@@ -89,52 +89,40 @@ class RequestKeys:
         locust=(ATTRIBUTE,),
     )
     # What is added to every request, and what is said by name; each dialect says how in its own file.
-    header: Sequence[str] = key(
+    header: Sequence[str] = request_key(
         "Header of every request, as 'Name: value'; ${NAME} in the value is filled in from the environment when it is "
         "sent, and never stored. May be given again.",
         [],
-        table="request",
         repeat="'NAME: VALUE'",
-        locust=(ATTRIBUTE, OPTION),
     )
-    body: str | None = key(
+    body: str | None = request_key(
         "JSON laid over the body of every request, or @FILE with it; null takes a key out, as in "
         "'{\"stream_options\": null}'; ${NAME} in a text as in --header.",
         None,
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
         read=body_text,
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="JSON",
     )
-    query: Sequence[str] = key(
+    query: Sequence[str] = request_key(
         "Query of every measured request, as 'name=value'; ${NAME} as in --header. May be given again.",
         [],
-        table="request",
         repeat="NAME=VALUE",
-        locust=(ATTRIBUTE, OPTION),
     )
-    path: str | None = key(
+    path: str | None = request_key(
         "Path that measured requests go to, below the URL, instead of the endpoint's own.",
         None,
         text=Text(4096, "write it like /v1/chat/completions, or leave it out"),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="PATH",
     )
-    top_p: float | None = key(
+    top_p: float | None = request_key(
         "Sample from the likeliest tokens that together have this probability; default: the server's.",
         None,
         bounds=Range(0, 1),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
-    top_k: int | None = key(
+    top_k: int | None = request_key(
         "Sample from this many likeliest tokens; default: the server's.",
         None,
         bounds=Range(-1, 1_000_000),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
     stop: Sequence[str] = key(  # no attribute of Locust's users, who have a method of that name
         "Text that ends an answer. May be given again.",
@@ -144,34 +132,26 @@ class RequestKeys:
         repeat="TEXT",
         locust=(OPTION,),
     )
-    think: str | None = key(
+    think: str | None = request_key(
         "Whether the model thinks before it answers, or how hard; default: the model decides.",
         None,
         choices=THINK,
         read=lambda given: ("off", "on")[given] if isinstance(given, bool) else given,
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
-    keep_alive: str | None = key(
+    keep_alive: str | None = request_key(
         "How long Ollama keeps the model loaded after a request, like 10m; -1: for ever.",
         None,
         text=Text(100, "write a time like 10m, or leave it out"),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
         metavar="TIME",
     )
-    ignore_eos: bool = key(
+    ignore_eos: bool = request_key(
         "Ask for answers of full length: the server ignores the end that the model chooses (vLLM, llama.cpp).",
         default=False,
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
-    sampling_seed: int | None = key(
+    sampling_seed: int | None = request_key(
         "Seed of the server's sampling, the same in every request.",
         None,
         bounds=Range(-(2**31), 2**32 - 1),
-        table="request",
-        locust=(ATTRIBUTE, OPTION),
     )
 
     @property

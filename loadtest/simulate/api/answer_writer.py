@@ -1,4 +1,7 @@
-"""Writes one answer to its client: the engine's emissions as bytes, or the fault that is injected."""
+"""Writes one answer to its client: the engine's emissions as bytes, or a fault of real servers that is injected on purpose.
+
+What really happened goes into a log.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,73 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any, Self
 
 import orjson
 
+from loadtest.errors import ScenarioError, os_error_as
 from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
-from loadtest.simulate.api.refusals import BUSY_SENTENCE, DIED_SENTENCE, refusal_body
-from loadtest.simulate.api.request_bodies import GenerationRequest
+from loadtest.simulate.api.request_bodies import BUSY_SENTENCE, DIED_SENTENCE, GenerationRequest, refusal_body
 from loadtest.simulate.api.text import ANSWER, pieces
-from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
 from loadtest.simulate.model.prompts import Prompt, of_pieces
 from loadtest.simulate.model.stream import Emission, Stream
 
 EVENT_END = b"\n\n"
-REFUSED_AT_ONCE = {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}
+EQUAL_PIECES = 31  # Ollama ends a stream after more than 30 equal ones
 _ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
+
+
+class FaultKind(StrEnum):
+    """A fault, named after what it does on the wire."""
+
+    TRUNCATE = "truncate"  # the connection ends inside the chunked body
+    ERROR_LINE = "error-line"  # an error object (on /v1 an empty chunk) inside a 200 stream
+    HTTP_500 = "http-500"
+    HTTP_503 = "http-503"
+    RESET = "reset"  # RST in mid-stream
+    STALL = "stall"  # nothing for stall_s, then everything held back
+    SILENT_END = "silent-end"  # a clean end without done:true, finish_reason or [DONE]
+    REPEAT_GUARD = "repeat-guard"  # 31 equal pieces, then a silent end
+
+
+REFUSED_AT_ONCE = {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One kind of fault, and which requests get it: a share of them, or every nth."""
+
+    kind: FaultKind
+    share: float = 0.0
+    every: int | None = None
+    stall_s: float = 5.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `KIND=SHARE` or `KIND=every:N`, as in truncate=0.05 or http-503=every:10; ScenarioError otherwise."""
+        name, _, amount = text.partition("=")
+        try:
+            kind = FaultKind(name)
+            if amount.startswith("every:"):
+                fault = cls(kind=kind, every=int(amount.removeprefix("every:")))
+            else:
+                fault = cls(kind=kind, share=float(amount or 1))
+        except ValueError:
+            raise ScenarioError(
+                f"{text!r} is not a fault; write KIND=SHARE or KIND=every:N with one of {', '.join(FaultKind)}."
+            ) from None
+        if not 0 <= fault.share <= 1 or (fault.every is not None and fault.every < 1):
+            raise ScenarioError(f"fault {text!r}: the share must lie between 0 and 1, every:N at 1 or above.")
+        return fault
+
+    def hits(self, ordinal: int, rng: random.Random) -> bool:
+        """Whether the request with this ordinal, counted from 1, gets the fault."""
+        if self.every is not None:
+            return ordinal % self.every == 0
+        return rng.random() < self.share
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -199,3 +253,26 @@ def fault_place(limit: int, natural: int | None, rng: random.Random) -> int:
     """Draw after how many tokens a fault strikes: within the first half of the answer, at least one."""
     length = min(limit, natural or limit, 200)
     return rng.randint(1, max(length // 2, 1))
+
+
+class TruthLog:
+    """Appends one JSON line a request. Instants on both clocks: `monotonic_ns` (perf_counter) and `wall_ns`.
+
+    first_token and last_token are taken just after the write to the kernel; arrived is the kernel's stamp of the request's
+    last bytes, where `stamped`; slot_won, prefill_start and slot_freed are the engine's. late_*_us says how late the
+    server wrote this request's tokens: where it is large, the server was the bottleneck.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with os_error_as(ScenarioError, f"cannot write the truth log {path}"):
+            self._file: IO[bytes] = path.open("wb", buffering=0)
+
+    def write(self, facts: dict[str, Any], instants: dict[str, int | None]) -> None:
+        """Append one request: `facts` as they are, monotonic `instants` on both clocks."""
+        offset = time.time_ns() - time.perf_counter_ns()
+        known = {name: instant for name, instant in instants.items() if instant is not None}
+        wall = {name: instant + offset for name, instant in known.items()}
+        self._file.write(orjson.dumps({**facts, "monotonic_ns": known, "wall_ns": wall}) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()

@@ -14,8 +14,7 @@ import orjson
 
 from loadtest.simulate.api import text
 from loadtest.simulate.api.answer_formats import AnswerFormat
-from loadtest.simulate.api.refusals import RefusedError
-from loadtest.simulate.api.request_bodies import GenerationRequest, check_model
+from loadtest.simulate.api.request_bodies import GenerationRequest, RefusedError, check_model
 from loadtest.simulate.model.stream import Stream
 from loadtest.simulate.profiles import Profile
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import orjson
 
 from loadtest.simulate.api import text
-from loadtest.simulate.api.refusals import RefusedError
 from loadtest.simulate.profiles import Profile
 
+DIED_SENTENCE = "llama runner process no longer running: -1 "
+BUSY_SENTENCE = "server busy, please try again.  maximum pending requests exceeded"
 _OPTION_TYPES = dict.fromkeys(
     (
         *("num_keep", "seed", "num_predict", "top_k", "repeat_last_n"),
@@ -26,6 +28,30 @@ _OPTION_TYPES = dict.fromkeys(
     ),
     "float32",
 )
+
+
+class RefusedError(Exception):
+    """The request is answered with an error: its HTTP status and its sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
+    """Return content type and body of an error answer on `path`."""
+    if not path.startswith("/v1/"):
+        return "application/json; charset=utf-8", orjson.dumps({"error": sentence})
+    kinds = {400: "invalid_request_error", 404: "not_found_error"}
+    if path == "/v1/messages":
+        kind = (kinds | {503: "overloaded_error"}).get(status, "api_error")
+        error = {"type": kind, "message": sentence}
+        body: dict[str, Any] = {"type": "error", "error": error, "request_id": f"req_{time.time_ns():024x}"}
+    else:
+        kind = kinds.get(status, "api_error")
+        body = {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
+    return "application/json", orjson.dumps(body) + b"\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from loadtest.dialects.answers.errors.redirects import bare_location, other_slas
 from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
-from loadtest.scenario import ConnectionKeys
+from loadtest.scenario import ConnectionKeys, Scenario
+from loadtest.scenario.request_additions import filled_headers
 from loadtest.targets.server.not_reached import not_reached
 from loadtest.text import seconds, shown
 from loadtest.urls import endpoint_url, with_keys
@@ -163,6 +164,16 @@ class ControlClient(httpx.Client):
     ) -> None:
         super().__exit__(kind, error, traceback)
         self.close()
+
+
+def control_client(scenario: Scenario) -> ControlClient:
+    """Return a client for questions to the control plane, which go the way of requests.
+
+    The user's own headers go with every question, in place of ours of that name: a gateway wants them there, too. Raises
+    ScenarioError where one needs a variable that is not set.
+    """
+    limits = httpx.Timeout(LONGEST_S, connect=min(scenario.connect_timeout, LONGEST_S))
+    return ControlClient(scenario, limits, filled_headers(scenario.header))
 
 
 def keys_of_client(client: httpx.Client) -> ConnectionKeys:

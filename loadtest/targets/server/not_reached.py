@@ -1,16 +1,22 @@
-"""Why no connection was made to a server, and what to do about it, in one sentence."""
+"""Why no connection was made to a server, or no answer in HTTP/1.1 came over it, and what to do, in one sentence."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+import ssl
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from loadtest import reach
 from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.urls import OLLAMA_PORT
 
+HANDSHAKE_S = 2.0
+SETTINGS = bytes((4, 0, 0, 0, 0, 0))  # of HTTP/2: kind, flags and stream of the first frame; its length stands before
+RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 LOCAL_OLLAMA = tuple(f"http://{host}:{OLLAMA_PORT}" for host in ("127.0.0.1", "localhost", "[::1]"))
 _OF_OUR_WIRE = re.compile(r"^cannot connect to \S+?(?: by the proxy \S+)?: ")
 _CERTIFICATE = re.compile(
@@ -80,3 +86,46 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def https_instead(url: str) -> str | None:
+    """Return a sentence where a plain http URL leads to a port that answers in TLS; it is asked here and now."""
+    parts = urlsplit(url)
+    if _first_bytes(url, _client_hello(parts.hostname), 2) not in RECORDS:
+        return None
+    return f"{url} speaks https, not http: give {parts._replace(scheme='https').geturl()}."
+
+
+def http2_instead(url: str) -> str | None:
+    """Return a sentence where a plain http URL leads to a port that answers in HTTP/2 alone; it is asked here and now."""
+    if _first_bytes(url, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS, 9)[3:] != SETTINGS:
+        return None
+    return (
+        f"{url} speaks HTTP/2, and loadtest speaks HTTP/1.1: have the server or gateway take HTTP/1.1, too, or give a port of "
+        "it that does."
+    )
+
+
+def _client_hello(host: str | None) -> bytes:
+    """Return how a client begins TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing but the first bytes is looked at
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(heard, said, server_hostname=host).do_handshake()
+    return said.read()
+
+
+def _first_bytes(url: str, said: bytes, size: int) -> bytes:
+    """Say these bytes to the port of a plain http URL; return up to `size` bytes of the answer, none where none comes."""
+    parts, heard = urlsplit(url), b""
+    if parts.scheme != "http" or not parts.hostname:
+        return b""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.create_connection((parts.hostname, parts.port or 80), timeout=HANDSHAKE_S) as sock,
+    ):
+        sock.sendall(said)
+        while len(heard) < size and (part := sock.recv(size - len(heard))):
+            heard += part
+    return heard

@@ -28,8 +28,15 @@ from loadtest.targets.server.control import (
     as_text,
     ask,
 )
-from loadtest.targets.server.model_list import MOST_PAGES, contexts, listed_models, loaded, next_page
-from loadtest.targets.server.said_elsewhere import slots_listed, with_more
+from loadtest.targets.server.model_list import (
+    MOST_PAGES,
+    contexts,
+    listed_models,
+    loaded,
+    next_page,
+    slots_listed,
+    with_more,
+)
 from loadtest.targets.server.unclear import refused_error, unclear_error
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
@@ -73,6 +80,10 @@ class Server:
     def native(self) -> str:
         """The API that this server speaks first: "ollama" or "openai"."""
         return "ollama" if self.kind == "ollama" else "openai"
+
+    def api(self, asked: str) -> str:
+        """Return the API to speak with it where a scenario asks for this one: its own for "auto"."""
+        return self.native if asked == "auto" else asked
 
     @property
     def described(self) -> str:
@@ -133,9 +144,12 @@ def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listi
     path = f"…{listing.path.removeprefix('/v1')}" if has_own_root(url) else listing.path
     unlisted = None if listed is not None else f"GET {path}: {listing.said}"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
-    simulated = _simulated_facts(version) or _simulated_facts(listing)
-    server = _openai(client, url, listed or [], props, simulated=simulated, unlisted=unlisted)
-    return replace(server, cached=version.cached or listing.cached or props.cached)
+    return replace(
+        _openai(client, url, listed or [], props),
+        simulated=_simulated_facts(version) or _simulated_facts(listing),
+        unlisted=unlisted,
+        cached=version.cached or listing.cached or props.cached,
+    )
 
 
 def _every_page(client: httpx.Client, url: str, listing: ControlAnswer) -> list[dict[str, Any]] | None:
@@ -192,36 +206,20 @@ def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]])
     return tuple(models)
 
 
-def _openai(
-    client: httpx.Client,
-    url: str,
-    listed: list[dict[str, Any]],
-    props: ControlAnswer,
-    *,
-    simulated: dict[str, Any] | None,
-    unlisted: str | None,
-) -> Server:
+def _openai(client: httpx.Client, url: str, listed: list[dict[str, Any]], props: ControlAnswer) -> Server:
     """Tell servers of the OpenAI API apart, each kind by something that only this kind says."""
     said = as_mapping(props.json())
     owners = {as_text(row.get("owned_by")) for row in listed}
     if "llamacpp" in owners or "total_slots" in said or "default_generation_settings" in said:
-        return _llama_cpp(client, url, listed, said, simulated=simulated, unlisted=unlisted)
+        return _llama_cpp(client, url, listed, said)
     vllm = "vllm" in owners
     rows, slots = (listed, None) if vllm or has_own_root(url) else with_more(client, url, listed)
     models = tuple(_served(row, loaded_unsaid=vllm or None) for row in rows)
     version = as_printable(as_mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
-    return Server(url, "vllm" if vllm else "openai", version, models, slots, simulated, unlisted)
+    return Server(url, "vllm" if vllm else "openai", version, models, slots)
 
 
-def _llama_cpp(
-    client: httpx.Client,
-    url: str,
-    listed: list[dict[str, Any]],
-    props: dict[str, Any],
-    *,
-    simulated: dict[str, Any] | None,
-    unlisted: str | None,
-) -> Server:
+def _llama_cpp(client: httpx.Client, url: str, listed: list[dict[str, Any]], props: dict[str, Any]) -> Server:
     """Return llama.cpp's server: of one model, or a router, whose /props and /slots are asked for the loaded model."""
     version, of_model = as_printable(props.get("build_info")), ""
     routes = any(loaded(row) is not None for row in listed)
@@ -235,7 +233,7 @@ def _llama_cpp(
         slots, context = slots or counted, context or size
     awake = props.get("is_sleeping") is not True
     models = tuple(_served(row, loaded_unsaid=awake, context=context) for row in listed)
-    return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
+    return Server(url, "llama.cpp", version, models, slots)
 
 
 def _served(row: dict[str, Any], *, loaded_unsaid: bool | None, context: int | None = None) -> ServedModel:

@@ -14,7 +14,7 @@ from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.control import ControlAnswer, as_mapping, as_printable, ask, keys_of_client
 from loadtest.targets.server.model_list import listed_models
-from loadtest.targets.server.tls_port import http2_instead, https_instead
+from loadtest.targets.server.not_reached import http2_instead, https_instead
 from loadtest.urls import endpoint_url
 
 NETWORK_LOGIN = 511

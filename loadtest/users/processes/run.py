@@ -18,9 +18,9 @@ from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
 from loadtest.scenario.request_additions import body_text, templates_of
-from loadtest.targets.connect import control_client
-from loadtest.targets.loaded_model import loaded_facts
 from loadtest.targets.run_facts import at_end, initial_facts, target_entry
+from loadtest.targets.server.control import control_client
+from loadtest.targets.target import loaded_facts
 from loadtest.urls import without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
@@ -136,7 +136,7 @@ class LocustRun:
         """Write how the test ended; no request of this process may be in flight."""
         loaded = []
         for one in self._by_index():
-            with control_client(one.scenario, header=one.scenario.header) as control:
+            with control_client(one.scenario) as control:
                 try:
                     loaded.append(loaded_facts(control, one.target))
                 except (httpx.HTTPError, LoadTestError):

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from loadtest.dialects import dialect_for
+from loadtest.reach import reached
 from loadtest.scenario import Scenario
 from loadtest.scenario.request_additions import templates_of
-from loadtest.targets.connect import control_client
 from loadtest.targets.context import context_of
 from loadtest.targets.prepare import ReadyTarget, prepare_targets
+from loadtest.targets.server.control import control_client
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.target import Target, reached
+from loadtest.targets.target import Target
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload, check_files
 
@@ -72,6 +73,6 @@ def prepare_user_target(scenario: Scenario, say: Callable[[str], object]) -> Use
     for note in check_files(scenario.replace(duration=scenario.duration or 1.0)):
         # a test ends when its users are told to
         say(note)
-    with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
+    with control_client(scenario) as control:
         _, (ready,) = prepare_targets(control, scenario, say)
     return UserTarget(scenario, ready.target, ready.workload.fit)

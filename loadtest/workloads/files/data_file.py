@@ -22,7 +22,7 @@ import orjson
 
 from loadtest.errors import ScenarioError, os_error_as
 from loadtest.scenario import MOST_REQUESTS, file_version
-from loadtest.scenario.wrong_file import is_utf8, not_regular, not_rows
+from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
 from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, id_column, loads, unsent_columns
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv

@@ -19,8 +19,7 @@ from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, _hi
 from loadtest.analyse.whatif.model import predict
 from loadtest.cli.advise import _advice_of
 from loadtest.errors import ScenarioError
-from loadtest.memory.estimate import cache_of
-from loadtest.memory.sizes import parse_size
+from loadtest.memory.estimate import cache_of, parse_size
 from loadtest.slo import parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]

@@ -1,4 +1,4 @@
-"""Conversations: made up, or played from a data file."""
+"""Conversations, made up or played from a data file: what the user says turn by turn, and what stands as the model's answers."""
 
 from __future__ import annotations
 
@@ -6,32 +6,167 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from loadtest.scenario import Level, Scenario, lengths_of
 from loadtest.text import percent
-from loadtest.workloads.conversations.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
 from loadtest.workloads.data_source import DataSource
 from loadtest.workloads.drawn_lengths import DrawnLengths
-from loadtest.workloads.messages import Round, calls_a_tool, rounds, system_apart, text_of
+from loadtest.workloads.job import History, Job
+from loadtest.workloads.messages import Round, answer_message, calls_a_tool, rounds, system_apart, text_of
 from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
-from loadtest.workloads.shared_prefix import SharedPrefix
+from loadtest.workloads.shared_prefix import SharedPrefix, behind_prefix
+from loadtest.workloads.source import Answered
 from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
+MESSAGE_TOKENS = 8  # that a chat template may put around a message
 MOST_PLAYED = 10_000  # turns of a conversation
 CONVERSATIONS_DRAWN = 200  # conversations whose lengths are drawn to tell how many end early
 SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may count the rest otherwise
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What a user says in one turn, and the answer that it asks for."""
+
+    text: str
+    tokens: int  # that the text adds to the prompt, by the server's count; about so many in a text of the user's
+    sure_tokens: int  # of them those that no way of counting leaves out
+    seed: int
+    input_tokens: int | None  # asked for
+    output_tokens: int | None
+    messages: Sequence[Mapping[str, Any]] | None = None  # instead of the text
+    recorded: Mapping[str, Any] | None = None  # the answer that stands in the history, not the server's own
+
+
+class Script(Protocol):
+    """What the user of one conversation says: a turn's text depends on its number alone."""
+
+    def turn(self, number: int) -> Turn | None:
+        """Return a turn; None where the conversation is over."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all turns of a conversation share."""
+
+    level: Level
+    session: int
+    warmup: bool = False
+    system: str | None = None
+    system_tokens: int = 0
+    context: int | None = None  # of the model, tokens
+    endpoint: str = "chat"
+    row: str | None = None
+    body: Mapping[str, Any] | None = None
+
+
+class Conversation:
+    """Gives the jobs of one conversation.
+
+    It is over behind its last turn, or before the turn that would pass the context: `passed` then says so.
+    """
+
+    __slots__ = ("_counted", "_held", "_history", "_next", "_setting", "_spoken", "_turns", "passed")
+
+    def __init__(self, script: Script, setting: Setting) -> None:
+        self._setting = setting
+        self._turns = script
+        self._history = History(setting.system)
+        self._next = 0  # number of the turn to come
+        self._spoken: Turn | None = None  # the turn before it
+        self._held = setting.system_tokens  # tokens of the history, as far as they are known
+        self._counted: tuple[int, int] | None = None  # the turn whose prompt the server counted last, and its count
+        self.passed: str | None = None
+
+    @property
+    def number(self) -> int:
+        """Its number among the sessions of its level."""
+        return self._setting.session
+
+    @property
+    def hears(self) -> bool:
+        """Whether the turn to come depends on the answer before it; otherwise that need not be decoded first."""
+        return self._spoken is not None and self._spoken.recorded is None
+
+    def next(self, answer: str | None) -> Job | None:
+        self.hear(answer)
+        turn = self.peek()
+        return None if turn is None else self.say(turn)
+
+    def peek(self) -> Turn | None:
+        """Return the turn to come; None where the conversation is over, or the context has no room for it."""
+        return self.fitting(self._turns.turn(self._next))
+
+    def fitting(self, turn: Turn | None) -> Turn | None:
+        """Return this turn as the one to come; None where there is none, or the context has no room for it."""
+        context = self._setting.context
+        if turn is None or context is None or not self._next:
+            return turn
+        if self._held + turn.tokens + (turn.output_tokens or 1) <= context:
+            return turn
+        self.passed = f"the conversation ends here, for its next turn would pass the context of {context} tokens"
+        return None
+
+    def say(self, turn: Turn) -> Job:
+        """Return the job of a turn."""
+        setting, number = self._setting, self._next
+        self._history.add(*(turn.messages or ({"role": "user", "content": turn.text},)))
+        self._held += turn.tokens
+        self._spoken, self._next = turn, number + 1
+        asked = turn.input_tokens
+        return Job(
+            setting.session,
+            setting.level.index,
+            turn.seed,
+            turn.text,
+            asked + setting.system_tokens if asked is not None else None,
+            turn.output_tokens,
+            warmup=setting.warmup,
+            session=setting.session,
+            turn=number,
+            row=setting.row,
+            body=setting.body,
+            encoded=self._history.encoded(),
+            sure_tokens=turn.sure_tokens,
+        )
+
+    def hear(self, answer: str | None) -> None:
+        """Put the answer to the turn before into the history, and take what the server counted."""
+        spoken = self._spoken
+        if spoken is None:
+            return
+        recorded = spoken.recorded
+        if recorded is None or not calls_a_tool(recorded):
+            text = str(answer or "") if recorded is None else text_of([recorded])
+            recorded = answer_message(text, self._setting.endpoint)
+        self._history.add(recorded)
+        output = spoken.output_tokens or 0
+        if isinstance(answer, Answered):
+            output = output if answer.output_tokens is None else answer.output_tokens
+            if answer.prompt_tokens is not None:
+                self._held = answer.prompt_tokens
+        self._held += output + MESSAGE_TOKENS
+        self._spoken = None
+
+    def doubt(self, number: int, prompt_tokens: int, sure_tokens: int) -> str | None:
+        """Take the server's count of a turn's prompt, turn after turn; return why it shows that the server cut the history."""
+        before, self._counted = self._counted, (number, prompt_tokens)
+        if before is None or before[0] + 1 != number:
+            return None
+        least = before[1] + sure_tokens
+        if prompt_tokens >= least:
+            return None
+        return "the server counted fewer tokens in the prompt than the conversation has: it cut what was said before"
+
+
+@dataclass(frozen=True, slots=True)
 class MadeUpScript:
     """The script of one made-up conversation: every turn is a pure function of the seed, the session and its number."""
 
-    scenario: Scenario
-    counter: Counter
-    fit: TokenFit
-    lengths: DrawnLengths
+    source: ConversationSource
     level: Level
     session: int
     warmup: bool
@@ -44,11 +179,12 @@ class MadeUpScript:
     def any_turn(self, number: int) -> Turn:
         """Return a turn, whether the conversation has so many or not."""
         level = self._lengths_at(number)
+        scenario, counter, fit = self.source.scenario, self.source.counter, self.source.fit
         seed = seed_from(self.seed, "turn", number) if number else self.seed
         asked = level.input_tokens or 1
-        ours = self.fit.ours_added(asked) if number else self.fit.ours(asked)
-        nonce = "" if number or self.scenario.warm_cache else nonce_of(seed)
-        text = made_up(ours, level.output_tokens, seed, self.counter, nonce=nonce)
+        ours = fit.ours_added(asked) if number else fit.ours(asked)
+        nonce = "" if number or scenario.warm_cache else nonce_of(seed)
+        text = made_up(ours, level.output_tokens, seed, counter, nonce=nonce)
         return Turn(
             text,
             asked + (MESSAGE_TOKENS if number else 0),
@@ -56,7 +192,7 @@ class MadeUpScript:
             seed,
             None if number else asked,
             level.output_tokens,
-            recorded=self._recorded(level, seed) if self.scenario.answers == "recorded" else None,
+            recorded=self._recorded(level, seed) if scenario.answers == "recorded" else None,
         )
 
     def tokens(self, shared: int) -> int:
@@ -68,17 +204,17 @@ class MadeUpScript:
     def _lengths_at(self, number: int) -> Level:
         level, warmup = self.level, self.warmup
         if number == 0:
-            return self.lengths.at(level, self.session, warmup=warmup)
-        asked = self.scenario.follow_up_tokens
+            return self.source.lengths.at(level, self.session, warmup=warmup)
+        asked = self.source.scenario.follow_up_tokens
         if isinstance(asked, int):
             level = replace(level, input_tokens=asked, input_lengths=None)
         elif asked is not None:
             level = replace(level, input_tokens=None, input_lengths=asked)
-        return self.lengths.of_turn(level, self.session, number, warmup=warmup)
+        return self.source.lengths.of_turn(level, self.session, number, warmup=warmup)
 
     def _recorded(self, level: Level, seed: int) -> Mapping[str, Any]:
-        ours = self.fit.ours_added(level.output_tokens or 1)
-        return {"role": "assistant", "content": made_up_document(ours, seed_from(seed, "answer"), self.counter)}
+        ours = self.source.fit.ours_added(level.output_tokens or 1)
+        return {"role": "assistant", "content": made_up_document(ours, seed_from(seed, "answer"), self.source.counter)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +257,16 @@ class ConversationSource:
     scenario: Scenario
     counter: Counter
     fit: TokenFit
+    lengths: DrawnLengths
+    prefix: SharedPrefix | None  # what all conversations begin with
     rows: DataSource | None = None  # of a data file; None: they are made up
-    lengths: DrawnLengths | None = None
-    prefix: SharedPrefix | None = None
 
     @classmethod
     def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
         if not scenario.has_sessions:
             return None
-        return cls(scenario, counter, fit, DataSource.of(scenario, counter, fit))
-
-    def knowing(self, lengths: DrawnLengths, prefix: SharedPrefix | None) -> Self:
-        """Return the source with how lengths are drawn, and what all conversations begin with."""
-        return replace(self, lengths=lengths, prefix=prefix)
+        lengths, prefix = DrawnLengths(scenario.seed, counter, fit), behind_prefix(scenario, counter, fit)
+        return cls(scenario, counter, fit, lengths, prefix, DataSource.of(scenario, counter, fit))
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Conversation:
         setting = self._setting(level, i, warmup=warmup)
@@ -143,12 +276,7 @@ class ConversationSource:
 
     def script(self, level: Level, i: int, *, warmup: bool) -> MadeUpScript:
         seed = seed_of(self.scenario, level, i, warmup=warmup)
-        lengths, turns = self._lengths, self._turns(seed)
-        return MadeUpScript(self.scenario, self.counter, self.fit, lengths, level, i, warmup, seed, turns)
-
-    @property
-    def _lengths(self) -> DrawnLengths:
-        return self.lengths or DrawnLengths(self.scenario.seed, self.counter, self.fit)
+        return MadeUpScript(self, level, i, warmup, seed, self._turns(seed))
 
     def _turns(self, seed: int) -> int:
         turns = self.scenario.turns
@@ -170,7 +298,7 @@ class ConversationSource:
 
     def early_share(self, level: Level) -> float:
         """Return about which share of a level's made-up conversations ends before its last turn, for want of context."""
-        context = self._lengths.context
+        context = self.lengths.context
         if context is None or self.rows is not None:
             return 0.0
         shared = 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
@@ -186,21 +314,21 @@ class ConversationSource:
                 said.add(kind)
                 yield (
                     f"{kind}: about {percent(share)} of the conversations end before their last turn, which would pass the "
-                    f"context of {self._lengths.context} tokens."
+                    f"context of {self.lengths.context} tokens."
                 )
 
     def _setting(self, level: Level, i: int, *, warmup: bool) -> Setting:
         system, tokens = None, 0
         if self.prefix is not None:
             system, tokens = self.prefix.drawn(level, i, warmup=warmup)
-        return Setting(level, i, warmup, system, tokens, self._lengths.context, self.scenario.endpoint)
+        return Setting(level, i, warmup, system, tokens, self.lengths.context, self.scenario.endpoint)
 
     def _from_data(self, rows: DataSource, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session
         number = rows.number(level, i, warmup=setting.warmup)
         row = rows.file.row(number)
         seed = seed_of(self.scenario, level, i, warmup=setting.warmup)
-        lengths = functools.partial(self._lengths.of_turn, level, i, warmup=setting.warmup)
+        lengths = functools.partial(self.lengths.of_turn, level, i, warmup=setting.warmup)
 
         def output(turn: int) -> int | None:
             return row.output_tokens if row.output_tokens is not None else lengths(turn).output_tokens

@@ -1,21 +1,23 @@
-"""Which request to try next, from what was answered so far: `loadtest check --try` sends them, nothing here does.
+"""Small requests, sent one after another until one is answered, as `loadtest check --try` does, and what that shows.
 
 A refused field is left out or renamed: first the one that the answer's words name, then the known ones one at a time. Where
 the path is not known to the server, other paths and endpoints follow. Each attempt is a scenario; what it differs in from
-the one asked for is what has to be added to the command.
+the one asked for is what has to be added to the command. The answer shows what the server counts and times, and whether
+tokens came one by one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.dialects import DIALECTS, Dialect, dialect_for
+from loadtest.dialects import DIALECTS, Dialect
 from loadtest.dialects.answers.errors.refusals import (
     OTHER_LENGTH_KEY,
     names_field,
@@ -24,11 +26,23 @@ from loadtest.dialects.answers.errors.refusals import (
     without_field,
 )
 from loadtest.errors import ScenarioError
-from loadtest.records import Outcome, Record
+from loadtest.measure.failure import failure_of
+from loadtest.measure.request import Request
+from loadtest.metrics import S_PER_NS
+from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
-from loadtest.text import shown
+from loadtest.targets.server.probe import ServedModel, Server
+from loadtest.targets.target import Target, target_of, wire_arguments
+from loadtest.text import counted, seconds, shown
+from loadtest.urls import has_own_root
+from loadtest.wire import SyncWire, now
+from loadtest.workloads.job import Job
 
+TRIAL_PROMPT = "Count from one to twelve in words, one after another."
+TRIAL_TOKENS = 24
 MOST_ATTEMPTS = 24
+FEWEST_PIECES = 6  # of an answer, to say how they came
+SEVERAL_TOKENS = 1.5  # in a piece on average: they are then no single tokens
 OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat/completions
     "/chat/completions",
     "/api/chat/completions",
@@ -72,21 +86,6 @@ _COMPRESSED = re.compile(r"\bthe server compressed\b")
 _PAGE = re.compile(r"the answer is a web page")
 # The moment's or the key's fault, not the request's; or it is too large, though none could be smaller.
 _NOT_NOW = frozenset((401, 402, 403, 407, 408, 413, 425, 429, 502, 503, 504, *range(520, 531)))
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of the server beforehand: what a wire format needs."""
-
-    api: str
-    kind: str
-    model: str
-    own_root: bool = False  # the URL is one below which the API has no /v1
-
-    def dialect(self, scenario: Scenario) -> Dialect:
-        """Return the wire format of a scenario; raise ScenarioError for an option that it lacks."""
-        api = self.api if scenario.api == "auto" else scenario.api
-        return dialect_for(scenario, api=api, model=self.model, kind=self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,29 +154,54 @@ class Attempt:
         return self.no_model or self.of_the_key or self.is_compressed or wanted_header(status, words) is not None
 
 
-def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:
-    """Return what to try next, never the same request twice; None where something works, or nothing is left to try."""
-    last = tried[-1]
-    if last.works or tried[0].hopeless or len(tried) >= MOST_ATTEMPTS:
-        return None
-    sent = [_said(one.dialect, known) for one in tried]
-    for scenario in _candidates(tried, known):
+def attempts(server: Server, model: ServedModel, scenario: Scenario) -> Iterator[Attempt]:
+    """Send the scenario's request, then what `following` says, and give each attempt once it is over.
+
+    Raises ScenarioError where not even the first can be said in the server's wire format.
+    """
+    done: list[Attempt] = []
+    upcoming: Scenario | None = scenario
+    while upcoming is not None:
+        target = target_of(server, model, upcoming)
+        done.append(Attempt(upcoming, target.dialect, _sent(target, upcoming, len(done))))
+        yield done[-1]
+        upcoming = following(done, server, model)
+
+
+def _sent(target: Target, scenario: Scenario, number: int) -> Record:
+    job = Job(number, 0, number, TRIAL_PROMPT, None, TRIAL_TOKENS)
+    with SyncWire(**wire_arguments(scenario)) as wire:
+        request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
         try:
-            dialect = known.dialect(scenario)
+            wire.fetch(request.order)
+        except Exception as error:  # noqa: BLE001 - the record says what it was
+            request.failure = failure_of(error, (KeyboardInterrupt,))
+        return request.finish()
+
+
+def following(tried: Sequence[Attempt], server: Server, model: ServedModel) -> Scenario | None:
+    """Return what to try next, never the same request twice; None where something works, or nothing is left to try."""
+    if tried[-1].works or tried[0].hopeless or len(tried) >= MOST_ATTEMPTS:
+        return None
+    own_root = has_own_root(server.url)
+    sent = [_said(one.dialect, own_root=own_root) for one in tried]
+    for scenario in _candidates(tried, server.api(tried[0].scenario.api)):
+        try:
+            dialect = target_of(server, model, scenario).dialect
         except ScenarioError:
             continue
-        if _said(dialect, known) not in sent:
+        if _said(dialect, own_root=own_root) not in sent:
             return scenario
     return None
 
 
-def _said(dialect: Dialect, known: Known) -> tuple[Any, ...]:
-    """Return what tells two requests apart."""
-    path = dialect.posted_to.removeprefix("/v1") if known.own_root else dialect.posted_to
+def _said(dialect: Dialect, *, own_root: bool) -> tuple[Any, ...]:
+    """Return what tells two requests apart; below a root of its own the API has no /v1."""
+    path = dialect.posted_to.removeprefix("/v1") if own_root else dialect.posted_to
     return path, dialect.name, dialect.fields(1)
 
 
-def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
+def _candidates(tried: Sequence[Attempt], api: str) -> Iterator[Scenario]:
     first, last = tried[0], tried[-1]
     words = last.record.error or ""
     if (slashed := last.with_slash) is not None:
@@ -187,7 +211,7 @@ def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
     found = next((one for one in tried if not one.is_nowhere), None)
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
-    yield from _other_places(first.scenario, known)
+    yield from _other_places(first.scenario, api)
     if _EMBEDS.search(first.record.error or "") or first.is_nowhere:
         embedding = first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
         yield embedding
@@ -211,9 +235,8 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
             yield together
 
 
-def _other_places(scenario: Scenario, known: Known) -> Iterator[Scenario]:
+def _other_places(scenario: Scenario, api: str) -> Iterator[Scenario]:
     """Ask at other paths and other endpoints, those of the other API last."""
-    api = known.api if scenario.api == "auto" else scenario.api
     plain = scenario.replace(path=None)
     if scenario.path is not None:
         yield plain
@@ -265,3 +288,63 @@ def _options(key: Key, scenario: Scenario) -> list[str]:
         value = json.dumps(json.loads(value), separators=(",", ":"), ensure_ascii=False)
     texts = [_WITHHELD.sub("…", shown(str(one))) for one in (value if key.listed else [value])]
     return [f"{key.flag} {shlex.quote(text)}" for text in texts]
+
+
+def what_came(attempt: Attempt) -> list[tuple[str, str]]:
+    """Return what to say of a whole answer, a name and a sentence each."""
+    record = attempt.record
+    said = attempt.dialect.server_said(record.server or {})
+    rows = []
+    if record.t_first_token is not None and record.t_send is not None:
+        first = (record.t_first_token - record.t_send) * S_PER_NS
+        rows.append(
+            ("first", f"token after {seconds(first)}; one request is no measurement, and it may have waited for a load")
+        )
+    rows.append(("counts", _counts(attempt)))
+    if not attempt.dialect.streams:
+        rows.append(("timings", "not read: of embeddings E2E is measured alone"))
+        return rows
+    if math.isnan(said.prefill_s):
+        rows.append(("timings", "not sent: of what a request waits for, a report tells slot wait alone"))
+    else:
+        rows.append(("timings", f"sent by the server (prefill {seconds(said.prefill_s)})"))
+    rows.append(("arrival", _arrival(attempt)))
+    return rows
+
+
+def _counts(attempt: Attempt) -> str:
+    record = attempt.record
+    counts = {"in": record.prompt_tokens, "out": record.output_tokens}
+    sent = [f"{what}: {n}" for what, n in counts.items() if n is not None]
+    if record.token_source == "server" and sent:  # noqa: S105
+        return f"sent by the server (tokens {', '.join(sent)})"
+    if not attempt.dialect.streams:
+        return "not sent, or not to be used: how many tokens the texts have is unknown"
+    return (
+        "not sent: an answer that ends for its length has the tokens that were asked for; of any other they are counted by the "
+        "model's own tokenizer where it is known, else pieces are counted; prompt lengths are estimates"
+    )
+
+
+def _arrival(attempt: Attempt) -> str:
+    record = attempt.record
+    pieces, reads, tokens = len(record.chunks), record.reads, record.output_tokens or 0
+    if pieces < FEWEST_PIECES:
+        if tokens >= 2 * FEWEST_PIECES:
+            return f"{tokens} tokens in {counted(pieces, 'piece')}: ITL is of pieces, not of tokens"
+        return f"{counted(pieces, 'piece')}: too few to say"
+    if reads <= 2:
+        return (
+            f"all {pieces} pieces at once, {seconds(record.chunks[0] / 1e6)} after the request: a proxy that buffers answers "
+            "(nginx: proxy_buffering off; HAProxy: option http-no-delay) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "
+            "TTFT would be E2E"
+        )
+    if reads <= pieces / 2:
+        return (
+            f"{pieces} pieces in {reads} reads: they are sent several together, by the server or by a proxy that buffers "
+            "(nginx: proxy_buffering off; HAProxy: option http-no-delay), or this machine was too busy to read them apart (try again); ITL would be wrong"
+        )
+    if tokens > SEVERAL_TOKENS * pieces:
+        return f"{tokens} tokens in {pieces} pieces, which come one by one: ITL is of pieces, not of tokens"
+    are_tokens = record.token_source == "server" and pieces <= SEVERAL_TOKENS * tokens  # noqa: S105
+    return f"{pieces} pieces in {reads} reads: {'tokens' if are_tokens else 'pieces'} come one by one"
