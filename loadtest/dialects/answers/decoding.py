@@ -105,6 +105,7 @@ class StreamDecoder:
         self._own.close()
         if self._other is not None:
             self._other.close()
+        answer.close()
         if not ending.done and self._odd_line is not None:
             answer.fail(server_errors.undecodable(self._odd_line))
         answer.blame_last()
