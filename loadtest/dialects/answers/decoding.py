@@ -395,6 +395,6 @@ class StreamDecoder:
             self._answer.fail(said)
             return True
         self._answer.say_last(server_errors.as_json(row))
-        if text := bare_piece(row):
-            self._answer.add_aside(text)
+        if any(texts := bare_piece(row)):
+            self._answer.add_aside(texts)
         return False

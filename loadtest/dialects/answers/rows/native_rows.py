@@ -8,6 +8,7 @@ from typing import Any
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, known_number
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, as_marked
 
 
 class NativeRows:
@@ -69,10 +70,10 @@ _PIECES = frozenset(
 DEEPEST = 5  # objects and lists in one another
 
 
-def bare_piece(row: dict[str, Any]) -> str | None:
-    """Return the text in a row of no known format that has one under such a name, however deep; None where it is not one."""
+def bare_piece(row: dict[str, Any]) -> Texts:
+    """Return the text in a row of no known format that has one under such a name, however deep; none where it is not one."""
     found = list(_texts_in(row, DEEPEST))
-    return found[0] if len(found) == 1 else None
+    return as_marked((found[0], ""), row) if len(found) == 1 else NO_TEXTS
 
 
 def _texts_in(value: Any, depth: int) -> Iterator[str]:

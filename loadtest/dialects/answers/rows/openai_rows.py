@@ -188,7 +188,7 @@ class OpenAIRows:
         if found := next((texts for name in names if any(texts := in_value(holder.get(name)))), None):
             return found
         for name, text in under_odd_names(holder):
-            self._answer.add_aside(text, name)
+            self._answer.add_aside((text, ""), name)
         return NO_TEXTS
 
     def _take_index(self, index: Any, *, first: bool, has_text: bool) -> None:
