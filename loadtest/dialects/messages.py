@@ -10,7 +10,7 @@ from loadtest import credentials, metrics
 from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
 from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, kept, known_number
+from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, known_number
 from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
@@ -148,10 +148,7 @@ class MessagesRows:
         odd: list[str] = []
         answer.add(_texts(row, kind, odd))
         answer.note(*odd)
-        if (said := server_errors.in_row(row)) is not None:
-            answer.fail(said)
-        elif answer.kind == b"error":
-            answer.fail(server_errors.error_sentence(row))
+        answer.take_error(row, server_errors.in_row(row))
         if kind == "message":
             answer.ending.model = as_name(row.get("model"))
             self._take_usage(row.get("usage"), final=True)
@@ -204,10 +201,6 @@ class MessagesRows:
         answer, ending, counts = self._answer, self._answer.ending, self._counts
         if not self._seen:
             return
-        odd: list[str] = []
-        for name, said in ending.server.items():
-            ending.server[name] = kept(said, name, odd)
-        answer.note(*odd)
         known = [counts[name] for name in _PROMPT if name in counts]
         # details in OpenAI's words (DashScope) come with OpenAI's counts, of which cached tokens are a part
         together = max if "prompt_tokens_details" in ending.server.get("usage", {}) else sum
@@ -216,10 +209,8 @@ class MessagesRows:
             answer.count(prompt, counts["output_tokens"])
         else:
             ending.prompt_tokens = prompt or None
-        if not ending.done:
-            ending.hint = server_errors.repeated(answer.events.texts) or (
-                NO_STOP_REASON if answer.marked else ending.hint
-            )
+        if answer.marked:
+            ending.hint = NO_STOP_REASON
 
 
 def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:

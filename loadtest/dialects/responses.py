@@ -12,7 +12,6 @@ from loadtest import metrics
 from loadtest.dialects.answers.decoded import Decoded, as_name
 from loadtest.dialects.answers.ends import end_said_by, event_named, reason_name, row_of_line
 from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import Usage, kept
 from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_value, text_of_number, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
@@ -95,11 +94,10 @@ def _part(part: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:
 class ResponsesRows:
     """Takes the events of a response, and a whole one, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_said", "_seen", "_usage")
+    __slots__ = ("_answer", "_said", "_seen")
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
-        self._usage = Usage()
         self._seen = False
         self._said: set[int | str] = set()  # items of the output whose text came
 
@@ -119,13 +117,10 @@ class ResponsesRows:
             if not kind or kind in LAST:
                 self._last(response, kind)
             elif usage := response.get("usage"):
-                self._take_usage(usage)
+                answer.take_usage(usage)
             if kind in LAST and response is not row and (usage := row.get("usage")):
-                self._take_usage(usage)
-        if (said := server_errors.in_row(row)) is not None:
-            answer.fail(said)
-        elif answer.kind == b"error":
-            answer.fail(server_errors.error_sentence(row))
+                answer.take_usage(usage)
+        answer.take_error(row, server_errors.in_row(row))
         ending = answer.ending
         alike = kind.endswith(".delta") and len(answer.events.texts) == before + 1
         return alike and not (ending.done or ending.error)
@@ -161,7 +156,7 @@ class ResponsesRows:
             seen, hidden = _in_output(response.get("output"), response.get("output_text"))
             answer.add((seen, "" if answer.events else hidden))
         if usage := response.get("usage"):
-            self._take_usage(usage)
+            answer.take_usage(usage)
         answer.marked = answer.over = True
         answer.ending.model = as_name(response.get("model"))
         details = response.get("incomplete_details")
@@ -175,31 +170,13 @@ class ResponsesRows:
         elif status:
             answer.finish(REASONS.get(status, status), status)
 
-    def _take_usage(self, usage: Any) -> None:
-        odd: list[str] = []
-        doubts: list[str] = []
-        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts, pieces=len(self._answer.events)):
-            self._answer.ending.server["usage"] = usage
-        self._answer.note(*odd)
-        self._answer.doubt(*doubts)
-
     def close(self) -> None:
-        answer, ending = self._answer, self._answer.ending
+        answer = self._answer
         if not self._seen:
             return
-        odd: list[str] = []
-        doubts: list[str] = []
-        for name, said in ending.server.items():
-            ending.server[name] = kept(said, name, odd)
-        if self._usage.output is not None:
-            output = self._usage.settle(odd, doubts, pieces=len(answer.events))
-            answer.count(self._usage.prompt, output, self._usage.reasoning)
-        elif self._usage.prompt:
-            ending.prompt_tokens = self._usage.prompt
-        answer.note(*odd)
-        answer.doubt(*doubts)
-        if not ending.done:
-            ending.hint = server_errors.repeated(answer.events.texts) or (NO_STATUS if answer.marked else ending.hint)
+        answer.settle_usage()
+        if answer.marked:
+            answer.ending.hint = NO_STATUS
 
 
 def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:

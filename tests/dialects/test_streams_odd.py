@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import pytest
 from support.odd_streams import (
@@ -31,6 +32,9 @@ from support.odd_streams import (
     usage,
     with_choice,
 )
+
+from loadtest.dialects import base
+from loadtest.text import join_text
 
 FRAMES = {
     "comments framed as data (OpenRouter behind a gateway)": Stream(
@@ -185,3 +189,20 @@ def test_text_behind_a_finish_reason_is_known() -> None:
     assert (ending.done, ending.went_on) == (True, True)
     for body in (sse(A, B, finish(), COUNTS), sse(A, finish(), B) + DONE):
         assert not decode(V1, body.encode())[1].went_on
+
+
+def test_a_piece_is_compared_with_all_before_it_only_where_it_may_be_all_of_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 10,000 pieces that would take seconds."""
+    joined: list[str] = []
+
+    def join(texts: Iterable[str]) -> str:
+        joined.append(text := join_text(texts))
+        return text
+
+    monkeypatch.setattr(base, "join_text", join)
+    pieces = [{"choices": [{"message": {"content": f"w{i} "}}]} for i in range(200)]
+    events, _ = decode(V1, (sse(*pieces) + END).encode())
+    assert len(events) == 200
+    assert len(joined) < 20

@@ -18,6 +18,7 @@ from support.odd_streams import (
     PIECES,
     RESPONSES,
     SAID,
+    STOP,
     UNCOUNTED,
     V1,
     A,
@@ -34,6 +35,7 @@ from support.odd_streams import (
     response,
     sse,
     start,
+    stopped,
     usage,
     with_choice,
 )
@@ -50,6 +52,34 @@ def called(**said: Any) -> dict[str, Any]:
 
 
 TEXTS = {
+    "thoughts in pieces of another API (AI SDK)": Stream(
+        V1,
+        sse({"type": "reasoning-delta", "delta": "hm"}, *({"type": "text-delta", "delta": text} for text in "abc"))
+        + DONE,
+        hidden="hm",
+        **UNCOUNTED,
+        odd=("another API",),
+    ),
+    "a text in an output (DashScope)": Stream(
+        V1,
+        sse(
+            *({"output": {"text": text, "finish_reason": "null"}} for text in "ab"),
+            {"output": {"text": "c", "finish_reason": "stop"}, "usage": {"input_tokens": 20, "output_tokens": 3}},
+        ),
+        odd=("another API",),
+    ),
+    "messages: a summary of the turns before (Anthropic)": Stream(
+        MESSAGES,
+        named(
+            start(),
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "compaction_delta", "content": "hm"}},
+            *BLOCKS,
+            stopped(output_tokens=4),
+            STOP,
+        ),
+        hidden="hm",
+        output=4,
+    ),
     "pieces as messages beside an empty delta": Stream(
         V1, sse(*(chosen(delta={}, message={"role": "assistant", "content": text}) for text in "abc")) + END
     ),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.errors import server_errors
 from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.rows.counts import Usage, kept
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 
@@ -74,11 +75,13 @@ class Decoded:
         "over",
         "stamped",
         "unstamped",
+        "usage",
     )
 
     def __init__(self) -> None:
         self.events = ContentEvents()
         self.ending = Ending()
+        self.usage = Usage()
         self.end = 0  # offset in the body behind the line at hand
         self.kind = b""  # the name of the event at hand, where it has one
         self.marked = False  # [DONE] was seen
@@ -105,12 +108,12 @@ class Decoded:
         if seen:
             self.events.add(seen, self.end)
 
-    def add_aside(self, text: str, name: str = "") -> None:
+    def add_aside(self, texts: Texts, name: str = "") -> None:
         """Take text of which nothing says that it is the model's; `name`: under which it stands in a row of a known format."""
         if name:
             self.note(_ASIDE.format(server_errors.quoted(name, 40)))
-        if self._aside == len(self.events) and not (self._aside > 1 and self.has_all((text, ""))):
-            self.events.add(text, self.end)
+        if self._aside == len(self.events) and not (self._aside > 1 and self.has_all(texts)):
+            self.events.add("".join(texts), self.end, hidden=not texts[0])
             self._aside, self._of_another = self._aside + 1, self._of_another or not name
 
     def settle(self) -> None:
@@ -120,6 +123,14 @@ class Decoded:
         if self._aside and self._of_another:
             self.note(OF_ANOTHER)
             self.ending.done = self.ending.done or self.marked  # most such servers have no other end
+
+    def close(self) -> None:
+        """Take the end of all rows: what a record keeps of the server's words, and Ollama's repeat guard."""
+        ending, odd = self.ending, list[str]()
+        ending.server = {name: kept(said, name, odd) for name, said in ending.server.items()}
+        self.note(*odd)
+        if not ending.done:
+            ending.hint = server_errors.repeated(self.events.texts) or ending.hint
 
     def say_last(self, words: bytes) -> None:
         """Keep what is of no known format: where nothing of the answer comes behind it, it may say why."""
@@ -145,6 +156,8 @@ class Decoded:
     def has_all(self, texts: Texts) -> bool:
         """Whether these texts are all that came before, blanks around them aside."""
         events, (seen, hidden) = self.events, texts
+        if 2 * (len(seen) + len(hidden)) < len(events):
+            return False  # it is too short to be: joining all texts for each of 10,000 pieces takes seconds
         secret = "".join(events.texts[i] for i in sorted(events.hidden))
         return any(texts) and seen.strip() in ("", events.answer.strip()) and hidden.strip() in ("", secret.strip())
 
@@ -188,6 +201,33 @@ class Decoded:
     def fail(self, why: str) -> None:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
             self.ending.error = why
+
+    def take_error(self, row: dict[str, Any], said: str | None) -> None:
+        """Take what a row has `said` is wrong, or its event's name says."""
+        if said is not None:
+            self.fail(said)
+        elif self.kind == b"error":
+            self.fail(server_errors.error_sentence(row))
+
+    def take_usage(self, said: Any) -> None:
+        """Take a usage in OpenAI's words; anything else is none."""
+        odd, doubts = list[str](), list[str]()
+        if isinstance(said, dict) and self.usage.take(said, odd, doubts, pieces=len(self.events)):
+            self.ending.server["usage"] = said
+        if odd or doubts:
+            self.note(*odd)
+            self.doubt(*doubts)
+
+    def settle_usage(self) -> None:
+        """Take the counts of the whole answer's usage."""
+        usage, odd, doubts = self.usage, list[str](), list[str]()
+        if usage.output is None:
+            self.ending.prompt_tokens = usage.prompt or self.ending.prompt_tokens
+            return
+        output = usage.settle(odd, doubts, pieces=len(self.events))
+        self.count(usage.prompt, output, usage.reasoning)
+        self.note(*odd)
+        self.doubt(*doubts)
 
     def take_model(self, name: Any) -> None:
         """Take which model a piece of text is said to be of."""

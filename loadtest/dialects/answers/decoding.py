@@ -105,6 +105,7 @@ class StreamDecoder:
         self._own.close()
         if self._other is not None:
             self._other.close()
+        answer.close()
         if not ending.done and self._odd_line is not None:
             answer.fail(server_errors.undecodable(self._odd_line))
         answer.blame_last()
@@ -394,6 +395,6 @@ class StreamDecoder:
             self._answer.fail(said)
             return True
         self._answer.say_last(server_errors.as_json(row))
-        if text := bare_piece(row):
-            self._answer.add_aside(text)
+        if any(texts := bare_piece(row)):
+            self._answer.add_aside(texts)
         return False

@@ -7,7 +7,8 @@ from typing import Any
 
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import server_errors
-from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kept, known_number
+from loadtest.dialects.answers.rows.counts import MOST_TOKENS, known_number
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, as_marked
 
 
 class NativeRows:
@@ -42,8 +43,7 @@ class NativeRows:
                 self._last(row.get("stop_type") or older, row.get("tokens_evaluated"), row.get("tokens_predicted"))
         if isinstance(timings := row.get("timings"), dict):
             answer.ending.server["timings"] = timings
-        if (said := server_errors.in_row(row)) is not None:
-            answer.fail(said)
+        answer.take_error(row, server_errors.in_row(row))
         return False
 
     def _last(self, reason: Any, prompt: Any, output: Any) -> None:
@@ -55,8 +55,6 @@ class NativeRows:
         answer, odd = self._answer, list[str]()
         if not self._seen:
             return
-        for name, said in answer.ending.server.items():
-            answer.ending.server[name] = kept(said, name, odd)
         names = ("tokens_evaluated", "tokens_predicted")
         prompt, output = (
             known_number(count, name, odd, MOST_TOKENS) for count, name in zip(self._counts, names, strict=True)
@@ -72,10 +70,10 @@ _PIECES = frozenset(
 DEEPEST = 5  # objects and lists in one another
 
 
-def bare_piece(row: dict[str, Any]) -> str | None:
-    """Return the text in a row of no known format that has one under such a name, however deep; None where it is not one."""
+def bare_piece(row: dict[str, Any]) -> Texts:
+    """Return the text in a row of no known format that has one under such a name, however deep; none where it is not one."""
     found = list(_texts_in(row, DEEPEST))
-    return found[0] if len(found) == 1 else None
+    return as_marked((found[0], ""), row) if len(found) == 1 else NO_TEXTS
 
 
 def _texts_in(value: Any, depth: int) -> Iterator[str]:

@@ -64,10 +64,7 @@ class OllamaRows:
         said = server_errors.in_row(row)
         if said is None and isinstance(message, dict):
             said = server_errors.in_row({"error": message.get("error")})
-        if said is not None:
-            answer.fail(said)  # before a done_reason that says no more than "error"
-        elif answer.kind == b"error":
-            answer.fail(server_errors.error_sentence(row))
+        answer.take_error(row, said)  # before a done_reason that says no more than "error"
         ending = answer.ending
         done = row.get("done")
         if (done and ends.is_true(done)) or ("done" not in row and ends.reason_name(_reason(row))):
@@ -139,8 +136,6 @@ class OllamaRows:
         if self._answer.marked and not self._flagged:
             ending.done = True
             self._answer.count(*self._counts)
-        if not ending.done:
-            ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
 
 
 def _reason(row: dict[str, Any]) -> Any:

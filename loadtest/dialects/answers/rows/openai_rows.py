@@ -11,9 +11,7 @@ from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
     MOST_TOKENS,
     OUTPUT,
-    Usage,
     counted,
-    kept,
     known_number,
     timing_contradiction,
     usage_in,
@@ -65,7 +63,7 @@ class OpenAIRows:
 
     __slots__ = (
         *("_answer", "_bare", "_before", "_first", "_id", "_ids", "_index", "_indices", "_last"),
-        *("_piecewise", "_strange", "_usage", "_whole"),
+        *("_piecewise", "_strange", "_whole"),
     )
 
     def __init__(self, answer: Decoded) -> None:
@@ -74,7 +72,6 @@ class OpenAIRows:
         self._last: dict[str, Any] = {}
         self._index: int | str | None = None  # of the last choice
         self._indices: set[int | str] = set()  # of all choices so far
-        self._usage = Usage()
         self._piecewise = False  # text came in a piece of a stream
         self._bare = True  # all chunks so far are bare: they name neither answer nor model nor choice
         self._before = 0  # events before the last chunk that was like none before
@@ -104,10 +101,8 @@ class OpenAIRows:
         choices = row.get("choices")
         if isinstance(choices, dict):
             choices = by_number(choices) or [choices]
-        if (said := _error_in(row)) is not None:  # before a finish_reason that says no more than "error"
-            self._answer.fail(said)
-        elif self._answer.kind == b"error":
-            self._answer.fail(server_errors.error_sentence(row))
+        said = _error_in(row)
+        self._answer.take_error(row, said)  # before a finish_reason that says no more than "error"
         if choices and isinstance(choices, list):
             for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
@@ -193,7 +188,7 @@ class OpenAIRows:
         if found := next((texts for name in names if any(texts := in_value(holder.get(name)))), None):
             return found
         for name, text in under_odd_names(holder):
-            self._answer.add_aside(text, name)
+            self._answer.add_aside((text, ""), name)
         return NO_TEXTS
 
     def _take_index(self, index: Any, *, first: bool, has_text: bool) -> None:
@@ -223,7 +218,7 @@ class OpenAIRows:
         if isinstance(native, str) and (why := ends.ended_badly(native, native)) is not None:
             answer.fail(why)
         if usage := choice.get("usage") or delta.get("usage"):
-            self._take_usage(usage)
+            answer.take_usage(usage)
         value = choice.get("finish_reason")
         if value is None:
             value = delta.get("finish_reason")
@@ -248,38 +243,23 @@ class OpenAIRows:
             if type(value) is dict:
                 counts = (key for key in value if "token" in key.lower() and counted(key) == OUTPUT)
                 if name in USAGES or (not row.get("usage") and any(counts)):
-                    self._take_usage(value)
+                    self._answer.take_usage(value)
                 elif usage := value.get("usage") or value.get("tokens"):
-                    self._take_usage(usage)
+                    self._answer.take_usage(usage)
         if (usage := row.get("usage")) and isinstance(usage, list | str):
-            self._take_usage(usage_in(usage))
+            self._answer.take_usage(usage_in(usage))
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
         if "prompt_tokens" in row or "completion_tokens" in row:
-            self._take_usage(row)
+            self._answer.take_usage(row)
 
     def count_behind(self, row: dict[str, Any]) -> None:
         """Take counts from a row that came behind the end mark, where none came before it."""
-        if not row.get("choices") and self._usage.output is None:
+        if not row.get("choices") and self._answer.usage.output is None:
             self._numbers(row)
-
-    def _take_usage(self, usage: Any) -> None:
-        if not isinstance(usage, dict):
-            return
-        odd: list[str] = []
-        doubts: list[str] = []
-        if self._usage.take(usage, odd, doubts, pieces=len(self._answer.events)):
-            self._answer.ending.server["usage"] = usage
-        if odd or doubts:
-            self._answer.note(*odd)
-            self._answer.doubt(*doubts)
 
     def close(self) -> None:
         answer, ending = self._answer, self._answer.ending
-        odd: list[str] = []
-        for name, said in ending.server.items():  # also of an answer whose rows were all of unknown kinds
-            if isinstance(said, dict):
-                ending.server[name] = kept(said, name, odd)
         if self._first is None:
             return
         if self._whole and self._first is self._last and answer.events and ending.error is None:
@@ -292,20 +272,14 @@ class OpenAIRows:
         answer.drop_blank()
         self._drop_labels()
         ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
-        doubts: list[str] = []
         timings = ending.server.get("timings")
-        if timings and (why := timing_contradiction(timings, self._usage.output)) is not None:
-            doubts.append(why)
+        if timings and (why := timing_contradiction(timings, answer.usage.output)) is not None:
+            answer.doubt(why)
             ending.server = without_durations(ending.server)
-        if self._usage.output is not None:
-            output = self._usage.settle(odd, doubts, pieces=len(answer.events))
-            answer.count(self._usage.prompt, output, self._usage.reasoning)
-        elif not self._count_from_timings() and self._usage.prompt:
-            ending.prompt_tokens = self._usage.prompt
-        answer.note(*odd)
-        answer.doubt(*doubts)
-        if not ending.done:
-            ending.hint = self._silence() or ending.hint
+        answer.settle_usage()
+        if answer.usage.output is None:
+            self._count_from_timings()
+        ending.hint = self._silence() or ending.hint
 
     def _drop_labels(self) -> None:
         """Leave out a word beside the first role under a name that is not known, where no other text comes under such names.
@@ -320,7 +294,7 @@ class OpenAIRows:
             answer.drop(count)
             answer.ending.notes = [note.replace(TAKEN_FOR_REASONING, LABEL_NOTE) for note in answer.ending.notes]
 
-    def _count_from_timings(self) -> bool:
+    def _count_from_timings(self) -> None:
         """Take llama.cpp's own counts where `usage` was not sent: predicted_n; prompt_n without the cached cache_n."""
         timings = self._answer.ending.server.get("timings", {})
         odd: list[str] = []
@@ -328,17 +302,15 @@ class OpenAIRows:
             known_number(timings.get(name), name, odd, MOST_TOKENS) for name in ("predicted_n", "prompt_n", "cache_n")
         )
         self._answer.note(*odd)
-        if predicted is None:
-            return False
-        self._answer.count(None if prompt is None else prompt + (cached or 0), predicted)
-        return True
+        if predicted is not None:
+            self._answer.count(None if prompt is None else prompt + (cached or 0), predicted)
 
     def _silence(self) -> str | None:
         """Say why a stream may have ended without a finish_reason."""
         first, last = self._first or {}, self._last
         if first.get("model") and last.get("model") == "" and len(self._answer.events) == self._before:
             return ENGINE_DIED
-        return server_errors.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)
+        return NO_FINISH if self._answer.marked else None
 
 
 def _error_in(row: dict[str, Any]) -> str | None:

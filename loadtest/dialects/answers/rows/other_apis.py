@@ -18,6 +18,8 @@ def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
         isinstance(row.get("delta"), dict) or ("finish_reason" in row and isinstance(row.get("message"), dict))
     ):
         return {**row, "choices": [row]}  # a choice that is no list's; Cohere's whole answers are such
+    if isinstance(output := row.get("output"), dict) and {"text", "finish_reason"} <= output.keys():
+        return {**row, "choices": [output]}  # DashScope's
     if row.get("type") in _OF_COHERE and isinstance(delta := row.get("delta"), dict):
         choice = {"delta": delta.get("message") or {}, "finish_reason": delta.get("finish_reason")}
         return {"choices": [choice], "usage": delta.get("usage")}

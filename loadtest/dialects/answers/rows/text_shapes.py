@@ -15,7 +15,7 @@ Texts = tuple[str, str]  # of one piece of an answer: visible text, and hidden t
 
 NO_TEXTS: Texts = ("", "")
 
-_SECRET = ("think", "reason", "thought", "analysis")
+_SECRET = ("think", "reason", "thought", "analysis", "compact")
 _HIDDEN_PARTS = (*_SECRET, "tool", "function", "input_json")
 # of what a search found: the model did not write it
 _FOUND_PARTS = ("citation", "reference", "source", "search_result")
