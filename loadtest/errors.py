@@ -12,6 +12,8 @@ LoadTestError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED = 130, 2, 3  # exit codes
+
 
 class LoadTestError(Exception):
     """Base of every error meant for the user: one sentence, printed without a traceback."""

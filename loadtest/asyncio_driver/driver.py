@@ -148,7 +148,7 @@ class Driver:
         levels = self._scenario.levels()
         level: Level | None = levels[0]
         gc.disable()  # a full collection in mid-level is a pause of 10-30 ms; one between levels costs nobody anything
-        background = [asyncio.create_task(self._watch(0 if following else len(levels)))]
+        watching = asyncio.create_task(self._watch(0 if following else len(levels)))
         try:
             while level is not None and not self.stopped:
                 spans.append(await self._run_level(level))
@@ -158,9 +158,8 @@ class Driver:
                     self._tally = None  # what is worked out between levels is no level's CPU
                     level = await following(spans)
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             gc.enable()
         return spans
 
@@ -333,7 +332,7 @@ class Driver:
     def counted_elsewhere(self, t: int) -> None:
         """Take another process's first counted request: a level by duration lasts from the first one of all on."""
         if self._tally is not None:
-            self._tally.counted_elsewhere(t)
+            self._tally.count_from(t)
 
     def _over(self) -> bool:
         """Whether a level by duration has had its time: requests built ahead are then left unsent."""

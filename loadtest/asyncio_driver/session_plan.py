@@ -72,13 +72,13 @@ class SessionPlan:
             target: list(self.of_users(level, users, target, numbers, warmup=True)) for target in dict.fromkeys(mine)
         }
         return sum(map(len, warmups.values())), {
-            target: itertools.chain(first, self.counted(level, users, target)) for target, first in warmups.items()
+            target: itertools.chain(
+                first,
+                # without end where time ends the level
+                self.of_users(level, users, target, itertools.count() if scenario.duration else range(level.requests)),
+            )
+            for target, first in warmups.items()
         }
-
-    def counted(self, level: Level, users: int, target: int) -> Iterator[PlannedSession]:
-        """Yield the counted sessions of this process's users of a target; without end where time ends the level."""
-        by_time = self.workloads[target].scenario.duration is not None
-        return self.of_users(level, users, target, itertools.count() if by_time else range(level.requests))
 
     def of_users(
         self, level: Level, users: int, target: int, numbers: Iterable[int], *, warmup: bool = False
@@ -112,7 +112,11 @@ class Stock:
     def __init__(
         self, makers: Sequence[RequestMaker], sessions: Iterator[PlannedSession], count: int, ledger: Ledger
     ) -> None:
-        self._requests = _first_requests(makers, sessions)
+        self._requests = (
+            makers[target].request(job, session)
+            for target, session in sessions
+            if (job := session.next(None)) is not None
+        )
         self._ahead = deque(itertools.islice(self._requests, count))
         self._ledger = ledger
 
@@ -124,12 +128,6 @@ class Stock:
     def _restock(self) -> None:
         if len(self._ahead) < max(AHEAD, 2 * self._ledger.peak):
             self._ahead.extend(itertools.islice(self._requests, 1))
-
-
-def _first_requests(makers: Sequence[RequestMaker], sessions: Iterator[PlannedSession]) -> Iterator[Request]:
-    for target, session in sessions:
-        if (job := session.next(None)) is not None:
-            yield makers[target].request(job, session)
 
 
 class TurnCount:

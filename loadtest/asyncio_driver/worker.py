@@ -9,7 +9,6 @@ import asyncio
 import pickle
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
@@ -146,15 +145,12 @@ async def driver_of(
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """Return uvloop's loop where it is installed, else asyncio's own."""
-    if sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-            return factory
-    return asyncio.new_event_loop
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def run_worker(fd: int) -> None:

@@ -16,9 +16,8 @@ from typing import Any
 
 import orjson
 
-from loadtest import __version__
-from loadtest.errors import ScenarioError, os_error_as
-from loadtest.run_folder import write_whole
+from loadtest import __version__, run_folder
+from loadtest.errors import ScenarioError
 
 FILE_SCHEMA = 1
 FILE = "calibration.json"
@@ -92,15 +91,10 @@ def applying(driver: str) -> dict[str, Any] | None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise ScenarioError where the file's folder cannot be made, or the file could not be written into it."""
+    """Raise LoadTestError where the file's folder cannot be made, or the file could not be written into it."""
     if path.is_dir():
         raise ScenarioError(f"{path} is a folder; name a file with --out.")
-    with os_error_as(ScenarioError, f"cannot make {path.parent}", "; choose another --out"):
-        there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
-    if not there.is_dir():
-        raise ScenarioError(f"cannot make {path.parent}: {there} is a file; choose another --out.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ScenarioError(f"cannot write to {there}; choose another --out.")
+    run_folder.check_writable(path.parent)
 
 
 def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, stamps: str) -> None:
@@ -111,4 +105,4 @@ def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, sta
     drivers = before.get("drivers", {}) if all(before.get(name) == value for name, value in same.items()) else {}
     drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = dataclasses.asdict(capacity)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, orjson.dumps({**same, "drivers": drivers}, option=orjson.OPT_INDENT_2) + b"\n")
+    run_folder.write_whole(path, orjson.dumps({**same, "drivers": drivers}, option=orjson.OPT_INDENT_2) + b"\n")

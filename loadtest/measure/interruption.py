@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 
 
+def heeded_signals() -> list[signal.Signals]:
+    """Return those of SIGNALS that were not ignored before, as by nohup or in a background job; those stay ignored.
+
+    Python handles signals in the main thread alone: on another there are none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 class NothingRecorded(KeyboardInterrupt):
     """A run was interrupted before its folder was made: no request had counted yet."""
 
@@ -26,8 +36,7 @@ class Stoppable(Protocol):
 class Stopping:
     """Within this context, on a running loop, the first signal stops the driver in order and the second cancels this task.
 
-    A signal that was ignored before (nohup, a job in the background) stays ignored. Afterwards all handlers are restored.
-    Python handles signals in the main thread alone: on another thread, whoever wants to end the run calls `stop`.
+    Afterwards all handlers are restored. On another thread than the main one, whoever wants to end the run calls `stop`.
     """
 
     def __init__(self, driver: Stoppable) -> None:
@@ -42,11 +51,9 @@ class Stopping:
 
         loop = asyncio.get_running_loop()
         self._loop, self._task = loop, asyncio.current_task()
-        for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
-            before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:
-                self._before[number] = before
-                loop.add_signal_handler(number, self.stop)
+        for number in heeded_signals():
+            self._before[number] = signal.getsignal(number)
+            loop.add_signal_handler(number, self.stop)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,6 +76,5 @@ def interrupting() -> None:
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
+    for number in heeded_signals():
+        signal.signal(number, interrupt)

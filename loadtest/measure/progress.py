@@ -111,14 +111,10 @@ class Tally:
             self.e2es.append(metrics.e2e(record.t_end, record.t_send))
 
     def count_from(self, t: int) -> bool:
-        """Take the release of a counted request; return whether it is the first."""
+        """Take the release of a counted request, perhaps another process's first; return whether it is the first heard of."""
         first = self.counted_from is None
-        self.counted_from = t if self.counted_from is None else self.counted_from
+        self.counted_from = min(t, self.counted_from or t)
         return first
-
-    def counted_elsewhere(self, t: int) -> None:
-        """Take another process's first counted request: the first one of all counts."""
-        self.counted_from = t if self.counted_from is None else min(self.counted_from, t)
 
     def over(self, t: int, duration: float | None) -> bool:
         """Whether a level of this duration, seconds, has had its time."""

@@ -206,16 +206,6 @@ class Request:
             self._content = decode(self.dialect, reads if self.received.success else None, whole)
         return self._content
 
-    def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
-        """Return the job that follows this answer in its session; None where nothing does, this turn failed or was left."""
-        session, answer = self.session, self.answered(wall, lag)
-        if session is None or answer is None:
-            return None
-        job = session.next(answer)
-        if isinstance(session, Conversation):
-            self.remark = session.passed
-        return job
-
     def answered(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Answered | None:
         """Return the answer as the request's session takes it; None where it has none, or this turn failed."""
         if self.session is None or self.left or self.plainly_failed:

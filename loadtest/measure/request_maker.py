@@ -10,6 +10,7 @@ from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Scenario
 from loadtest.wire import LagLog, Posts, WallClock
+from loadtest.workloads.conversations import Conversation
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
 from loadtest.workloads.tokens import Counter
@@ -60,6 +61,11 @@ class RequestMaker:
         )
 
     def following(self, request: Request) -> Request | None:
-        """Make the next turn of a session, now that the answer before it is there; None where the session is over."""
-        job = request.following_job(self._wall, self._lag)
-        return None if job is None else self.request(job, request.session)
+        """Make the next turn of a session; None where the session is over, or the turn before it failed or was left."""
+        session, answer = request.session, request.answered(self._wall, self._lag)
+        if session is None or answer is None:
+            return None
+        job = session.next(answer)
+        if isinstance(session, Conversation):
+            request.remark = session.passed
+        return None if job is None else self.request(job, session)

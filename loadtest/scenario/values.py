@@ -38,10 +38,14 @@ class Range:
     above_zero: bool = False
     instead: str = ""  # what to do for more than `high`
 
-    def check(self, key: str, value: float) -> None:
-        """Raise ScenarioError, naming the key, for a `value` that is nan or out of bounds."""
-        if isinstance(value, float) and math.isnan(value):
-            raise ScenarioError(f"{key} must be a number, not {value}.")
+    def check(self, key: str, value: object) -> None:
+        """Raise ScenarioError, naming the key, for a `value` that is no number or out of bounds."""
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or (isinstance(value, float) and math.isnan(value))
+        ):
+            raise ScenarioError(f"{key} must be a number, not {short_repr(value)}.")
         if self.above_zero and value <= 0:
             raise ScenarioError(f"{key} must be above 0, not {short_repr(value)}.")
         if value < self.low:

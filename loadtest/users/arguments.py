@@ -44,22 +44,17 @@ def _checked_messages(messages: list[Any]) -> Messages:
     return messages
 
 
-def checked_length(key: str, value: object) -> int | str | None:
-    """Return a length in tokens, or a distribution; raises ScenarioError for what is neither."""
+def checked_length(key: str, value: object, *, answered: bool = True) -> int | str | None:
+    """Return a length in tokens, or a distribution; raises ScenarioError for what is neither, or has no answer in text."""
     if value is None:
         return None
+    if not answered:
+        raise ScenarioError(f"an answer of embeddings has no output tokens; leave {key} out.")
     if isinstance(value, str) and ("(" in value or "@" in value):
         return distribution_text(key, value)
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == value // 1:
         return int(value)
     raise ScenarioError(f"{key} must be a whole number above 0, not {short_repr(value)}.")
-
-
-def checked_output(value: object, *, wanted: bool) -> int | str | None:
-    """Return the answer length asked for; raises ScenarioError for one of embeddings, which have none."""
-    if value is not None and not wanted:
-        raise ScenarioError("an answer of embeddings has no output tokens; leave output_tokens out.")
-    return checked_length("output_tokens", value)
 
 
 def checked_texts(texts: object) -> list[str]:

@@ -19,11 +19,9 @@ from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.targets.target import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
-from loadtest.users.arguments import Messages
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.conversations import Conversation, ConversationSource
-from loadtest.workloads.data_source import data_file
 from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
@@ -56,11 +54,6 @@ NOT_EMBEDDED: dict[str, Any] = {
     **dict.fromkeys(("system", "system_tokens", "prefixes", "prefix_zipf")),
     "output_tokens": (),
 }
-
-
-def length_facts(side: str, asked: int | str | None) -> dict[str, Any]:
-    """Return a level's fields for a length, a number or a distribution."""
-    return {f"{side}_lengths" if isinstance(asked, str) else f"{side}_tokens": asked}
 
 
 class Channel:
@@ -106,12 +99,6 @@ class Channel:
             self.restock(plain)
         inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
 
-    @property
-    def rows(self) -> int:
-        """How many rows the data file has; 0 without one."""
-        file = data_file(self.scenario)
-        return 0 if file is None else len(file)
-
     def kind(
         self,
         endpoint: Endpoint,
@@ -139,20 +126,17 @@ class Channel:
         if len(shelf) < most:
             shelf.append(self._make(kind))
 
-    def conversation(self, messages: Messages, kind: RequestKind) -> Request:
-        """Return a request that sends these messages as they are, without a nonce: a server may have their prefix cached."""
-        number = next(self._numbers)
-        output = kind.output_tokens
+    def as_given(self, kind: RequestKind, given: Sequence[Any]) -> Request:
+        """Return a request that sends messages, or texts to be embedded, as they are, without a nonce.
+
+        A server may have their prefix cached.
+        """
+        number, output = next(self._numbers), kind.output_tokens
         if isinstance(output, str):
             output = self._workload(kind.endpoint).lengths.at(self._level(kind), number, warmup=False).output_tokens
-        job = Job(number, 0, number, text_of(messages), None, output, messages=tuple(messages))
-        return self.maker(kind.endpoint).request(job, number=number)
-
-    def embedding(self, texts: Sequence[str], kind: RequestKind) -> Request:
-        """Return a request that embeds these texts as they are, without a nonce."""
-        number = next(self._numbers)
-        job = Job(number, 0, number, texts[0], None, None, inputs=tuple(texts))
-        return self.maker(kind.endpoint).request(job, number=number)
+        sent: dict[str, Any] = {"inputs" if kind.endpoint == EMBEDDINGS else "messages": tuple(given)}
+        text = given[0] if kind.endpoint == EMBEDDINGS else text_of(given)
+        return self.maker(kind.endpoint).request(Job(number, 0, number, text, None, output, **sent), number=number)
 
     def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
         """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
@@ -170,7 +154,7 @@ class Channel:
         if endpoint not in self._makers:
             asked, target = self._asked, self._asked.target
             if endpoint != self.endpoint:
-                api = "openai" if asked.api == "anthropic" else asked.api  # of what is no message
+                api = "openai" if target.dialect.api == "anthropic" else target.dialect.api  # of what is no message
                 scenario = self._scenario(endpoint)
                 dialect = dialect_for(scenario, api=api, model=target.model.name, kind=target.server.kind)
                 target = replace(target, dialect=dialect)
@@ -206,15 +190,11 @@ class Channel:
 
     def _level(self, kind: RequestKind) -> Level:
         """Return the level of a request of this kind, as sources take it."""
-        return Level(
-            index=0,
-            concurrency=1,
-            **length_facts("input", kind.input_tokens),
-            **length_facts("output", kind.output_tokens),
-            system_tokens=self.scenario.system_tokens,
-            words=None,
-            requests=0,
-        )
+        asked = {"input": kind.input_tokens, "output": kind.output_tokens}
+        lengths: dict[str, Any] = {
+            f"{side}_lengths" if isinstance(length, str) else f"{side}_tokens": length for side, length in asked.items()
+        }
+        return Level(index=0, concurrency=1, **lengths, system_tokens=self.scenario.system_tokens, requests=0)
 
     def _scenario(self, endpoint: Endpoint) -> Scenario:
         """Return the scenario as if all requests went to this endpoint."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -25,7 +24,6 @@ from loadtest.users.arguments import (
     Messages,
     checked_instant,
     checked_length,
-    checked_output,
     checked_prompt,
     checked_texts,
 )
@@ -34,6 +32,7 @@ from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.users.session import UserSession
 from loadtest.wire import now
+from loadtest.workloads.data_source import data_file
 from loadtest.workloads.schedule import think_time
 from loadtest.workloads.source import Answered
 
@@ -80,7 +79,8 @@ class Client:
     @property
     def rows(self) -> int:
         """How many rows --data has; 0 without one."""
-        return self._channel.rows
+        file = data_file(self._channel.scenario)
+        return 0 if file is None else len(file)
 
     def chat(
         self,
@@ -157,22 +157,25 @@ class Client:
         t_sched: int | None = None,
     ) -> Answer:
         self._raise_pending()
-        texts = checked_texts(prompt) if endpoint == EMBEDDINGS and not isinstance(prompt, str | None) else None
-        prompt = None if texts else checked_prompt(prompt, messages_allowed=endpoint not in ("generate", EMBEDDINGS))
+        embedded = endpoint == EMBEDDINGS
+        said: str | Sequence[Any] | None = (
+            checked_texts(prompt)
+            if embedded and not isinstance(prompt, str | None)
+            else checked_prompt(prompt, messages_allowed=not embedded and endpoint != "generate")
+        )
         due = checked_instant(t_sched)
         free = now() - self._lag
         kind = self._channel.kind(
             endpoint,
             checked_length("input_tokens", input_tokens),
-            checked_output(output_tokens, wanted=endpoint != EMBEDDINGS),
-            prompt if isinstance(prompt, str) else None,
+            checked_length("output_tokens", output_tokens, answered=not embedded),
+            said if isinstance(said, str) else None,
         )
-        if texts:
-            request = self._channel.embedding(texts, kind)
-        elif isinstance(prompt, list):
-            request = self._channel.conversation(prompt, kind)
-        else:
-            request = self._take(kind, in_session=t_sched is None)
+        request = (
+            self._channel.as_given(kind, said)
+            if isinstance(said, list)
+            else self._take(kind, in_session=t_sched is None)
+        )
         if in_turn := due is None:
             due = self._thought(request, self._channel.scenario, free)
         answer = self._attempt(request, due, name, in_turn=in_turn)
@@ -186,7 +189,7 @@ class Client:
             turn = maker.following(turn)
         if turn is not None:
             self._turn = kind, turn
-        if prompt is None and texts is None and turn is None:
+        if said is None and turn is None:
             self._recorder.backlog.add(lambda: self._channel.restock(kind, self._recorder.ledger.peak))
         self._take_end(answer, over=turn is None, catch_response=catch_response)
         return answer
@@ -206,13 +209,6 @@ class Client:
         self._in_session = not over
         self._take_end(answer, over=over, catch_response=catch_response)
 
-    @contextmanager
-    def own_time(self) -> Iterator[None]:
-        """Count what is done inside as ours, not as time that the user takes between two requests."""
-        begin = now()
-        yield
-        self._lag += now() - begin
-
     def _take_end(self, answer: Answer, *, over: bool, catch_response: bool) -> None:
         self._ended = answer.request.received.t_over or now()
         self._sessions += over and answer.request.job.session is not None
@@ -223,6 +219,12 @@ class Client:
         self._back_off(answer)
 
     def _raise_pending(self) -> None:
+        if (
+            recording.current_test.recorder is not self._recorder
+        ):  # whose hub beats no more: the request would wait for ever
+            raise LocustError(
+                "the test has ended, and nothing is recorded any more; send a user's last requests in on_stop."
+            )
         if self._pending is not None:
             pending, self._pending = self._pending, None
             raise pending

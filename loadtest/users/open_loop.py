@@ -45,8 +45,6 @@ class OpenLoopUser(ModelUser):
     @classmethod
     def schedule(cls, seed: int | None) -> Iterator[int]:
         """Yield when requests are due, ns from the beginning of the schedule; raise ScenarioError."""
-        if not isinstance(cls.burstiness, int | float | None) or isinstance(cls.burstiness, bool):
-            raise ScenarioError(f"burstiness must be a number, not {cls.burstiness!r}.")
         return instants(cls.requests_per_s(), cls.arrivals, seed, burstiness=cls.burstiness)
 
     @classmethod
@@ -92,5 +90,5 @@ class OpenLoopUser(ModelUser):
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
-            recorder.seen[recorder.current_level().level].rates.add(self.requests_per_s())
+            recorder.seen.add((recorder.current_level().level, "rate", self.requests_per_s()))
             in_flight.spawn(self.arrive, due)

@@ -14,7 +14,6 @@ from loadtest.monitor.process import METRICS_ADDRESS
 from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_share, sendable, short_repr
 
 Number = TypeVar("Number", int, float)
-GROUP = "loadtest"
 NAME = "a name in UTF-8 without control characters"
 TRUTH = {"true": True, "false": False}  # "True" and "False", too, as `Settings.of` writes them back
 # Help that differs from the scenario's own, because levels and requests of a Locust test come from its users and tasks.
@@ -183,19 +182,17 @@ def add_options(parser: Any) -> None:
 
     Values stay text here, because the form gives text too; `Settings.of` reads both.
     """
-    group = parser.add_argument_group(GROUP, "What the users of loadtest send, where records go, and when a run fails.")
     for option in OPTIONS:
-        action: Any = group.add_argument(
+        parser.add_argument(
             option.flag,
             default=option.default,
             choices=option.choices,
             metavar=None if option.choices else option.metavar,
             env_var=f"LOCUST_{option.key.upper()}",
             help=option.help.replace("%", "%%"),  # argparse fills in names after a %
+            include_in_web_ui=not (option.of_process or option.repeated),
             **({"action": "append"} if option.repeated else {}),
         )
-        # Locust's own add_argument sets it, a group's does not
-        action.include_in_web_ui = not (option.of_process or option.repeated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,12 +44,12 @@ class UserSession:
         self._script = source.script(self._scenario.levels()[0], self._session.number, warmup=False)
         self._failed = False
         self._said = 0
+        self._coming = self._next()
 
     @property
     def over(self) -> bool:
         """Whether the conversation has had its turns, a turn failed, or the next one would pass the context."""
-        with self._client.own_time():
-            return self._failed or self._next() is None
+        return self._failed or self._coming is None
 
     def chat(self, prompt: str | None = None, *, name: str | None = None, catch_response: bool = False) -> Answer:
         """Send the next turn and return its answer; with the arguments of Client.chat.
@@ -57,7 +57,7 @@ class UserSession:
         Raises ScenarioError where the conversation is over.
         """
         text = checked_prompt(prompt, messages_allowed=False)
-        turn = self._next() if text is None else self._own(str(text))
+        turn = self._coming if text is None else self._own(str(text))
         if turn is None or self._failed:
             raise ScenarioError("the conversation is over: begin another one with self.client.session().")
         request = self._channel.maker(self._endpoint).request(self._session.say(turn), self._session)
@@ -66,9 +66,9 @@ class UserSession:
         self._failed = heard is None
         if heard is not None:
             self._session.hear(heard)
-        over = self.over
+            self._coming = self._next()
         request.remark = self._session.passed
-        self._client.take_turn_end(answer, over=over, catch_response=catch_response)
+        self._client.take_turn_end(answer, over=self.over, catch_response=catch_response)
         return answer
 
     ask = chat

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +11,9 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
 from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
+from loadtest.users.answer import say_once
 from loadtest.users.client import Client
 from loadtest.users.options import Settings
-
-logger = logging.getLogger(__name__)
 
 USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.declared.locust)
 
@@ -109,7 +106,7 @@ class ModelUser(User):
         asked["url"] = host or own or default_url(api=asked["api"])
         try:
             check_idle(settings.keys, asked, over)
-            scenario = located(Scenario.from_dict(asked, where=where, say=_warn_once))
+            scenario = located(Scenario.from_dict(asked, where=where, say=say_once))
             if scenario.several:
                 raise ScenarioError(
                     "it names several servers or models, and a user class has one of each; write a class for each, with "
@@ -138,11 +135,6 @@ for _key in USER_KEYS:
     setattr(ModelUser, _key.name, None if _key.many else _key.default)  # a user has one value, not a list
 for _former in FORMER:
     setattr(ModelUser, _former, None)
-
-
-@functools.cache
-def _warn_once(sentence: str) -> None:
-    logger.warning(sentence)
 
 
 class OllamaUser(ModelUser):

@@ -142,7 +142,10 @@ def test_users_and_arrivals_keep_their_proportion_in_any_number_of_processes(of:
     (level,) = scenario.levels()
     plans = [SessionPlan((workload, workload), rotation((3, 1)), PlanShare(worker, of)) for worker in range(of)]
     assert Counter(target for plan in plans for target in plan.targets(8)) == {0: 6, 1: 2}
-    sent = [one for plan in plans for target in set(plan.targets(8)) for one in plan.counted(level, 8, target)]
+    numbers = range(level.requests)
+    sent = [
+        one for plan in plans for target in set(plan.targets(8)) for one in plan.of_users(level, 8, target, numbers)
+    ]
     assert Counter(target for target, _ in sent) == {0: 18, 1: 6}
     jobs = [session.next(None) for _, session in sent]
     assert sorted(job.id for job in jobs if job) == list(range(24))

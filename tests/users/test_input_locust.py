@@ -17,7 +17,7 @@ from loadtest.scenario import Scenario
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-    from loadtest.users import ModelUser, OpenLoopUser, user
+    from loadtest.users import ModelUser, OpenLoopUser, answer
     from loadtest.users.options import PROCESS_OPTIONS, TEST_OPTIONS, Settings, metrics_of
 
 
@@ -161,7 +161,7 @@ def test_what_is_odd_but_right_is_taken(caplog: pytest.LogCaptureFixture) -> Non
     assert asked({"output_tokens": 16.0}, input_tokens="1e2").input_tokens == (100,)
     assert asked({"stop_after_errors": 3}, stop_after_errors="5").stop_after_errors == 5
     assert asked({"rate": "4"}, OpenLoopUser).concurrency == (1,)
-    user._warn_once.cache_clear()
+    answer.say_once.cache_clear()
     for _ in range(2):
         assert asked({"first_byte_timeout": 7}).first_token_timeout == 7.0
     assert caplog.text.count("has first_byte_timeout, which is called first_token_timeout now") == 1

@@ -17,6 +17,7 @@ from loadtest.records import Outcome, Record
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from locust.env import Environment
+    from locust.exception import LocustError
     from locust.runners import STATE_RUNNING
 
     from loadtest.users import ModelUser, channel
@@ -181,6 +182,13 @@ def test_a_user_that_is_started_after_the_end_ends_without_a_word(user: Mine) ->
     starting.join()
     assert starting.successful()
     assert isinstance(starting.value, gevent.GreenletExit)
+
+
+def test_a_request_behind_the_end_is_a_sentence(user: Mine) -> None:
+    """As one that a listener of test_stop sends; it waited for ever."""
+    recording.close_recorder()
+    with pytest.raises(LocustError, match="the test has ended"), gevent.Timeout(20):
+        user.client.chat()
 
 
 def test_a_user_whose_greenlet_is_killed_was_stopped_by_us(user: Mine, records: list[Record]) -> None:

@@ -113,7 +113,7 @@ def test_a_worker_that_joins_a_running_test_records_its_share(start: Start, simu
 def test_workers_do_not_outlive_a_master_that_was_killed(start: Start, simulated_url: str) -> None:
     run = start(ORPHANED, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
     run.wait_for(lambda: len(run.records) > 8)
-    children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    children = children_of(run)
     run.process.kill()
     assert run.code == -signal.SIGKILL
     until = time.monotonic() + 40  # Locust itself notices after 60
@@ -176,7 +176,7 @@ def test_a_terminal_s_ctrl_c_loses_no_worker(start: Start, simulated_url: str) -
     """It goes to the master and to every worker at once."""
     run = start(CHAT, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
     run.wait_for(lambda: len(run.records) > 8)
-    children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    children = children_of(run)
     for pid in (*map(int, children), run.process.pid):
         os.kill(pid, signal.SIGINT)
     assert run.code == 130
@@ -189,7 +189,7 @@ def test_a_terminal_s_ctrl_c_loses_no_worker(start: Start, simulated_url: str) -
 def test_a_process_that_was_stopped_is_told_of(start: Start, simulated_url: str, how: tuple[str, ...]) -> None:
     run = start(CHAT, *USERS, "--host", simulated_url, *how, stats=False)
     run.wait_for(lambda: len(run.records) > 16)
-    children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    children = children_of(run)
     pid = int(children[-1]) if how else run.process.pid
     os.kill(pid, signal.SIGSTOP)
     time.sleep(1.5)  # what is measured: a process that does nothing for so long
@@ -200,6 +200,55 @@ def test_a_process_that_was_stopped_is_told_of(start: Start, simulated_url: str,
     (level,) = analyse(run.folder.path).summary["levels"]
     assert level["verdict"] == "void"
     assert any("the client stood still for up to 1." in reason for reason in level["reasons"]), level["reasons"]
+
+
+def test_a_worker_that_comes_back_is_told_of_and_its_records_stay(start: Start, simulated_url: str) -> None:
+    run = start(CHAT, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
+    eventually(run, lambda: grown(run, [4, 4]))
+    pid = int(children_of(run)[-1])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(run, lambda: "was lost (it stopped answering)" in run.said)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(run, lambda: "is back: what its users sent meanwhile is recorded" in run.said)
+    before = [path.read_bytes().count(b"\n") for path in sorted((run.place / "run").glob("requests-*"))]
+    eventually(run, lambda: grown(run, before))
+    run.process.send_signal(signal.SIGINT)
+    assert run.code == 130
+    (lost,) = run.facts["locust"]["lost_workers"]
+    assert lost["t_ns"] < lost["back_ns"]
+    ids = [record.id for record in run.records]
+    assert len(ids) == len(set(ids))
+    assert "Traceback" not in run.said
+
+
+def test_users_of_a_test_that_lost_all_its_workers_do_not_start_again(start: Start, simulated_url: str) -> None:
+    """Locust ends such a test, and may go on asking for users."""
+    run = start(CHAT, "-u", "40", "-r", "2", "--host", simulated_url, "--processes", "2", stats=False)
+    eventually(run, lambda: grown(run, [0, 0]))
+    pids = [int(pid) for pid in children_of(run)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(run, lambda: "The last worker went missing" in run.said)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    assert run.code == 3, run.said
+    assert "File exists" not in run.said
+    assert "Traceback" not in run.said
+    assert len(run.facts["locust"]["lost_workers"]) == 2
+
+
+def children_of(run: Run) -> list[str]:
+    return Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+
+
+def grown(run: Run, before: list[int]) -> bool:
+    """Whether each of a run's requests files has more lines than before."""
+    after = [path.read_bytes().count(b"\n") for path in sorted((run.place / "run").glob("requests-*"))]
+    return len(after) == len(before) and all(now > then for now, then in zip(after, before, strict=True))
 
 
 def longest_gap(run: Run) -> float:

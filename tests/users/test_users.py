@@ -28,7 +28,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users import ModelUser, OllamaUser, OpenAIUser
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.processes import lifecycle, recording
-    from loadtest.users.processes.levels import CurrentLevel, LevelRequests, ReachedLevels
+    from loadtest.users.processes.levels import CurrentLevel, ReachedLevels
     from loadtest.users.processes.run import free_path
     from loadtest.users.processes.user_target import UserTarget, prepare_user_target
     from loadtest.users.user import USER_KEYS
@@ -43,8 +43,8 @@ def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
     levels.reached(4)
     levels.reached(8)
     levels.reached(4)
-    levels.merge_seen({1: LevelRequests({128}, {64}, {2.0}), 2: LevelRequests({128, 256}, {64})})
-    levels.merge_seen({1: LevelRequests({128}, {32})})
+    levels.seen |= {(1, "input_tokens", 128), (1, "output_tokens", 64), (1, "output_tokens", 32), (1, "rate", 2.0)}
+    levels.seen |= {(2, "input_tokens", 128), (2, "input_tokens", 256), (2, "output_tokens", 64)}
     facts = levels.facts(0)
     assert [level["concurrency"] for level in facts] == [1, 4, 8]
     assert [level["input_tokens"] for level in facts] == [None, 128, None]
@@ -58,11 +58,6 @@ def sent(data: Any) -> Any:
     """Return what a worker gets of what its master sends."""
     message: Any = Message  # untyped in Locust
     return message.unserialize(message("x", data, "node").serialize()).data
-
-
-def test_what_was_seen_survives_the_way_to_the_master() -> None:
-    seen = LevelRequests({128, None}, {64}, {0.5})
-    assert LevelRequests.from_json(sent(seen.to_json())) == seen
 
 
 def options(**given: Any) -> argparse.Namespace:
@@ -107,7 +102,6 @@ def test_every_option_has_a_variable_and_a_field_in_the_start_form(monkeypatch: 
     assert {key: key in parser.args_included_in_web_ui for key in in_form} == in_form
     variables = {action.dest: getattr(action, "env_var", None) for action in parser._actions}
     assert [variables[option.key] for option in OPTIONS] == [f"LOCUST_{option.key.upper()}" for option in OPTIONS]
-    assert "loadtest:" in parser.format_help()
 
 
 def test_options_win_over_the_user_class_and_it_over_the_defaults() -> None:

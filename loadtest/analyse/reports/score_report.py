@@ -155,8 +155,10 @@ def _drawn_for_plan(known: dict[str, Any], asked: float | None, *, answers: bool
     Prompts are predicted with a chat template's tokens more than asked for, answers as long as asked for, where they were so before.
     """
     before = known.get("asked")
-    more = None if before is None else known["mean"] - before
-    if asked is None or more is None or (answers and abs(more) > comparable.SAME_LENGTH_SHARE * before):
+    if asked is None or before is None:
+        return known
+    more = known["mean"] - before
+    if answers and abs(more) > comparable.SAME_LENGTH_SHARE * before:
         return known
     return {**known, "mean": asked + more}
 

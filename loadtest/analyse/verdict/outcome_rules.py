@@ -278,16 +278,18 @@ def _worker_died(e: Evidence) -> Iterator[Doubt]:
 
 
 def _worker_lost(e: Evidence) -> Iterator[Doubt]:
-    """Void the levels of a Locust run that ended after a worker was lost, or all where that instant is unknown."""
+    """Void the levels of a Locust run that ran while a worker was lost, or all where that instant is unknown."""
     locust = e.run.facts.get("locust")
     lost = locust.get("lost_workers") if isinstance(locust, dict) else None
     for worker in lost if isinstance(lost, list) else ():
-        at = worker.get("t_ns")
-        if at is None or _ran_until(e) >= at:
+        at, back, began = worker.get("t_ns"), worker.get("back_ns"), e.level.get("started_ns")
+        if at is None or (_ran_until(e) >= at and (None in (back, began) or began <= back)):
             when = "" if at is None else f" at {seconds(at * S_PER_NS)} of the run"
             why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
-            name = worker.get("worker")
-            yield Doubt(VOID, f"worker {name} was lost{when}{why}: what its users had in flight is missing")
+            cost = "what its users had in flight is missing"
+            if back is not None:
+                cost = f"until {seconds(back * S_PER_NS)} its users did not send as asked"
+            yield Doubt(VOID, f"worker {worker.get('worker')} was lost{when}{why}: {cost}")
 
 
 def _ran_until(e: Evidence) -> float:

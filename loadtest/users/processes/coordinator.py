@@ -15,18 +15,17 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import STATE_RUNNING, MasterRunner, Runner
 
-from loadtest.errors import LoadTestError, StorageError
+from loadtest.errors import MISTAKE, NOT_TO_BE_BELIEVED, LoadTestError, StorageError
 from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
-from loadtest.users.processes.exit_code import MISTAKE
-from loadtest.users.processes.levels import CurrentLevel, LevelRequests
+from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
 from loadtest.users.processes.worker_watch import GONE_NS, WorkerWatch
 from loadtest.users.results import export
-from loadtest.users.results.live_figures import wait_for_workers
+from loadtest.users.results.live_figures import board
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare
 
@@ -52,7 +51,6 @@ class Coordinator:
         self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
         self._follower: gevent.Greenlet[[Runner, LocustRun], None] | None = None
         self._taken: set[Path] = set()
-        self._ever_began = False
         self._watch: WorkerWatch | None = None  # of the latest test of a master
         self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
 
@@ -85,7 +83,7 @@ class Coordinator:
 
     def has_begun(self) -> bool:
         """Whether a test has begun; also true where tests are begun from the web UI."""
-        return self._ever_began or not self._at_once
+        return self._last is not None or not self._at_once
 
     def interrupt(self) -> None:
         """Note that the test ends early; called again, write so at once, because the process is about to go."""
@@ -102,11 +100,10 @@ class Coordinator:
         return self._runner is not None and options is not None and bool(options.headless or options.autostart)
 
     def _start(self, **_: Any) -> None:
-        self._ever_began = True
         try:
             self._begin()
         except LoadTestError as error:
-            self._refuse(str(error), 3 if isinstance(error, StorageError) else 2)
+            self._refuse(str(error), NOT_TO_BE_BELIEVED if isinstance(error, StorageError) else MISTAKE)
         except OSError as error:
             self._refuse(f"the run's files cannot be written: {error}.")
 
@@ -176,7 +173,7 @@ class Coordinator:
         worker = f"worker {watch.index(msg.node_id)}"
         if not msg.data["refused"]:
             self._end_early(f"{worker}: {why}", failed=msg.data["failed"])
-        elif self._run is not None and watch.others_run(msg.node_id):
+        elif self._run is not None and watch.used - {msg.node_id}:
             watch.lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
         elif self._run is not None:
             self._environment.process_exit_code = MISTAKE
@@ -189,12 +186,11 @@ class Coordinator:
         if not self._steady or gone <= 0 or runner.state != STATE_RUNNING or lost:
             self._short = None
             return
-        if self._short is None:
-            self._short = now()
+        self._short = self._short or now()
         if now() - self._short > (REPORTED_NS if isinstance(runner, MasterRunner) else GONE_NS):
             run.levels.miss(self._announced, gone)
 
-    def _refuse(self, sentence: str, code: int = 2) -> None:
+    def _refuse(self, sentence: str, code: int = MISTAKE) -> None:
         """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
         logger.error(sentence)
         recording.current_test.refusal = sentence
@@ -257,29 +253,33 @@ class Coordinator:
         return sorted(client.id for client in self._runner.clients.all if client.user_count)
 
     def _connected(self, client_id: str, **_: Any) -> None:
-        run, runner = self._run, self._runner
-        if run is not None and isinstance(runner, MasterRunner) and self._environment.parsed_options is None:
-            runner.send_message(RUN, _run_message(runner, run), client_id)
+        if self._run is not None and isinstance(self._runner, MasterRunner):
+            self._tell(self._runner, self._run, client_id)
 
-    def _tell(self, runner: MasterRunner, run: LocustRun) -> None:
-        """Tell workers what is measured and where records go, before Locust asks them for users.
+    def _tell(self, runner: MasterRunner, run: LocustRun, client_id: str | None = None) -> None:
+        """Tell workers, or one of them, what is measured and where records go, before Locust asks them for users.
 
         The message travels among the options that Locust sends with every request for users, because a worker that joins
         a running test gets those before any message of ours. Without options (Locust as a library) it is sent directly.
         """
         options = self._environment.parsed_options
         if options is None:
-            runner.send_message(RUN, _run_message(runner, run))
+            runner.send_message(RUN, _run_message(runner, run), client_id)
         else:
             setattr(options, RUN, _run_message(runner, run))
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
-        if self._last is not None and self._watch is not None and msg.data["id"] == self._last.clock.wall_ns:
-            if (failure := msg.data["failure"]) is not None:
-                self._last.failure = f"worker {self._watch.index(msg.node_id)}: {failure}"
-            seen = {int(level): LevelRequests.from_json(row) for level, row in msg.data["seen"].items()}
-            self._last.add_seen(seen, msg.data["clock_steps"])
-            self._watch.take_end(msg.node_id)
+        said = msg.data
+        board.merge(said["figures"], msg.node_id)
+        if self._last is None or self._watch is None or said["id"] != self._last.clock.wall_ns:
+            return
+        if failure := said.get("failure"):
+            self._last.failure = f"worker {self._watch.index(msg.node_id)}: {failure}"
+        self._watch.ended.add(msg.node_id)
+        self._watch.take_back(msg.node_id)
+        self._last.add_seen(
+            {(level, key, value) for level, key, value in said.get("seen", ())}, said.get("clock_steps", 0)
+        )
 
     def _quitting(self, **_: Any) -> None:
         if self._run is None:
@@ -301,15 +301,14 @@ class Coordinator:
         if self._follower is not None:
             self._follower.kill(block=False)
             self._follower = None
-        if isinstance(self._runner, MasterRunner):
-            wait_for_workers(self._runner)
-            if self._watch is not None:
-                self._watch.lose_silent()
+        deserted = self._watch is not None and self._watch.end()
         self._run = None
         if closed := recording.close_recorder():
             run.failure = closed.ledger.failure or run.failure
             run.add_seen(closed.seen, len(closed.wall.steps))
         run.end()
+        if deserted and self._runner is not None and self._environment.web_ui is None:
+            gevent.spawn(self._runner.quit)  # Locust would wait for the end of --run-time
 
 
 def _run_message(runner: MasterRunner, run: LocustRun) -> dict[str, Any]:

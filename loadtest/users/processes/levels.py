@@ -8,8 +8,7 @@ and tells workers which level it is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from loadtest.scenario import Level
@@ -25,34 +24,9 @@ class CurrentLevel:
     steady: bool  # False while users are being started or stopped
 
 
-@dataclass(slots=True)
-class LevelRequests:
-    """Lengths and rates of one level's requests, which only the processes with users know."""
-
-    inputs: set[int | None] = field(default_factory=set)
-    outputs: set[int | None] = field(default_factory=set)
-    rates: set[float] = field(default_factory=set)
-
-    def merge(self, other: LevelRequests) -> None:
-        self.inputs |= other.inputs
-        self.outputs |= other.outputs
-        self.rates |= other.rates
-
-    def to_json(self) -> list[list[Any]]:
-        return [list(self.inputs), list(self.outputs), list(self.rates)]
-
-    @classmethod
-    def from_json(cls, row: list[list[Any]]) -> LevelRequests:
-        return cls(*map(set, row))
-
-
-@dataclass(slots=True)
-class _SteadyPeriod:
-    """A period in which all users that were asked for were running."""
-
-    level: int
-    started: int  # monotonic ns
-    ended: int | None = None
+# Lengths and rates of requests, which only the processes with users know: level, key of run.json's level, value.
+Seen = set[tuple[int, str, float | None]]
+SEEN_KEYS = ("input_tokens", "output_tokens", "rate")
 
 
 class ReachedLevels:
@@ -62,10 +36,10 @@ class ReachedLevels:
         """Name the distributions that lengths are drawn from, where all users draw from one."""
         self._lengths = (input_lengths, output_lengths)
         self._index: dict[int, int] = {}
-        self._periods: list[_SteadyPeriod] = []
-        self._given_up: dict[int, str] = {}
-        self._missed: dict[int, int] = {}  # level -> most users missing at once, because they ended by themselves
-        self.seen: defaultdict[int, LevelRequests] = defaultdict(LevelRequests)
+        self._since: tuple[int, int] | None = None  # the level whose users all run, and since when, monotonic ns
+        self._periods: list[tuple[int, int, int]] = []  # those that are over: level, start, end
+        self._more: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # what else run.json says of a level
+        self.seen: Seen = set()
 
     def index(self, users: int) -> int:
         """Return the level of a user count."""
@@ -73,26 +47,23 @@ class ReachedLevels:
 
     def ramp(self) -> None:
         """Note that the user count begins to change."""
-        if self._periods and self._periods[-1].ended is None:
-            self._periods[-1].ended = now()
+        if self._since is not None:
+            self._periods.append((*self._since, now()))
+            self._since = None
 
     def reached(self, users: int) -> None:
         """Note that all users of a level are running."""
         self.ramp()
-        self._periods.append(_SteadyPeriod(self.index(users), now()))
+        self._since = self.index(users), now()
 
     def give_up(self, users: int, why: str) -> None:
         """Note that a level was ended early, and why."""
-        self._given_up.setdefault(self.index(users), why)
+        self._more[self.index(users)].setdefault("stopped", why)
 
     def miss(self, users: int, gone: int) -> None:
-        """Note that `gone` of a level's users have ended."""
-        level = self.index(users)
-        self._missed[level] = max(gone, self._missed.get(level, 0))
-
-    def merge_seen(self, seen: dict[int, LevelRequests]) -> None:
-        for level, facts in seen.items():
-            self.seen[level].merge(facts)
+        """Note that `gone` of a level's users have ended by themselves; run.json says how many were missing at most."""
+        more = self._more[self.index(users)]
+        more["users_gone"] = max(gone, more.get("users_gone", 0))
 
     def facts(self, anchor_ns: int) -> list[dict[str, Any]]:
         """Return what run.json says of each level; started_ns and ended_ns only where it ran in one period."""
@@ -100,27 +71,18 @@ class ReachedLevels:
         return [self._facts(users, index, anchor_ns) for users, index in self._index.items() if users]
 
     def _facts(self, users: int, index: int, anchor_ns: int) -> dict[str, Any]:
-        seen = self.seen[index]
+        seen = {key: {value for of, which, value in self.seen if (of, which) == (index, key)} for key in SEEN_KEYS}
+        only: dict[str, Any] = {key: next(iter(values)) for key, values in seen.items() if len(values) == 1}
         level = Level(
             index=index,
             concurrency=users,
-            input_tokens=_only(seen.inputs),
-            output_tokens=_only(seen.outputs),
-            input_lengths=self._lengths[0] if len(seen.inputs) > 1 else None,
-            output_lengths=self._lengths[1] if len(seen.outputs) > 1 else None,
-            words=None,
+            input_lengths=self._lengths[0] if len(seen["input_tokens"]) > 1 else None,
+            output_lengths=self._lengths[1] if len(seen["output_tokens"]) > 1 else None,
             requests=0,
+            **only,
         )
-        periods = [period for period in self._periods if period.level == index and period.ended is not None]
-        facts = {**level_facts(level), "rate": _only(seen.rates)}
-        if index in self._given_up:
-            facts["stopped"] = self._given_up[index]
-        if index in self._missed:
-            facts["users_gone"] = self._missed[index]
-        if len(periods) == 1 and periods[0].ended is not None:
-            facts |= {"started_ns": periods[0].started - anchor_ns, "ended_ns": periods[0].ended - anchor_ns}
+        facts = level_facts(level) | self._more[index]
+        periods = [(started, ended) for level_then, started, ended in self._periods if level_then == index]
+        if len(periods) == 1:
+            facts |= {"started_ns": periods[0][0] - anchor_ns, "ended_ns": periods[0][1] - anchor_ns}
         return facts
-
-
-def _only(values: Collection[Any]) -> Any:
-    return next(iter(values)) if len(values) == 1 else None

@@ -41,10 +41,8 @@ def _wait_for_init(initialised: Event, environment: Environment, **more: Any) ->
     start: Any = environment.events.test_start
     before = len(start._handlers)  # noqa: SLF001 - Locust has no public list of listeners
     initialised.wait(INIT_S)
-    later: Any = type(start)()
     for listener in start._handlers[before:]:  # noqa: SLF001
-        later.add_listener(listener)
-    later.fire(environment=environment, **more)
+        listener(environment=environment, **more)
 
 
 def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:

@@ -6,10 +6,8 @@ LEVEL = (
     "loadtest_level"  # the level in force, whether all its users run, and the worker's share of an open loop's schedule
 )
 RESET = "loadtest_reset"  # live figures begin anew, under this generation
-FINISH = "loadtest_finish"  # stop, and send the last figures
+FINISH = "loadtest_finish"  # the test of this id ends: stop, and answer with ENDED
 
 # From a worker to its master.
 TROUBLE = "loadtest_trouble"  # why it cannot record, cannot go on recording, or takes the level for hopeless
-FIGURES = "loadtest_figures"  # its live figures since those that it sent last, as `Board.take_delta` gives them
-ENDED = "loadtest_ended"  # its part of the test is recorded: what only it knows of the levels
-FINISHED = "loadtest_finished"  # the answer to FINISH
+ENDED = "loadtest_ended"  # its part of the test is recorded: what it knows of the levels, and its last live figures

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from loadtest.records import Clock, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
-from loadtest.users.processes.levels import CurrentLevel, LevelRequests
+from loadtest.users.processes.levels import CurrentLevel, Seen
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, WallClock, kernel_stamping
 from loadtest.workloads.data_source import WORKER_STRIDE
@@ -37,11 +36,11 @@ from loadtest.workloads.schedule import PlanShare
 logger = logging.getLogger(__name__)
 
 
+# Requests in flight by name: how many are (decoding, waiting for their first token).
 InFlight = dict[str, tuple[int, int]]
-"""Requests in flight by name: how many are (decoding, waiting for their first token)."""
 
+# Called with (name, record) for every record, cancelled and warm-up ones included, once it is on disk.
 record_listeners: list[Callable[[str, Record], None]] = []
-"""Called with (name, record) for every record, cancelled and warm-up ones included, once it is on disk."""
 
 
 class Stopped(GreenletExit):
@@ -140,7 +139,7 @@ class Recorder:
         """
         room_for(None if any(one.open_loop for one in user_targets.values()) else users)
         self.current_level = current_level
-        self.seen: defaultdict[int, LevelRequests] = defaultdict(LevelRequests)
+        self.seen: Seen = set()
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
         self._stack = ExitStack()
@@ -192,30 +191,25 @@ class Recorder:
         )
 
     def _recorded(self, name: str, record: Record) -> None:
-        """Tell the listeners of a record, and say where too many in a row were failures."""
-        for listener in record_listeners:
-            try:
-                listener(name, record)
-            except Exception:
-                logger.exception("a listener failed over a record")
+        """Say where too many requests in a row were failures, and tell the listeners of a record."""
         if (why := self._failed.hopeless(record)) is not None:
             self._on_hopeless(why)
+        for listener in record_listeners:
+            listener(name, record)
 
     def channel(self, class_name: str) -> Channel:
         """Return what users of a class send through."""
-        try:
-            return self._by_class[class_name]
-        except KeyError:
-            raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
+        if (channel := self._by_class.get(class_name)) is None:
+            raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.")
+        return channel
 
     def begin(self, request: Request, name: str) -> CurrentLevel:
         """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
         current_level, job = self.current_level(), request.job
         self.ledger.begin(request, name)
-        seen = self.seen[current_level.level]
-        seen.inputs.add(job.input_tokens)
-        seen.outputs.add(job.output_tokens)
+        level = current_level.level
+        self.seen |= {(level, "input_tokens", job.input_tokens), (level, "output_tokens", job.output_tokens)}
         return current_level
 
     def close(self) -> None:

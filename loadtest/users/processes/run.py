@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from locust.env import Environment
 
 from loadtest import reach
 from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
+from loadtest.measure.capacity_file import versions_of
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
 from loadtest.scenario.request_additions import body_text, templates_of
@@ -24,7 +23,7 @@ from loadtest.targets.target import loaded_facts
 from loadtest.urls import without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
-from loadtest.users.processes.levels import LevelRequests, ReachedLevels
+from loadtest.users.processes.levels import ReachedLevels, Seen
 from loadtest.users.processes.user_target import UserTarget, prepare_user_target
 from loadtest.users.user import ModelUser
 
@@ -78,16 +77,12 @@ def withhold_passwords(environment: Environment) -> None:
     """
     holders: list[Any] = [environment, environment.parsed_options, *environment.user_classes]
     for holder in holders:
-        if isinstance(host := getattr(holder, "host", None), str) and ("@" in host or "?" in host):
-            try:
-                holder.host = withhold(host)
-            except LoadTestError:
-                holder.host = without_secrets(host)  # not a URL: `prepare` will say so
-        if isinstance(proxy := getattr(holder, "proxy", None), str) and "@" in proxy:
-            try:
-                holder.proxy = reach.without_login(proxy)
-            except LoadTestError:
-                holder.proxy = without_secrets(proxy)
+        for name, withheld in (("host", withhold), ("proxy", reach.without_login)):
+            if isinstance(url := getattr(holder, name, None), str) and ("@" in url or "?" in url):
+                try:
+                    setattr(holder, name, withheld(url))
+                except LoadTestError:
+                    setattr(holder, name, without_secrets(url))  # not a URL: `prepare` will say so
         header, query, body = (getattr(holder, name, None) or () for name in ("header", "query", "body"))
         if header or query or body:
             try:
@@ -120,14 +115,15 @@ class LocustRun:
         self.facts = self._begin(environment)
         self._write({"state": "running"})
 
-    def lose_worker(self, name: str, why: str, since: int) -> None:
-        """Note that a worker with running users is gone; their requests are missing `since` then, monotonic ns."""
-        lost = self.facts["locust"].setdefault("lost_workers", [])
-        lost.append({"worker": name, "t_ns": since - self.clock.monotonic_ns, "why": why})
+    def lose_worker(self, name: str, why: str, since: int) -> dict[str, Any]:
+        """Note that a worker with running users is gone `since` then, monotonic ns; return what run.json says of it."""
+        lost = {"worker": name, "t_ns": since - self.clock.monotonic_ns, "why": why}
+        self.facts["locust"].setdefault("lost_workers", []).append(lost)
+        return lost
 
-    def add_seen(self, seen: dict[int, LevelRequests], clock_steps: int) -> None:
+    def add_seen(self, seen: Seen, clock_steps: int) -> None:
         """Take what a process with users knows at its end; workers may be late, so this works after `end` too."""
-        self.levels.merge_seen(seen)
+        self.levels.seen |= seen
         self.clock_steps += clock_steps
         if self._ended:
             self._write({})
@@ -139,7 +135,7 @@ class LocustRun:
             with control_client(one.scenario) as control:
                 try:
                     loaded.append(loaded_facts(control, one.target))
-                except (httpx.HTTPError, LoadTestError):
+                except LoadTestError:
                     loaded.append(None)
         state = "failed" if self.failure else "interrupted" if self.interrupted else "done"
         self._ended = True
@@ -155,20 +151,21 @@ class LocustRun:
         runner, options = environment.runner, environment.parsed_options
         one = next(iter(self.user_targets.values()))
         users = max(getattr(runner, "target_user_count", 1), 1)
-        duration = getattr(options, "run_time", None)
+        duration, rate = getattr(options, "run_time", None), getattr(options, "spawn_rate", None)
         scenario = one.scenario.replace(
             concurrency=(users,), duration=float(duration) if isinstance(duration, int) and duration > 0 else None
         )
+        shaped = environment.shape_class is not None  # then the shape decides how fast users start
         facts = initial_facts(scenario, [one.ready()], driver="locust", loop="gevent")
         facts["levels"] = []
-        facts["versions"] |= {name: importlib.metadata.version(name) for name in ("gevent", "locust")}
+        facts["versions"] |= versions_of("gevent", "locust")
         facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}
         facts["locust"] = {
             "locustfile": environment.locustfile,
             "user_classes": [each.__name__ for each in environment.user_classes],
-            "shape": type(environment.shape_class).__name__ if environment.shape_class else None,
+            "shape": type(environment.shape_class).__name__ if shaped else None,
             "workers": getattr(runner, "worker_count", None),
-            "spawn_rate": _spawn_rate(environment),
+            "spawn_rate": float(rate) if isinstance(rate, int | float) and rate > 0 and not shaped else None,
         }
         facts["targets"] = [target_entry(each.scenario, each.ready()) for each in self._by_index()]
         others = {id(each): each.target.described for each in self.user_targets.values() if each is not one}
@@ -215,19 +212,9 @@ def _locustfile_name(locustfile: str | None) -> str:
 
 def _drawn_lengths(user_targets: UserTargets) -> dict[str, str | None]:
     """Return the distributions that every user class draws its lengths from; None where they differ or are numbers."""
-
-    def only(asked: set[tuple[int | str, ...]]) -> str | None:
-        values = asked.pop() if len(asked) == 1 else ()
-        return next((value for value in values if isinstance(value, str)), None)
-
-    scenarios = [one.scenario for one in user_targets.values()]
-    return {
-        "input_lengths": only({tuple(each.input_tokens) for each in scenarios}),
-        "output_lengths": only({tuple(each.output_tokens) for each in scenarios}),
-    }
-
-
-def _spawn_rate(environment: Environment) -> float | None:
-    """Return how many users start a second; None where a load shape decides, or it is not known."""
-    rate = getattr(environment.parsed_options, "spawn_rate", None)
-    return float(rate) if isinstance(rate, int | float) and rate > 0 and environment.shape_class is None else None
+    found = {}
+    for side in ("input", "output"):
+        asked = {tuple(getattr(one.scenario, f"{side}_tokens")) for one in user_targets.values()}
+        texts = [value for values in asked for value in values if isinstance(value, str)]
+        found[f"{side}_lengths"] = texts[0] if texts and len(asked) == 1 else None
+    return found

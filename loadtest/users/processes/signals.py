@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +17,8 @@ import psutil
 from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
 
-from loadtest.measure.interruption import SIGNALS
-from loadtest.users.processes.exit_code import INTERRUPTED
+from loadtest.errors import INTERRUPTED
+from loadtest.measure.interruption import heeded_signals
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +40,7 @@ class Signals:
         self._ending = False
 
     def listen(self) -> None:
-        """Handle the signals; one that was ignored before (nohup) stays ignored."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._heeded = heeded_signals()
         for number in self._heeded:
             gevent.signal_handler(number, self._first, number)
         events: Any = self._environment.events

@@ -31,10 +31,6 @@ class UserTarget:
     open_loop: bool = False  # some users send by a schedule, so the number of streams cannot be known
 
     @property
-    def api(self) -> str:
-        return self.target.dialect.api
-
-    @property
     def context(self) -> int | None:
         """The context of the model, to which drawn lengths are cut."""
         return context_of(self.scenario, self.target.model, loaded=True)
@@ -52,7 +48,7 @@ class UserTarget:
             "scenario": self.scenario.to_dict(),
             "server": dataclasses.asdict(self.target.server),
             "model": dataclasses.asdict(self.target.model),
-            "api": self.api,
+            "api": self.target.dialect.api,
             "fit": dataclasses.asdict(self.fit),
             "index": self.index,
             "open_loop": self.open_loop,

@@ -14,13 +14,13 @@ from locust.rpc import Message
 from locust.runners import WorkerRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from loadtest.errors import LoadTestError, RunFolderError, TargetError, os_error_as
+from loadtest.errors import MISTAKE, NOT_TO_BE_BELIEVED, LoadTestError, RunFolderError, TargetError, os_error_as
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
-from loadtest.users.processes.exit_code import NOT_TO_BE_BELIEVED
 from loadtest.users.processes.levels import CurrentLevel
-from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
+from loadtest.users.processes.messages import ENDED, FINISH, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.user_target import UserTarget
+from loadtest.users.results.live_figures import board
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare
 
@@ -37,12 +37,14 @@ class LocustWorker:
         self._environment = environment
         self._runner = runner
         self._told: dict[str, Any] | None = None
+        self._over: int | None = None  # id of the test that ended last
         self._level = 0, CurrentLevel(0, steady=False)  # run and level in the master's last message
         self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
     def listen(self) -> None:
         self._runner.register_message(RUN, self._take_run)
         self._runner.register_message(LEVEL, self._take_level)
+        self._runner.register_message(FINISH, self._finish)
         events: Any = self._environment.events
         events.test_start.add_listener(self._start)
         events.test_stop.add_listener(self._stop)
@@ -74,7 +76,7 @@ class LocustWorker:
         except (LoadTestError, OSError) as error:
             logger.error("this worker cannot record: %s", error)  # noqa: TRY400 - the user's mistake, not ours
             self._runner.send_message(TROUBLE, {"why": str(error), "refused": True})
-            self._environment.process_exit_code = 2
+            self._environment.process_exit_code = MISTAKE
             gevent.spawn(self._runner.quit)
             raise GreenletExit from None
 
@@ -107,6 +109,9 @@ class LocustWorker:
             raise TargetError(
                 "the master did not say what to measure; give it the same locustfile and version of loadtest."
             )
+        if self._told["id"] == self._over:  # a master that lost sight of its workers may go on asking for users
+            logger.warning("the test has ended: no user starts again")
+            return
         by_scenario: dict[Any, UserTarget] = {}
         user_targets = {}
         for name, row in self._told["user_targets"].items():
@@ -124,18 +129,23 @@ class LocustWorker:
             on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": False}),
         )
 
+    def _finish(self, msg: Message, **_: Any) -> None:
+        self._runner.stop()  # honours --stop-timeout; does nothing where the worker has stopped
+        self._runner.send_message(ENDED, {"id": msg.data["id"], "figures": board.take_delta()})
+
     def _stop(self, **_: Any) -> None:
-        closed = recording.close_recorder()
-        if closed is not None:
-            seen = {str(level): facts.to_json() for level, facts in closed.seen.items()}
-            assert self._told is not None
-            said = {
-                "id": self._told["id"],
-                "seen": seen,
-                "clock_steps": len(closed.wall.steps),
-                "failure": closed.ledger.failure,
-            }
-            self._runner.send_message(ENDED, said)
+        if (closed := recording.close_recorder()) is None:
+            return
+        assert self._told is not None
+        self._over = self._told["id"]
+        said = {
+            "id": self._over,
+            "seen": list(closed.seen),
+            "clock_steps": len(closed.wall.steps),
+            "failure": closed.ledger.failure,
+            "figures": board.take_delta(),
+        }
+        self._runner.send_message(ENDED, said)
 
 
 def _records_folder(told: str | None) -> RunFolder | None:

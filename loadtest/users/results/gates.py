@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from locust import log
 from locust.env import Environment
@@ -89,11 +88,7 @@ def apply_gates(environment: Environment) -> list[Gate]:
         return []
     if gates and not all(gate.passed for gate in gates):
         environment.process_exit_code = environment.process_exit_code or 1
-    elif gates and environment.process_exit_code is None and not _broken(environment):
-        environment.process_exit_code = 0
+    elif gates and environment.process_exit_code is None:
+        crashed = log.unhandled_greenlet_exception or (environment.runner is not None and environment.runner.exceptions)
+        environment.process_exit_code = None if crashed else 0
     return gates
-
-
-def _broken(environment: Environment) -> Any:
-    """Whether anything but requests failed: a crash, or an exception in a task."""
-    return log.unhandled_greenlet_exception or (environment.runner is not None and environment.runner.exceptions)

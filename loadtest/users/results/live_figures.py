@@ -20,14 +20,13 @@ from typing import Any, Self
 import gevent
 from locust.env import Environment
 from locust.event import Events
-from locust.rpc import Message
-from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from loadtest import metrics
 from loadtest.live import Figures
 from loadtest.records import Record
 from loadtest.users.processes import recording
-from loadtest.users.processes.messages import FIGURES, FINISH, FINISHED, RESET
+from loadtest.users.processes.messages import RESET
 from loadtest.users.processes.recording import InFlight
 
 TOTAL_ROW = "Aggregated"  # Locust's own name for the row of all requests
@@ -35,7 +34,6 @@ HISTORY_S = 900  # how far back the live chart goes
 SMOOTHED_S = 5  # a point's TTFT is the median over this many seconds up to it
 RECENT_S = 120  # the longest decode within this many seconds bounds how long tokens may still be unknown
 MISSING_S = 10.0  # a worker that has not reported for this long holds no streams; Locust workers report every 3 s
-GRACE_S = 5.0  # time for workers to stop, beyond --stop-timeout
 
 
 @dataclass(slots=True)
@@ -137,7 +135,6 @@ class Board:
         }
         self._figures.clear()
         self._seconds.clear()
-        self._points.clear()
         return delta
 
     def merge(self, delta: dict[str, Any], worker: str) -> None:
@@ -145,8 +142,7 @@ class Board:
         if delta["generation"] not in (None, self.generation):
             return
         if delta["upto"] is not None:
-            live = {name: (decoding, waiting) for name, (decoding, waiting) in delta["live"].items()}
-            self._workers[worker] = WorkerReport(live, delta["client"], delta["upto"], time.monotonic())
+            self._workers[worker] = WorkerReport(delta["live"], delta["client"], delta["upto"], time.monotonic())
         for name, figures in delta["names"].items():
             self._figures[name].merge(Figures.from_json(figures))
         for second, one in delta["seconds"].items():
@@ -244,12 +240,11 @@ class Board:
         return max((worker.upto for worker in self._workers.values()), default=self._upto)
 
 
-board = Board()
+board = Board(recording.live, recording.client_load)
 
 
 def listen_to(events: Events) -> None:
     """Connect `board` to Locust: each test resets it, workers report it, the master merges it. To be called once."""
-    board.live, board.client = recording.live, recording.client_load
     recording.record_listeners.append(_count_record)
     events.init.add_listener(_connect_board)  # type: ignore[no-untyped-call]
 
@@ -271,18 +266,14 @@ def _connect_board(environment: Environment, runner: Runner | None, **_: Any) ->
         return
     events: Any = environment.events  # untyped in Locust, as is gevent
     events.request.add_listener(_overrule)
-    runner.register_message(RESET, _take_reset)
+    runner.register_message(RESET, lambda msg, **_: board.reset(msg.data["generation"]))
     if isinstance(runner, WorkerRunner):
-        runner.register_message(FINISH, _finish)
-        events.report_to_master.add_listener(_add_delta)
-        events.test_stop.add_listener(lambda **_: runner.send_message(FIGURES, board.take_delta()))
+        events.report_to_master.add_listener(lambda data, **_: data.update(loadtest=board.take_delta()))
     else:
         events.test_start.add_listener(lambda **_: _reset(runner))
         events.reset_stats.add_listener(lambda **_: _reset(runner))
         events.spawning_complete.add_listener(lambda **_: _reset(runner) if environment.reset_stats else None)
     if isinstance(runner, MasterRunner):
-        runner.register_message(FIGURES, lambda environment, msg: board.merge(msg.data, msg.node_id))  # noqa: ARG005
-        runner.register_message(FINISHED, lambda environment, msg: _finished.add(msg.node_id))  # noqa: ARG005
         events.worker_report.add_listener(_merge)
         return
     sampler: list[gevent.Greenlet[[], None]] = []
@@ -296,42 +287,9 @@ def _reset(runner: Runner) -> None:
     runner.send_message(RESET, {"generation": generation})
 
 
-def _take_reset(msg: Message, **_: Any) -> None:
-    board.reset(msg.data["generation"])
-
-
-def _add_delta(data: dict[str, Any], **_: Any) -> None:
-    data["loadtest"] = board.take_delta()
-
-
 def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
     if "loadtest" in data:
         board.merge(data["loadtest"], client_id)
-
-
-_finished: set[str] = set()  # workers of this master that have stopped and sent their last figures
-
-
-def wait_for_workers(runner: MasterRunner) -> None:
-    """Wait until every worker that is not lost has stopped and sent its last figures.
-
-    A headless master tells its workers to quit and ends half a second later, whatever --stop-timeout grants them:
-    without this wait, requests that end in the granted time would be on disk but in no table.
-    """
-    _finished.clear()
-    runner.send_message(FINISH)
-    waited = gevent.Timeout(runner.environment.stop_timeout + GRACE_S, exception=False)  # type: ignore[arg-type]  # False: it ends the wait in silence
-    with waited:
-        while any(client.state != STATE_MISSING and client.id not in _finished for client in runner.clients.all):
-            gevent.sleep(0.02)
-
-
-def _finish(environment: Environment, **_: Any) -> None:
-    runner = environment.runner
-    assert isinstance(runner, WorkerRunner)
-    runner.stop()  # honours --stop-timeout; does nothing where the worker has stopped
-    runner.send_message(FIGURES, board.take_delta())
-    runner.send_message(FINISHED)
 
 
 def _sample_each_second() -> None:

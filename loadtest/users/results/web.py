@@ -7,7 +7,7 @@ takes under 1 ms (10 names, 15 minutes of history), so a process that also runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def attach(web_ui: WebUI, shown: Board, test: CurrentTest) -> None:
     app = web_ui.app
     assert app is not None
     app.register_blueprint(_routes(app, web_ui, shown, test))
-    app.after_request(_amending(web_ui, shown, test))
+    app.after_request(functools.partial(_amended, web_ui, shown, test))
 
     def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
         if "template_args" in context:
@@ -99,33 +99,35 @@ def _routes(app: Flask, web_ui: WebUI, shown: Board, test: CurrentTest) -> Bluep
     return routes
 
 
-def _amending(web_ui: WebUI, shown: Board, test: CurrentTest) -> Callable[[Response], Response]:
-    """Return a function that amends Locust's answers: adds our script and our section, and corrects the state."""
-    charts = ChartCache()
-
-    def amend(answer: Response) -> Response:
-        if answer.status_code != 200:
-            return answer
-        if request.endpoint == "locust.index":
-            answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
-        elif request.endpoint == "locust.stats_report" and shown.generation is not None:
-            rows, mark = shown.rows(), tables.simulated_profile(test.facts)
-            # To draw keeps the process from all else for seconds.
-            idle = test_state(web_ui, test) in (STATE_INIT, STATE_STOPPED)
-            section = locust_files.section(rows, charts.of(test.folder, rows) if idle else [], mark)
-            answer.set_data(locust_files.page_with(answer.get_data(as_text=True), section))
-        elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
-            withhold_passwords(web_ui.environment)
-            said = orjson.loads(answer.get_data())
-            if isinstance(said.get("host"), str):
-                said["host"] = without_secrets(said["host"])
-            answer.set_data(orjson.dumps(said))
-        elif request.endpoint == "locust.request_stats":
-            said = orjson.loads(answer.get_data())  # a new answer, because Locust caches its own for 2 s
-            return Response(orjson.dumps({**said, "state": test_state(web_ui, test)}), mimetype="application/json")
+def _amended(web_ui: WebUI, shown: Board, test: CurrentTest, answer: Response) -> Response:
+    """Return an answer of Locust's with our script and our section in it, and the state corrected."""
+    if answer.status_code != 200:
         return answer
+    if request.endpoint == "locust.index":
+        answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
+    elif request.endpoint == "locust.stats_report" and shown.generation is not None:
+        rows, mark = shown.rows(), tables.simulated_profile(test.facts)
+        # To draw keeps the process from all else for seconds.
+        idle = test_state(web_ui, test) in (STATE_INIT, STATE_STOPPED)
+        charts = _charts(test.folder.path, repr(rows)) if idle and test.folder is not None else []
+        section = locust_files.section(rows, charts, mark)
+        answer.set_data(locust_files.page_with(answer.get_data(as_text=True), section))
+    elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
+        withhold_passwords(web_ui.environment)
+        said = orjson.loads(answer.get_data())
+        if isinstance(said.get("host"), str):
+            said["host"] = without_secrets(said["host"])
+        answer.set_data(orjson.dumps(said))
+    elif request.endpoint == "locust.request_stats":
+        said = orjson.loads(answer.get_data())  # a new answer, because Locust caches its own for 2 s
+        return Response(orjson.dumps({**said, "state": test_state(web_ui, test)}), mimetype="application/json")
+    return answer
 
-    return amend
+
+@functools.lru_cache(maxsize=1)
+def _charts(path: Path, _: str) -> list[tuple[str, bytes]]:
+    """Return (caption, PNG) of each chart of the run at `path`, drawn once for these figures."""
+    return locust_files.run_charts(RunFolder(path))
 
 
 def test_state(web_ui: WebUI, test: CurrentTest) -> str:
@@ -144,20 +146,6 @@ def test_state(web_ui: WebUI, test: CurrentTest) -> str:
     if found not in (STATE_INIT, STATE_STOPPED):
         return found
     return STATE_SPAWNING if starting else STATE_STOPPED if test.refusal else found
-
-
-class ChartCache:
-    """The charts of the run that was asked for last, drawn once."""
-
-    def __init__(self) -> None:
-        self._drawn: tuple[object, list[tuple[str, bytes]]] = (None, [])
-
-    def of(self, run: RunFolder | None, rows: tables.BoardRows) -> list[tuple[str, bytes]]:
-        """Return (caption, PNG) of each chart of a run with these figures."""
-        key = (run.path if run is not None else None, rows)
-        if self._drawn[0] != key:
-            self._drawn = (key, locust_files.run_charts(run))
-        return self._drawn[1]
 
 
 def snapshot(shown: Board, test: CurrentTest, web_ui: WebUI, *, history: bool) -> dict[str, Any]:

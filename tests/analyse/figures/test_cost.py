@@ -126,7 +126,7 @@ def test_under_locust_prices_are_options_and_the_end_says_what_tokens_cost(
     facts["scenario"]["price_per_hour"] = "2.5EUR"
     (tmp_path / "run" / "run.json").write_bytes(orjson.dumps(facts))
     code = (
-        "from loadtest.users.processes.exit_code import verdict_reasons_and_cost as ending\n"
+        "from loadtest.users.results.console import verdict_reasons_and_cost as ending\n"
         "from loadtest.run_folder import RunFolder\nfrom pathlib import Path\n"
         "print(*ending(RunFolder.open(Path('run')))[2])"
     )

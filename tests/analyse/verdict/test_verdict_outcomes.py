@@ -79,6 +79,16 @@ def test_a_lost_locust_worker_voids_what_ran_then_and_later(
         )
 
 
+def test_a_locust_worker_that_came_back_spoils_no_later_level(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (2, 4))
+    lost = {"worker": "1", "t_ns": 0, "back_ns": levels[1]["started_ns"] - 1, "why": "it stopped answering"}
+    clock = {"monotonic_ns": 5_000_000_000, "wall_ns": 0}
+    facts: dict[str, Any] = {"locust": {"lost_workers": [lost]}, "clock": clock}
+    one, other = analyse(write(tmp_path / "run", truth.records, levels, **facts)).summary["levels"]
+    assert (one["verdict"], other["verdict"]) == ("void", "valid")
+    assert any("(it stopped answering): until " in reason for reason in one["reasons"]), one["reasons"]
+
+
 def test_a_failed_run_says_so_and_voids_the_level_that_ran(tmp_path: Path) -> None:
     levels, truth = grid(Made(), (2, 4))
     failure = "the disk is full: 12 records were lost"

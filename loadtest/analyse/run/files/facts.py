@@ -174,7 +174,9 @@ RUN: dict[str, Any] = {
     "locust": {
         "spawn_rate": POSITIVE,
         "workers": COUNT,
-        "lost_workers": ListOf({"worker": TEXT, "t_ns": INSTANT_NS, "why": TEXT}, needs=("worker",)),
+        "lost_workers": ListOf(
+            {"worker": TEXT, "t_ns": INSTANT_NS, "back_ns": INSTANT_NS, "why": TEXT}, needs=("worker",)
+        ),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
     },
