@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.output.groups import for_each
+from loadtest.cli.output.mistakes import for_each
 from loadtest.cli.output.printing import (
     json_option,
     out_folder,
