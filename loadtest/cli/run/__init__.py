@@ -1,8 +1,9 @@
-"""`loadtest run`: options, and the levels or the search."""
+"""`loadtest run`: options, what it keeps before the first request, and the levels or the search."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from loadtest.cli.output.progress_line import LiveLine
 from loadtest.cli.report import SLO_HELP
 from loadtest.cli.run.find_max import Finder
 from loadtest.cli.run.how_long import say_how_long, with_enough_requests
-from loadtest.cli.run.prediction_and_probe import as_predicted, kept_beforehand, question
 from loadtest.cli.run.results import Showing, show_ended, showing_options
-from loadtest.errors import refuse
+from loadtest.errors import PredictionError, ScenarioError, os_error_as, refuse
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
-from loadtest.scenario import MOST_STREAMS, Scenario
+from loadtest.run_folder import RunFolder, utc_now
+from loadtest.scenario import EMBEDDINGS, MOST_STREAMS, OPEN_LOOP_S, Scenario
 from loadtest.slo import Objective, parse_objectives
-from loadtest.workloads.workload import check_files
+from loadtest.targets.target import Target
+from loadtest.workloads.workload import Workload, check_files
+
+Kept = Callable[[Path], dict[str, Any]]  # keeps something in the run folder, and returns what run.json says of it
 
 
 def run_scenario(
@@ -155,6 +159,82 @@ def _check_find_max(most: int | None, objectives: Sequence[Objective], values: d
         "--requests.",
     )
     refuse(values.get("concurrency") is not None, "--find-max chooses the concurrency itself; leave out --concurrency.")
+
+
+def kept_beforehand(scenario: Scenario, prediction: Path | None, asked: dict[str, Any], *, probe_slots: bool) -> Keep:
+    """Return what keeps a prediction, which is read and checked now, and what it finds when it probes the slots.
+
+    `asked` goes into run.json beside them.
+    """
+    if probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS):
+        what = "unload" if scenario.unload else "embeddings"
+        raise ScenarioError(f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.")
+    if probe_slots and scenario.several:
+        raise ScenarioError("--probe-slots looks at one server and one model; leave it out, or name one of each.")
+    keeps = [] if prediction is None else [kept_prediction(prediction)]
+
+    def keep(target: Target, workload: Workload) -> Kept:
+        mine = [*keeps, *([probed(target, workload)] if probe_slots else [])]
+        return lambda folder: {key: value for each in mine for key, value in each(folder).items()} | asked
+
+    return keep
+
+
+def kept_prediction(file: Path) -> Kept:
+    """Return what copies a prediction into the run folder; it is read and checked now, before anything is sent."""
+    from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME, file_digest, parse_document
+
+    with os_error_as(PredictionError, f"cannot read {file}"):
+        body = file.read_bytes()
+    made = parse_document(body, str(file)).made
+
+    def keep(folder: Path) -> dict[str, Any]:
+        (folder / FILE_NAME).write_bytes(body)
+        kept = utc_now()
+        return {"prediction": {"sha256": file_digest(body), "made": made, "kept": kept}}
+
+    return keep
+
+
+def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
+    """Return the scenario that sends the very requests of a prediction, where it is of such."""
+    from loadtest.analyse.whatif.predictions.prediction_file import read_document
+
+    plan = None if prediction is None else read_document(prediction).plan
+    if plan is None:
+        return scenario
+    for option, asked, predicted in (
+        ("--seed", scenario.seed, plan.seed),
+        ("--requests", scenario.requests, plan.requests),
+    ):
+        if asked not in (None, predicted):
+            raise ScenarioError(f"{prediction} is of the requests of {option} {predicted}; leave {option} {asked} out.")
+    if scenario.duration not in (None, OPEN_LOOP_S):  # of a rate it is the latter by itself
+        raise ScenarioError(f"{prediction} is of {plan.requests} requests a level; leave --duration out.")
+    return scenario.replace(seed=plan.seed, requests=plan.requests, duration=None)
+
+
+def probed(target: Target, workload: Workload) -> Kept:
+    """Probe the slots, say what came of it, and return what keeps the records of it."""
+    from loadtest.targets.slot_probe import probe_slots
+
+    found = probe_slots(target, workload)
+    print(f"{found.how} ({found.cost})", file=sys.stderr)
+
+    def keep(folder: Path) -> dict[str, Any]:
+        if found.records:
+            RunFolder(folder).write_probe(found.records, found.clock)
+        return {"slot_probe": found.to_dict()}
+
+    return keep
+
+
+def question(slo: str | None, find_max: int | None, scenario: Scenario) -> dict[str, Any]:
+    """Return what run.json notes of what the run is held against, so that a report can name the whole command."""
+    if slo is None:
+        return {}
+    searched = {} if find_max is None else {"find_max": find_max, "requests": scenario.requests}
+    return {"asked": {"slo": slo, **searched}}
 
 
 named_in_environment(run)
