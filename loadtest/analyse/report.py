@@ -109,7 +109,7 @@ def plot(
             say(f"{one.run.path}: {sentence}")
     drawn = []
     if out is not None and len(analyses) > 1:
-        from loadtest.analyse.charts.overlay import draw_each
+        from loadtest.analyse.charts.compare import draw_each
 
         drawn = draw_each(compare_many(analyses), out)
     own = (

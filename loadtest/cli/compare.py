@@ -282,11 +282,11 @@ def set_side_by_side(
     as_json: bool,
 ) -> None:
     """Compare runs pair by pair, write compare.md, compare.json and compare.png, and print them."""
-    from loadtest.analyse.charts import overlay
+    from loadtest.analyse.charts.compare import draw_many
 
     many = compare_many(runs, tolerance=tolerance, run_noise=run_noise, across=across)
     page, body = many_report.markdown(many, PICTURE), many_report.to_dict(many)
-    write_and_print(out, partial(overlay.draw, many), page, body, partial(_print_many, many), as_json=as_json)
+    write_and_print(out, partial(draw_many, many), page, body, partial(_print_many, many), as_json=as_json)
 
 
 def _print_many(many: Many, console: Console) -> None:

@@ -18,8 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, width_in_inches, wrapped
-from loadtest.analyse.charts.ticks import RoundDurations
+from loadtest.analyse.charts.lettering import FONT, RoundDurations, cut, drawable, one_line, width_in_inches, wrapped
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis

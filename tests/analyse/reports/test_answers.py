@@ -15,7 +15,7 @@ from support.made_runs import Made, grid, make, write
 from support.places import ROOT
 
 from loadtest.analyse.charts.by_load import throughput, tradeoff, ttft
-from loadtest.analyse.charts.over_time import depth
+from loadtest.analyse.charts.over_time import machine
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
@@ -62,7 +62,7 @@ def slots_drawn(analysis: Analysis) -> bool:
     draws: tuple[Callable[[Axes], None], ...] = (
         lambda axes: ttft.ttft_parts(axes, analysis, levels),
         lambda axes: throughput.all_streams(axes, analysis, [levels]),
-        lambda axes: depth.over_time(axes, analysis),
+        lambda axes: machine.streams(axes, analysis),
     )
     for draw in draws:
         axes = Figure().subplots()
@@ -93,7 +93,7 @@ def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> Non
     found = slots_finding(analysis)
     assert found == "The server handles at least 4 requests in parallel; only a void level shows its limit."
     assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
-    assert depth.title(analysis) == "Up to 4 streams decode at once; only a void level shows a limit"
+    assert machine.streams_title(analysis) == "Up to 4 streams decode at once; only a void level shows a limit"
     assert not slots_drawn(analysis)
     analysis.summary["levels"][-1]["verdict"] = "valid"
     assert slots_drawn(analysis)

@@ -15,7 +15,7 @@ from support.made_runs import grid, make, write
 from support.two_models import FAST, HERE, SLOW, THERE, USERS, mixed, target, two_models
 
 from loadtest.analyse import charts, report
-from loadtest.analyse.charts.over_time import depth
+from loadtest.analyse.charts.over_time import machine
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import pages
@@ -256,7 +256,7 @@ def test_reports_and_charts_name_each_model(both: Analysis, tmp_path: Path) -> N
     pictures = charts.draw_all(both, tmp_path / "out")
     named = [str(path.relative_to(tmp_path / "out")) for path in pictures]
     assert named[0] == "streams.png"
-    assert depth.title(both) == "Streams of made and other together"
+    assert machine.streams_title(both) == "Streams of made and other together"
     assert {"group-1-made/ttft.png", "group-2-other/ttft.png", "group-2-other/throughput.png"} <= set(named)
     assert not any("prediction" in name for name in named)  # the model of one knows no load of the other beside it
     markdown, html = pages.markdown(both, pictures), pages.html(both, pictures)

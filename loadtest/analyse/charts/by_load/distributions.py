@@ -1,16 +1,25 @@
-"""The cumulative distribution of a duration of requests, a line a level, every request a point of it."""
+"""The distribution of what a level's requests waited for: TTFT and E2E, a line a level, and the gaps between tokens with their tail."""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import level_name
+from loadtest.analyse.figures import stats
+from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings.run_findings import heaviest
-from loadtest.analyse.run.levels import Series, name_among
+from loadtest.analyse.run.levels import LevelData, Series, name_among
 from loadtest.analyse.summary import Analysis
-from loadtest.text import seconds
+from loadtest.text import number, percent, seconds
 
 FEW = 200  # requests of a level, up to which each shows as a point
 
@@ -55,7 +64,7 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
     axes.set_ylabel("share of requests at or below")
 
 
-def title(analysis: Analysis) -> str:
+def ttft_title(analysis: Analysis) -> str:
     """Say how far apart the best and the worst first tokens are, and where half of them lie."""
     levels = analysis.levels
     last = heaviest(levels, "ttft_s")
@@ -71,3 +80,134 @@ def title(analysis: Analysis) -> str:
         return f"{name}: every first token comes after {end}"
     where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
     return f"{name}: first tokens come after {first} to {end}, {where}"
+
+
+MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
+FEWEST_GAPS = 20  # of a level whose tail is drawn
+SHORTEST_S = 0.0001  # gaps below are of tokens that came in one read
+
+
+def itl(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw the cumulative distribution of ITL, a line a level."""
+    every = list(_gaps_of_levels(analysis, series, fewest=1))
+    shortest = _shortest(every)
+    for level, gaps, look in every:
+        at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
+        together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
+        label = level_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
+        axes.plot([max(gaps[rank], shortest) for rank in at], (at + 1) / len(gaps), label=label, **look)
+    if not every:
+        style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
+        return
+    style.share_over_log(axes)
+    axes.set_xlabel(_axis([gaps for _, gaps, _ in every], shortest))
+    axes.set_ylabel("share of gaps at or below")
+
+
+def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
+    every = list(_gaps_of_levels(analysis, series, fewest=FEWEST_GAPS))
+    shortest = _shortest(every)
+    for level, gaps, look in every:
+        # Even steps of the logarithm: the last ranks are the ones that matter.
+        beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
+        x = [max(gaps[len(gaps) - count], shortest) for count in beyond]
+        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", label=level_name(level), **look)
+    if not every:
+        style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
+        return
+    style.logarithmic_x(axes)
+    axes.set_yscale("log")
+    most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.levels)  # of all panels
+    axes.set_ylim(1 / (1.5 * most), 1.3)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+    axes.set_xlabel(_axis([gaps for _, gaps, _ in every], shortest))
+    axes.set_ylabel("share of gaps this long or longer")
+
+
+def _gaps_of_levels(
+    analysis: Analysis, series: Series, *, fewest: int
+) -> Iterator[tuple[LevelData, Ordered, dict[str, Any]]]:
+    """Yield the levels that are drawn, each with its gaps in ascending order and the look of its line."""
+    colours = style.shades(analysis)
+    for level, width in style.nested(style.drawn_levels(series.levels)):
+        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
+        if len(gaps) >= fewest:
+            yield level, gaps, {"color": colours[level.load], "linewidth": width}
+
+
+def _shortest(every: Sequence[tuple[LevelData, Ordered, dict[str, Any]]]) -> float:
+    """Return where gaps too short for the axis are drawn: clear of the usual gaps, and no further away."""
+    usual = [middle for _, gaps, _ in every if (middle := float(gaps[len(gaps) // 2])) > 0]
+    return min((10.0 ** math.floor(math.log10(middle / 10)) for middle in usual), default=SHORTEST_S)
+
+
+def _axis(every: list[Ordered], shortest: float) -> str:
+    short = any(gaps[0] < shortest for gaps in every)
+    return "ITL, logarithmic" + (f"; shorter gaps are drawn at {seconds(shortest, exact=True)}" if short else "")
+
+
+def itl_tail_title(analysis: Analysis) -> str:
+    """Say how many of the gaps are long at the highest load, and how long the longest is."""
+    found = _Gaps.at_most_load(analysis)
+    if found is None:
+        return "The longest gaps between tokens"
+    longest = f"the longest is {seconds(found.longest)}"
+    if not found.long or found.usual < SHORTEST_S:
+        return f"{found.where}: of {number(found.n, exact=True)} gaps between tokens {longest}, the median {seconds(found.usual)}"
+    return (
+        f"{found.where}: {percent(found.share_beyond)} of the gaps are longer than {found.beyond_in_words}, {longest}"
+    )
+
+
+def itl_title(analysis: Analysis) -> str:
+    """Say how long the usual gap is, and how many are much longer."""
+    found = _Gaps.at_most_load(analysis)
+    if found is None:
+        return "Gaps between tokens"
+    at = f"{found.where}: the median gap between tokens is {seconds(found.usual)}"
+    if found.usual < SHORTEST_S:
+        return at
+    if not found.long:
+        return f"{at}, and none is more than twice as long"
+    return f"{at}; {percent(found.long / found.n)} are more than twice as long"
+
+
+@dataclass(frozen=True, slots=True)
+class _Gaps:
+    """The gaps of one level, counted: a percentile would lie between two gaps where hardly any gap does."""
+
+    where: str
+    n: int
+    usual: float  # the median, s
+    longest: float
+    long: int  # gaps of more than twice the median
+    beyond: float  # a length that parts them from the others, round where that is possible
+    share_beyond: float  # of the gaps, which are longer
+
+    @classmethod
+    def at_most_load(cls, analysis: Analysis) -> _Gaps | None:
+        levels = analysis.levels
+        level = heaviest(levels, "itl_s", "p50")
+        if level is None:
+            return None
+        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
+        n, usual = len(gaps), level.figure("itl_s", "p50") or 0.0
+        long = n - bisect_right(gaps, 2 * usual)
+        beyond = _round_below(float(gaps[n - long])) if long else 2 * usual
+        beyond = max(2 * usual, beyond)
+        where = name_among(level, levels)
+        return cls(where, n, usual, float(gaps[n - 1]), long, beyond, (n - bisect_right(gaps, beyond)) / n)
+
+    @property
+    def beyond_in_words(self) -> str:
+        if self.beyond > 2 * self.usual:
+            return seconds(self.beyond, exact=True)
+        return f"{seconds(self.beyond)} (twice the median)"
+
+
+def _round_below(value: float) -> float:
+    """Return the largest of 1, 2, 3 and 5 times a power of ten that is at most `value`, which is above 0."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return max(times * power for times in (1, 2, 3, 5) if times == 1 or times * power <= value)
