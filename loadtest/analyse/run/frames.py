@@ -20,13 +20,16 @@ from loadtest.analyse.run.files.facts import files_missing, read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.levels import LevelData
-from loadtest.analyse.run.other_clock import distrust_durations
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
+# What shows that a server took its durations by another clock.
+FEWEST_ANSWERS = 5
+FEWEST_PIECES, LEAST_SPAN_S = 8, 0.1  # of an answer that is looked at
+CLOCK_BOUNDS = (0.6, 1.7)  # of the time over which an answer's tokens came, by the server's duration of its decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,3 +334,30 @@ def _driver_sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] 
     if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_SAMPLE_NS for value in known):
         return None
     return [np.nan if value is None else float(value) for value in values]
+
+
+def distrust_durations(c: Columns, pieces: IntArray) -> None:
+    """Take a model's durations for unknown where the server took them by another clock; `clock_factor` says by how much."""
+    c["clock_factor"] = np.full(len(pieces), np.nan)
+    for model in set(c["model"].tolist()):
+        mine = (c["model"] == model) & c["ok"]
+        singly = mine & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
+        factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
+        if factor is not None:
+            mine = c["model"] == model
+            c["clock_factor"][mine] = factor
+            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
+                c[name][mine] = np.nan
+            c["llamacpp"][mine] = 0.0
+
+
+def clock_factor(decode_s: FloatArray, span_s: FloatArray, pieces: IntArray, one_by_one: BoolArray) -> float | None:
+    """Return how long decoding took by the server, as a share of the time over which tokens came; None where they agree.
+
+    Looked at are answers whose tokens came `one_by_one`: a way that gathers tokens changes when they come.
+    """
+    known = one_by_one & (pieces >= FEWEST_PIECES) & (span_s >= LEAST_SPAN_S) & np.isfinite(decode_s)
+    if known.sum() < FEWEST_ANSWERS:
+        return None
+    factor = float(np.median(decode_s[known] / span_s[known]))
+    return None if CLOCK_BOUNDS[0] <= factor <= CLOCK_BOUNDS[1] else factor
