@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
-from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
+from loadtest.analyse.reports import answers, run_table, score_report, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.levels import has_tokens
@@ -186,7 +186,7 @@ def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, G
     return [
         *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),
-        *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
+        *([("Energy and cost", energy)] if (energy := run_table.energy_table(analysis.summary)) else []),
         *([("Failed requests", failures)] if (failures := tables.failures_table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),
         ("The run", run_table.facts_table(analysis)),

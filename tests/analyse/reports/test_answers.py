@@ -19,7 +19,7 @@ from loadtest.analyse.charts.over_time import machine
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
-from loadtest.analyse.reports.command import command
+from loadtest.analyse.reports.run_table import command
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.summary import Analysis, analyse
