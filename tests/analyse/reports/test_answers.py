@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from support import report_pages
 from support.made_runs import Made, grid, make, write
 from support.places import ROOT
 
@@ -228,7 +229,7 @@ def test_no_more_levels_are_called_void_than_are() -> None:
 
 def test_no_finding_repeats_the_verdict(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
-    page = pages.markdown(analyse(tmp_path / "run"), [])
+    page = report_pages.markdown(analyse(tmp_path / "run"), [])
     assert "All 3 levels are void." in page
     assert "levels are void" not in page.partition("## What it shows")[2].partition("## Levels")[0]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support import report_pages as pages
 from support.made_runs import grid, make, write
 from support.two_models import FAST, HERE, SLOW, THERE, USERS, mixed, target, two_models
 
@@ -18,7 +19,6 @@ from loadtest.analyse import charts, report
 from loadtest.analyse.charts.over_time import machine
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.reports import pages
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.run import frames, groups
 from loadtest.analyse.summary import Analysis, analyse
@@ -269,7 +269,7 @@ def test_reports_and_charts_name_each_model(both: Analysis, tmp_path: Path) -> N
 
 def test_the_console_names_each_model(both: Analysis) -> None:
     out = io.StringIO()
-    report.console_report(report.Report((both,), ()), Console(file=out, width=200))
+    report.console_report(report.Report(both, tuple(all_findings(both))), Console(file=out, width=200))
     text = out.getvalue()
     assert "made · ollama 0.33.0 · made, other · 100 in · 20 out" in text
     for row in ("made · 2 of 4 streams", "other · 6 of 12 streams"):
