@@ -267,7 +267,7 @@ def level_marks(axes: Axes, analysis: Analysis) -> None:
     low, high = axes.get_xlim()
     free_from = -np.inf
     for level in run.levels if analysis.groups else analysis.levels:
-        mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
+        mine = send[run.of_level(level["index"])]
         mine = mine[np.isfinite(mine)]
         if not len(mine):
             continue

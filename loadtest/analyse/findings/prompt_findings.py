@@ -103,7 +103,7 @@ def reading_together(run: RunData, series: Series) -> Finding | None:
 def _prefills(run: RunData, level: LevelData) -> _Prefills:
     """Return the prefills of a level's measured requests; of its warm-ups too it is known whom they were read with."""
     tokens = uncached(run)
-    of_level = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
+    of_level = run.of_level(level["index"])
     took, first = run.column("prefill_s"), run.column("first_token")
     known = of_level & np.isfinite(took) & np.isfinite(first) & np.isfinite(tokens) & (tokens > 0)
     rows = np.flatnonzero(known)

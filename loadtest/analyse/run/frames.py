@@ -94,9 +94,13 @@ class RunData:
         """Return a column of `requests` that says yes or no: `ok`, `left`, `warmup`."""
         return self.requests[name].to_numpy(dtype=np.bool_)
 
+    def one_of(self, name: str, *values: object) -> BoolArray:
+        """Mark every request whose value in a column of `requests` is one of these."""
+        return self.requests[name].isin(values).to_numpy(dtype=np.bool_)
+
     def of_level(self, level: int) -> BoolArray:
         """Mark every request of a level, warm-ups and failures included."""
-        return np.asarray(self.requests["level"] == level, dtype=np.bool_)
+        return self.one_of("level", level)
 
     def measured(self, level: int) -> BoolArray:
         """Mark the measured requests of a level: those that were not warm-ups."""
@@ -104,7 +108,7 @@ class RunData:
 
     def sent(self, level: int) -> BoolArray:
         """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
-        return self.measured(level) & np.asarray(self.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
+        return self.measured(level) & ~self.one_of("outcome", Outcome.CANCELLED)
 
     def left(self, level: int) -> BoolArray:
         """Mark the measured requests of a level whose user hung up."""
@@ -129,7 +133,7 @@ class RunData:
 
     def without_levels(self, levels: Collection[int]) -> RunData:
         """Return the run without levels of these numbers, as if they had not been measured."""
-        rows = ~np.asarray(self.requests["level"].isin(list(levels)), dtype=np.bool_)
+        rows = ~self.one_of("level", *levels)
         kept = [level for level in self.levels if level["index"] not in levels]
         return dataclasses.replace(self.only(rows), levels=kept)
 

@@ -97,9 +97,7 @@ class TokenInstants:
         first[rows] = _made_at(run, rows, starts[rows])
         last[rows] = _made_at(run, rows, starts[rows + 1] - 1)
         # An end token is counted in output_tokens but not sent: such a stream decodes for one more step.
-        silent = np.asarray(run.requests["finish_reason"] == "stop", dtype=np.bool_) & (
-            run.column("output_tokens") > counts
-        )
+        silent = run.one_of("finish_reason", "stop") & (run.column("output_tokens") > counts)
         last = np.where(silent & seen, np.maximum(last, run.column("end")), last)
         free = np.full(len(first), -np.inf)
         if slots.limit and slots.estimate is not None:
