@@ -10,8 +10,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
-from loadtest.analyse.server.timing.prefill import uncached
-from loadtest.analyse.server.timing.prompt_slices import NEAR_S
+from loadtest.analyse.server.timing.prefill import NEAR_S, uncached
 from loadtest.text import percent, seconds
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
