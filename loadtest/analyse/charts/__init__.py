@@ -10,16 +10,20 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.analyse.charts import prompts, style
-from loadtest.analyse.charts.by_load import (
+from loadtest.analyse.charts import (
+    cold_load,
     distributions,
+    drift,
+    machine,
     percentiles,
     prediction,
+    prompts,
+    style,
     throughput,
+    timeline,
     tradeoff,
     ttft,
 )
-from loadtest.analyse.charts.over_time import cold_load, drift, machine, timeline
 from loadtest.analyse.charts.void_levels import label_of
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.levels import Series, axis_of, has_tokens

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.by_load.point_names import PointNames
 from loadtest.analyse.charts.lettering import drawable
+from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.findings import cache_findings
 from loadtest.analyse.run.levels import LevelData, axis_of
 from loadtest.analyse.server import prompt_length

@@ -23,10 +23,18 @@ from support.made_runs import Made, closed_loop, grid, make, recorded, unanswere
 from support.virtual_runs import Load, play
 
 from loadtest.analyse import charts
-from loadtest.analyse.charts import style
-from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts import (
+    distributions,
+    drift,
+    machine,
+    percentiles,
+    style,
+    throughput,
+    timeline,
+    tradeoff,
+    ttft,
+)
 from loadtest.analyse.charts.lettering import drawable
-from loadtest.analyse.charts.over_time import drift, machine, timeline
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse

@@ -13,9 +13,17 @@ from matplotlib.text import Text
 from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 
-from loadtest.analyse.charts import style
-from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
-from loadtest.analyse.charts.over_time import drift, machine, timeline
+from loadtest.analyse.charts import (
+    distributions,
+    drift,
+    machine,
+    percentiles,
+    style,
+    throughput,
+    timeline,
+    tradeoff,
+    ttft,
+)
 from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import SUSPECT

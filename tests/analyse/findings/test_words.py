@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts.by_load import distributions, percentiles
+from loadtest.analyse.charts import distributions, percentiles
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import prompt_findings
 from loadtest.analyse.findings.measured_on import simulated_warning

@@ -15,8 +15,7 @@ from support import report_pages
 from support.made_runs import Made, grid, make, write
 from support.places import ROOT
 
-from loadtest.analyse.charts.by_load import throughput, tradeoff, ttft
-from loadtest.analyse.charts.over_time import machine
+from loadtest.analyse.charts import machine, throughput, tradeoff, ttft
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages

@@ -16,7 +16,7 @@ from support.made_runs import grid, make, write
 from support.two_models import FAST, HERE, SLOW, THERE, USERS, mixed, target, two_models
 
 from loadtest.analyse import charts, report
-from loadtest.analyse.charts.over_time import machine
+from loadtest.analyse.charts import machine
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports.answers import verdict_in_words
