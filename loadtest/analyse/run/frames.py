@@ -16,7 +16,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, Ragged
 from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
-from loadtest.analyse.run.files.facts import files_missing, read_facts
+from loadtest.analyse.run.files.facts import read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.levels import LevelData
@@ -277,10 +277,13 @@ def _never_read(facts: dict[str, Any], columns: Columns, files: int) -> int:
     A file that is missing is taken to have held as many as each other one. Beside that only levels of a closed loop with a
     number of requests say how many they sent; of Locust, and where a level was given up or a process died, nobody does.
     """
-    missing = files_missing(facts, files) * max(len(columns["id"]) // max(files, 1), 1)
-    workers = facts.get("workers")
-    died = isinstance(workers, list) and any(one.get("died") for one in workers)  # of Locust it is their number
-    if facts.get("state") != "done" or facts.get("driver") != "asyncio" or died:
+    if facts.get("state") != "done":
+        return 0
+    said = facts.get("workers")
+    workers = said if isinstance(said, list) else []  # of Locust it is their number
+    named = len(workers) or (facts.get("locust") or {}).get("workers") or 0
+    missing = max(named - files, 0) * max(len(columns["id"]) // max(files, 1), 1)
+    if facts.get("driver") != "asyncio" or any(one.get("died") for one in workers):
         return missing
     counts = ~columns["warmup"].astype(np.bool_)
     fewer = 0
