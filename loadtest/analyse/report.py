@@ -16,12 +16,12 @@ from rich.text import Text
 from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.figures import cost
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
-from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import marked, measured_on
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
 from loadtest.analyse.run.levels import LevelData, has_tokens, shared_parts
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.verdict.verdict import worst
 from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
@@ -46,51 +46,49 @@ VERDICT_STYLES = {"valid": "green", "suspect": "yellow", "void": "bold red"}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    analyses: tuple[Analysis, ...]  # one a run, in the order given
-    files: tuple[Path, ...]
+    """What a run shows, worked out once for its pages, the console and JSON."""
+
+    analysis: Analysis
+    findings: tuple[Finding, ...]
+    files: tuple[Path, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json of the first run."""
-        return self.analyses[0].summary
+        return self.analysis.summary
 
     @property
     def verdict(self) -> str:
-        """The gravest verdict of all runs."""
-        return worst([one.summary["verdict"] for one in self.analyses])
+        return str(self.summary["verdict"])
 
 
 def write_report(
-    folders: list[Path],
+    folder: Path,
     out: Path | None = None,
     *,
     charts: bool = True,
     objectives: Sequence[Objective] = (),
     prices: Prices = NO_PRICES,
 ) -> Report:
-    """Write summary.json, report.md, report.html and the PNGs of each run; into `out`, or into the run folder.
+    """Write summary.json, report.md, report.html and the PNGs of a run, into `out` or into the run folder.
 
-    With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
-    it, `prices` (else those of run.json) what tokens cost. Raises RunFolderError when a folder holds no run.
+    `charts=False` writes summary.json alone; `objectives` put goodput into it, `prices` (else those of run.json) what
+    tokens cost. Raises RunFolderError when the folder holds no run.
     """
-    alone = charts and len(folders) == 1
-    # All are readable before anything is written.
-    analyses = [analyse(folder, objectives, foretell=alone) for folder in folders]
-    files: list[Path] = []
-    for one, place in zip(analyses, places([one.run.path for one in analyses], out), strict=True):
-        place.mkdir(parents=True, exist_ok=True)
-        score_report.add_score(one)
-        cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))
-        files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
-        if charts:
-            from loadtest.analyse.charts import draw_all
+    one, place = analyse(folder, objectives, foretell=charts), out or folder
+    place.mkdir(parents=True, exist_ok=True)
+    score_report.add_score(one)
+    cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))
+    files = [write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n")]
+    findings = all_findings(one)
+    if charts:
+        from loadtest.analyse.charts import draw_all
 
-            pictures = draw_all(one, place)
-            predicted = prediction_report.curve_table(one, one.curve) if one.curve else None
-            files += pictures
-            files.append(write_whole(place / "report.md", pages.markdown(one, pictures, predicted).encode()))
-            files.append(write_whole(place / "report.html", pages.html(one, pictures, predicted).encode()))
-    return Report(tuple(analyses), tuple(files))
+        pictures = draw_all(one, place)
+        predicted = prediction_report.curve_table(one, one.curve) if one.curve else None
+        files += pictures
+        for name, page in (("report.md", pages.markdown), ("report.html", pages.html)):
+            files.append(write_whole(place / name, page(one, findings, pictures, predicted).encode()))
+    return Report(one, tuple(findings), tuple(files))
 
 
 def plot(
@@ -109,7 +107,7 @@ def plot(
             say(f"{one.run.path}: {sentence}")
     drawn = []
     if out is not None and len(analyses) > 1:
-        from loadtest.analyse.charts.overlay import draw_each
+        from loadtest.analyse.charts.compare import draw_each
 
         drawn = draw_each(compare_many(analyses), out)
     own = (
@@ -132,17 +130,16 @@ def places(runs: Sequence[Path], out: Path | None) -> list[Path]:
 
 
 def console_report(report: Report, console: Console) -> None:
-    """Print each run's verdict with what to do, the four figures asked for most, its table and its findings.
+    """Print a run's verdict with what to do, the four figures asked for most, its table and its findings.
 
     How each finding is known stands in the pages: here it would scroll the answer away.
     """
-    for one in report.analyses:
-        for sentence in one.summary["trouble"]:
-            console.print(Text(sentence, style="bold yellow"))
-        _print_answers(one, console)
-        console.print(console_table(one.summary, console.width))
-        for sentence in findings.all_findings(one):
-            console.print(hanging(f"• {sentence}", console.width))
+    for sentence in report.summary["trouble"]:
+        console.print(Text(sentence, style="bold yellow"))
+    _print_answers(report.analysis, console)
+    console.print(console_table(report.summary, console.width))
+    for finding in report.findings:
+        console.print(hanging(f"• {finding}", console.width))
     if report.files:
         console.print(Text(_written(report.files), style="dim"), soft_wrap=True)
 

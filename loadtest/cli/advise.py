@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.output.groups import for_each
+from loadtest.cli.output.mistakes import for_each
 from loadtest.cli.output.printing import (
     json_option,
     out_folder,
@@ -181,7 +181,7 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
 
 def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> None:
     from loadtest.analyse.reports import advice_report as words
-    from loadtest.analyse.reports.command import command
+    from loadtest.analyse.reports.run_table import command
 
     console = Console()
     print_trouble(console, analysis.run.trouble)

@@ -65,7 +65,7 @@ def predict(
       loadtest predict runs/first --rate 0.5,1 --requests 200 --out before.json
       loadtest predict runs/first --concurrency 8 --slots 2,4,8
     """
-    from loadtest.analyse.charts.by_load import prediction as chart
+    from loadtest.analyse.charts import prediction as chart
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse_groups
     from loadtest.analyse.summary import analyse, without_void

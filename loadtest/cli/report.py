@@ -40,7 +40,7 @@ def show_report(
     """Write summary.json and, with `charts`, the report of a run folder, into it or `out`; with `text` print summary and objectives."""
     from loadtest.analyse.report import console_report, write_report
 
-    written = write_report([folder], out, charts=charts, objectives=objectives, prices=prices)
+    written = write_report(folder, out, charts=charts, objectives=objectives, prices=prices)
     if not text:
         return written
     console_report(written, Console())
@@ -60,15 +60,13 @@ def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int
 
 def any_records_lost(reports: Sequence[Report]) -> bool:
     """Whether records are missing that were, or should have been, written, or run.json cannot be read."""
-    return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
+    runs = [report.analysis.run for report in reports]
+    return any(run.lost or not run.facts.get("state") for run in runs)
 
 
 def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, Any]:
     """Return the report of one run as plain values: what `run --json` and `report --json` print."""
-    from loadtest.analyse.findings import run_findings as findings
-
-    one = written.analyses[0]
-    said = [{"claim": str(each), "evidence": each.evidence or None} for each in findings.all_findings(one)]
+    one = written.analysis
     judged = [
         {"level": level["label"], "index": level["index"], **each.to_dict(), "met": each.met, "sentence": str(each)}
         for level in one.levels
@@ -79,7 +77,7 @@ def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, A
         "state": one.summary["state"],
         "verdict": one.summary["verdict"],
         "objectives": judged,
-        "findings": said,
+        "findings": [{"claim": str(each), "evidence": each.evidence or None} for each in written.findings],
         "files": [str(path) for path in written.files],
         "summary": one.summary,
     }
@@ -155,9 +153,10 @@ def _published(reports: Sequence[Report], folder: Path, *, text: bool) -> None:
     from loadtest.analyse.reports.published import set_beside
     from loadtest.analyse.run.groups import refuse_groups
 
-    for one in (one for report in reports for one in report.analyses):
+    analyses = [report.analysis for report in reports]
+    for one in analyses:
         refuse_groups(one.run, [group for group, _ in one.groups], "the comparison with published figures")
-    said = set_beside(*(one for report in reports for one in report.analyses)).markdown()
+    said = set_beside(*analyses).markdown()
     path = folder / "published.md"
     path.write_text(said, encoding="utf-8")
     if text:

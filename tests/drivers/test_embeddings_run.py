@@ -84,7 +84,7 @@ def test_embeddings_are_no_ground_for_advice_and_it_is_said(
 
 
 def test_a_report_shows_e2e_and_input_tokens_and_claims_nothing_of_tokens(folder: Path, tmp_path: Path) -> None:
-    report = write_report([folder], tmp_path / "out")
+    report = write_report(folder, tmp_path / "out")
     assert {path.name for path in report.files} == {
         *("summary.json", "report.md", "report.html", "e2e.png", "e2e-distribution.png", "timeline.png")
     }

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from support import made_runs
+from support import report_pages as pages
 from support.made_samples import add, beats
 
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.reports import pages, tables
+from loadtest.analyse.reports import tables
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.memory.estimate import DRIVER
 

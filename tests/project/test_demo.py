@@ -74,7 +74,7 @@ def test_after_the_demo_the_commands_that_it_prints_work_as_pasted(checkout: Pat
 @pytest.mark.parametrize("void", [False, True])
 def test_a_demo_that_is_void_says_what_that_means_and_what_to_do(tmp_path: Path, void: bool) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4, 8), **({"clock_steps": 1} if void else {}))
-    written = report.write_report([tmp_path / "run"], charts=False)
+    written = report.write_report(tmp_path / "run", charts=False)
     said = " ".join(demo._afterwards(written, tmp_path / "run", 2))
     assert ("All 4 levels are void: this machine was too busy" in said) == void
     assert ("demo --speed 1" in said) == void

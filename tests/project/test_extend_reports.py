@@ -116,7 +116,7 @@ def test_a_chart_is_in_both_reports(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(charts, "draw_all", draw_all)
     monkeypatch.setattr(pages, "CAPTIONS", {**pages.CAPTIONS, "toy.png": "How large answers were"})
-    files = write_report([folder]).files
+    files = write_report(folder).files
     assert folder / "toy.png" in files
     assert (folder / "toy.png").read_bytes().startswith(b"\x89PNG")
     assert "![Answers are of one size. How large answers were](toy.png)" in (folder / "report.md").read_text(
@@ -140,8 +140,8 @@ def most_requests(series: Series) -> Finding | None:
 
 def test_a_finding_is_in_both_reports_and_on_the_console(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(findings, "range_of_ttft", most_requests)  # one of the findings about a series of levels
-    written = write_report([folder])
-    (said,) = [said for said in findings.all_findings(written.analyses[0]) if said.startswith("The most requests")]
+    written = write_report(folder)
+    (said,) = [said for said in written.findings if said.startswith("The most requests")]
     assert "4 streams" in said
     assert said in (folder / "report.md").read_text(encoding="utf-8")
     assert said in (folder / "report.html").read_text(encoding="utf-8")

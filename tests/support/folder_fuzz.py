@@ -23,11 +23,12 @@ from rich.console import Console
 
 from loadtest.analyse.comparison import compare_report
 from loadtest.analyse.comparison.compare import compare
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.report import Report, console_report
-from loadtest.analyse.reports import pages
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.errors import LoadTestError
 from loadtest.grid import escaped
+from support import report_pages as pages
 from support.places import FOLDERS
 
 BASES = ("closed", "faults", "killed", "locust-processes", "open", "text", "workers")
@@ -180,7 +181,7 @@ def read_all(path: Path, sound: Analysis, *, charts: bool = False, advise: bool 
     text = pages.markdown(found, pictures)
     pages.html(found, pictures)
     assert all(escaped(sentence) in text for sentence in found.run.trouble)
-    console_report(Report((found,), ()), Console(file=io.StringIO(), width=80))
+    console_report(Report(found, tuple(all_findings(found))), Console(file=io.StringIO(), width=80))
     for base, new in ((sound, found), (found, sound)):
         try:
             compared = compare(base, new)

@@ -14,7 +14,7 @@ from support.drawn import labels_apart
 from support.made_runs import Made, closed_loop, write
 from support.made_samples import add
 
-from loadtest.analyse.charts import prompt_length as chart
+from loadtest.analyse.charts import prompts as chart
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server import prompt_length
@@ -209,7 +209,7 @@ def test_only_levels_that_differ_in_length_alone_make_a_line(tmp_path: Path) -> 
     assert any(sentence.startswith("2 streams · 20 out: TTFT p50 went") for sentence in findings.all_findings(two))
     same = made(tmp_path / "same", [(500, 250)], users=(1, 2))
     assert same.summary["lengths"] == []
-    assert chart.draw(tmp_path / "lengths.png", same) is None
+    assert chart.draw_lengths(tmp_path / "lengths.png", same) is None
 
 
 @pytest.mark.parametrize(("grows", "says"), [(0, "stayed at 42 GB"), (2, "went from 42 GB")])
@@ -236,6 +236,6 @@ def test_the_chart_is_drawn_for_every_shape(tmp_path: Path) -> None:
         "many": made(tmp_path / "many", [(400 + 10 * i, 200 + i) for i in range(9)]),
     }
     for name, analysis in shapes.items():
-        drawn = chart.draw(tmp_path / f"{name}.png", analysis)
+        drawn = chart.draw_lengths(tmp_path / f"{name}.png", analysis)
         assert drawn is not None, name
         assert drawn.exists(), name

@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support import report_pages as pages
 from support.made_runs import Made, make
 from support.made_web import EVIL, board_of, client_of, web_ui_of
 from support.places import SCENARIOS
 
-from loadtest.analyse.reports import pages
 from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder

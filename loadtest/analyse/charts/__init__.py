@@ -10,16 +10,20 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.analyse.charts import conversations, itl, prompt_length, style
-from loadtest.analyse.charts.by_load import (
+from loadtest.analyse.charts import (
+    cold_load,
     distributions,
+    drift,
+    machine,
     percentiles,
     prediction,
+    prompts,
+    style,
     throughput,
+    timeline,
     tradeoff,
     ttft,
 )
-from loadtest.analyse.charts.over_time import cold_load, depth, drift, machine, timeline
 from loadtest.analyse.charts.void_levels import label_of
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.levels import Series, axis_of, has_tokens
@@ -52,19 +56,19 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
 def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     return [
         cold_load.draw(out / "load.png", analysis),
-        prompt_length.draw(out / "lengths.png", analysis),
+        prompts.draw_lengths(out / "lengths.png", analysis),
         _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
-        conversations.draw_turns(out / "turns.png", analysis),
-        conversations.draw_reread(out / "reread.png", analysis),
+        prompts.draw_turns(out / "turns.png", analysis),
+        prompts.draw_reread(out / "reread.png", analysis),
         _side_by_side(
             out / "throughput.png", analysis, throughput.a_stream, throughput.all_streams, throughput.title(analysis)
         ),
         _draw_tradeoff(out / "tradeoff.png", analysis),
         _draw_percentiles(out / "percentiles.png", analysis),
         _timeline(out / "timeline.png", analysis),
-        _by_series(out / "ttft-distribution.png", analysis, distributions.ttft, distributions.title(analysis)),
-        _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
-        _by_series(out / "itl-tail.png", analysis, itl.tail, itl.tail_title(analysis)),
+        _by_series(out / "ttft-distribution.png", analysis, distributions.ttft, distributions.ttft_title(analysis)),
+        _by_series(out / "itl.png", analysis, distributions.itl, distributions.itl_title(analysis)),
+        _by_series(out / "itl-tail.png", analysis, distributions.itl_tail, distributions.itl_tail_title(analysis)),
         _of_run(
             out / "drift.png",
             analysis,
@@ -116,7 +120,7 @@ def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -
     subtitle = found[0].label if len(found) == 1 else "one panel for each combination of lengths"
     if len(found) > len(shown):
         subtitle += f"; {len(found) - len(shown)} more are in the report's tables"
-    if chart in (distributions.ttft, distributions.e2e, itl.distribution, itl.tail):
+    if chart in (distributions.ttft, distributions.e2e, distributions.itl, distributions.itl_tail):
         subtitle = joined("; ", subtitle, style.left_out(max((each.levels for each in shown), key=len)))
     return _save(figure, path, analysis, title, subtitle)
 
@@ -165,7 +169,7 @@ def _timeline(path: Path, analysis: Analysis) -> Path | None:
 
 
 def _depth(path: Path, analysis: Analysis) -> Path | None:
-    return _of_run(path, analysis, depth.over_time, depth.title(analysis))
+    return _of_run(path, analysis, machine.streams, machine.streams_title(analysis))
 
 
 def _of_run(path: Path, analysis: Analysis, chart: RunChart, title: str, subtitle: str = "") -> Path | None:

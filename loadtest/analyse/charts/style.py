@@ -18,8 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from loadtest.analyse.charts.lettering import FONT, cut, drawable, one_line, width_in_inches, wrapped
-from loadtest.analyse.charts.ticks import RoundDurations
+from loadtest.analyse.charts.lettering import FONT, RoundDurations, cut, drawable, one_line, width_in_inches, wrapped
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
@@ -268,7 +267,7 @@ def level_marks(axes: Axes, analysis: Analysis) -> None:
     low, high = axes.get_xlim()
     free_from = -np.inf
     for level in run.levels if analysis.groups else analysis.levels:
-        mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
+        mine = send[run.of_level(level["index"])]
         mine = mine[np.isfinite(mine)]
         if not len(mine):
             continue

@@ -102,7 +102,7 @@ class LevelReplay:
         rows = np.flatnonzero(
             (timeline.level == timeline.level[row]) & (timeline.send <= until) & np.isfinite(timeline.send)
         )
-        rows = rows[~run.requests["outcome"].isin(_REFUSED).to_numpy(dtype=np.bool_)[rows]]
+        rows = rows[~run.one_of("outcome", *_REFUSED)[rows]]
         rows = rows[np.argsort(timeline.send[rows], kind="stable")]
         prompts = _as_read(timeline, model)[rows]
         outputs = _outputs(run)[rows]
@@ -302,7 +302,7 @@ def _as_read(timeline: Timeline, model: ServerModel) -> FloatArray:
 def _outputs(run: RunData) -> FloatArray:
     """Return the tokens of each answer; of one that was cut off those asked for, or as many as others have."""
     known, asked = run.column("output_tokens"), run.column("asked")
-    whole = np.asarray(run.requests["outcome"] == Outcome.OK, dtype=np.bool_)
+    whole = run.flag("ok")
     seen = np.where(whole & np.isfinite(known), known, np.nan)
     usual = float(np.nanmedian(seen)) if np.isfinite(seen).any() else 1.0
     return np.where(np.isfinite(seen), seen, np.where(np.isfinite(asked), asked, usual))

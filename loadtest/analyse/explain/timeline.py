@@ -62,8 +62,6 @@ class Timeline:
             guessed = np.maximum(won, first - np.maximum(cost, 1e-6))
         asked = run.column("asked_input")
         prompt = np.where(np.isfinite(run.column("prompt_tokens")), run.column("prompt_tokens"), asked)
-        never = run.requests["outcome"].isin(NEVER_SERVED).to_numpy(dtype=np.bool_)
-        ok = np.asarray(run.requests["outcome"] == Outcome.OK, dtype=np.bool_)
         return cls(
             ids=run.requests["id"].to_numpy(dtype=np.int64),
             level=run.requests["level"].to_numpy(dtype=np.int64),
@@ -79,7 +77,7 @@ class Timeline:
             tokens=tokens,
             prompt=prompt,
             told=told,
-            silent=np.isfinite(send) & ~np.isfinite(first) & ~never & ~ok,
+            silent=np.isfinite(send) & ~np.isfinite(first) & ~run.one_of("outcome", Outcome.OK, *NEVER_SERVED),
         )
 
 

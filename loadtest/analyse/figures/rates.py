@@ -239,7 +239,7 @@ def delivered(run: RunData) -> FloatArray:
     """
     tokens, pieces = run.column("output_tokens"), run.chunks.counts.astype(np.float64)
     ok, left = run.flag("ok"), run.flag("left")
-    counted = left & run.requests["token_source"].eq("chunks").to_numpy(dtype=np.bool_)
+    counted = left & run.one_of("token_source", "chunks")
     known = ok & (pieces > 0) & np.isfinite(tokens)
     if not counted.any() or not known.any():
         return tokens

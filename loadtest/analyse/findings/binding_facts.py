@@ -40,9 +40,7 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
         "requests": int(rows.sum()),
         "decoding": int(level["peak_decoding"]),
     }
-    errors = run.requests["error"][
-        rows & ~np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_)
-    ].dropna()
+    errors = run.requests["error"][rows & ~run.flag("ok") & ~run.flag("left")].dropna()
     refused = int(sum(any(word in str(said).lower() for word in CONTEXT_WORDS) for said in errors))
     waits = missed is not None and missed.figure in WAITING_FIGURES
     common["reread_share"] = _reread_share(analysis, _beyond(run, rows, missed) if missed and waits else rows)
@@ -64,7 +62,7 @@ def _beyond(run: RunData, rows: BoolArray, missed: Objective) -> BoolArray:
     left = _left_waiting(run)
     name = "tpot_s" if missed.figure == "itl_s" else missed.figure
     values = np.where(left, np.inf, run.column(name) if name in run.requests else np.nan)
-    known = rows & ~np.isnan(values) & (np.asarray(run.requests["ok"], dtype=np.bool_) | left)
+    known = rows & ~np.isnan(values) & (run.flag("ok") | left)
     beyond = known & ((values > missed.limit) if missed.at_most else (values < missed.limit))
     if beyond.sum() >= FEWEST_BEYOND or not known.any():
         return np.asarray(beyond, dtype=np.bool_)
@@ -73,8 +71,7 @@ def _beyond(run: RunData, rows: BoolArray, missed: Objective) -> BoolArray:
 
 
 def _left_waiting(run: RunData) -> BoolArray:
-    left = np.asarray(run.requests["left"], dtype=np.bool_)
-    return left & ~np.isfinite(run.column("first_token"))
+    return run.flag("left") & ~np.isfinite(run.column("first_token"))
 
 
 def _reading(analysis: Analysis) -> FloatArray:
@@ -127,7 +124,7 @@ def utilisation(run: RunData, level: dict[str, Any], slots: int | None) -> float
     flow = rates.flow(run, level)
     if slots is None or flow is None:
         return None
-    rows = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
+    rows = run.of_level(level["index"])
     requests = RequestInstants.of(run, rows)
     begun = np.where(np.isfinite(requests.begun), requests.begun, requests.first)
     inside = np.minimum(requests.gone, flow.window.end) - np.maximum(begun, flow.window.start)
@@ -166,9 +163,7 @@ def _thinks(run: RunData, level: dict[str, Any]) -> float | None:
     users, flow = level.get("concurrency"), rates.flow(run, level)
     if not users or flow is None:
         return None
-    rows = np.asarray(
-        (run.requests["level"] == level["index"]) & (run.requests["outcome"] != Outcome.CANCELLED), dtype=bool
-    )
+    rows = run.of_level(level["index"]) & ~run.one_of("outcome", Outcome.CANCELLED)
     inside = np.minimum(run.column("end"), flow.window.end) - np.maximum(run.column("send"), flow.window.start)
     busy = float(np.nansum(np.clip(inside[rows], 0.0, None))) / (users * flow.window.seconds)
     return max(1.0 - busy, 0.0) if math.isfinite(busy) else None

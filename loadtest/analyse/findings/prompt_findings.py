@@ -10,8 +10,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
-from loadtest.analyse.server.timing.prefill import uncached
-from loadtest.analyse.server.timing.prompt_slices import NEAR_S
+from loadtest.analyse.server.timing.prefill import NEAR_S, uncached
 from loadtest.text import percent, seconds
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
@@ -103,7 +102,7 @@ def reading_together(run: RunData, series: Series) -> Finding | None:
 def _prefills(run: RunData, level: LevelData) -> _Prefills:
     """Return the prefills of a level's measured requests; of its warm-ups too it is known whom they were read with."""
     tokens = uncached(run)
-    of_level = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
+    of_level = run.of_level(level["index"])
     took, first = run.column("prefill_s"), run.column("first_token")
     known = of_level & np.isfinite(took) & np.isfinite(first) & np.isfinite(tokens) & (tokens > 0)
     rows = np.flatnonzero(known)

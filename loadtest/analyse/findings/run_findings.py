@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
-from loadtest.analyse.figures import kept_up as keeping_up
+from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.findings import (
     behind_findings,
     cache_findings,
@@ -192,7 +192,7 @@ def saturation(series: Series) -> Finding | None:
     """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
     levels = series.believed
     if levels and levels[0].is_open:
-        said = keeping_up.kept_up(levels)
+        said = knee_of.kept_up(levels)
         grew = any((level["little"] or {}).get("growing") for level in levels)
         above = "" if grew else void_above(series, levels[-1])
         return Finding(f"{said.removesuffix('.')}{above}.") if said else None

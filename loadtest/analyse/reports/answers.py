@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadtest.analyse.figures import kept_up as keeping_up
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
@@ -258,23 +257,23 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
 
 def _kept_up(series: Series, levels: Sequence[LevelData]) -> tuple[Tile, LevelData | None]:
     name = "Kept up with"
-    found = keeping_up.KeptUp.of(levels)
+    found = knee_of.KeptUp.of(levels)
     if found is None:
         return Tile(name, "", "too few requests to tell whether the queue grew"), None
     kept, lost, unclear = found.kept, found.lost, found.unclear
     if kept is None and unclear is not None:
-        return Tile(name, "", f"at {unclear.load} {keeping_up.why_unclear(unclear)}"), None
+        return Tile(name, "", f"at {unclear.load} {knee_of.why_unclear(unclear)}"), None
     if kept is None:
         assert lost is not None
         return Tile(name, "", f"the queue already grows at {lost.load}: measure lower rates"), None
     more = (
         f"not with {lost.load}"
         if lost is not None
-        else f"at {unclear.load} {keeping_up.why_unclear(unclear)}"
+        else f"at {unclear.load} {knee_of.why_unclear(unclear)}"
         if unclear is not None
         else f"the highest rate measured{void_above(series, kept)}"
     )
-    return Tile(name, kept.load, joined("; ", keeping_up.came_fewer(kept), more)), kept
+    return Tile(name, kept.load, joined("; ", knee_of.came_fewer(kept), more)), kept
 
 
 def _slots(analysis: Analysis) -> Tile:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
-from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
+from loadtest.analyse.reports import answers, run_table, score_report, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.levels import has_tokens
@@ -73,7 +73,9 @@ def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     return every[:MOST_GROUPS]
 
 
-def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
+def markdown(
+    analysis: Analysis, findings: Sequence[Finding], pictures: list[Path], predicted: Grid | None = None
+) -> str:
     """Return report.md; it names the PNGs beside it. `predicted` has the figures of the prediction chart."""
     summary = analysis.summary
     mark = simulated_mark(summary)
@@ -86,7 +88,7 @@ def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = 
         ]
     lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
     lines += [*_markdown_answers(analysis), "## What it shows", ""]
-    for finding in findings.all_findings(analysis):
+    for finding in findings:
         lines.append(f"- {escaped(finding)}")
         lines += [f"    - How we know: {escaped(finding.evidence)}"] if finding.evidence else []
     if judged := tables.objectives_table(summary):
@@ -135,7 +137,7 @@ def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
     return f"![{escaped(captioned(picture, named)[0])}]({path})"
 
 
-def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
+def html(analysis: Analysis, findings: Sequence[Finding], pictures: list[Path], predicted: Grid | None = None) -> str:
     """Return report.html: one file, pictures inside, nothing fetched."""
     summary = analysis.summary
     shared, own = _sorted_pictures(analysis, pictures)
@@ -151,7 +153,7 @@ def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None
         in_words=answers.verdict_in_words(summary),
         to_do=answers.to_do(summary["levels"]),
         tile_rows=tile_rows(analysis),
-        findings=findings.all_findings(analysis),
+        findings=findings,
         objectives=tables.objectives_table(summary),
         tokens=has_tokens(*summary["levels"]),
         priced=any(name.startswith("cost_by") for level in summary["levels"] for name in level),
@@ -186,7 +188,7 @@ def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, G
     return [
         *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),
-        *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
+        *([("Energy and cost", energy)] if (energy := run_table.energy_table(analysis.summary)) else []),
         *([("Failed requests", failures)] if (failures := tables.failures_table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),
         ("The run", run_table.facts_table(analysis)),

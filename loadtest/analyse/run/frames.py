@@ -16,17 +16,20 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, Ragged
 from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
-from loadtest.analyse.run.files.facts import files_missing, read_facts
+from loadtest.analyse.run.files.facts import read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.levels import LevelData
-from loadtest.analyse.run.other_clock import distrust_durations
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
+# What shows that a server took its durations by another clock.
+FEWEST_ANSWERS = 5
+FEWEST_PIECES, LEAST_SPAN_S = 8, 0.1  # of an answer that is looked at
+CLOCK_BOUNDS = (0.6, 1.7)  # of the time over which an answer's tokens came, by the server's duration of its decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,13 @@ class RunData:
         """Return a column of `requests` that says yes or no: `ok`, `left`, `warmup`."""
         return self.requests[name].to_numpy(dtype=np.bool_)
 
+    def one_of(self, name: str, *values: object) -> BoolArray:
+        """Mark every request whose value in a column of `requests` is one of these."""
+        return self.requests[name].isin(values).to_numpy(dtype=np.bool_)
+
     def of_level(self, level: int) -> BoolArray:
         """Mark every request of a level, warm-ups and failures included."""
-        return np.asarray(self.requests["level"] == level, dtype=np.bool_)
+        return self.one_of("level", level)
 
     def measured(self, level: int) -> BoolArray:
         """Mark the measured requests of a level: those that were not warm-ups."""
@@ -101,7 +108,7 @@ class RunData:
 
     def sent(self, level: int) -> BoolArray:
         """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
-        return self.measured(level) & np.asarray(self.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
+        return self.measured(level) & ~self.one_of("outcome", Outcome.CANCELLED)
 
     def left(self, level: int) -> BoolArray:
         """Mark the measured requests of a level whose user hung up."""
@@ -126,7 +133,7 @@ class RunData:
 
     def without_levels(self, levels: Collection[int]) -> RunData:
         """Return the run without levels of these numbers, as if they had not been measured."""
-        rows = ~np.asarray(self.requests["level"].isin(list(levels)), dtype=np.bool_)
+        rows = ~self.one_of("level", *levels)
         kept = [level for level in self.levels if level["index"] not in levels]
         return dataclasses.replace(self.only(rows), levels=kept)
 
@@ -270,10 +277,13 @@ def _never_read(facts: dict[str, Any], columns: Columns, files: int) -> int:
     A file that is missing is taken to have held as many as each other one. Beside that only levels of a closed loop with a
     number of requests say how many they sent; of Locust, and where a level was given up or a process died, nobody does.
     """
-    missing = files_missing(facts, files) * max(len(columns["id"]) // max(files, 1), 1)
-    workers = facts.get("workers")
-    died = isinstance(workers, list) and any(one.get("died") for one in workers)  # of Locust it is their number
-    if facts.get("state") != "done" or facts.get("driver") != "asyncio" or died:
+    if facts.get("state") != "done":
+        return 0
+    said = facts.get("workers")
+    workers = said if isinstance(said, list) else []  # of Locust it is their number
+    named = len(workers) or (facts.get("locust") or {}).get("workers") or 0
+    missing = max(named - files, 0) * max(len(columns["id"]) // max(files, 1), 1)
+    if facts.get("driver") != "asyncio" or any(one.get("died") for one in workers):
         return missing
     counts = ~columns["warmup"].astype(np.bool_)
     fewer = 0
@@ -331,3 +341,30 @@ def _driver_sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] 
     if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_SAMPLE_NS for value in known):
         return None
     return [np.nan if value is None else float(value) for value in values]
+
+
+def distrust_durations(c: Columns, pieces: IntArray) -> None:
+    """Take a model's durations for unknown where the server took them by another clock; `clock_factor` says by how much."""
+    c["clock_factor"] = np.full(len(pieces), np.nan)
+    for model in set(c["model"].tolist()):
+        mine = (c["model"] == model) & c["ok"]
+        singly = mine & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
+        factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
+        if factor is not None:
+            mine = c["model"] == model
+            c["clock_factor"][mine] = factor
+            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
+                c[name][mine] = np.nan
+            c["llamacpp"][mine] = 0.0
+
+
+def clock_factor(decode_s: FloatArray, span_s: FloatArray, pieces: IntArray, one_by_one: BoolArray) -> float | None:
+    """Return how long decoding took by the server, as a share of the time over which tokens came; None where they agree.
+
+    Looked at are answers whose tokens came `one_by_one`: a way that gathers tokens changes when they come.
+    """
+    known = one_by_one & (pieces >= FEWEST_PIECES) & (span_s >= LEAST_SPAN_S) & np.isfinite(decode_s)
+    if known.sum() < FEWEST_ANSWERS:
+        return None
+    factor = float(np.median(decode_s[known] / span_s[known]))
+    return None if CLOCK_BOUNDS[0] <= factor <= CLOCK_BOUNDS[1] else factor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from loadtest.cli.output.groups import for_each
+from loadtest.cli.output.mistakes import for_each
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError, os_error_as
 from loadtest.memory import gguf, shapes, weights

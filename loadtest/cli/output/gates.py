@@ -53,8 +53,7 @@ class GateFiles:
             return
         from loadtest.analyse.reports import gate_report
 
-        analyses = [one for report in reports for one in report.analyses]
-        summaries = [(str(one.run.path), one.summary) for one in analyses]
+        summaries = [(str(one.analysis.run.path), one.summary) for one in reports]
         search = gate_report.searched(found[1], met=bool(found[0].met), void=bool(found[0].void)) if found else None
         if self.junit is not None:
             self.junit.parent.mkdir(parents=True, exist_ok=True)

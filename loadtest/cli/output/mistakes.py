@@ -1,19 +1,24 @@
-"""A user's mistake on stderr: one sentence that says what to do, without secrets, in the same words from click and from us."""
+"""A mistake on stderr: one sentence that says what to do, without secrets, in the same words from click and from us."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import click
 from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
+from loadtest.errors import LoadTestError
 from loadtest.scenario.keys import KEY_OF, KEY_OF_LETTER
 from loadtest.urls import without_passwords
 
 QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full
+One = TypeVar("One")
+Result = TypeVar("Result")
 _NUMBERS = {"integer": "whole number", "float": "number"}  # click's words -> ours
 
 
@@ -69,3 +74,21 @@ def _with_variable(error: click.ClickException, sentence: str) -> str:
         if error.ctx.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT and option.envvar:
             return sentence.replace(f"'{flag_of(option)}'", f"the variable {option.envvar}", 1)
     return sentence
+
+
+def for_each(named: Iterable[tuple[str, One]], work: Callable[[One], Result]) -> list[Result]:
+    """Return what `work` makes of each one, by name; those of which it makes nothing are named on stderr.
+
+    Raises LoadTestError, with every reason, where it makes nothing of any.
+    """
+    made, refused = [], []
+    for name, one in named:
+        try:
+            made.append(work(one))
+        except LoadTestError as error:
+            refused.append(f"{name}: {error}")
+    if not made:
+        raise LoadTestError(" ".join(refused))
+    for sentence in refused:
+        print(f"loadtest: {sentence}", file=sys.stderr)
+    return made

@@ -23,10 +23,18 @@ from support.made_runs import Made, closed_loop, grid, make, recorded, unanswere
 from support.virtual_runs import Load, play
 
 from loadtest.analyse import charts
-from loadtest.analyse.charts import itl, style
-from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
+from loadtest.analyse.charts import (
+    distributions,
+    drift,
+    machine,
+    percentiles,
+    style,
+    throughput,
+    timeline,
+    tradeoff,
+    ttft,
+)
 from loadtest.analyse.charts.lettering import drawable
-from loadtest.analyse.charts.over_time import depth, drift, timeline
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
@@ -174,8 +182,8 @@ def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
     assert timeline.title(four_slots, level).startswith(
         "Up to 8 requests in flight, and never more than 4 of them decoding"
     )
-    assert depth.title(four_slots) == "Decoding never rises above 4 streams, however many wait"
-    assert itl.title(four_slots).startswith("8 streams: the median gap between tokens is 10.0 ms")
+    assert machine.streams_title(four_slots) == "Decoding never rises above 4 streams, however many wait"
+    assert distributions.itl_title(four_slots).startswith("8 streams: the median gap between tokens is 10.0 ms")
 
 
 def test_decoding_that_rose_above_the_slots_for_a_moment_is_not_said_never_to(tmp_path: Path) -> None:
@@ -185,14 +193,14 @@ def test_decoding_that_rose_above_the_slots_for_a_moment_is_not_said_never_to(tm
         late, chunks=[*late.chunks[:-1], late.chunks[-1] + 200_000], t_end=late.t_end + 200_000_000
     )
     found = analyse(write(tmp_path / "run", [*truth.records[:30], delayed, *truth.records[31:]], levels))
-    assert depth.title(found) == "Decoding hardly ever rises above 4 streams, however many wait"
+    assert machine.streams_title(found) == "Decoding hardly ever rises above 4 streams, however many wait"
 
 
 def test_without_a_queue_no_title_speaks_of_one(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
     analysis = analyse(tmp_path / "run")
     assert ttft.split_title(analysis).startswith("At 4 streams, waiting is ")
-    assert depth.title(analysis) == "Up to 4 streams decode at once; no limit was seen"
+    assert machine.streams_title(analysis) == "Up to 4 streams decode at once; no limit was seen"
     assert throughput.title(analysis).startswith("Output still grows")
 
 
@@ -250,12 +258,12 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
     analysis = analyse(tmp_path / "run")
     titles = (
         ttft.split_title(analysis),
-        distributions.title(analysis),
-        itl.title(analysis),
+        distributions.ttft_title(analysis),
+        distributions.itl_title(analysis),
         throughput.title(analysis),
         tradeoff.title(analysis),
         percentiles.title(analysis),
-        itl.tail_title(analysis),
+        distributions.itl_tail_title(analysis),
         drift.title(analysis),
     )
     assert not any(character.isdigit() for title in titles for character in title)
@@ -269,7 +277,8 @@ def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize(
-    "chart", [ttft.ttft_parts, distributions.ttft, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
+    "chart",
+    [ttft.ttft_parts, distributions.ttft, percentiles.ttft, percentiles.e2e, distributions.itl, distributions.itl_tail],
 )
 def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, chart: Any) -> None:
     analysis, levels = of_many_levels, of_many_levels.summary["levels"]
@@ -280,7 +289,7 @@ def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, c
     if chart is ttft.ttft_parts:  # marks that touch would look like a line
         place = axes.get_window_extent().width / axes.figure.dpi * 72 / len(levels)
         assert all(line.get_markersize() < place for line in axes.lines if line.get_marker() in ("_", "^"))
-    if chart in (distributions.ttft, itl.tail):
+    if chart in (distributions.ttft, distributions.itl_tail):
         assert style.left_out(levels).startswith(f"{style.MOST_LINES} of {len(levels)} levels")
 
 
@@ -356,7 +365,7 @@ def test_gaps_of_a_very_fast_server_are_told_apart(tmp_path: Path, axes: Axes) -
     """All gaps below 0.1 ms were drawn at 0.1 ms: a step of nothing."""
     fast = Timing(step=StepLaw(0.00002, 0.000004), prefill_s=0.00001, jitter=0.3)
     one = analyse(play(fast, [Load(users=2, requests=40)], slots=4, noise_s=1e-7).write(tmp_path / "run"))
-    itl.distribution(axes, one, series_of(one.summary["levels"])[0])
+    distributions.itl(axes, one, series_of(one.summary["levels"])[0])
     drawn = np.asarray(axes.lines[0].get_xdata())
     assert np.median(drawn) < 0.0001
     assert len(np.unique(drawn)) > 20
@@ -365,5 +374,5 @@ def test_gaps_of_a_very_fast_server_are_told_apart(tmp_path: Path, axes: Axes) -
 
 def test_a_legend_names_no_area_that_is_not_there(tmp_path: Path, axes: Axes) -> None:
     no_success(tmp_path / "run")
-    depth.over_time(axes, analyse(tmp_path / "run"))
+    machine.streams(axes, analyse(tmp_path / "run"))
     assert axes.get_legend_handles_labels()[1] == ["before the first token (queue, batch wait or prefill)"]

@@ -13,9 +13,17 @@ from matplotlib.text import Text
 from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 
-from loadtest.analyse.charts import itl, style
-from loadtest.analyse.charts.by_load import distributions, percentiles, throughput, tradeoff, ttft
-from loadtest.analyse.charts.over_time import depth, drift, timeline
+from loadtest.analyse.charts import (
+    distributions,
+    drift,
+    machine,
+    percentiles,
+    style,
+    throughput,
+    timeline,
+    tradeoff,
+    ttft,
+)
 from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import SUSPECT
@@ -38,7 +46,7 @@ def of_two_lengths(path: Path) -> Analysis:
     return analyse(write(path, records, levels))
 
 
-@pytest.mark.parametrize("chart", [percentiles.ttft, itl.tail])
+@pytest.mark.parametrize("chart", [percentiles.ttft, distributions.itl_tail])
 @pytest.mark.parametrize("turned", [False, True])
 def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: Any, *, turned: bool) -> None:
     analysis = of_two_lengths(tmp_path / "run")
@@ -87,7 +95,7 @@ def test_where_all_users_hung_up_the_title_does_not_say_that_nobody_waited(tmp_p
     """24 of 24 had left after 0.4 s: "nobody waited for a first token"."""
     levels, truth = grid(Made(), (8,))
     records = [unanswered(each, Outcome.LEFT) for each in truth.records]
-    said = distributions.title(analyse(write(tmp_path / "run", records, levels)))
+    said = distributions.ttft_title(analyse(write(tmp_path / "run", records, levels)))
     assert said.endswith(("Time to first token", "all users hung up before their first token"))
     assert "nobody waited" not in said
 
@@ -191,7 +199,7 @@ def test_one_request_is_one_stream_and_comes_after_the_start(tmp_path: Path) -> 
     one_request(tmp_path / "run")
     analysis = analyse(tmp_path / "run")
     figure, (above, below) = style.page(2, share_y=False)
-    depth.over_time(above, analysis)
+    machine.streams(above, analysis)
     drift.over_time(below, analysis)
     figure.draw_without_rendering()
     low, high = above.get_ylim()

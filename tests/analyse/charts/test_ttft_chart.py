@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from support.made_runs import Made, make
 
-from loadtest.analyse.charts.by_load import ttft
+from loadtest.analyse.charts import ttft
 from loadtest.analyse.run.levels import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
 

@@ -12,9 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import style
-from loadtest.analyse.charts.by_load import percentiles, prediction, throughput, tradeoff, ttft
-from loadtest.analyse.charts.over_time import timeline
+from loadtest.analyse.charts import percentiles, prediction, style, throughput, timeline, tradeoff, ttft
 from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, label_of, level_name
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.levels import series_of

@@ -16,7 +16,8 @@ from support.made_runs import write
 from support.two_models import FAST, SLOW, THERE, mixed, target
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import overlay, style
+from loadtest.analyse.charts import compare as chart
+from loadtest.analyse.charts import style
 from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
@@ -149,9 +150,9 @@ def test_a_simulated_run_is_named_and_never_judged_against_a_real_one(folder: Fo
     assert "made, simulated: profile quick at 1× speed" in words
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "> **SIMULATED**: run C measured a simulated server" in page
-    assert [one.label for one in overlay.styled_series(found)] == ["A real", "B real too", "C simulated quick at 1×"]
+    assert [one.label for one in chart.styled_series(found)] == ["A real", "B real too", "C simulated quick at 1×"]
     alike = many(folder("x", simulated=QUICK), folder("y", simulated=QUICK, seed=3))
-    assert [one.label for one in overlay.styled_series(alike)] == ["A x", "B y"]  # the badge says it of all
+    assert [one.label for one in chart.styled_series(alike)] == ["A x", "B y"]  # the badge says it of all
 
 
 def test_a_chart_of_void_levels_names_no_line_that_is_not_there(folder: Folder) -> None:
@@ -161,15 +162,15 @@ def test_a_chart_of_void_levels_names_no_line_that_is_not_there(folder: Folder) 
         level["verdict"] = VOID
     found = compare_many(analyses)
     lines, said = [], []
-    for _, _, panel in overlay._panels(found):
+    for _, _, panel in chart._panels(found):
         _, (axes,) = style.page(1)
-        panel(axes, overlay.styled_series(found))
+        panel(axes, chart.styled_series(found))
         lines += [str(line.get_label()) for line in axes.lines]
         said += [text.get_text() for text in axes.texts]
     assert "A a: void, not compared" in lines
     assert not any("dotted" in label for label in lines)
     assert "No level that is not void has a TTFT and a rate." in " ".join(said)
-    assert overlay._subtitle(found).split("; ")[1][0].islower()  # behind the lengths that all share
+    assert chart._subtitle(found).split("; ")[1][0].islower()  # behind the lengths that all share
 
 
 def test_one_entry_of_the_legend_explains_the_crosses_of_all_lines(folder: Folder) -> None:
@@ -179,8 +180,8 @@ def test_one_entry_of_the_legend_explains_the_crosses_of_all_lines(folder: Folde
         level["verdict"] = VOID
     figure, (axes,) = style.page(1)
     found = compare_many(analyses)
-    _, _, throughput = overlay._panels(found)[0]
-    throughput(axes, overlay.styled_series(found))
+    _, _, throughput = chart._panels(found)[0]
+    throughput(axes, chart.styled_series(found))
     assert list(style._Legend.of(figure).named) == ["A a", "B b", "C c: void, not compared", "void, not compared"]
 
 

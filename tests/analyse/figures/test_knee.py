@@ -11,7 +11,7 @@ import pytest
 from support.made_runs import Made, make, recorded
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.figures import kept_up, knee, rates, stationarity
+from loadtest.analyse.figures import knee, rates, stationarity
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.reports.answers import _levels_off
 from loadtest.analyse.run import frames
@@ -165,40 +165,40 @@ def open_level(rate: float, answered: float, growth_per_s: float) -> LevelData:
 
 def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
     four, eight, twelve = open_level(4, 4.02, 0), open_level(8, 7.9, 0), open_level(12, 9.1, 2.9)
-    assert kept_up.kept_up([four, eight, twelve]) == (
+    assert knee.kept_up([four, eight, twelve]) == (
         "The server kept up at 8 requests/s, but not at 12 requests/s: there it answered 9.1 a second, and each second 2.9 "
         "more were in flight."
     )
-    assert kept_up.kept_up([four, eight]) == (
+    assert knee.kept_up([four, eight]) == (
         "The server kept up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."
     )
-    assert (kept_up.kept_up([twelve]) or "").startswith(
+    assert (knee.kept_up([twelve]) or "").startswith(
         "The server did not keep up at 12 requests/s: there it answered 9.1"
     )
-    assert kept_up.kept_up([but(four, little=None), but(eight, rate_to=9.0)]) is None
+    assert knee.kept_up([but(four, little=None), but(eight, rate_to=9.0)]) is None
 
 
 def test_a_queue_that_grew_by_chance_is_no_limit_of_the_server() -> None:
     """Was "does not keep up at 8 requests/s: there it answers 8.4 a second", for a wave of the queue at 80 % of the load."""
     four, eight = open_level(4, 4.02, 0), but(open_level(8, 8.4, 0.08), requests_per_s_ci95=[6.9, 9.9])
     said = "at 8 requests/s is not known: there the queue grew from 3.1 to 3.4 requests, and as many were answered as came."
-    assert (kept_up.kept_up([four, eight]) or "").endswith(f"whether it can {said}")
-    assert kept_up.kept_up([eight]) == f"Whether the server can keep up {said}"
+    assert (knee.kept_up([four, eight]) or "").endswith(f"whether it can {said}")
+    assert knee.kept_up([eight]) == f"Whether the server can keep up {said}"
     more = but(eight, offered_per_s=10.4, requests_per_s=8.2, requests_per_s_ci95=None)  # of 20 requests
-    assert (kept_up.kept_up([more]) or "").endswith("grew from 3.1 to 3.4 requests, as 10.4 a second happened to come.")
+    assert (knee.kept_up([more]) or "").endswith("grew from 3.1 to 3.4 requests, as 10.4 a second happened to come.")
     surely = but(eight, requests_per_s=6.2, requests_per_s_ci95=[5.5, 7.1])
-    assert "but not at 8 requests/s" in (kept_up.kept_up([four, surely]) or "")
+    assert "but not at 8 requests/s" in (knee.kept_up([four, surely]) or "")
 
 
 def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_with() -> None:
     eight = but(open_level(8, 6.2, 0), offered_per_s=6.3, label="8")
-    assert (kept_up.kept_up([eight]) or "").startswith(
+    assert (knee.kept_up([eight]) or "").startswith(
         "The server kept up at 8 requests/s (6.3 a second came): 3.1 requests"
     )
     assert _levels_off(Series("", (eight,)))[0].note == "6.3 a second came; the highest rate measured"
     unclear = but(eight, little=eight["little"] | {"steady": False})
     said = "requests waited to the end, and too few came to tell whether their queue grows"
-    assert kept_up.kept_up([unclear]) == f"Whether the server can keep up at 8 requests/s is not known: there {said}."
+    assert knee.kept_up([unclear]) == f"Whether the server can keep up at 8 requests/s is not known: there {said}."
     assert str(_levels_off(Series("", (unclear,)))[0]) == f"Kept up with: not known: at 8 requests/s {said}"
 
 
@@ -214,7 +214,7 @@ def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_wi
 def test_a_rate_whose_requests_were_not_all_answered_is_not_kept_up_with(more: dict[str, Any], said: str) -> None:
     """Was "The server keeps up at 8 requests/s" where it had turned a third of them away."""
     four, eight = but(open_level(4, 4.02, 0), label="4"), but(open_level(8, 7.9, 0), **more, label="8")
-    sentence, alone = kept_up.kept_up([four, eight]) or "", kept_up.kept_up([eight]) or ""
+    sentence, alone = knee.kept_up([four, eight]) or "", knee.kept_up([eight]) or ""
     assert sentence.startswith(f"The server kept up at {4 if said else 8} requests/s: ")
     assert alone.startswith(
         "Whether the server can keep up at 8 requests/s is not known" if said else "The server kept up"

@@ -12,7 +12,7 @@ import pytest
 from support import made_runs
 from support.made_samples import MONOTONIC, S, add, beats
 
-from loadtest.analyse.charts.over_time import machine as chart
+from loadtest.analyse.charts import machine as chart
 from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.files import samples

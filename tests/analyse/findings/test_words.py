@@ -14,14 +14,13 @@ from matplotlib.figure import Figure
 from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import itl
-from loadtest.analyse.charts.by_load import distributions, percentiles
+from loadtest.analyse.charts import distributions, percentiles
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import prompt_findings
 from loadtest.analyse.findings.measured_on import simulated_warning
 from loadtest.analyse.reports import pages, prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
-from loadtest.analyse.reports.command import command, serve_command
+from loadtest.analyse.reports.run_table import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
@@ -140,19 +139,21 @@ def test_long_gaps_are_counted(gaps: list[float], title: str, tail: str, monkeyp
     monkeypatch.setattr(stats, "ranked", lambda *_: np.sort(gaps))
     one = level(itl_s={"p50": float(np.median(gaps)), "p99": 0.2})
     analysis = cast("Analysis", SimpleNamespace(levels=[one], run=run_of(x=gaps)))
-    assert itl.title(analysis).endswith(title)
-    assert tail in itl.tail_title(analysis)
+    assert distributions.itl_title(analysis).endswith(title)
+    assert tail in distributions.itl_tail_title(analysis)
 
 
 def test_titles_say_one_thing_where_figures_are_the_same(tmp_path: Path) -> None:
     make(tmp_path / "same", Made(), users=(1,), each=30)
     same = analyse(tmp_path / "same")
     assert percentiles.title(same).endswith(": p50 and p95 of TTFT are both 52.0 ms")
-    assert distributions.title(same).endswith(": every first token comes after 52.0 ms")
+    assert distributions.ttft_title(same).endswith(": every first token comes after 52.0 ms")
     make(tmp_path / "apart", Made(jitter_ms=lambda i: 30 * (i % 3)), users=(1,), each=30)
     apart = analyse(tmp_path / "apart")
     assert "the median TTFT is 82.0 ms, p95 112 ms" in percentiles.title(apart)
-    assert distributions.title(apart).endswith("first tokens come after 52.0 ms to 112 ms, half of them within 82.0 ms")
+    assert distributions.ttft_title(apart).endswith(
+        "first tokens come after 52.0 ms to 112 ms, half of them within 82.0 ms"
+    )
 
 
 def test_prompts_that_are_read_together_are_said(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from support import report_pages
 from support.made_runs import Made, grid, make, write
 from support.places import ROOT
 
-from loadtest.analyse.charts.by_load import throughput, tradeoff, ttft
-from loadtest.analyse.charts.over_time import depth
+from loadtest.analyse.charts import machine, throughput, tradeoff, ttft
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
-from loadtest.analyse.reports.command import command
+from loadtest.analyse.reports.run_table import command
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.summary import Analysis, analyse
@@ -62,7 +62,7 @@ def slots_drawn(analysis: Analysis) -> bool:
     draws: tuple[Callable[[Axes], None], ...] = (
         lambda axes: ttft.ttft_parts(axes, analysis, levels),
         lambda axes: throughput.all_streams(axes, analysis, [levels]),
-        lambda axes: depth.over_time(axes, analysis),
+        lambda axes: machine.streams(axes, analysis),
     )
     for draw in draws:
         axes = Figure().subplots()
@@ -93,7 +93,7 @@ def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> Non
     found = slots_finding(analysis)
     assert found == "The server handles at least 4 requests in parallel; only a void level shows its limit."
     assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
-    assert depth.title(analysis) == "Up to 4 streams decode at once; only a void level shows a limit"
+    assert machine.streams_title(analysis) == "Up to 4 streams decode at once; only a void level shows a limit"
     assert not slots_drawn(analysis)
     analysis.summary["levels"][-1]["verdict"] = "valid"
     assert slots_drawn(analysis)
@@ -228,7 +228,7 @@ def test_no_more_levels_are_called_void_than_are() -> None:
 
 def test_no_finding_repeats_the_verdict(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
-    page = pages.markdown(analyse(tmp_path / "run"), [])
+    page = report_pages.markdown(analyse(tmp_path / "run"), [])
     assert "All 3 levels are void." in page
     assert "levels are void" not in page.partition("## What it shows")[2].partition("## Levels")[0]
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support import report_pages as pages
 from support.made_runs import MS, Made, grid, make, unanswered, write
 
 from loadtest.analyse import report
-from loadtest.analyse.reports import pages, tables
+from loadtest.analyse.reports import tables
 from loadtest.analyse.summary import analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import Outcome, Record
@@ -62,7 +63,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, report.Rep
     """A run folder with its whole report in it, made once."""
     path = tmp_path_factory.mktemp("reported") / "run"
     make(path, Made(batch_ms=5), users=(1, 8))
-    return path, report.write_report([path])
+    return path, report.write_report(path)
 
 
 def test_a_report_writes_everything_into_the_run_folder(reported: tuple[Path, report.Report]) -> None:
@@ -74,14 +75,14 @@ def test_a_report_writes_everything_into_the_run_folder(reported: tuple[Path, re
 
 
 def test_a_report_can_be_made_again_and_says_the_same(run: Path) -> None:
-    report.write_report([run], charts=False)
+    report.write_report(run, charts=False)
     first = (run / "summary.json").read_bytes()
-    report.write_report([run], charts=False)
+    report.write_report(run, charts=False)
     assert (run / "summary.json").read_bytes() == first
 
 
 def test_without_charts_only_the_summary_is_written(run: Path) -> None:
-    written = report.write_report([run], charts=False)
+    written = report.write_report(run, charts=False)
     assert [path.name for path in written.files] == ["summary.json"]
 
 
@@ -123,8 +124,8 @@ def test_findings_formulas_and_verdict_are_in_both(reported: tuple[Path, report.
 def test_every_artefact_says_simulated_when_it_was(tmp_path: Path, server: dict[str, Any]) -> None:
     simulated = server is SIMULATED
     make(tmp_path / "run", users=(2,), server=server)
-    written = report.write_report([tmp_path / "run"], charts=False)
-    for text in (pages.html(written.analyses[0], []), pages.markdown(written.analyses[0], [])):
+    written = report.write_report(tmp_path / "run", charts=False)
+    for text in (pages.html(written.analysis, []), pages.markdown(written.analysis, [])):
         assert ("SIMULATED SERVER" in text) == simulated
     assert (json.loads((tmp_path / "run/summary.json").read_bytes())["simulated"] is not None) == simulated
     assert ("simulated: profile a100 at 20× speed" in printed(written)) == simulated
@@ -138,7 +139,7 @@ def printed(written: report.Report) -> str:
 
 def test_the_console_shows_levels_findings_and_doubts(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(batch_ms=5), users=(1, 8), clock_steps=1)
-    text = printed(report.write_report([tmp_path / "run"], charts=False))
+    text = printed(report.write_report(tmp_path / "run", charts=False))
     assert "made · ollama 0.33.0 · made · 100 in · 20 out" in text
     assert "TTFT p99" not in text  # no level has the 100 requests that it needs
     assert "64 / 0" in text
@@ -151,7 +152,7 @@ def test_the_console_shows_levels_findings_and_doubts(tmp_path: Path) -> None:
 
 def test_the_console_table_fits_80_columns(run: Path) -> None:
     out = io.StringIO()
-    Console(file=out, width=80).print(report.console_table(report.write_report([run], charts=False).summary))
+    Console(file=out, width=80).print(report.console_table(report.write_report(run, charts=False).summary))
     assert "8 streams" in out.getvalue()
     assert "64 / 0" in out.getvalue()
     assert "valid" in out.getvalue()
@@ -160,21 +161,12 @@ def test_the_console_table_fits_80_columns(run: Path) -> None:
 
 def test_console_markup_in_names_is_text(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(1,), name="[bold]x[/bold]")
-    assert "[bold]x[/bold]" in printed(report.write_report([tmp_path / "run"], charts=False))
+    assert "[bold]x[/bold]" in printed(report.write_report(tmp_path / "run", charts=False))
 
 
-def test_several_runs_get_a_folder_each(tmp_path: Path) -> None:
-    for place in ("a/run", "b/run", "other"):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
-        make(tmp_path / place, users=(1,))
-    folders = [tmp_path / "a/run", tmp_path / "b/run", tmp_path / "other"]
-    written = report.write_report(folders, tmp_path / "out", charts=False)
-    assert [str(path.relative_to(tmp_path / "out")) for path in written.files] == [
-        "0-run/summary.json",
-        "1-run/summary.json",
-        "other/summary.json",
-    ]
-    assert len(written.analyses) == 3
+def test_several_runs_get_a_folder_each() -> None:
+    folders, out = [Path("a/run"), Path("b/run"), Path("other")], Path("out")
+    assert report.places(folders, out) == [out / "0-run", out / "1-run", out / "other"]
 
 
 def test_tables_show_how_sure_p95_is_and_the_lag_that_the_verdict_judges(tmp_path: Path) -> None:
@@ -214,17 +206,17 @@ def test_plot_of_several_runs_draws_each_ones_own_only_where_asked(run: Path, tm
     assert {path.parent.name for path in report.plot([other, run], each=True)} == {run.name, "other"}
 
 
-def test_a_folder_that_is_no_run_is_one_sentence_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_one_sentence_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(RunFolderError, match="is not a run folder"):
-        report.write_report([run, tmp_path / "nothing"])
-    assert not (run / "summary.json").exists()
+        report.write_report(tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_run_is_reported_as_void(tmp_path: Path) -> None:
-    written = report.write_report([write(tmp_path / "run", [], [])], charts=False)
-    assert written.verdict == "void"
-    assert "No request was recorded" in pages.markdown(written.analyses[0], [])
+    written = report.write_report(write(tmp_path / "run", [], []), charts=False)
+    assert written.summary["verdict"] == "void"
+    assert "No request was recorded" in pages.markdown(written.analysis, [])
 
 
 def test_a_percentile_that_is_not_told_says_how_many_requests_it_needs(reported: tuple[Path, report.Report]) -> None:
@@ -258,7 +250,7 @@ def shapes(made: Made) -> dict[str, tuple[list[dict[str, Any]], list[Record]]]:
 @pytest.mark.parametrize("shape", ["closed", "rate", "find-max", "lengths", "trace"])
 def test_the_verdict_is_the_last_column_to_go(tmp_path: Path, shape: str, width: int) -> None:
     levels, records = shapes(Made(batch_ms=5))[shape]
-    written = report.write_report([write(tmp_path / "run", records, levels)], charts=False)
+    written = report.write_report(write(tmp_path / "run", records, levels), charts=False)
     out = io.StringIO()
     report.console_report(written, Console(file=out, width=width))
     lines = out.getvalue().splitlines()

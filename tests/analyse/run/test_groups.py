@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support import report_pages as pages
 from support.made_runs import grid, make, write
 from support.two_models import FAST, HERE, SLOW, THERE, USERS, mixed, target, two_models
 
 from loadtest.analyse import charts, report
-from loadtest.analyse.charts.over_time import depth
+from loadtest.analyse.charts import machine
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.reports import pages
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.run import frames, groups
 from loadtest.analyse.summary import Analysis, analyse
@@ -256,7 +256,7 @@ def test_reports_and_charts_name_each_model(both: Analysis, tmp_path: Path) -> N
     pictures = charts.draw_all(both, tmp_path / "out")
     named = [str(path.relative_to(tmp_path / "out")) for path in pictures]
     assert named[0] == "streams.png"
-    assert depth.title(both) == "Streams of made and other together"
+    assert machine.streams_title(both) == "Streams of made and other together"
     assert {"group-1-made/ttft.png", "group-2-other/ttft.png", "group-2-other/throughput.png"} <= set(named)
     assert not any("prediction" in name for name in named)  # the model of one knows no load of the other beside it
     markdown, html = pages.markdown(both, pictures), pages.html(both, pictures)
@@ -269,7 +269,7 @@ def test_reports_and_charts_name_each_model(both: Analysis, tmp_path: Path) -> N
 
 def test_the_console_names_each_model(both: Analysis) -> None:
     out = io.StringIO()
-    report.console_report(report.Report((both,), ()), Console(file=out, width=200))
+    report.console_report(report.Report(both, tuple(all_findings(both))), Console(file=out, width=200))
     text = out.getvalue()
     assert "made · ollama 0.33.0 · made, other · 100 in · 20 out" in text
     for row in ("made · 2 of 4 streams", "other · 6 of 12 streams"):

@@ -18,7 +18,7 @@ from support import made_runs
 from support.made_runs import Made, closed_loop, write
 from support.made_samples import add
 
-from loadtest.analyse.charts.over_time import cold_load as chart
+from loadtest.analyse.charts import cold_load as chart
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.summary import Analysis, analyse

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from loadtest.analyse.server.timing.prompt_slices import possible_slices
+from loadtest.analyse.server.timing.prefill import possible_slices
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 

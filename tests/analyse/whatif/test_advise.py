@@ -16,7 +16,7 @@ from support.places import ROOT
 from support.virtual_runs import Load
 
 from loadtest.analyse.charts import advice as chart
-from loadtest.analyse.charts.by_load import prediction
+from loadtest.analyse.charts import prediction
 from loadtest.analyse.reports import advice_report as words
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_by_slots
 from loadtest.analyse.server.queue.slots import Slots

@@ -10,7 +10,7 @@ import pytest
 from support import virtual_runs
 from support.virtual_runs import Load, play_sessions
 
-from loadtest.analyse.charts.by_load import prediction as chart
+from loadtest.analyse.charts import prediction as chart
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.reports import prediction_report, score_report
 from loadtest.analyse.summary import Analysis, analyse

@@ -287,7 +287,7 @@ def test_a_run_keeps_a_prediction_and_its_report_scores_it(tmp_path: Path) -> No
     assert (folder / "prediction.json").read_bytes() == path.read_bytes()
     real = measured(tmp_path / "real", (6,), seed=8, **facts)
     (real / "prediction.json").write_bytes(path.read_bytes())
-    kept = write_report([real], charts=True).summary["prediction"]
+    kept = write_report(real, charts=True).summary["prediction"]
     assert kept["kept_before_the_first_request"] == facts["prediction"]["kept"]
     assert len(kept["figures"]) == 7
     text = (real / "report.md").read_text()
@@ -307,10 +307,10 @@ def test_a_prediction_that_was_exchanged_in_the_run_folder_is_not_scored(tmp_pat
         "prediction": {"sha256": hashlib.sha256(one).hexdigest(), "made": "", "kept": "2026-01-01T00:00:00Z"}
     }
     real = measured(tmp_path / "real", (6,), seed=8, **facts)
-    said = write_report([real], charts=False).summary["prediction"]["reason"]
+    said = write_report(real, charts=False).summary["prediction"]["reason"]
     assert "is not there any more" in said
     (real / "prediction.json").write_bytes(other)
-    said = write_report([real], charts=False).summary["prediction"]["reason"]
+    said = write_report(real, charts=False).summary["prediction"]["reason"]
     assert "run.json names another sha256" in said
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from support.made_runs import write
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts.by_load import prediction
+from loadtest.analyse.charts import prediction
 from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import ways

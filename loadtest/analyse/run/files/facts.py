@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.files.damage import DAY_NS
 from loadtest.errors import RunFolderError
-from loadtest.metrics import NS_PER_S
-from loadtest.records import FileHeader
 from loadtest.run_folder import NoFactsError, RunFolder
 
 MOST_SAID = 5  # sentences on wrong values of run.json; the rest are counted
-APART_S = 1  # by which the clocks of two processes of a machine, read one after the other, may seem to be out of order
 MOST_INSTANT_NS = 1000 * DAY_NS
 
 
@@ -227,23 +223,6 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
         if said_simulated := (entry.get("server") or {}).get("simulated"):
             entry["server"]["simulated"] = _known_profile(said_simulated, said_simulated)
     return facts, [*_how_it_ended(facts.get("state")), *_shortened(said)]
-
-
-def of_another_run(header: FileHeader, facts: Mapping[str, Any]) -> bool:
-    """Whether a file was begun, by the clock of the machine that began the run too, at another time than the run lasted."""
-    try:
-        begun, ended = (datetime.datetime.fromisoformat(facts[name]).timestamp() for name in ("started", "ended"))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return False
-    same_host = header.host == (facts.get("client") or {}).get("host")
-    return same_host and not begun - APART_S < header.wall_ns / NS_PER_S < max(begun, ended) + APART_S
-
-
-def files_missing(facts: Mapping[str, Any], files: int) -> int:
-    """Return how many requests files a finished run has fewer than processes that sent."""
-    workers = facts.get("workers")
-    named = len(workers) if isinstance(workers, list) else (facts.get("locust") or {}).get("workers") or 0
-    return max(named - files, 0) if facts.get("state") == "done" else 0
 
 
 def _facts_unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:

@@ -9,6 +9,7 @@ On one core of a 2.1 GHz server 100,000 requests of 500 chunks take 6 s and 0.9 
 
 from __future__ import annotations
 
+import datetime
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +25,15 @@ from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
 from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.files.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
-from loadtest.analyse.run.files.facts import of_another_run
 from loadtest.errors import RunFolderError
-from loadtest.metrics import S_PER_NS, S_PER_US
+from loadtest.metrics import NS_PER_S, S_PER_NS, S_PER_US
 from loadtest.records import SCHEMA, FileHeader, Outcome, newer, read_line, read_lines
 
 ParsedLines = list[dict[str, Any]]
 Columns = dict[str, npt.NDArray[Any]]
 
 LIST_FIELDS = ("chunks", "server_us")
+APART_S = 1  # by which the clocks of two processes of a machine, read one after the other, may seem to be out of order
 LEAST_S, MOST_S = 1e-10, 1e9  # bounds of a duration or a token count that a server may report
 INSTANT_FIELDS = (
     "t_sched",
@@ -346,3 +347,13 @@ def _remarks(rows: ParsedLines, name: str) -> npt.NDArray[Any]:
         if said := row.get(name):
             column[index] = tuple(map(str, said))
     return column
+
+
+def of_another_run(header: FileHeader, facts: Mapping[str, Any]) -> bool:
+    """Whether a file was begun, by the clock of the machine that began the run too, at another time than the run lasted."""
+    try:
+        begun, ended = (datetime.datetime.fromisoformat(facts[name]).timestamp() for name in ("started", "ended"))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    same_host = header.host == (facts.get("client") or {}).get("host")
+    return same_host and not begun - APART_S < header.wall_ns / NS_PER_S < max(begun, ended) + APART_S

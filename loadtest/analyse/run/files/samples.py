@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pandas as pd
 
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.files.damage import lines_left_out, no_header
-from loadtest.analyse.run.files.mixed_samples import metric_name, mixed_counter
 from loadtest.analyse.run.files.reading import samples_header
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
@@ -25,6 +24,9 @@ SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # by which the offset of a host's clocks may change; more means that it was rebooted
 MIB = 2.0**20
 MOST_READING = 1e18  # largest number in a sample; counters of bytes stay below it
+# times that a counter falls and is soon where it was: a server that was restarted does neither twice
+BACK_AND_FORTH = 2
+SOON = 4  # samples
 NOT_NUMBERS = ("facts", "cores", "values", "gpus", "models", "gap")  # keys of a sample whose values are not numbers
 # Metrics of GPU exporters: our name for each, and the factor to bytes, shares, watts or joules.
 GPU_METRICS = {
@@ -342,3 +344,26 @@ def _named_metrics(files: Sequence[SamplesFile]) -> Iterator[tuple[str, pd.DataF
 def _metrics(file: SamplesFile) -> set[str]:
     """Return the metrics of a file's samples, with their labels."""
     return {key for _, line in file.samples for key in line.get("values", {})}
+
+
+def mixed_counter(samples: Sequence[tuple[float, dict[str, Any]]]) -> str | None:
+    """Return the name of a counter that goes back and forth: samples of several servers, behind a gateway; None where none does."""
+    series: dict[str, list[float]] = {}
+    for _, line in samples:
+        for key, value in (line.get("values") or {}).items():
+            if metric_name(key).endswith("_total"):
+                series.setdefault(key, []).append(value)
+    return next((metric_name(key) for key, values in series.items() if _times(values) >= BACK_AND_FORTH), None)
+
+
+def metric_name(key: str) -> str:
+    """Return the name of a metric without its labels."""
+    return key.partition("{")[0]
+
+
+def _times(values: Sequence[float]) -> int:
+    """Return how often a value falls and is soon no less than before."""
+    return sum(
+        after < before and max(values[i + 1 : i + 1 + SOON]) >= before
+        for i, (before, after) in enumerate(pairwise(values))
+    )

@@ -128,7 +128,7 @@ def left_slot(run: RunData) -> FloatArray:
     sign of work on another request.
     """
     last, end = run.column("last"), _noticed(run)
-    done = np.asarray(run.requests["ok"] & (run.requests["finish_reason"] != "stop"), dtype=np.bool_)
+    done = run.flag("ok") & ~run.one_of("finish_reason", "stop")
     return np.where(done & np.isfinite(last), last, end)
 
 
@@ -161,7 +161,7 @@ def _held_without_token(
 
     A request without a token is taken to have held a slot if one was free when it arrived, else to have left the queue.
     """
-    never = run.requests["outcome"].isin(NEVER_SERVED).to_numpy(dtype=np.bool_)
+    never = run.one_of("outcome", *NEVER_SERVED)
     holds = np.isfinite(admitted) & np.isfinite(left)
     lost = np.zeros(len(arrived), dtype=np.bool_)
     silent = np.flatnonzero(np.isfinite(arrived) & ~np.isfinite(admitted) & ~never)

@@ -7,10 +7,14 @@ prompt takes no less. `spent` comes from the best source that the run has:
 1. the server's own durations, of prompts that were evaluated while no other prompt was;
 2. without durations, gaps of running streams that whole prompts fell into, less a step;
 3. else TTFT of requests that found the server idle.
+
+How many prompt tokens a batch takes follows from the tokens that running streams got meanwhile, one after each slice of a long
+prompt, and from prompts that got their first token from the same batch: all but one began in it, so it took their tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray, IntArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.timing.prefill_law import (
@@ -29,7 +33,6 @@ from loadtest.analyse.server.timing.prefill_law import (
     pairs,
     tells_fixed,
 )
-from loadtest.analyse.server.timing.prompt_slices import NEAR_S, Slice, possible_slices, room, slice_tokens
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 Interval = tuple[float, float]
@@ -37,6 +40,11 @@ StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 HOLDS = 0.2  # logarithm of the factor by which the law may miss the prompts that had the server to themselves
+Slice = int | None  # None: any prompt whole
+SLICES: tuple[Slice, ...] = (512, 2048, 1024, 4096, None, 256, 128)  # that are tried, the likeliest first
+FEWEST_AGAINST = 3  # groups of prompts that no batch of a size can have ended, from which on it is ruled out
+NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
+SLICES_APART = 0.1  # slices of a prompt, by which another size must suit better than the likeliest
 
 
 def uncached(run: RunData) -> FloatArray:
@@ -275,3 +283,57 @@ def _work_before(gaps: TokenGaps, tokens: FloatArray) -> Callable[[FloatArray], 
     done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(times))))
     # read half an edge later, so that a first token lies inside the gap that it ends
     return lambda at: np.interp(at + 0.5 * gaps.requests.edge_s, times, done)
+
+
+def possible_slices(gaps: TokenGaps, tokens: FloatArray) -> tuple[Slice, ...]:
+    """Return the sizes that the prompts which ended together allow, the likeliest first; `tokens` were evaluated of each."""
+    first, started = gaps.requests.first, gaps.requests.started
+    rows = np.flatnonzero(np.isfinite(first) & (tokens > 0))
+    rows = rows[np.argsort(first[rows], kind="stable")]
+    heads = np.flatnonzero(np.diff(first[rows], prepend=-np.inf) > max(gaps.requests.edge_s, NEAR_S))
+    if not len(heads):
+        return SLICES
+    all_of, longest = np.add.reduceat(tokens[rows], heads), np.maximum.reduceat(tokens[rows], heads)
+    begun = np.where(gaps.requests.told, started, np.nan)[rows]  # nan spreads: then the starts of a group are not known
+    together = np.maximum.reduceat(begun, heads) - np.minimum.reduceat(begun, heads) <= NEAR_S
+    return tuple(size for size in SLICES if size is None or _ended(size, all_of, longest, together) < FEWEST_AGAINST)
+
+
+def _ended(size: int, all_of: FloatArray, longest: FloatArray, together: BoolArray) -> int:
+    """Return how many groups of prompts ended together that hold more than a batch of this size takes.
+
+    One prompt of a group, the longest, may have begun in an earlier batch.
+    """
+    in_it = np.where(together & (longest <= size), all_of, all_of - longest)
+    return int((in_it > size).sum())
+
+
+def slice_tokens(
+    gaps: TokenGaps,
+    possible: tuple[Slice, ...],
+    tokens: FloatArray,
+    beside: FloatArray,
+    start: FloatArray,
+    end: FloatArray,
+) -> Slice:
+    """Return the size that suits the prompts which were evaluated alone best, while `beside` streams decoded."""
+    long = (beside > 0) & (tokens > min(size for size in SLICES if size)) & gaps.covers(start, end)
+    if not long.any():
+        return possible[0]
+    instants = np.sort(gaps.right)
+    inside = np.searchsorted(instants, end[long] - gaps.requests.edge_s) - np.searchsorted(
+        instants, start[long] + gaps.requests.edge_s
+    )
+    seen = inside / beside[long]  # tokens that each running stream got meanwhile
+
+    def off(size: Slice) -> float:
+        expected = 0.0 if size is None else np.ceil(tokens[long] / np.maximum(size - beside[long], 1)) - 1
+        return float(np.abs(seen - expected).mean())
+
+    best = min(possible, key=off)
+    return possible[0] if off(possible[0]) <= off(best) + SLICES_APART else best
+
+
+def room(size: Slice) -> float:
+    """Return the size as a number."""
+    return math.inf if size is None else float(size)

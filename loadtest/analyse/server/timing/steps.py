@@ -14,7 +14,6 @@ from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.lockstep import LEAST_APART, share_out_of_step
 from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error, pace_scatter
 from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls, uncached
 from loadtest.analyse.server.timing.prefill_law import Prefill
@@ -27,7 +26,7 @@ from loadtest.analyse.server.timing.step_law import (
     growth_per_stream,
     well_seen,
 )
-from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
+from loadtest.analyse.server.timing.token_gaps import LEAST_APART, TokenGaps, read_gaps, share_out_of_step
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones

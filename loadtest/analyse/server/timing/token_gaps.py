@@ -4,18 +4,21 @@ A server with continuous batching gives every stream one token per step, so the 
 step of the whole batch. How many streams shared that step follows from the first and last tokens of all requests: those
 that had begun before the gap and ended after it. Instants are the server's own (created_at) where it stamps its chunks,
 else arrivals; in seconds since the run's first t_sched.
+
+Where two servers stand behind one URL, each has steps of its own: a stream is in step with some of the others and not with
+the rest. Then a gap is a step of some of the streams, and no figure by the number of all streams describes a server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import freed_in_order
@@ -25,6 +28,15 @@ from loadtest.metrics import S_PER_US
 EDGE_SHARE = 0.25  # of the median gap, within which tokens of one batch arrive …
 EDGE_MOST_S = 0.005  # … but within no more than this
 MERGED_SHARE = 0.1  # of the stream's mean gap: after a shorter one two tokens came in one read or one write
+NEAR = 0.1  # of the usual gap: tokens closer together than this are of one step
+SHORTEST_GAP_S = 0.005  # below it, arrivals scatter too much to tell steps apart
+MOST_STREAMS, MOST_BESIDE = 200, 12  # looked at, evenly spread; of each those beside it
+FEWEST_TOKENS = 4  # of a stream while another one decoded
+# share of a stream's tokens that come with another's: below the first the two share no steps, above the second they do
+OUT_OF_STEP, IN_STEP = 0.5, 0.8
+LEAST_APART = 0.2  # of the pairs, out of step, from which on streams are not of one batch
+FEWEST_PAIRS = 8
+MOST_GATHERED = 0.1  # of a stream's tokens may come with the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +109,7 @@ class TokenInstants:
         first[rows] = _made_at(run, rows, starts[rows])
         last[rows] = _made_at(run, rows, starts[rows + 1] - 1)
         # An end token is counted in output_tokens but not sent: such a stream decodes for one more step.
-        silent = np.asarray(run.requests["finish_reason"] == "stop", dtype=np.bool_) & (
-            run.column("output_tokens") > counts
-        )
+        silent = run.one_of("finish_reason", "stop") & (run.column("output_tokens") > counts)
         last = np.where(silent & seen, np.maximum(last, run.column("end")), last)
         free = np.full(len(first), -np.inf)
         if slots.limit and slots.estimate is not None:
@@ -184,3 +194,52 @@ def _number_merged(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
     usual = (total / np.maximum(count, 1))[row]
     fresh = np.diff(row, prepend=-1) != 0
     return np.cumsum(fresh | (seconds > MERGED_SHARE * usual)) - 1
+
+
+def share_out_of_step(run: RunData, gaps: TokenGaps) -> float | None:
+    """Return the share of the pairs of streams that decoded together and have steps of their own; None where that is unknown."""
+    shares = np.array(list(_pairs(run, gaps)), dtype=np.float64)
+    told = (shares < OUT_OF_STEP) | (shares > IN_STEP)
+    if told.sum() < max(FEWEST_PAIRS, 0.5 * len(shares)):
+        return None
+    return float((shares[told] < OUT_OF_STEP).mean())
+
+
+def _pairs(run: RunData, gaps: TokenGaps) -> Iterator[float]:
+    """Yield for pairs of streams which share of one's tokens came with a token of the other."""
+    clean = gaps.clean & (gaps.streams > 1)
+    usual = float(np.median(gaps.step_s[clean])) if clean.any() else 0.0
+    if usual < SHORTEST_GAP_S:
+        return
+    first, last = gaps.requests.first, gaps.requests.last
+    order = np.argsort(gaps.row[clean], kind="stable")
+    rights = gaps.right[clean][order]
+    seen, starts, counts = np.unique(gaps.row[clean][order], return_index=True, return_counts=True)
+    for place in evenly(len(seen), MOST_STREAMS):
+        row, mine = seen[place], rights[starts[place] : starts[place] + counts[place]]
+        if _gathered(mine, usual):
+            continue
+        beside = np.flatnonzero((first < last[row]) & (last > first[row]))
+        beside = beside[beside != row]
+        for other in beside[evenly(len(beside), MOST_BESIDE)]:
+            together = mine[(mine > first[other]) & (mine < last[other])]
+            theirs = _tokens(run, int(other))
+            if len(together) >= FEWEST_TOKENS and not _gathered(theirs, usual):
+                yield float((_distance(together, theirs) <= NEAR * usual).mean())
+
+
+def _gathered(at: FloatArray, usual: float) -> bool:
+    """Whether tokens of a stream came together: then they came at other moments than they were made."""
+    return bool((np.diff(at) < NEAR * usual).mean() > MOST_GATHERED) if len(at) > 1 else True
+
+
+def _tokens(run: RunData, row: int) -> FloatArray:
+    places = np.arange(run.chunks.starts[row], run.chunks.starts[row + 1])
+    at = run.column("send")[row] + run.chunks.flat[places] * S_PER_US
+    return np.asarray(at - run.delivery.at(np.full(len(places), row), places), dtype=np.float64)
+
+
+def _distance(at: FloatArray, others: FloatArray) -> FloatArray:
+    """Return how far each instant is from the nearest of the others, which are sorted."""
+    right = np.searchsorted(others, at).clip(1, len(others) - 1)
+    return np.asarray(np.minimum(np.abs(at - others[right - 1]), np.abs(others[right] - at)), dtype=np.float64)

@@ -60,7 +60,7 @@ class SeededRequests:
         refusal = _refusal(run, scenario, used)
         if refusal:
             raise PredictionError(f"--requests says which requests are predicted, and {refusal}; leave it out.")
-        good = np.asarray(run.requests["ok"] & ~run.requests["warmup"], dtype=np.bool_)
+        good = run.flag("ok") & ~run.flag("warmup")
         more = (uncached(run) - run.column("asked_input"))[good]
         as_asked = run.column("output_tokens")[good] == run.column("asked")[good]
         return cls(

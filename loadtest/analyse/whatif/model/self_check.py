@@ -80,7 +80,7 @@ def misread(model: ServerModel, run: RunData) -> str | None:
     durations; prompts that share the steps of as many streams as there were take that many times as long.
     """
     tokens, spent, timing = uncached(run), run.column("prefill_s"), model.timing
-    known = run.requests["ok"].to_numpy(dtype=np.bool_) & np.isfinite(spent) & (tokens > 0)
+    known = run.flag("ok") & np.isfinite(spent) & (tokens > 0)
     if not known.any():
         return None
     longest = float(tokens[known].max())

@@ -109,7 +109,7 @@ def _whole(run: RunData, levels: Sequence[int] | None = None) -> Iterator[Engine
     """Yield the conversations of which every turn went well."""
     frame = session_keys(run)
     frame["prompt"], frame["answer"] = run.column("prompt_tokens"), run.column("output_tokens")
-    frame["ok"], frame["think"] = run.requests["ok"].to_numpy(dtype=np.bool_), _thought(run)
+    frame["ok"], frame["think"] = run.flag("ok"), _thought(run)
     usual = frame["think"].median()
     frame["think"] = frame["think"].fillna(0.0 if np.isnan(usual) else usual)
     if levels is not None:

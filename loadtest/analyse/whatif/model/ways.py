@@ -12,22 +12,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.queue import admission
-from loadtest.analyse.server.queue.kept_out import kv_budget
+from loadtest.analyse.server.queue.at_work import RequestInstants
+from loadtest.analyse.server.queue.kept_out import UnwaitedTtft, kv_budget
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.own_clocks import own_clocks
-from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
+from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_number
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
-from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED
+from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 
 BEFORE_WAY = "streams share steps, and wait while a prompt is evaluated"
 BESIDE_WAY = "streams share steps, and prompts are evaluated beside them"
 CLOCKS_WAY = "each stream has a clock of its own, and prompts are evaluated beside it"
+MOST_JITTER = 0.5  # of a prompt's time, as a share of it
 
 
 class NoWayError(PredictionError):
@@ -139,3 +145,40 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
         guess=None,
         assumed=assumed(run),
     )
+
+
+def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
+    """Return the timing of a server without steps, and the time to the next token by requests at work; None where these were too few.
+
+    Such servers are emulators, gateways that spread requests over machines, and servers that give each request a worker. How
+    long a stream waits for its next token depends on how many requests are at work, and not on when the others get theirs.
+    """
+    requests = RequestInstants.of(run)
+    peak = requests.peak()
+    if not peak:
+        return None
+    ttft = UnwaitedTtft.of(run, requests, peak)
+    seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
+    begun = ttft.begun(requests)[seen]
+    work = Depth.of(begun, np.maximum(requests.last[seen], begun))
+    gaps, right = excerpts.events(run).gaps(run)
+    known = np.isfinite(right) & (gaps >= 0)
+    right, gaps = right[known], gaps[known]
+    beside = work.at(right - gaps / 2).astype(np.int64)
+    shown = beside > 0
+    times = times_by_number(beside[shown], gaps[shown], right[shown], FEWEST_STEPS)
+    if not times:
+        return None
+    middle = float(np.median(ttft.seconds[seen]))
+    timing = Timing(
+        step=StepLaw(table=step_table(times, growth_per_stream(times), neighbours=False)),
+        prefill_s=ttft.per_token_s,
+        prompt_s=ttft.fixed_s,
+        prompt_jitter=min(0.5 * 1.48 * ttft.scatter_s / max(middle, 1e-9), MOST_JITTER),
+        prefill_way=BESIDE,
+        own_clocks=True,
+        beside_s=ttft.beside_s,
+        handling_s=0.0,
+        handover_s=0.0,
+    )
+    return timing, times

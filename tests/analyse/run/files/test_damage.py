@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 import pytest
 from support import folder_fuzz
+from support import report_pages as pages
 from support.made_runs import Made, make
 from support.places import FOLDERS
 
-from loadtest.analyse.reports import pages
 from loadtest.analyse.run.files.damage import RECORD_KINDS
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.errors import RunFolderError

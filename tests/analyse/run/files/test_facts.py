@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 import pytest
+from support import report_pages as pages
 from support.made_runs import Made, make
 from support.places import FOLDERS
 
 from loadtest.analyse.comparison.traits import names_of
-from loadtest.analyse.reports import pages
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.files import facts as facts_of
 from loadtest.analyse.server.model_memory.by_slots import plan_of_run

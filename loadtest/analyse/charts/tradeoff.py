@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.by_load.point_names import PointNames
+from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.charts.void_levels import crosses, edge_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.waiting_findings import void_above

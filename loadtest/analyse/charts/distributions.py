@@ -1,4 +1,4 @@
-"""Gaps between consecutive tokens of a stream."""
+"""The distribution of what a level's requests waited for: TTFT and E2E, a line a level, and the gaps between tokens with their tail."""
 
 from __future__ import annotations
 
@@ -16,17 +16,78 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.void_levels import level_name
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.intervals import Ordered
-from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run.levels import LevelData, Series, name_among
 from loadtest.analyse.summary import Analysis
 from loadtest.text import number, percent, seconds
+
+FEW = 200  # requests of a level, up to which each shows as a point
+
+
+def ttft(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw the distribution of TTFT, and lines at its median and p95."""
+    _draw(axes, analysis, series, "ttft_s", "TTFT")
+    if axes.axison:
+        for mark in (0.5, 0.95):
+            axes.axhline(mark, color=style.GREY, linewidth=0.8, linestyle=":")
+
+
+def e2e(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw the distribution of the time to the whole answer."""
+    _draw(axes, analysis, series, "e2e_s", "E2E")
+
+
+def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: str) -> None:
+    run, colours = analysis.run, style.shades(analysis)
+    for level in style.drawn_levels(series.levels):
+        values = np.sort(run.column(column)[run.good(level["index"])])
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue
+        # Users who left before the first token would have waited longer than all of these.
+        left = int((run.left(level["index"]) & np.isnan(run.column("first_token"))).sum())
+        axes.plot(
+            values,
+            np.arange(1, len(values) + 1) / (len(values) + left),
+            drawstyle="steps-post",
+            color=colours[level.load],
+            marker="o" if len(values) <= FEW else "",
+            markersize=3.5,
+            linewidth=1.6,
+            label=f"{level_name(level)} (n = {len(values)}{f', {left} left' if left else ''})",
+        )
+    if not axes.lines:
+        style.empty(axes, f"No request ended well, so there is no {called} to show.")
+        return
+    style.share_over_log(axes)
+    axes.set_xlabel(f"{called}, logarithmic")
+    axes.set_ylabel("share of requests at or below")
+
+
+def ttft_title(analysis: Analysis) -> str:
+    """Say how far apart the best and the worst first tokens are, and where half of them lie."""
+    levels = analysis.levels
+    last = heaviest(levels, "ttft_s")
+    if last is None:
+        return "Time to first token"
+    name = name_among(last, levels)
+    half, end = (last.wait_in_words("ttft_s", part) for part in ("p50", "max"))
+    values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
+    if not np.isfinite(values).any():  # all users hung up
+        return f"{name}: all users hung up before their first token"
+    first = seconds(float(np.nanmin(values)))
+    if first == end:
+        return f"{name}: every first token comes after {end}"
+    where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
+    return f"{name}: first tokens come after {first} to {end}, {where}"
+
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 FEWEST_GAPS = 20  # of a level whose tail is drawn
 SHORTEST_S = 0.0001  # gaps below are of tokens that came in one read
 
 
-def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
+def itl(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of ITL, a line a level."""
     every = list(_gaps_of_levels(analysis, series, fewest=1))
     shortest = _shortest(every)
@@ -43,7 +104,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     axes.set_ylabel("share of gaps at or below")
 
 
-def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
+def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
     every = list(_gaps_of_levels(analysis, series, fewest=FEWEST_GAPS))
     shortest = _shortest(every)
@@ -87,7 +148,7 @@ def _axis(every: list[Ordered], shortest: float) -> str:
     return "ITL, logarithmic" + (f"; shorter gaps are drawn at {seconds(shortest, exact=True)}" if short else "")
 
 
-def tail_title(analysis: Analysis) -> str:
+def itl_tail_title(analysis: Analysis) -> str:
     """Say how many of the gaps are long at the highest load, and how long the longest is."""
     found = _Gaps.at_most_load(analysis)
     if found is None:
@@ -100,7 +161,7 @@ def tail_title(analysis: Analysis) -> str:
     )
 
 
-def title(analysis: Analysis) -> str:
+def itl_title(analysis: Analysis) -> str:
     """Say how long the usual gap is, and how many are much longer."""
     found = _Gaps.at_most_load(analysis)
     if found is None:
@@ -128,7 +189,7 @@ class _Gaps:
     @classmethod
     def at_most_load(cls, analysis: Analysis) -> _Gaps | None:
         levels = analysis.levels
-        level = findings.heaviest(levels, "itl_s", "p50")
+        level = heaviest(levels, "itl_s", "p50")
         if level is None:
             return None
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse.comparison import compare_report
+from loadtest.analyse.comparison import compare_report, many_report
 from loadtest.analyse.comparison.comparable import ASKED
 from loadtest.analyse.comparison.compare import NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, Change, Comparison
 from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.comparison.differences import RUN_NOISE
+from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
-from loadtest.analyse.summary import analyse
-from loadtest.cli.compare.results import write_and_print
-from loadtest.cli.compare.side_by_side import set_side_by_side
+from loadtest.analyse.report import VERDICT_STYLES
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli.options.param_types import ShareParam
-from loadtest.cli.output.printing import json_option, out_folder, out_option, print_lines
+from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_lines, print_written
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, write_whole
 
 COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 6, "interval": 14, "verdict": 14}
 EXPENDABLE, GAP = ("interval", "BASE", "NEW", "change"), 2  # left out of a narrow terminal, the first one first
+MOST_PAIRS = 6  # on the terminal; of more the first of those with the first run
+BESIDE_NAMES, LEAST_NAME = 66, 14  # columns of a terminal that are not for a word of a run's name in the table
+# Columns that a narrow terminal loses of runs side by side, the first one first; level, run and verdict are never among them.
+LOST_BESIDE = (
+    "TTFT mean",
+    "E2E mean",
+    "failed",
+    "failed requests",
+    "input tokens/s",
+    "TTFT p95",
+    "E2E p95",
+    "mean tokens/s a stream",
+)
+PICTURE = "compare.png"
 # Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
 ACROSS = (
     "dialect",
@@ -161,7 +177,7 @@ def compare(
     write_and_print(
         out_folder(new[0], out),
         partial(draw, found),
-        partial(compare_report.markdown, found),
+        compare_report.markdown(found, PICTURE),
         compare_report.to_dict(found),
         partial(_print_comparison, found),
         as_json=as_json,
@@ -232,3 +248,90 @@ def _console_row(row: Change, found: Comparison) -> tuple[str, ...]:
     # Why whole runs or levels are not comparable stands above the table, once.
     short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict
     return figure, base.removesuffix("/s"), new.removesuffix("/s"), change, interval.removesuffix(" %"), short
+
+
+def write_and_print(
+    out: Path,
+    draw: Callable[[Path], Path],
+    markdown: str,
+    body: dict[str, Any],
+    show: Callable[[Console], object],
+    *,
+    as_json: bool,
+) -> None:
+    """Write compare.png, which `draw` draws, compare.md and compare.json into a folder; print `body`, or what `show` prints."""
+    out.mkdir(parents=True, exist_ok=True)
+    picture = draw(out / PICTURE)
+    page = write_whole(out / "compare.md", markdown.encode())
+    written = [page, write_whole(out / "compare.json", orjson.dumps(body, option=orjson.OPT_INDENT_2) + b"\n"), picture]
+    if as_json:
+        print_json({**body, "files": [str(path) for path in written]})
+        return
+    console = Console()
+    show(console)
+    print_written(console, written)
+
+
+def set_side_by_side(
+    runs: Sequence[Analysis],
+    out: Path,
+    *,
+    tolerance: float,
+    run_noise: float,
+    across: frozenset[str],
+    as_json: bool,
+) -> None:
+    """Compare runs pair by pair, write compare.md, compare.json and compare.png, and print them."""
+    from loadtest.analyse.charts.compare import draw_many
+
+    many = compare_many(runs, tolerance=tolerance, run_noise=run_noise, across=across)
+    page, body = many_report.markdown(many, PICTURE), many_report.to_dict(many)
+    write_and_print(out, partial(draw_many, many), page, body, partial(_print_many, many), as_json=as_json)
+
+
+def _print_many(many: Many, console: Console) -> None:
+    print_lines(console, many_report.outcome(many), style="bold")
+    print_lines(console, (*many.named.sentences(many.letters), *many_report.short_run_lines(many)), before="• ")
+    console.print()
+    shared, _ = many_report.level_names(many)
+    levels = many_report.level_table(many, most=max(console.width - BESIDE_NAMES, LEAST_NAME))
+    console.print(levels.console_within(console.width, LOST_BESIDE, shared or "Levels", styles=VERDICT_STYLES))
+    _print_pairs(many, console)
+    print_lines(console, many_report.first_unjudged(many), before="• ")
+    console.print(Text(many_report.method(many), style="dim"))
+
+
+def _print_pairs(many: Many, console: Console) -> None:
+    """Print the change of each pair with its chance; a terminal too narrow for both has the change alone."""
+    pairs, more = _shown_pairs(many)
+    whole = many_report.pair_table(many, pairs)
+    found: dict[str, str] = many_report.styles(many)
+    for how in (_unbroken, _without_chance):
+        grid = dataclasses.replace(whole, rows=tuple(tuple(map(how, row)) for row in whole.rows))
+        styles = {how(cell): style for cell, style in found.items()}
+        grid, left_out = grid.fitted(console.width, LOST_BESIDE)
+        if not left_out:
+            break
+    if not grid.rows:
+        return
+    said = [f"left out at {console.width} columns: {', '.join(left_out)}"] if left_out else []
+    said += ["the p of each change is in compare.md"] if how is _without_chance else []
+    said += [f"{more} more pairs are in compare.md"] if more else []
+    console.print(
+        grid.console("Change from one run to another", caption="; ".join(said), styles=styles, within=console.width)
+    )
+
+
+def _unbroken(cell: str) -> str:
+    """Return a change and its chance as one word, so that a narrow table drops a column and breaks no cell."""
+    return cell.replace(" ", "\u00a0") if "(p" in cell else cell
+
+
+def _without_chance(cell: str) -> str:
+    return cell.partition(" (p")[0]
+
+
+def _shown_pairs(many: Many) -> tuple[list[Pair], int]:
+    few = len(many.pairs) <= MOST_PAIRS
+    shown = [pair for pair in many.pairs if few or pair.first is many.entries[0]][:MOST_PAIRS]
+    return shown, len(many.pairs) - len(shown)
