@@ -168,6 +168,19 @@ def test_the_sentence_on_prefill_goes_by_the_measured_speeds(
     assert says in findings.all_findings(made(tmp_path / "run", shape))
 
 
+def test_ttft_in_place_of_a_prefill_is_said_to_be_that(tmp_path: Path) -> None:
+    """Where the server gives no prefill time, a way of 100 ms made "prefill" of short prompts slow."""
+    levels = [{"index": i, "concurrency": 1, "input_tokens": tokens} for i, tokens in enumerate((500, 4000))]
+    records: list[Record] = []
+    for level, (tokens, ttft) in enumerate(((500, 250), (4000, 2000))):
+        start = max((record.t_end for record in records), default=0) + 50 * MS
+        made = Made(prefill_ms=ttft, prompt_tokens=tokens)
+        part = closed_loop(made, level=level, users=1, requests=5, start_ns=start, first_id=len(records))
+        records += [dataclasses.replace(record, server=None) for record in part.records]
+    said = lengths_said(analyse(write(tmp_path / "run", records, levels)))
+    assert any(sentence.startswith("Prompt tokens over TTFT stayed at about") for sentence in said), said
+
+
 def test_no_name_of_a_point_lies_on_another(tmp_path: Path) -> None:
     """Where a longer prompt was not slower, "10.9 ms" and "9.97 ms" were written over each other."""
     analysis = made(tmp_path / "run", [(128, 11), (256, 10), (512, 18)])

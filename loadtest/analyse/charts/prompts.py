@@ -15,7 +15,7 @@ from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.findings import cache_findings
 from loadtest.analyse.run.levels import LevelData, axis_of
 from loadtest.analyse.server import prompt_length
-from loadtest.analyse.server.prompt_length import PromptLengthPoint, PromptLengthSeries
+from loadtest.analyse.server.prompt_length import TOKENS_OVER_TTFT, PromptLengthPoint, PromptLengthSeries
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined, listed, number, seconds
 
@@ -222,7 +222,8 @@ def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSe
     _draw_lines(axes, found, lambda point: point.prefill_per_s)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     axes.yaxis.set_major_formatter(lambda value, _: number(value, exact=True))
-    axes.set_title("prefill, prompt tokens/s")
+    over_ttft = any(line.speed_of == TOKENS_OVER_TTFT for line in found)
+    axes.set_title("prompt tokens / TTFT, tokens/s" if over_ttft else "prefill, prompt tokens/s")
 
 
 def memory_panel(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:

@@ -1,4 +1,4 @@
-"""Whether a level was stationary: by Little's law, and by whether its queue was still growing when it ended."""
+"""Whether a level was stationary: by Little's law, and by whether requests were still piling up when it ended."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Growth:
 
     @property
     def growing(self) -> bool:
-        """Whether the queue was still growing when the level ended."""
+        """Whether requests were still piling up when the level ended, in a queue or at work."""
         more = self.after > QUEUE_GROWTH * self.before or self.slower
         more = more and self.after - self.before > FEW_IN_FLIGHT
         return more and self.share > max(LEAST_GROWTH_SHARE, GROWTH_BY_CHANCE / math.sqrt(self.requests))
@@ -67,7 +67,7 @@ class Growth:
     @property
     def sentence(self) -> str:
         return (
-            f"the queue was still growing, by {self.per_s:.2g} requests a second: {self.before:.1f} in flight in the first "
+            f"requests were still piling up, by {self.per_s:.2g} a second: {self.before:.1f} in flight in the first "
             f"third of {part_looked_at(self.filled_s)}, {self.after:.1f} in the last"
         )
 

@@ -16,6 +16,7 @@ from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.timing import prefill
 from loadtest.text import number, seconds, size
 
+TOKENS_OVER_TTFT = "Prompt tokens over TTFT"  # a way of 100 ms is in it: short prompts look slow
 FEWEST_LENGTHS = 2  # input lengths in a series
 CHANGED = 0.05  # of a figure; a smaller change counts as none
 NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
@@ -42,6 +43,7 @@ class PromptLengthSeries:
     label: str  # what they share, e.g. "1 stream · 64 out"
     points: tuple[PromptLengthPoint, ...]
     memory_of: str | None  # which memory was sampled, e.g. "GPU memory"
+    speed_of: str = "Prefill"  # what prefill_per_s is: of a server that gives no prefill time TOKENS_OVER_TTFT
 
     def known(self, figure: str) -> list[tuple[float, float]]:
         """Return prompt tokens and one figure of the points that have it, by the name of its field."""
@@ -86,12 +88,15 @@ def prefill_speed(run: RunData) -> FloatArray:
     """
     if run.fact("scenario", "warm_cache"):
         return np.full(len(run.requests), np.nan)
-    tokens, seconds = prefill.uncached(run), run.column("prefill_s")
-    if not (seconds > 0).any():
-        seconds = run.column("ttft_s")
+    tokens = prefill.uncached(run)
+    seconds = run.column("prefill_s" if _says_prefill(run) else "ttft_s")
     usable = at_work.lone(run) & (tokens > 0) & (seconds > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(usable, tokens / seconds, np.nan)
+
+
+def _says_prefill(run: RunData) -> bool:
+    return bool((run.column("prefill_s") > 0).any())
 
 
 def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:
@@ -113,7 +118,9 @@ def _series(run: RunData, group: list[dict[str, Any]]) -> PromptLengthSeries:
     name, at, held = _sampled_memory(run)
     points = tuple(_point_of(run, level, at, held) for level in group)
     known = any(point.memory is not None for point in points)
-    return PromptLengthSeries(" · ".join(shared), points, name if known else None)
+    return PromptLengthSeries(
+        " · ".join(shared), points, name if known else None, "Prefill" if _says_prefill(run) else TOKENS_OVER_TTFT
+    )
 
 
 def _point_of(run: RunData, level: dict[str, Any], at: FloatArray, held: FloatArray) -> PromptLengthPoint:
@@ -173,13 +180,13 @@ def _prefill_sentence(series: PromptLengthSeries) -> str | None:
     at, best = max(known, key=lambda entry: entry[1])
     if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
         return (
-            f"Prefill went from {number(first)} tokens/s at {tokens(low)} to {number(best)} at {length(at)} and "
+            f"{series.speed_of} went from {number(first)} tokens/s at {tokens(low)} to {number(best)} at {length(at)} and "
             f"{number(last)} at {length(high)}."
         )
     between = f"between {length(low)} and {tokens(high)}"
     if abs(last / first - 1) <= CHANGED:
-        return f"Prefill stayed at about {number(last)} tokens/s {between}."
-    return f"Prefill went from {number(first)} to {number(last)} tokens/s {between}."
+        return f"{series.speed_of} stayed at about {number(last)} tokens/s {between}."
+    return f"{series.speed_of} went from {number(first)} to {number(last)} tokens/s {between}."
 
 
 def _ttft_sentence(series: PromptLengthSeries) -> str | None:

@@ -128,7 +128,7 @@ REMEDIES: dict[str, Remedy] = {
     "client_busy": Remedy("The client's processor was busy.", LESS_LOAD),
     "beyond_capacity": Remedy("More arrived than this client measures truthfully.", LESS_LOAD),
     "growing": Remedy(
-        "The queue was still growing.",
+        "Requests were still piling up.",
         "The server may not keep up at this rate, and then its waits depend on how long you measure. Use a lower --rate.",
     ),
     "records_lost": Remedy(
