@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.void_levels import VOID_LABEL
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
@@ -24,13 +25,19 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     """Draw a point a request where it was sent, and the median along each level."""
     colours = style.shades(analysis)
     every = sum(int(analysis.run.good(level["index"]).sum()) for level in analysis.levels)
-    drawn = told = False
+    drawn = told = doubted = False
     for level in analysis.levels:
         sent, waited = _requests(analysis, level)
         if not len(sent):
             continue
         name = level.load
         step = max(1, -(-every // MOST_POINTS))
+        drawn = True
+        if level.is_void:
+            label = "" if doubted else VOID_LABEL
+            axes.plot(sent[::step], waited[::step], "x", color=style.VERMILLION, markersize=4, alpha=0.55, label=label)
+            doubted = True
+            continue
         axes.plot(sent[::step], waited[::step], ".", color=colours[name], markersize=4, alpha=0.55)
         for part in _thirds(level, sent):
             axes.hlines(
@@ -43,7 +50,6 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
                 zorder=3,
             )
             told = True
-        drawn = True
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return

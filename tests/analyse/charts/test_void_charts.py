@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import percentiles, prediction, style, throughput, timeline, tradeoff, ttft
+from loadtest.analyse.charts import drift, percentiles, prediction, style, throughput, timeline, tradeoff, ttft
 from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, label_of, level_name
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.levels import series_of
@@ -65,6 +65,16 @@ def test_no_line_goes_through_a_void_level(found: Analysis, chart: Callable[...,
 def test_the_trade_off_has_a_cross_for_it(found: Analysis) -> None:
     (void,) = lines(drawn(tradeoff.ttft, found, series_of(found.summary["levels"])))["void"]
     assert void == [found.summary["levels"][2]["output_tokens_per_s"]]
+
+
+def test_its_requests_over_time_are_crosses_without_a_median(found: Analysis) -> None:
+    axes = drawn(drift.over_time, found)
+    (crosses,) = [line for line in axes.lines if line.get_label() == VOID_LABEL]
+    assert len(crosses.get_xdata()) == 40  # type: ignore[arg-type]
+    medians = [segment for each in axes.collections for segment in each.get_segments()]  # type: ignore[attr-defined]
+    assert medians
+    sent = found.run.column("send")[found.run.good(found.summary["levels"][2]["index"])]
+    assert not any(sent.min() <= segment[0][0] <= sent.max() for segment in medians)
 
 
 def test_its_bar_is_hatched_and_has_no_figure(found: Analysis) -> None:

@@ -219,7 +219,5 @@ def test_the_wire_carries_it(loadtest: Callable[..., tuple[int, str, str]], tmp_
     assert (found.speed, found.simulated) == (20, "simulated: profile a100-80g-llama3.1-70b-q4 at 20× speed")
     assert all(14 <= row.tokens <= 20 and row.cut == 0 for row in found.rows)
     alone = found.rows[0]
-    assert (
-        alone.longest_ttft_s > 1.6
-    )  # the whole prompt was read: no less than its prefill, however late the machine is
+    assert alone.longest_ttft_s > 0.8  # the whole prompt was read: its prefill takes 1.7 s, one from the cache 0.1 s
     assert alone.time_s - alone.ttft_s > 0.5
