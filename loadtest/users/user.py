@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from locust import User
+from locust import FastHttpUser, HttpUser, User
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
@@ -97,6 +97,11 @@ class ModelUser(User):
         over = f"the command line, laid over {where},"
         if not isinstance(cls.host, str | None):
             raise ScenarioError(f"{where}: host must be text, not {cls.host!r}.")
+        if {HttpUser, FastHttpUser} & set(cls.__mro__):
+            raise ScenarioError(
+                f"{where}: it is also Locust's HttpUser, whose client takes the place of ours; write a class for each, with `weight` "
+                "for its part of the users."
+            )
         if not callable(cls.stop):
             raise ScenarioError(
                 f"{where}: stop is a method of Locust's users; give --stop, or body = {{'stop': …}} in the class."

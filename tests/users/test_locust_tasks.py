@@ -176,6 +176,15 @@ def test_who_killed_a_request_is_told_apart(user: Mine, records: list[Record], s
     assert [(record.error or "")[: len(said)] for record in records] == [said]
 
 
+def test_what_a_task_left_in_flight_is_recorded(user: Mine, records: list[Record]) -> None:
+    """A request in a greenlet that nobody ends was in no file."""
+    left = gevent.spawn(user.client.ask, output_tokens=400)
+    gevent.sleep(0.02)
+    recording.close_recorder()
+    assert [record.error for record in records] == ["stopped by us"]
+    assert left.dead
+
+
 def test_a_user_that_is_started_after_the_end_ends_without_a_word(user: Mine) -> None:
     recording.close_recorder()
     starting = gevent.spawn(Mine, user.environment)

@@ -19,7 +19,7 @@ from loadtest.workloads.tokens import TokenFit
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-    from locust import User, argument_parser
+    from locust import HttpUser, User, argument_parser
     from locust.env import Environment
     from locust.event import Events
     from locust.exception import LocustError
@@ -266,3 +266,13 @@ def test_no_attribute_of_our_users_hides_one_of_locusts() -> None:
 
     with pytest.raises(ScenarioError, match="stop is a method of Locust's users; give --stop"):
         Chat.scenario(Settings(), host=None, name="x", seed=1)
+
+
+def test_a_user_of_http_and_of_a_model_is_a_sentence() -> None:
+    """HttpUser's client took the place of ours: each task ended in an AttributeError."""
+
+    class Both(HttpUser, ModelUser):  # type: ignore[misc]
+        pass
+
+    with pytest.raises(ScenarioError, match="it is also Locust's HttpUser"):
+        Both.scenario(Settings(), host=None, name="x", seed=1)

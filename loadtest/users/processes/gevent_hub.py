@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 from gevent.hub import Waiter as Switch
 from gevent.monkey import get_original
@@ -60,6 +61,12 @@ class GeventWaiter(Waiter):
         self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
         self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
         self._soon: Any = None
+
+    def interrupt(self, thrown: type[GreenletExit]) -> None:
+        """End every greenlet that still waits with this exception, once the hub runs next."""
+        for _, switch in self._waiting.values():
+            if switch.greenlet is not None:
+                gevent.kill(switch.greenlet, thrown)
 
     def close(self) -> None:
         """Let go of the hub; greenlets that still wait are not woken."""

@@ -29,9 +29,11 @@ from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
 from loadtest.users.processes.levels import CurrentLevel, Seen
 from loadtest.users.processes.user_target import UserTarget
-from loadtest.wire import LagLog, WallClock, kernel_stamping
+from loadtest.wire import LagLog, WallClock, kernel_stamping, now
 from loadtest.workloads.data_source import WORKER_STRIDE
 from loadtest.workloads.schedule import PlanShare
+
+MOST_TO_END_NS = 1_000_000_000  # for a task that begins another request whenever one is ended
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +150,8 @@ class Recorder:
         self.wall = WallClock()
         self.lag = LagLog()
         self._heartbeat = GeventHeartbeat(self.lag, self.wall)
-        waiter = GeventWaiter()
-        self._stack.callback(waiter.close)
+        self._waiter = GeventWaiter()
+        self._stack.callback(self._waiter.close)
         self.backlog = GeventBacklog()
         self._on_hopeless = on_hopeless
         self._failed = FailedInARow(_failures_allowed(user_targets.values()))
@@ -158,7 +160,7 @@ class Recorder:
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
         channels = {
-            key: Channel(one, waiter, clock=self.clock, wall=self.wall, lag=self.lag, numbers=numbers)
+            key: Channel(one, self._waiter, clock=self.clock, wall=self.wall, lag=self.lag, numbers=numbers)
             for key, one in different.items()
         }
         for channel in channels.values():
@@ -213,7 +215,11 @@ class Recorder:
         return current_level
 
     def close(self) -> None:
-        """Record what has ended and close the files. Nothing may be in flight any more."""
+        """Record what has ended, end what a task left in flight in greenlets of its own, and close the files."""
+        until = now() + MOST_TO_END_NS
+        while self.ledger.in_flight and now() < until:
+            self._waiter.interrupt(Stopped)
+            gevent.sleep(0)
         self.backlog.close()
         if self.released:
             logger.info("open loop: %d of %d arrivals left late", self.late, self.released)
