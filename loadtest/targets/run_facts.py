@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,10 +107,21 @@ def _comparability(scenario: Scenario, ready: ReadyTarget, context: int | None) 
         "arrivals": scenario.arrival_pattern,
         "prompt": "literal" if scenario.literal else "made up" if scenario.data is None else "data",
         "data": None if scenario.data is None else Path(scenario.data).name,
+        "files": _contents(scenario),
         "shared_prefix": scenario.prefix_pattern or blocks,
         "inputs_per_request": scenario.inputs_per_request,
         "proxy": reach.proxy_to(scenario, server.url),
     }
+
+
+def _contents(scenario: Scenario) -> list[str] | None:
+    """Return the name and the beginning of the SHA-256 of each file that the requests come from; None without one."""
+    said = []
+    for path in (Path(name) for name in (scenario.data, scenario.prompt_file, scenario.trace) if name is not None):
+        if path.is_file():  # a pipe can be read once
+            with path.open("rb") as file:
+                said.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}")
+    return said or None
 
 
 def level_facts(level: Level) -> dict[str, Any]:

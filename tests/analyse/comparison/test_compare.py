@@ -23,7 +23,7 @@ from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TO
 from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
 from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS
 from loadtest.analyse.comparison.many import compare_many
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.records import Outcome, Record
@@ -185,6 +185,20 @@ def test_another_pace_or_text_of_the_users_is_not_judged(folder: Folder, asked: 
     new = folder("new", seed=1, scenario={"prompt": "a text", **asked}, comparability={**HERE, "prompt": "literal"})
     base = folder("base", scenario={"prompt": "a text"}, comparability={**HERE, "prompt": "literal"})
     assert verdicts(base, new) == {NOT_COMPARABLE}
+
+
+def test_a_data_file_of_the_same_name_with_other_rows_is_not_judged(folder: Folder) -> None:
+    def run(name: str, seed: int, said: dict[str, Any]) -> Analysis:
+        facts = {**HERE, "prompt": "data", "data": "rows.jsonl", **said}
+        return analyse(folder(name, seed=seed, comparability=facts))
+
+    base, new = (
+        run(name, seed, {"files": [f"rows.jsonl {digest}"]})
+        for seed, (name, digest) in enumerate((("base", "a1"), ("new", "b2")))
+    )
+    older = run("older", 2, {})
+    assert "Differs: files (rows.jsonl a1 → rows.jsonl b2); no verdict" in " ".join(compare(base, new).notes)
+    assert "files" not in " ".join(compare(older, new).notes)
 
 
 def test_a_simulated_server_is_never_held_against_a_real_one(folder: Folder) -> None:
