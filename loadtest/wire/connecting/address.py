@@ -112,7 +112,9 @@ def connect_error(
 def reason_of(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return getattr(error, "verify_message", "") or alert_words(error.reason or "") or error.reason or str(error)
-    if error.errno in (errno.EMFILE, errno.ENFILE) or (isinstance(error, socket.gaierror) and _out_of_descriptors()):
+    # Without a descriptor the lookup of a name says anything: where mDNS has a part in it, "invalid argument" or "busy".
+    looking_up = isinstance(error, socket.gaierror) or error.errno in (errno.EINVAL, errno.EBUSY)
+    if error.errno in (errno.EMFILE, errno.ENFILE) or (looking_up and _out_of_descriptors()):
         return f"no file descriptor left (ulimit -n is {_descriptor_limit()})"
     if isinstance(error, socket.gaierror):
         return f"the name does not resolve ({error.strerror})"
