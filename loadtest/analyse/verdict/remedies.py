@@ -35,10 +35,10 @@ REMEDIES: dict[str, Remedy] = {
         "This is a mistake in loadtest: please report it, with the reason and run.json.",
     ),
     "server_gone": Remedy(
-        "Connections failed or broke off.",
-        "Where the error names a limit of this machine, raise it. Else see in the server's log whether it ended, ran out of memory or was "
-        "restarted, and in that of a gateway on the way whether that closed connections; then run it again, with fewer streams where "
-        "memory ran out.",
+        "Answers broke off, or no connection was made.",
+        "Where the error names a limit of this machine, raise it; where answers repeat themselves, give other prompts or a higher "
+        "--temperature. Else see in the server's log whether it ended, ran out of memory or was restarted, and in that of a gateway on "
+        "the way whether that closed connections; then run it again, with fewer streams where memory ran out.",
     ),
     "turned_away": Remedy(
         "Requests were turned away.",

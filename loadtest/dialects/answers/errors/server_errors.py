@@ -34,7 +34,7 @@ def repeated(texts: Sequence[str]) -> str | None:
         return None
     return (
         f"the server ended the answer without a word after {GUARDED_REPEATS} or more equal pieces "
-        f"({quoted(pieces.pop(), 20)}): Ollama's repeat guard"
+        f"({quoted(pieces.pop(), 20)}), as Ollama's repeat guard does"
     )
 
 
