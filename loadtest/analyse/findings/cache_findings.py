@@ -1,4 +1,4 @@
-"""What the run shows of the prefix cache: how many conversations the server keeps, and what it costs where it does not."""
+"""What the run shows of the prefix cache: what it spares, how many conversations it keeps, and what lost ones cost."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: fr
 # Share of the history: up to NOTHING cached is none of it, up to LITTLE read again is little.
 NOTHING, LITTLE = 0.1, 0.05
 LEAST_SHARED = 64  # tokens; a chat template's own beginning is no text that conversations share
+LEAST_CACHED = 0.1  # of the prompt tokens, or between two loads, from which on a share is worth a sentence
 FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
 
 
 def cache_findings(analysis: Analysis) -> list[Finding]:
-    """Return what conversations show of the prefix cache, at most two findings; nothing where there are none."""
+    """Return what a run shows of the prefix cache, at most two findings; nothing where nothing was cached."""
     use, run = analysis.cache, analysis.run
-    if use is None or not (np.nan_to_num(run.column("turn")) > 0).any():
+    if use is None:
         return []
+    if not (np.nan_to_num(run.column("turn")) > 0).any():
+        return _of_single_requests(analysis, use)
     if use.source == UNKNOWN:
         return [
             Finding("How much of each conversation the server had cached is not known.", f"{capitalised(use.method)}.")
@@ -40,6 +43,22 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     if replayed is not None and replayed.host_cache:
         found.append(_host_cache(replayed))
     return found
+
+
+def _of_single_requests(analysis: Analysis, use: CacheUse) -> list[Finding]:
+    """Say which share of the prompts was cached: prompts that begin alike or are sent again meet the cache too."""
+    shares = [
+        (level, float(level["cached_share"])) for level in analysis.believed if level.get("cached_share") is not None
+    ]
+    if not shares or max(share for _, share in shares) < LEAST_CACHED:
+        return []
+    least, most = (choose(shares, key=lambda one: one[1]) for choose in (min, max))
+    said = f"The server had {percent(most[1])} of the prompt tokens cached at {most[0].load}"
+    if most[1] - least[1] >= LEAST_CACHED:
+        said += f", and {percent(least[1])} at {least[0].load}"
+    elif len(shares) > 1:
+        said += ", and about as much at the other loads"
+    return [Finding(f"{said}: it did not read these again.", f"{capitalised(use.method)}.")]
 
 
 def title(analysis: Analysis) -> str | None:

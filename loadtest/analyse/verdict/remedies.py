@@ -118,7 +118,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "reload": Remedy(
         "The model was loaded during the measurement.",
-        "Keep it loaded: raise OLLAMA_KEEP_ALIVE, let no one else use other models or another num_ctx, and leave --warmup on.",
+        "Keep it loaded: raise OLLAMA_KEEP_ALIVE, let no one else use other models or another num_ctx, and leave --warmup on. Where "
+        "requests failed just before, its process may have ended: see the server's log.",
     ),
     "coalesced": Remedy(
         "First tokens came together with later ones.",

@@ -132,6 +132,19 @@ def test_single_requests_say_nothing_of_conversations(tmp_path: Path) -> None:
     assert cache_findings(found) == []
 
 
+def test_what_single_requests_found_cached_is_said_by_load(tmp_path: Path) -> None:
+    """Was silent where two shared beginnings no longer fitted into the slots at a higher load, and TTFT grew by that."""
+    played = play(TIMING, [Load(users=1), Load(users=4)], slots=2, says="llamacpp")
+    for record in played.records:
+        part = 0.75 if record.level == 0 else 0.25
+        record.server["timings"]["cache_n"] = int(part * record.prompt_tokens)  # type: ignore[index,operator]
+        record.server["timings"]["prompt_n"] = record.prompt_tokens - int(part * record.prompt_tokens)  # type: ignore[index,operator]
+    [found] = cache_findings(analyse(played.write(tmp_path / "run")))
+    assert found == (
+        "The server had 75 % of the prompt tokens cached at 1 stream, and 25 % at 4 streams: it did not read these again."
+    )
+
+
 @pytest.mark.usefixtures("short_reports")
 def test_charts_of_turns_are_drawn_where_there_are_turns(few_slots: Analysis, tmp_path: Path) -> None:
     names = {path.name for path in draw_all(few_slots, tmp_path / "charts")}
