@@ -20,6 +20,9 @@ NOTHING = 1e-4  # of a step: a stream that adds less adds nothing
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
 WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
+PACE_EVIDENCE = (
+    "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both."
+)
 MOST_RANGES = 4  # of consecutive numbers in one sentence
 
 
@@ -69,30 +72,31 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
 
 
 def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Finding]:
-    """Say where the same steps took longer at one time than at another: within a level, else between two that are alike.
+    """Say where the same steps took longer at one time than at another: between two levels or within one, the larger change.
 
     Streams that share no steps have none that are the same.
     """
     if steps.apart:
         return []
-    evidence = "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both."
     labels = {level["index"]: str(level["label"]) for level in levels}
-    change = steps.change
-    if change is not None and change.level in labels:
-        slower, places = change.factor > 1, ("last", "first")
-        late, early = places if slower else places[::-1]
-        said = f"the same steps took {max(change.factor, 1 / change.factor):.1f} times as long in its {late} third as in its {early}"
-        became = "slower" if slower else "faster"
-        return [Finding(f"The server became {became} within the level at {labels[change.level]}: {said}.", evidence)]
+    change = steps.change if steps.change is not None and steps.change.level in labels else None
+    within = 1.0 if change is None else max(change.factor, 1 / change.factor)
     lengths = {tuple(level.get(key) for key in (*SERIES_KEYS, "turns")) for level in levels}
-    paces = {index: pace for index, pace in steps.paces.items() if index in labels}
-    if len(lengths) != 1 or len(paces) < 2:
+    paces = {index: pace for index, pace in steps.paces.items() if index in labels} if len(lengths) == 1 else {}
+    by_pace = sorted(paces, key=lambda one: paces[one])
+    if len(by_pace) > 1 and paces[by_pace[-1]] / paces[by_pace[0]] > max(within, LEAST_CHANGE):
+        fast, slow = by_pace[0], by_pace[-1]
+        times = f"{paces[slow] / paces[fast]:.1f} times as long at {labels[slow]} as at {labels[fast]}"
+        if labels[slow] == labels[fast]:  # as a search may measure it
+            times = f"{paces[slow] / paces[fast]:.1f} times as long in one level at {labels[slow]} as in another"
+        return [Finding(f"The server's pace changed between levels: the same steps took {times}.", PACE_EVIDENCE)]
+    if change is None:
         return []
-    slow, fast = max(paces, key=lambda one: paces[one]), min(paces, key=lambda one: paces[one])
-    if paces[slow] < LEAST_CHANGE * paces[fast]:
-        return []
-    times = f"{paces[slow] / paces[fast]:.1f} times as long at {labels[slow]} as at {labels[fast]}"
-    return [Finding(f"The server's pace changed between levels: the same steps took {times}.", evidence)]
+    slower, places = change.factor > 1, ("last", "first")
+    late, early = places if slower else places[::-1]
+    said = f"the same steps took {within:.1f} times as long in its {late} third as in its {early}"
+    became = "slower" if slower else "faster"
+    return [Finding(f"The server became {became} within the level at {labels[change.level]}: {said}.", PACE_EVIDENCE)]
 
 
 def _holds(steps: Steps, prefill: Prefill) -> bool:
