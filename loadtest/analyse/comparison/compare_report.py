@@ -131,7 +131,8 @@ def method(comparison: Comparison) -> str:
             f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
             f"with {noise} ({NOISE_FROM}) taken for it where that is narrower."
         )
-    seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}."
+    more = "; several runs a side (A1 A2 A3 --against B1 B2 B3) show smaller ones" if comparison.single else ""
+    seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}{more}."
     smallest = seen if comparison.visible else ""
     rates = note_on_rates((*comparison.bases, *comparison.news))
     held = (
