@@ -287,7 +287,7 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
-    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure longer, or more streams"
+    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure longer, or with more load"
     why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
     return Tile(name, f"≥ {slots.estimate}", why)
 
