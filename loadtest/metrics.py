@@ -345,8 +345,8 @@ def doubt_coalesced(
         yield Doubt(
             SUSPECT,
             f"all tokens of an answer came together although the server says that it wrote them over "
-            f"{seconds(held_back_s / held_back)}, in {held_back} of {requests} requests: a proxy on the way buffers answers "
-            f"until they are whole {cure}, so TTFT is the proxy's, and no token gap is the server's",
+            f"{seconds(held_back_s / held_back)}, in {held_back} of {requests} requests: a proxy on the way {cure} or the "
+            "server itself holds answers back until they are whole, so neither TTFT nor token gaps are the model's",
         )
     elif merged / requests > COALESCED_FIRST_TOKENS_SHARE:
         buffered = pieces >= BUFFERED_PIECES * reads > 0

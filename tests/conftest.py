@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support import llamacpp
 from support.exporter import Exporter
+from support.gateways import free_port
 from support.places import PIXEL, ROOT, TESTS
 from support.plans import MADE_UP, SHORT, Run
 
@@ -85,6 +86,14 @@ def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OLLAMA_API_KEY", "LOADTEST_BASIC_AUTH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LOADTEST_CALIBRATION", os.devnull)
+
+
+@pytest.fixture
+def locust_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give Locust's masters of a test a port of their own: without a word of it each takes 5557, and then only one can run."""
+    port = str(free_port())
+    for name in ("LOCUST_MASTER_BIND_PORT", "LOCUST_MASTER_NODE_PORT"):
+        monkeypatch.setenv(name, port)
 
 
 @pytest.fixture

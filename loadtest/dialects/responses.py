@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from loadtest import metrics
@@ -17,6 +18,7 @@ from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_value
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
+from loadtest.text import join_text
 from loadtest.workloads.job import Job
 
 LAST = ("response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done")
@@ -94,12 +96,13 @@ def _part(part: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:
 class ResponsesRows:
     """Takes the events of a response, and a whole one, from servers that ignore `stream`."""
 
-    __slots__ = ("_answer", "_said", "_seen")
+    __slots__ = ("_answer", "_said", "_seen", "_since")
 
     def __init__(self, answer: Decoded) -> None:
         self._answer = answer
         self._seen = False
         self._said: set[int | str] = set()  # items of the output whose text came
+        self._since = [0, 0]  # the event with which the last item that is over began: of visible and of hidden text
 
     def takes(self, row: dict[str, Any]) -> bool:
         return row.get("object") == "response" or kind_of(row).startswith("response.")
@@ -137,17 +140,25 @@ class ResponsesRows:
             if not places and (kind.endswith(".delta") or not self._answer.events):
                 places = [0]  # there is one item, as a rule
             if kind.endswith(".done") and places and places[0] not in self._said:
-                texts = self._unsaid(_whole_text(row, kind))
+                seen, hidden = _whole_text(row, kind)
+                texts = self._unsaid(seen, hidden=False), self._unsaid(hidden, hidden=True)
             if texts[0] or (texts[1] and not kind.endswith(".added")):
                 self._said.update(places)
         self._answer.add(texts)
 
-    def _unsaid(self, texts: Texts) -> Texts:
-        """Return the text of an item that is over, without what came in pieces already, whichever item these named."""
-        events = self._answer.events
-        hidden = "".join(events.texts[i] for i in sorted(events.hidden))
-        seen, secret = texts
-        return "" if seen.strip() in events.answer else seen, "" if secret.strip() in hidden else secret
+    def _unsaid(self, text: str, *, hidden: bool) -> str:
+        """Return the text of an item that is over, nothing if it came in pieces already, whichever item these named.
+
+        Items end in their order, so only what came since the one before began is looked at: an item may be one piece.
+        """
+        events, bare = self._answer.events, text.strip()
+        if not bare:
+            return ""
+        mine = [i for i in range(self._since[hidden], len(events)) if (i in events.hidden) == hidden]
+        at = join_text(events.texts[i] for i in mine).find(bare)
+        sizes = accumulate(len(events.texts[i]) for i in mine)
+        self._since[hidden] = next((i for i, size in zip(mine, sizes, strict=True) if size > at >= 0), len(events))
+        return text if at < 0 else ""
 
     def _last(self, response: dict[str, Any], kind: str) -> None:
         """Take the whole response, which ends an answer: its status, counts, and its text where no piece of that came."""

@@ -40,6 +40,28 @@ from support.reported_kinds import bedrock, cohere, gemini
 from loadtest.dialects import Dialect
 
 Rows = list[dict[str, Any]]
+
+
+def llamas(text: str, count: int, reason: str | None = None) -> dict[str, Any]:
+    prompt = 20 if count == 1 else None
+    return {
+        "generation": text,
+        "prompt_token_count": prompt,
+        "generation_token_count": count,
+        "stop_reason": reason,
+    }
+
+
+def titans(text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "outputText": text,
+        "index": 0,
+        "totalOutputTextTokenCount": None,
+        "completionReason": None,
+        "inputTextTokenCount": 20,
+    } | more
+
+
 DIALECTS = (V1, COMPLETIONS, CHAT, GENERATE, RESPONSES, MESSAGES)
 COHERES = {"tokens": {"input_tokens": 20, "output_tokens": 3}}
 GEMINIS = {"usageMetadata": {"promptTokenCount": 20, "candidatesTokenCount": 3}}
@@ -63,6 +85,11 @@ FORMATS: dict[str, Rows] = {
         {"messageStop": {"stopReason": "end_turn"}},
         {"metadata": {"usage": {"inputTokens": 20, "outputTokens": 3}}},
     ],
+    "Llama's at Bedrock": [
+        *(llamas(text, n) for n, text in enumerate("abc", 1)),
+        llamas("", 3, "stop"),
+    ],
+    "Titan's at Bedrock": [*map(titans, "ab"), titans("c", totalOutputTextTokenCount=3, completionReason="FINISH")],
     "llama.cpp's": [
         *({"content": text, "stop": False} for text in "abc"),
         {"content": "", "stop": True, "stop_type": "limit", "tokens_predicted": 3, "tokens_evaluated": 20},
@@ -73,6 +100,13 @@ WHOLE: dict[str, Rows] = {
     "chat": [{"choices": [{"message": {"content": "abc"}, "finish_reason": "stop"}], "usage": usage()}],
     "Ollama's chat": [last(message={"role": "assistant", "content": "abc"})],
     "Gemini's": [gemini("abc", finishReason="STOP") | GEMINIS],
+    "Llama's at Bedrock": [llamas("abc", 3, "stop") | {"prompt_token_count": 20}],
+    "Titan's at Bedrock": [
+        {
+            "inputTextTokenCount": 20,
+            "results": [{"tokenCount": 3, "outputText": "abc", "completionReason": "LENGTH"}],
+        }
+    ],
     "Cohere's": [{"finish_reason": "COMPLETE", "message": {"role": "assistant", "content": SAID}, "usage": COHERES}],
 }
 # A server of either is not asked in the words of the other, so neither reads the other.

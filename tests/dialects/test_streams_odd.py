@@ -15,6 +15,7 @@ from support.odd_streams import (
     MESSAGES,
     NO_ERROR,
     PRETTY_ERROR,
+    RESPONSES,
     TEXTS,
     V1,
     WHOLE,
@@ -22,18 +23,20 @@ from support.odd_streams import (
     B,
     C,
     Stream,
+    completed,
     decode,
     finish,
     hold,
     last,
     message,
+    named,
     ndjson,
     sse,
     usage,
     with_choice,
 )
 
-from loadtest.dialects import base
+from loadtest.dialects import base, responses
 from loadtest.text import join_text
 
 FRAMES = {
@@ -194,15 +197,32 @@ def test_text_behind_a_finish_reason_is_known() -> None:
 def test_a_piece_is_compared_with_all_before_it_only_where_it_may_be_all_of_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of 10,000 pieces that would take seconds."""
+    """Of 10,000 pieces that would take seconds; so would items of /v1/responses of one piece, ended under other ids."""
     joined: list[str] = []
 
     def join(texts: Iterable[str]) -> str:
         joined.append(text := join_text(texts))
         return text
 
-    monkeypatch.setattr(base, "join_text", join)
-    pieces = [{"choices": [{"message": {"content": f"w{i} "}}]} for i in range(200)]
+    for module in (base, responses):
+        monkeypatch.setattr(module, "join_text", join, raising=False)
+    texts = [f"w{i} " for i in range(200)]
+    pieces = [{"choices": [{"message": {"content": text}}]} for text in texts]
     events, _ = decode(V1, (sse(*pieces) + END).encode())
     assert len(events) == 200
     assert len(joined) < 20
+    joined.clear()
+    items = [
+        row
+        for i, text in enumerate(texts)
+        for row in (
+            {"type": "response.output_text.delta", "item_id": f"d{i}", "delta": text},
+            {
+                "type": "response.output_item.done",
+                "item": {"id": f"i{i}", "type": "message", "content": [{"text": text}]},
+            },
+        )
+    ]
+    events, _ = decode(RESPONSES, named(*items, completed()).encode())
+    assert events.texts == texts
+    assert sum(map(len, joined)) < 10 * sum(map(len, texts))

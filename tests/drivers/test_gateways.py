@@ -175,7 +175,7 @@ def test_nginx_as_it_comes_buffers_and_the_verdict_names_it(loadtest: Call, tmp_
             run = measured(loadtest, tmp_path / "run", "--url", f"http://127.0.0.1:{port}")
     said = " ".join(run.reasons)
     assert "all tokens of an answer came together although the server says that it wrote them over 240 ms" in said
-    assert "a proxy on the way buffers answers" in said
+    assert "holds answers back until they are whole" in said
     assert "proxy_buffering off" in said
     assert float(run.requests["ttft_s"].min()) > 0.2
     assert float(run.requests["queue_wait_s"].median()) < 0.1  # the time that the proxy held the answer is no wait

@@ -34,8 +34,11 @@ def test_slots_of_a_server_whose_sequences_have_a_clock_each(sequences: int, loa
 
 
 def test_slots_of_a_server_whose_prefill_slows_down_under_load(loadtest: Command, tmp_path: Path) -> None:
-    """Twice as slow with all sequences taken: an idle server's TTFT alone would not do."""
-    server = ForeignServer(sequences=4, ttft_s=0.150, gap_s=0.003, tokens=(20, 80), factor=2.0)
+    """Twice as slow with all sequences taken: an idle server's TTFT alone would not do.
+
+    Of shorter answers a busy machine hardly ever shows four at once, and "at least 3" is all that is known.
+    """
+    server = ForeignServer(sequences=4, ttft_s=0.150, gap_s=0.003, tokens=(40, 120), factor=2.0)
     found = measured(loadtest, server, "1,2,4,9", tmp_path / "run")
     assert (found.estimate, found.limit) == (4, True), found.method
 

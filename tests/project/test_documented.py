@@ -191,10 +191,7 @@ class Session:
     def _locust(self, words: list[str]) -> None:
         words = ["-m", *shortened(words)]
         if "--master" in words or "--worker" in words:
-            port = os.environ.get("DOCUMENTED_PORT") or str(free_port())
-            self.environment.setenv("DOCUMENTED_PORT", port)
             words = [word.replace("client-1", "127.0.0.1") for word in words]
-            words += ["--master-bind-port" if "--master" in words else "--master-port", port]
         elif "--headless" not in words and "--help" not in words:  # the web UI, whose test ends by itself
             words += ["--web-port", str(free_port()), "--autostart", "-u", "1", "-t", "1", "--autoquit", "0"]
         if "--master" in words:
@@ -226,7 +223,12 @@ def _unquoted(text: str) -> str:
 
 @pytest.fixture
 def session(
-    servers: dict[str, str], files: Path, loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    servers: dict[str, str],
+    files: Path,
+    loadtest: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    locust_port: None,
 ) -> Iterator[Session]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+
+GIB = 2**30
 
 PUBLISHED_PARAMETERS = {  # weights of the published checkpoints, language part alone
     "llama:7b": 6_738_415_616,
@@ -193,3 +197,11 @@ def write_gguf(path: Path, *, split: int = 0) -> dict[str, tuple[str, int]]:
     writer.write_tensors_to_file()
     writer.close()
     return written
+
+
+def figures(loadtest: Callable[..., tuple[int, str, str]], *args: str) -> dict[str, Any]:
+    """Return what `loadtest memory` says as JSON."""
+    code, out, err = loadtest("memory", *args, "--json")
+    assert (code, err) == (0, "")
+    body: dict[str, Any] = json.loads(out)
+    return body

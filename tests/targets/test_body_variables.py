@@ -89,6 +89,7 @@ def test_a_variable_is_sent_and_never_stored(loadtest: Call, tmp_path: Path, how
     clean(out, *(text for _, *both in said for text in both))
 
 
+@pytest.mark.usefixtures("locust_port")
 @pytest.mark.parametrize("where", ["option", "attribute"])
 def test_locust(tmp_path: Path, where: str) -> None:
     given = BODY | {"api_key": WRITTEN}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.gateways import free_port
 from support.hops import on_socket, proxying
 from support.made_servers import OPENAI_STREAM, Made, made, refuse
 from support.wire_server import Peer, serving
@@ -233,10 +232,8 @@ def test_proxy_variables_are_not_used_and_check_says_so(loadtest: Call, monkeypa
 def locust(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "chat.py").write_text(CHAT)
     command = [sys.executable, "-m", "locust", "--headless", "-f", "chat.py", "-u", "2", "-r", "2", "-t", "2s"]
-    port = str(free_port())
-    own = ["--master-bind-port", port, "--master-port", port] if "--processes" in options else []
     return subprocess.run(
-        [*command, *options, *own, "--out", "run"],
+        [*command, *options, "--out", "run"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -245,6 +242,7 @@ def locust(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("locust_port")
 def test_locust_by_proxy_and_by_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_KEY", KEY)
     routes = {"/v1/models": {"data": [{"id": "m"}]}, "/v1/chat/completions": OPENAI_STREAM}

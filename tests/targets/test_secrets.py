@@ -212,6 +212,7 @@ def test_a_monitor_alone_gives_a_key_to_the_measured_server_only(loadtest: Call,
     clean(tmp_path, *said, done.stdout, done.stderr)
 
 
+@pytest.mark.usefixtures("locust_port")
 @pytest.mark.parametrize(("case", "given"), [("500", with_password), ("works", str)])
 def test_locust_headless(tmp_path: Path, case: str, given: Callable[[str], str]) -> None:
     (tmp_path / "chat.py").write_text(
@@ -314,6 +315,7 @@ def test_a_secret_in_a_header_or_a_query(
     clean(tmp_path, *(text for _, *both in said for text in both))
 
 
+@pytest.mark.usefixtures("locust_port")
 @pytest.mark.parametrize("where", ["option", "attribute"])
 def test_locust_with_a_secret_in_a_header(tmp_path: Path, where: str) -> None:
     attribute = f"    header = ['X-Api-Key: {ADDED}']\n" if where == "attribute" else ""

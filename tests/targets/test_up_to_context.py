@@ -177,8 +177,12 @@ def test_ttft_in_place_of_a_prefill_is_said_to_be_that(tmp_path: Path) -> None:
         made = Made(prefill_ms=ttft, prompt_tokens=tokens)
         part = closed_loop(made, level=level, users=1, requests=5, start_ns=start, first_id=len(records))
         records += [dataclasses.replace(record, server=None) for record in part.records]
-    said = lengths_said(analyse(write(tmp_path / "run", records, levels)))
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    said = lengths_said(analysis)
     assert any(sentence.startswith("Prompt tokens over TTFT stayed at about") for sentence in said), said
+    axes = style.page(1)[1][0]
+    chart.prefill_panel(axes, analysis, prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"]))
+    assert axes.get_title() == "prompt tokens / TTFT, tokens/s"
 
 
 def test_no_name_of_a_point_lies_on_another(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ CHATGPT = {
     },
 }
 SAID = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "A"}, {"role": "user", "content": "two"}]
+THREAD = [  # of OpenAI's Assistants, which lists the newest message first
+    {"object": "thread.message", "created_at": at, "role": said["role"], "content": [{"type": "text", "text": {"value": said["content"], "annotations": []}}]}
+    for at, said in enumerate(SAID)
+][::-1]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,8 @@ SAID = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "A"
         {"messagesTree": [{**_libre(1, 1, "one", "user"), "children": [{**_libre(2, 1, "A", "o3"), "children": [_libre(3, 1, "two", "user")]}]}]},
         {"messages": [{"id": str(i), "parent": str(i - 1), "children": [], **each} for i, each in enumerate(SAID)]},
         {"chat_messages": [{"uuid": str(i), "parent_message_uuid": str(i - 1 if i < 9 else 0), "text": t, "sender": s} for i, t, s in ((1, "one", "human"), (2, "A", "assistant"), (3, "two", "human"), (9, "B", "assistant"))], "current_leaf_message_uuid": "3"},
+        {"id": "t", "messages": {"object": "list", "data": THREAD}},
+        {"id": "t", "messages": THREAD[::-1]},
         {"prompt": {"text": "one", "role": "prompter", "replies": [{"text": "A", "role": "assistant", "replies": [{"text": "two", "role": "prompter"}]}]}},
     ],
 )  # fmt: skip
@@ -85,6 +91,7 @@ def test_conversations_of_exports_and_data_sets_are_read_by_their_shape(tmp_path
         ({"question": [SAID[:1]]}, SAID[:1]),
         ({"prompt": [["one", "two"]]}, None),
         ({"input": SAID[0]}, SAID[:1]),
+        ({"messages": [{"role": "user", "content": [{"text": "one"}]}]}, SAID[:1]),  # Bedrock's Converse
     ],
 )
 def test_a_conversation_in_a_text_or_in_a_list_is_one(tmp_path: Path, row: dict[str, Any], said: Any) -> None:
@@ -106,12 +113,14 @@ def test_a_system_prompt_beside_a_pair_is_heard(tmp_path: Path) -> None:
     assert found.messages == ({"role": "system", "content": "S"}, SAID[0])
 
 
-def test_texts_under_turns_are_the_users_alone_with_notes_beside_them_too(tmp_path: Path) -> None:
-    (found,) = rows_of(
-        write(tmp_path, "a.jsonl", [{"turns": [{"text": "one", "delay": 0}, {"text": "two", "delay": 5}]}])
-    )
-    assert [one["content"] for one in found.transcript] == ["one", "two"]
+@pytest.mark.parametrize("role", [{}, {"role": "user"}])
+def test_texts_under_turns_are_the_users_alone_with_notes_beside_them_too(tmp_path: Path, role: dict[str, str]) -> None:
+    """As AIPerf writes its sessions."""
+    turns = [{"text": "one", "delay": 0, **role}, {"text": "two", "delay": 5, "image": "a.png", **role}]
+    (found,) = rows_of(path := write(tmp_path, "a.jsonl", [{"session_id": "s", "turns": turns}]))
+    assert ([one["content"] for one in found.transcript], found.id) == (["one", "two"], "s")
     assert found.questions
+    assert any("its columns turns[].delay and turns[].image are not sent" in note for note in notes_of(path))
 
 
 def test_a_body_may_be_json_in_a_text_and_is_never_left_out_in_silence(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
+from loadtest.workloads.files import data_file as rows_of_file
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.tokens import Counter
 from loadtest.workloads.workload import Workload
@@ -194,6 +195,8 @@ def test_columns_that_are_not_sent_are_said(tmp_path: Path, rows: list[dict[str,
     [
         {"prompt": "a", "id": 1, "max_tokens": 3, "system": "S", "body": {"top_p": 1}, "answer": "x"},
         {"instruction": "a", "input": "b", "output": "c"},
+        {"prompt": "a", "generation": "b"},
+        {"prompt": "a", "outputText": "b"},
         {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [ONE], "model": "m"}},
         {"custom_id": "a", "params": {"messages": [ONE]}},
         {"": "0", "prompt": "a", "note": "", "tags": []},
@@ -350,3 +353,17 @@ def test_traces_of_simulators_are_read(tmp_path: Path) -> None:
     head = "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size\n"
     splitwise = Trace.read(write(tmp_path, "b.csv", head + "0,2,0,0.25,1,100,20\n"))
     assert (list(splitwise.input_tokens or ()), list(splitwise.output_tokens or ())) == ([100], [20])
+
+
+@pytest.mark.parametrize("row", [{"prompt": "one"}, {"messages": [ONE]}, {"prompt": "one", "max_tokens": 3}])
+def test_a_long_file_is_read_with_pauses_whatever_its_rows_are(
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Locust worker tells its master in them that it lives; conversations were read without any."""
+    pauses: list[float] = []
+    monkeypatch.setattr(rows_of_file, "YIELD_EVERY", 4)
+    monkeypatch.setattr("loadtest.workloads.files.data_file.time.sleep", pauses.append)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * 10)
+    assert len(rows_of_file.DataFile.read(path, None)) == 10
+    assert len(pauses) == 2

@@ -99,19 +99,16 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
     return f"{pieces} of {len(sources)} answers did not say their tokens: there each piece of text counts as one."
 
 
-def clock_findings(run: RunData) -> list[Finding]:
-    """Say which models' durations, as the server says them, were taken by another clock."""
-    found = []
-    for model, rows in run.requests[run.requests["clock_factor"].notna()].groupby("model", observed=True):
-        factor = float(rows["clock_factor"].iloc[0])
-        found.append(
-            Finding(
-                f"The server's durations for {model} are left out: by them decoding took {number(factor)} times as long as its tokens "
-                "came.",
-                "They are of another clock or unit, or count otherwise. Waits and prefill are told as of a server that says none.",
-            )
-        )
-    return found
+def clock_finding(run: RunData) -> Finding | None:
+    """Say that the durations of one model at one server, as that says them, were taken by another clock."""
+    factors = run.requests["clock_factor"].dropna()
+    if not len(factors):
+        return None
+    return Finding(
+        f"The server's durations are left out: by them decoding took {number(float(factors.iloc[0]))} times as long as its tokens "
+        "came.",
+        "They are of another clock or unit, or count otherwise. Waits and prefill are told as of a server that says none.",
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -44,7 +44,6 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
         *data_findings.batch_findings(analysis.run, levels),
-        *data_findings.clock_findings(analysis.run),
         *_shared_servers(analysis),
     ]
     for group, one in analysis.groups:
@@ -121,7 +120,7 @@ def _in_step(analysis: Analysis) -> list[str]:
 def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
-    found: list[str] = [*cold_loads(analysis)]
+    found: list[str | None] = [data_findings.clock_finding(analysis.run), *cold_loads(analysis)]
     if not summary["levels"]:
         found.append("No request was recorded.")
     elif has_tokens(*summary["levels"]):
@@ -148,7 +147,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
                 found.append(each.about(who))
     found += leaving_findings.leaving_findings(summary["levels"])
     found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(believed(summary["levels"]))]
-    return [each if isinstance(each, Finding) else Finding(each) for each in found]
+    return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
 def cold_loads(analysis: Analysis) -> list[str]:

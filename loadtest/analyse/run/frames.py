@@ -344,14 +344,13 @@ def _driver_sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] 
 
 
 def distrust_durations(c: Columns, pieces: IntArray) -> None:
-    """Take a model's durations for unknown where the server took them by another clock; `clock_factor` says by how much."""
+    """Take a model's durations for unknown where its server took them by another clock; `clock_factor` says by how much."""
     c["clock_factor"] = np.full(len(pieces), np.nan)
-    for model in set(c["model"].tolist()):
-        mine = (c["model"] == model) & c["ok"]
-        singly = mine & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
+    for model, target in set(zip(c["model"].tolist(), c["target"].tolist(), strict=True)):
+        mine = (c["model"] == model) & (c["target"] == target)
+        singly = mine & c["ok"] & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
         factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
         if factor is not None:
-            mine = c["model"] == model
             c["clock_factor"][mine] = factor
             for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
                 c[name][mine] = np.nan

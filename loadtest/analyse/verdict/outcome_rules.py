@@ -99,7 +99,8 @@ def answer_notes(run: RunData) -> list[str]:
     named = counted[counted["said_model"].notna()]
     for (asked, name), mine in named.groupby(["model", "said_model"]):
         lines.append(
-            f"{len(mine)} of {len(counted)} answers are of the model {shown(str(name))}, by their own word; {shown(str(asked))} was asked for."
+            f"{len(mine)} of {len(counted)} requests were answered by the model {shown(str(name))}, by its answers' word; "
+            f"{shown(str(asked))} was asked for."
         )
     if len(after := counted["resent_after_s"].dropna()):
         twice = f"{len(after)} of {len(counted)} requests {'was' if len(after) == 1 else 'were'} sent twice"

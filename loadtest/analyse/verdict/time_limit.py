@@ -1,4 +1,4 @@
-"""Whether failed requests were all cut off after one time, as a time limit of a gateway or proxy on the way does it."""
+"""Whether failed requests were all cut off after one time, as a time limit of a gateway on the way or of the server does it."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ def time_limit(e: Evidence, bad: pd.DataFrame) -> str | None:
         return None
     _, limit, what, every = min(found)
     who = "each" if every and len(cut) == len(bad) else "nearly each"
-    return f"{who} of these ended about {seconds(limit)} after {what}, as by a time limit of a gateway on the way"
+    return f"{who} of these ended about {seconds(limit)} after {what}, as by a time limit of a gateway on the way or of the server"

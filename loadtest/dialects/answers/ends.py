@@ -21,7 +21,7 @@ _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_fil
 _SAME = {
     "stop": (
         "stop stopped eos eot eog end finish finished done complete completed normal word",
-        "of turn text sequence string str words token id found reached generation natural",
+        "of turn text sequence string str words token id found reached criteria met generation natural",
     ),
     "length": (
         "length max limit window len truncated truncation overflow",

@@ -12,6 +12,8 @@ import orjson
 
 from loadtest.workloads.files.json_pieces import remedy
 from loadtest.workloads.files.turns import (
+    SAID,
+    SPEAKS,
     are_texts,
     in_order,
     is_conversation,
@@ -23,7 +25,10 @@ from loadtest.workloads.files.turns import (
 
 PROMPTS = ("prompt", "question", "instruction", "query", "text", "input")
 CONVERSATIONS = ("messages", "conversations", "conversation")
-IDS = ("id", "custom_id", "row_id", "question_id", "task_id", "conversation_id", "prompt_id", "_id", "uuid")
+IDS = (
+    *("id", "custom_id", "row_id", "question_id", "task_id", "conversation_id", "prompt_id"),
+    *("session_id", "record_id", "_id", "uuid"),
+)
 LENGTH_KEYS = (
     *(
         "output_tokens",
@@ -39,7 +44,8 @@ LENGTH_KEYS = (
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
 SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
 TURNS = "turns"  # what a user says turn by turn, in MT-Bench
-ANSWERS = ("answer", "output", "response")  # columns that may hold a recorded answer to a prompt
+# columns that may hold a recorded answer to a prompt
+ANSWERS = ("answer", "output", "response", "completion", "generation", "outputText")
 PARAMS = "params"  # the request of a row of Anthropic's batches
 READ = frozenset((*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS, TURNS, PARAMS))
 AROUND = frozenset(("method", "url", *ANSWERS))  # what a batch file or a recorded answer says beside the request
@@ -165,6 +171,10 @@ def unsent_columns(value: Any, column: str | None) -> tuple[list[str], list[str]
     if isinstance(inner, dict) and not is_turn(inner) and not is_tree(inner):
         filled += [f"{prompt}.{name}" for name in unsent_columns(inner, None)[0]]
         others.append(str(prompt).partition(".")[0])
+    if prompt == TURNS:
+        said = [one for one in value[TURNS] if isinstance(one, dict)]
+        filled += {f"{TURNS}[].{name}": None for one in said for name in one if name not in (*SAID, *SPEAKS)}
+        others += [TURNS] * bool(said)
     if isinstance(inner, list) and inner and isinstance(inner[0], dict) and speaker_of(inner[0]) == "system":
         filled += [one for one in SYSTEMS if value.get(one)]  # the conversation has its own
     return [" ".join(str(name).split()) for name in filled], others

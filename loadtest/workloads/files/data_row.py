@@ -270,6 +270,9 @@ def _message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
         )
     if not isinstance(content := message.get("content"), str | list | dict | None):
         raise RowError(f"has {kind_of(content)} for the content of message {place} of {name}, not a text")
+    parts = content if isinstance(content, list) else []
+    if parts and all(isinstance(part, dict) and [*part] == ["text"] for part in parts):
+        message = {**message, "content": text_of([message])}  # parts without types, as in Bedrock's Converse
     role = usual_role(message["role"])
     return message if role == message["role"] else {**message, "role": role}
 

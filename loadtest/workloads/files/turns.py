@@ -57,8 +57,15 @@ def speaker_of(value: Mapping[str, Any]) -> str:
 
 
 def is_usual(message: Any) -> bool:
-    """Whether a message is written as chat APIs take it."""
-    return is_message(message) and isinstance(message.get("role"), str)
+    """Whether a message is written as chat APIs take it; one of an Assistants thread is not."""
+    return is_message(message) and isinstance(message.get("role"), str) and not _holds_values(message.get("content"))
+
+
+def _holds_values(content: Any) -> bool:
+    """Whether the texts of parts are objects, as in threads of OpenAI's Assistants."""
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and isinstance(part.get("text"), dict) for part in content
+    )
 
 
 def is_turn(value: Any) -> bool:
@@ -91,7 +98,8 @@ def spoken_in_turn(given: Any, name: str) -> Any:
     """
     if not isinstance(given, list) or not given:
         return given
-    if name != "messages" and all(isinstance(one, dict) and not speaker_of(one) for one in given):
+    silent = ("", "user") if name == "turns" else ("",)
+    if name != "messages" and all(isinstance(one, dict) and speaker_of(one) in silent for one in given):
         pairs = next((pair for pair in PAIRS if all(one.keys() >= set(pair) for one in given)), None)
         if pairs is not None:
             said = (("system", "system"), *zip(IN_TURN, pairs, strict=True))
@@ -118,12 +126,20 @@ def in_order(given: Any, beside: Mapping[str, Any]) -> Any:
         given = given[0]
     if is_turn(given):
         given = [given]
+    if isinstance(given, dict) and given.get("object") == "list":  # as OpenAI's API sends one
+        given = given.get("data")
+    if is_conversation(given) and _newest_first([one.get("created_at") for one in given]):
+        given = given[::-1]
     last = given[-1] if isinstance(given, list) and given else None
     if isinstance(last, dict) and not last.keys().isdisjoint((*PARENTS, *REPLIES)) and is_conversation(given):
         given = _with_replies(given)
         named = {str(next((one[key] for key in NODES if key in one), None)): one for one in given}
         given = named if len(named) == len(given) and is_tree(named) else given
     return _shown_branch(given, beside) if is_tree(given) else given
+
+
+def _newest_first(stamps: Sequence[Any]) -> bool:
+    return all(isinstance(stamp, int | float) for stamp in stamps) and bool(stamps[0] > stamps[-1])
 
 
 def _with_replies(said: Sequence[Any]) -> list[Any]:
@@ -150,9 +166,13 @@ def _shown_branch(tree: Mapping[str, Any], beside: Mapping[str, Any]) -> Sequenc
 
 
 def _text_in(content: Any) -> Any:
-    """Return what is said; of parts without types the text, as in ChatGPT's exports and in Gemini's requests."""
+    """Return what is said; of parts that are all text the text, as in ChatGPT's exports and in Gemini's requests."""
     if isinstance(content, dict):  # of ChatGPT's exports: code and thoughts have no parts, and are not said to anybody
         content = content.get("parts") or ""
-    if isinstance(content, list) and not any(isinstance(part, dict) and "type" in part for part in content):
+    if _holds_values(content):
+        content = [{**part, "text": part["text"].get("value")} if _holds_values([part]) else part for part in content]
+    if isinstance(content, list) and all(
+        not isinstance(part, dict) or part.get("type", "text") == "text" for part in content
+    ):
         return text_of([{"content": content}])
     return content

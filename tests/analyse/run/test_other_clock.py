@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support import made_runs
 from support.places import RECORDED_RUNS
+from support.two_models import SLOW, THERE, mixed, target
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import frames
 from loadtest.analyse.summary import analyse
+from loadtest.records import Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.002, jitter=0.05)
@@ -41,6 +44,23 @@ def test_durations_that_do_not_fit_the_tokens_are_left_out_and_named(
     said = [each for each in all_findings(found) if each.startswith("The server's durations")]
     assert len(said) == (0 if used else 1)
     assert used or f"decoding took {'0.50' if factor < 1 else '1000'} times as long" in said[0]
+
+
+def test_of_two_servers_of_one_model_the_one_with_another_clock_is_named(tmp_path: Path) -> None:
+    """Their durations were taken for one server's, and the first one's factor for both."""
+
+    def doubled(record: Record) -> dict[str, Any]:
+        said = record.server or {}
+        return {"server": {**said, **{name: 2 * said[name] for name in DURATIONS}}} if record.target else {}
+
+    levels, records = mixed(SLOW, SLOW, names=("made", "made"), change=doubled)
+    found = analyse(made_runs.write(tmp_path / "run", records, levels, targets=[target("made"), target("made", THERE)]))
+    said = [each for each in all_findings(found) if "durations are left out" in each]
+    assert said == [
+        "10.0.0.2:8000: The server's durations are left out: by them decoding took 2.00 times as long as its tokens came."
+    ]
+    known = np.isfinite(found.run.column("prefill_s"))
+    assert known.tolist() == (found.run.requests["target"] == 0).tolist()
 
 
 @pytest.mark.parametrize("name", ["ollama-0.24-tiny-slots4-c8-mixed", "ollama-0.33-mid-slots2-c4"])

@@ -114,15 +114,18 @@ def test_answers_of_several_models_are_a_mixture_and_of_one_other_a_note(tmp_pat
     records = [dataclasses.replace(record, said_model="made-2026-01-01") for record in truth.records]
     one = analyse(write(tmp_path / "one", records, levels))
     assert one.summary["verdict"] == "valid"
-    assert "32 of 32 answers are of the model made-2026-01-01, by their own word; made was asked for." in all_findings(
-        one
-    )
+    said = "32 of 32 requests were answered by the model made-2026-01-01, by its answers' word; made was asked for."
+    assert said in all_findings(one)
 
 
 @pytest.mark.parametrize(
     ("took_s", "tokens", "says"),
     [
-        (15.0, 9, "each of these ended about 15.0 s after it was sent, as by a time limit of a gateway on the way"),
+        (
+            15.0,
+            9,
+            "each of these ended about 15.0 s after it was sent, as by a time limit of a gateway on the way or of the server",
+        ),
         (None, 9, "each of these ended about 5.00 s after its last token, or its sending, as by a time limit"),
         (15.0, None, "each of these ended about 15.0 s after it was sent"),
         (0.5, 9, None),

@@ -237,7 +237,8 @@ def _from_idle(
 def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
     """Return each request's stall (nan unknown), and the stall per prompt token of others or why that is unknown.
 
-    A stall is the sum over a request's gaps, while another's prompt was evaluated, of gap − step time of as many streams.
+    A stall is the sum over a request's gaps, while another's prompt was evaluated and beside those, of gap − step time of as
+    many streams. Not single gaps but the sum is bounded by zero: where gaps scatter, only the shorter half would be cut.
     """
     rows = len(gaps.requests.first)
     if step is None:
@@ -249,11 +250,11 @@ def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatA
         block = made()
         beside = np.maximum(block.streams, block.begun)
         times = step(np.maximum(np.arange(min(int(beside.max(initial=0)), most) + 1, dtype=np.float64), 1.0))
-        excess = np.where(block.held, block.right - block.left - times[np.maximum(beside, 0)], 0.0)
+        excess = np.where(block.around_held, block.right - block.left - times[np.maximum(beside, 0)], 0.0)
         low = int(block.row[0]) if len(block.row) else 0
-        summed = np.asarray(np.bincount(block.row - low, weights=np.maximum(excess, 0.0)), dtype=np.float64)
+        summed = np.asarray(np.bincount(block.row - low, weights=excess), dtype=np.float64)
         worked = work_before(block.right[block.held]) - work_before(block.left[block.held])
-        return slice(low, low + len(summed)), summed, float(worked.sum()), float(excess[block.held].sum())
+        return slice(low, low + len(summed)), summed, float(worked.sum()), float(excess.sum())
 
     stall, total, lost = np.zeros(rows), 0.0, 0.0
     with ThreadPoolExecutor(2) as pool:  # NumPy works on arrays without Python's lock
@@ -261,7 +262,7 @@ def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatA
             stall[mine] += summed
             total += worked
             lost += excess
-    stall = np.where(run.chunks.counts > 1, stall, np.nan)
+    stall = np.where(run.chunks.counts > 1, np.maximum(stall, 0.0), np.nan)
     if total <= 0:
         return stall, None, "no stream ran while another's prompt was in work"
     return stall, max(lost / total, 0.0), None

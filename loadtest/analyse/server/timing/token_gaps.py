@@ -62,6 +62,17 @@ class TokenGaps:
         """Mark the gaps that are one decode step of a known number of streams and hold no prefill."""
         return (self.streams > 0) & ~self.held & (self.step_s > 0)
 
+    @property
+    def around_held(self) -> BoolArray:
+        """Mark the held gaps and the one on each side of them in the same stream.
+
+        Where tokens scatter, whether a gap is held goes by when it begins and ends: those alone are too long on average.
+        """
+        same, found = self.row[1:] == self.row[:-1], self.held.copy()
+        found[1:] |= self.held[:-1] & same
+        found[:-1] |= self.held[1:] & same
+        return found
+
     def decoding_at(self, instants: FloatArray) -> IntArray:
         """Return how many streams are between their first and last token at each instant."""
         begun = np.searchsorted(self.requests.firsts, instants, side="right")

@@ -78,7 +78,9 @@ _OF_PROMPT = frozenset(("prompt", "input", "evaluated"))
 _OF_OUTPUT = frozenset(
     ("completion", "output", "generated", "generation", "response", "candidates", "predicted", "eval")
 )
-_OF_COUNTS = frozenset(("tokens", "token", "count", "num", "n", "number", "total", "length", "len", "used", "eval"))
+_OF_COUNTS = frozenset(
+    ("tokens", "token", "text", "count", "num", "n", "number", "total", "length", "len", "used", "eval")
+)
 _BY_THEMSELVES = frozenset(("prompt", "input", "completion", "output", "total"))
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^A-Za-z_]+")
 PROMPT, OUTPUT, TOTAL = "prompt", "output", "total"
