@@ -277,7 +277,8 @@ def _why_none(path: Path) -> str:
     """Say why a path is no run folder, and what to give instead where that is known."""
     if path.is_dir():
         inside = sorted(each.parent for each in path.glob("*/run.json"))
-        return f"it holds some; give one of them, such as {inside[0]}" if inside else "it has no run.json"
+        no_run = "it has no run.json; give a folder that `loadtest run` made"
+        return f"it holds some; give one of them, such as {inside[0]}" if inside else no_run
     if not path.exists():
         return "there is nothing of that name; `loadtest ls` lists the runs"
     if (path.parent / "run.json").is_file():

@@ -325,7 +325,7 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     except ValueError:
         port = 0
     if port == 0:
-        brackets = re.fullmatch(r"[\da-fA-F.]*:[\da-fA-F:.]*:\d*", parts.netloc.rpartition("@")[2])
+        brackets = re.fullmatch(r"[\da-fA-F]*:[\da-fA-F:.]*:\d*", parts.netloc.rpartition("@")[2])
         what = "an IPv6 address with a port stands in brackets, like [::1]:11434" if brackets else _PORT
         if "@" in parts.path + parts.fragment:
             what = "a password has %2F for a / and %23 for a #"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
+from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
@@ -69,7 +70,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None,
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_size(gpu_memory)
     folder = out_folder(run, out)
-    analysis = analyse(run)
+    with at_work("Reading the run"):
+        analysis = analyse(run)
     body = (
         _advise_groups(folder, analysis.groups, objectives, room, as_json=as_json)
         if analysis.groups
@@ -109,22 +111,28 @@ def _advise(
     from loadtest.analyse.reports.advice_report import to_dict
     from loadtest.analyse.summary import without_void
 
-    try:
-        sound = without_void(analysis)
-        found = replace(
-            _advice_of(sound, objectives, room),
-            void=tuple(level["label"] for level in analysis.levels if level.is_void),
-        )
-    except PredictionError as error:
-        raise PredictionError(str(error).replace("No prediction:", "No advice:", 1)) from None
-    folder.mkdir(parents=True, exist_ok=True)
-    written = _write_advice(folder, sound, found)
+    with at_work("Fitting a model to the run") as tell:
+        try:
+            sound = without_void(analysis)
+            found = replace(
+                _advice_of(sound, objectives, room, tell),
+                void=tuple(level["label"] for level in analysis.levels if level.is_void),
+            )
+        except PredictionError as error:
+            raise PredictionError(str(error).replace("No prediction:", "No advice:", 1)) from None
+        folder.mkdir(parents=True, exist_ok=True)
+        written = _write_advice(folder, sound, found)
     if not as_json:
         _print_advice(written, sound, found)
     return {**to_dict(found, sound), "files": [str(path) for path in written]}
 
 
-def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float | None) -> Advice:
+def _advice_of(
+    analysis: Analysis,
+    objectives: Sequence[Objective],
+    room: float | None,
+    tell: Callable[[str], object] = lambda _: None,
+) -> Advice:
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
@@ -143,7 +151,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     work.require_slots(slots, series)
     used = [level for level in analysis.levels if level["index"] in series.levels]
     try:
-        model = fitted_way(analysis.run, slots, analysis.steps, used)
+        model = fitted_way(analysis.run, slots, analysis.steps, used, tell=tell)
     except NoWayError as error:
         raise PredictionError(
             f"No advice: {error}. Give the server other slots, measure again, and `loadtest compare` says what that changed."
@@ -156,6 +164,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
         objectives=objectives,
         memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
+        tell=tell,
     )
 
 

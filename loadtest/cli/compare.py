@@ -27,6 +27,7 @@ from loadtest.analyse.report import VERDICT_STYLES
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli.options.param_types import ShareParam
 from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_lines, print_written
+from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder, write_whole
@@ -162,7 +163,8 @@ def compare(
         raise LoadTestError(ONE_RUN)
     keys = _across_keys(across, _distinct((*runs, *against)))
     if not against and len(runs) != 2:
-        every = [analyse(path) for path in runs]
+        with at_work("Reading the runs"):
+            every = [analyse(path) for path in runs]
         if alone and not every[0].groups:
             raise LoadTestError(ONE_RUN)
         set_side_by_side(
@@ -172,7 +174,8 @@ def compare(
     from loadtest.analyse.charts.compare import draw
 
     base, new = (runs, against) if against else (runs[:1], runs[1:])
-    sides = [[analyse(path) for path in paths] for paths in (base, new)]
+    with at_work("Reading the runs"):
+        sides = [[analyse(path) for path in paths] for paths in (base, new)]
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
     write_and_print(
         out_folder(new[0], out),

@@ -120,7 +120,7 @@ def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
     else:
         yield "What would more slots change?"
         yield f"  {command} advise {shlex.quote(str(folder))} --slo {SLO}"
-    yield "Your own Ollama (OLLAMA_HOST, else the local one), or another server with --url URL:"
+    yield "Your own Ollama, or another server with --url URL:"
     yield f"  {command} check"
 
 

@@ -20,6 +20,7 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
+from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.text import listed
 
@@ -84,11 +85,11 @@ def explain(
         raise ScenarioError("--level goes with --percentile and --slowest; an id names its request by itself.")
     share = None if percentile is None else _share(percentile)
     folder = out_folder(run, out)
-    analysis = analyse(run)
-    if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
-        raise PredictionError(f"{run} measured embeddings: an answer without tokens has no parts to explain.")
-    found = _explained(analysis, request, share, slowest, level, by)
-    written = [chart.draw(folder / FILE_NAME, *found[0])] if len(found) == 1 else []
+    with at_work("Reading the run") as tell:
+        analysis = analyse(run)
+        tell("Splitting the time, and playing the run without its causes")
+        found = _explained(analysis, request, share, slowest, level, by)
+        written = [chart.draw(folder / FILE_NAME, *found[0])] if len(found) == 1 else []
     explanations = [each for _, _, each in found]
     if as_json:
         print_json({"requests": [each.to_dict() for each in explanations], "files": [str(path) for path in written]})
@@ -116,6 +117,10 @@ def _explained(
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
     from loadtest.analyse.explain import explanation as work
 
+    if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
+        raise PredictionError(
+            f"{analysis.run.path} measured embeddings: an answer without tokens has no parts to explain."
+        )
     if request is not None:
         work.row_of(analysis.run, request)
         parts = [(one, group.beside) for group, one in analysis.groups] or [(analysis, ())]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from loadtest.cli.options.param_types import LIST_METAVARS, LISTS_OF
 from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
+from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
@@ -74,22 +75,24 @@ def predict(
 
     _check_loads(concurrency, rate, slots)
     path = _free(out)
-    analysis = analyse(run)
-    refuse_groups(analysis.run, [each for each, _ in analysis.groups], "predict")
-    good = without_void(analysis)
-    document = predict_loads(
-        good.run,
-        good.slots,
-        good.steps,
-        good.summary["levels"],
-        asked_facts(analysis.run),
-        void=[level["label"] for level in analysis.levels if level["verdict"] == VOID],
-        concurrencies=concurrency or (),
-        rates=rate or (),
-        slots=slots or (),
-        seeded=SeededRun(requests, new_seed()) if requests else None,
-    )
-    picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
+    with at_work("Reading the run") as tell:
+        analysis = analyse(run)
+        refuse_groups(analysis.run, [each for each, _ in analysis.groups], "predict")
+        tell("Fitting a model to the run, and predicting with it")
+        good = without_void(analysis)
+        document = predict_loads(
+            good.run,
+            good.slots,
+            good.steps,
+            good.summary["levels"],
+            asked_facts(analysis.run),
+            void=[level["label"] for level in analysis.levels if level["verdict"] == VOID],
+            concurrencies=concurrency or (),
+            rates=rate or (),
+            slots=slots or (),
+            seeded=SeededRun(requests, new_seed()) if requests else None,
+        )
+        picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
     _show(document, analysis, [write_whole(path, document.to_bytes()), picture], as_json=as_json)
 
 

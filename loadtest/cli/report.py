@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.cli.output.gates import GateFiles, gate_options
 from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_wrapped
+from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario, keys_of
@@ -40,7 +42,8 @@ def show_report(
     """Write summary.json and, with `charts`, the report of a run folder, into it or `out`; with `text` print summary and objectives."""
     from loadtest.analyse.report import console_report, write_report
 
-    written = write_report(folder, out, charts=charts, objectives=objectives, prices=prices)
+    with at_work("Working out the figures and drawing the charts") if text else contextlib.nullcontext():
+        written = write_report(folder, out, charts=charts, objectives=objectives, prices=prices)
     if not text:
         return written
     console_report(written, Console())

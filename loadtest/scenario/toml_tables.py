@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     )
     refuse(
         (path / "run.json").exists(),
-        f"{path} is a run folder, not a scenario file: `loadtest report {path}` reads it, and its report.md has the command that "
+        f"{path} is a run folder, not a scenario file: `loadtest report {shlex.quote(str(path))}` reads it, and its report.md has the command that "
         "measures the same again.",
     )
     text = read_text(path, "scenario", most=MOST_TOML)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import httpx
 
 from loadtest import credentials
-from loadtest.dialects.answers.errors.refusals import refused_key
+from loadtest.dialects.answers.errors.refusals import NO_CHAT, refused_key
 from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
@@ -155,6 +155,8 @@ def _around(target: Target, record: Record, said: str) -> str:
     if server.models and not lists_model(server, name) and server.kind != "llama.cpp":
         present = models_named([shown(model.name) for model in server.models])
         return f" The server does not list {shown(name)}; it lists: {present}. Choose one with --model."
+    if NO_CHAT.search(said) and target.dialect.streams:
+        return " An embedding model is measured with --endpoint embeddings; `loadtest check --try` finds out what else it answers."
     return " `loadtest check --try` finds out what it answers."
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect
 from loadtest.dialects.answers.errors.refusals import (
+    NO_CHAT,
     OTHER_LENGTH_KEY,
     names_field,
     refused_field,
@@ -56,8 +57,6 @@ OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat
 ROOT_EMBEDDINGS = "/embeddings"  # Infinity's
 NOT_THERE = (404, 405, 501)
 _WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the user wrote out
-# what a server says of a model that does not chat
-_EMBEDS = re.compile(r"embed|(?:not|n't) support chat", re.IGNORECASE)
 _NO_MODEL = re.compile(  # of whatever status
     r"\b(?:models?|deployment|given endpoint)\b.{0,80}?\b(?:not (?:found|exist|available|loaded|deployed|served|registered"
     r"|configured|supported by)|does(?:n't| not) exist|is (?:unknown|unavailable|invalid)|decommissioned"
@@ -212,7 +211,7 @@ def _candidates(tried: Sequence[Attempt], api: str) -> Iterator[Scenario]:
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
     yield from _other_places(first.scenario, api)
-    if _EMBEDS.search(first.record.error or "") or first.is_nowhere:
+    if NO_CHAT.search(first.record.error or "") or first.is_nowhere:
         embedding = first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
         yield embedding
         yield embedding.replace(path=ROOT_EMBEDDINGS)

@@ -325,6 +325,7 @@ def test_what_the_environment_says_to_other_programs_breaks_no_run(simulated_url
         (503, b"loading", "does not answer a first request: HTTP 503: loading."),
         (404, b"No such model.", "HTTP 404: No such model. `loadtest check --try`"),
         (429, b"{}", "does not answer a first request: HTTP 429"),
+        (400, b'"m" does not support chat', "An embedding model is measured with --endpoint embeddings"),
     ],
 )
 def test_a_first_request_that_fails_is_said_with_its_status(

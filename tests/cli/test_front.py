@@ -72,7 +72,7 @@ def test_a_scenario_and_a_url_in_any_order(loadtest: Call, simulated_url: str, t
         assert RunFolder.open(out).read_run()["name"] == "short"
     code, _, err = loadtest("run", file, tmp_path / "other.toml")
     assert code == 2
-    assert "both name a scenario file" in err
+    assert "both name a scenario file: give one, in quotes where its path holds a blank" in err
 
 
 def test_a_monitor_takes_the_url_too(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

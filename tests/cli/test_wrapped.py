@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from loadtest.cli.output.printing import print_lines, print_wrapped
-from loadtest.cli.output.progress_line import LiveLine
+from loadtest.cli.output.progress_line import LiveLine, at_work
 
 LINE = "! Ollama does not say how many requests it handles in parallel; run with more users than that"
 
@@ -37,6 +37,19 @@ def test_what_a_run_says_above_its_progress_line_is_broken_between_words_too(
     lines = capsys.readouterr().err.replace("\r\x1b[K", "").splitlines()
     assert max(map(len, lines)) <= 40
     assert " ".join(lines) == LINE
+
+
+def test_work_is_named_on_a_line_that_goes_again_and_in_a_pipe_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with at_work("Reading the run"):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with at_work("Reading the run") as tell:
+        tell(LINE)
+    assert capsys.readouterr().err.split("\r\x1b[K") == ["", "Reading the run", LINE[:39], ""]
 
 
 def test_a_point_of_a_list_that_takes_several_lines_stands_beside_its_mark() -> None:

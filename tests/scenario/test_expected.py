@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
-from loadtest.cli.run.how_long import TimeNotice, requests_sentence, with_enough_requests
+from loadtest.cli.run.how_long import TimeNotice, requests_sentence, say_how_long, with_enough_requests
 from loadtest.measure.progress import Progress
 from loadtest.scenario import Scenario
 from loadtest.slo import parse_objectives
@@ -84,6 +84,16 @@ def test_after_the_first_answers_the_time_is_said_once() -> None:
             "each other."
         )
     ]
+
+
+def test_a_run_without_objectives_says_how_long_it_takes_too() -> None:
+    """docs/ollama.md promised it; only runs with --slo said it, and ten minutes passed without a word of the whole."""
+    said: list[str] = []
+    scenario = Scenario(concurrency=(1,), requests=10, warmup=0)
+    watch, level = say_how_long(scenario, (), said.append), scenario.levels()[0]
+    facts = {"levels": 1, "failed": 0, "planned": 10, "in_flight": 1, "decoding": 1, "ttfts": (), "tokens_per_s": 9.0}
+    watch(Progress(level=level, done=2, elapsed=6.0, eta=None, **facts))  # type: ignore[arg-type]
+    assert said == ["At the pace of the first answers this takes 30 s."]
 
 
 def test_the_gate_of_the_readme_passes_as_pasted(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

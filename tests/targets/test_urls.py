@@ -158,6 +158,7 @@ def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tupl
         ("http://256.1.1.1", "not a host name"),
         ("::1:11434", r"stands in brackets, like \[::1\]:11434"),
         ("http://::1:11434", "stands in brackets"),
+        ("http://127.0.0.1:11434:11434", "its port is not a number"),
         ("http://h:0", "between 1 and 65535"),
         ("http://\u2603.net", "not a host name"),
         ("<>", "empty"),

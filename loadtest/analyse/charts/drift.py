@@ -72,9 +72,15 @@ def _requests(analysis: Analysis, level: LevelData) -> tuple[FloatArray, FloatAr
 
 
 def _thirds(level: LevelData, sent: FloatArray) -> list[Any]:
-    """Return the places of a level's requests in three parts, in the order of sending; none where there are too few."""
-    rounds = FEWEST_ROUNDS * THIRDS * int(level.get("concurrency") or 1)
-    return np.array_split(np.arange(len(sent)), THIRDS) if len(sent) >= max(FEWEST_REQUESTS, rounds) else []
+    """Return the places of a level's requests in three parts, in the order of sending; none where there are too few.
+
+    Parts hold whole rounds: where some requests of each round wait, the median of half a round more would jump.
+    """
+    users = int(level.get("concurrency") or 1)
+    if len(sent) < max(FEWEST_REQUESTS, FEWEST_ROUNDS * THIRDS * users):
+        return []
+    rounds = len(sent) // users
+    return np.split(np.arange(len(sent)), [users * round(rounds * part / THIRDS) for part in range(1, THIRDS)])
 
 
 def title(analysis: Analysis) -> str:

@@ -21,8 +21,8 @@ SHORTEST_PART = 24  # characters of a part of a line that are kept at the least
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Break into as few lines as fit, of about equal length, never between a number and its unit."""
-    joined = re.sub(r"(?<=\d) (?=\S)", "\u00a0", text)
+    """Break into as few lines as fit, of about equal length, never between a number and its unit or sign, nor in "TTFT p95"."""
+    joined = re.sub(r"(?<=\d) (?=\S)|(?<=[≤≥]) |(?<=\w) (?=p\d)", "\u00a0", text)
     fewest = len(textwrap.wrap(joined, width))
     return next((lines for w in range(10, width + 1) if len(lines := textwrap.wrap(joined, w)) <= fewest), [])
 

@@ -200,4 +200,4 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
         return text
     worst, name, users = max(off)
     most = percent(worst) if worst >= 0.01 else "1 %"  # never "0 %": these points are what it was fitted to
-    return f"{text}; where measured it is off by at most {most} ({name}, {counted(users, *noun)})"
+    return f"{text}; where measured it is off by at most {most} ({name}, at {counted(users, *noun)})"

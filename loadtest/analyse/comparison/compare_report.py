@@ -12,7 +12,7 @@ from loadtest.analyse.run.levels import shared_parts
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA
-from loadtest.text import UNKNOWN, counted, percent, signed
+from loadtest.text import UNKNOWN, counted, instant, percent, signed
 
 LARGEST_CHANGE = 10  # times as much: beyond it a change that shows is none, and an interval has no upper end
 
@@ -67,7 +67,7 @@ def outcome(comparison: Comparison) -> str:
         count = sum(row.interval is not None for row in comparison.judged(SAME))
         if not count or comparison.visible is None:
             return f"No difference seen{within}"
-        seen = f"where one of {_visible(comparison)} shows nine times in ten"
+        seen = f"where a difference of {_visible(comparison)} shows nine times in ten"
         untold = len(comparison.judged(NOT_COMPARABLE))
         rest = f"; {untold} more {'was' if untold == 1 else 'were'} not judged" if untold else ""
         return f"No difference seen in {counted(count, 'headline figure')}{within}, {seen}{rest}"
@@ -112,7 +112,7 @@ def run_lines(comparison: Comparison) -> list[str]:
     """Name every run: folder, server, model."""
     return [
         f"{name}: {side.summary['name']} ({side.run.path}), {measured_on(side.summary)}, "
-        f"{side.summary['started'] or 'start unknown'}"
+        f"{instant(started) if (started := side.summary['started']) else 'start unknown'}"
         for name, runs in (("BASE", comparison.bases), ("NEW", comparison.news))
         for side in runs
     ]

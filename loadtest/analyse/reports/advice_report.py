@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,8 +30,8 @@ from loadtest.text import (
 )
 
 PREDICTED = (
-    "Predictions come from the engine of the simulated server with the step times of this run, and hold if the server keeps "
-    "that pace; lengths that were all equal are varied by 10 % to either side."
+    "Predictions come from a model of this server with the step times of this run, and hold if the server keeps that pace; "
+    "lengths that were all equal are varied by 10 % to either side."
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
@@ -68,8 +69,9 @@ def title(advice: Advice) -> str:
 def promise_sentence(advice: Advice, path: str, command: str | None) -> str:
     """Say where the promise is kept, and how a run scores it."""
     setting = f"With {advice.knob} {advice.trial}" if advice.trial != advice.now else "With the slots as they are"
-    again = f"{command} --prediction {path}" if command else f"the same test, and `loadtest score {path} RUN`"
-    return f"What this promises is in {path}. {setting}, score it by: {again}"
+    file = shlex.quote(path)
+    again = f"{command} --prediction {file}" if command else f"the same test, and `loadtest score {file} RUN`"
+    return f"What this promises is in {path}. {setting}, score it by:\n  {again}"
 
 
 def void_sentence(advice: Advice) -> str | None:

@@ -227,9 +227,9 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
     found, _ = believed_knee(series)
     if found is None:
         loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
-        return Tile(
-            name, "", f"it takes {knee_of.FEWEST_LEVELS} loads with an output that are not void, and here are {loads}"
-        ), None
+        be = "is" if loads == 1 else "are"
+        good = f" that {be} not void" if series.void else ""
+        return Tile(name, "", f"it takes {knee_of.FEWEST_LEVELS} loads to tell, and here {be} {loads}{good}"), None
     level = next(one for one in levels if one["concurrency"] == found.concurrency)
     again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again"
     if found.grows and found.in_between:
@@ -287,7 +287,8 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
-    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure longer, or with more load"
+    more = "measure longer, or with more load" if len(believed(levels)) == len(levels) else "measure void levels again"
+    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: {more}"
     why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
     return Tile(name, f"≥ {slots.estimate}", why)
 

@@ -21,6 +21,10 @@ GLOSSARY = (
     ("tokens/s a stream", "How fast one user's text appears (1 / TPOT)."),
     ("output tokens/s", "What the server makes for all streams together."),
     ("prefill", "The server reads the prompt; it ends with the first token."),
+    (
+        "prefix cache",
+        "What the server keeps of prompts that it has read: a prompt that begins alike is read from there on.",
+    ),
     ("decode", "The server writes the answer, a token a step."),
     (
         "slots",
@@ -28,12 +32,12 @@ GLOSSARY = (
     ),
     (
         "queue wait",
-        "The time before the server works on a prompt, its load apart: slot wait, batch wait, and what passes even for one alone.",
+        "The time before the server works on a prompt, its load apart: slot wait, batch wait, and what even a request alone waits.",
     ),
     ("slot wait", "The part of queue wait while all slots are taken: the queue for a slot."),
     (
         "batch wait",
-        "A slot is free, but the batch in flight must end first. It happens below the slots too, but not to a request that is alone.",
+        "A slot is free, but the batch in flight must end first: with fewer streams than slots, too, but not to a request alone.",
     ),
     (
         "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def html(analysis: Analysis, findings: Sequence[Finding], pictures: list[Path], 
         "report.html",
         title=f"{summary['name']}: {measured_on(summary)}",
         measured=run_table.measured(analysis),
-        run=analysis.run.path,
+        run=shlex.quote(str(analysis.run.path)),
         simulated=simulated_mark(summary),
         simulated_badge=simulated_badge(summary),
         simulated_warning=simulated_warning(summary),

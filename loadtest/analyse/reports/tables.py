@@ -115,9 +115,11 @@ def overview(summary: dict[str, Any]) -> Grid:
 def rest_of_levels(summary: dict[str, Any]) -> Grid:
     """Return what is seldom asked of each level: a row a level."""
     tokens = has_tokens(*summary["levels"])
+    rate = "output_tokens_per_s_ci95" if tokens else "requests_per_s_ci95"
     heads = (
         "level",
         "TTFT p95 from t_sched" if tokens else "E2E p95 from t_sched",
+        f"95 % interval of {'output tokens/s' if tokens else 'requests/s'}",
         "input tokens/s",
         "requests/s",
         "peak decoding",
@@ -128,6 +130,7 @@ def rest_of_levels(summary: dict[str, Any]) -> Grid:
         (
             level["label"],
             _told_or_needed(level, tokens=tokens)[3],
+            " to ".join(map(number, level.get(rate) or ())) or UNKNOWN,
             number(level["input_tokens_per_s"]),
             number(level["requests_per_s"]),
             str(level["peak_decoding"]),

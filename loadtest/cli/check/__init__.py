@@ -15,6 +15,7 @@ from loadtest.cli.check.trial import try_server
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
+from loadtest.cli.output.progress_line import at_work
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
@@ -160,7 +161,8 @@ def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[Slo
     seed = secrets.randbelow(2**31) if scenario.seed is None else scenario.seed
     scenario = scenario.replace(api=server.api(scenario.api), model=model.name, seed=seed)
     target = target_of(server, model, scenario)
-    found = probe_slots(target, Workload(scenario, load_counter(model.name, fetch=False)))
+    with at_work("Sending bursts of short requests"):
+        found = probe_slots(target, Workload(scenario, load_counter(model.name, fetch=False)))
     with (
         contextlib.suppress(TargetError),
         control_client(scenario) as client,

@@ -139,8 +139,8 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
         )
     if len(files) > 1:
         raise ScenarioError(
-            f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one; a server's URL begins "
-            "with http://."
+            f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one, in quotes where its path "
+            "holds a blank; a server's URL begins with http://."
         )
     if files and not files[0].endswith(".toml") and files[0] and not Path(files[0]).exists():
         raise ScenarioError(

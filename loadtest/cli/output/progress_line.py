@@ -1,9 +1,11 @@
-"""The progress line of a run. It is cheap, because it runs on the core that reads the answers."""
+"""The line that says what goes on. That of a run is cheap, because it runs on the core that reads the answers."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 
 from loadtest.cli.output.printing import print_wrapped
 from loadtest.measure.progress import Progress
@@ -61,12 +63,16 @@ class LiveLine:
 
     def show(self, at: Progress) -> None:
         if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{live_sentence(at, width)}")
-            sys.stderr.flush()
+            self.renew(live_sentence(at, _width()))
         elif self._said != (key := (at.level.index, int(at.elapsed // 10))):
             self._said = key
             print(live_sentence(at), file=sys.stderr, flush=True)
+
+    def renew(self, text: str) -> None:
+        """Put this on the line of a terminal, as far as it fits; elsewhere nothing."""
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{text[: _width()]}")
+            sys.stderr.flush()
 
     def say(self, text: str) -> None:
         """Print a line of its own above the progress line."""
@@ -74,9 +80,11 @@ class LiveLine:
         print_wrapped(text, file=sys.stderr)
 
     def close(self) -> None:
-        if self._live:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self.renew("")
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns - 1
 
 
 class NoLine(LiveLine):
@@ -85,3 +93,14 @@ class NoLine(LiveLine):
     def show(self, at: Progress) -> None: ...
 
     def say(self, text: str) -> None: ...
+
+
+@contextlib.contextmanager
+def at_work(doing: str) -> Iterator[Callable[[str], None]]:
+    """Say on a terminal, for as long as the context lasts, what is worked out; yields what puts other words there."""
+    line = LiveLine()
+    try:
+        line.renew(doing)
+        yield line.renew
+    finally:
+        line.close()

@@ -88,7 +88,7 @@ def say_how_long(
     turns = mean_turns(scenario)
     for said in filter(None, (requests_sentence(scenario, objectives), people_sentence(scenario, turns))):
         say(said)
-    return TimeNotice(scenario, say, turns) if objectives or scenario.has_sessions else (lambda _: None)
+    return TimeNotice(scenario, say, turns)
 
 
 class TimeNotice:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.asyncio_driver.run import Keep
+from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import PredictionError, ScenarioError, os_error_as
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
@@ -74,7 +75,8 @@ def probed(target: Target, workload: Workload) -> Kept:
     """Probe the slots, say what came of it, and return what keeps the records of it."""
     from loadtest.targets.slot_probe import probe_slots
 
-    found = probe_slots(target, workload)
+    with at_work("Sending bursts of short requests"):
+        found = probe_slots(target, workload)
     print(f"{found.how} ({found.cost})", file=sys.stderr)
 
     def keep(folder: Path) -> dict[str, Any]:

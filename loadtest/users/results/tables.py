@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -138,4 +139,4 @@ def cost_note(rows: BoardRows, facts: dict[str, Any]) -> Iterator[str]:
 def folder_note(run: RunFolder | None) -> Iterator[str]:
     """Yield where the run is kept, and the command that reports it."""
     if run is not None:
-        yield f"Run folder: {run.path} (charts and report: loadtest report {run.path})"
+        yield f"Run folder: {run.path} (charts and report: loadtest report {shlex.quote(str(run.path))})"

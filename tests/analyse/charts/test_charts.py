@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from support.drawn import labels_apart, one_request
-from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
+from support.made_runs import MS, Made, closed_loop, grid, make, recorded, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse import charts
@@ -34,7 +34,7 @@ from loadtest.analyse.charts import (
     tradeoff,
     ttft,
 )
-from loadtest.analyse.charts.lettering import drawable
+from loadtest.analyse.charts.lettering import drawable, wrapped
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
@@ -253,6 +253,15 @@ def test_a_name_that_no_font_can_draw_draws_without_a_warning(tmp_path: Path) ->
     assert drawable(name) == "\ufffd" + r"\x1b[31m $7b$ \u202e"
 
 
+def test_a_title_is_not_broken_within_the_name_of_a_percentile_nor_behind_a_sign() -> None:
+    """advice.png had "then measure: TTFT" in its first line, and "misses TTFT p95 ≤" in another."""
+    text = "Try OLLAMA_NUM_PARALLEL 8 (now 4), then measure: TTFT p95 at 8 streams is 1.59 s"
+    text += ", which misses TTFT p95 ≤ 1 s"
+    for width in range(30, 80):
+        lines = wrapped(text, width)
+        assert not [line for line in lines if line.endswith(("TTFT", "≤", "1.59"))], lines
+
+
 def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(1, 8), clock_steps=1)
     analysis = analyse(tmp_path / "run")
@@ -349,6 +358,20 @@ def test_a_drift_is_named_and_a_steady_run_is_not(tmp_path: Path) -> None:
         if record.t_first_token is not None
     ]
     assert "the median TTFT goes from" in drift.title(analyse(write(tmp_path / "drifting", slower, levels)))
+
+
+def test_where_one_of_two_users_waits_the_medians_of_thirds_do_not_jump(tmp_path: Path, axes: Axes) -> None:
+    """Thirds of five or six of 16 requests had medians of 182, 128 and 235 ms below "No drift"."""
+    levels, truth = grid(Made(), (2,), each=8)
+    known = sorted((one for one in truth.records if one.t_send is not None), key=lambda one: one.t_send or 0)
+    apart = [
+        dataclasses.replace(one, t_first_token=(one.t_first_token or 0) + place % 2 * 100 * MS)
+        for place, one in enumerate(known)
+    ]
+    drift.over_time(axes, analyse(write(tmp_path / "run", apart, levels)))
+    medians = [float(np.asarray(path.vertices)[0, 1]) for lines in axes.collections for path in lines.get_paths()]
+    assert len(medians) == 3
+    assert max(medians) < 1.05 * min(medians)
 
 
 def test_no_drift_is_claimed_of_levels_with_too_few_requests(tmp_path: Path) -> None:

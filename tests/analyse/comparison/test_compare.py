@@ -66,7 +66,7 @@ def test_a_regression_is_past_the_tolerance(folder: Folder, tolerance: str, code
 def test_no_difference_exits_0_and_writes_the_files(folder: Folder, tmp_path: Path) -> None:
     result = run(folder("base"), folder("new", seed=1), "-o", tmp_path / "out")
     assert result.return_value == 0
-    assert result.output.startswith("No difference seen in 6 headline figures within these two runs, where one of ")
+    assert result.output.startswith("No difference seen in 6 headline figures within these two runs, where a ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.json", "compare.md", "compare.png"]
     said = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert said["verdict"] == SAME
@@ -155,7 +155,7 @@ def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Fold
     base, new = folder("base"), folder("new", slower=0.1, seed=1)
     found = compare(analyse(base), analyse(new))
     assert found.verdict == SAME
-    assert "within these two runs, where one of " in outcome(found)
+    assert "within these two runs, where a difference of " in outcome(found)
     assert found.visible is not None
     assert found.visible[0] > 0.10
     assert f"The smallest change that shows in nine of ten such comparisons is {found.visible[0] * 100:.0f}" in method(

@@ -107,6 +107,7 @@ def test_streams_that_only_a_void_level_had_are_said_to_be_its(tmp_path: Path) -
     analysis.summary["levels"][-1]["verdict"] = "void"
     found = slots_finding(analysis)
     assert found == "The server handles at least 2 requests in parallel; its limit was not seen."
+    assert answers.tiles(analysis)[3].note == "its limit was not seen: measure void levels again"
     assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
 
 
@@ -149,7 +150,7 @@ def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, sai
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(2,), each=4)
     tiles = told(tmp_path / "run")
-    assert tiles["Levels off at"].note == "it takes 3 loads with an output that are not void, and here are 1"
+    assert tiles["Levels off at"].note == "it takes 3 loads to tell, and here is 1"
     assert "p95 takes 20 requests" in tiles["TTFT p95 at the most output"].note
     write(tmp_path / "empty", [], [])
     assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}

@@ -52,6 +52,12 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_the_commands_of_a_page_can_be_pasted_where_the_folder_has_a_blank_in_its_name(tmp_path: Path) -> None:
+    make(tmp_path / "a run", Made(batch_ms=5), users=(1,))
+    page = pages.html(analyse(tmp_path / "a run"))
+    assert f"<code>loadtest explain &#39;{tmp_path / 'a run'}&#39;</code>" in page
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     make(tmp_path / "run", Made(batch_ms=5), users=(1, 8))
@@ -226,6 +232,15 @@ def test_a_percentile_that_is_not_told_says_how_many_requests_it_needs(reported:
     assert "too few (64 of 100)" in page
     assert "too few (8 of 20)" in page
     assert "needs 20" in page  # in the tables of every figure, beside n
+
+
+def test_a_page_says_how_sure_the_output_is(reported: tuple[Path, report.Report]) -> None:
+    """The figure on top, the most output tokens/s, had its interval in a chart alone, as a bar too short to be seen."""
+    run, written = reported
+    low, high = map(number, written.summary["levels"][-1]["output_tokens_per_s_ci95"])
+    page = (run / "report.md").read_text()
+    assert "95 % interval of output tokens/s" in page
+    assert f"| {low} to {high} |" in page
 
 
 def shapes(made: Made) -> dict[str, tuple[list[dict[str, Any]], list[Record]]]:

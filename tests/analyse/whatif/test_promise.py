@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_a_run_with_the_advised_slots_scores_what_was_promised(output: tuple[int
     assert sum(inside) >= 0.9 * len(inside), scored["sentence"]
     output_tokens = [each for each in scored["figures"] if each["figure"] == "output_tokens_per_s.mean"]
     assert all(abs(each["error"]) < 0.05 for each in output_tokens)
+
+
+def test_on_a_terminal_advise_says_what_it_works_out_and_prints_a_command_that_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It worked for minutes without a word; and of a folder with a blank in its name the command named two."""
+    folder = measured(tmp_path / "a run", 3)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cli.main(["advise", str(folder)], standalone_mode=False)
+    said = capsys.readouterr()
+    lines = said.err.split("\r\x1b[K")
+    assert lines[:3] == ["", "Reading the run", ""]
+    for each in ("Fitting a model to the run", "Predicting 8 streams on 6 slots", "Predicting 16 streams on 1 slot"):
+        assert each in lines
+    assert lines[-1] == ""
+    assert f"--prediction '{folder}/prediction.json'" in said.out
 
 
 def test_other_slots_than_the_advised_ones_are_not_scored(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.errors import PredictionError
 from loadtest.slo import Objective
+from loadtest.text import counted
 
 TRIED_SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_SHOWN_LOADS = 6
@@ -151,6 +152,7 @@ def advise_slots(
     objectives: Sequence[Objective] = (),
     memory: MemoryBySlots | str | None = None,
     gpu_bytes: float | None = None,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Advice:
     """Predict figures for several numbers of slots at the measured concurrencies and a few others, and choose slots.
 
@@ -160,13 +162,14 @@ def advise_slots(
         kind: the kind of server as in run.json, which decides the name of its slots' setting.
         memory: memory by slots, or why it is unknown.
         gpu_bytes: what the loaded model may take.
+        tell: is told what is predicted next.
     """
     known = [level for level in levels if level["index"] in series.levels]
     as_run = model  # a run of the same command has the same lengths: what is promised is for those
     model = with_spread_lengths(model)
     loads = loads_for(series.concurrencies)
     slots = tuple(sorted({*TRIED_SLOTS, model.slots or max(TRIED_SLOTS[-1], series.concurrencies[-1])}))
-    cells = _predict_table(model, slots, loads, {int(level["concurrency"]): level for level in known})
+    cells = _predict_table(model, slots, loads, {int(level["concurrency"]): level for level in known}, tell)
     advice = Advice(
         model=model,
         label=series.label,
@@ -183,9 +186,12 @@ def advise_slots(
         at_once=max((int(level["peak_decoding"]) for level in known if level.get("peak_decoding")), default=None),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
-    return dataclasses.replace(
-        advice, levers=rank_levers(advice), capacities=_sustainable(advice), promised=_promised(advice, as_run)
-    )
+    tell("Predicting what other changes would give")
+    levers = rank_levers(advice)
+    tell("Looking for the most streams within the objectives")
+    capacities = _sustainable(advice)
+    tell(f"Predicting what {counted(advice.trial or 0, 'slot')} would give with the lengths of this run")
+    return dataclasses.replace(advice, levers=levers, capacities=capacities, promised=_promised(advice, as_run))
 
 
 def _promised(advice: Advice, model: ServerModel) -> dict[int, Prediction]:
@@ -235,7 +241,11 @@ def require_slots(slots: Slots, series: ClosedLoopSeries) -> None:
 
 
 def _predict_table(
-    model: ServerModel, slots: Sequence[int], loads: Sequence[int], known: dict[int, dict[str, Any]]
+    model: ServerModel,
+    slots: Sequence[int],
+    loads: Sequence[int],
+    known: dict[int, dict[str, Any]],
+    tell: Callable[[str], object],
 ) -> dict[tuple[int, int], Prediction]:
     """Return figures by (slots, load), measured ones where there are any; slots beyond the load make no difference."""
     cells: dict[tuple[int, int], Prediction] = {}
@@ -243,6 +253,7 @@ def _predict_table(
     def cell(each: int, load: int) -> Prediction:
         if load in known and (each == model.slots or (model.slots is None and each >= load)):
             return self_check.as_measured(known[load], each)
+        tell(f"Predicting {counted(load, 'stream')} on {counted(each, 'slot')}")
         return allowing_for_growth(model, model.closed(load, slots=each))
 
     for load in loads:

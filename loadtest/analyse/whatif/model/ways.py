@@ -8,7 +8,7 @@ steps behind slots, is tried first and kept where it gives back the run. Where n
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,10 +54,12 @@ def fitted_way(
     used: Sequence[Mapping[str, Any]],
     sessions: Sessions | None = None,
     foretold: Mapping[int, Prediction] | None = None,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> ServerModel:
     """Return the model of the first way that gives back the levels used; with `sessions` people hold these conversations.
 
-    `foretold`, by index of a level, is what the usual way's model says of it, where that was asked before. Raises
+    `foretold`, by index of a level, is what the usual way's model says of it, where that was asked before; `tell` is told the way
+    that is tried next. Raises
     NoWayError where no way gives the levels back, and PredictionError where the run says too little.
     """
     require_tokens(run)
@@ -66,6 +68,7 @@ def fitted_way(
         for way, model in _ways(run, slots, steps):
             if sessions is not None and way.startswith(CLOCKS_WAY):
                 continue  # no cache of prompts is known of such servers
+            tell(f"Trying whether the server works so: {way}")
             holding = model if sessions is None else replace(model, sessions=sessions)
             mine = with_likely_lengths(holding, run, [level["index"] for level in used])
             known = foretold if foretold and way == SLICED_WAY else {}

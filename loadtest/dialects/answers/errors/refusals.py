@@ -31,6 +31,8 @@ _REFUSING = re.compile(
     r"|does not (?:exist|support)|cannot be (?:used|set)|instead",
     re.IGNORECASE,
 )
+# what a server says of a model that does not chat
+NO_CHAT = re.compile(r"embed|(?:not|n't) support chat", re.IGNORECASE)
 _MISSING = re.compile(
     r"\bheaders?\b.{0,60}\b(?:required|missing|expected|not (?:set|found|present|provided))\b|"
     r"\b(?:requires?|required|missing|expected|must (?:set|send|provide|include))\b.{0,60}\bheaders?\b",

@@ -269,7 +269,10 @@ def test_records_without_a_run_json_are_reported(run: Path, loadtest: Call) -> N
 
 def test_a_folder_with_neither_is_refused(tmp_path: Path, loadtest: Call) -> None:
     code, _, err = loadtest("report", tmp_path)
-    assert (code, err) == (2, f"loadtest: {tmp_path} is not a run folder: it has no run.json.\n")
+    assert (code, err) == (
+        2,
+        f"loadtest: {tmp_path} is not a run folder: it has no run.json; give a folder that `loadtest run` made.\n",
+    )
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "interrupted", None, "odd"])
@@ -307,7 +310,10 @@ def test_other_folders_are_reported_beside_a_broken_one(run: Path, tmp_path: Pat
     (tmp_path / "broken").mkdir()
     code, _, err = loadtest("report", run, tmp_path / "broken", tmp_path / "third")
     assert code == 2
-    assert err == f"loadtest: {tmp_path / 'broken'} is not a run folder: it has no run.json.\n"
+    assert (
+        err
+        == f"loadtest: {tmp_path / 'broken'} is not a run folder: it has no run.json; give a folder that `loadtest run` made.\n"
+    )
     assert (run / "report.html").exists()
     assert (tmp_path / "third" / "report.html").exists()
     assert not list((tmp_path / "broken").iterdir())
