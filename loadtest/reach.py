@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Self
 
 from loadtest import credentials
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import ScenarioError, TargetError, refuse
 from loadtest.scenario import ConnectionKeys, Scenario, hosts_without_proxy
 from loadtest.text import shown
 from loadtest.urls import origin, parse_url
@@ -177,18 +177,20 @@ def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
     scheme, found, rest = proxy.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if found else ("http", scheme)
-    if scheme not in ("http", "https", *SOCKS):
-        raise ScenarioError(
-            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
-            f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {shown_scheme(scheme)}."
-        )
+    refuse(
+        scheme not in ("http", "https", *SOCKS),
+        f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
+        f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {shown_scheme(scheme)}.",
+    )
     try:
         address = parse_url(f"{'http' if scheme in SOCKS else scheme}://{rest}")
     except TargetError as error:
         raise ScenarioError(f"proxy: {error}") from None
     place = address.base.partition("://")[2]
-    if "/" in place or "?" in place or address.endpoint:
-        raise ScenarioError(f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.")
+    refuse(
+        "/" in place or "?" in place or address.endpoint,
+        f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.",
+    )
     if scheme in SOCKS and not _PORT_BEHIND.search(place):
         place = f"{place}:{SOCKS_PORT}"
     credentials.keep_apart(dataclasses.replace(address, base=_with_http(f"{scheme}://{place}")))

@@ -22,7 +22,7 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
-from loadtest.errors import PredictionError, ScenarioError
+from loadtest.errors import PredictionError, refuse
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
 
@@ -65,8 +65,10 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None,
     from loadtest.memory.estimate import parse_size
 
     objectives = () if slo is None else parse_objectives(slo)
-    if any(each.figure == ERRORS for each in objectives):
-        raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
+    refuse(
+        any(each.figure == ERRORS for each in objectives),
+        "advise predicts times, not failures; leave errors out of --slo.",
+    )
     room = None if gpu_memory is None else parse_size(gpu_memory)
     folder = out_folder(run, out)
     analysis = analyse(run)

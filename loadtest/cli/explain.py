@@ -20,7 +20,7 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
-from loadtest.errors import PredictionError, ScenarioError
+from loadtest.errors import PredictionError, ScenarioError, refuse
 from loadtest.text import listed
 
 if TYPE_CHECKING:
@@ -78,10 +78,14 @@ def explain(
     from loadtest.analyse.charts import explain as chart
     from loadtest.analyse.summary import analyse
 
-    if sum(each is not None for each in (request, percentile, slowest)) > 1:
-        raise ScenarioError("give one of --request, --percentile and --slowest.")
-    if request is not None and level is not None:
-        raise ScenarioError("--level goes with --percentile and --slowest; an id names its request by itself.")
+    refuse(
+        sum(each is not None for each in (request, percentile, slowest)) > 1,
+        "give one of --request, --percentile and --slowest.",
+    )
+    refuse(
+        request is not None and level is not None,
+        "--level goes with --percentile and --slowest; an id names its request by itself.",
+    )
     share = None if percentile is None else _share(percentile)
     folder = out_folder(run, out)
     analysis = analyse(run)

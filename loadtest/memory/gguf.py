@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 
 TYPES: dict[str, tuple[int, int, int]] = {  # name → (number in the file, values per block, bytes per block)
     "F32": (0, 1, 4),
@@ -128,8 +128,7 @@ def read_gguf(path: Path) -> GgufHeader:
         for number in range(1, int(match.group(2)) + 1)
     ]
     for other in others:
-        if not other.is_file():
-            raise ScenarioError(f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
+        refuse(not other.is_file(), f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
     headers = [_read_one(other) for other in others]
     return GgufHeader(
         headers[0].metadata,

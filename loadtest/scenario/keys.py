@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.distributions import LENGTHS, TIMES, as_users_write
 from loadtest.scenario.values import Range, Text, coerce, read_share, short_repr
 
@@ -95,8 +95,10 @@ class Key:
                     f"{where}: {self.name} must be a share like 5% or 0.05, not {short_repr(value)}."
                 ) from None
         if declared.joined is not None and isinstance(value, list | tuple):
-            if not value or not all(isinstance(one, str) and one.strip() for one in value):
-                raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
+            refuse(
+                not value or not all(isinstance(one, str) and one.strip() for one in value),
+                f"{where}: {self.name} must be a text or a list of texts, none of them empty.",
+            )
             value = declared.joined.join(value)
         value = coerce(self.name, value, self.hint, where)
         if not (declared.length or declared.span):

@@ -170,8 +170,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
             table.get("concurrency") and (table.get("rate") or table.get("trace")),
             f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.",
         )
-        if table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"):
-            raise ScenarioError(NO_OUTPUT)
+        refuse(table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"), NO_OUTPUT)
         known = {one.name: one for one in keys}
         return cls(**{name: known[name].read(value, where) for name, value in table.items()})
 

@@ -16,7 +16,7 @@ from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.credentials import withhold
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import TargetError, refuse
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.server.control import control_client
@@ -57,11 +57,9 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
       loadtest check http://127.0.0.1:11434
       loadtest check --try https://gateway.example/v1 --model gpt-4o
     """
-    if as_json and trying:
-        raise ScenarioError("--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
+    refuse(as_json and trying, "--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
     given = one_url(place, url_taken(url, argument=place is not None))
-    if given is not None and len(urls_in(given)) > 1:
-        raise ScenarioError("check looks at one server; give one URL.")
+    refuse(given is not None and len(urls_in(given)) > 1, "check looks at one server; give one URL.")
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))

@@ -20,7 +20,7 @@ from loadtest.cli.options.param_types import (
     ShareParam,
     read_lengths,
 )
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.reach import reached
 from loadtest.scenario import (
     FORMER,
@@ -147,15 +147,13 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             f"cannot read the scenario {short_repr(files[0])}: there is no such file; a server is written like "
             "http://HOST:11434, and a model --model NAME."
         )
-    if len(urls) + (url is not None) > 1:
-        raise ScenarioError("two URLs are given: give one, or for several servers each with --url.")
+    refuse(len(urls) + (url is not None) > 1, "two URLs are given: give one, or for several servers each with --url.")
     return Path(files[0]) if files else None, urls[0] if urls else url
 
 
 def one_url(argument: str | None, option: str | None) -> str | None:
     """Return the URL of an argument or of --url; raise ScenarioError where both are given."""
-    if argument is not None and option is not None:
-        raise ScenarioError("URL and --url both name a server: give one.")
+    refuse(argument is not None and option is not None, "URL and --url both name a server: give one.")
     return option if argument is None else argument
 
 
@@ -163,8 +161,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
     """Lay the options given over the scenario file, or build a scenario of options alone."""
     given = {key: value for key, value in values.items() if value is not None}
     for key, value in given.items():
-        if value == ():
-            raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
+        refuse(value == (), f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
     check_idle(given, given, "the command line")

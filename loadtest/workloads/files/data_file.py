@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from loadtest.errors import ScenarioError, os_error_as
+from loadtest.errors import ScenarioError, os_error_as, refuse
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
@@ -127,8 +127,9 @@ class DataFile:
         if columns and len(self.starts) == 1:
             raise self._wrong(self.starts[0], HOLDS_COLUMNS)
         self.same_ids = len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64))) if names else 0
-        if len(self.starts) > MOST_REQUESTS:
-            raise ScenarioError(f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it.")
+        refuse(
+            len(self.starts) > MOST_REQUESTS, f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it."
+        )
 
     def _read(self, piece: Piece, value: Any) -> Row | None:
         try:
@@ -299,8 +300,7 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
     _after_mark(file)
     line = _first_line(file)
     first = line.lstrip()[:1]
-    if not first:
-        raise ScenarioError(f"the data file {path} is empty; give one prompt a row.")
+    refuse(not first, f"the data file {path} is empty; give one prompt a row.")
     data = DataFile(path, column)
     if suffix == TEXT_SUFFIX and column is None and first in (b"{", b"["):
         data.lines = not (_is_json(line) or is_spread(line))
