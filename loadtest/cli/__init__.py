@@ -106,8 +106,8 @@ def main(args: list[str] | None = None) -> Any:
     with lasting_output() as lost:
         code = _exit_code_of(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
-        if lost.errors:
-            print(f"loadtest: cannot write the output: {lost.errors[0].strerror}.", file=sys.stderr)
+        if lost:
+            print(f"loadtest: cannot write the output: {lost[0].strerror}.", file=sys.stderr)
             code = code or 3
     # An interrupt inside an exec(), such as the one that makes a dataclass at import, makes Python end as if SIGINT had
     # killed it, although the interrupt was caught; another exec() makes Python forget it.

@@ -124,13 +124,15 @@ def make_source(
     if origin(asked.url) in map(origin, servers):
         api = "ollama" if asked.kind == "ollama" else "openai"
         authorization = credentials.headers(asked.url, api, key_env=keys.key_env)
+    from loadtest.monitor.scraped_page import ScrapedPage
+
     if asked.kind == "ollama":
         from loadtest.monitor.ollama import Ollama
 
-        return Ollama(asked.url, authorization, keys)
+        return Ollama(ScrapedPage(endpoint_url(asked.url.rstrip("/"), "/api/ps"), authorization, keys))
     from loadtest.monitor.prometheus import Prometheus
 
-    return Prometheus(asked.kind, asked.url, asked.metrics, authorization, keys)
+    return Prometheus(asked.kind, ScrapedPage(asked.url, authorization, keys), asked.metrics)
 
 
 def run_monitor(
@@ -157,7 +159,7 @@ def run_monitor(
         os.nice(NICENESS)
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
-        _serve_metrics(metrics, folder)
+        _serve_figures(metrics, folder)
     if with_parent:
         threading.Thread(target=_until_alone, args=(stop,), daemon=True).start()
         print(READY, flush=True)
@@ -175,14 +177,14 @@ def _way_arguments(keys: ConnectionKeys) -> list[str]:
     return [part for flag, value in given if value for part in ((flag,) if value is True else (flag, str(value)))]
 
 
-def _serve_metrics(listener: socket.socket, folder: Path) -> None:
-    """Serve Prometheus from now until this process ends."""
-    from loadtest.monitor.endpoint import MetricsEndpoint
+def _serve_figures(listener: socket.socket, folder: Path) -> None:
+    """Serve the figures of the run in a folder from now until this process ends."""
+    from loadtest.monitor.endpoint import serve_metrics
     from loadtest.monitor.export import families
     from loadtest.monitor.tail import Tail
 
     tail = Tail(folder)
-    MetricsEndpoint(listener, lambda: families(tail.seen()))
+    serve_metrics(listener, lambda: families(tail.seen()))
 
 
 def _until_alone(stop: threading.Event) -> None:

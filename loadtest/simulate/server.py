@@ -84,17 +84,8 @@ class ServerOptions:
     faults: tuple[Fault, ...] = ()
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.speed <= 0:
-            raise ScenarioError(f"speed must be above 0, not {self.speed}.")
-        if self.slots is not None and self.slots < 0:
-            raise ScenarioError(f"slots must be 0 (no limit) or more, not {self.slots}.")
-
     def resolved(self) -> Profile:
-        """Return the profile with these options applied and its times divided by speed.
-
-        Raises ScenarioError where that makes no sense.
-        """
+        """Return the profile with these options applied and its times divided by speed; raise ScenarioError for no profile."""
         profile = load_profile(self.profile)
         timing = profile.timing if self.jitter is None else replace(profile.timing, jitter=self.jitter)
         slots = profile.slots if self.slots is None else self.slots or None

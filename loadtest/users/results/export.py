@@ -25,7 +25,7 @@ def begin(environment: Environment) -> None:
         return
     listener = endpoint.open_listener(address, port)
     logger.info("metrics: %s", endpoint.url_of(listener))
-    endpoint.MetricsEndpoint(listener, lambda: _politely(run_so_far(board)))
+    endpoint.serve_metrics(listener, lambda: _politely(run_so_far(board)))
 
 
 def run_so_far(shown: Board) -> RunState:
