@@ -86,7 +86,7 @@ def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, A
 def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the scenario's prices: they win over those that run.json keeps."""
     for key in reversed([key for key in keys_of(Scenario) if key.name in PRICE_KEYS]):
-        text = f"{key.declared.help}  [default: as the run was told]"
+        text = f"{key.help}  [default: as the run was told]"
         command = click.option(key.flag, metavar="PRICE", help=text)(command)
     return command
 

@@ -111,7 +111,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         "What the server costs an hour, e.g. 2.49EUR: the report says what a million output tokens cost at each level.",
         None,
         text=Text(100, "name a price like 2.49EUR, or leave it out"),
-        read=price_text,
+        convert=price_text,
         locust=(OPTION,),
         metavar="PRICE",
     )
@@ -120,7 +120,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         "sampled (monitors nvidia, dcgm, rapl).",
         None,
         text=Text(100, "name a price like 0.30EUR, or leave it out"),
-        read=price_text,
+        convert=price_text,
         locust=(OPTION,),
         metavar="PRICE",
     )

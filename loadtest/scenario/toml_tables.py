@@ -81,8 +81,8 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
 
     Raises ScenarioError for a key in the wrong place and for an unknown one, with the nearest.
     """
-    tables = {key.name: key.declared.table for key in keys}
-    second = {key.name: key.declared.also_in for key in keys if key.declared.also_in is not None}
+    tables = {key.name: key.table for key in keys}
+    second = {key.name: key.also_in for key in keys if key.also_in is not None}
     found: dict[str, Any] = {}
     for name, value in table.items():
         inside = [one for one in value if one in tables] if isinstance(value, Mapping) else []

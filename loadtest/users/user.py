@@ -15,7 +15,7 @@ from loadtest.users.answer import say_once
 from loadtest.users.client import Client
 from loadtest.users.options import Settings
 
-USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.declared.locust)
+USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.locust)
 
 
 class ModelUser(User):

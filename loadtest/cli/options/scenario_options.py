@@ -68,38 +68,36 @@ server_options = key_options(*SERVER_OPTIONS)
 
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    declared, kind, default = key.declared, key.kind, key.default
-    text = declared.help + (f" [{declared.unit}]" if declared.unit not in ("", "s") else "")  # SECONDS stands before it
+    kind, default = key.kind, key.default
+    text = key.help + (f" [{key.unit}]" if key.unit not in ("", "s") else "")  # SECONDS stands before it
     if key.listed:
         default = ",".join(map(str, default))
     if default not in (None, "", False):
         text += f"  [default: {default}]"
     if kind is bool:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
-    if declared.joined is not None or declared.repeat is not None:
+    if key.joined is not None or key.repeat is not None:
         return click.option(
             key.flag,
             key.name,
             multiple=True,
-            metavar=declared.repeat or declared.metavar,
-            callback=functools.partial(_given_again, declared.joined),
+            metavar=key.repeat or key.metavar,
+            callback=functools.partial(_given_again, key.joined),
             help=text,
         )
-    taken: Any = (
-        click.Choice(declared.choices, case_sensitive=False) if declared.choices else PARAM_TYPES.get(kind, kind)
-    )
+    taken: Any = click.Choice(key.choices, case_sensitive=False) if key.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
-        taken = ReadParam(read_lengths, "lengths") if declared.length else LISTS_OF[kind]
-    elif declared.length:
+        taken = ReadParam(read_lengths, "lengths") if key.length else LISTS_OF[kind]
+    elif key.length:
         taken = ReadParam(read_length, "length")
-    elif declared.span:
+    elif key.span:
         taken = ReadParam(read_seconds, "seconds")
-    elif declared.share:
+    elif key.share:
         taken = ShareParam()
-    elif declared.unit == "s" and kind is float:
+    elif key.unit == "s" and kind is float:
         taken = SecondsParam()
-    metavar = LIST_METAVARS[kind] if key.many else declared.metavar
-    if metavar is None and not declared.choices and declared.unit == "s" and not declared.span:
+    metavar = LIST_METAVARS[kind] if key.many else key.metavar
+    if metavar is None and not key.choices and key.unit == "s" and not key.span:
         metavar = "SECONDS"
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 
