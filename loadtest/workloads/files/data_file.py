@@ -12,7 +12,7 @@ import itertools
 import re
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,6 +64,7 @@ class DataFile:
     in_turn: bool = False  # a column that the user named holds lists of texts
     strange: dict[str, None] = field(default_factory=dict)  # roles that are sent, and that chat APIs do not know
     unsent: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not sent
+    at: int = 0  # how far its text was read
 
     @classmethod
     def read(cls, path: Path, column: str | None) -> DataFile:
@@ -101,6 +102,7 @@ class DataFile:
 
     def take_all(self, file: BinaryIO) -> None:
         """Read the file through, and remember where its rows are."""
+        self._recognise(file)
         pieces = (
             self._line_texts(file) if self.lines else self._csv_pieces(file) if self.head else self._json_pieces(file)
         )
@@ -130,6 +132,25 @@ class DataFile:
         refuse(
             len(self.starts) > MOST_REQUESTS, f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it."
         )
+
+    def _recognise(self, file: BinaryIO) -> None:
+        """Tell JSON, CSV and lines apart, and read a CSV file's head; raise ScenarioError for what is none of them."""
+        suffix = self.path.suffix.lower()
+        if (other := not_rows(file.read(512), suffix)) is not None:
+            raise ScenarioError(f"the data file {self.path} {other}.")
+        _after_mark(file)
+        line = _first_line(file)
+        first = line.lstrip()[:1]
+        refuse(not first, f"the data file {self.path} is empty; give one prompt a row.")
+        if suffix == TEXT_SUFFIX and self.column is None and first in (b"{", b"["):
+            self.lines = not (_is_json(line) or is_spread(line))
+        elif suffix in CSV_SUFFIXES or (suffix not in JSON_SUFFIXES and first not in (b"{", b"[")):
+            try:
+                self.delimiter, self.head = read_head(_head_line(self._text_lines(file)), self.column)
+            except RowError as error:
+                if suffix != TEXT_SUFFIX or self.column is not None:
+                    raise self._wrong(0, f"{error}{'' if suffix in CSV_SUFFIXES else LINES}") from None
+                self.lines = True
 
     def _read(self, piece: Piece, value: Any) -> Row | None:
         try:
@@ -219,25 +240,23 @@ class DataFile:
     # -- lines, CSV ----------------------------------------------------------------------------------------------------------
 
     def _line_texts(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
-        lines = _TextLines(self, file)
-        start = lines.at
-        for line in lines:
+        start = _after_mark(file)
+        for line in self._text_lines(file):
             text = line.rstrip("\r\n")
             if "\r" in text:
                 raise self._wrong(start, f"has lone carriage returns{LONE_RETURNS}")
             if text.strip():
-                yield Piece(start, lines.at, b""), text
-            start = lines.at
+                yield Piece(start, self.at, b""), text
+            start = self.at
 
     def _csv_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
         assert self.head is not None
-        lines = _TextLines(self, file)
-        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        reader = csv.reader(self._text_lines(file), delimiter=self.delimiter, strict=True)
         head = next(reader)
-        end = lines.at
+        end = self.at
         try:
             for cells in reader:
-                start, end = end, lines.at
+                start, end = end, self.at
                 if not any(cell.strip() for cell in cells):
                     continue
                 if cells == head:
@@ -248,29 +267,18 @@ class DataFile:
         except csv.Error as error:
             raise self._wrong(end, wrong_csv(error)) from None
 
-
-class _TextLines:
-    """Lines of a file as text, and how far they were read: the reader takes no more of them than a row needs."""
-
-    def __init__(self, data: DataFile, file: BinaryIO) -> None:
+    def _text_lines(self, file: BinaryIO) -> Iterator[str]:
+        """Yield the file's lines as text; who reads rows from them takes no more lines than a row needs, which `at` tells."""
         self.at = _after_mark(file)
-        self._data, self._file = data, file
-
-    def __iter__(self) -> _TextLines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline()
-        if not line:
-            raise StopIteration
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            raise self._data._wrong(self.at, "is not UTF-8 text; save the file as UTF-8") from None  # noqa: SLF001
-        if "\0" in text:
-            raise self._data._wrong(self.at, "holds a NUL byte; is it a text file?")  # noqa: SLF001
-        self.at += len(line)
-        return text
+        for line in file:
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                raise self._wrong(self.at, "is not UTF-8 text; save the file as UTF-8") from None
+            if "\0" in text:
+                raise self._wrong(self.at, "holds a NUL byte; is it a text file?")
+            self.at += len(line)
+            yield text
 
 
 @functools.lru_cache(maxsize=2)
@@ -280,7 +288,7 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
             if (other := not_regular(path)) is not None:
                 raise ScenarioError(f"the data file {path} {other}.")
             with path.open("rb") as file:
-                data = _recognised(path, column, file)
+                data = DataFile(path, column)
                 data.take_all(file)
     except ValueError:
         raise ScenarioError(f"cannot read the data file {path!a}: its name holds a NUL byte.") from None
@@ -292,30 +300,6 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     return data
 
 
-def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
-    """Return the file without its rows yet; raise ScenarioError for one that is neither JSON nor CSV."""
-    suffix = path.suffix.lower()
-    if (other := not_rows(file.read(512), suffix)) is not None:
-        raise ScenarioError(f"the data file {path} {other}.")
-    _after_mark(file)
-    line = _first_line(file)
-    first = line.lstrip()[:1]
-    refuse(not first, f"the data file {path} is empty; give one prompt a row.")
-    data = DataFile(path, column)
-    if suffix == TEXT_SUFFIX and column is None and first in (b"{", b"["):
-        data.lines = not (_is_json(line) or is_spread(line))
-        return data
-    if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
-        return data
-    try:
-        data.delimiter, data.head = read_head(_head_line(_TextLines(data, file)), column)
-    except RowError as error:
-        if suffix != TEXT_SUFFIX or column is not None:
-            raise data._wrong(0, f"{error}{'' if suffix in CSV_SUFFIXES else LINES}") from None  # noqa: SLF001
-        data.lines = True
-    return data
-
-
 def _is_json(line: bytes) -> bool:
     try:
         loads(line)
@@ -324,7 +308,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _head_line(lines: _TextLines) -> str:
+def _head_line(lines: Iterable[str]) -> str:
     """Return the first line, with those that follow as far as a name in quotes holds their ends."""
     head = ""
     for line in itertools.islice(lines, MOST_HEAD_LINES):
