@@ -24,16 +24,16 @@ from loadtest.errors import ScenarioError, os_error_as, refuse
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, id_column, loads, unsent_columns
+from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, RowShape, is_plain, loads
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
-from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, is_plain, plain_column, read_row
+from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, read_row
 from loadtest.workloads.files.json_pieces import BLOCK, Piece, array_pieces, is_spread, object_pieces, remedy
 from loadtest.workloads.files.turns import SENT_ROLES
 from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
 
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001  # the length of such a pause
-SAME_AS_BEFORE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
+PLAIN_ROW = Row("")  # stands for any row of which nothing but a text is sent
 MOST_HEAD_LINES = 20  # of a CSV file's head, whose names may hold line ends
 TEXT_SUFFIX = ".txt"
 LINES = ". (A file with a prompt a line has a name in .txt; one text for every request is given with --prompt-file.)"
@@ -106,21 +106,17 @@ class DataFile:
         pieces = (
             self._line_texts(file) if self.lines else self._csv_pieces(file) if self.head else self._json_pieces(file)
         )
-        # of the row before: its columns, those that hold nothing, and the prompt's where nothing else of the row is sent
-        keys, blank, plain, named = None, list[Any](), None, None
-        names, columns = array("q"), False
+        shape, ids, columns = RowShape(), array("q"), False
         for number, (piece, value) in enumerate(pieces):
             if number and not number % YIELD_EVERY:
                 time.sleep(PAUSE_S)
-            alike = value.__class__ is dict and value.keys() == keys and not (blank and any(map(value.get, blank)))
-            if not alike:
-                plain, named = plain_column(value, self.column), id_column(value)
-                keys = value.keys() if isinstance(value, dict) else None
-                unsent, blank = unsent_columns(value, self.column)
-                self.unsent.update(dict.fromkeys(unsent))
-            row = SAME_AS_BEFORE if plain is not None and is_plain(value[plain]) else self._read(piece, value)
-            if named is not None and value[named]:
-                names.append(hash(str(value[named])))
+            if not shape.has(value):
+                shape = RowShape.of(value, self.column)
+                self.unsent.update(dict.fromkeys(shape.unsent))
+            plain = shape.text is not None and is_plain(value[shape.text])
+            row = PLAIN_ROW if plain else self._read(piece, value)
+            if shape.id is not None and value[shape.id]:
+                ids.append(hash(str(value[shape.id])))
             if row is None:
                 self.left_out += 1
             else:
@@ -128,7 +124,7 @@ class DataFile:
                 self._take(piece, row)
         if columns and len(self.starts) == 1:
             raise self._wrong(self.starts[0], HOLDS_COLUMNS)
-        self.same_ids = len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64))) if names else 0
+        self.same_ids = len(ids) - len(np.unique(np.frombuffer(ids, dtype=np.int64))) if ids else 0
         refuse(
             len(self.starts) > MOST_REQUESTS, f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it."
         )
