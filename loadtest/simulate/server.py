@@ -23,9 +23,8 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
-from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, OpenAIFormat
+from loadtest.simulate.api.answer_formats import AnswerFormat, EmbeddingsFormat, OllamaFormat, OpenAIFormat
 from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, Fault, TruthLog, fault_place
-from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.request_bodies import (
@@ -33,6 +32,7 @@ from loadtest.simulate.api.request_bodies import (
     RefusedError,
     check_model,
     parse_body,
+    read_embedding_request,
     read_ollama_request,
     read_openai_request,
     refusal_body,

@@ -193,6 +193,33 @@ def read_openai_request(
     )
 
 
+def read_embedding_request(endpoint: str, fields: dict[str, Any], profile: Profile) -> GenerationRequest:
+    """Return what /api/embed or /v1/embeddings asks for; raise RefusedError where Ollama answers with an error."""
+    model = check_model(fields, profile, required=True)
+    given = fields.get("input", "")
+    inputs = [given] if isinstance(given, str) and given else given or []
+    if not isinstance(inputs, list) or not all(isinstance(one, str) for one in inputs):
+        raise RefusedError(400, "invalid input type")
+    if endpoint == "v1-embeddings" and not inputs:
+        raise RefusedError(400, "invalid input")
+    options = fields.get("options") or {}
+    prompts = tuple(tuple(text.pieces(one)) for one in inputs)
+    return GenerationRequest(
+        endpoint=endpoint,
+        model=model,
+        opening=inputs[0][:80] if inputs else "",
+        prompt=prompts[0] if prompts else (),
+        more_prompts=prompts[1:],
+        inputs=tuple(inputs),
+        limit=1,
+        natural=None,
+        num_ctx=int(options.get("num_ctx") or profile.num_ctx) if endpoint == "embed" else profile.num_ctx,
+        stream=False,
+        load_only=not inputs,
+        packed=fields.get("encoding_format") == "base64",
+    )
+
+
 def _messages(messages: Any) -> list[tuple[str, str]]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise RefusedError(
