@@ -152,7 +152,7 @@ def header_quoted(name: bytes, value: bytes) -> str:
     return shown(credentials.redacted(f"{name.decode('latin-1')}: {value.decode('latin-1').strip()}"))[:80]
 
 
-def reached(scenario: Scenario) -> Scenario:
+def secrets_apart(scenario: Scenario) -> Scenario:
     """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
     if scenario.key_env is not None:
         credentials.keep_secret(scenario.key_env)

@@ -52,6 +52,7 @@ class Key:
 
     @property
     def listed(self) -> bool:
+        """Whether its value is a list."""
         return typing.get_origin(self.hint) in (Sequence, tuple)
 
     @property
@@ -140,7 +141,7 @@ def _values_text(values: tuple[Any, ...]) -> str:
     return ", ".join([*shown, "…"] if len(values) > 20 else shown)
 
 
-_OTHERS = {
+_OTHERS = {  # our key -> what bodies, client libraries and other tools call it
     "output_tokens": "max_tokens max_completion_tokens max_output_tokens max_new_tokens num_predict n_predict output_len",
     "input_tokens": "input_len prompt_tokens prompt_len",
     "think": "reasoning_effort reasoning thinking enable_thinking no_think",

@@ -25,7 +25,7 @@ from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, SessionKeys, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.price import check_prices, price_text
-from loadtest.scenario.toml_tables import beside, flat, other_loop_left_out, read_toml, renamed
+from loadtest.scenario.toml_tables import flat, other_loop_left_out, read_toml, renamed, with_paths_beside
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
 from loadtest.text import counted, rated
 
@@ -152,7 +152,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         given = {name: value for name, value in overrides.items() if value is not None}
         given = renamed(given, "the command line", say)
         check_idle(table, table, where)
-        table = other_loop_left_out(beside(table, path.parent, given), given)
+        table = other_loop_left_out(with_paths_beside(table, path.parent, given), given)
         check_idle(given, {**table, **given}, f"the command line, laid over {where},")
         return cls.from_dict({**table, **given}, where=where)
 

@@ -174,7 +174,7 @@ def other_loop_left_out(table: Mapping[str, Any], given: Mapping[str, Any]) -> d
 FILE_KEYS = ("prompt_file", "trace", "data")  # keys whose value is a path
 
 
-def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_paths_beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file's table with the files that it names as its neighbours in `folder`, ~ as the user's home; those `given` otherwise stay."""
     table = dict(table)
     for name in FILE_KEYS:

@@ -21,7 +21,7 @@ from loadtest.cli.options.param_types import (
     read_lengths,
 )
 from loadtest.errors import ScenarioError, refuse
-from loadtest.reach import reached
+from loadtest.reach import secrets_apart
 from loadtest.scenario import (
     FORMER,
     ConnectionKeys,
@@ -37,7 +37,7 @@ from loadtest.urls import is_socket, without_secrets
 
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
 CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
-SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
+SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is secrets_apart
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
@@ -168,7 +168,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
 
 def connection_of(values: dict[str, Any]) -> Scenario:
     """Take the options of a connection out of a command's, as a scenario; raise ScenarioError where they make no sense."""
-    return reached(make_scenario(None, {name: values.pop(name, None) for name in SERVER_OPTIONS}))
+    return secrets_apart(make_scenario(None, {name: values.pop(name, None) for name in SERVER_OPTIONS}))
 
 
 def _warn(sentence: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import orjson
 
-from loadtest.workloads.files.json_pieces import remedy
+from loadtest.workloads.files.json_rows import remedy
 from loadtest.workloads.files.turns import (
     SPEAKS,
     are_texts,
