@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
-from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.files.trace import Blocks
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
 from loadtest.workloads.schedule import trace_of
@@ -130,12 +130,12 @@ class HashedBlocks:
     scenario: Scenario
     counter: Counter
     fit: TokenFit
-    trace: Trace
+    blocks: Blocks
 
     @classmethod
     def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
         trace = None if scenario.literal or scenario.data is not None else trace_of(scenario)
-        return None if trace is None or trace.blocks is None else cls(scenario, counter, fit, trace)
+        return None if trace is None or trace.blocks is None else cls(scenario, counter, fit, trace.blocks)
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
         seed = seed_of(self.scenario, level, i, warmup=warmup)
@@ -144,12 +144,10 @@ class HashedBlocks:
 
     def prompt(self, i: int, tokens: int, *, warmup: bool) -> str:
         """Return the prompt of the i-th row; a warm-up has blocks of its own."""
-        assert self.trace.blocks is not None
-        ours, block = self.fit.ours(tokens), self.fit.ours_added(self.trace.blocks.tokens)
+        ours, block = self.fit.ours(tokens), self.fit.ours_added(self.blocks.tokens)
         key = "warm-up block" if warmup else "block"
         texts = []
-        hashes = self.trace.blocks[0 if warmup else i]
-        for hash_id in hashes:
+        for hash_id in self.blocks[0 if warmup else i]:
             length = min(block, ours)
             if length <= 0:
                 break
