@@ -177,10 +177,11 @@ def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
     scheme, found, rest = proxy.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if found else ("http", scheme)
+    named = scheme if scheme.isalnum() and len(scheme) < 20 else "something else"  # it may hold a password
     refuse(
         scheme not in ("http", "https", *SOCKS),
         f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
-        f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {shown_scheme(scheme)}.",
+        f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {named}.",
     )
     try:
         address = parse_url(f"{'http' if scheme in SOCKS else scheme}://{rest}")
@@ -204,10 +205,6 @@ def _with_http(proxy: str) -> str:
     """Return the URL under which a proxy's user:pass is kept, and by which its host and port are read."""
     scheme, _, place = proxy.partition("://")
     return f"http://{place}" if scheme in SOCKS else proxy
-
-
-def shown_scheme(scheme: str) -> str:
-    return scheme if scheme.isalnum() and len(scheme) < 20 else "something else"
 
 
 def ignored_proxies() -> list[str]:

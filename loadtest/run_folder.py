@@ -176,10 +176,6 @@ class RunFolder:
             raise RunFolderError(f"{path} is not a run folder: {_why_none(path)}.")
         return cls(path)
 
-    @property
-    def name(self) -> str:
-        return self.path.name
-
     def write_run(self, facts: dict[str, Any]) -> None:
         """Write run.json, whole or not at all; raise StorageError.
 

@@ -113,10 +113,7 @@ def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
     return _filled(tokens, nonce, "", tokens - counter.count(nonce), seed, counter)
 
 
-@functools.lru_cache(maxsize=4096)
-def cached_document(tokens: int, seed: int, counter: Counter) -> str:
-    """Return what `made_up_document` does, for a text that many prompts share."""
-    return made_up_document(tokens, seed, counter)
+cached_document = functools.lru_cache(maxsize=4096)(made_up_document)  # for a text that many prompts share
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ class DataFile:
         self.strange.update(dict.fromkeys(one["role"] for one in row.messages or () if one["role"] not in SENT_ROLES))
         if row.body and self.with_body is None:
             self.with_body = ", ".join(map(str, row.body))
-        if self.systems is None and row.has_system:
+        if self.systems is None and row.messages and row.messages[0].get("role") == "system":
             self.systems = len(self.starts)
 
     def _wrong(self, offset: int, what: str) -> ScenarioError:

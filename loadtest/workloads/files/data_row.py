@@ -61,10 +61,6 @@ class Row:
     unheard: tuple[str, ...] = ()  # roles of the conversation whose words are left out
 
     @property
-    def has_system(self) -> bool:
-        return self.messages is not None and self.messages[0].get("role") == "system"
-
-    @property
     def goes_on(self) -> bool:
         """Whether a user says more in the whole conversation than in the request."""
         both = self.transcript, self.messages or self.transcript[:1]
