@@ -94,10 +94,11 @@ def _advise_groups(
 
     def advise_on(numbered: tuple[int, tuple[Group, Analysis]]) -> dict[str, Any]:
         number, (group, one) = numbered
-        if group.beside:
-            raise PredictionError(
-                f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
-            )
+        refuse(
+            group.beside,
+            f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own.",
+            PredictionError,
+        )
         body = _advise(folder / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
         return {"group": group.name, **body}
 

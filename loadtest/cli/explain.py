@@ -89,8 +89,11 @@ def explain(
     share = None if percentile is None else _share(percentile)
     folder = out_folder(run, out)
     analysis = analyse(run)
-    if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
-        raise PredictionError(f"{run} measured embeddings: an answer without tokens has no parts to explain.")
+    refuse(
+        str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"),
+        f"{run} measured embeddings: an answer without tokens has no parts to explain.",
+        PredictionError,
+    )
     found = _explained(analysis, request, share, slowest, level, by)
     written = [chart.draw(folder / FILE_NAME, *found[0])] if len(found) == 1 else []
     explanations = [each for _, _, each in found]
@@ -131,8 +134,7 @@ def _explained(
             raise PredictionError(f"{analysis.run.path} holds requests to {names}; name one of them with --request ID.")
         one, beside = analysis, ()
         levels = one.levels
-        if not levels:
-            raise PredictionError(f"{one.run.path} holds no requests to explain.")
+        refuse(not levels, f"{one.run.path} holds no requests to explain.", PredictionError)
         chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
         ordered = work.rows_by_length(one.run, [chosen["index"]], by)
         if not len(ordered):

@@ -121,10 +121,16 @@ def _free(out: Path | None) -> Path:
     path = out or Path(FILE_NAME)
     path = path / FILE_NAME if path.is_dir() else path
     refuse(path.suffix != ".json", f"{path} does not end in .json; name the file like --out before.json.")
-    if path.exists():
-        raise PredictionError(f"{path} is there already, and a prediction is not written over; choose another --out.")
-    if not path.parent.is_dir():
-        raise PredictionError(f"there is no folder {path.parent}; make it, or choose another --out.")
+    refuse(
+        path.exists(),
+        f"{path} is there already, and a prediction is not written over; choose another --out.",
+        PredictionError,
+    )
+    refuse(
+        not path.parent.is_dir(),
+        f"there is no folder {path.parent}; make it, or choose another --out.",
+        PredictionError,
+    )
     return path
 
 

@@ -235,10 +235,11 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
         api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
     with control_client(asked.connection) as client:
         server = probe(client, address.base, api=api, path=address.path)
-        if server.kind != "ollama":
-            raise TargetError(
-                f"{server.described} does not say what its models are made of: give --model, --gguf or --config."
-            )
+        refuse(
+            server.kind != "ollama",
+            f"{server.described} does not say what its models are made of: give --model, --gguf or --config.",
+            TargetError,
+        )
         model = with_details(client, server, choose_model(server, asked.model))
     facts = facts_of_server(shown(model.name), model.details, model.trained_context)
     plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)
