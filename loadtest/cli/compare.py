@@ -27,7 +27,7 @@ from loadtest.analyse.report import VERDICT_STYLES
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli.options.param_types import ShareParam
 from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_lines, print_written
-from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.errors import LoadTestError, ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder, write_whole
 
@@ -158,13 +158,11 @@ def compare(
                 2 a mistake, or nothing could be compared
     """
     alone = len(runs) == 1 and not against
-    if alone and not (runs[0] / "run.json").is_file():
-        raise LoadTestError(ONE_RUN)
+    refuse(alone and not (runs[0] / "run.json").is_file(), ONE_RUN, LoadTestError)
     keys = _across_keys(across, _distinct((*runs, *against)))
     if not against and len(runs) != 2:
         every = [analyse(path) for path in runs]
-        if alone and not every[0].groups:
-            raise LoadTestError(ONE_RUN)
+        refuse(alone and not every[0].groups, ONE_RUN, LoadTestError)
         set_side_by_side(
             every, out_folder(runs[-1], out), tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
         )

@@ -81,7 +81,7 @@ def weigh(shape: Shape, quantization: str) -> int:
     """
     refuse(shape.layout == "opt", "no GGUF server runs OPT models: give --dtype instead of --quantization.")
     name = recipe(quantization)
-    return sum(size_of(type_of(item, shape, name), item.row, item.parameters) for item in tensors_of(shape))
+    return sum(size_of(type_of(item, shape, name), item.parameters) for item in tensors_of(shape))
 
 
 def rough(parameters: int, quantization: str) -> tuple[int, str]:
