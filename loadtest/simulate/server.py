@@ -203,8 +203,8 @@ class SimulatedServer:
                 return
             status, content_type, body = self._control(http)
         except RefusedError as refusal:
-            status = refusal.status
-            content_type, body = refusal_body(http.path, status, refusal.sentence)
+            status, sentence = refusal.args
+            content_type, body = refusal_body(http.path, status, sentence)
         self._send(connection, http, status, content_type, body)
 
     def _generate(self, connection: ClientConnection, http: HTTPRequest) -> None:

@@ -31,12 +31,7 @@ _OPTION_TYPES = dict.fromkeys(
 
 
 class RefusedError(Exception):
-    """The request is answered with an error: its HTTP status and its sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
+    """The request is answered with an error; its arguments are the HTTP status and the sentence."""
 
 
 def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
