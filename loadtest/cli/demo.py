@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.options.param_types import NumberParam
+from loadtest.cli.options.param_types import number_param
 from loadtest.cli.report import any_records_lost, show_report
 from loadtest.cli.run import run_scenario
 from loadtest.cli.run.results import Showing, show_ended
@@ -83,7 +83,7 @@ def _cores_apart(server: int) -> Iterator[None]:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-demo]")
 @click.option(
     "--speed",
-    type=NumberParam(0.01, 100),
+    type=number_param(0.01, 100),
     default=DEMO_SPEED,
     show_default=True,
     help="Run the simulated server this many times faster than the profile.",

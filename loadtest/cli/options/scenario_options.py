@@ -15,10 +15,10 @@ from loadtest.cli.options.param_types import (
     LIST_METAVARS,
     LISTS_OF,
     PARAM_TYPES,
+    SHARE,
     ReadParam,
-    SecondsParam,
-    ShareParam,
     read_lengths,
+    seconds_param,
 )
 from loadtest.errors import ScenarioError, refuse
 from loadtest.reach import secrets_apart
@@ -93,9 +93,9 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     elif key.span:
         taken = ReadParam(read_seconds, "seconds")
     elif key.share:
-        taken = ShareParam()
+        taken = SHARE
     elif key.unit == "s" and kind is float:
-        taken = SecondsParam()
+        taken = seconds_param()
     metavar = LIST_METAVARS[kind] if key.many else key.metavar
     if metavar is None and not key.choices and key.unit == "s" and not key.span:
         metavar = "SECONDS"
