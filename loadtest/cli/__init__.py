@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from loadtest import __version__
-from loadtest.cli.options.arguments import check_bytes, check_given, check_typography
+from loadtest.cli.options.arguments import check_given, check_typed
 from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.cli.output.mistakes import print_mistake, print_usage_error
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
@@ -117,8 +117,7 @@ def main(args: list[str] | None = None) -> Any:
 
 def _exit_code_of(args: list[str]) -> int:
     try:
-        check_bytes(args)
-        check_typography(args)
+        check_typed(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         print_usage_error(error, " ".join(["loadtest", *(each for each in args[:1] if each in COMMANDS)]))

@@ -19,27 +19,21 @@ _DASHED = re.compile("(?=.?[\u2010-\u2015\u2212])[-\u2010-\u2015\u2212]+(?=[a-z]
 _TEXTS = ("--prompt", "--system", "--stop", "--name", "--header", "--body")  # may hold any of them
 
 
-def check_bytes(args: Sequence[str]) -> None:
-    """Raise ScenarioError for an argument that is not UTF-8 or holds a NUL byte: no page or JSON could hold it."""
-    for before, arg in zip(("", *args), args, strict=False):
-        option, equals, _ = arg.partition("=")
-        named = option if arg.startswith("--") and equals else before if before.startswith("-") else "an argument"
-        refuse(
-            not encodable(named + arg),
-            f"{ascii(named)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file.",
-        )
-        refuse("\0" in arg, f"{named} holds a NUL byte; take it out.")
+def check_typed(args: Sequence[str]) -> None:
+    """Raise ScenarioError for an argument that no page or JSON could hold, and for what a page puts into a pasted command.
 
-
-def check_typography(args: Sequence[str]) -> None:
-    """Raise ScenarioError for what a page puts into a command that is pasted from it.
-
-    That is a dash or quotes of another kind, a comment, and a blank where a name should be, of a line end that the shell
-    kept.
+    The first is one that is not UTF-8 or holds a NUL byte. The second is a dash or quotes of another kind, a comment, and
+    a blank where a name should be, of a line end that the shell kept.
     """
     for before, arg in zip(("", *args), args, strict=False):
         option, equals, value = arg.partition("=")
         named, said = (option, value) if equals and option.startswith("--") else (before, arg)
+        what = named if named.startswith("-") else "an argument"
+        refuse(
+            not encodable(what + arg),
+            f"{ascii(what)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file.",
+        )
+        refuse("\0" in arg, f"{what} holds a NUL byte; take it out.")
         if named in _TEXTS:
             continue
         refuse(
