@@ -42,10 +42,7 @@ MOST_TOML = 4 << 20  # bytes of a scenario file
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise ScenarioError with one sentence."""
-    refuse(
-        not encodable(str(path)),
-        f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.",
-    )
+    refuse(not encodable(str(path)), f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.")
     refuse(
         (path / "run.json").exists(),
         f"{path} is a run folder, not a scenario file: `loadtest report {path}` reads it, and its report.md has the command that "
