@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from loadtest.cli.options.param_types import LIST_METAVARS, LISTS_OF
+from loadtest.cli.options.param_types import LISTS_OF
 from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError, refuse
 from loadtest.metrics import VOID
@@ -24,14 +24,11 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_00
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--concurrency", type=LISTS_OF[int], metavar=LIST_METAVARS[int], help="Users of a closed loop to predict."
-)
-@click.option("--rate", type=LISTS_OF[float], metavar=LIST_METAVARS[float], help="Requests/s, Poisson, to predict.")
+@click.option("--concurrency", type=LISTS_OF[int], help="Users of a closed loop to predict.")
+@click.option("--rate", type=LISTS_OF[float], help="Requests/s, Poisson, to predict.")
 @click.option(
     "--slots",
     type=LISTS_OF[int],
-    metavar=LIST_METAVARS[int],
     help="Parallel slots to predict for.  [default: the server's own]",
 )
 @click.option(

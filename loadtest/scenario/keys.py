@@ -38,9 +38,7 @@ class Key:
     span: bool = False  # of seconds: the same
     share: bool = False  # may be written `5%`
     locust: tuple[str, ...] = ()  # where Locust's users can set the key: ATTRIBUTE, OPTION
-    repeat: str | None = (
-        None  # of a list whose values all hold together: what the option is given with, each time again
-    )
+    repeat: str | None = None  # of a list whose values hold together: what its option is given with, each time again
     joined: str | None = None  # of a text that may name several things, or of a list of texts: what stands between them
     metavar: str | None = None  # stands for a value in help where its type says too little
     convert: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type

@@ -21,7 +21,7 @@ from loadtest.scenario import (
 class ReadParam(click.ParamType[Any]):
     """What `read` makes of a text, such as a number within bounds, which nan never is.
 
-    `wanted` says what a text is not where the reader does not say it.
+    `kind` in capitals is its metavar. `wanted` says what a text is not where the reader does not say it.
     """
 
     def __init__(self, read: Callable[[str], Any], kind: str, wanted: str = "", bounds: Sequence[float] = ()) -> None:
@@ -46,7 +46,7 @@ def number_param(*bounds: float) -> ReadParam:
 
 
 def seconds_param(*bounds: float) -> ReadParam:
-    return ReadParam(float, "number", "a number of seconds like 0.5 or 90, without a unit", bounds)
+    return ReadParam(float, "seconds", "a number of seconds like 0.5 or 90, without a unit", bounds)
 
 
 def whole_param(*bounds: float) -> ReadParam:
@@ -66,7 +66,6 @@ def _list_of(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
 SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: whole_param(), float: number_param()}
 LISTS_OF = {
-    int: ReadParam(_list_of(parse_whole), "whole numbers", "a list of whole numbers like 1,2,4,8"),
-    float: ReadParam(_list_of(float), "numbers", "a list of numbers like 0.5,1,2"),
+    int: ReadParam(_list_of(parse_whole), "n,n,…", "a list of whole numbers like 1,2,4,8"),
+    float: ReadParam(_list_of(float), "r,r,…", "a list of numbers like 0.5,1,2"),
 }
-LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}

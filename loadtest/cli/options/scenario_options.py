@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from loadtest.cli.options.param_types import (
-    LIST_METAVARS,
     LISTS_OF,
     PARAM_TYPES,
     SHARE,
@@ -37,7 +36,7 @@ from loadtest.urls import is_socket, without_secrets
 
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
 CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
-SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is secrets_apart
+SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
@@ -69,7 +68,7 @@ server_options = key_options(*SERVER_OPTIONS)
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     kind, default = key.kind, key.default
-    text = key.help + (f" [{key.unit}]" if key.unit not in ("", "s") else "")  # SECONDS stands before it
+    text = key.help + (f" [{key.unit}]" if key.unit not in ("", "s") else "")  # of seconds the metavar speaks
     if key.listed:
         default = ",".join(map(str, default))
     if default not in (None, "", False):
@@ -87,7 +86,7 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         )
     taken: Any = click.Choice(key.choices, case_sensitive=False) if key.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
-        taken = ReadParam(read_lengths, "lengths") if key.length else LISTS_OF[kind]
+        taken = ReadParam(read_lengths, "n,n,…") if key.length else LISTS_OF[kind]
     elif key.length:
         taken = ReadParam(read_length, "length")
     elif key.span:
@@ -96,10 +95,7 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         taken = SHARE
     elif key.unit == "s" and kind is float:
         taken = seconds_param()
-    metavar = LIST_METAVARS[kind] if key.many else key.metavar
-    if metavar is None and not key.choices and key.unit == "s" and not key.span:
-        metavar = "SECONDS"
-    return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
+    return click.option(key.flag, key.name, type=taken, default=None, metavar=key.metavar, help=text)
 
 
 def _given_again(
