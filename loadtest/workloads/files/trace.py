@@ -353,16 +353,13 @@ def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[flo
     name = columns.instant
     if name is None:
         raise ScenarioError(f"{where} {NO_INSTANT} {short_repr(', '.join(row))}.")
-    given = row[name]
-    if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
-    scale = columns.scale
+    given, scale = row[name], columns.scale
     try:
-        time = float(given)
-    except OverflowError:
-        time = math.inf
+        time = math.nan if isinstance(given, bool) else float(given)
+    except (OverflowError, TypeError):
+        time = math.nan
     except ValueError:
-        time, scale = _date_seconds(str(given), name, where), 1.0
+        time, scale = _date_seconds(given, name, where), 1.0
     if not math.isfinite(time):
         raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
     return time, scale
