@@ -68,8 +68,8 @@ def check_given(command: click.Command, args: Sequence[str], parent: click.Conte
     given = Counter(param for param in order if isinstance(param, click.Option) and not param.multiple)
     for option, times in given.items():
         if times > 1 and not option.is_flag:
-            flag, metavar = flag_of(option), option.metavar
-            many = f", with commas between: {flag} {metavar}" if metavar and "," in metavar else ""
+            flag, metavar = flag_of(option), option.metavar or option.type.name.upper()
+            many = f", with commas between: {flag} {metavar}" if "," in metavar else ""
             raise ScenarioError(f"{flag} is given {'twice' if times == 2 else f'{times} times'}; give it once{many}.")
     for param in set(order):
         value = values.get(param.name or "")
