@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
@@ -120,6 +120,7 @@ def people(
     answers_kept: bool = True,
     turnaround_s: float = 0.001,
     see: Callable[[Emission], None] | None = None,
+    prefix: Hashable = 0,
 ) -> list[PlayedTurn]:
     """Run `conversations` with a user for each entry of `starts_s`: a user who is free takes the next one.
 
@@ -129,6 +130,7 @@ def people(
         answers_kept: False where an answer comes back in the history as other tokens than it was made of, so that the
             prefix cache ends before it (reasoning that is left out).
         turnaround_s: between an answer's end and the next turn where nobody thinks.
+        prefix: tells the conversations from those that the engine had before.
     """
     waiting = enumerate(conversations)
     ids = count()
@@ -141,7 +143,7 @@ def people(
             following = next(waiting, None)
             if following is None:
                 return
-            session = EngineSession(user, following[0], following[1], shared, answers_kept)
+            session = EngineSession(user, following[0], following[1], (prefix, following[0]), shared, answers_kept)
         think = (
             max(round(session.turns[session.turn].think_s * NS_PER_S), round(turnaround_s * NS_PER_S)) if played else 0
         )
@@ -164,16 +166,18 @@ def people(
 class EngineSession:
     """A conversation on its way: which turn is next, and all that was said."""
 
-    def __init__(self, user: int, session: int, turns: EngineScript, shared: int, answers_kept: bool) -> None:
+    def __init__(
+        self, user: int, session: int, turns: EngineScript, key: Hashable, shared: int, answers_kept: bool
+    ) -> None:
         self.user, self.session, self.turns, self.turn = user, session, turns, 0
-        self._kept = answers_kept
+        self._key, self._kept = key, answers_kept
         self._history: Prompt = (TokenRun("shared", shared),) if shared else ()
 
     def left(self) -> bool:
         return self.turn < len(self.turns)
 
     def request(self, number: int, num_ctx: int) -> EngineRequest:
-        turn, name = self.turns[self.turn], (self.session, self.turn)
+        turn, name = self.turns[self.turn], (self._key, self.turn)
         before = first_tokens(self._history, max(turn.prompt - 1, 0))  # at least one token is new
         prompt = (*before, TokenRun((*name, "said"), max(turn.prompt - token_count(before), 1)))
         kept = (*name, "answer" if self._kept else "as told again")

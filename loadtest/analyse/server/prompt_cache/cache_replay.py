@@ -150,7 +150,7 @@ def _request(sessions: dict[Any, EngineSession], key: FloatArray, row: int, turn
     if not np.isfinite(key[1]):
         return EngineRequest(row, cold_prompt(turn.prompt, row), turn.answer, num_ctx=CONTEXT)
     name = tuple(key[:2])
-    session = sessions.setdefault(name, EngineSession(0, len(sessions), [], 0, answers_kept=True))
+    session = sessions.setdefault(name, EngineSession(0, 0, [], name, 0, answers_kept=True))
     session.turns = [*session.turns, turn]
     return session.request(row, CONTEXT)
 
