@@ -18,7 +18,7 @@ from loadtest.scenario import (
 )
 
 
-class ReadParam(click.ParamType[Any]):
+class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
     """What `read` makes of a text, such as a number within bounds, which nan never is.
 
     `kind` in capitals is its metavar. `wanted` says what a text is not where the reader does not say it.
