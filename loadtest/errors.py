@@ -43,10 +43,10 @@ class PredictionError(LoadTestError):
     """A run does not show enough to predict from, or a prediction cannot be scored; the sentence says what to do."""
 
 
-def refuse(wrong: object, sentence: str) -> None:
-    """Raise ScenarioError with `sentence` where what was asked for is wrong."""
+def refuse(wrong: object, sentence: str, kind: type[LoadTestError] = ScenarioError) -> None:
+    """Raise an error with `sentence` where what was asked for is wrong."""
     if wrong:
-        raise ScenarioError(sentence)
+        raise kind(sentence)
 
 
 @contextmanager

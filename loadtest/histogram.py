@@ -51,10 +51,6 @@ class Histogram:
         self.min = min(self.min, other.min)
         self.max = max(self.max, other.max)
 
-    @property
-    def mean(self) -> float | None:
-        return self.sum / self.count if self.count else None
-
     def percentile(self, share: float) -> float | None:
         """Return the value below which `share` (0 to 1) of all values lie; None where there are no values.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Self
 
 from loadtest import credentials
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import ScenarioError, TargetError, refuse
 from loadtest.scenario import ConnectionKeys, Scenario, hosts_without_proxy
 from loadtest.text import shown
 from loadtest.urls import origin, parse_url
@@ -152,7 +152,7 @@ def header_quoted(name: bytes, value: bytes) -> str:
     return shown(credentials.redacted(f"{name.decode('latin-1')}: {value.decode('latin-1').strip()}"))[:80]
 
 
-def reached(scenario: Scenario) -> Scenario:
+def secrets_apart(scenario: Scenario) -> Scenario:
     """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
     if scenario.key_env is not None:
         credentials.keep_secret(scenario.key_env)
@@ -177,18 +177,21 @@ def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
     scheme, found, rest = proxy.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if found else ("http", scheme)
-    if scheme not in ("http", "https", *SOCKS):
-        raise ScenarioError(
-            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
-            f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {shown_scheme(scheme)}."
-        )
+    named = scheme if scheme.isalnum() and len(scheme) < 20 else "something else"  # it may hold a password
+    refuse(
+        scheme not in ("http", "https", *SOCKS),
+        f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
+        f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {named}.",
+    )
     try:
         address = parse_url(f"{'http' if scheme in SOCKS else scheme}://{rest}")
     except TargetError as error:
         raise ScenarioError(f"proxy: {error}") from None
     place = address.base.partition("://")[2]
-    if "/" in place or "?" in place or address.endpoint:
-        raise ScenarioError(f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.")
+    refuse(
+        "/" in place or "?" in place or address.endpoint,
+        f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.",
+    )
     if scheme in SOCKS and not _PORT_BEHIND.search(place):
         place = f"{place}:{SOCKS_PORT}"
     credentials.keep_apart(dataclasses.replace(address, base=_with_http(f"{scheme}://{place}")))
@@ -202,10 +205,6 @@ def _with_http(proxy: str) -> str:
     """Return the URL under which a proxy's user:pass is kept, and by which its host and port are read."""
     scheme, _, place = proxy.partition("://")
     return f"http://{place}" if scheme in SOCKS else proxy
-
-
-def shown_scheme(scheme: str) -> str:
-    return scheme if scheme.isalnum() and len(scheme) < 20 else "something else"
 
 
 def ignored_proxies() -> list[str]:

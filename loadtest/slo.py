@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.metrics import VOID, needed
 from loadtest.records import Outcome
 from loadtest.scenario import read_share
@@ -304,8 +304,7 @@ def all_met(judged: Sequence[Judged]) -> bool | None:
 def parse_objectives(text: str) -> tuple[Objective, ...]:
     """Read "ttft_p95=2,tokens_per_s_p5=10"; seconds unless "ms" follows. Raises ScenarioError, one sentence."""
     objectives = tuple(_objective(part.strip()) for part in text.split(",") if part.strip())
-    if not objectives:
-        raise ScenarioError("--slo is empty; write it like ttft_p95=2,tokens_per_s_p5=10.")
+    refuse(not objectives, "--slo is empty; write it like ttft_p95=2,tokens_per_s_p5=10.")
     names = [objective.name for objective in objectives]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise ScenarioError(f"--slo names {doubled} twice; give it one limit.")
@@ -315,8 +314,7 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 def _objective(part: str) -> Objective:
     name, equals, value = (piece.strip() for piece in part.partition("="))
     name = name.lower()
-    if not equals:
-        raise ScenarioError(f"--slo: {part[:60]!r} has no limit; write it like ttft_p95=2,tokens_per_s_p5=10.")
+    refuse(not equals, f"--slo: {part[:60]!r} has no limit; write it like ttft_p95=2,tokens_per_s_p5=10.")
     figure, statistic = _figure_and_statistic(name)
     at_most = figure in DURATION_FIGURES or figure == ERRORS
     key, words = (DURATION_FIGURES | SPEED_FIGURES | TOTAL_FIGURES | {ERRORS: (ERRORS, "error rate")})[figure]
@@ -339,10 +337,11 @@ def _figure_and_statistic(name: str) -> tuple[str, str]:
         return figure, statistic
     known = [*DURATION_FIGURES, *SPEED_FIGURES]
     endings = ", ".join(f"_{each}" for each in STATISTICS)
-    if name in known:
-        raise ScenarioError(f"--slo: {name} needs a statistic, e.g. {name}_p95; there are {endings}.")
-    if figure in known and _statistic_meant(statistic) is None:
-        raise ScenarioError(f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.")
+    refuse(name in known, f"--slo: {name} needs a statistic, e.g. {name}_p95; there are {endings}.")
+    refuse(
+        figure in known and _statistic_meant(statistic) is None,
+        f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.",
+    )
     near = _meant(name, known)
     hint = f"did you mean {near!r}? " if near else ""
     raise ScenarioError(
@@ -383,10 +382,10 @@ def _read_share(text: str) -> float:
         share = read_share(text)
     except ValueError:
         share = math.nan
-    if not 0 <= share <= 1:
-        raise ScenarioError(
-            f"--slo: the limit of errors is a share from 0 to 1, e.g. 0.01 or 1% for one in a hundred, not {text[:60]!r}."
-        )
+    refuse(
+        not 0 <= share <= 1,
+        f"--slo: the limit of errors is a share from 0 to 1, e.g. 0.01 or 1% for one in a hundred, not {text[:60]!r}.",
+    )
     return share
 
 

@@ -86,6 +86,7 @@ def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OLLAMA_API_KEY", "LOADTEST_BASIC_AUTH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LOADTEST_CALIBRATION", os.devnull)
+    monkeypatch.setenv("LOADTEST_STAMPS", "kernel")  # calibrate leaves it as it was asked for
 
 
 @pytest.fixture

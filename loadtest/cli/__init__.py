@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from loadtest import __version__
-from loadtest.cli.options.arguments import check_bytes, check_given, check_typography
+from loadtest.cli.options.arguments import check_given, check_typed
 from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.cli.output.mistakes import print_mistake, print_usage_error
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
@@ -106,8 +106,8 @@ def main(args: list[str] | None = None) -> Any:
     with lasting_output() as lost:
         code = _exit_code_of(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
-        if lost.errors:
-            print(f"loadtest: cannot write the output: {lost.errors[0].strerror}.", file=sys.stderr)
+        if lost:
+            print(f"loadtest: cannot write the output: {lost[0].strerror}.", file=sys.stderr)
             code = code or 3
     # An interrupt inside an exec(), such as the one that makes a dataclass at import, makes Python end as if SIGINT had
     # killed it, although the interrupt was caught; another exec() makes Python forget it.
@@ -117,8 +117,7 @@ def main(args: list[str] | None = None) -> Any:
 
 def _exit_code_of(args: list[str]) -> int:
     try:
-        check_bytes(args)
-        check_typography(args)
+        check_typed(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         print_usage_error(error, " ".join(["loadtest", *(each for each in args[:1] if each in COMMANDS)]))

@@ -23,7 +23,7 @@ from loadtest.cli.output.printing import (
     print_written,
 )
 from loadtest.cli.output.progress_line import at_work
-from loadtest.errors import PredictionError, ScenarioError
+from loadtest.errors import PredictionError, refuse
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
 
@@ -66,8 +66,10 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None,
     from loadtest.memory.estimate import parse_size
 
     objectives = () if slo is None else parse_objectives(slo)
-    if any(each.figure == ERRORS for each in objectives):
-        raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
+    refuse(
+        any(each.figure == ERRORS for each in objectives),
+        "advise predicts times, not failures; leave errors out of --slo.",
+    )
     room = None if gpu_memory is None else parse_size(gpu_memory)
     folder = out_folder(run, out)
     with at_work("Reading the run"):
@@ -94,10 +96,11 @@ def _advise_groups(
 
     def advise_on(numbered: tuple[int, tuple[Group, Analysis]]) -> dict[str, Any]:
         number, (group, one) = numbered
-        if group.beside:
-            raise PredictionError(
-                f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
-            )
+        refuse(
+            group.beside,
+            f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own.",
+            PredictionError,
+        )
         body = _advise(folder / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
         return {"group": group.name, **body}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rich.table import Table
 from loadtest.asyncio_driver.run import measure
 from loadtest.cli.demo import simulated_server
 from loadtest.cli.output.printing import json_option, print_json
-from loadtest.errors import RunFolderError, ScenarioError, TargetError
+from loadtest.errors import RunFolderError, TargetError, refuse
 from loadtest.grid import Grid
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import (
@@ -141,19 +140,6 @@ def _locust(search: CapacitySearch, url: str, folder: Path) -> bool:
 DRIVERS = {"asyncio": _asyncio, "locust": _locust}
 
 
-@contextlib.contextmanager
-def _with_stamps(stamps: str) -> Iterator[None]:
-    """Set LOADTEST_STAMPS for this process and those it starts: "user" switches kernel stamps off."""
-    before = os.environ.get("LOADTEST_STAMPS")
-    os.environ["LOADTEST_STAMPS"] = stamps
-    try:
-        yield
-    finally:
-        del os.environ["LOADTEST_STAMPS"]
-        if before is not None:
-            os.environ["LOADTEST_STAMPS"] = before
-
-
 def _descriptors() -> int:
     """Return how many connections this process may hold besides its other files."""
     try:
@@ -252,7 +238,8 @@ def calibrate(
 
 def _search(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit | None:
     """Search with one kind of arrivals; return None where it was interrupted."""
-    with tempfile.TemporaryDirectory() as name, _with_stamps(stamps):
+    os.environ["LOADTEST_STAMPS"] = stamps  # of this process and those it starts: "user" switches kernel stamps off
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         truth = folder / "truth.jsonl"
         search = CapacitySearch(arrivals, most, truth)
@@ -260,8 +247,7 @@ def _search(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit |
             whole = DRIVERS[driver](search, url, folder)
         if not whole:
             return None
-    if not search.tried:
-        raise ScenarioError("nothing was measured; try again.")
+    refuse(not search.tried, "nothing was measured; try again.")
     return ClientLimit.of(search.tried)
 
 

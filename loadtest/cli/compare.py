@@ -25,12 +25,13 @@ from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.report import VERDICT_STYLES
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.cli.options.param_types import ShareParam
+from loadtest.cli.options.param_types import ReadParam
 from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_lines, print_written
 from loadtest.cli.output.progress_line import at_work
-from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.errors import LoadTestError, ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder, write_whole
+from loadtest.scenario import read_share
 
 COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 6, "interval": 14, "verdict": 14}
 EXPENDABLE, GAP = ("interval", "BASE", "NEW", "change"), 2  # left out of a narrow terminal, the first one first
@@ -70,16 +71,14 @@ ONE_RUN = (
 )
 
 
-class ToleranceParam(ShareParam):
-    """A share from 0 to below 1."""
+def _read_tolerance(text: str) -> float:
+    """Read a share from 0 to below 1; raise ValueError or ScenarioError."""
+    share = read_share(text)
+    refuse(not 0 <= share < 1, f"{text!r} is not from 0 to below 1; write 5% or 0.05")
+    return share
 
-    what = "a share; write 5% or 0.05"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        share = super().convert(value, param, ctx)
-        if not 0 <= share < 1:
-            self.fail(f"{str(value)!r} is not from 0 to below 1; write 5% or 0.05.", param, ctx)
-        return share
+TOLERANCE_PARAM = ReadParam(_read_tolerance, "share", "a share; write 5% or 0.05")
 
 
 class Against(click.Command):
@@ -113,14 +112,14 @@ class Against(click.Command):
 )
 @click.option(
     "--tolerance",
-    type=ToleranceParam(),
+    type=TOLERANCE_PARAM,
     default=TOLERANCE,
     metavar="SHARE",
     help=f"How much worse a figure may be before it is a regression, e.g. 5%.  [default: {TOLERANCE:.0%}]",
 )
 @click.option(
     "--run-noise",
-    type=ToleranceParam(),
+    type=TOLERANCE_PARAM,
     default=RUN_NOISE,
     metavar="SHARE",
     help=f"How much runs of the same server differ (standard deviation), which one run a side cannot show.  [default: {RUN_NOISE:.0%}]",
@@ -159,14 +158,12 @@ def compare(
                 2 a mistake, or nothing could be compared
     """
     alone = len(runs) == 1 and not against
-    if alone and not (runs[0] / "run.json").is_file():
-        raise LoadTestError(ONE_RUN)
+    refuse(alone and not (runs[0] / "run.json").is_file(), ONE_RUN, LoadTestError)
     keys = _across_keys(across, _distinct((*runs, *against)))
     if not against and len(runs) != 2:
         with at_work("Reading the runs"):
             every = [analyse(path) for path in runs]
-        if alone and not every[0].groups:
-            raise LoadTestError(ONE_RUN)
+        refuse(alone and not every[0].groups, ONE_RUN, LoadTestError)
         set_side_by_side(
             every, out_folder(runs[-1], out), tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
         )

@@ -17,11 +17,11 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.options.param_types import NumberParam
+from loadtest.cli.options.param_types import number_param
 from loadtest.cli.report import any_records_lost, show_report
 from loadtest.cli.run import run_scenario
 from loadtest.cli.run.results import Showing, show_ended
-from loadtest.errors import TargetError
+from loadtest.errors import TargetError, refuse
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
 from loadtest.text import capitalised, out_of
@@ -49,8 +49,11 @@ def simulated_server(*options: str, apart: bool = False) -> Iterator[str]:
         assert server.stdout is not None
         try:
             said = server.stdout.readline()
-            if "http://" not in said:
-                raise TargetError("the simulated server did not start; try `loadtest serve` to see why.")
+            refuse(
+                "http://" not in said,
+                "the simulated server did not start; try `loadtest serve` to see why.",
+                TargetError,
+            )
             with _cores_apart(server.pid) if apart else contextlib.nullcontext():
                 yield said.split()[-1]
         finally:
@@ -80,7 +83,7 @@ def _cores_apart(server: int) -> Iterator[None]:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-demo]")
 @click.option(
     "--speed",
-    type=NumberParam(0.01, 100),
+    type=number_param(0.01, 100),
     default=DEMO_SPEED,
     show_default=True,
     help="Run the simulated server this many times faster than the profile.",

@@ -21,7 +21,7 @@ from loadtest.cli.output.printing import (
     print_written,
 )
 from loadtest.cli.output.progress_line import at_work
-from loadtest.errors import PredictionError, ScenarioError
+from loadtest.errors import PredictionError, ScenarioError, refuse
 from loadtest.text import listed
 
 if TYPE_CHECKING:
@@ -79,10 +79,14 @@ def explain(
     from loadtest.analyse.charts import explain as chart
     from loadtest.analyse.summary import analyse
 
-    if sum(each is not None for each in (request, percentile, slowest)) > 1:
-        raise ScenarioError("give one of --request, --percentile and --slowest.")
-    if request is not None and level is not None:
-        raise ScenarioError("--level goes with --percentile and --slowest; an id names its request by itself.")
+    refuse(
+        sum(each is not None for each in (request, percentile, slowest)) > 1,
+        "give one of --request, --percentile and --slowest.",
+    )
+    refuse(
+        request is not None and level is not None,
+        "--level goes with --percentile and --slowest; an id names its request by itself.",
+    )
     share = None if percentile is None else _share(percentile)
     folder = out_folder(run, out)
     with at_work("Reading the run") as tell:
@@ -132,8 +136,7 @@ def _explained(
             raise PredictionError(f"{analysis.run.path} holds requests to {names}; name one of them with --request ID.")
         one, beside = analysis, ()
         levels = one.levels
-        if not levels:
-            raise PredictionError(f"{one.run.path} holds no requests to explain.")
+        refuse(not levels, f"{one.run.path} holds no requests to explain.", PredictionError)
         chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
         ordered = work.rows_by_length(one.run, [chosen["index"]], by)
         if not len(ordered):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.cli.output.printing import json_option, print_json
-from loadtest.errors import RunFolderError, ScenarioError, os_error_as
+from loadtest.errors import RunFolderError, ScenarioError, os_error_as, refuse
 from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import UNKNOWN, listed, number, shown
@@ -42,7 +43,10 @@ DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # a file that is JS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """One run folder. Figures and verdict are None where there is no summary.json that is as new as the records."""
+    """One run folder, and its row of `ls --json`.
+
+    Figures and verdict are None where there is no summary.json that is as new as the records.
+    """
 
     path: Path
     name: str
@@ -50,32 +54,14 @@ class Headline:
     model: str | None = None
     simulated: bool = False
     state: str | None = None
-    loads: tuple[float, ...] = ()
-    open_loop: bool = False
     levels: int = 0
+    concurrency: Sequence[float] | None = ()  # None in an open loop
+    rate_per_s: Sequence[float] | None = None  # None in a closed loop
     verdict: str | None = None
     void_levels: int | None = None
-    tokens_per_s: float | None = None  # the most output tokens/s of a level that is not void
+    max_output_tokens_per_s: float | None = None  # of a level that is not void
+    reported: bool = False
     trouble: str | None = None  # why the folder cannot be read
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a row of `ls --json`."""
-        return {
-            "path": str(self.path),
-            "name": self.name,
-            "started": self.started,
-            "model": self.model,
-            "simulated": self.simulated,
-            "state": self.state,
-            "levels": self.levels,
-            "concurrency": None if self.open_loop else list(self.loads),
-            "rate_per_s": list(self.loads) if self.open_loop else None,
-            "verdict": self.verdict,
-            "void_levels": self.void_levels,
-            "max_output_tokens_per_s": self.tokens_per_s,
-            "reported": self.verdict is not None,
-            "trouble": self.trouble,
-        }
 
 
 @click.command()
@@ -88,11 +74,10 @@ def ls(folder: Path | None, *, as_json: bool) -> None:
     that has none, or went on after it was made, is listed with "no report", and `loadtest report` makes it.
     """
     place = RUNS if folder is None else folder
-    if folder is not None and not folder.is_dir():
-        raise ScenarioError(f"{folder} is not a folder; name one that holds run folders.")
+    refuse(folder is not None and not folder.is_dir(), f"{folder} is not a folder; name one that holds run folders.")
     found = sorted((_read(path) for path in _run_folders(place)), key=lambda one: one.started or "", reverse=True)
     if as_json:
-        print_json({"folder": str(place), "runs": [one.to_dict() for one in found]})
+        print_json({"folder": str(place), "runs": [dataclasses.asdict(one) for one in found]})
     elif not found:
         print(f"{place} holds no run folders; `loadtest run` makes them.")
     else:
@@ -152,46 +137,46 @@ def _of_summary(path: Path, summary: dict[str, Any]) -> Headline:
     if not isinstance(levels, list) or summary["verdict"] not in (VALID, SUSPECT, VOID):
         raise ValueError
     rates = [level["output_tokens_per_s"] for level in levels if level["verdict"] != VOID]
-    return Headline(
-        **_common(path, summary, levels),
+    return dataclasses.replace(
+        _headline(path, summary, levels),
         verdict=str(summary["verdict"]),
         void_levels=sum(level["verdict"] == VOID for level in levels),
-        tokens_per_s=max((float(rate) for rate in rates if rate is not None), default=None),
+        max_output_tokens_per_s=max((float(rate) for rate in rates if rate is not None), default=None),
+        reported=True,
     )
 
 
 def _of_run(path: Path, facts: dict[str, Any]) -> Headline:
     simulated = (facts.get("server") or {}).get("simulated")
-    return Headline(**_common(path, {**facts, "simulated": simulated}, facts.get("levels") or []))
+    return _headline(path, {**facts, "simulated": simulated}, facts.get("levels") or [])
 
 
-def _common(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _headline(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]]) -> Headline:
     rates = [level["rate"] for level in levels if level.get("rate") is not None]
     users = [level["concurrency"] for level in levels if level.get("concurrency") is not None]
     targets = facts.get("targets") or [facts.get("target") or {}]
     models = [str(one["model"]) for one in targets if one.get("model")]
-    return {
-        "path": path,
-        "name": str(facts.get("name") or path.name),
-        "started": None if facts.get("started") is None else str(facts["started"]),
-        "model": ", ".join(dict.fromkeys(models)) or None,
-        "simulated": bool(facts.get("simulated")),
-        "state": None if facts.get("state") is None else str(facts["state"]),
-        "loads": tuple(
-            dict.fromkeys(float(rate) for rate in rates) if rates else dict.fromkeys(int(count) for count in users)
-        ),
-        "open_loop": bool(rates) or any(level.get("trace") for level in levels),
-        "levels": len(levels),
-    }
+    open_loop = bool(rates) or any(level.get("trace") for level in levels)
+    return Headline(
+        path=path,
+        name=str(facts.get("name") or path.name),
+        started=None if facts.get("started") is None else str(facts["started"]),
+        model=", ".join(dict.fromkeys(models)) or None,
+        simulated=bool(facts.get("simulated")),
+        state=None if facts.get("state") is None else str(facts["state"]),
+        levels=len(levels),
+        concurrency=None if open_loop else list(dict.fromkeys(map(int, users))),
+        rate_per_s=list(dict.fromkeys(map(float, rates))) if open_loop else None,
+    )
 
 
 def _loads(one: Headline) -> str:
     """Return the loads of a run's levels: "1, 2, 4, 8", "1 to 64", "0.5 to 4/s"."""
-    if not one.loads:
-        return "trace" if one.open_loop else UNKNOWN
-    unit = "/s" if one.open_loop else ""
-    text = ", ".join(f"{load:g}" for load in one.loads) + unit
-    return text if len(text) <= LOADS_SHOWN else f"{min(one.loads):g} to {max(one.loads):g}{unit}"
+    loads, unit = (one.concurrency, "") if one.rate_per_s is None else (one.rate_per_s, "/s")
+    if not loads:
+        return "trace" if unit else UNKNOWN
+    text = ", ".join(f"{load:g}" for load in loads) + unit
+    return text if len(text) <= LOADS_SHOWN else f"{min(loads):g} to {max(loads):g}{unit}"
 
 
 def _verdict(one: Headline) -> str:
@@ -250,6 +235,6 @@ def _cells(one: Headline, width: int) -> dict[str, str]:
         "when": _when(one, day_alone=width < WIDE),
         "model": shown(one.model or UNKNOWN),
         "levels": _loads(one),
-        "tokens/s": number(one.tokens_per_s),
+        "tokens/s": number(one.max_output_tokens_per_s),
         "verdict": _verdict(one),
     }

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from loadtest.cli.options.arguments import refuse_idle
-from loadtest.cli.options.param_types import SecondsParam
+from loadtest.cli.options.param_types import seconds_param
 from loadtest.cli.options.scenario_options import CONNECTION, connection_of, connection_options
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
@@ -33,8 +33,8 @@ SOURCE_HELP = (
 
 def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option of how often to sample."""
-    seconds = SecondsParam(SHORTEST_EVERY_S, 86_400)
-    return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="SECONDS", help=words)
+    seconds = seconds_param(SHORTEST_EVERY_S, 86_400)
+    return click.option(flag, type=seconds, default=1.0, show_default=True, help=words)
 
 
 def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,9 +84,7 @@ def _sampled(sources: tuple[str, ...], servers: Sequence[str], *, serves: bool) 
 )
 @click.option("--source", "sources", multiple=True, metavar="SOURCE", help=f"{SOURCE_HELP}  [default: host]")
 @_every("--every", "Seconds between samples.")
-@click.option(
-    "--for", "seconds", type=SecondsParam(0.001, MOST_S), metavar="SECONDS", help="End after so many seconds."
-)
+@click.option("--for", "seconds", type=seconds_param(0.001, MOST_S), help="End after so many seconds.")
 @click.option(
     "--client",
     type=click.IntRange(1),
@@ -213,9 +211,8 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     found = _every("--monitor-every", "Seconds between samples of --monitor.")(found)
     found = click.option(
         "--monitor-idle",
-        type=SecondsParam(0, MOST_IDLE_S),
+        type=seconds_param(0, MOST_IDLE_S),
         default=0.0,
-        metavar="SECONDS",
         help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "
         "server takes; the first 2 s do not count.  [default: 0]",
     )(found)

@@ -9,10 +9,10 @@ import click
 import orjson
 from rich.console import Console
 
-from loadtest.cli.options.param_types import LIST_METAVARS, LISTS_OF
+from loadtest.cli.options.param_types import LISTS_OF
 from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.cli.output.progress_line import at_work
-from loadtest.errors import PredictionError, ScenarioError
+from loadtest.errors import PredictionError, ScenarioError, refuse
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 
@@ -25,14 +25,11 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_00
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--concurrency", type=LISTS_OF[int], metavar=LIST_METAVARS[int], help="Users of a closed loop to predict."
-)
-@click.option("--rate", type=LISTS_OF[float], metavar=LIST_METAVARS[float], help="Requests/s, Poisson, to predict.")
+@click.option("--concurrency", type=LISTS_OF[int], help="Users of a closed loop to predict.")
+@click.option("--rate", type=LISTS_OF[float], help="Requests/s, Poisson, to predict.")
 @click.option(
     "--slots",
     type=LISTS_OF[int],
-    metavar=LIST_METAVARS[int],
     help="Parallel slots to predict for.  [default: the server's own]",
 )
 @click.option(
@@ -103,15 +100,15 @@ def _check_loads(
     _check("--concurrency", concurrency, 1, MOST_USERS)
     _check("--rate", rate, 1e-4, MOST_RATE)
     _check("--slots", slots, 1, MOST_SLOTS)
-    if not (concurrency or rate or slots):
-        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
-    if (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS:
-        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
+    refuse(not (concurrency or rate or slots), "say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
+    refuse(
+        (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS,
+        f"that is more than {MOST_LOADS} loads; predict fewer at a time.",
+    )
 
 
 def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float) -> None:
-    if values == ():
-        raise ScenarioError(f"{option} is empty: name at least one number.")
+    refuse(values == (), f"{option} is empty: name at least one number.")
     for value in values or ():
         if not low <= value <= high:
             raise ScenarioError(f"{option} {value:g} cannot be predicted: name numbers from {low:g} to {high:g}.")
@@ -123,12 +120,17 @@ def _free(out: Path | None) -> Path:
 
     path = out or Path(FILE_NAME)
     path = path / FILE_NAME if path.is_dir() else path
-    if path.suffix != ".json":
-        raise ScenarioError(f"{path} does not end in .json; name the file like --out before.json.")
-    if path.exists():
-        raise PredictionError(f"{path} is there already, and a prediction is not written over; choose another --out.")
-    if not path.parent.is_dir():
-        raise PredictionError(f"there is no folder {path.parent}; make it, or choose another --out.")
+    refuse(path.suffix != ".json", f"{path} does not end in .json; name the file like --out before.json.")
+    refuse(
+        path.exists(),
+        f"{path} is there already, and a prediction is not written over; choose another --out.",
+        PredictionError,
+    )
+    refuse(
+        not path.parent.is_dir(),
+        f"there is no folder {path.parent}; make it, or choose another --out.",
+        PredictionError,
+    )
     return path
 
 

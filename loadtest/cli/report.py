@@ -24,9 +24,11 @@ from loadtest.slo import Objective, judge_objectives, parse_objectives
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
 
-SLO_HELP = (
-    "What every level must meet, e.g. ttft_p95=2,tokens_per_s_p5=10,errors=0.01 (seconds; tokens/s; share of requests "
-    "that failed); exit code 1 where a level does not meet it or cannot be judged."
+slo_option = click.option(
+    "--slo",
+    metavar="NAME=LIMIT,…",
+    help="What every level must meet, e.g. ttft_p95=2,tokens_per_s_p5=10,errors=0.01 (seconds; tokens/s; share of requests "
+    "that failed); exit code 1 where a level does not meet it or cannot be judged.",
 )
 
 
@@ -89,14 +91,14 @@ def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, A
 def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the scenario's prices: they win over those that run.json keeps."""
     for key in reversed([key for key in keys_of(Scenario) if key.name in PRICE_KEYS]):
-        text = f"{key.declared.help}  [default: as the run was told]"
+        text = f"{key.help}  [default: as the run was told]"
         command = click.option(key.flag, metavar="PRICE", help=text)(command)
     return command
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
+@slo_option
 @click.option(
     "--published", is_flag=True, help="Also compare the runs with the published A100 tables (docs/published.md)."
 )

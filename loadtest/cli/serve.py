@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from loadtest.cli.options.param_types import NumberParam, WholeParam
+from loadtest.cli.options.param_types import number_param, whole_param
 from loadtest.simulate.api.answer_writer import Fault, FaultKind
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.server import ServerOptions, serve_forever
@@ -24,18 +24,22 @@ from loadtest.simulate.server import ServerOptions, serve_forever
     show_default=True,
     help="Model and machine to simulate.",
 )
-@click.option("--slots", type=WholeParam(1, 100_000), help="Parallel slots.  [default: the profile's]")
+@click.option("--slots", type=whole_param(1, 100_000), help="Parallel slots.  [default: the profile's]")
 @click.option(
-    "--port", type=WholeParam(0, 65535), default=11434, show_default=True, help="Port on 127.0.0.1; 0 takes a free one."
+    "--port",
+    type=whole_param(0, 65535),
+    default=11434,
+    show_default=True,
+    help="Port on 127.0.0.1; 0 takes a free one.",
 )
 @click.option(
     "--speed",
-    type=NumberParam(0.001, 1000),
+    type=number_param(0.001, 1000),
     default=1.0,
     show_default=True,
     help="Run this many times faster: divide all durations by it.",
 )
-@click.option("--num-ctx", type=WholeParam(1, 100_000_000), help="Context length of a slot.  [default: the profile's]")
+@click.option("--num-ctx", type=whole_param(1, 100_000_000), help="Context length of a slot.  [default: the profile's]")
 @click.option(
     "--burst",
     type=click.Choice(["fifo", "lifo"]),
@@ -45,7 +49,7 @@ from loadtest.simulate.server import ServerOptions, serve_forever
 )
 @click.option(
     "--jitter",
-    type=NumberParam(0, 1),
+    type=number_param(0, 1),
     help="Standard deviation of a batch's time, as a share.  [default: the profile's]",
 )
 @click.option("--warm", is_flag=True, help="Start with the model loaded.")
@@ -57,7 +61,7 @@ from loadtest.simulate.server import ServerOptions, serve_forever
 )
 @click.option(
     "--seed",
-    type=WholeParam(-(2**63) + 1, 2**63 - 1),
+    type=whole_param(-(2**63) + 1, 2**63 - 1),
     default=0,
     show_default=True,
     help="Seed of answers, jitter and faults.",

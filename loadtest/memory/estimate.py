@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.memory import weights
 from loadtest.memory.gguf import GgufHeader
 from loadtest.memory.shapes import FULL_EVERY, Shape, find
@@ -384,6 +384,5 @@ def parse_size(text: str, option: str = "--gpu-memory") -> float:
         size = float(digits) * SIZE_UNITS[unit]
     except (KeyError, ValueError):
         size = 0.0
-    if not 0 < size < float("inf"):
-        raise ScenarioError(f"{option} is a size like 80GB or 24GiB, not {text!r}.")
+    refuse(not 0 < size < float("inf"), f"{option} is a size like 80GB or 24GiB, not {text!r}.")
     return size

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, os_error_as, refuse
 
 TYPES: dict[str, tuple[int, int, int]] = {  # name → (number in the file, values per block, bytes per block)
     "F32": (0, 1, 4),
@@ -59,10 +59,6 @@ _SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _SHORT = "ends inside its header: it is damaged, or its download is not complete"
 
 
-class _BadHeaderError(Exception):
-    """What is wrong with a file, as the rest of a sentence that begins with its name."""
-
-
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor in the file; the first of `dimensions` is the one that varies fastest, as in ggml."""
@@ -78,7 +74,7 @@ class StoredTensor:
     @property
     def bytes(self) -> int:
         """Bytes of its data, without padding."""
-        return size_of(self.type, self.dimensions[0] if self.dimensions else 1, self.parameters)
+        return size_of(self.type, self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +104,9 @@ class GgufHeader:
         return {key.removeprefix(prefix): value for key, value in self.metadata.items() if key.startswith(prefix)}
 
 
-def size_of(kind: str, row: int, values: int) -> int:
-    """Return the bytes of so many values in rows of `row`; raise ValueError where a row is not made of whole blocks."""
+def size_of(kind: str, values: int) -> int:
+    """Return the bytes of so many values of a type, in rows of whole blocks."""
     _, block, size = TYPES[kind]
-    if row % block:
-        raise ValueError(f"rows of {row} cannot be cut into blocks of {block}")
     return values // block * size
 
 
@@ -128,8 +122,7 @@ def read_gguf(path: Path) -> GgufHeader:
         for number in range(1, int(match.group(2)) + 1)
     ]
     for other in others:
-        if not other.is_file():
-            raise ScenarioError(f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
+        refuse(not other.is_file(), f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
     headers = [_read_one(other) for other in others]
     return GgufHeader(
         headers[0].metadata,
@@ -139,31 +132,29 @@ def read_gguf(path: Path) -> GgufHeader:
 
 
 def _read_one(path: Path) -> GgufHeader:
-    try:
-        with path.open("rb") as file:
-            return _parse_header(_HeaderReader(file, path.stat().st_size))
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path}: {error.strerror}.") from None
-    except _BadHeaderError as error:
-        raise ScenarioError(f"{path} {error}.") from None
+    with os_error_as(ScenarioError, f"cannot read {path}"), path.open("rb") as file:
+        return _parse_header(_HeaderReader(file, path))
 
 
 class _HeaderReader:
     """Reads little-endian values; every length is checked against the file's, because damage shows as a huge length."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file = file
-        self.size = size
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file, self._path = file, path
+        self.size = path.stat().st_size
+
+    def refuse(self, wrong: object, what: str) -> None:
+        """Raise ScenarioError where the file is wrong; `what` follows its name."""
+        if wrong:
+            raise ScenarioError(f"{self._path} {what}.")
 
     def take(self, count: int) -> bytes:
         data = self.file.read(count) if count <= self.size else b""
-        if len(data) != count:
-            raise _BadHeaderError(_SHORT)
+        self.refuse(len(data) != count, _SHORT)
         return data
 
     def skip(self, count: int) -> None:
-        if self.file.tell() + count > self.size:
-            raise _BadHeaderError(_SHORT)
+        self.refuse(self.file.tell() + count > self.size, _SHORT)
         self.file.seek(count, 1)
 
     def number(self, code: str) -> Any:
@@ -178,8 +169,7 @@ class _HeaderReader:
             return self.number(_SCALARS[kind])
         if kind == _STRING:
             return self.text()
-        if kind != _ARRAY:
-            raise _BadHeaderError(f"holds a value of unknown type {kind}: it is damaged, or newer than this program")
+        self.refuse(kind != _ARRAY, f"holds a value of unknown type {kind}: it is damaged, or newer than this program")
         return self._array(self.number("I"), self.number("Q"))
 
     def _array(self, kind: int, count: int) -> list[Any] | None:
@@ -189,8 +179,7 @@ class _HeaderReader:
                 self.skip(count * width)
                 return None
             return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self.take(count * width)))
-        if count > self.size:
-            raise _BadHeaderError(_SHORT)
+        self.refuse(count > self.size, _SHORT)
         for _ in range(count):
             if kind == _STRING:
                 self.skip(self.number("Q"))
@@ -200,15 +189,16 @@ class _HeaderReader:
 
 
 def _parse_header(reader: _HeaderReader) -> GgufHeader:
-    if reader.size < 24 or reader.take(4) != b"GGUF":
-        raise _BadHeaderError("is no GGUF file: it does not begin with GGUF")
+    reader.refuse(
+        reader.size < 24 or reader.take(4) != b"GGUF",
+        "is no GGUF file: it does not begin with GGUF",
+    )
     version = reader.number("I")
-    if version not in (2, 3):
-        raise _BadHeaderError(
-            "is GGUF version 1, which no server loads any more"
-            if version == 1
-            else "is a GGUF file for big-endian machines or of a version newer than 3"
-        )
+    reader.refuse(version == 1, "is GGUF version 1, which no server loads any more")
+    reader.refuse(
+        version not in (2, 3),
+        "is a GGUF file for big-endian machines or of a version newer than 3",
+    )
     tensor_count, key_count = reader.number("Q"), reader.number("Q")
     metadata = {}
     for _ in range(key_count):
@@ -227,15 +217,17 @@ def _parse_header(reader: _HeaderReader) -> GgufHeader:
 
 def _tensor(reader: _HeaderReader) -> tuple[StoredTensor, int]:
     name, depth = reader.text(), reader.number("I")
-    if depth > 8:
-        raise _BadHeaderError(f"says that tensor {name[:40]!r} has {depth} dimensions: it is damaged")
+    reader.refuse(depth > 8, f"says that tensor {name[:40]!r} has {depth} dimensions: it is damaged")
     dimensions = tuple(reader.number("Q") for _ in range(depth))
     number = reader.number("I")
-    if number not in _TYPE_NAMES:
-        raise _BadHeaderError(f"stores tensor {name[:40]!r} in type {number}, which is not known here")
-    tensor = StoredTensor(name, dimensions, _TYPE_NAMES[number])
-    try:
-        tensor.bytes  # noqa: B018 - a row that its type cannot hold is damage, found here
-    except ValueError as error:
-        raise _BadHeaderError(f"says that tensor {name[:40]!r} is {tensor.type}, but {error}: it is damaged") from None
-    return tensor, reader.number("Q")
+    reader.refuse(
+        number not in _TYPE_NAMES,
+        f"stores tensor {name[:40]!r} in type {number}, which is not known here",
+    )
+    kind, row = _TYPE_NAMES[number], dimensions[0] if dimensions else 1
+    block = TYPES[kind][1]
+    reader.refuse(
+        row % block,
+        f"says that tensor {name[:40]!r} is {kind}, but rows of {row} cannot be cut into blocks of {block}: it is damaged",
+    )
+    return StoredTensor(name, dimensions, kind), reader.number("Q")

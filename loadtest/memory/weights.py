@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import refuse
 from loadtest.memory.gguf import TYPES, size_of
 from loadtest.memory.shapes import KNOWN_SHAPES, Shape, Tensor, tensors_of
 
@@ -48,8 +48,7 @@ _FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6
 def dtype(name: str) -> str:
     """Return the dtype's name in DTYPES; raise ScenarioError for an unknown one."""
     known = _DTYPE_NAMES.get(name.lower(), name.lower())
-    if known not in DTYPES:
-        raise ScenarioError(f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
+    refuse(known not in DTYPES, f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
     return known
 
 
@@ -62,11 +61,11 @@ def dtype_source(parameters: int, name: str) -> str:
 def recipe(name: str) -> str:
     """Return the quantisation's name in RECIPES; raise ScenarioError for an unknown one."""
     known = {key.upper(): key for key in RECIPES} | _ALIASES
-    if name.upper() not in known:
-        raise ScenarioError(
-            f"--quantization is one of {', '.join(key.lower() for key in RECIPES)}, not {name!r}; "
-            "for a file of any other type: --gguf FILE."
-        )
+    refuse(
+        name.upper() not in known,
+        f"--quantization is one of {', '.join(key.lower() for key in RECIPES)}, not {name!r}; "
+        "for a file of any other type: --gguf FILE.",
+    )
     return known[name.upper()]
 
 
@@ -80,10 +79,9 @@ def weigh(shape: Shape, quantization: str) -> int:
     The header of a file (its vocabulary) adds some MB. It holds for files made without an importance matrix and without
     types chosen by hand. Raises ScenarioError.
     """
-    if shape.layout == "opt":
-        raise ScenarioError("no GGUF server runs OPT models: give --dtype instead of --quantization.")
+    refuse(shape.layout == "opt", "no GGUF server runs OPT models: give --dtype instead of --quantization.")
     name = recipe(quantization)
-    return sum(size_of(type_of(item, shape, name), item.row, item.parameters) for item in tensors_of(shape))
+    return sum(size_of(type_of(item, shape, name), item.parameters) for item in tensors_of(shape))
 
 
 def rough(parameters: int, quantization: str) -> tuple[int, str]:

@@ -63,22 +63,17 @@ class _MetricsServer(socketserver.ThreadingTCPServer):
             super().handle_error(request, client_address)
 
 
-class MetricsEndpoint:
-    """Answers GET /metrics from a daemon thread, which sleeps until it is asked and ends with the process."""
+def serve_metrics(listener: socket.socket, collect: Callable[[], Iterable[object]]) -> socketserver.TCPServer:
+    """Answer GET /metrics at `listener` from a daemon thread, which sleeps until it is asked and ends with the process.
 
-    def __init__(self, listener: socket.socket, collect: Callable[[], Iterable[object]]) -> None:
-        """Take over `listener`; `collect` returns the metric families of an answer, and several threads may call it."""
-        from prometheus_client.exposition import (
-            choose_encoder,  # imported now, for it takes a while, and later requests may be in flight
-        )
+    `collect` returns the metric families of an answer, and several threads may call it.
+    """
+    # imported now, for it takes a while, and later requests may be in flight
+    from prometheus_client.exposition import choose_encoder
 
-        own = {"collect": staticmethod(collect), "choose_encoder": staticmethod(choose_encoder)}
-        handler = type("Handler", (_Handler,), own)
-        self._server = _MetricsServer(listener.getsockname(), handler, bind_and_activate=False)
-        self._server.socket.close()
-        self._server.socket = listener
-        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    own = {"collect": staticmethod(collect), "choose_encoder": staticmethod(choose_encoder)}
+    server = _MetricsServer(listener.getsockname(), type("Handler", (_Handler,), own), bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server

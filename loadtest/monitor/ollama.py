@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import orjson
 
-from loadtest.monitor.sampler import PLAIN, SourceError
+from loadtest.monitor.sampler import SourceError
 from loadtest.monitor.scraped_page import ScrapedPage
-from loadtest.scenario import ConnectionKeys
-from loadtest.urls import endpoint_url
 
 _MODEL_KEYS = ("name", "digest", "size", "size_vram", "context_length", "expires_at")
 
 
 class Ollama:
-    """Samples the loaded models of an Ollama at `url`."""
+    """Samples the loaded models of an Ollama by its page /api/ps."""
 
     name = "ollama"
 
-    def __init__(
-        self, url: str, headers: Mapping[str, str] = MappingProxyType({}), keys: ConnectionKeys = PLAIN
-    ) -> None:
-        self._page = ScrapedPage(endpoint_url(url.rstrip("/"), "/api/ps"), headers, keys)
+    def __init__(self, page: ScrapedPage) -> None:
+        self._page = page
 
     def open(self) -> dict[str, Any]:
         self._models()

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest import credentials, reach
-from loadtest.errors import RunFolderError, ScenarioError, os_error_as
+from loadtest.errors import RunFolderError, ScenarioError, os_error_as, refuse
 from loadtest.monitor.sampler import PLAIN, SampledSource, watch_all
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
@@ -70,18 +70,15 @@ def parse_sources(texts: Sequence[str], *, servers: Sequence[str] = ()) -> list[
         if text.strip()
         for server in servers or (None,)
     ]
-    if not asked:
-        raise ScenarioError(f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
+    refuse(not asked, f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
     return list(dict.fromkeys(asked))
 
 
 def _parse_source(text: str, server: str | None) -> SourceSpec:
     kind, given, rest = text.partition("=")
-    if kind not in SOURCE_KINDS:
-        raise ScenarioError(f"{kind!r} is not a source to monitor; the sources are {', '.join(SOURCE_KINDS)}.")
+    refuse(kind not in SOURCE_KINDS, f"{kind!r} is not a source to monitor; the sources are {', '.join(SOURCE_KINDS)}.")
     if kind not in WITH_URL:
-        if given:
-            raise ScenarioError(f"{kind} samples this machine and takes no address; write {kind} alone.")
+        refuse(given, f"{kind} samples this machine and takes no address; write {kind} alone.")
         return SourceSpec(kind)
     if not given and kind in OF_THE_SERVER and server:
         base = parse_url(server).base
@@ -92,8 +89,9 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
             f"{kind} needs an address: {kind}=http://HOST:PORT{'/metrics' if kind != 'ollama' else ''}."
         )
     metrics = tuple(name.strip() for name in (found["metrics"] or "").split(",") if name.strip())
-    if metrics and kind == "ollama":
-        raise ScenarioError(f"ollama has no metrics to name; write ollama={without_secrets(found['url'])}.")
+    refuse(
+        metrics and kind == "ollama", f"ollama has no metrics to name; write ollama={without_secrets(found['url'])}."
+    )
     url, userinfo = userinfo_apart(found["url"])
     if userinfo:
         credentials.keep_userinfo(url, userinfo)  # for this process and its child: anybody can read arguments
@@ -126,13 +124,15 @@ def make_source(
     if origin(asked.url) in map(origin, servers):
         api = "ollama" if asked.kind == "ollama" else "openai"
         authorization = credentials.headers(asked.url, api, key_env=keys.key_env)
+    from loadtest.monitor.scraped_page import ScrapedPage
+
     if asked.kind == "ollama":
         from loadtest.monitor.ollama import Ollama
 
-        return Ollama(asked.url, authorization, keys)
+        return Ollama(ScrapedPage(endpoint_url(asked.url.rstrip("/"), "/api/ps"), authorization, keys))
     from loadtest.monitor.prometheus import Prometheus
 
-    return Prometheus(asked.kind, asked.url, asked.metrics, authorization, keys)
+    return Prometheus(asked.kind, ScrapedPage(asked.url, authorization, keys), asked.metrics)
 
 
 def run_monitor(
@@ -159,7 +159,7 @@ def run_monitor(
         os.nice(NICENESS)
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
-        _serve_metrics(metrics, folder)
+        _serve_figures(metrics, folder)
     if with_parent:
         threading.Thread(target=_until_alone, args=(stop,), daemon=True).start()
         print(READY, flush=True)
@@ -177,14 +177,14 @@ def _way_arguments(keys: ConnectionKeys) -> list[str]:
     return [part for flag, value in given if value for part in ((flag,) if value is True else (flag, str(value)))]
 
 
-def _serve_metrics(listener: socket.socket, folder: Path) -> None:
-    """Serve Prometheus from now until this process ends."""
-    from loadtest.monitor.endpoint import MetricsEndpoint
+def _serve_figures(listener: socket.socket, folder: Path) -> None:
+    """Serve the figures of the run in a folder from now until this process ends."""
+    from loadtest.monitor.endpoint import serve_metrics
     from loadtest.monitor.export import families
     from loadtest.monitor.tail import Tail
 
     tail = Tail(folder)
-    MetricsEndpoint(listener, lambda: families(tail.seen()))
+    serve_metrics(listener, lambda: families(tail.seen()))
 
 
 def _until_alone(stop: threading.Event) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from loadtest.credentials import redacted
-from loadtest.monitor.sampler import PLAIN, SourceError
+from loadtest.monitor.sampler import SourceError
 from loadtest.monitor.scraped_page import ScrapedPage
-from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 
 KNOWN_METRICS = {
@@ -65,16 +63,9 @@ _MOST_SERIES = 20_000  # lines of a page that are remembered
 class Prometheus:
     """Samples a page's metrics. `name` is "dcgm", "vllm", "llamacpp", or "prometheus" for metrics that the user names."""
 
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        metrics: Sequence[str] = (),
-        headers: Mapping[str, str] = MappingProxyType({}),
-        keys: ConnectionKeys = PLAIN,
-    ) -> None:
+    def __init__(self, name: str, page: ScrapedPage, metrics: Sequence[str] = ()) -> None:
         self.name = name
-        self._page = ScrapedPage(url, headers, keys)
+        self._page = page
         known = KNOWN_METRICS.get(name) or tuple(itertools.chain(*KNOWN_METRICS.values()))
         self._asked = tuple(metrics)
         self._wanted = frozenset(self._asked or known)

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.errors import LoadTestError
+from loadtest.errors import LoadTestError, refuse
 from loadtest.monitor.sampler import PLAIN, SourceError
 from loadtest.reach import Proxy, cached_by, trust
 from loadtest.scenario import ConnectionKeys
@@ -76,19 +76,21 @@ class ScrapedPage:
 
     def _check(self, received: Received) -> None:
         """Raise SourceError for an answer that is no page of this moment."""
-        if received.failure is not None:
-            raise SourceError(f"{self.url} cannot be read ({received.failure}).")
-        if received.status in (401, 403) and not self._has_credentials:
-            raise SourceError(
-                f"{self.url} answers {received.status}: it asks for credentials. Those of the environment go only to the measured "
-                "server (--server URL); for another one, write them into the address (http://user:password@…)."
-            )
-        if received.status != 200:
-            raise SourceError(f"{self.url} answers {received.status}: {_meaning(received)}.")
+        refuse(received.failure is not None, f"{self.url} cannot be read ({received.failure}).", SourceError)
+        refuse(
+            received.status in (401, 403) and not self._has_credentials,
+            f"{self.url} answers {received.status}: it asks for credentials. Those of the environment go only to the measured "
+            "server (--server URL); for another one, write them into the address (http://user:password@…).",
+            SourceError,
+        )
+        refuse(received.status != 200, f"{self.url} answers {received.status}: {_meaning(received)}.", SourceError)
         if (packed := received.headers.get("content-encoding", "identity").strip().lower()) != "identity":
             raise SourceError(f"{self.url} is compressed ({shown(packed)[:40]}), though it was asked for as it is.")
-        if received.size > PAGE_LIMIT_BYTES:
-            raise SourceError(f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.")
+        refuse(
+            received.size > PAGE_LIMIT_BYTES,
+            f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.",
+            SourceError,
+        )
         if (said := cached_by(received.header_lines)) is not None:
             raise SourceError(
                 f"{self.url} comes out of a cache on the way ({said}), so it tells of another moment; give its address behind "

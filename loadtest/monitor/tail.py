@@ -42,7 +42,7 @@ class Tail:
         with self._lock:
             self._read()
             facts = self._facts()
-            return RunState(self._folder.name, facts, self._named(facts), self._client())
+            return RunState(self._folder.path.name, facts, self._named(facts), self._client())
 
     def _read(self) -> None:
         for path in sorted(self._folder.path.glob("requests-*.jsonl")):

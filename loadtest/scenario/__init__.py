@@ -22,13 +22,10 @@ from loadtest.scenario.distributions import (
     times_of,
     whole_lengths,
 )
-from loadtest.scenario.files import file_version, read_text, record_format
-from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
+from loadtest.scenario.files import file_version, read_text
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, keys_of
 from loadtest.scenario.parts.connection import ConnectionKeys, hosts_without_proxy
-from loadtest.scenario.parts.data import DataKeys
-from loadtest.scenario.parts.limits import LimitKeys
-from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys
-from loadtest.scenario.parts.prompts import PromptKeys, SessionKeys
+from loadtest.scenario.parts.load import OPEN_LOOP_S
 from loadtest.scenario.parts.request import (
     ADDED_KEYS,
     EMBEDDINGS,
@@ -48,7 +45,6 @@ from loadtest.scenario.values import (
     MOST_STREAMS,
     RATE,
     TOKEN_COUNTS,
-    Range,
     parse_whole,
     read_share,
     sendable,
@@ -73,24 +69,17 @@ __all__ = [
     "THINK",
     "TOKEN_COUNTS",
     "ConnectionKeys",
-    "DataKeys",
     "Key",
     "Level",
-    "LimitKeys",
-    "LoadKeys",
     "ModelShare",
-    "PromptKeys",
-    "Range",
     "RequestKeys",
     "Scenario",
-    "SessionKeys",
     "as_sentence",
     "check_idle",
     "distribution_text",
     "even_weights",
     "file_version",
     "hosts_without_proxy",
-    "key",
     "keys_of",
     "lengths_of",
     "parse_whole",
@@ -98,7 +87,6 @@ __all__ = [
     "read_seconds",
     "read_share",
     "read_text",
-    "record_format",
     "rotation",
     "sendable",
     "short_repr",

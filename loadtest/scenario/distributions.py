@@ -261,16 +261,10 @@ def _part(text: str, whole: str, of: Quantity) -> MixturePart:
     name = name.strip().lower()
     if not bracket:
         return MixturePart("fixed", (_number(body, of.noun, of.bounds, whole, of),), share=share)
-    refuse(
-        not rest.rstrip().endswith(")"),
-        f"{short_repr(whole)} lacks a closing bracket",
-    )
+    refuse(not rest.rstrip().endswith(")"), f"{short_repr(whole)} lacks a closing bracket")
     inside = rest.rstrip()[:-1].strip()
     if name == "empirical" and name in of.examples:
-        refuse(
-            not inside,
-            f"{short_repr(whole)} names no file; write {of.examples[name]}",
-        )
+        refuse(not inside, f"{short_repr(whole)} names no file; write {of.examples[name]}")
         return MixturePart(name, file=inside, share=share)
     if name not in of.arguments:
         near = difflib.get_close_matches(name, of.examples, n=1, cutoff=0.5)

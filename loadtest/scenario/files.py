@@ -69,10 +69,7 @@ def read_text(path: Path, what: str, *, most: int) -> str:
         raise ScenarioError(f"cannot read the {what} {path}: {error.strerror}{hint}.") from None
     except ValueError:
         raise ScenarioError(f"cannot read the {what} {path!a}: its name holds a NUL byte.") from None
-    refuse(
-        len(body) > most,
-        f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?",
-    )
+    refuse(len(body) > most, f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
     if (other := not_text(body[:512], path.suffix.lower())) is not None:
         raise ScenarioError(f"the {what} {path} {other}.")
     try:
@@ -118,19 +115,13 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
     the reverse.
     """
     text = cached_text(path, "prompt file", file_version(path))
-    refuse(
-        not text.strip(),
-        f"the prompt file {path} is empty.",
-    )
+    refuse(not text.strip(), f"the prompt file {path} is empty.")
     if kind := record_format(text, path.suffix.lower()):
         raise ScenarioError(
             f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
             "(data in [data] of a TOML file), which sends each row."
         )
-    refuse(
-        has_words and "{words}" not in text,
-        f"words is given, but the prompt file {path} has no {{words}} in it.",
-    )
+    refuse(has_words and "{words}" not in text, f"words is given, but the prompt file {path} has no {{words}} in it.")
     refuse(
         not has_words and "{words}" in text,
         f"the prompt file {path} has {{words}} in it; say which with words, e.g. words = [25, 100].",

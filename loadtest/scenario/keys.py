@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.distributions import LENGTHS, TIMES, as_users_write
 from loadtest.scenario.values import Range, Text, coerce, read_share, short_repr
 
@@ -21,9 +21,12 @@ ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
-    """What a field of a part says about its key beyond name, type and default."""
+class Key:
+    """A key with all that its readers need: TOML files, command lines and Locust."""
 
+    name: str = ""  # this, type and default are the field's own, which has them only once its class is made
+    hint: Any = None  # its type, as `coerce` takes it
+    default: Any = None
     help: str
     unit: str = ""
     bounds: Range | None = None
@@ -35,40 +38,19 @@ class Declared:
     span: bool = False  # of seconds: the same
     share: bool = False  # may be written `5%`
     locust: tuple[str, ...] = ()  # where Locust's users can set the key: ATTRIBUTE, OPTION
-    repeat: str | None = (
-        None  # of a list whose values all hold together: what the option is given with, each time again
-    )
+    repeat: str | None = None  # of a list whose values hold together: what its option is given with, each time again
     joined: str | None = None  # of a text that may name several things, or of a list of texts: what stands between them
     metavar: str | None = None  # stands for a value in help where its type says too little
-    read: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type
-
-
-def key(help_text: str, default: Any, **declared: Any) -> Any:
-    """Return the dataclass field of a key; `declared` are the fields of `Declared`. A default list becomes a tuple."""
-    metadata = {"declared": Declared(help=help_text, **declared)}
-    return field(default=tuple(default) if isinstance(default, list) else default, metadata=metadata)
-
-
-# of the table [request], for runs and for Locust's users alike
-request_key = functools.partial(key, table="request", locust=(ATTRIBUTE, OPTION))
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key with all that its readers need: TOML files, command lines and Locust."""
-
-    name: str
-    hint: Any  # its type, as `coerce` takes it
-    default: Any
-    declared: Declared
+    convert: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type
 
     @property
     def many(self) -> bool:
         """Whether the key takes a list, each value a level of its own."""
-        return self.listed and self.declared.repeat is None
+        return self.listed and self.repeat is None
 
     @property
     def listed(self) -> bool:
+        """Whether its value is a list."""
         return typing.get_origin(self.hint) in (Sequence, tuple)
 
     @property
@@ -84,24 +66,25 @@ class Key:
 
         A list of texts becomes the one text that it stands for, `5%` the share, and a list a tuple.
         """
-        declared = self.declared
-        if declared.read is not None:
-            value = declared.read(value)
-        if declared.share and isinstance(value, str):
+        if self.convert is not None:
+            value = self.convert(value)
+        if self.share and isinstance(value, str):
             try:
                 value = read_share(value)
             except ValueError:
                 raise ScenarioError(
                     f"{where}: {self.name} must be a share like 5% or 0.05, not {short_repr(value)}."
                 ) from None
-        if declared.joined is not None and isinstance(value, list | tuple):
-            if not value or not all(isinstance(one, str) and one.strip() for one in value):
-                raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
-            value = declared.joined.join(value)
+        if self.joined is not None and isinstance(value, list | tuple):
+            refuse(
+                not value or not all(isinstance(one, str) and one.strip() for one in value),
+                f"{where}: {self.name} must be a text or a list of texts, none of them empty.",
+            )
+            value = self.joined.join(value)
         value = coerce(self.name, value, self.hint, where)
-        if not (declared.length or declared.span):
+        if not (self.length or self.span):
             return value
-        of = LENGTHS if declared.length else TIMES
+        of = LENGTHS if self.length else TIMES
         return (
             tuple(as_users_write(self.name, one, of) for one in value)
             if self.listed
@@ -114,18 +97,27 @@ class Key:
 
     def check(self, value: Any) -> None:
         """Raise ScenarioError, naming the key, for a value that no scenario could have; None is always one."""
-        declared = self.declared
         if value is None:
             return
         for one in value if self.listed else (value,):
-            if declared.bounds is not None and not isinstance(one, str):
-                declared.bounds.check(self.name, one)
-            if declared.choices and one not in declared.choices:
-                raise ScenarioError(f"{self.name} must be one of {', '.join(declared.choices)}, not {short_repr(one)}.")
-            if declared.text is not None:
-                declared.text.check(self.name, one)
+            if self.bounds is not None and not isinstance(one, str):
+                self.bounds.check(self.name, one)
+            if self.choices and one not in self.choices:
+                raise ScenarioError(f"{self.name} must be one of {', '.join(self.choices)}, not {short_repr(one)}.")
+            if self.text is not None:
+                self.text.check(self.name, one)
         if self.many and len(set(value)) != len(value):
             raise ScenarioError(f"{self.name} names a value twice: {_values_text(value)}.")
+
+
+def key(help_text: str, default: Any, **said: Any) -> Any:
+    """Return the dataclass field of a key; `said` are further fields of `Key`. A default list becomes a tuple."""
+    metadata = {"key": Key(help=help_text, **said)}
+    return field(default=tuple(default) if isinstance(default, list) else default, metadata=metadata)
+
+
+# of the table [request], for runs and for Locust's users alike
+request_key = functools.partial(key, table="request", locust=(ATTRIBUTE, OPTION))
 
 
 def keys_of(schema: Any) -> tuple[Key, ...]:
@@ -137,7 +129,8 @@ def keys_of(schema: Any) -> tuple[Key, ...]:
 def _cached_keys(schema: Any) -> tuple[Key, ...]:
     hints = typing.get_type_hints(schema)
     return tuple(
-        Key(spec.name, hints[spec.name], spec.default, spec.metadata["declared"]) for spec in dataclasses.fields(schema)
+        dataclasses.replace(spec.metadata["key"], name=spec.name, hint=hints[spec.name], default=spec.default)
+        for spec in dataclasses.fields(schema)
     )
 
 
@@ -146,7 +139,7 @@ def _values_text(values: tuple[Any, ...]) -> str:
     return ", ".join([*shown, "…"] if len(values) > 20 else shown)
 
 
-_OTHERS = {
+_OTHERS = {  # our key -> what bodies, client libraries and other tools call it
     "output_tokens": "max_tokens max_completion_tokens max_output_tokens max_new_tokens num_predict n_predict output_len",
     "input_tokens": "input_len prompt_tokens prompt_len",
     "think": "reasoning_effort reasoning thinking enable_thinking no_think",

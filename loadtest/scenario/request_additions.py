@@ -64,20 +64,20 @@ def header_parts(text: str) -> tuple[str, str]:
     """Return a header's name and its value; raise ScenarioError where HTTP allows no such header, or loadtest sets it."""
     name, colon, value = text.partition(":")
     name, value = name.strip(), value.strip(" \t")
-    if len(text) > MOST_LINE:
-        raise ScenarioError(f"header is {len(text)} characters long; make it {MOST_LINE} or fewer.")
-    if not colon or not _NAME.fullmatch(name):
-        raise ScenarioError(f"header must be written 'Name: value', not {_hidden(text)}.")
+    refuse(len(text) > MOST_LINE, f"header is {len(text)} characters long; make it {MOST_LINE} or fewer.")
+    refuse(not colon or not _NAME.fullmatch(name), f"header must be written 'Name: value', not {_hidden(text)}.")
     if why := _OURS.get(name.lower()):
         raise ScenarioError(f"header {name} cannot be set: {why}; leave it out.")
-    if not all(" " <= char <= "~" or char == "\t" for char in value):
-        raise ScenarioError(
-            f"header {name} holds a line end, a control character or a non-ASCII character in its value, which HTTP does "
-            "not allow; take it out or write it percent-encoded."
-        )
+    refuse(
+        not all(" " <= char <= "~" or char == "\t" for char in value),
+        f"header {name} holds a line end, a control character or a non-ASCII character in its value, which HTTP does "
+        "not allow; take it out or write it percent-encoded.",
+    )
     _check_variables(f"header {name}", value)
-    if name.lower() == "host" and not _HOST.fullmatch(VARIABLE.sub("x", value)):
-        raise ScenarioError("header Host must be a host, or host:port; write it like 'Host: model.example.org'.")
+    refuse(
+        name.lower() == "host" and not _HOST.fullmatch(VARIABLE.sub("x", value)),
+        "header Host must be a host, or host:port; write it like 'Host: model.example.org'.",
+    )
     if (bare := _BARE_VARIABLE.search(value)) is not None:
         raise ScenarioError(f"header {name} holds {bare[0]}, which is not filled in: write ${{{bare[1]}}}.")
     return name, value
@@ -148,14 +148,13 @@ def query_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Return names and values of a query, percent-encoded as given; raise ScenarioError for what no URL can hold."""
     found = []
     for text in texts:
-        if len(text) > MOST_LINE:
-            raise ScenarioError(f"query is {len(text)} characters long; make it {MOST_LINE} or fewer.")
+        refuse(len(text) > MOST_LINE, f"query is {len(text)} characters long; make it {MOST_LINE} or fewer.")
         for pair in text.strip().removeprefix("?").split("&"):
-            if not _QUERY.fullmatch(pair) or "=" not in pair:
-                raise ScenarioError(
-                    f"query must be written 'name=value', percent-encoded where it holds more than ASCII, blanks or "
-                    f"#, not {_hidden(text, '=')}."
-                )
+            refuse(
+                not _QUERY.fullmatch(pair) or "=" not in pair,
+                f"query must be written 'name=value', percent-encoded where it holds more than ASCII, blanks or "
+                f"#, not {_hidden(text, '=')}.",
+            )
             name, _, value = pair.partition("=")
             _check_variables(f"query {name}", value)
             found.append((name, value))
@@ -196,8 +195,7 @@ def body_text(value: Any) -> Any:
         read = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{where} is not JSON: {error}{_likely(text)}; write it like '{_EXAMPLE}'.") from None
-    if not isinstance(read, dict):
-        raise ScenarioError(f'{where} must be a JSON object like {{"top_k": 20}}, not {short_repr(read)}.')
+    refuse(not isinstance(read, dict), f'{where} must be a JSON object like {{"top_k": 20}}, not {short_repr(read)}.')
     try:
         return orjson.dumps(read).decode()
     except TypeError:  # its own limit, far below that of reading
@@ -239,10 +237,10 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_variables(what: str, value: str) -> None:
-    if "${" in VARIABLE.sub("", value.replace("$${", "")):
-        raise ScenarioError(
-            f"{what} has a ${{ that names no variable; write it like ${{MY_KEY}}, or $${{ for a plain ${{."
-        )
+    refuse(
+        "${" in VARIABLE.sub("", value.replace("$${", "")),
+        f"{what} has a ${{ that names no variable; write it like ${{MY_KEY}}, or $${{ for a plain ${{.",
+    )
 
 
 def _checked_text(path: tuple[str, ...], text: str) -> str:

@@ -25,7 +25,7 @@ from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, SessionKeys, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.price import check_prices, price_text
-from loadtest.scenario.toml_tables import beside, flat, other_loop_left_out, read_toml, renamed
+from loadtest.scenario.toml_tables import flat, other_loop_left_out, read_toml, renamed, with_paths_beside
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
 from loadtest.text import counted, rated
 
@@ -111,7 +111,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         "What the server costs an hour, e.g. 2.49EUR: the report says what a million output tokens cost at each level.",
         None,
         text=Text(100, "name a price like 2.49EUR, or leave it out"),
-        read=price_text,
+        convert=price_text,
         locust=(OPTION,),
         metavar="PRICE",
     )
@@ -120,7 +120,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         "sampled (monitors nvidia, dcgm, rapl).",
         None,
         text=Text(100, "name a price like 0.30EUR, or leave it out"),
-        read=price_text,
+        convert=price_text,
         locust=(OPTION,),
         metavar="PRICE",
     )
@@ -152,7 +152,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         given = {name: value for name, value in overrides.items() if value is not None}
         given = renamed(given, "the command line", say)
         check_idle(table, table, where)
-        table = other_loop_left_out(beside(table, path.parent, given), given)
+        table = other_loop_left_out(with_paths_beside(table, path.parent, given), given)
         check_idle(given, {**table, **given}, f"the command line, laid over {where},")
         return cls.from_dict({**table, **given}, where=where)
 
@@ -170,8 +170,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
             table.get("concurrency") and (table.get("rate") or table.get("trace")),
             f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.",
         )
-        if table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"):
-            raise ScenarioError(NO_OUTPUT)
+        refuse(table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"), NO_OUTPUT)
         known = {one.name: one for one in keys}
         return cls(**{name: known[name].read(value, where) for name, value in table.items()})
 

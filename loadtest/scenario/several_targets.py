@@ -49,10 +49,7 @@ def models_in(text: str | None) -> tuple[ModelShare, ...]:
     for entry in text.split(","):
         match = _WEIGHTED.fullmatch(entry.strip())
         name, weight = (match["name"], match["weight"]) if match else (entry.strip(), "1")
-        refuse(
-            not name,
-            f"model = {short_repr(text)} lacks a name beside a comma; write a,b or a=3,b=1.",
-        )
+        refuse(not name, f"model = {short_repr(text)} lacks a name beside a comma; write a,b or a=3,b=1.")
         refuse(
             not weight.isdigit() or not 1 <= int(weight) <= MOST_WEIGHT,
             f"model: the weight of {name} must be a whole number from 1 to {MOST_WEIGHT}, not {short_repr(weight)}; "

@@ -43,10 +43,7 @@ MOST_TOML = 4 << 20  # bytes of a scenario file
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise ScenarioError with one sentence."""
-    refuse(
-        not encodable(str(path)),
-        f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.",
-    )
+    refuse(not encodable(str(path)), f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.")
     refuse(
         (path / "run.json").exists(),
         f"{path} is a run folder, not a scenario file: `loadtest report {shlex.quote(str(path))}` reads it, and its report.md has the command that "
@@ -82,8 +79,8 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
 
     Raises ScenarioError for a key in the wrong place and for an unknown one, with the nearest.
     """
-    tables = {key.name: key.declared.table for key in keys}
-    second = {key.name: key.declared.also_in for key in keys if key.declared.also_in is not None}
+    tables = {key.name: key.table for key in keys}
+    second = {key.name: key.also_in for key in keys if key.also_in is not None}
     found: dict[str, Any] = {}
     for name, value in table.items():
         inside = [one for one in value if one in tables] if isinstance(value, Mapping) else []
@@ -175,7 +172,7 @@ def other_loop_left_out(table: Mapping[str, Any], given: Mapping[str, Any]) -> d
 FILE_KEYS = ("prompt_file", "trace", "data")  # keys whose value is a path
 
 
-def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_paths_beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file's table with the files that it names as its neighbours in `folder`, ~ as the user's home; those `given` otherwise stay."""
     table = dict(table)
     for name in FILE_KEYS:

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 
@@ -170,8 +170,7 @@ def load_profile(name: str) -> Profile:
     if name in PROFILES:
         return PROFILES[name]
     path = Path(name)
-    if not path.is_file():
-        raise ScenarioError(f"{name!r} is neither a profile nor a file; the profiles are {', '.join(PROFILES)}.")
+    refuse(not path.is_file(), f"{name!r} is neither a profile nor a file; the profiles are {', '.join(PROFILES)}.")
     try:
         fields = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:

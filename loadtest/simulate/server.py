@@ -23,9 +23,8 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
-from loadtest.simulate.api.answer_formats import AnswerFormat, OllamaFormat, OpenAIFormat
+from loadtest.simulate.api.answer_formats import AnswerFormat, EmbeddingsFormat, OllamaFormat, OpenAIFormat
 from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, Fault, TruthLog, fault_place
-from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.request_bodies import (
@@ -33,6 +32,7 @@ from loadtest.simulate.api.request_bodies import (
     RefusedError,
     check_model,
     parse_body,
+    read_embedding_request,
     read_ollama_request,
     read_openai_request,
     refusal_body,
@@ -84,17 +84,8 @@ class ServerOptions:
     faults: tuple[Fault, ...] = ()
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.speed <= 0:
-            raise ScenarioError(f"speed must be above 0, not {self.speed}.")
-        if self.slots is not None and self.slots < 0:
-            raise ScenarioError(f"slots must be 0 (no limit) or more, not {self.slots}.")
-
     def resolved(self) -> Profile:
-        """Return the profile with these options applied and its times divided by speed.
-
-        Raises ScenarioError where that makes no sense.
-        """
+        """Return the profile with these options applied and its times divided by speed; raise ScenarioError for no profile."""
         profile = load_profile(self.profile)
         timing = profile.timing if self.jitter is None else replace(profile.timing, jitter=self.jitter)
         slots = profile.slots if self.slots is None else self.slots or None
@@ -212,8 +203,8 @@ class SimulatedServer:
                 return
             status, content_type, body = self._control(http)
         except RefusedError as refusal:
-            status = refusal.status
-            content_type, body = refusal_body(http.path, status, refusal.sentence)
+            status, sentence = refusal.args
+            content_type, body = refusal_body(http.path, status, sentence)
         self._send(connection, http, status, content_type, body)
 
     def _generate(self, connection: ClientConnection, http: HTTPRequest) -> None:

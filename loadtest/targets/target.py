@@ -60,7 +60,7 @@ def located(scenario: Scenario) -> Scenario:
     call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
     contradicts api or endpoint, or a header, query or body needs a variable that is not set.
     """
-    scenario = reach.reached(scenario)
+    scenario = reach.secrets_apart(scenario)
     if len(scenario.urls) > 1:
         return _each_located(scenario)
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.monitor.process import METRICS_ADDRESS
 from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_share, sendable, short_repr
 
@@ -82,27 +82,26 @@ class Option:
     @classmethod
     def of(cls, key: Key) -> Self:
         """Return the option of a scenario's key. The scenario made from the value checks most bounds."""
-        declared = key.declared
         read, wanted, metavar = READERS[key.kind]
-        if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
+        if key.kind is int and key.bounds is not None and key.bounds.low == 1:
             read, wanted = _positive_whole, "a whole number above 0"
-        if declared.length:
+        if key.length:
             read, wanted = (
                 _or_distribution(_positive_whole),
                 "a whole number above 0 or a distribution like lognormal(800, 0.6)",
             )
-        if declared.span:
+        if key.span:
             read, wanted = _or_distribution(float), "a number of seconds or a distribution like lognormal(20, 0.8)"
-        if declared.share:
+        if key.share:
             read, wanted = read_share, "a share like 5% or 0.05"
-        text = LOCUST_HELP.get(key.name, declared.help)
+        text = LOCUST_HELP.get(key.name, key.help)
         if key.many:
             text += f" Default: the user class's, else {key.default[0]}."
-        repeated = declared.repeat is not None
+        repeated = key.repeat is not None
         # Without a default the start form's field would choose the first of them.
-        choices = None if repeated or key.default is None else declared.choices or None
+        choices = None if repeated or key.default is None else key.choices or None
         default = key.default if choices else None
-        metavar = declared.repeat or declared.metavar or metavar
+        metavar = key.repeat or key.metavar or metavar
         return cls(key.name, read, wanted, metavar, text, default, choices, repeated)
 
     def value(self, given: Any) -> Any:
@@ -125,7 +124,7 @@ class Option:
         return value
 
 
-KEY_OPTIONS = tuple(Option.of(key) for key in keys_of(Scenario) if OPTION in key.declared.locust)
+KEY_OPTIONS = tuple(Option.of(key) for key in keys_of(Scenario) if OPTION in key.locust)
 TEST_OPTIONS = (
     Option(
         "out",
@@ -226,6 +225,5 @@ def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
     """Return the port of --metrics-port (None where it was not given) and its address; raise ScenarioError."""
     given = vars(options) if options is not None else {}
     port, address = (option.value(given.get(option.key)) for option in PROCESS_OPTIONS)
-    if port is None and address is not None:
-        raise ScenarioError("--metrics-address does nothing without --metrics-port; leave it out.")
+    refuse(port is None and address is not None, "--metrics-address does nothing without --metrics-port; leave it out.")
     return port, METRICS_ADDRESS if address is None else address

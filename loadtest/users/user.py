@@ -7,7 +7,7 @@ from typing import Any
 
 from locust import FastHttpUser, HttpUser, User
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
 from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
@@ -15,7 +15,7 @@ from loadtest.users.answer import say_once
 from loadtest.users.client import Client
 from loadtest.users.options import Settings
 
-USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.declared.locust)
+USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.locust)
 
 
 class ModelUser(User):
@@ -91,32 +91,33 @@ class ModelUser(User):
         Raises ScenarioError or TargetError where the attributes and options make no sense.
         """
         said_api = settings.keys.get("api", "auto")
-        if cls.api != "auto" and said_api not in ("auto", cls.api):
-            raise ScenarioError(f"{cls.__name__} speaks the {cls.api} API only; leave --api {said_api} out.")
+        refuse(
+            cls.api != "auto" and said_api not in ("auto", cls.api),
+            f"{cls.__name__} speaks the {cls.api} API only; leave --api {said_api} out.",
+        )
         where = f"user class {cls.__name__}"
         over = f"the command line, laid over {where},"
-        if not isinstance(cls.host, str | None):
-            raise ScenarioError(f"{where}: host must be text, not {cls.host!r}.")
-        if {HttpUser, FastHttpUser} & set(cls.__mro__):
-            raise ScenarioError(
-                f"{where}: it is also Locust's HttpUser, whose client takes the place of ours; write a class for each, with `weight` "
-                "for its part of the users."
-            )
-        if not callable(cls.stop):
-            raise ScenarioError(
-                f"{where}: stop is a method of Locust's users; give --stop, or body = {{'stop': …}} in the class."
-            )
+        refuse(not isinstance(cls.host, str | None), f"{where}: host must be text, not {cls.host!r}.")
+        refuse(
+            {HttpUser, FastHttpUser} & set(cls.__mro__),
+            f"{where}: it is also Locust's HttpUser, whose client takes the place of ours; write a class for each, with `weight` "
+            "for its part of the users.",
+        )
+        refuse(
+            not callable(cls.stop),
+            f"{where}: stop is a method of Locust's users; give --stop, or body = {{'stop': …}} in the class.",
+        )
         own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
         asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
         try:
             check_idle(settings.keys, asked, over)
             scenario = located(Scenario.from_dict(asked, where=where, say=say_once))
-            if scenario.several:
-                raise ScenarioError(
-                    "it names several servers or models, and a user class has one of each; write a class for each, with "
-                    "`weight` for its part of the users."
-                )
+            refuse(
+                scenario.several,
+                "it names several servers or models, and a user class has one of each; write a class for each, with "
+                "`weight` for its part of the users.",
+            )
             return scenario
         except ScenarioError as error:
             if str(error).startswith((where, over)):

@@ -6,7 +6,7 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from loadtest.scenario import Level, Scenario, lengths_of
 from loadtest.text import percent
@@ -40,14 +40,6 @@ class Turn:
     recorded: Mapping[str, Any] | None = None  # the answer that stands in the history, not the server's own
 
 
-class Script(Protocol):
-    """What the user of one conversation says: a turn's text depends on its number alone."""
-
-    def turn(self, number: int) -> Turn | None:
-        """Return a turn; None where the conversation is over."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all turns of a conversation share."""
@@ -71,7 +63,7 @@ class Conversation:
 
     __slots__ = ("_counted", "_held", "_history", "_next", "_setting", "_spoken", "_turns", "passed")
 
-    def __init__(self, script: Script, setting: Setting) -> None:
+    def __init__(self, script: MadeUpScript | RecordedScript, setting: Setting) -> None:
         self._setting = setting
         self._turns = script
         self._history = History(setting.system)
@@ -164,7 +156,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class MadeUpScript:
-    """The script of one made-up conversation: every turn is a pure function of the seed, the session and its number."""
+    """What the user of one made-up conversation says: every turn is a pure function of the seed, the session and its number."""
 
     source: ConversationSource
     level: Level
@@ -174,6 +166,7 @@ class MadeUpScript:
     turns: int
 
     def turn(self, number: int) -> Turn | None:
+        """Return a turn; None where the conversation is over."""
         return None if number >= self.turns else self.any_turn(number)
 
     def any_turn(self, number: int) -> Turn:
@@ -219,7 +212,7 @@ class MadeUpScript:
 
 @dataclass(frozen=True, slots=True)
 class RecordedScript:
-    """The script of a conversation of a data file."""
+    """What the user of a data file's conversation says."""
 
     rounds: Sequence[Round]
     turns: int

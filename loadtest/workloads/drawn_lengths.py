@@ -37,7 +37,7 @@ class DrawnLengths:
         if level.input_lengths is None and level.output_lengths is None:
             return level
         wanted = self._uncut(level, i, warmup=warmup)
-        return wanted if self.context is None else self._cut(level, wanted)
+        return wanted if self.context is None else _cut(level, wanted, self.context)
 
     def cut_share(self, level: Level) -> float:
         """Return about which share of a level's requests is cut to the context."""
@@ -61,24 +61,25 @@ class DrawnLengths:
             drawn[f"{side}_tokens"] = lengths.draw(rng, place, functools.partial(self._observed, side))
         return replace(level, **drawn)
 
-    def _cut(self, level: Level, wanted: Level) -> Level:
-        assert self.context is not None
-        room = self.context - max(CONTEXT_MARGIN, self.context // CONTEXT_MARGIN_PART) - (level.system_tokens or 0)
-        prompt, answer = wanted.input_tokens or 0, wanted.output_tokens or 0
-        if prompt + answer <= room:
-            return wanted
-        if level.input_lengths is not None:
-            prompt = max(room - answer, min(SHORTEST_PROMPT, prompt))
-        if level.output_lengths is not None:
-            answer = max(min(answer, room - prompt), 1)
-        return replace(
-            wanted,
-            input_tokens=None if wanted.input_tokens is None else prompt,
-            output_tokens=None if wanted.output_tokens is None else answer,
-        )
-
     def _observed(self, side: str, file: str) -> Sequence[int]:
         return observed_lengths(file, self.counter, self.fit)[side]
+
+
+def _cut(level: Level, wanted: Level, context: int) -> Level:
+    """Return a level whose drawn lengths leave room in the context for prompt and answer."""
+    room = context - max(CONTEXT_MARGIN, context // CONTEXT_MARGIN_PART) - (level.system_tokens or 0)
+    prompt, answer = wanted.input_tokens or 0, wanted.output_tokens or 0
+    if prompt + answer <= room:
+        return wanted
+    if level.input_lengths is not None:
+        prompt = max(room - answer, min(SHORTEST_PROMPT, prompt))
+    if level.output_lengths is not None:
+        answer = max(min(answer, room - prompt), 1)
+    return replace(
+        wanted,
+        input_tokens=None if wanted.input_tokens is None else prompt,
+        output_tokens=None if wanted.output_tokens is None else answer,
+    )
 
 
 def observed_lengths(file: str, counter: Counter, fit: TokenFit) -> dict[str, Sequence[int]]:

@@ -22,7 +22,7 @@ from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_from
 
-Piece = TypeVar("Piece")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class PlanShare:
         """Return how many of so many pieces are this process's."""
         return len(range(self.worker, pieces, self.of))
 
-    def pick(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+    def pick(self, pieces: Sequence[Item]) -> Sequence[Item]:
         return pieces[self.worker :: self.of]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
-from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.files.trace import Blocks
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
 from loadtest.workloads.schedule import trace_of
@@ -113,10 +113,7 @@ def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
     return _filled(tokens, nonce, "", tokens - counter.count(nonce), seed, counter)
 
 
-@functools.lru_cache(maxsize=4096)
-def cached_document(tokens: int, seed: int, counter: Counter) -> str:
-    """Return what `made_up_document` does, for a text that many prompts share."""
-    return made_up_document(tokens, seed, counter)
+cached_document = functools.lru_cache(maxsize=4096)(made_up_document)  # for a text that many prompts share
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +127,12 @@ class HashedBlocks:
     scenario: Scenario
     counter: Counter
     fit: TokenFit
-    trace: Trace
+    blocks: Blocks
 
     @classmethod
     def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
         trace = None if scenario.literal or scenario.data is not None else trace_of(scenario)
-        return None if trace is None or trace.blocks is None else cls(scenario, counter, fit, trace)
+        return None if trace is None or trace.blocks is None else cls(scenario, counter, fit, trace.blocks)
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
         seed = seed_of(self.scenario, level, i, warmup=warmup)
@@ -144,12 +141,10 @@ class HashedBlocks:
 
     def prompt(self, i: int, tokens: int, *, warmup: bool) -> str:
         """Return the prompt of the i-th row; a warm-up has blocks of its own."""
-        assert self.trace.blocks is not None
-        ours, block = self.fit.ours(tokens), self.fit.ours_added(self.trace.blocks.tokens)
+        ours, block = self.fit.ours(tokens), self.fit.ours_added(self.blocks.tokens)
         key = "warm-up block" if warmup else "block"
         texts = []
-        hashes = self.trace.blocks[0 if warmup else i]
-        for hash_id in hashes:
+        for hash_id in self.blocks[0 if warmup else i]:
             length = min(block, ours)
             if length <= 0:
                 break

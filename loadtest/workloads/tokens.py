@@ -17,16 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 FETCH_TIMEOUT = 5.0  # seconds for the whole fetch of 1.7 or 3.6 MB
-
-
-class Encoder(Protocol):
-    """The one method of tiktoken.Encoding that is needed."""
-
-    def encode_ordinary(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +55,7 @@ class Counter:
     """Counts tokens. Picklable, so that worker processes can be given one."""
 
     source: str  # a fact for run.json: "tiktoken cl100k_base", or "estimate: …" and why
-    encoder: Encoder | None = None
+    encoder: Any = None  # a tiktoken.Encoding; None: counts are estimates
 
     @property
     def exact(self) -> bool:

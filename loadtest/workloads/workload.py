@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.conversations import ConversationSource
@@ -148,8 +148,10 @@ def check_files(scenario: Scenario) -> list[str]:
     """
     scenario.prompt_text()
     scenario.system_text()
-    if scenario.data_once and scenario.requests is not None:
-        raise ScenarioError("data_once says how many requests a level has; leave out requests.")
+    refuse(
+        scenario.data_once and scenario.requests is not None,
+        "data_once says how many requests a level has; leave out requests.",
+    )
     check_lengths_files(scenario, Counter("estimate: before anything is sent"))
     trace = trace_of(scenario)
     notes = [] if trace is None else list(trace.notes(scenario))

@@ -288,4 +288,4 @@ def test_a_decode_speed_is_over_the_tokens_that_were_sent(tmp_path: Path) -> Non
     assert run.column("output_tokens").tolist() == [1000, 1000]
     figures = Figures()
     figures.add(record, 0.0)
-    assert figures.histograms["stream_tokens_per_s"].mean == pytest.approx(100, rel=0.01)
+    assert figures.histograms["stream_tokens_per_s"].percentile(0.5) == pytest.approx(100, rel=0.01)

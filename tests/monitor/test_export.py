@@ -24,7 +24,7 @@ from support.prometheus_server import INSTALLED, get, promtool, samples
 from loadtest.analyse.run import frames
 from loadtest.errors import ScenarioError
 from loadtest.live import Figures
-from loadtest.monitor.endpoint import SCRAPER_TIMEOUT_S, MetricsEndpoint, open_listener, url_of
+from loadtest.monitor.endpoint import SCRAPER_TIMEOUT_S, open_listener, serve_metrics, url_of
 from loadtest.monitor.export import HISTOGRAM_METRICS, ClientState, RunState, bounds, families
 from loadtest.monitor.tail import Tail
 from loadtest.records import Clock, Outcome, Record
@@ -203,9 +203,10 @@ def test_the_clients_processes_are_added_up_while_they_speak(tmp_path: Path) -> 
 @pytest.fixture
 def served() -> Iterator[str]:
     listener = open_listener("127.0.0.1", 0)
-    endpoint = MetricsEndpoint(listener, lambda: families(RunState(figures={"a": Figures()})))
+    server = serve_metrics(listener, lambda: families(RunState(figures={"a": Figures()})))
     yield url_of(listener)
-    endpoint.close()
+    server.shutdown()
+    server.server_close()
 
 
 def test_only_get_metrics_is_answered(served: str) -> None:

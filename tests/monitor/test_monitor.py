@@ -23,6 +23,7 @@ from loadtest.monitor.host import Host, ProcessTree, listening_pid
 from loadtest.monitor.process import SourceSpec, child_monitor, parse_sources
 from loadtest.monitor.prometheus import Prometheus
 from loadtest.monitor.sampler import Watch, writer_for
+from loadtest.monitor.scraped_page import ScrapedPage
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -136,7 +137,7 @@ def test_a_familys_use_counts_its_children_and_ends_with_it() -> None:
 def test_a_failing_source_leaves_one_gap_and_comes_back(exporter: Exporter, tmp_path: Path) -> None:
     exporter.body = b"a 1\n"
     said: list[str] = []
-    source, writer = Prometheus("prometheus", exporter.url, ("a",)), writer_for(tmp_path, "it", 1.0)
+    source, writer = Prometheus("prometheus", ScrapedPage(exporter.url), ("a",)), writer_for(tmp_path, "it", 1.0)
     watch = Watch(source, writer, 1.0, said.append)
     holds = [watch.beat(), watch.beat()]
     exporter.status = 500

@@ -17,6 +17,7 @@ from loadtest.monitor.host import Host, listening_pid
 from loadtest.monitor.ollama import Ollama
 from loadtest.monitor.prometheus import Prometheus
 from loadtest.monitor.sampler import SourceError
+from loadtest.monitor.scraped_page import ScrapedPage
 
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -35,7 +36,7 @@ temperature{room="a"} 21.5
 
 def test_known_metrics_are_taken_and_the_rest_left(exporter: Exporter) -> None:
     exporter.body = VLLM.encode()
-    source = Prometheus("vllm", exporter.url)
+    source = Prometheus("vllm", ScrapedPage(exporter.url))
     with opened(source) as facts:
         assert facts == {"url": exporter.url}
         labels = '{engine="0",model_name="m"}'
@@ -51,7 +52,7 @@ def test_known_metrics_are_taken_and_the_rest_left(exporter: Exporter) -> None:
 
 def test_named_metrics_are_taken_unknown_ones_said_and_nan_is_no_value(exporter: Exporter) -> None:
     exporter.body = VLLM.encode()
-    source = Prometheus("prometheus", exporter.url, ("temperature", "node_load1", "nonsense"))
+    source = Prometheus("prometheus", ScrapedPage(exporter.url), ("temperature", "node_load1", "nonsense"))
     with opened(source) as facts:
         assert facts["note"] == f"{exporter.url} has no metric nonsense."
         assert source.sample() == {"values": {'temperature{room="a"}': 21.5}}
@@ -59,7 +60,7 @@ def test_named_metrics_are_taken_unknown_ones_said_and_nan_is_no_value(exporter:
 
 def test_a_line_once_seen_needs_no_parser(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     exporter.body = VLLM.encode()
-    source = Prometheus("prometheus", exporter.url, ("temperature", "vllm:num_requests_waiting"))
+    source = Prometheus("prometheus", ScrapedPage(exporter.url), ("temperature", "vllm:num_requests_waiting"))
     with opened(source):
         first = source.sample()
         monkeypatch.setattr(prometheus, "text_string_to_metric_families", lambda _: pytest.fail("it was parsed again"))
@@ -85,7 +86,7 @@ def test_a_line_once_seen_needs_no_parser(exporter: Exporter, monkeypatch: pytes
 )
 def test_every_form_of_a_line_says_what_the_parser_says(exporter: Exporter, line: str) -> None:
     exporter.body = f"# TYPE temperature gauge\n\n{line}\nrest 1\n".encode()
-    source = Prometheus("prometheus", exporter.url, ("temperature", "other"))
+    source = Prometheus("prometheus", ScrapedPage(exporter.url), ("temperature", "other"))
     with opened(source):
         said = {prometheus._series_key(sample): sample.value for sample in source._samples(exporter.body)}
         assert len(said) == 1 + line.count("other")
@@ -94,7 +95,7 @@ def test_every_form_of_a_line_says_what_the_parser_says(exporter: Exporter, line
 
 def test_labels_that_change_all_the_time_are_not_kept(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prometheus, "_MOST_SERIES", 5)
-    source = Prometheus("prometheus", exporter.url, ("a",))
+    source = Prometheus("prometheus", ScrapedPage(exporter.url), ("a",))
     exporter.body = b"a 1\n"
     with opened(source):
         for number in range(20):
@@ -127,7 +128,7 @@ def test_an_answer_is_whole_or_a_sentence(answer: str, pages_read: str) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        page = scraped_page.ScrapedPage(f"http://127.0.0.1:{server.getsockname()[1]}/m")
+        page = ScrapedPage(f"http://127.0.0.1:{server.getsockname()[1]}/m")
         for _ in range(2):  # the second time on another connection, for this server keeps none
             if pages_read.startswith("a "):
                 assert page.read().decode() == pages_read
@@ -150,7 +151,7 @@ def test_an_answer_is_whole_or_a_sentence(answer: str, pages_read: str) -> None:
 )
 def test_rubbish_is_a_sentence(exporter: Exporter, status: int, body: bytes, says: str) -> None:
     exporter.status, exporter.body = status, body
-    source = Prometheus("dcgm", exporter.url)
+    source = Prometheus("dcgm", ScrapedPage(exporter.url))
     with pytest.raises(SourceError, match=says), opened(source):
         pass
 
@@ -158,14 +159,17 @@ def test_rubbish_is_a_sentence(exporter: Exporter, status: int, body: bytes, say
 def test_a_page_that_does_not_come_is_a_sentence(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scraped_page, "PAGE_LIMIT_S", 0.1)
     exporter.hang.clear()
-    with pytest.raises(SourceError, match=r"did not answer within 100 ms\.$"), opened(Ollama(exporter.url)):
+    with (
+        pytest.raises(SourceError, match=r"did not answer within 100 ms\.$"),
+        opened(Ollama(ScrapedPage(exporter.url))),
+    ):
         pass
     exporter.hang.set()
 
 
 def test_a_page_is_read_over_one_connection_and_a_closed_one_is_opened_again(exporter: Exporter) -> None:
     exporter.body = b"x" * 100_000
-    page = scraped_page.ScrapedPage(exporter.url)
+    page = ScrapedPage(exporter.url)
     assert [page.read() for _ in range(3)] == [exporter.body] * 3
     assert (exporter.requests, exporter.connections) == (3, 1)
     exporter.peers[0].shutdown(socket.SHUT_RDWR)
@@ -187,7 +191,10 @@ def test_a_password_in_a_url_is_sent_and_not_said(exporter: Exporter, monkeypatc
 def test_ollama_is_not_whatever_answers_json(exporter: Exporter) -> None:
     for body in (b"[]", b'{"models": [1]}', b"{}", b"nothing"):
         exporter.body = body
-        with pytest.raises(SourceError, match="does not answer as Ollama does"), opened(Ollama(exporter.url)):
+        with (
+            pytest.raises(SourceError, match="does not answer as Ollama does"),
+            opened(Ollama(ScrapedPage(exporter.url))),
+        ):
             pass
 
 
@@ -195,8 +202,11 @@ def test_the_simulated_servers_pages_agree(simulated_url: str) -> None:
     import httpx
 
     httpx.post(f"{simulated_url}/api/generate", json={"model": "llama3.1:70b"})  # loads it
-    ollama, dcgm = Ollama(simulated_url), Prometheus("dcgm", f"{simulated_url}/metrics")
-    llamacpp = Prometheus("llamacpp", f"{simulated_url}/metrics")
+    ollama, dcgm = (
+        Ollama(ScrapedPage(f"{simulated_url}/api/ps")),
+        Prometheus("dcgm", ScrapedPage(f"{simulated_url}/metrics")),
+    )
+    llamacpp = Prometheus("llamacpp", ScrapedPage(f"{simulated_url}/metrics"))
     with opened(ollama) as one, opened(dcgm) as other, opened(llamacpp):
         assert "profile=a100-80g-llama3.1-70b-q4" in one["simulated"] == other["simulated"]
         (model,) = ollama.sample()["models"]
@@ -212,7 +222,7 @@ def test_the_simulated_servers_pages_agree(simulated_url: str) -> None:
 def test_the_recorded_answer_of_a_real_ollama_is_read(exporter: Exporter) -> None:
     recorded = json.loads((STREAMS / "ps.json").read_text())
     exporter.body = recorded["reads"][0][1].partition("\r\n\r\n")[2].encode()
-    source = Ollama(exporter.url)
+    source = Ollama(ScrapedPage(exporter.url))
     with opened(source):
         models = source.sample()["models"]
     assert [model["name"] for model in models] == ["tiny:latest", "stop:latest"]
@@ -222,7 +232,7 @@ def test_the_recorded_answer_of_a_real_ollama_is_read(exporter: Exporter) -> Non
 
 
 def test_llamacpps_own_pages_and_process_are_read(llamacpp_url: str) -> None:
-    source = Prometheus("llamacpp", f"{llamacpp_url}/metrics")
+    source = Prometheus("llamacpp", ScrapedPage(f"{llamacpp_url}/metrics"))
     with opened(source) as facts:
         assert "simulated" not in facts
         values = source.sample()["values"]
@@ -243,7 +253,7 @@ def test_an_exemplar_is_no_value(exporter: Exporter) -> None:
         b'# TYPE hits counter\nhits_total{a="1"} 5.0 # {trace_id="x y"} 0.25\n'
         b'said_total{text="1 # {no exemplar}"} 7.0\n# EOF\n'
     )
-    source = Prometheus("prometheus", exporter.url, ("hits_total", "said_total"))
+    source = Prometheus("prometheus", ScrapedPage(exporter.url), ("hits_total", "said_total"))
     with opened(source):
         assert source.sample() == {"values": {'hits_total{a="1"}': 5.0, 'said_total{text="1 # {no exemplar}"}': 7.0}}
 
@@ -260,6 +270,6 @@ REFUSED = {
 def test_what_comes_in_place_of_a_page(exporter: Exporter, status: int) -> None:
     exporter.status = status
     exporter.headers, words = REFUSED[status]
-    with pytest.raises(SourceError) as said, opened(Prometheus("vllm", exporter.url)):
+    with pytest.raises(SourceError) as said, opened(Prometheus("vllm", ScrapedPage(exporter.url))):
         pass
     assert str(said.value) == f"{exporter.url} {words}"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import Scenario, record_format
+from loadtest.scenario import Scenario
+from loadtest.scenario.files import record_format
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_more_than_max_queue_waiting_for_a_load_are_refused_with_503(profile: st
 def test_refusals_are_in_ollamas_words(profile: str, fields: dict[str, Any], status: int, sentence: str) -> None:
     with pytest.raises(RefusedError) as refusal:
         read_ollama_request("chat", fields, load_profile(profile), random.Random(0))
-    assert (refusal.value.status, refusal.value.sentence) == (status, sentence)
+    assert refusal.value.args == (status, sentence)
 
 
 @pytest.mark.parametrize(

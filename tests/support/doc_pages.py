@@ -89,20 +89,20 @@ def _keys_table(heading: str, keys: list[Key]) -> str:
 
 def _place(keys: list[Key]) -> str:
     """Return where in a scenario file the keys stand, in a sentence; empty where that is above all tables."""
-    tables = sorted({one.declared.table for one in keys if one.declared.table is not None})
+    tables = sorted({one.table for one in keys if one.table is not None})
     if not tables:
         return ""
     (table,) = tables  # a group of two would need a column for it
-    above = ", ".join(f"`{one.name}`" for one in keys if one.declared.table is None)
+    above = ", ".join(f"`{one.name}`" for one in keys if one.table is None)
     rest = f" These stand above all tables: {above}." if above else ""
     return f"\nIn the table `[{table}]`.{rest}\n"
 
 
 def _type(key: Key) -> str:
     kind = {int: "whole number", float: "number", str: "text", bool: "true or false"}[key.kind]
-    if key.declared.choices:
-        kind = ", ".join(f"`{one}`" for one in key.declared.choices)
-    if key.declared.length or key.declared.span:
+    if key.choices:
+        kind = ", ".join(f"`{one}`" for one in key.choices)
+    if key.length or key.span:
         kind += " or distribution"
         return f"list of {kind.replace(' or', 's or')}s" if key.listed else kind
     return f"list of {kind}s" if key.listed else kind
@@ -117,12 +117,12 @@ def _default(key: Key) -> str:
 
 def _locust(key: Key) -> str:
     words = {ATTRIBUTE: "attribute", OPTION: "option"}
-    return ", ".join(words[one] for one in key.declared.locust) or "–"
+    return ", ".join(words[one] for one in key.locust) or "–"
 
 
 def _what(key: Key) -> str:
-    unit = f" [{key.declared.unit}]" if key.declared.unit else ""
-    text = re.sub(r"--[a-z-]+", lambda flag: KEYS.get(flag[0], flag[0]), key.declared.help + unit)
+    unit = f" [{key.unit}]" if key.unit else ""
+    text = re.sub(r"--[a-z-]+", lambda flag: KEYS.get(flag[0], flag[0]), key.help + unit)
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 

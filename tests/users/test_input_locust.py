@@ -172,13 +172,14 @@ def test_a_key_that_the_schema_opens_to_users_is_their_attribute_and_option_with
 import argparse
 import dataclasses
 import loadtest.scenario as schema
+from loadtest.scenario.keys import key
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extended(schema.Scenario):
     both = (schema.ATTRIBUTE, schema.OPTION)
-    top_p: float | None = schema.key("Share.", None, table="request", locust=both)
-    think: str = schema.key("Thinking.", "auto", choices=("auto", "on", "off"), table="request", locust=both)
-    ignore_eos: bool = schema.key("On and on.", default=False, table="request", locust=both)
+    top_p: float | None = key("Share.", None, table="request", locust=both)
+    think: str = key("Thinking.", "auto", choices=("auto", "on", "off"), table="request", locust=both)
+    ignore_eos: bool = key("On and on.", default=False, table="request", locust=both)
 
 schema.Scenario = Extended
 from loadtest.users import OllamaUser

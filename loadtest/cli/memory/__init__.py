@@ -131,15 +131,19 @@ def _one_source(asked: MemoryOptions) -> None:
     refuse(
         not given, "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
     )
-    if len(given) > 1 and set(given) not in together:
-        raise ScenarioError(f"{' and '.join('--' + name for name in given)} each name a model: give one of them.")
+    refuse(
+        len(given) > 1 and set(given) not in together,
+        f"{' and '.join('--' + name for name in given)} each name a model: give one of them.",
+    )
     refuse(
         asked.quantization and asked.dtype,
         "--quantization and --dtype both say what the weights are: give one of them.",
     )
     fixed = next((name for name in ("gguf", "url", "run") if name in given), None)
-    if fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training):
-        raise ScenarioError(f"--{fixed} says what the weights are: leave out --quantization and --dtype.")
+    refuse(
+        fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training),
+        f"--{fixed} says what the weights are: leave out --quantization and --dtype.",
+    )
     refuse(asked.table and asked.training, "--table and --training are two answers: ask for one.")
     if asked.parameters is not None and not 1 <= asked.parameters < 1e15:
         raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
@@ -159,8 +163,9 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
     if parameters is None:
         raise ScenarioError(f"the number of parameters of {name} is unknown: give --parameters N.")
-    if asked.quantization:
-        raise ScenarioError("--table and --training go by dtype, not by quantization: give --dtype, or leave out both.")
+    refuse(
+        asked.quantization, "--table and --training go by dtype, not by quantization: give --dtype, or leave out both."
+    )
     title = f"{name} · {parameters:,} parameters"
     dtype = weights.dtype(asked.dtype or "float32")
     notes = [report.NOT_COUNTED]

@@ -11,7 +11,7 @@ import orjson
 
 from loadtest.cli.output.mistakes import for_each
 from loadtest.credentials import withhold
-from loadtest.errors import ScenarioError, TargetError, os_error_as
+from loadtest.errors import ScenarioError, TargetError, os_error_as, refuse
 from loadtest.memory import gguf, shapes, weights
 from loadtest.memory.estimate import (
     CACHE_DTYPES,
@@ -77,8 +77,7 @@ class MemoryEstimate:
 def asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
     """Return the estimate asked for; of a run of several models or servers one for each."""
     cache = asked.cache_dtype.lower()
-    if cache not in CACHE_DTYPES:
-        raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
+    refuse(cache not in CACHE_DTYPES, f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
     if asked.run:
         every = _estimates_of_run(asked.run)
     elif asked.url is not None:
@@ -138,14 +137,13 @@ def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     if not isinstance(config, dict):
         raise ScenarioError(f"{path} is not a config.json: it does not hold an object.")
     shape = shapes.from_config(config, str(path))
-    if shape is None and asked.parameters is None:
-        raise ScenarioError(
-            f"{path} has model_type {config.get('model_type')!r}, whose layers are not known here: "
-            "add --parameters N (see its model card)."
-        )
+    refuse(
+        shape is None and asked.parameters is None,
+        f"{path} has model_type {config.get('model_type')!r}, whose layers are not known here: "
+        "add --parameters N (see its model card).",
+    )
     if not asked.quantization and not asked.dtype:
-        if "quantization_config" in config:
-            raise ScenarioError(f"{path} is of a quantised model: add --dtype int8 or --dtype int4.")
+        refuse("quantization_config" in config, f"{path} is of a quantised model: add --dtype int8 or --dtype int4.")
         asked = replace(asked, dtype=str(config.get("torch_dtype") or config.get("dtype") or "fp16"))
     if shape is None or asked.parameters is not None:
         return _of_flags(asked, config)
@@ -237,10 +235,11 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
         api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
     with control_client(asked.connection) as client:
         server = probe(client, address.base, api=api, path=address.path)
-        if server.kind != "ollama":
-            raise TargetError(
-                f"{server.described} does not say what its models are made of: give --model, --gguf or --config."
-            )
+        refuse(
+            server.kind != "ollama",
+            f"{server.described} does not say what its models are made of: give --model, --gguf or --config.",
+            TargetError,
+        )
         model = with_details(client, server, choose_model(server, asked.model))
     facts = facts_of_server(shown(model.name), model.details, model.trained_context)
     plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.text import encodable
 
 NEVER_EMPTY = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
@@ -19,38 +19,31 @@ _DASHED = re.compile("(?=.?[\u2010-\u2015\u2212])[-\u2010-\u2015\u2212]+(?=[a-z]
 _TEXTS = ("--prompt", "--system", "--stop", "--name", "--header", "--body")  # may hold any of them
 
 
-def check_bytes(args: Sequence[str]) -> None:
-    """Raise ScenarioError for an argument that is not UTF-8 or holds a NUL byte: no page or JSON could hold it."""
-    for before, arg in zip(("", *args), args, strict=False):
-        option, equals, _ = arg.partition("=")
-        named = option if arg.startswith("--") and equals else before if before.startswith("-") else "an argument"
-        if not encodable(named + arg):
-            raise ScenarioError(
-                f"{ascii(named)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file."
-            )
-        if "\0" in arg:
-            raise ScenarioError(f"{named} holds a NUL byte; take it out.")
+def check_typed(args: Sequence[str]) -> None:
+    """Raise ScenarioError for an argument that no page or JSON could hold, and for what a page puts into a pasted command.
 
-
-def check_typography(args: Sequence[str]) -> None:
-    """Raise ScenarioError for what a page puts into a command that is pasted from it.
-
-    That is a dash or quotes of another kind, a comment, and a blank where a name should be, of a line end that the shell
-    kept.
+    The first is one that is not UTF-8 or holds a NUL byte. The second is a dash or quotes of another kind, a comment, and
+    a blank where a name should be, of a line end that the shell kept.
     """
     for before, arg in zip(("", *args), args, strict=False):
         option, equals, value = arg.partition("=")
         named, said = (option, value) if equals and option.startswith("--") else (before, arg)
+        what = named if named.startswith("-") else "an argument"
+        refuse(
+            not encodable(what + arg),
+            f"{ascii(what)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file.",
+        )
+        refuse("\0" in arg, f"{what} holds a NUL byte; take it out.")
         if named in _TEXTS:
             continue
-        if arg == "#":
-            raise ScenarioError(
-                "'#' and what follows came as arguments, for zsh knows no comments where commands are typed; leave them out."
-            )
-        if not named.startswith("-") and arg and not arg.strip():
-            raise ScenarioError(
-                f"an argument is a blank ({arg!r}); a backslash that joins lines must be the last character of its line."
-            )
+        refuse(
+            arg == "#",
+            "'#' and what follows came as arguments, for zsh knows no comments where commands are typed; leave them out.",
+        )
+        refuse(
+            not named.startswith("-") and arg and not arg.strip(),
+            f"an argument is a blank ({arg!r}); a backslash that joins lines must be the last character of its line.",
+        )
         if found := _DASHED.match(arg):
             right = ("-" if len(arg) - found.end() == 1 else "--") + arg[found.end() :]
             raise ScenarioError(f"{arg[:60]!r} begins with a dash that is not the keyboard's; write {right[:60]}.")
@@ -75,8 +68,8 @@ def check_given(command: click.Command, args: Sequence[str], parent: click.Conte
     given = Counter(param for param in order if isinstance(param, click.Option) and not param.multiple)
     for option, times in given.items():
         if times > 1 and not option.is_flag:
-            flag, metavar = flag_of(option), option.metavar
-            many = f", with commas between: {flag} {metavar}" if metavar and "," in metavar else ""
+            flag, metavar = flag_of(option), option.metavar or option.type.name.upper()
+            many = f", with commas between: {flag} {metavar}" if "," in metavar else ""
             raise ScenarioError(f"{flag} is given {'twice' if times == 2 else f'{times} times'}; give it once{many}.")
     for param in set(order):
         value = values.get(param.name or "")

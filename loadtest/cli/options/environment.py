@@ -60,20 +60,11 @@ def named_in_environment(command: click.Command, only: Iterable[str] | None = No
         if isinstance(option, click.Option) and not option.hidden and (wanted is None or option.name in wanted):
             option.envvar = variable_of(option)
             if option.multiple:
-                option.type = _ValuePerLine(option.type)
+                option.type = _TextPerLine()
 
 
-class _ValuePerLine(click.ParamType[object]):
-    """The type of one value of an option that may be given again; in a variable each line is a value."""
-
-    envvar_list_splitter = "\n"
-
-    def __init__(self, kind: click.ParamType[object]) -> None:
-        self.name = kind.name
-        self._kind = kind
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        return self._kind.convert(value, param, ctx)
+class _TextPerLine(click.types.StringParamType):
+    """A text of an option that may be given again; in a variable each line is one."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return [line.strip() for line in rv.splitlines() if line.strip()]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -19,63 +18,40 @@ from loadtest.scenario import (
 )
 
 
-class NumberParam(click.ParamType[Any]):
-    """A number; `low` and `high` are its bounds where nobody else checks them, and nan is outside of any."""
+class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """What `read` makes of a text, such as a number within bounds, which nan never is.
 
-    name = "number"
-    what = "a number like 0.5"
-    read: Callable[[str], Any] = staticmethod(float)
+    `kind` in capitals is its metavar. `wanted` says what a text is not where the reader does not say it.
+    """
 
-    def __init__(self, low: float | None = None, high: float | None = None) -> None:
-        self._bounded = low is not None or high is not None
-        self._low, self._high = -math.inf if low is None else low, math.inf if high is None else high
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = self.read(str(value))
-        except (ValueError, OverflowError):
-            self.fail(f"{short_repr(value)} is not {self.what}.", param, ctx)
-        if self._bounded and not self._low <= number <= self._high:
-            finite = math.isfinite(self._high)
-            ends = f"from {self._low:.12g} to {self._high:.12g}" if finite else f"{self._low:.12g} or more"
-            self.fail(f"{short_repr(number)} is not a number {ends}.", param, ctx)
-        return number
-
-
-class SecondsParam(NumberParam):
-    what = "a number of seconds like 0.5 or 90, without a unit"
-
-
-class WholeParam(NumberParam):
-    """A whole number, also written 1e3 or 16.0."""
-
-    name = "n"
-    what = "a whole number like 8"
-    read = staticmethod(parse_whole)
-
-
-class ShareParam(NumberParam):
-    """A share, also written 5%."""
-
-    name = "share"
-    what = "a share like 5% or 0.05"
-    read = staticmethod(read_share)
-
-
-class ReadParam(click.ParamType[Any]):
-    """What `read` makes of a text, such as lengths; `wanted` says what a text is not where the reader does not say it."""
-
-    def __init__(self, read: Callable[[str], Any], kind: str, wanted: str = "") -> None:
+    def __init__(self, read: Callable[[str], Any], kind: str, wanted: str = "", bounds: Sequence[float] = ()) -> None:
         self.name = kind
-        self._read, self._wanted = read, wanted
+        self._read, self._wanted, self._bounds = read, wanted, bounds
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return self._read(str(value))
+            found = self._read(str(value))
         except ScenarioError as error:
             self.fail(as_sentence(error), param, ctx)
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail(f"{short_repr(value)} is not {self._wanted}.", param, ctx)
+        if self._bounds and not self._bounds[0] <= found <= self._bounds[1]:
+            low, high = self._bounds
+            self.fail(f"{short_repr(found)} is not a number from {low:.12g} to {high:.12g}.", param, ctx)
+        return found
+
+
+def number_param(*bounds: float) -> ReadParam:
+    return ReadParam(float, "number", "a number like 0.5", bounds)
+
+
+def seconds_param(*bounds: float) -> ReadParam:
+    return ReadParam(float, "seconds", "a number of seconds like 0.5 or 90, without a unit", bounds)
+
+
+def whole_param(*bounds: float) -> ReadParam:
+    """Return the type of a whole number, also written 1e3 or 16.0."""
+    return ReadParam(parse_whole, "n", "a whole number like 8", bounds)
 
 
 def read_lengths(text: str) -> tuple[int | str, ...]:
@@ -87,9 +63,9 @@ def _list_of(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     return lambda text: tuple(read(item) for item in text.split(",") if item.strip())
 
 
-PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
+SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")
+PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: whole_param(), float: number_param()}
 LISTS_OF = {
-    int: ReadParam(_list_of(parse_whole), "whole numbers", "a list of whole numbers like 1,2,4,8"),
-    float: ReadParam(_list_of(float), "numbers", "a list of numbers like 0.5,1,2"),
+    int: ReadParam(_list_of(parse_whole), "n,n,…", "a list of whole numbers like 1,2,4,8"),
+    float: ReadParam(_list_of(float), "r,r,…", "a list of numbers like 0.5,1,2"),
 }
-LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}

@@ -12,16 +12,15 @@ from typing import Any
 import click
 
 from loadtest.cli.options.param_types import (
-    LIST_METAVARS,
     LISTS_OF,
     PARAM_TYPES,
+    SHARE,
     ReadParam,
-    SecondsParam,
-    ShareParam,
     read_lengths,
+    seconds_param,
 )
-from loadtest.errors import ScenarioError
-from loadtest.reach import reached
+from loadtest.errors import ScenarioError, refuse
+from loadtest.reach import secrets_apart
 from loadtest.scenario import (
     FORMER,
     ConnectionKeys,
@@ -68,40 +67,35 @@ server_options = key_options(*SERVER_OPTIONS)
 
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    declared, kind, default = key.declared, key.kind, key.default
-    text = declared.help + (f" [{declared.unit}]" if declared.unit not in ("", "s") else "")  # SECONDS stands before it
+    kind, default = key.kind, key.default
+    text = key.help + (f" [{key.unit}]" if key.unit not in ("", "s") else "")  # of seconds the metavar speaks
     if key.listed:
         default = ",".join(map(str, default))
     if default not in (None, "", False):
         text += f"  [default: {default}]"
     if kind is bool:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
-    if declared.joined is not None or declared.repeat is not None:
+    if key.joined is not None or key.repeat is not None:
         return click.option(
             key.flag,
             key.name,
             multiple=True,
-            metavar=declared.repeat or declared.metavar,
-            callback=functools.partial(_given_again, declared.joined),
+            metavar=key.repeat or key.metavar,
+            callback=functools.partial(_given_again, key.joined),
             help=text,
         )
-    taken: Any = (
-        click.Choice(declared.choices, case_sensitive=False) if declared.choices else PARAM_TYPES.get(kind, kind)
-    )
+    taken: Any = click.Choice(key.choices, case_sensitive=False) if key.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
-        taken = ReadParam(read_lengths, "lengths") if declared.length else LISTS_OF[kind]
-    elif declared.length:
+        taken = ReadParam(read_lengths, "n,n,…") if key.length else LISTS_OF[kind]
+    elif key.length:
         taken = ReadParam(read_length, "length")
-    elif declared.span:
+    elif key.span:
         taken = ReadParam(read_seconds, "seconds")
-    elif declared.share:
-        taken = ShareParam()
-    elif declared.unit == "s" and kind is float:
-        taken = SecondsParam()
-    metavar = LIST_METAVARS[kind] if key.many else declared.metavar
-    if metavar is None and not declared.choices and declared.unit == "s" and not declared.span:
-        metavar = "SECONDS"
-    return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
+    elif key.share:
+        taken = SHARE
+    elif key.unit == "s" and kind is float:
+        taken = seconds_param()
+    return click.option(key.flag, key.name, type=taken, default=None, metavar=key.metavar, help=text)
 
 
 def _given_again(
@@ -147,15 +141,13 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             f"cannot read the scenario {short_repr(files[0])}: there is no such file; a server is written like "
             "http://HOST:11434, and a model --model NAME."
         )
-    if len(urls) + (url is not None) > 1:
-        raise ScenarioError("two URLs are given: give one, or for several servers each with --url.")
+    refuse(len(urls) + (url is not None) > 1, "two URLs are given: give one, or for several servers each with --url.")
     return Path(files[0]) if files else None, urls[0] if urls else url
 
 
 def one_url(argument: str | None, option: str | None) -> str | None:
     """Return the URL of an argument or of --url; raise ScenarioError where both are given."""
-    if argument is not None and option is not None:
-        raise ScenarioError("URL and --url both name a server: give one.")
+    refuse(argument is not None and option is not None, "URL and --url both name a server: give one.")
     return option if argument is None else argument
 
 
@@ -163,8 +155,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
     """Lay the options given over the scenario file, or build a scenario of options alone."""
     given = {key: value for key, value in values.items() if value is not None}
     for key, value in given.items():
-        if value == ():
-            raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
+        refuse(value == (), f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
     check_idle(given, given, "the command line")
@@ -173,7 +164,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
 
 def connection_of(values: dict[str, Any]) -> Scenario:
     """Take the options of a connection out of a command's, as a scenario; raise ScenarioError where they make no sense."""
-    return reached(make_scenario(None, {name: values.pop(name, None) for name in SERVER_OPTIONS}))
+    return secrets_apart(make_scenario(None, {name: values.pop(name, None) for name in SERVER_OPTIONS}))
 
 
 def _warn(sentence: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loadtest.credentials import scrubber
-from loadtest.errors import ScenarioError
+from loadtest.errors import refuse
 from loadtest.measure.search import SearchResult
 from loadtest.run_folder import write_whole
 from loadtest.slo import Objective
@@ -34,11 +34,11 @@ class GateFiles:
     def asked(cls, junit: Path | None, *, github_summary: bool) -> GateFiles:
         """Return what the options ask for; raise ScenarioError where a file could not be written."""
         named = os.environ.get(STEP_SUMMARY) if github_summary else None
-        if github_summary and not named:
-            raise ScenarioError(
-                f"--github-summary writes to the file that {STEP_SUMMARY} names, and it is not set: GitHub sets it in the "
-                "steps of a workflow; elsewhere leave the option out."
-            )
+        refuse(
+            github_summary and not named,
+            f"--github-summary writes to the file that {STEP_SUMMARY} names, and it is not set: GitHub sets it in the "
+            "steps of a workflow; elsewhere leave the option out.",
+        )
         found = cls(junit, Path(named) if named else None)
         for path, option in ((found.junit, "--junit"), (found.step_summary, STEP_SUMMARY)):
             if path is not None:
@@ -66,11 +66,12 @@ class GateFiles:
 
 def _check_writable(path: Path, option: str) -> None:
     """Raise ScenarioError where the file cannot be written; make nothing."""
-    if path.is_dir():
-        raise ScenarioError(f"{option}: {path} is a folder; name a file.")
+    refuse(path.is_dir(), f"{option}: {path} is a folder; name a file.")
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise ScenarioError(f"{option}: cannot write to {nearest}; name a file in another folder.")
+    refuse(
+        not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK),
+        f"{option}: cannot write to {nearest}; name a file in another folder.",
+    )
 
 
 def gate_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,23 +9,15 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TextIO, cast
 
 GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET)  # nobody reads the output any more, so nothing is lost
 
 
-@dataclass(slots=True)
-class Lost:
-    """The errors for which output was lost; a reader that went away is not one."""
-
-    errors: list[OSError] = field(default_factory=list)
-
-
 class _Outlet(io.FileIO):
-    """A descriptor that drops everything from its first failed write on."""
+    """A descriptor that drops everything from its first failed write on; `lost` gets the error, unless the reader went away."""
 
-    def __init__(self, fd: int, lost: Lost) -> None:
+    def __init__(self, fd: int, lost: list[OSError]) -> None:
         super().__init__(fd, "wb", closefd=False)
         self._lost = lost
         self._over = False
@@ -39,7 +31,7 @@ class _Outlet(io.FileIO):
         except OSError as error:
             self._over = True
             if error.errno not in GONE:
-                self._lost.errors.append(error)
+                self._lost.append(error)
             return len(data)
         return written
 
@@ -52,7 +44,7 @@ def _open_descriptors() -> None:
         os.close(fd)
 
 
-def _lasting_stream(stream: TextIO | None, fd: int, lost: Lost) -> TextIO:
+def _lasting_stream(stream: TextIO | None, fd: int, lost: list[OSError]) -> TextIO:
     """Return a stream that writes where `stream` does, replaces what its encoding lacks, and never fails."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # `stream` is closed, or has no descriptor
         fd = stream.fileno() if stream is not None else fd
@@ -64,15 +56,15 @@ def _lasting_stream(stream: TextIO | None, fd: int, lost: Lost) -> TextIO:
 
 
 @contextlib.contextmanager
-def lasting_output() -> Iterator[Lost]:
-    """Make prints succeed inside the context, whatever happens to stdout and stderr; yields what was lost."""
+def lasting_output() -> Iterator[list[OSError]]:
+    """Make prints succeed inside the context, whatever happens to stdout and stderr; yields why output to stdout was lost."""
     _open_descriptors()
     before = sys.stdout, sys.stderr
     for stream in before:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    lost = Lost()
-    now = _lasting_stream(before[0], 1, lost), _lasting_stream(before[1], 2, Lost())
+    lost: list[OSError] = []
+    now = _lasting_stream(before[0], 1, lost), _lasting_stream(before[1], 2, [])
     sys.stdout, sys.stderr = now
     try:
         yield lost

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
-from loadtest.errors import LoadTestError
+from loadtest.errors import LoadTestError, refuse
 from loadtest.scenario.keys import KEY_OF, KEY_OF_LETTER
 from loadtest.urls import without_passwords
 
@@ -87,8 +87,7 @@ def for_each(named: Iterable[tuple[str, One]], work: Callable[[One], Result]) ->
             made.append(work(one))
         except LoadTestError as error:
             refused.append(f"{name}: {error}")
-    if not made:
-        raise LoadTestError(" ".join(refused))
+    refuse(not made, " ".join(refused), LoadTestError)
     for sentence in refused:
         print(f"loadtest: {sentence}", file=sys.stderr)
     return made

@@ -51,10 +51,13 @@ def out_folder(run: Path, out: Path | None) -> Path:
     return folder
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --json, whose value is `as_json`."""
-    words = "Print one JSON document, and nothing else, to stdout; docs/ci.md explains its names."
-    return click.option("--json", "as_json", is_flag=True, help=words)(command)
+# gives a command --json, whose value is `as_json`
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON document, and nothing else, to stdout; docs/ci.md explains its names.",
+)
 
 
 def print_json(body: Any) -> None:

@@ -15,8 +15,7 @@ from loadtest.text import UNKNOWN, seconds
 def live_sentence(at: Progress, width: int | None = None) -> str:
     """Say in one line where the level stands; of what does not fit, what a person misses least goes first.
 
-    Where the line is too long, the least important parts are left out first; failed, late and unsent requests and the
-    ETA stay longest.
+    Failed, late and unsent requests and the ETA stay longest.
     """
     total = f"/{at.planned}" if at.planned and at.done <= at.planned else ""  # people end their conversations
     number, level = f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}]", at.level.label

@@ -16,10 +16,10 @@ from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.output.progress_line import LiveLine
-from loadtest.cli.report import SLO_HELP
+from loadtest.cli.report import slo_option
+from loadtest.cli.run.beforehand import as_predicted, kept_beforehand, question
 from loadtest.cli.run.find_max import Finder, check_find_max
 from loadtest.cli.run.how_long import say_how_long, with_enough_requests
-from loadtest.cli.run.prediction_and_probe import as_predicted, kept_beforehand, question
 from loadtest.cli.run.results import Showing, show_ended, showing_options
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
@@ -122,7 +122,7 @@ class RunCommand(click.Command):
 @scenario_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-<name>]")
 @showing_options
-@click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
+@slo_option
 @click.option(
     "--find-max",
     type=click.IntRange(1, MOST_STREAMS),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.analyse.run.levels import LevelData
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import refuse
 from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -68,20 +68,19 @@ class Finder:
     def first(self) -> Scenario:
         """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
         scenario = self._scenario
-        if scenario.unload or scenario.up_to_context:
-            raise ScenarioError(
-                "--find-max searches over concurrency at one length; leave up_to_context and unload away."
-            )
-        if scenario.data_once:
-            raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
-        if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
-            raise ScenarioError(
-                "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate."
-            )
-        if len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1:
-            raise ScenarioError(
-                "--find-max searches for one combination of lengths; give one --input-tokens, --output-tokens and --words."
-            )
+        refuse(
+            scenario.unload or scenario.up_to_context,
+            "--find-max searches over concurrency at one length; leave up_to_context and unload away.",
+        )
+        refuse(scenario.data_once, "--find-max sends as many requests as --slo needs; leave out data_once.")
+        refuse(
+            scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1,
+            "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate.",
+        )
+        refuse(
+            len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1,
+            "--find-max searches for one combination of lengths; give one --input-tokens, --output-tokens and --words.",
+        )
         start = self._search.next_level([])
         assert start is not None
         load: dict[str, Any] = {"concurrency": (start.concurrency,)}

@@ -16,7 +16,7 @@ from loadtest.cli.output.gates import GateFiles, gate_options
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.cli.output.progress_line import LiveLine, NoLine
 from loadtest.cli.report import any_records_lost, exit_code, report_dict, show_report
-from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.errors import LoadTestError, refuse
 from loadtest.measure.search import SearchResult
 from loadtest.metrics import VOID
 from loadtest.slo import Objective, judge_objectives
@@ -62,8 +62,10 @@ def showing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         gates: GateFiles,
         **others: Any,
     ) -> Any:
-        if report and no_report and not is_from_environment("no_report"):
-            raise ScenarioError("--report and --no-report exclude each other; a report is written without either.")
+        refuse(
+            report and no_report and not is_from_environment("no_report"),
+            "--report and --no-report exclude each other; a report is written without either.",
+        )
         showing = Showing(
             charts=report or not no_report, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates
         )

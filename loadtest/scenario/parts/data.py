@@ -69,10 +69,7 @@ class DataKeys:
             return self.system
         path = Path(self.system[1:])
         text = cached_text(path, "system prompt's file", file_version(path))
-        refuse(
-            not text.strip(),
-            f"the system prompt's file {path} is empty.",
-        )
+        refuse(not text.strip(), f"the system prompt's file {path} is empty.")
         return text
 
     @property

@@ -100,7 +100,7 @@ class RequestKeys:
         "'{\"stream_options\": null}'; ${NAME} in a text as in --header.",
         None,
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
-        read=body_text,
+        convert=body_text,
         metavar="JSON",
     )
     query: Sequence[str] = request_key(
@@ -136,7 +136,7 @@ class RequestKeys:
         "Whether the model thinks before it answers, or how hard; default: the model decides.",
         None,
         choices=THINK,
-        read=lambda given: ("off", "on")[given] if isinstance(given, bool) else given,
+        convert=lambda given: ("off", "on")[given] if isinstance(given, bool) else given,
     )
     keep_alive: str | None = request_key(
         "How long Ollama keeps the model loaded after a request, like 10m; -1: for ever.",

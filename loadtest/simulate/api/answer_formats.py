@@ -1,9 +1,12 @@
-"""Answers byte for byte as Ollama writes them: NDJSON for its own API, SSE for /v1, with the keys in Ollama's order."""
+"""Answers byte for byte as Ollama writes them, the keys in its order: NDJSON for its own API, SSE for /v1, JSON for embeddings."""
 
 from __future__ import annotations
 
+import base64
 import functools
+import math
 import random
+import struct
 import time
 import zlib
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ import orjson
 from loadtest.simulate.api.request_bodies import GenerationRequest
 from loadtest.simulate.model.stream import Stream
 
+DIMENSIONS = 256  # of an embedding
 KILLED_SENTENCE = "an error was encountered while running the model: unexpected EOF"
 
 
@@ -156,6 +160,45 @@ class OpenAIFormat(AnswerFormat):
         head = {"id": self._id, "object": kind, "created": second}
         said, model = {"choices": choices}, {"model": self._request.model, "system_fingerprint": "fp_ollama"}
         return head | model | said if self._chat else head | said | model
+
+
+class EmbeddingsFormat(AnswerFormat):
+    """/api/embed and /v1/embeddings: nothing of them comes before the whole."""
+
+    def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
+        super().__init__(request, rng)
+        if request.endpoint == "embed":
+            self.content_type_whole = "application/json; charset=utf-8"
+
+    def whole(self, _text: str, streams: Sequence[Stream], _wall_ns: int, total_ns: int) -> bytes:
+        tokens = sum(stream.prompt_tokens for stream in streams)
+        vectors = [vector(one) for one in self._request.inputs]
+        if self._request.endpoint == "embed":
+            said: dict[str, Any] = {"model": self._request.model, "embeddings": vectors}
+            if vectors:
+                load = max(stream.load_ns for stream in streams)
+                said |= {"total_duration": total_ns, "load_duration": load, "prompt_eval_count": tokens}
+            return orjson.dumps(said)
+        data = [
+            {"object": "embedding", "embedding": _packed(one) if self._request.packed else one, "index": i}
+            for i, one in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return orjson.dumps({"object": "list", "data": data, "model": self._request.model, "usage": usage}) + b"\n"
+
+
+@functools.lru_cache(maxsize=256)
+def vector(said: str) -> tuple[float, ...]:
+    """Return the made-up embedding of a text, of length one."""
+    rng = random.Random(said)
+    values = [rng.gauss(0, 1) for _ in range(DIMENSIONS)]
+    length = math.sqrt(sum(value * value for value in values))
+    return tuple(round(value / length, 9) for value in values)
+
+
+def _packed(values: Sequence[float]) -> str:
+    """Return a vector as OpenAI's own client asks for it: floats of 32 bits in base64."""
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")
 
 
 def _usage(stream: Stream) -> dict[str, Any]:

@@ -31,12 +31,7 @@ _OPTION_TYPES = dict.fromkeys(
 
 
 class RefusedError(Exception):
-    """The request is answered with an error: its HTTP status and its sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
+    """The request is answered with an error; its arguments are the HTTP status and the sentence."""
 
 
 def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
@@ -190,6 +185,33 @@ def read_openai_request(
         stream=bool(fields.get("stream")),
         usage=bool(options.get("include_usage")),
         asked=asked or None,
+    )
+
+
+def read_embedding_request(endpoint: str, fields: dict[str, Any], profile: Profile) -> GenerationRequest:
+    """Return what /api/embed or /v1/embeddings asks for; raise RefusedError where Ollama answers with an error."""
+    model = check_model(fields, profile, required=True)
+    given = fields.get("input", "")
+    inputs = [given] if isinstance(given, str) and given else given or []
+    if not isinstance(inputs, list) or not all(isinstance(one, str) for one in inputs):
+        raise RefusedError(400, "invalid input type")
+    if endpoint == "v1-embeddings" and not inputs:
+        raise RefusedError(400, "invalid input")
+    options = fields.get("options") or {}
+    prompts = tuple(tuple(text.pieces(one)) for one in inputs)
+    return GenerationRequest(
+        endpoint=endpoint,
+        model=model,
+        opening=inputs[0][:80] if inputs else "",
+        prompt=prompts[0] if prompts else (),
+        more_prompts=prompts[1:],
+        inputs=tuple(inputs),
+        limit=1,
+        natural=None,
+        num_ctx=int(options.get("num_ctx") or profile.num_ctx) if endpoint == "embed" else profile.num_ctx,
+        stream=False,
+        load_only=not inputs,
+        packed=fields.get("encoding_format") == "base64",
     )
 
 

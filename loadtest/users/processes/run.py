@@ -12,7 +12,7 @@ from locust.env import Environment
 
 from loadtest import reach
 from loadtest.credentials import withhold
-from loadtest.errors import LoadTestError, ScenarioError, StorageError
+from loadtest.errors import LoadTestError, StorageError, refuse
 from loadtest.measure.capacity_file import versions_of
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
@@ -52,11 +52,12 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: UserT
     targets: list[dict[str, Any]] = []
     user_targets = {}
     for user_class in classes:
-        if tagged and not user_class.tasks:  # without tasks Locust would log tracebacks for ever
-            raise ScenarioError(
-                f"user class {user_class.__name__} has no task with these tags; leave it out, or change --tags and "
-                "--exclude-tags."
-            )
+        # without tasks Locust would log tracebacks for ever
+        refuse(
+            tagged and not user_class.tasks,
+            f"user class {user_class.__name__} has no task with these tags; leave it out, or change --tags and "
+            "--exclude-tags.",
+        )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
             by_scenario[scenario] = prepare_user_target(scenario, say)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from loadtest.dialects import dialect_for
-from loadtest.reach import reached
+from loadtest.reach import secrets_apart
 from loadtest.scenario import Scenario
 from loadtest.scenario.request_additions import templates_of
 from loadtest.targets.context import context_of
@@ -56,7 +56,7 @@ class UserTarget:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
-        scenario = reached(Scenario.from_dict(row["scenario"], where="the master's message"))
+        scenario = secrets_apart(Scenario.from_dict(row["scenario"], where="the master's message"))
         templates_of(scenario.header, scenario.query, scenario.body)  # raises where this machine lacks a variable
         model = ServedModel(**row["model"])
         server = Server(**{**row["server"], "models": tuple(ServedModel(**one) for one in row["server"]["models"])})

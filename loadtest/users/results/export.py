@@ -25,7 +25,7 @@ def begin(environment: Environment) -> None:
         return
     listener = endpoint.open_listener(address, port)
     logger.info("metrics: %s", endpoint.url_of(listener))
-    endpoint.MetricsEndpoint(listener, lambda: _politely(run_so_far(board)))
+    endpoint.serve_metrics(listener, lambda: _politely(run_so_far(board)))
 
 
 def run_so_far(shown: Board) -> RunState:
@@ -38,7 +38,7 @@ def run_so_far(shown: Board) -> RunState:
         loop_gap_s=max(gap for gap, _ in clients) if clients else None,
         cpu_cores=sum(cpu for _, cpu in clients) if clients else None,
     )
-    name = folder.name if folder is not None else str(facts.get("name") or "")
+    name = folder.path.name if folder is not None else str(facts.get("name") or "")
     return RunState(name, facts, shown.figures(), client if shown.generation is not None else None)
 
 

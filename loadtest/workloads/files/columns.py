@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import orjson
 
-from loadtest.workloads.files.json_pieces import remedy
+from loadtest.workloads.files.json_rows import remedy
 from loadtest.workloads.files.turns import (
     SAID,
     SPEAKS,
@@ -111,10 +112,18 @@ def prompt_column(value: Mapping[Any, Any]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def id_column(value: Any) -> str | None:
-    """Return the column whose texts or whole numbers tell rows apart; None where a row has none."""
-    found = (one for one in IDS if one in value) if isinstance(value, dict) else ()
-    return next((one for one in found if type(value[one]) in (int, str)), None)
+def found_prompt(value: dict[Any, Any], column: str | None) -> tuple[dict[Any, Any], str, Any]:
+    """Return a row under the usual names, its prompt's column and what stands in it; raise NoPromptError or RowError."""
+    value = with_usual_names(value, column)
+    name = column if column is not None else prompt_column(value)
+    if name is None and isinstance(value.get(PARAMS), dict) and value[PARAMS].get("messages"):
+        value, name = {**value, "body": value[PARAMS]}, "body"  # a request of Anthropic's batches
+    try:
+        if name is not None:
+            return value, name, stands_in(value, name)
+    except KeyError:
+        pass
+    raise NoPromptError
 
 
 def at(value: Mapping[Any, Any], column: str) -> Any:
@@ -152,13 +161,52 @@ def _in_text(given: str, *, known: bool, name: str) -> Any:
     return read if known or is_conversation(said) or are_texts(said) else given
 
 
-def unsent_columns(value: Any, column: str | None) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """What rows with the same columns share, found out once for all that follow one another.
+
+    The rows of a file of millions are mostly of one shape.
+    """
+
+    names: Any = None  # the columns; None for what has none
+    may_be_filled: Sequence[str] = ()  # columns that hold nothing here: a row that fills one is of another shape
+    unsent: Sequence[str] = ()  # columns that hold something and are not sent
+    text: str | None = None  # the prompt's column, where it is a text and nothing else of the row is sent
+    id: str | None = None  # the column whose texts or whole numbers tell rows apart
+
+    @classmethod
+    def of(cls, value: Any, column: str | None) -> Self:
+        """Return the shape of a row; `column` is the prompt's, where the user gave it."""
+        if not isinstance(value, dict):
+            return cls()
+        unsent, blank = unsent_columns(value, column)
+        ids = (one for one in IDS if one in value and type(value[one]) in (int, str))
+        return cls(value.keys(), blank, unsent, _text_column(value, column), next(ids, None))
+
+    def has(self, value: Any) -> bool:
+        """Whether a row is of this shape."""
+        if value.__class__ is not dict or value.keys() != self.names:
+            return False
+        return not (self.may_be_filled and any(map(value.get, self.may_be_filled)))
+
+
+def _text_column(value: Mapping[Any, Any], column: str | None) -> str | None:
+    if any(name in value for name in ("body", *LENGTH_KEYS, *SYSTEMS, *SPEAKS)):
+        return None
+    name = column if column is not None else next((one for one in KNOWN if one in value), None)
+    return name if name not in (None, "instruction", *CONVERSATIONS) and is_plain(value.get(name)) else None
+
+
+def is_plain(text: Any) -> bool:
+    """Whether this is a prompt that can be sent, and no JSON that may hold a conversation."""
+    return isinstance(text, str) and text.lstrip()[:1] not in "[{" and "\0" not in text
+
+
+def unsent_columns(value: dict[Any, Any], column: str | None) -> tuple[list[str], list[str]]:
     """Return the columns of a row that hold something and are not sent, and those of which other rows may hold more.
 
     Nothing is said of what is known beside a request, nor, where the user has named the prompt's column, of those beside that.
     """
-    if not isinstance(value, dict):
-        return [], []
     value = with_usual_names(value, column)
     prompt: Any = prompt_column(value) if column is None else column
     sent = _sent(value, prompt)

@@ -1,4 +1,4 @@
-"""The head of a CSV file, and what is wrong with it or with a row: a phrase that says what to do."""
+"""CSV of any program: what stands between its cells, and what is wrong with a head or a row: a phrase that says what to do."""
 
 from __future__ import annotations
 

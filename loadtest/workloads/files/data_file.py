@@ -12,7 +12,7 @@ import itertools
 import re
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,20 +20,20 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from loadtest.errors import ScenarioError, os_error_as
+from loadtest.errors import ScenarioError, os_error_as, refuse
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, id_column, loads, unsent_columns
+from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, RowShape, is_plain, loads
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
-from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, is_plain, plain_column, read_row
-from loadtest.workloads.files.json_pieces import BLOCK, Piece, array_pieces, is_spread, object_pieces, remedy
+from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, read_row
+from loadtest.workloads.files.json_rows import BLOCK, RowSpan, array_rows, is_spread, object_rows, remedy
 from loadtest.workloads.files.turns import SENT_ROLES
 from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
 
 YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
 PAUSE_S = 0.001  # the length of such a pause
-SAME_AS_BEFORE = Row("")  # in place of a row that is like the one before it: nothing of it but a text is sent
+PLAIN_ROW = Row("")  # stands for any row of which nothing but a text is sent
 MOST_HEAD_LINES = 20  # of a CSV file's head, whose names may hold line ends
 TEXT_SUFFIX = ".txt"
 LINES = ". (A file with a prompt a line has a name in .txt; one text for every request is given with --prompt-file.)"
@@ -64,6 +64,7 @@ class DataFile:
     in_turn: bool = False  # a column that the user named holds lists of texts
     strange: dict[str, None] = field(default_factory=dict)  # roles that are sent, and that chat APIs do not know
     unsent: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not sent
+    read_to: int = 0  # how far its text was read, bytes
 
     @classmethod
     def read(cls, path: Path, column: str | None) -> DataFile:
@@ -101,48 +102,63 @@ class DataFile:
 
     def take_all(self, file: BinaryIO) -> None:
         """Read the file through, and remember where its rows are."""
-        pieces = (
-            self._line_texts(file) if self.lines else self._csv_pieces(file) if self.head else self._json_pieces(file)
-        )
-        # of the row before: its columns, those that hold nothing, and the prompt's where nothing else of the row is sent
-        keys, blank, plain, named = None, list[Any](), None, None
-        names, columns = array("q"), False
-        for number, (piece, value) in enumerate(pieces):
+        self._recognise(file)
+        rows = self._line_texts(file) if self.lines else self._csv_rows(file) if self.head else self._json_rows(file)
+        shape, ids, columns = RowShape(), array("q"), False
+        for number, (span, value) in enumerate(rows):
             if number and not number % YIELD_EVERY:
                 time.sleep(PAUSE_S)
-            alike = value.__class__ is dict and value.keys() == keys and not (blank and any(map(value.get, blank)))
-            if not alike:
-                plain, named = plain_column(value, self.column), id_column(value)
-                keys = value.keys() if isinstance(value, dict) else None
-                unsent, blank = unsent_columns(value, self.column)
-                self.unsent.update(dict.fromkeys(unsent))
-            row = SAME_AS_BEFORE if plain is not None and is_plain(value[plain]) else self._read(piece, value)
-            if named is not None and value[named]:
-                names.append(hash(str(value[named])))
+            if not shape.has(value):
+                shape = RowShape.of(value, self.column)
+                self.unsent.update(dict.fromkeys(shape.unsent))
+            plain = shape.text is not None and is_plain(value[shape.text])
+            row = PLAIN_ROW if plain else self._read(span, value)
+            if shape.id is not None and value[shape.id]:
+                ids.append(hash(str(value[shape.id])))
             if row is None:
                 self.left_out += 1
             else:
                 columns = not self.starts and row.questions and holds_columns(value)
-                self._take(piece, row)
+                self._take(span, row)
         if columns and len(self.starts) == 1:
             raise self._wrong(self.starts[0], HOLDS_COLUMNS)
-        self.same_ids = len(names) - len(np.unique(np.frombuffer(names, dtype=np.int64))) if names else 0
-        if len(self.starts) > MOST_REQUESTS:
-            raise ScenarioError(f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it.")
+        self.same_ids = len(ids) - len(np.unique(np.frombuffer(ids, dtype=np.int64))) if ids else 0
+        refuse(
+            len(self.starts) > MOST_REQUESTS, f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it."
+        )
 
-    def _read(self, piece: Piece, value: Any) -> Row | None:
+    def _recognise(self, file: BinaryIO) -> None:
+        """Tell JSON, CSV and lines apart, and read a CSV file's head; raise ScenarioError for what is none of them."""
+        suffix = self.path.suffix.lower()
+        if (other := not_rows(file.read(512), suffix)) is not None:
+            raise ScenarioError(f"the data file {self.path} {other}.")
+        _after_mark(file)
+        line = _first_line(file)
+        first = line.lstrip()[:1]
+        refuse(not first, f"the data file {self.path} is empty; give one prompt a row.")
+        if suffix == TEXT_SUFFIX and self.column is None and first in (b"{", b"["):
+            self.lines = not (_is_json(line) or is_spread(line))
+        elif suffix in CSV_SUFFIXES or (suffix not in JSON_SUFFIXES and first not in (b"{", b"[")):
+            try:
+                self.delimiter, self.head = read_head(_head_line(self._text_lines(file)), self.column)
+            except RowError as error:
+                if suffix != TEXT_SUFFIX or self.column is not None:
+                    raise self._wrong(0, f"{error}{'' if suffix in CSV_SUFFIXES else LINES}") from None
+                self.lines = True
+
+    def _read(self, span: RowSpan, value: Any) -> Row | None:
         try:
             return read_row(value, self.column)
         except NoPromptError:
-            raise self._wrong(piece.start, without_prompt(value, self.column, each=".[]" * self.array)) from None
+            raise self._wrong(span.start, without_prompt(value, self.column, each=".[]" * self.array)) from None
         except RowError as error:
-            raise self._wrong(piece.start, str(error)) from None
+            raise self._wrong(span.start, str(error)) from None
         except UnicodeEncodeError:
-            raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
+            raise self._wrong(span.start, "holds half a character (a lone surrogate)") from None
 
-    def _take(self, piece: Piece, row: Row) -> None:
-        self.starts.append(piece.start)
-        self.ends.append(piece.end)
+    def _take(self, span: RowSpan, row: Row) -> None:
+        self.starts.append(span.start)
+        self.ends.append(span.end)
         self.answers.append(row.output_tokens or 0)
         self.own_lengths += row.output_tokens is not None
         self.recorded += row.answer is not None and row.messages is not None
@@ -152,7 +168,7 @@ class DataFile:
         self.strange.update(dict.fromkeys(one["role"] for one in row.messages or () if one["role"] not in SENT_ROLES))
         if row.body and self.with_body is None:
             self.with_body = ", ".join(map(str, row.body))
-        if self.systems is None and row.has_system:
+        if self.systems is None and row.messages and row.messages[0].get("role") == "system":
             self.systems = len(self.starts)
 
     def _wrong(self, offset: int, what: str) -> ScenarioError:
@@ -175,101 +191,88 @@ class DataFile:
 
     # -- JSON ---------------------------------------------------------------------------------------------------------
 
-    def _json_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
+    def _json_rows(self, file: BinaryIO) -> Iterator[tuple[RowSpan, Any]]:
         begin = _after_mark(file)
         line = _first_line(file)
         lists = self.path.suffix.lower() != ".json" and len(line) <= BLOCK and _is_json(line) and _first_line(file)
         file.seek(begin)
         self.array = line.lstrip()[:1] == b"[" and not lists
         if self.array:
-            pieces = array_pieces(file, begin, self._wrong)
+            spans = array_rows(file, begin, self._wrong)
         elif is_spread(line):
-            pieces = object_pieces(file, begin, self._wrong)
+            spans = object_rows(file, begin, self._wrong)
         else:
-            pieces = self._line_pieces(file, begin)
-        for piece in pieces:
-            yield piece, self._parsed(piece)
+            spans = self._line_rows(file, begin)
+        for span in spans:
+            yield span, self._parsed(span)
 
-    def _parsed(self, piece: Piece) -> Any:
+    def _parsed(self, span: RowSpan) -> Any:
         try:
-            return loads(piece.body)
+            return loads(span.body)
         except orjson.JSONDecodeError as error:
-            if b"\0" in piece.body:
-                raise self._wrong(piece.start, "holds a NUL byte; save the file as UTF-8 text") from None
-            if not is_utf8(piece.body):
-                raise self._wrong(piece.start, "is not UTF-8 text; save the file as UTF-8") from None
-            if piece.body.endswith(b"\n"):  # what ends too early ends in its own line
-                self._parsed(Piece(piece.start, piece.end, piece.body.rstrip()))
-            at = piece.start + len(b"".join(piece.body.splitlines(keepends=True)[: error.lineno - 1]))
+            if b"\0" in span.body:
+                raise self._wrong(span.start, "holds a NUL byte; save the file as UTF-8 text") from None
+            if not is_utf8(span.body):
+                raise self._wrong(span.start, "is not UTF-8 text; save the file as UTF-8") from None
+            if span.body.endswith(b"\n"):  # what ends too early ends in its own line
+                self._parsed(RowSpan(span.start, span.end, span.body.rstrip()))
+            at = span.start + len(b"".join(span.body.splitlines(keepends=True)[: error.lineno - 1]))
             what = re.sub(r":? ?line \d+ column \d+ \(char \d+\)", "", str(error))
             raise ScenarioError(
-                f"the data file {self.path}, {self._place(at, error.colno)}, is not JSON: {what}{remedy(piece.body, what)}."
+                f"the data file {self.path}, {self._place(at, error.colno)}, is not JSON: {what}{remedy(span.body, what)}."
             ) from None
 
-    def _line_pieces(self, file: BinaryIO, begin: int) -> Iterator[Piece]:
+    def _line_rows(self, file: BinaryIO, begin: int) -> Iterator[RowSpan]:
         at = begin
         for line in iter(functools.partial(file.readline, MOST_ROW + 1), b""):
             start, at = at, at + len(line)
             if len(line) > MOST_ROW:
                 raise self._wrong(start, f"is a row of more than {MOST_ROW >> 20} MiB; is it the right file?")
             if line.strip():
-                yield Piece(start, at, line)
+                yield RowSpan(start, at, line)
 
     # -- lines, CSV ----------------------------------------------------------------------------------------------------------
 
-    def _line_texts(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
-        lines = _TextLines(self, file)
-        start = lines.at
-        for line in lines:
+    def _line_texts(self, file: BinaryIO) -> Iterator[tuple[RowSpan, Any]]:
+        start = _after_mark(file)
+        for line in self._text_lines(file):
             text = line.rstrip("\r\n")
             if "\r" in text:
                 raise self._wrong(start, f"has lone carriage returns{LONE_RETURNS}")
             if text.strip():
-                yield Piece(start, lines.at, b""), text
-            start = lines.at
+                yield RowSpan(start, self.read_to, b""), text
+            start = self.read_to
 
-    def _csv_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
+    def _csv_rows(self, file: BinaryIO) -> Iterator[tuple[RowSpan, Any]]:
         assert self.head is not None
-        lines = _TextLines(self, file)
-        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        reader = csv.reader(self._text_lines(file), delimiter=self.delimiter, strict=True)
         head = next(reader)
-        end = lines.at
+        end = self.read_to
         try:
             for cells in reader:
-                start, end = end, lines.at
+                start, end = end, self.read_to
                 if not any(cell.strip() for cell in cells):
                     continue
                 if cells == head:
                     raise self._wrong(start, "names the columns again, as where two files were joined; take it out")
                 if len(cells) != len(self.head):
                     raise self._wrong(start, wrong_cells(len(cells), len(self.head), self.delimiter))
-                yield Piece(start, end, b""), dict(zip(self.head, cells, strict=False))
+                yield RowSpan(start, end, b""), dict(zip(self.head, cells, strict=False))
         except csv.Error as error:
             raise self._wrong(end, wrong_csv(error)) from None
 
-
-class _TextLines:
-    """Lines of a file as text, and how far they were read: the reader takes no more of them than a row needs."""
-
-    def __init__(self, data: DataFile, file: BinaryIO) -> None:
-        self.at = _after_mark(file)
-        self._data, self._file = data, file
-
-    def __iter__(self) -> _TextLines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline()
-        if not line:
-            raise StopIteration
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            raise self._data._wrong(self.at, "is not UTF-8 text; save the file as UTF-8") from None  # noqa: SLF001
-        if "\0" in text:
-            raise self._data._wrong(self.at, "holds a NUL byte; is it a text file?")  # noqa: SLF001
-        self.at += len(line)
-        return text
+    def _text_lines(self, file: BinaryIO) -> Iterator[str]:
+        """Yield the file's lines as text; who reads rows from them takes no more lines than a row needs, which `read_to` tells."""
+        self.read_to = _after_mark(file)
+        for line in file:
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                raise self._wrong(self.read_to, "is not UTF-8 text; save the file as UTF-8") from None
+            if "\0" in text:
+                raise self._wrong(self.read_to, "holds a NUL byte; is it a text file?")
+            self.read_to += len(line)
+            yield text
 
 
 @functools.lru_cache(maxsize=2)
@@ -279,7 +282,7 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
             if (other := not_regular(path)) is not None:
                 raise ScenarioError(f"the data file {path} {other}.")
             with path.open("rb") as file:
-                data = _recognised(path, column, file)
+                data = DataFile(path, column)
                 data.take_all(file)
     except ValueError:
         raise ScenarioError(f"cannot read the data file {path!a}: its name holds a NUL byte.") from None
@@ -291,31 +294,6 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     return data
 
 
-def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
-    """Return the file without its rows yet; raise ScenarioError for one that is neither JSON nor CSV."""
-    suffix = path.suffix.lower()
-    if (other := not_rows(file.read(512), suffix)) is not None:
-        raise ScenarioError(f"the data file {path} {other}.")
-    _after_mark(file)
-    line = _first_line(file)
-    first = line.lstrip()[:1]
-    if not first:
-        raise ScenarioError(f"the data file {path} is empty; give one prompt a row.")
-    data = DataFile(path, column)
-    if suffix == TEXT_SUFFIX and column is None and first in (b"{", b"["):
-        data.lines = not (_is_json(line) or is_spread(line))
-        return data
-    if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
-        return data
-    try:
-        data.delimiter, data.head = read_head(_head_line(_TextLines(data, file)), column)
-    except RowError as error:
-        if suffix != TEXT_SUFFIX or column is not None:
-            raise data._wrong(0, f"{error}{'' if suffix in CSV_SUFFIXES else LINES}") from None  # noqa: SLF001
-        data.lines = True
-    return data
-
-
 def _is_json(line: bytes) -> bool:
     try:
         loads(line)
@@ -324,7 +302,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _head_line(lines: _TextLines) -> str:
+def _head_line(lines: Iterable[str]) -> str:
     """Return the first line, with those that follow as far as a name in quotes holds their ends."""
     head = ""
     for line in itertools.islice(lines, MOST_HEAD_LINES):

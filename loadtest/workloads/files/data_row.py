@@ -14,20 +14,16 @@ from loadtest.workloads.files.columns import (
     ANSWERS,
     CONVERSATIONS,
     IDS,
-    KNOWN,
     LENGTH_KEYS,
-    PARAMS,
     SYSTEMS,
     NoPromptError,
     RowError,
-    prompt_column,
+    found_prompt,
     stands_in,
-    with_usual_names,
 )
 from loadtest.workloads.files.trace import read_count
 from loadtest.workloads.files.turns import (
     ROLES,
-    SPEAKS,
     are_texts,
     as_message,
     is_conversation,
@@ -65,10 +61,6 @@ class Row:
     unheard: tuple[str, ...] = ()  # roles of the conversation whose words are left out
 
     @property
-    def has_system(self) -> bool:
-        return self.messages is not None and self.messages[0].get("role") == "system"
-
-    @property
     def goes_on(self) -> bool:
         """Whether a user says more in the whole conversation than in the request."""
         both = self.transcript, self.messages or self.transcript[:1]
@@ -88,16 +80,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
         return _conversation(value, "messages", None, None, None, None)
     if not isinstance(value, dict):
         raise RowError(f"is {kind_of(value)}, not an object with a prompt")
-    value = with_usual_names(value, column)
-    name = column if column is not None else prompt_column(value)
-    if name is None and isinstance(value.get(PARAMS), dict) and value[PARAMS].get("messages"):
-        value, name = {**value, "body": value[PARAMS]}, "body"  # a request of Anthropic's batches
-    try:
-        given: Any = None if name is None else stands_in(value, name)
-    except KeyError:
-        name = None
-    if name is None:
-        raise NoPromptError
+    value, name, given = found_prompt(value, column)
     row_id, length = _row_id(value), _output_length(value)
     if name == "body" and isinstance(given, dict):
         return _batch_row(given, row_id)
@@ -147,19 +130,6 @@ def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int
     if row is None:
         return None
     return replace(row, id=row_id or row.id, output_tokens=length if length is not None else row.output_tokens)
-
-
-def plain_column(value: Any, column: str | None) -> str | None:
-    """Return the column of a row's prompt where it is a text and nothing else of the row is sent; else None."""
-    if not isinstance(value, dict) or any(name in value for name in ("body", *LENGTH_KEYS, *SYSTEMS, *SPEAKS)):
-        return None
-    name = column if column is not None else next((one for one in KNOWN if one in value), None)
-    return name if name not in (None, "instruction", *CONVERSATIONS) and is_plain(value.get(name)) else None
-
-
-def is_plain(text: Any) -> bool:
-    """Whether this is a prompt that can be sent, and no JSON that may hold a conversation."""
-    return isinstance(text, str) and text.lstrip()[:1] not in "[{" and "\0" not in text
 
 
 def _batch_row(body: dict[str, Any], row_id: str | None) -> Row | None:

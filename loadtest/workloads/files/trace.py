@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import ScenarioError, refuse
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import (
     MOST_REQUESTS,
@@ -172,12 +172,11 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
     stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
     rows = [(number, line) for number, line in stripped if line and not line.startswith("#")]
-    if not rows:
-        raise ScenarioError(f"the trace {path} is empty; give one instant a line, in seconds.")
-    if rows[0][1].startswith("["):
-        raise ScenarioError(f"the trace {path} looks like a JSON array; write one object a line (JSON lines).")
-    if len(rows) > MOST_REQUESTS:
-        raise ScenarioError(f"the trace {path} has {len(rows)} lines; cut it to {MOST_REQUESTS} or fewer.")
+    refuse(not rows, f"the trace {path} is empty; give one instant a line, in seconds.")
+    refuse(
+        rows[0][1].startswith("["), f"the trace {path} looks like a JSON array; write one object a line (JSON lines)."
+    )
+    refuse(len(rows) > MOST_REQUESTS, f"the trace {path} has {len(rows)} lines; cut it to {MOST_REQUESTS} or fewer.")
     reader = _json_rows if rows[0][1].startswith("{") else _csv_rows
     times, inputs, outputs = array("d"), array("q"), array("q")
     hashes, ends = array("q"), array("q")
@@ -346,8 +345,7 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
             yield number, dict(zip(names, row, strict=True))
     except csv.Error as error:
         number, trouble = rows[at][0], wrong_csv(error)
-    if trouble or not rows:
-        raise ScenarioError(f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
+    refuse(trouble or not rows, f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
 
 
 def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[float, float]:
@@ -355,16 +353,13 @@ def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[flo
     name = columns.instant
     if name is None:
         raise ScenarioError(f"{where} {NO_INSTANT} {short_repr(', '.join(row))}.")
-    given = row[name]
-    if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
-    scale = columns.scale
+    given, scale = row[name], columns.scale
     try:
-        time = float(given)
-    except OverflowError:
-        time = math.inf
+        time = math.nan if isinstance(given, bool) else float(given)
+    except (OverflowError, TypeError):
+        time = math.nan
     except ValueError:
-        time, scale = _date_seconds(str(given), name, where), 1.0
+        time, scale = _date_seconds(given, name, where), 1.0
     if not math.isfinite(time):
         raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
     return time, scale

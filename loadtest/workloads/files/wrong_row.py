@@ -1,4 +1,4 @@
-"""The head of a CSV file, and what it or a row without a prompt is instead: a phrase that follows "line 7"."""
+"""What a row without a prompt is instead, or a CSV file's head without its column: a phrase that follows "line 7"."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     parse_document,
     read_document,
 )
-from loadtest.cli.run.prediction_and_probe import kept_prediction
+from loadtest.cli.run.beforehand import kept_prediction
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
 from loadtest.text import instant

@@ -1,4 +1,4 @@
-"""`loadtest check`: what server answers at a URL, and what could spoil a measurement of it."""
+"""`loadtest check`: what server answers at a URL, what could spoil a measurement of it, and which request it answers."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ import contextlib
 import dataclasses
 import secrets
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import httpx
 
-from loadtest import reach
-from loadtest.cli.check.trial import try_server
+from loadtest import credentials, reach
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.cli.output.progress_line import at_work
-from loadtest.credentials import withhold
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.dialects import Dialect
+from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
+from loadtest.errors import TargetError, refuse
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.server.control import control_client
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
-from loadtest.targets.target import located, reread, target_of
+from loadtest.targets.target import check_num_ctx, located, reread, target_of
+from loadtest.targets.trials import TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
 from loadtest.text import profile_at_speed, shown
-from loadtest.urls import base_url, default_url, is_socket
+from loadtest.urls import base_url, default_url, has_own_root, is_socket
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
+
+FIRST_TOKEN_S = 600.0  # for a first token: the model may have to be loaded
 
 
 @click.command()
@@ -58,12 +62,10 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
       loadtest check http://127.0.0.1:11434
       loadtest check --try https://gateway.example/v1 --model gpt-4o
     """
-    if as_json and trying:
-        raise ScenarioError("--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
+    refuse(as_json and trying, "--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
     given = one_url(place, url_taken(url, argument=place is not None))
-    if given is not None and len(urls_in(given)) > 1:
-        raise ScenarioError("check looks at one server; give one URL.")
-    given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
+    refuse(given is not None and len(urls_in(given)) > 1, "check looks at one server; give one URL.")
+    given = credentials.withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))
     with control_client(asked) as client:
@@ -186,6 +188,86 @@ def _context_text(model: ServedModel) -> str:
         "unknown until the model is loaded" if model.loaded is False else "unknown, because the server does not say"
     )
     return unknown + (f"; {trained}" if trained else "")
+
+
+def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Scenario) -> int:
+    """Send requests until one is answered, and print each; return the exit code.
+
+    `asked` is what the command says, `scenario` the same with the API that was found out.
+    """
+    check_num_ctx(scenario, server.api(scenario.api), model.context)
+    dialect = target_of(server, model, scenario).dialect  # raises for an option that it lacks
+    length = f" for {TRIAL_TOKENS} tokens" if dialect.streams else ""
+    print(f"Trying requests{length}, one after another: they may load the model, and cost tokens.", flush=True)
+    limits = {"first_token_timeout": min(scenario.first_token_timeout or FIRST_TOKEN_S, FIRST_TOKEN_S)}
+    last: Attempt | None = None
+    for number, last in enumerate(attempts(server, model, scenario.replace(**limits)), 1):
+        how = changes(scenario, last.scenario)
+        path = last.dialect.posted_to
+        path = f"…{path.removeprefix('/v1')}" if has_own_root(server.url) else path
+        where = f"POST {shown(path)} ({last.dialect.name})"
+        print(f"{number:2}. {' '.join(filter(None, [where, how]))}: {_outcome(last)}", flush=True)
+    assert last is not None, "the first request is always sent"
+    if not last.works:
+        print(f"works      nothing that was tried{_missing(last, server.url)}")
+        return 1
+    add = changes(asked, last.scenario)
+    print(f"works      {f'only {add}' if add else 'as asked: nothing has to be added'}")
+    print(f"command    {command_for(last.scenario, server.url)}")
+    for name, sentence in what_came(last):
+        print(f"{name:10} {sentence}")
+    for note in [*(last.record.doubts or []), *(last.record.notes or [])]:
+        print(f"! {note}")
+    return 0
+
+
+def _outcome(attempt: Attempt) -> str:
+    record = attempt.record
+    if attempt.works:
+        return "answered"
+    if record.outcome == "ok":
+        return "answered without a token"
+    status = f"HTTP {record.status}: " if record.status and f"HTTP {record.status}" not in (record.error or "") else ""
+    return f"{status}{record.error or record.outcome}"
+
+
+def _missing(attempt: Attempt, url: str) -> str:
+    """Say what may be missing where no other request could do better."""
+    if attempt.no_model:
+        return ": name a model that the server has with --model"
+    words = attempt.record.error or ""
+    if wanted_header(attempt.record.status, words) is not None:
+        return ": the header that it names is missing"  # the sentence says how to give it
+    if attempt.of_the_key:
+        of_key = _of_a_key(attempt.dialect, url)
+        return f": {of_key}, or give a header of the gateway's with --header '{key_header(words) or 'Name'}: ${{VARIABLE}}'"
+    if attempt.is_compressed:
+        return ": a compressed answer hides when its tokens came; have the server, or the gateway before it, send this path plain"
+    if attempt.is_page:
+        return f": web pages are at {url}, not the API; its port, or a prefix such as /api, may be another"
+    match attempt.record.status:
+        case 402:
+            return ": the server wants it to be paid for"
+        case 404 if credentials.is_azure(url) and "api-version" not in url:
+            return ": Azure wants its version in the URL, such as ?api-version=2024-10-21 at its end"
+        case 413:
+            return ": the server, or a gateway before it, takes no request of this size"
+        case 429:
+            return ": the server takes no more requests from us now; try again later"
+        case 502 | 503 | 504:
+            return ": the server, or the one behind a gateway, is not ready; try again once it is"
+    if attempt.is_nowhere and (parts := urlsplit(url)).path:
+        shorter = parts._replace(path=parts.path.rpartition("/")[0]).geturl()
+        return f": the server has no such path below {url}; see whether its URL is {shorter}"
+    return ""
+
+
+def _of_a_key(dialect: Dialect, url: str) -> str:
+    """Say what to do about the key where a request was refused for want of one, or with one."""
+    if (name := credentials.key_variable(url, dialect.api, key_env=dialect.key_env)) is not None:
+        return refused_key(name, None)  # which request would be answered is not known yet
+    names = " or ".join(credentials.variables_for(url, dialect.api, key_env=dialect.key_env))
+    return f"a key may be missing; set {names}"
 
 
 named_in_environment(check, ["url", "model", *SERVER_OPTIONS])

@@ -1,4 +1,4 @@
-"""What `loadtest run` keeps in the run folder before the first request of a level: a prediction, and the slots it probed."""
+"""What `loadtest run` keeps before the first request of a level: a prediction, the slots it probed, what the run is held against."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtest.asyncio_driver.run import Keep
 from loadtest.cli.output.progress_line import at_work
-from loadtest.errors import PredictionError, ScenarioError, os_error_as
+from loadtest.errors import PredictionError, os_error_as, refuse
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
 from loadtest.targets.target import Target
@@ -23,11 +23,15 @@ def kept_beforehand(scenario: Scenario, prediction: Path | None, asked: dict[str
 
     `asked` goes into run.json beside them.
     """
-    if probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS):
-        what = "unload" if scenario.unload else "embeddings"
-        raise ScenarioError(f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.")
-    if probe_slots and scenario.several:
-        raise ScenarioError("--probe-slots looks at one server and one model; leave it out, or name one of each.")
+    what = "unload" if scenario.unload else "embeddings"
+    refuse(
+        probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS),
+        f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.",
+    )
+    refuse(
+        probe_slots and scenario.several,
+        "--probe-slots looks at one server and one model; leave it out, or name one of each.",
+    )
     keeps = [] if prediction is None else [kept_prediction(prediction)]
 
     def keep(target: Target, workload: Workload) -> Kept:
@@ -64,10 +68,14 @@ def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
         ("--seed", scenario.seed, plan.seed),
         ("--requests", scenario.requests, plan.requests),
     ):
-        if asked not in (None, predicted):
-            raise ScenarioError(f"{prediction} is of the requests of {option} {predicted}; leave {option} {asked} out.")
-    if scenario.duration not in (None, OPEN_LOOP_S):  # of a rate it is the latter by itself
-        raise ScenarioError(f"{prediction} is of {plan.requests} requests a level; leave --duration out.")
+        refuse(
+            asked not in (None, predicted),
+            f"{prediction} is of the requests of {option} {predicted}; leave {option} {asked} out.",
+        )
+    refuse(
+        scenario.duration not in (None, OPEN_LOOP_S),  # the second is a rate's by itself
+        f"{prediction} is of {plan.requests} requests a level; leave --duration out.",
+    )
     return scenario.replace(seed=plan.seed, requests=plan.requests, duration=None)
 
 

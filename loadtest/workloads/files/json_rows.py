@@ -16,7 +16,7 @@ MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 Wrong = Callable[[int, str], ScenarioError]  # makes what is raised, of an offset and of what is wrong there
 
 
-class Piece(NamedTuple):
+class RowSpan(NamedTuple):
     """A row's place in the file, and its bytes."""
 
     start: int
@@ -63,7 +63,7 @@ class _Scanner:
                 raise self._wrong(self.start, f"begins a row of more than {MOST_ROW >> 20} MiB; is it the right file?")
 
 
-def array_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
+def array_rows(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[RowSpan]:
     """Yield the elements of the array that the file is."""
     scanner = _Scanner(file, begin, wrong)
     for mark, at in scanner.marks():
@@ -73,7 +73,7 @@ def array_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
             continue
         element = scanner.held(at)
         if element.strip():
-            yield Piece(scanner.start + len(element) - len(element.lstrip()), at, element.lstrip())
+            yield RowSpan(scanner.start + len(element) - len(element.lstrip()), at, element.lstrip())
         elif mark == b",":
             raise wrong(at, "has a comma with nothing before it")
         scanner.start = at + 1
@@ -86,7 +86,7 @@ def array_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
     raise wrong(begun, "begins a row that never ends: the array's closing bracket is missing")
 
 
-def object_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
+def object_rows(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[RowSpan]:
     """Yield the objects of a file in which they stand one behind the other, each over several lines."""
     scanner = _Scanner(file, begin, wrong)
     for mark, at in scanner.marks():
@@ -95,7 +95,7 @@ def object_pieces(file: BinaryIO, begin: int, wrong: Wrong) -> Iterator[Piece]:
                 raise _between(scanner, wrong)
             scanner.start = at
         elif mark in CLOSING and scanner.depth == 0:
-            yield Piece(scanner.start, at + 1, scanner.held(at + 1))
+            yield RowSpan(scanner.start, at + 1, scanner.held(at + 1))
             scanner.start = at + 1
     if scanner.held().strip():
         raise wrong(scanner.start, "begins a row that never ends") if scanner.depth > 0 else _between(scanner, wrong)
