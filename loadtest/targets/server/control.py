@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors.redirects import bare_location, other_slash
-from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
+from loadtest.dialects.answers.errors.error_headers import bare_location, other_slash
+from loadtest.dialects.answers.errors.error_rows import envelope, in_row
+from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys, Scenario
@@ -104,18 +105,18 @@ class _OwnWire(httpx.BaseTransport):
 
     def __init__(self, keys: ConnectionKeys, connect: float | None) -> None:
         limits = Timeouts(connect=connect, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
-        self._wire = SyncWire(timeouts=limits, proxy=reach.Proxy.of(keys), verify=reach.trust(keys))
+        self.wire = SyncWire(timeouts=limits, proxy=reach.Proxy.of(keys), verify=reach.trust(keys))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.read()
         received = Received()
-        self._wire.fetch(Order.of(request, received))
+        self.wire.fetch(Order.of(request, received))
         if received.status is None or received.failure is not None:
             raise httpx.RemoteProtocolError(received.failure or "the answer is empty")
         return httpx.Response(received.status, headers=received.headers, content=received.body())
 
     def close(self) -> None:
-        self._wire.close()
+        self.wire.close()
 
 
 class ControlClient(httpx.Client):
@@ -250,12 +251,9 @@ def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> Con
 
 def _proxy_words(client: httpx.Client, url: str) -> str | None:
     """Return why the proxy opens no tunnel to `url`, in its own words, which httpx drops; None where it now opens one."""
-    keys = keys_of_client(client)
     try:
-        with SyncWire(
-            timeouts=Timeouts(connect=LONGEST_S), proxy=reach.Proxy.of(keys), verify=reach.trust(keys)
-        ) as wire:
-            wire.prepare(url, 1)
+        with _OwnWire(keys_of_client(client), LONGEST_S) as own:
+            own.wire.prepare(url, 1)
     except httpx.HTTPError as error:
         return shorten(str(error))
     return None
