@@ -12,7 +12,15 @@ import httpx
 
 from loadtest.reach import MOST_REFUSAL, Proxy
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
-from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.wire.connecting.address import (
+    NO_TLS,
+    UNIX,
+    ConnectFailure,
+    Origin,
+    SocketAddress,
+    connect_error,
+    open_socket,
+)
 from loadtest.wire.connecting.hops import Hop, hop_to
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
@@ -238,7 +246,7 @@ class AsyncWire(Shell):
         except BaseException as error:
             self._close(connection)
             if isinstance(error, TimeoutError):
-                raise connect_error(connection.origin, [ConnectFailure.of(error)], limit) from None
+                raise connect_error(connection.origin, [NO_TLS], limit) from None
             raise
 
 

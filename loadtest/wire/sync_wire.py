@@ -15,7 +15,15 @@ import httpx
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import MOST_REFUSAL, Proxy
 from loadtest.wire.clock import now
-from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.wire.connecting.address import (
+    NO_TLS,
+    UNIX,
+    ConnectFailure,
+    Origin,
+    SocketAddress,
+    connect_error,
+    open_socket,
+)
 from loadtest.wire.connecting.hops import Hop, hop_to
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
@@ -207,7 +215,7 @@ class SyncWire(Shell):
             assert connection.tls is not None
             while not connection.tls.ready and not connection.broken:
                 if not self._waiter.pump(connection.fd, connection.receive, lambda: deadline):
-                    raise connect_error(connection.origin, [ConnectFailure(slow=True, why="")], limit)
+                    raise connect_error(connection.origin, [NO_TLS], limit)
             check_secured(connection)
         except BaseException:
             self._close(connection)
