@@ -22,6 +22,7 @@ from loadtest import cli as commands
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
+from loadtest.reach import alert_words
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys
@@ -156,6 +157,15 @@ def test_what_keeps_a_server_from_being_reached_is_said_without_a_number() -> No
     no_socket = not_reached("unix:/run/x.sock", "no such file or directory", None)
     assert (
         no_socket == "cannot reach unix:/run/x.sock: there is no such socket; start the server, or give another path."
+    )
+    alert = alert_words("TLSV1_ALERT_NO_APPLICATION_PROTOCOL")
+    no_http1 = not_reached("https://x", f"cannot connect to x:443: TLS failed: {alert}", None)
+    assert no_http1.startswith(
+        "cannot measure https://x: the server speaks HTTP/2 alone there, and loadtest speaks HTTP/1.1"
+    )
+    silent = not_reached("https://x", "cannot connect to x:443: TLS not ready within 20 s (connect limit)", None)
+    assert (
+        "does not answer as a server of TLS does, in time: see whether it speaks http, and give http://x then" in silent
     )
     with ControlClient(ConnectionKeys(), 5.0) as client, pytest.raises(TargetError) as unknown:
         ask(client, "http://no-such-host.invalid", "/api/tags")
