@@ -9,7 +9,7 @@ from typing import Any, cast
 from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
 from loadtest.dialects.answers.ends import kind_of
 from loadtest.dialects.answers.errors import error_rows, server_errors
-from loadtest.dialects.answers.rows.counts import MOST_TOKENS, known_number
+from loadtest.dialects.answers.rows.counts import MOST_TOKENS, counted, known_number
 from loadtest.dialects.answers.rows.found_rows import IN_AN_ENVELOPE, unwrapped
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
@@ -19,6 +19,11 @@ from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, as_marke
 
 DEEPEST = 12  # objects and lists in one another
 _OF_COHERE = tuple(f"{what}-{end}" for what in ("message", "content", "tool-call") for end in ("start", "delta", "end"))
+# where a row of a model behind Bedrock has its text, and beside it why it ended: Titan's, Llama's, Mistral's, Claude's of old
+_OF_MODELS = (
+    ("outputText", "completionReason"),
+    *((name, "stop_reason") for name in ("generation", "text", "completion")),
+)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -35,8 +40,9 @@ def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
     if row.get("type") in _OF_COHERE and isinstance(delta := row.get("delta"), dict):
         choice = {"delta": delta.get("message") or {}, "finish_reason": delta.get("finish_reason")}
         return {"choices": [choice], "usage": delta.get("usage")}
-    found = _of_gemini(row) or _of_bedrock(row)
-    return {**row, "choices": found} if found else None
+    if found := _of_gemini(row) or _of_bedrock(row):
+        return {**row, "choices": found}
+    return _of_model(row)
 
 
 def _of_gemini(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -59,6 +65,20 @@ def _of_bedrock(row: dict[str, Any]) -> list[dict[str, Any]]:
     if isinstance(stop, dict):
         return [{"delta": {}, "finish_reason": stop.get("stopReason")}]
     return [{"delta": {}}] if isinstance(counts, dict) and "usage" in counts else []
+
+
+def _of_model(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a row as a model behind Bedrock writes it as a chunk: a piece of its text, why that ended, and counts beside it."""
+    pieces = row.get("outputs") or row.get("results") or [row]
+    piece = pieces[0] if isinstance(pieces, list) and len(pieces) == 1 and isinstance(pieces[0], dict) else {}
+    named = next((each for each in _OF_MODELS if isinstance(piece.get(each[0]), str) and each[1] in piece), None)
+    if named is None:
+        return None
+    text, reason = named
+    counts = {name: count for name, count in row.items() if name != text and counted(name)}
+    counts["output_tokens"] = piece.get("tokenCount")
+    choice = {"text": piece[text], "finish_reason": piece[reason]}
+    return {**row, "choices": [choice], "usage": row.get("usage") or counts}
 
 
 def respelled(value: Any, depth: int = DEEPEST) -> Any:

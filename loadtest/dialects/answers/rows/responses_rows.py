@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
@@ -11,6 +12,7 @@ from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, kind_of, reason_na
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, bare_text, in_value, tool_text
 from loadtest.dialects.base import Note
+from loadtest.text import join_text
 
 REASONS = {
     "completed": "stop",
@@ -30,11 +32,12 @@ _NO_TEXT = ("response.audio.delta", "response.output_audio.delta")
 class ResponsesRows(Rows):
     """Takes the events of a response, and a whole one, from servers that ignore `stream`."""
 
-    __slots__ = ("_said",)
+    __slots__ = ("_said", "_since")
 
     def __init__(self, answer: Decoded) -> None:
         super().__init__(answer)
         self._said: set[int | str] = set()  # items of the output whose text came
+        self._since = [0, 0]  # the event with which the last item that is over began: of visible and of hidden text
 
     def takes(self, row: dict[str, Any]) -> bool:
         return row.get("object") == "response" or kind_of(row).startswith("response.")
@@ -69,17 +72,25 @@ class ResponsesRows(Rows):
             if not places and (kind.endswith(".delta") or not self._answer.events):
                 places = [0]  # there is one item, as a rule
             if kind.endswith(".done") and places and places[0] not in self._said:
-                texts = self._unsaid(_whole_text(row, kind))
+                seen, hidden = _whole_text(row, kind)
+                texts = self._unsaid(seen, hidden=False), self._unsaid(hidden, hidden=True)
             if texts[0] or (texts[1] and not kind.endswith(".added")):
                 self._said.update(places)
         self._answer.add(texts)
 
-    def _unsaid(self, texts: Texts) -> Texts:
-        """Return the text of an item that is over, without what came in pieces already, whichever item these named."""
-        events = self._answer.events
-        hidden = "".join(events.texts[i] for i in sorted(events.hidden))
-        seen, secret = texts
-        return "" if seen.strip() in events.answer else seen, "" if secret.strip() in hidden else secret
+    def _unsaid(self, text: str, *, hidden: bool) -> str:
+        """Return the text of an item that is over, nothing if it came in pieces already, whichever item these named.
+
+        Items end in their order, so only what came since the one before began is looked at: an item may be one piece.
+        """
+        events, bare = self._answer.events, text.strip()
+        if not bare:
+            return ""
+        mine = [i for i in range(self._since[hidden], len(events)) if (i in events.hidden) == hidden]
+        at = join_text(events.texts[i] for i in mine).find(bare)
+        sizes = accumulate(len(events.texts[i]) for i in mine)
+        self._since[hidden] = next((i for i, size in zip(mine, sizes, strict=True) if size > at >= 0), len(events))
+        return text if at < 0 else ""
 
     def _last(self, response: dict[str, Any], kind: str) -> None:
         """Take the whole response, which ends an answer: its status, counts, and its text where no piece of that came."""
