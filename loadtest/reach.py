@@ -120,6 +120,11 @@ def alert_words(reason: str) -> str | None:
     return next((words for alert, words in _ALERTS if alert.search(reason)), None)
 
 
+def is_alert(words: str) -> bool:
+    """Whether an error of the wire has the words of an alert."""
+    return any(said in words for _, said in _ALERTS)
+
+
 # Headers of caches. Those that speak of a model's own prefix cache, or of what may be cached, are none.
 _OF_A_CACHE = re.compile(
     rb"(?=.*cache)(?!(?:.*-)?(?:control|lookup|kv|prefix|prompt|tokens?|key|ttl|tags?)(?:-|$))[a-z0-9-]+"

@@ -52,21 +52,6 @@ class Phase(IntEnum):
     DIED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
-    """How a worker ended before its part of the plan did."""
-
-    why: str
-    level: int  # index of the first level that lacks some of its part
-    at: int  # monotonic ns
-    time: datetime.datetime
-
-    def to_dict(self, anchor: int) -> dict[str, Any]:
-        """Return it for run.json, where instants count from the anchor."""
-        time = self.time.isoformat(timespec="milliseconds")
-        return {"why": self.why, "level": self.level, "t": self.at - anchor, "time": time}
-
-
 @dataclass(slots=True, eq=False)
 class WorkerProcess:
     """One of the processes, as its parent sees it."""
@@ -81,7 +66,7 @@ class WorkerProcess:
     spans: dict[int, LevelSpan] = field(default_factory=dict)  # by level
     clock_steps: int = 0
     failure: str | None = None  # why it could not keep all that it measured
-    death: Death | None = None
+    died: dict[str, Any] | None = None  # run.json's: how it ended before its part of the plan did
 
     @property
     def at_work(self) -> bool:
@@ -141,7 +126,7 @@ class Workers:
                 {
                     "worker": worker.share.worker,
                     "pid": worker.process.pid,
-                    **({"died": worker.death.to_dict(self._anchor)} if worker.death is not None else {}),
+                    **({"died": worker.died} if worker.died is not None else {}),
                 }
                 for worker in self._workers
             ],
@@ -172,7 +157,7 @@ class Workers:
         finally:
             for task in background:
                 task.cancel()
-        if all(worker.death is not None for worker in self._workers):
+        if all(worker.died is not None for worker in self._workers):
             raise WorkerError("every worker has died; what they had recorded is kept.")
         return self._spans()
 
@@ -227,11 +212,11 @@ class Workers:
 
     async def _bury(self, worker: WorkerProcess) -> None:
         """Note that a worker has died; say so, and what its death costs."""
-        at, time = now(), datetime.datetime.now(datetime.UTC)
+        at, time = now() - self._anchor, datetime.datetime.now(datetime.UTC)
         level = self._level.index
-        first = level + (level in worker.spans)
+        first = level + (level in worker.spans)  # that lacks some of its part
         why = await asyncio.to_thread(_end_of, worker.process)
-        worker.death = Death(why, first, at, time)
+        worker.died = {"why": why, "level": first, "t": at, "time": time.isoformat(timespec="milliseconds")}
         worker.phase = Phase.DIED
         worker.note_idle()
         self._let_turns_count()

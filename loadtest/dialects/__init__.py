@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from loadtest import metrics
 from loadtest.dialects.base import ContentEvents, Decoder, Dialect, End, Ending, EndMarks
 from loadtest.dialects.embeddings import OllamaEmbed, OpenAIEmbeddings
 from loadtest.dialects.messages import AnthropicMessages
@@ -55,14 +53,17 @@ COUNTERPARTS = {"generate": "completions", "completions": "generate"}  # the sam
 
 def said_by_server(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
     """Return what a record's `server` says of the server's durations, read by the record's dialect where it is known."""
-    known = next((kind for kind in DIALECTS.values() if kind.name == dialect), None)
-    return metrics.server_said(server) if known is None else known.server_said(server)
+    return (_named(dialect) or Dialect).server_said(server)
 
 
 def has_text(dialect: object) -> bool:
     """Whether answers of the dialect of this name are text, which comes in pieces; embeddings are not."""
-    known = next((kind for kind in DIALECTS.values() if kind.name == dialect), None)
+    known = _named(dialect)
     return "embed" not in str(dialect) if known is None else known.streams
+
+
+def _named(name: object) -> type[Dialect] | None:
+    return next((kind for kind in DIALECTS.values() if kind.name == name), None)
 
 
 def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> Dialect:
@@ -81,5 +82,4 @@ def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> 
         endpoint = COUNTERPARTS[endpoint]
     dialect = DIALECTS[api, endpoint]
     native = DIALECTS.get(("ollama", endpoint)) if (kind, api) == ("ollama", "openai") else None
-    asked = dialect.asked(scenario, kind, native.says if native else ())
-    return dataclasses.replace(dialect.of(scenario, model), key_env=scenario.key_env, **asked)
+    return dialect.of(scenario, model, kind, native.says if native else ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from loadtest.scenario import MAX_TOKENS_KEYS, SAID_KEYS, THINK, Scenario
 from loadtest.scenario.request_additions import filled_body, filled_headers, merged
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
+
+Note = Callable[[str], object]  # takes a sentence on what is odd in an answer
 
 
 @dataclass(slots=True)
@@ -65,32 +68,24 @@ class ContentEvents:
             else {}
         )
 
-    def clear(self) -> None:
-        """Forget all events; the columns stay the same objects."""
-        for column in (self.texts, self.ends, self.created, self.hidden):
-            column.clear()
-
-    def drop(self, count: int) -> None:
-        """Forget the first `count` events."""
+    def keep(self, begin: int, end: int | None = None) -> None:
+        """Keep the events from `begin` up to `end`; the columns stay the same objects, which decoders hold."""
+        end = len(self.texts) if end is None else end
         for column in (self.texts, self.ends, self.created):
-            del column[:count]
-        self.hidden = {i - count for i in self.hidden if i >= count}
+            del column[end:], column[:begin]
+        kept = {i - begin for i in self.hidden if begin <= i < end}
+        self.hidden.clear()
+        self.hidden |= kept
 
-    def cut(self, length: int) -> None:
-        """Keep the first `length` events."""
-        for column in (self.texts, self.ends, self.created):
-            del column[length:]
-        self.hidden = {i for i in self.hidden if i < length}
-
-    def check_stamps(self, *, unknown: bool, sent: bool) -> str | None:
-        """Drop the server's stamps unless every event has one and they are instants in order; say what is odd.
+    def check_stamps(self, note: Note, *, unknown: bool, sent: bool) -> None:
+        """Drop the server's stamps unless every event has one and they are instants in order; `note` what is odd.
 
         `unknown` says that some event has none, `sent` that the server sent some. Afterwards `created` is empty, or holds an
         integer for each event.
         """
         stamps = self.created
         if not stamps:
-            return None
+            return
         odd = None
         if unknown or len(stamps) != len(self.texts):
             odd = "not every piece of the answer carries an instant of the server's: its stamps are unknown"
@@ -102,7 +97,8 @@ class ContentEvents:
             odd = "the server's instants are of whole seconds: its stamps are unknown"
         if odd is not None:
             stamps.clear()
-        return odd if sent else None
+            if sent:
+                note(odd)
 
 
 @dataclass(slots=True)
@@ -179,13 +175,6 @@ _OF_SOME_SERVERS: Mapping[str, Said] = {  # options whose usual field has anothe
 }
 
 
-def _least_tokens(ending: Ending, events: ContentEvents) -> int:
-    """Return how many tokens were sent as text, where the server does not count them the fewest that the text can have."""
-    if ending.output_tokens is not None:
-        return ending.output_tokens - ending.unsent_tokens
-    return len(events.said.split())
-
-
 @dataclass(frozen=True, slots=True)
 class Dialect(ABC):
     """One wire format, bound to a model and its options; see CONTRIBUTING for how to add one."""
@@ -207,24 +196,23 @@ class Dialect(ABC):
     _heads: dict[int | None, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:  # noqa: ARG003 - for formats that have fields of their own
-        """Take from a scenario what this format alone can say; `asked` has what all formats share."""
-        return cls(model)
+    def of(cls, scenario: Scenario, model: str, kind: str = "", native: Container[str] = ()) -> Self:
+        """Return the format that says what a scenario asks for to a server of this kind (Server.kind).
 
-    @classmethod
-    def asked(cls, scenario: Scenario, kind: str, native: Container[str] = ()) -> dict[str, Any]:
-        """Return the fields of what the user asks for, as this format says it to a server of this kind (Server.kind).
-
-        Raises ScenarioError, naming it, for an option that the format or the server lacks. `native` are the options that
-        the server takes by --api ollama.
+        Fields that a format adds are named as the scenario's. Raises ScenarioError, naming it, for an option that the format
+        or the server lacks. `native` are the options that the server takes by --api ollama.
         """
-        return {
-            "options": cls._options(scenario, kind, native),
-            "patch": {} if scenario.body is None else orjson.loads(scenario.body),
-            "header": tuple(scenario.header),
-            "query": tuple(scenario.query),
-            "other_path": scenario.path,
-        }
+        own = {one.name for one in dataclasses.fields(cls)} - {one.name for one in dataclasses.fields(Dialect)}
+        return cls(
+            model,
+            options=cls._options(scenario, kind, native),
+            patch={} if scenario.body is None else orjson.loads(scenario.body),
+            header=tuple(scenario.header),
+            query=tuple(scenario.query),
+            other_path=scenario.path,
+            key_env=scenario.key_env,
+            **{name: getattr(scenario, name) for name in own},
+        )
 
     @classmethod
     def _options(cls, scenario: Scenario, kind: str, native: Container[str]) -> dict[str, Any]:
@@ -261,7 +249,7 @@ class Dialect(ABC):
 
     def said(self, job: Job) -> dict[str, Any]:
         """Return what a body says of this job alone: its prompt, by the format's name for it."""
-        raise NotImplementedError
+        return {"prompt": job.prompt}
 
     @staticmethod
     def messages(job: Job) -> Any:
@@ -297,8 +285,12 @@ class Dialect(ABC):
         hidden = len(events.hidden)
         # a tool's call alone comes in one piece from servers that stream, too
         in_one = ending.whole or (len(events) - hidden == 1 and hidden <= 1)
-        if in_one and _least_tokens(ending, events) >= ONE_PIECE_TOKENS and self.patch.get("stream") is not False:
-            ending.doubts.append(ONE_PIECE)
+        if in_one and self.patch.get("stream") is not False:
+            counted = ending.output_tokens
+            # where the server does not count them, the fewest tokens that the text can have
+            sent = len(events.said.split()) if counted is None else counted - ending.unsent_tokens
+            if sent >= ONE_PIECE_TOKENS:
+                ending.doubts.append(ONE_PIECE)
         return ending
 
     @property

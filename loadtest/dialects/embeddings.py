@@ -5,26 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.decoded import Rows
 from loadtest.dialects.answers.decoding import StreamDecoder
-from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.counts import (
-    MOST_NUMBER,
     PROMPT,
     TOTAL,
-    WIDEST,
+    durations_and_counts,
     first_count,
     kept,
-    known_number,
-    short_key,
 )
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, Said, field_named
-from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
 NO_VECTORS = "the answer holds no embedding"
@@ -45,15 +40,11 @@ class _Embeddings(Dialect):
     endpoint: ClassVar[str] = "embeddings"
     streams: ClassVar[bool] = False
 
-    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
-        del output_tokens
-        return {}
-
     def said(self, job: Job) -> dict[str, Any]:
         return {"input": job.inputs or (job.prompt,)}
 
     def decoder(self) -> EmbeddingsDecoder:
-        return EmbeddingsDecoder()
+        return EmbeddingsDecoder(EmbeddingRows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +57,7 @@ class OllamaEmbed(_Embeddings):
     says: ClassVar[Mapping[str, Said]] = {"keep_alive": field_named("keep_alive")}
     num_ctx: int | None = None
 
-    @classmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:
-        return cls(model, num_ctx=scenario.num_ctx)
-
-    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
-        del output_tokens
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:  # noqa: ARG002 - an answer has no length
         return {"options": {"num_ctx": self.num_ctx}} if self.num_ctx is not None else {}
 
 
@@ -88,13 +74,7 @@ class EmbeddingsDecoder(StreamDecoder):
     """Decodes one JSON object."""
 
     __slots__ = ()
-
-    def __init__(self) -> None:
-        answer = Decoded()
-        super().__init__(answer, EmbeddingRows(answer), other=OpenAIRows)
-
-    def forget(self) -> None:
-        """No two lines are alike."""
+    others = (OpenAIRows,)
 
     def _whole(self, body: bytes) -> None:
         """Take a list of vectors, or of objects with one each (TEI, llama.cpp), as if it had a name."""
@@ -104,33 +84,21 @@ class EmbeddingsDecoder(StreamDecoder):
         else:
             super()._whole(body)
 
-    def feed(self, data: bytes) -> None:
-        answer = self._answer
-        for line in self.lines(data):
-            if answer.over:
-                return
-            answer.end += len(line) + 1
-            self.line(line)
 
-
-class EmbeddingRows:
+class EmbeddingRows(Rows):
     """Takes the answer of /api/embed, /api/embeddings or /v1/embeddings, which is whole once it can be read."""
 
-    __slots__ = ("_answer",)
-
-    def __init__(self, answer: Decoded) -> None:
-        self._answer = answer
+    __slots__ = ()
 
     def takes(self, row: dict[str, Any]) -> bool:
         return any(isinstance(row.get(key), list) for key in _NAMES[:3])
 
     def take(self, row: dict[str, Any]) -> bool:
-        answer, odd = self._answer, list[str]()
-        ending = answer.ending
+        answer, ending, note = self._answer, self._answer.ending, self._answer.note
         name = next((key for key in _NAMES if row.get(key)), "")
         value = row.get(name)
         full, empty = _count_vectors(value)
-        said = server_errors.in_row(row) or (None if full else server_errors.envelope(row) or server_errors.words(row))
+        said = error_rows.in_row(row) or (None if full else error_rows.envelope(row) or error_rows.words(row))
         if said is not None:
             answer.fail(said)
         elif not full:
@@ -144,35 +112,23 @@ class EmbeddingRows:
         ending.done = ending.error is None
         usage = row.get("usage")
         if isinstance(usage, dict):
-            ending.server["usage"] = kept(usage, "usage", odd)
+            ending.server["usage"] = kept(usage, "usage", note)
         elif isinstance(meta := row.get("meta"), dict):  # Cohere's
             usage = meta.get("billed_units")
         counts = usage if isinstance(usage, dict) else {name: row[name] for name in _COUNTS if name in row}
-        ending.prompt_tokens = first_count(counts, PROMPT, odd) or first_count(counts, TOTAL, odd) or None
-        for key, value in islice(row.items(), WIDEST):
-            if (
-                key.endswith(("_duration", "_count"))
-                and (known := known_number(value, key, odd, MOST_NUMBER)) is not None
-            ):
-                ending.server[short_key(key)] = known
-        answer.note(*odd)
+        ending.prompt_tokens = first_count(counts, PROMPT, note) or first_count(counts, TOTAL, note) or None
+        ending.server |= durations_and_counts(row, note)
         answer.over = True
         return False
-
-    def close(self) -> None:
-        """Everything was said by the one row."""
 
 
 def _count_vectors(value: Any) -> tuple[int, int]:
     """Return how many vectors of an answer have a number or are base64, and how many are empty or nothing but null."""
     if isinstance(value, dict):  # one, or Cohere's lists by type, null where a type was not asked for
-        value = [value] if _WITHIN_NAMES & value.keys() else [one for one in value.values() if one is not None]
+        value = [value] if not value.keys().isdisjoint(_WITHIN) else [one for one in value.values() if one is not None]
     vectors = value if isinstance(value, list) and value and not _is_number(value[0]) else [value]
     found = [_has_numbers(_numbers_in(one)) for one in vectors]
     return sum(found), len(found) - sum(found)
-
-
-_WITHIN_NAMES = frozenset(_WITHIN)
 
 
 def _numbers_in(vector: Any, depth: int = _DEEPEST) -> Any:

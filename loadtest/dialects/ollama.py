@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from functools import partial
+from typing import Any, ClassVar
 
 import orjson
 
-from loadtest.dialects.answers.decoded import Decoded
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OLLAMA
 from loadtest.dialects.answers.lines.framing import NO_STAMPED_SHAPE, stamped_shape_around
-from loadtest.dialects.answers.rows.native_rows import AnyRows, NativeRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
-from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said
 from loadtest.dialects.content_parts import has_parts, image_in
-from loadtest.dialects.openai import events_of_others
-from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
 
@@ -62,10 +58,6 @@ class _OllamaDialect(Dialect):
     }
     num_ctx: int | None = None
 
-    @classmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:
-        return cls(model, num_ctx=scenario.num_ctx)
-
     def laid_over(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what a row lays over the body; sampling that stands beside `options`, as OpenAI has it, Ollama would ignore."""
         said = {key: value for key, value in row.items() if key in SAMPLING}
@@ -78,6 +70,9 @@ class _OllamaDialect(Dialect):
         chosen = {"num_predict": output_tokens, "num_ctx": self.num_ctx}
         options = {key: value for key, value in chosen.items() if value is not None}
         return {"stream": True} | ({"options": options} if options else {})
+
+    def decoder(self) -> OllamaDecoder:
+        return OllamaDecoder(chat=self.endpoint == "chat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +87,6 @@ class OllamaChat(_OllamaDialect):
         if job.encoded is not None and not has_parts(job) and CALLS not in job.encoded.body:
             return {"messages": self.messages(job)}
         return {"messages": [_with_read_calls(_with_plain_content(message)) for message in job.conversation]}
-
-    def decoder(self) -> OllamaDecoder:
-        return OllamaDecoder(chat=True)
 
 
 def _with_plain_content(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -142,16 +134,6 @@ class OllamaGenerate(_OllamaDialect):
     endpoint: ClassVar[str] = "generate"
     path: ClassVar[str] = "/api/generate"
 
-    def said(self, job: Job) -> dict[str, Any]:
-        return {"prompt": job.prompt}
-
-    def decoder(self) -> OllamaDecoder:
-        return OllamaDecoder(chat=False)
-
-
-def _other_formats(answer: Decoded) -> AnyRows:
-    return AnyRows(OpenAIRows(answer), events_of_others(answer), NativeRows(answer))
-
 
 class OllamaDecoder(StreamDecoder):
     """Decodes what is asked for at /api/chat and /api/generate, one object a line as a rule."""
@@ -159,10 +141,9 @@ class OllamaDecoder(StreamDecoder):
     __slots__ = ("_hidden", "_shape")
 
     def __init__(self, *, chat: bool) -> None:
-        answer = Decoded()
         self._shape = NO_STAMPED_SHAPE
         self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
-        super().__init__(answer, OllamaRows(answer, chat=chat), other=_other_formats)
+        super().__init__(partial(OllamaRows, chat=chat))
 
     def forget(self) -> None:
         self._shape = NO_STAMPED_SHAPE

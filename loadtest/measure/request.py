@@ -22,8 +22,7 @@ from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.request_additions import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
-from loadtest.wire.receiving.reads import Reads
-from loadtest.wire.receiving.received import Received
+from loadtest.wire.receiving.received import Reads, Received
 from loadtest.workloads.conversations import Conversation
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
@@ -242,7 +241,9 @@ class Request:
             first, last = (reads.t[content.read_of[i]] for i in (0, -1))
             said = self.dialect.server_said(ending.server)
             hold_durations(ending, said, received.t_send, first, last, self._ended())
-        tokens = self._tokens(content)
+        tokens: dict[str, Any] = {}
+        if received.success or ending.output_tokens is not None:  # of an answer that is an error nothing is counted
+            tokens = token_fields(content.events, ending, self.job, self.count, streams=self.dialect.streams)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,
@@ -266,12 +267,6 @@ class Request:
             **content.events.server_clock,
             **tokens,
         )
-
-    def _tokens(self, content: Content) -> dict[str, Any]:
-        """Return the counts and their source; of an answer that is an error there are none."""
-        if content.ending.output_tokens is None and not self.received.success:
-            return {}
-        return token_fields(content.events, content.ending, self.job, self.count, streams=self.dialect.streams)
 
     def _cut(self, ending: Ending) -> str | None:
         """Say why the prompt's count shows that the server cut the conversation, None where it does not."""

@@ -57,21 +57,18 @@ def token_fields(
     }
 
 
-def counts_characters(prompt_tokens: int | None, job: Job) -> bool:
-    """Whether a count of the tokens to be embedded is that of their characters, as Infinity counts unless told otherwise.
+def hold_prompt_count(ending: Ending, job: Job) -> None:
+    """Take what a server counted of the texts to be embedded for unknown where it is their characters.
 
-    Of a chat it may be so by chance, for its template adds tokens; of texts without blanks, such as Chinese, it may be true.
+    Infinity counts so unless told otherwise. Of texts without blanks, such as Chinese, the count may be true.
     """
-    if prompt_tokens is None or job.messages is not None or job.encoded is not None:
-        return False
     texts = job.inputs or (job.prompt,)
     size = sum(map(len, texts))
-    return size == prompt_tokens >= FEWEST_CHARACTERS and sum(len(text.split()) for text in texts) > size / 20
-
-
-def hold_prompt_count(ending: Ending, job: Job) -> None:
-    """Take what a server counted of the texts to be embedded for unknown where it is their characters."""
-    if counts_characters(ending.prompt_tokens, job):
+    if (
+        size == ending.prompt_tokens
+        and size >= FEWEST_CHARACTERS
+        and sum(len(text.split()) for text in texts) > size / 20
+    ):
         ending.prompt_tokens = None
         ending.notes.append(CHARACTERS)
 

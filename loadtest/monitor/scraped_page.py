@@ -71,7 +71,7 @@ class ScrapedPage:
         return received.body()
 
     def _new_wire(self) -> SyncWire:
-        verify = trust(self._keys) if self._order.origin.scheme == "https" else True
+        verify = trust(self._keys) if self._order.origin.scheme == "https" else None
         return SyncWire(verify=verify, proxy=Proxy.of(self._keys))
 
     def _check(self, received: Received) -> None:

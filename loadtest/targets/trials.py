@@ -74,7 +74,7 @@ _ELSEWHERE = re.compile(r"chat|completions?\b|endpoint", re.IGNORECASE)
 _NO_PATH = re.compile(
     r"the answer is a web page|unexpected endpoint|(?:unknown|invalid) (?:url|path|route|endpoint)", re.IGNORECASE
 )
-_SLASH_ONLY = re.compile(r"redirects to (\S+)/;")  # see redirects.other_slash
+_SLASH_ONLY = re.compile(r"redirects to (\S+)/;")  # see error_headers.other_slash
 _OF_THE_KEY = re.compile(  # of whatever status
     r"\b(?:api[ _-]?key|access token|credentials?|subscription key)s?\b.{0,60}?\b(?:expired|invalid|not valid|incorrect|missing|required"
     r"|revoked|disabled|not found|not provided)\b"

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Self
 
 import httpx
 
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
-from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
-from loadtest.wire.connecting.hop import Hop, hop_to
-from loadtest.wire.connecting.tls import Verify
+from loadtest.wire.connecting.address import (
+    NO_TLS,
+    UNIX,
+    ConnectFailure,
+    Origin,
+    SocketAddress,
+    connect_error,
+    open_socket,
+)
+from loadtest.wire.connecting.hops import Hop, hop_to
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
-from loadtest.wire.shell import Shell, check_secured
+from loadtest.wire.shell import Call, Shell, check_secured
 
 SWEEP = 0.25  # seconds between two checks for overdue requests
 # A stream that has been silent for between these is read once more: see _sweep.
@@ -35,7 +42,9 @@ class AsyncWire(Shell):
     `aclose`.
     """
 
-    def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True, proxy: Proxy | None = None) -> None:
+    def __init__(
+        self, *, timeouts: Timeouts | None = None, verify: ssl.SSLContext | None = None, proxy: Proxy | None = None
+    ) -> None:
         super().__init__(timeouts, verify, proxy, watches_idle=True)
         self.wall = WallClock()
         self.lag = LagLog()
@@ -156,10 +165,16 @@ class AsyncWire(Shell):
         failures: list[ConnectFailure] = []
         proxy = self.proxy_to(origin)
         place = origin if proxy is None else Origin(*proxy.place)
-        addresses = await self._addresses_of(place, deadline, failures)
-        for i, address in enumerate(addresses):
+        try:
+            async with asyncio.timeout_at(deadline):
+                found = await self._resolve(place)
+        except TimeoutError as error:
+            found = ConnectFailure.of(error)
+        if isinstance(found, ConnectFailure):
+            raise connect_error(origin, [found], limit, proxy)
+        for i, address in enumerate(found):
             # An address that does not answer must leave time for those behind it.
-            share = None if deadline is None else time() + (deadline - time()) / (len(addresses) - i)
+            share = None if deadline is None else time() + (deadline - time()) / (len(found) - i)
             try:
                 connection = await self._open(origin, address, share)
             except OSError as error:  # TimeoutError is one
@@ -196,25 +211,10 @@ class AsyncWire(Shell):
             hop.feed(await loop.sock_recv(sock, MOST_REFUSAL))
             await loop.sock_sendall(sock, hop.outgoing())
 
-    async def _addresses_of(
-        self, origin: Origin, deadline: float | None, failures: list[ConnectFailure]
-    ) -> list[SocketAddress]:
-        """Return the addresses of the origin's name; none, and a failure more, where they cannot be found in time."""
-        known = self._addresses.get(origin)
-        if known is not None:
-            return known
-        found: list[SocketAddress] | ConnectFailure
-        try:
-            async with asyncio.timeout_at(deadline):
-                found = await self._resolve(origin)
-        except TimeoutError as error:
-            found = ConnectFailure.of(error)
-        if isinstance(found, list):
-            return found
-        failures.append(found)
-        return []
-
     async def _resolve(self, origin: Origin) -> list[SocketAddress] | ConnectFailure:
+        """Return the addresses of the origin's name, or why there are none."""
+        if (known := self._addresses.get(origin)) is not None:
+            return known
         lookup = self._lookups.get(origin)
         if lookup is None:  # all who wait share one lookup, and a cancelled one leaves it running for the others
             lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))
@@ -246,7 +246,7 @@ class AsyncWire(Shell):
         except BaseException as error:
             self._close(connection)
             if isinstance(error, TimeoutError):
-                raise connect_error(connection.origin, [ConnectFailure.of(error)], limit) from None
+                raise connect_error(connection.origin, [NO_TLS], limit) from None
             raise
 
 
@@ -258,7 +258,7 @@ class _AsyncCall(Call):
     def __init__(
         self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
     ) -> None:
-        super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
+        super().__init__(order, connection, timeouts, release=release)
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -297,7 +297,7 @@ class _AsyncCall(Call):
         self.check(now())
         self._set_timer()
 
-    def _wake_up(self) -> None:
+    def _wake(self) -> None:
         if self.over and self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -18,7 +18,8 @@ from typing import Self
 from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock
 
-Ancillary = list[tuple[int, int, bytes]]  # as socket.recvmsg gives it
+# As socket.recvmsg gives it: the kernel's raw arrival stamp, the last item of the one entry, or no entry.
+Ancillary = list[tuple[int, int, bytes]]
 
 SO_TIMESTAMPNS = 35  # Linux asm-generic; Python's socket module does not name it
 ANCILLARY_SIZE = socket.CMSG_SPACE(16)
@@ -35,11 +36,6 @@ STAMPS_WITHIN_S = 0.25  # of asking for them: later ones are not waited for
 def now() -> int:
     """Return this instant on the monotonic clock (CLOCK_MONOTONIC on Linux), ns."""
     return time.perf_counter_ns()
-
-
-def raw_stamp(ancillary: Ancillary) -> bytes | None:
-    """Return the kernel's raw arrival stamp, the only ancillary data that the wire asks for; None where there is none."""
-    return ancillary[0][2] if ancillary else None
 
 
 def stamps_ns(raw: bytes | bytearray) -> list[int]:
@@ -98,7 +94,7 @@ class WallClock:
         right one: of the two results, the later one that does not exceed `at` is taken, for no stamp is later than its
         read.
         """
-        since, until, before, moved, stepped = self._stretch(at)
+        since, until, before, moved, stepped = self._samples_around(at)
         if stepped:
             candidates = (wall_ns - before, wall_ns - before - moved)
             return max((t for t in candidates if t <= at), default=at)
@@ -113,7 +109,7 @@ class WallClock:
         out: list[int] = []
         i = 0
         while i < len(handled):
-            since, until, before, moved, stepped = self._stretch(handled[i])
+            since, until, before, moved, stepped = self._samples_around(handled[i])
             end = bisect_left(handled, until, i)
             pairs = zip(stamps[i:end], handled[i:end], strict=True)
             if stepped:
@@ -127,7 +123,7 @@ class WallClock:
             i = end
         return list(accumulate(out, max))
 
-    def _stretch(self, at: int) -> tuple[int, int, int, int, bool]:
+    def _samples_around(self, at: int) -> tuple[int, int, int, int, bool]:
         """Return the two samples around `at`, the offset at the first, how far it moved by the second, and whether in a step."""
         after = bisect_right(self._at, at)
         until = self._at[after] if after < len(self._at) else 1 << 62
@@ -260,6 +256,6 @@ def _stamps_arrive(reader: socket.socket, writer: socket.socket) -> bool:
     while time.monotonic() < deadline:
         writer.send(b"?")
         _, ancillary, _, _ = reader.recvmsg(1, ANCILLARY_SIZE)
-        if raw_stamp(ancillary) is not None:
+        if ancillary:
             return True
     return False

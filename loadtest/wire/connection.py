@@ -278,7 +278,8 @@ class Pool:
             self._died[origin] += 1
         elif connection.uses > 1:
             self._reused.add(origin)
-        if reusable and not connection.unsent and self._keeps(origin):
+        is_of_use = origin in self._reused or self._died[origin] < FEWEST_DIED  # to keep one, as far as is known
+        if reusable and not connection.unsent and is_of_use:
             self.park(connection)
         else:
             self._close(connection)
@@ -293,7 +294,3 @@ class Pool:
         if connection.uses and now() - connection.idle_since < AT_ONCE_NS:
             self._died[connection.origin] += 1
         self._close(connection)
-
-    def _keeps(self, origin: Origin) -> bool:
-        """Whether kept connections are of any use, as far as is known."""
-        return origin in self._reused or self._died[origin] < FEWEST_DIED

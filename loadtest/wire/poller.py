@@ -11,7 +11,7 @@ from loadtest.wire.timerfd import Timerfd
 
 TICK_NS = 1_000_000
 MANY, FEW = 5.0, 2.0  # arrivals a tick: above the first, waiting for ticks begins; below the second, it ends
-LOOKS_A_JUDGEMENT = 64  # looks at the sockets after which that is judged anew
+LOOKS_A_COUNT = 64  # looks at the sockets, after which arrivals a tick are counted anew
 MOST_SOCKETS = 1024  # sockets that one look reads at most
 EPOLLIN = 1
 EPOLL = getattr(select, "epoll", None)  # Linux has it, unless somebody patched it away
@@ -92,15 +92,16 @@ class Poller:
                 callback()
         self._events += len(ready)
         self._looks += 1
-        if self._looks == LOOKS_A_JUDGEMENT:
-            self._judge()
+        if self._looks == LOOKS_A_COUNT:
+            self._choose_pace()
 
     def _tick(self) -> None:
         assert self._timer is not None
         self._timer.clear()
         self._look()
 
-    def _judge(self) -> None:
+    def _choose_pace(self) -> None:
+        """Begin or end to wait for ticks, by how many arrivals a tick there were since the last choice."""
         t = now()
         a_tick = self._events * TICK_NS / (t - self._since)
         self._looks, self._events, self._since = 0, 0, t

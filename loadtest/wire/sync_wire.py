@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Self
 
@@ -13,14 +14,20 @@ import httpx
 
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.call import Call
 from loadtest.wire.clock import now
-from loadtest.wire.connecting.address import UNIX, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
-from loadtest.wire.connecting.hop import Hop, hop_to
-from loadtest.wire.connecting.tls import Verify
+from loadtest.wire.connecting.address import (
+    NO_TLS,
+    UNIX,
+    ConnectFailure,
+    Origin,
+    SocketAddress,
+    connect_error,
+    open_socket,
+)
+from loadtest.wire.connecting.hops import Hop, hop_to
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
-from loadtest.wire.shell import Shell, check_secured
+from loadtest.wire.shell import Call, Shell, check_secured
 
 LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
 
@@ -82,7 +89,7 @@ class SyncWire(Shell):
         self,
         *,
         timeouts: Timeouts | None = None,
-        verify: Verify = True,
+        verify: ssl.SSLContext | None = None,
         proxy: Proxy | None = None,
         waiter: Waiter | None = None,
     ) -> None:
@@ -208,7 +215,7 @@ class SyncWire(Shell):
             assert connection.tls is not None
             while not connection.tls.ready and not connection.broken:
                 if not self._waiter.pump(connection.fd, connection.receive, lambda: deadline):
-                    raise connect_error(connection.origin, [ConnectFailure(slow=True, why="")], limit)
+                    raise connect_error(connection.origin, [NO_TLS], limit)
             check_secured(connection)
         except BaseException:
             self._close(connection)

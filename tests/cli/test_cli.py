@@ -22,6 +22,7 @@ from loadtest import cli as commands
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
+from loadtest.reach import alert_words
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys
@@ -148,20 +149,25 @@ def test_an_unreachable_server_is_said(loadtest: Call, tmp_path: Path) -> None:
 
 
 def test_what_keeps_a_server_from_being_reached_is_said_without_a_number() -> None:
-    ollama = not_reached("http://127.0.0.1:11434", ConnectionRefusedError(111, "Connection refused"), None)
+    ollama = not_reached("http://127.0.0.1:11434", "cannot connect to 127.0.0.1:11434: connection refused", None)
     assert ollama == (
         "cannot reach http://127.0.0.1:11434: nothing listens there, where Ollama is by default; start `ollama serve`, "
         "or give the server's URL."
     )
-    no_socket = not_reached("unix:/run/x.sock", FileNotFoundError(2, "No such file or directory"), None)
+    no_socket = not_reached("unix:/run/x.sock", "no such file or directory", None)
     assert (
         no_socket == "cannot reach unix:/run/x.sock: there is no such socket; start the server, or give another path."
     )
-    no_http1 = httpx.ConnectError(
-        "[SSL: TLSV1_ALERT_NO_APPLICATION_PROTOCOL] tlsv1 alert no application protocol (_ssl.c:1)"
+    alert = alert_words("TLSV1_ALERT_NO_APPLICATION_PROTOCOL")
+    no_http1 = not_reached("https://x", f"cannot connect to x:443: TLS failed: {alert}", None)
+    assert no_http1.startswith(
+        "cannot measure https://x: the server speaks HTTP/2 alone there, and loadtest speaks HTTP/1.1"
     )
-    assert "speaks HTTP/2 alone there, and loadtest speaks HTTP/1.1" in not_reached("https://x", no_http1, None)
-    with ControlClient(ConnectionKeys(), httpx.Timeout(5.0)) as client, pytest.raises(TargetError) as unknown:
+    silent = not_reached("https://x", "cannot connect to x:443: TLS not ready within 20 s (connect limit)", None)
+    assert (
+        "does not answer as a server of TLS does, in time: see whether it speaks http, and give http://x then" in silent
+    )
+    with ControlClient(ConnectionKeys(), 5.0) as client, pytest.raises(TargetError) as unknown:
         ask(client, "http://no-such-host.invalid", "/api/tags")
     assert "cannot reach http://no-such-host.invalid: " in str(unknown.value)
     assert "Errno" not in str(unknown.value)

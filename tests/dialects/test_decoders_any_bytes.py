@@ -9,8 +9,8 @@ import pytest
 from support import decoder_fuzz
 from support.odd_streams import CHAT, V1, decode
 
-from loadtest.dialects import Dialect, ollama, openai
-from loadtest.dialects.answers import decoding
+from loadtest.dialects import Dialect, ollama
+from loadtest.dialects.answers import decoding, event_streams
 from loadtest.dialects.answers.lines import framing
 
 OPENAI_LINE = 'data: {"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
@@ -50,6 +50,6 @@ def test_odd_lines_read_by_their_likeness_are_what_parsing_makes_of_them(monkeyp
     rng, stock = random.Random(8), decoder_fuzz.bodies()
     bodies = [decoder_fuzz.made(rng, stock) for _ in range(2000)]
     alike = [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]
-    monkeypatch.setattr(openai, "shape_around", lambda _line, _text: None)
+    monkeypatch.setattr(event_streams, "shape_around", lambda _line, _text: None)
     monkeypatch.setattr(ollama, "stamped_shape_around", lambda *_: None)
     assert alike == [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]

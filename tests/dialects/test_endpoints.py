@@ -19,7 +19,7 @@ from loadtest.dialects import (
     dialect_for,
     said_by_server,
 )
-from loadtest.dialects.answers.rows.named_events import NamedEventsDecoder, numbered
+from loadtest.dialects.answers.event_streams import EventDecoder, numbered
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.target import located
@@ -339,13 +339,13 @@ def test_a_numbered_chunk_is_parsed_once(row: str, monkeypatch: pytest.MonkeyPat
     """Chunks that differ in text, number and padding alone are not parsed as JSON, and neither are their names."""
     decoder = RESPONSES.decoder()
     parsed: list[bytes] = []
-    line = NamedEventsDecoder.line
+    line = EventDecoder.line
 
-    def counted(self: NamedEventsDecoder, data: bytes) -> bool:
+    def counted(self: EventDecoder, data: bytes) -> bool:
         parsed.append(data)
         return line(self, data)
 
-    monkeypatch.setattr(NamedEventsDecoder, "line", counted)
+    monkeypatch.setattr(EventDecoder, "line", counted)
     for number in range(5, 105):
         decoder.feed(f"event: response.output_text.delta\ndata: {row.format(number, f't{number}')}\n\n".encode())
     assert decoder.events.texts == [f"t{number}" for number in range(5, 105)]

@@ -55,6 +55,7 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (V1, 'data: {"choices":[{"delta":{"finish_reason":"stop"}}]}', None),
     (V1, 'data: {"choices":[{"delta":{}}],"finish_reason":"stop"}', End.FINISH),
     (V1, 'data: {"choices":[{"delta":{}}]}{"choices":[{"delta":{},"finish_reason":"stop"}]}', End.FINISH),
+    (V1, 'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}', End.FINISH),
     (V1, "data: DONE", End.MARK),
     (V1, "data: [[DONE]]", End.MARK),
     (V1, "data: [done]", End.MARK),

@@ -17,10 +17,9 @@ from loadtest.dialects import (
     OpenAIChat,
     OpenAIResponses,
     ollama,
-    openai,
 )
+from loadtest.dialects.answers import event_streams
 from loadtest.dialects.answers.lines.framing import LineShape, shape_around, stamped_shape_around
-from loadtest.dialects.answers.rows import named_events
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [
@@ -159,8 +158,7 @@ def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(
     bodies = [make(random.Random(seed)) for seed in range(800)]
     short = [read(dialect, body) for body in bodies]
     with monkeypatch.context() as patch:
-        for module in (openai, named_events):
-            patch.setattr(module, "shape_around", lambda _line, _text: None)
+        patch.setattr(event_streams, "shape_around", lambda _line, _text: None)
         patch.setattr(ollama, "stamped_shape_around", lambda *_: None)
         assert short == [read(dialect, body) for body in bodies]
 

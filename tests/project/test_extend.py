@@ -69,10 +69,6 @@ class Toy(Dialect):
     path: ClassVar[str] = PATH
     ends: ClassVar[EndMarks] = EndMarks((b"=",), lambda line: End.MARK if line.startswith(b"=") else None)
 
-    @classmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:
-        return cls(model)
-
     def body(self, job: Job) -> bytes:
         said = [dict(message) for message in job.conversation]
         return orjson.dumps({"to": self.model, "said": said, "most": job.output_tokens})

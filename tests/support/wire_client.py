@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -98,6 +100,14 @@ def ask(
 
     run(kind, main())
     return got
+
+
+def trusting(authority: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts this authority; None: anybody."""
+    context = ssl.create_default_context(cafile=authority)
+    if authority is None:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def gevent_waiter() -> Any:

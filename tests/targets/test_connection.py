@@ -318,6 +318,6 @@ def test_servers_that_other_tools_are_told_of_are_named_where_ours_is_not_there(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_BASE", "http://secret:1/v1")
     monkeypatch.setenv("TRACE_ENDPOINT", "off")
-    said = not_reached("http://127.0.0.1:11434", ConnectionRefusedError(), None)
+    said = not_reached("http://127.0.0.1:11434", "connection refused", None)
     assert said.endswith("or give the server's URL (OPENAI_API_BASE in the environment: not read).")
-    assert "OPENAI" not in not_reached("http://127.0.0.1:8000", ConnectionRefusedError(), None)
+    assert "OPENAI" not in not_reached("http://127.0.0.1:8000", "connection refused", None)

@@ -15,8 +15,8 @@ from support.odd_server import Then, odd_server
 from loadtest.errors import TargetError
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
-from loadtest.targets.server import control
 from loadtest.targets.server.probe import Server, choose_model, probe
+from loadtest.wire.receiving import parser
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -210,11 +210,12 @@ def test_questions_that_a_cache_answers_are_said(loadtest: Call) -> None:
     assert "A cache on the way answers questions in the server's place (Age: 7)" in out
 
 
-def test_an_answer_without_end_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "LONGEST_BYTES", 1 << 20)
+def test_an_answer_without_end_is_read_up_to_a_limit(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parser, "BODY_LIMIT", 1 << 20)
     endless = (200, {"Content-Type": "application/json"}, b" " * (2 << 20))
-    with pytest.raises(TargetError, match="more than 1 MiB"):
-        look({}, default=endless)
+    with made({}, default=endless) as server:
+        code, _, err = loadtest("check", server.url)
+    assert (code, "longer than 1 MiB" in err) == (2, True), err
 
 
 @pytest.mark.parametrize("option", ["--url", "--model"])

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from support.received import fed
-from support.wire_client import WAITERS, ask
+from support.wire_client import WAITERS, ask, trusting
 from support.wire_server import CHUNKED, LAST, Peer, chunk, serving
 
 from loadtest.dialects.base import End, EndMarks
@@ -158,7 +158,7 @@ def test_marks_work_under_tls(kind: str, certificate: Path) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     with serving(handler, tls=context) as server:
-        (got,) = ask(kind, httpx.Request("GET", server.url), verify=str(certificate), ends=ENDS)
+        (got,) = ask(kind, httpx.Request("GET", server.url), verify=trusting(certificate), ends=ENDS)
     assert (got.error, got.received.marked, got.received.failure) == (None, End.MARK, None)
 
 

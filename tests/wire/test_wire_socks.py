@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.gateways import free_port, microsocks
-from support.wire_client import WAITERS, ask
+from support.wire_client import WAITERS, ask, trusting
 from support.wire_server import STREAM, Peer, say, serving
 
 from loadtest import reach
@@ -39,7 +39,7 @@ def test_a_tunnel_to_http_and_https_which_is_kept(kind: str, scheme: str, certif
     tls = context if scheme == "https" else None
     with serving(say(*STREAM), tls=tls) as server, microsocks(tmp_path, LOGIN) as proxy:
         requests = [httpx.Request("POST", f"{server.url}/a?b=1", content=b"body") for _ in range(2)]
-        got = ask(kind, *requests, verify=str(certificate), **by(f"socks5h://me:s%40cret@{proxy}"))
+        got = ask(kind, *requests, verify=trusting(certificate), **by(f"socks5h://me:s%40cret@{proxy}"))
     assert [(one.error, one.received.body()) for one in got] == [(None, b"one\ntwo\nthree\n")] * 2
     assert all(one.received.stamped_count for one in got)  # TCP to the proxy is ours
     assert server.connections == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.wire_client import KINDS, ask
+from support.wire_client import KINDS, ask, trusting
 from support.wire_server import STREAM, Peer, answer, say, serving
 
 from loadtest.wire import Timeouts
@@ -21,7 +21,7 @@ def test_tls_on_the_same_path(kind: str, verify: str, certificate: Path) -> None
     context.load_cert_chain(certificate)
     with serving(say(*STREAM), tls=context) as server:
         requests = [httpx.Request("POST", server.url, content=b"y" * 100_000) for _ in range(2)]
-        got = ask(kind, *requests, verify=str(certificate) if verify == "the certificate" else False)
+        got = ask(kind, *requests, verify=trusting(certificate if verify == "the certificate" else None))
     for one in got:
         assert one.error is None
         assert one.received.body() == b"one\ntwo\nthree\n"
@@ -41,7 +41,7 @@ def test_tls_closed_in_good_order_ends_a_body_without_length(kind: str, certific
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     with serving(handler, tls=context) as server:
-        (got,) = ask(kind, httpx.Request("GET", server.url), verify=str(certificate))
+        (got,) = ask(kind, httpx.Request("GET", server.url), verify=trusting(certificate))
     assert (got.error, got.received.complete, got.received.body()) == (None, True, b"hello")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.hops import on_socket, proxying
-from support.wire_client import WAITERS, ask
+from support.wire_client import WAITERS, ask, trusting
 from support.wire_server import STREAM, Peer, say, serving
 
 from loadtest.errors import ScenarioError
@@ -45,7 +45,7 @@ def test_http_goes_through_a_proxy_in_absolute_form(kind: str) -> None:
 def test_https_goes_through_a_tunnel_which_is_kept(kind: str, certificate: Path) -> None:
     with serving(say(*STREAM), tls=shows(certificate)) as server, proxying(LOGIN) as proxy:
         requests = [httpx.Request("POST", server.url, content=b"body") for _ in range(2)]
-        got = ask(kind, *requests, verify=str(certificate), **by(proxy.url.replace("://", "://me:s%40cret@")))
+        got = ask(kind, *requests, verify=trusting(certificate), **by(proxy.url.replace("://", "://me:s%40cret@")))
     assert [(one.error, one.received.body()) for one in got] == [(None, b"one\ntwo\nthree\n")] * 2
     assert [head.split(b"\r\n")[0].decode() for head in proxy.seen] == [f"CONNECT localhost:{server.port} HTTP/1.1"]
     assert b"POST" not in b"".join(proxy.seen)
@@ -61,7 +61,7 @@ def test_a_proxy_may_speak_https_itself(kind: str, scheme: str, certificate: Pat
     ):
         requests = [httpx.Request("POST", f"{server.url}/a", content=b"body") for _ in range(2)]
         way = by(proxy.url.replace("://", "://me:s%40cret@"), ca_file=str(certificate))
-        got = ask(kind, *requests, verify=str(certificate), **way)
+        got = ask(kind, *requests, verify=trusting(certificate), **way)
     assert [(one.error, one.received.body()) for one in got] == [(None, b"one\ntwo\nthree\n")] * 2
     assert all(one.received.stamped_count for one in got)
     heads = [head.split(b"\r\n")[0].decode() for head in proxy.seen]

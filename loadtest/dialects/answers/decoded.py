@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.counts import Usage, kept
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
@@ -37,22 +37,6 @@ MOST_SENTENCES = 8  # kept of an answer's notes
 
 _OF_TOOLS = ("tool", "function")  # roles whose text the server's own tools wrote
 OTHERS = (*_OF_TOOLS, "user", "human", "system", "developer")  # roles that are none of the model's
-
-
-class Rows(Protocol):
-    """Takes the rows of one API's answers."""
-
-    def takes(self, row: dict[str, Any]) -> bool:
-        """Whether a row is certainly one of this API's."""
-        ...
-
-    def take(self, row: dict[str, Any]) -> bool:
-        """Take a row; return whether the text of one event is all that the row says."""
-        ...
-
-    def close(self) -> None:
-        """Take the end of the answer."""
-        ...
 
 
 class Decoded:
@@ -116,8 +100,8 @@ class Decoded:
             self.events.add("".join(texts), self.end, hidden=not texts[0])
             self._aside, self._of_another = self._aside + 1, self._of_another or not name
 
-    def settle(self) -> None:
-        """Take the end: text aside is the model's where there is no other, and the last finish_reason is the answer's."""
+    def take_end(self) -> None:
+        """Take the body's end: text aside is the model's where there is no other, and the last finish_reason is the answer's."""
         if (name := self.ending.finish_reason) and self.ending.error is None and ends.known_reason(name) is None:
             self.doubt(_ODD_REASON.format(server_errors.quoted(name, 40)))
         if self._aside and self._of_another:
@@ -126,9 +110,8 @@ class Decoded:
 
     def close(self) -> None:
         """Take the end of all rows: what a record keeps of the server's words, and Ollama's repeat guard."""
-        ending, odd = self.ending, list[str]()
-        ending.server = {name: kept(said, name, odd) for name, said in ending.server.items()}
-        self.note(*odd)
+        ending = self.ending
+        ending.server = {name: kept(said, name, self.note) for name, said in ending.server.items()}
         if not ending.done:
             ending.hint = server_errors.repeated(self.events.texts) or ending.hint
 
@@ -148,7 +131,10 @@ class Decoded:
         if ending.done or not words:
             return
         row = parse_json(words)
-        if isinstance(row, dict) and (said := server_errors.of_foreign_row(row, alone=not self.events)):
+        said = error_rows.words(row) if isinstance(row, dict) else None
+        if said is None and isinstance(row, dict) and not self.events:
+            said = server_errors.stranger(server_errors.as_json(row))
+        if said is not None:
             self.fail(said)
         elif ending.error is None and ending.hint != server_errors.MID_LINE:
             ending.hint = _ENDED_BEHIND.format(server_errors.beginning(words, 160))
@@ -182,7 +168,7 @@ class Decoded:
     def drop_foreign(self) -> None:
         """Leave out what came so far, where all of it is hidden text: a gateway wrote it before the model's answer began."""
         if (count := len(self.events)) and len(self.events.hidden) == count:
-            self.events.clear()
+            self.events.keep(count)
             self.note(GATEWAYS_OWN)
 
     def drop_blank(self) -> None:
@@ -195,7 +181,7 @@ class Decoded:
 
     def drop(self, count: int) -> None:
         """Leave out the first `count` events."""
-        self.events.drop(count)
+        self.events.keep(count)
         self.finished_at = None if self.finished_at is None else max(self.finished_at - count, 0)
 
     def fail(self, why: str) -> None:
@@ -211,23 +197,17 @@ class Decoded:
 
     def take_usage(self, said: Any) -> None:
         """Take a usage in OpenAI's words; anything else is none."""
-        odd, doubts = list[str](), list[str]()
-        if isinstance(said, dict) and self.usage.take(said, odd, doubts, pieces=len(self.events)):
+        if isinstance(said, dict) and self.usage.take(said, self.note, self.doubt, pieces=len(self.events)):
             self.ending.server["usage"] = said
-        if odd or doubts:
-            self.note(*odd)
-            self.doubt(*doubts)
 
-    def settle_usage(self) -> None:
+    def take_final_usage(self) -> None:
         """Take the counts of the whole answer's usage."""
-        usage, odd, doubts = self.usage, list[str](), list[str]()
+        usage = self.usage
         if usage.output is None:
             self.ending.prompt_tokens = usage.prompt or self.ending.prompt_tokens
-            return
-        output = usage.settle(odd, doubts, pieces=len(self.events))
-        self.count(usage.prompt, output, usage.reasoning)
-        self.note(*odd)
-        self.doubt(*doubts)
+        else:
+            output = usage.final_output(self.note, self.doubt, pieces=len(self.events))
+            self.count(usage.prompt, output, usage.reasoning)
 
     def take_model(self, name: Any) -> None:
         """Take which model a piece of text is said to be of."""
@@ -320,3 +300,27 @@ def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:
     for sentence in sentences:
         if sentence not in said and len(said) < MOST_SENTENCES:
             said.append(sentence)
+
+
+class Rows:
+    """Takes the rows of one format's answers."""
+
+    __slots__ = ("_answer", "seen")
+
+    def __init__(self, answer: Decoded) -> None:
+        self._answer = answer
+        self.seen = False  # `take` was called, and so will `close` be
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether a row is certainly one of this format's."""
+        raise NotImplementedError
+
+    def take(self, row: dict[str, Any]) -> bool:
+        """Take a row; return whether the text of one event is all that the row says."""
+        raise NotImplementedError
+
+    def count_behind(self, row: dict[str, Any]) -> None:
+        """Take counts from a row that came behind the end mark."""
+
+    def close(self) -> None:
+        """Take the end of the answer."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
-from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
-from loadtest.dialects.answers.errors import other_names, server_errors, spoken
+from loadtest.dialects.answers import doubtful_text, ends
+from loadtest.dialects.answers.decoded import Decoded, Rows
+from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows import found_rows, other_apis, repeats
-from loadtest.dialects.answers.rows.native_rows import bare_piece
+from loadtest.dialects.answers.rows import found_rows
+from loadtest.dialects.answers.rows.foreign_rows import ALL_FORMATS, ForeignRows, Formats
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
@@ -24,24 +24,24 @@ LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
 
 
 class StreamDecoder:
-    """Decodes an answer in either API's format: `own` takes the rows of the API that was asked, `other` all other rows.
+    """Decodes an answer in whatever format: `own` takes the rows of the one that was asked for, `others` all other rows.
 
     A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
     may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
     """
 
     __slots__ = (
-        *("_answer", "_comment", "_events", "_held", "_lines", "_make_other", "_newline"),
-        *("_odd_line", "_other", "_own", "_row_seen", "_stray", "events"),
+        *("_answer", "_comment", "_events", "_held", "_lines", "_newline"),
+        *("_foreign", "_odd_line", "_own", "_row_seen", "_stray", "events"),
     )
+    others: ClassVar[Formats] = ALL_FORMATS
 
-    def __init__(self, answer: Decoded, own: Rows, *, other: Callable[[Decoded], Rows]) -> None:
-        self._answer = answer
-        self.events = answer.events
-        self._own = own
-        self._other: Rows | None = None  # takes the rows of another API, once a row was seen that is not of this one
-        self._make_other = other
-        self._lines = LineSplitter(returns=True)
+    def __init__(self, own: Callable[[Decoded], Rows]) -> None:
+        self._answer = Decoded()
+        self.events = self._answer.events
+        self._own = own(self._answer)
+        self._foreign = ForeignRows(self._answer, self._own, self.others)
+        self._lines = LineSplitter()
         self._held: list[bytes] = []  # data lines of an event not yet whole
         # lines before the first row that are no rows; later, those of an object that has many, outside of all events
         self._stray: list[bytes] = []
@@ -53,7 +53,13 @@ class StreamDecoder:
 
     def forget(self) -> None:
         """Forget the shape of earlier lines, until `line` has read another."""
-        raise NotImplementedError
+
+    def feed(self, data: bytes) -> None:
+        for line in self.lines(data):
+            if self._answer.over:
+                return
+            self._answer.end += len(line) + 1
+            self.line(line)
 
     def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
         """Return the lines that `data` completes, as far as an answer's limits allow."""
@@ -71,7 +77,7 @@ class StreamDecoder:
                 return
             yield line
             if len(self.events) > MOST_EVENTS:
-                self.events.cut(MOST_EVENTS)
+                self.events.keep(0, MOST_EVENTS)
                 self._stop(TOO_MANY)
         if self._lines.too_long and not answer.over:
             self._stop(TOO_LONG)
@@ -101,19 +107,18 @@ class StreamDecoder:
             self._end_stray()
         if answer.kind == b"error" and not self._held:
             answer.fail(server_errors.sentence_in(self._comment))
-        answer.settle()
-        self._own.close()
-        if self._other is not None:
-            self._other.close()
+        answer.take_end()
+        for rows in (self._own, *self._foreign.formats):
+            if rows.seen:
+                rows.close()
         answer.close()
         if not ending.done and self._odd_line is not None:
             answer.fail(server_errors.undecodable(self._odd_line))
         answer.blame_last()
         if ending.done and not (answer.marked or answer.over) and answer.finished_at is not None:
             ending.went_on = len(answer.events) > answer.finished_at
-        if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
-            answer.note(odd)
-        answer.doubt(*repeats.doubts(answer.events, ending.output_tokens, answer.began), *spoken.doubts(answer.events))
+        answer.events.check_stamps(answer.note, unknown=answer.unstamped, sent=answer.stamped)
+        answer.doubt(*doubtful_text.doubts(answer.events, ending.output_tokens, answer.began))
         if ending.done or not answer.end:
             ending.hint = None if ending.done else server_errors.EMPTY_ANSWER
         return ending
@@ -129,12 +134,10 @@ class StreamDecoder:
         elif bare and self._row_seen:
             if isinstance(row := parse_json(bare), dict):
                 self._row(row)
-            elif self._in_list(bare):
-                pass
-            elif bare.startswith(b"{"):
-                ending.hint = server_errors.MID_LINE
-            else:
+            elif not bare.startswith(b"{"):
                 self._no_field(bare)
+            elif not self._in_list(bare):
+                ending.hint = server_errors.MID_LINE
         elif bare:
             self._stray.append(rest)
         if self._held and not self._end_event(whole=False):
@@ -190,9 +193,8 @@ class StreamDecoder:
 
     def _rows(self, value: Any, data: bytes) -> bool:
         """Take what is JSON of rows, though not of one row alone; return whether it is."""
-        answer, odd = self._answer, list[str]()
-        rows, line_end = found_rows.rows_within(value, data, odd, self._own.takes), answer.end
-        answer.note(*odd)
+        answer = self._answer
+        rows, line_end = found_rows.rows_within(value, data, answer.note, self._own.takes), answer.end
         for row, end in rows:
             if len(rows) > 1:
                 answer.end = line_end - self._newline - len(data) + end
@@ -248,7 +250,7 @@ class StreamDecoder:
         if not self._row_seen and not self._own.takes(row):
             return False
         odd = [line for line in self._stray if not (found_rows.is_chunk_size(line) or is_keepalive(line))]
-        if any(odd) and server_errors.in_row(row) is None:  # else the server itself says why it broke off
+        if any(odd) and error_rows.in_row(row) is None:  # else the server itself says why it broke off
             self._answer.fail(server_errors.undecodable(b"\n".join(odd)))
         self._stray.clear()
         return True
@@ -341,7 +343,7 @@ class StreamDecoder:
         if whole:
             rows = [parse_json(line) for line in self._held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
-                is_said = any(isinstance(row, dict) and server_errors.in_row(row) for row in rows)
+                is_said = any(isinstance(row, dict) and error_rows.in_row(row) for row in rows)
                 for line, row in zip(tuple(self._held), rows, strict=True):  # a row that ends the answer empties _held
                     if self._answer.over:
                         break
@@ -366,35 +368,18 @@ class StreamDecoder:
             self._answer.fail(server_errors.stranger(body))
 
     def _row(self, row: dict[str, Any]) -> bool:
-        answer, alike = self._answer, False
+        """Take a row; return whether it is of the format that was asked for and the text of one event is all that it says."""
         if not self._row_seen:
             self._row_seen = True
             self._stray.clear()
-        if self._own.takes(row):
-            alike = self._own.take(row)
-        elif (inner := found_rows.unwrapped(row, self._own.takes)) is not None:
-            answer.note(found_rows.IN_AN_ENVELOPE)
-            self._own.take(inner)
-        else:
-            self._other = self._other or self._make_other(answer)
-            chunk = other_apis.as_chunk(row) or row
-            known = next((rows for rows in (self._own, self._other) if rows.takes(chunk)), None)
-            if known is not None:
-                answer.note(OF_ANOTHER)
-                known.take(chunk)
-            elif not self._is_error(row):
-                self._own.take(row)
-        if answer.over:
+        rows: Rows | None = self._own
+        is_own = self._own.takes(row)
+        if not is_own:
+            rows, row = self._foreign.known(row)
+        alike = False
+        if rows is not None:
+            rows.seen = True
+            alike = rows.take(row) and is_own
+        if self._answer.over:
             self._over()
         return alike
-
-    def _is_error(self, row: dict[str, Any]) -> bool:
-        """Take a row of neither format for an error, or keep it, to be looked at when the answer has ended."""
-        named = self._answer.kind == b"error"
-        if (said := server_errors.error_sentence(row) if named else other_names.in_foreign_row(row)) is not None:
-            self._answer.fail(said)
-            return True
-        self._answer.say_last(server_errors.as_json(row))
-        if any(texts := bare_piece(row)):
-            self._answer.add_aside(texts)
-        return False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from loadtest.dialects.answers.errors.error_rows import in_row
 from loadtest.dialects.answers.errors.error_words import words_in
-from loadtest.dialects.answers.errors.server_errors import error_sentence, in_row, quoted
+from loadtest.dialects.answers.errors.server_errors import error_sentence, quoted
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.found_rows import run_together
 from loadtest.dialects.base import End, EndMarks
@@ -48,6 +49,11 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FRAMES = re.compile(rb"\s*(?:data:\s*)*")
 # texts that mean "no reason yet", e.g. DashScope's, watsonx's and Gemini's
 _NONE = frozenset(("", "null", "none", "not_finished", "unspecified"))
+
+
+LAST_OF_RESPONSES = tuple(f"response.{how}" for how in ("completed", "incomplete", "failed", "cancelled", "done"))
+_LAST = frozenset((*LAST_OF_RESPONSES, "message_stop"))  # types of the events that end an answer
+_LAST_NAMES = frozenset(map(str.encode, _LAST))
 
 
 def is_done(data: bytes) -> bool:
@@ -119,13 +125,14 @@ _OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "
 
 
 def end_said_by(line: bytes) -> End | None:
-    """Say what one line of an answer, streamed in either API's format, says of its end.
+    """Say what one line of an answer, in whatever format, says of its end.
 
-    An error is a mark: servers send nothing but [DONE] behind it. The name of an event is none while its data is to come.
+    An error is a mark: servers send nothing but [DONE] behind it. The name of an event is none while its data is to come,
+    which may have no type.
     """
     name, data = _field(line)
     if name == b"event":
-        return End.MARK if data == b"done" else End.FINISH if names_an_error(data) else None
+        return End.MARK if data == b"done" else End.FINISH if data in _LAST_NAMES or names_an_error(data) else None
     if name == b"error" or (name == b"data" and is_done(data)):
         return End.MARK
     row = _row_of_field(name, data)
@@ -146,12 +153,6 @@ def _row_of_field(name: bytes, data: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def event_named(line: bytes) -> str | None:
-    """Return the name that a line gives an event; None where it gives none."""
-    name, data = _field(line)
-    return data.decode(errors="replace") if name == b"event" else None
-
-
 def bare_data(data: bytes) -> bytes:
     """Return an event's data without further "data:" before it: some gateways frame an event twice."""
     begin = _FRAMES.match(data)
@@ -167,7 +168,18 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     return name.strip(b" \t\0").lower(), bare_data(data)
 
 
+def kind_of(row: dict[str, Any]) -> str:
+    """Return the type of an event's data, "" where it has none."""
+    kind = row.get("type")
+    return kind if isinstance(kind, str) else ""
+
+
 def _of_row(row: dict[str, Any]) -> End | None:
+    kind, delta = kind_of(row), row.get("delta")
+    if kind in _LAST:
+        return End.MARK
+    if kind == "message_delta" and isinstance(delta, dict) and reason_name(delta.get("stop_reason")):
+        return End.FINISH
     if is_true(row.get("done")):
         return End.MARK if is_last(row) else End.FINISH
     if in_row(row):

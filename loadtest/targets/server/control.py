@@ -6,35 +6,32 @@ import codecs
 import json
 import math
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors.redirects import bare_location, other_slash
-from loadtest.dialects.answers.errors.server_errors import envelope, http_sentence, in_row, shorten, stranger
+from loadtest.dialects.answers.errors.error_headers import bare_location, other_slash
+from loadtest.dialects.answers.errors.error_rows import envelope, in_row
+from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.rows.counts import kept
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.scenario.request_additions import filled_headers
 from loadtest.targets.server.not_reached import not_reached
-from loadtest.text import seconds, shown
+from loadtest.text import shown
 from loadtest.urls import endpoint_url, with_keys
-from loadtest.wire import Order, Received, SyncWire, Timeouts
+from loadtest.wire import Order, Origin, Received, SyncWire, Timeouts
 
 NO_ANSWER = "no answer in time"
 LONGEST_S = 20.0  # of a whole answer
-LONGEST_BYTES = 64 << 20
-DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # limits on what is kept of a server's own facts
+LONGEST_TEXT = 500  # characters kept of a server's own facts
 LARGEST = 2**53  # larger counts are not believed: many JSON readers could not hold them
 
 _WORDY = re.compile(r"json|html|xml|^text/|^$")  # kinds of bodies whose words say why a question was refused
-# What httpx cannot read, or a kept connection that the server has just closed.
-_ONCE_MORE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -99,17 +96,16 @@ class ControlAnswer:
         return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
 
 
-class _OwnWire(httpx.BaseTransport):
-    """Asks as requests are sent: by ways that httpx does not know."""
+class _Transport(httpx.BaseTransport):
+    """Asks by the wire by which requests are sent: by the same ways, and with the same patience for untidy answers."""
 
-    def __init__(self, keys: ConnectionKeys, connect: float | None) -> None:
+    def __init__(self, keys: ConnectionKeys, connect: float) -> None:
         limits = Timeouts(connect=connect, first_token=LONGEST_S, idle=LONGEST_S, total=LONGEST_S)
         self._wire = SyncWire(timeouts=limits, proxy=reach.Proxy.of(keys), verify=reach.trust(keys))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        request.read()
         received = Received()
-        self._wire.fetch(Order.of(request, received))
+        self._wire.fetch(Order.of(request, received, origin=request.extensions["origin"]))
         if received.status is None or received.failure is not None:
             raise httpx.RemoteProtocolError(received.failure or "the answer is empty")
         return httpx.Response(received.status, headers=received.headers, content=received.body())
@@ -119,51 +115,15 @@ class _OwnWire(httpx.BaseTransport):
 
 
 class ControlClient(httpx.Client):
-    """A client that asks by the way of `keys`, and over unix sockets where a URL names one."""
+    """A client that asks by the way of `keys`; a connection may take `connect` seconds."""
 
-    def __init__(self, keys: ConnectionKeys, limits: httpx.Timeout, header: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, keys: ConnectionKeys, connect: float = LONGEST_S, header: Mapping[str, str] | None = None
+    ) -> None:
         """`header` is added to every question."""
         self.keys = keys
         hooks = {"request": [lambda request: request.headers.update(header or {})]}
-        named, proxy, transport = reach.proxy_named(keys), None, None
-        if named is not None and (named.startswith(reach.SOCKS) or keys.no_proxy is not None):
-            transport = _OwnWire(keys, limits.connect)
-        elif named is not None:
-            context = reach.trust_of_proxy(keys) if named.startswith("https:") else None
-            proxy = httpx.Proxy(named, headers=credentials.proxy_auth(named), ssl_context=context)
-        super().__init__(
-            timeout=limits,
-            trust_env=False,
-            verify=reach.trust(keys),
-            proxy=proxy,
-            transport=transport,
-            event_hooks=hooks,
-        )
-        self._limits, self._hooks = limits, hooks
-        self._over: dict[str, httpx.Client] = {}
-
-    def over(self, socket: str) -> httpx.Client:
-        """Return a client that sends everything over a unix socket."""
-        if socket not in self._over:
-            transport = httpx.HTTPTransport(uds=socket)
-            self._over[socket] = httpx.Client(
-                timeout=self._limits, trust_env=False, transport=transport, event_hooks=self._hooks
-            )
-        return self._over[socket]
-
-    def close(self) -> None:
-        for one in self._over.values():
-            one.close()
-        super().close()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        self.close()
+        super().__init__(trust_env=False, transport=_Transport(keys, connect), event_hooks=hooks)
 
 
 def control_client(scenario: Scenario) -> ControlClient:
@@ -172,8 +132,7 @@ def control_client(scenario: Scenario) -> ControlClient:
     The user's own headers go with every question, in place of ours of that name: a gateway wants them there, too. Raises
     ScenarioError where one needs a variable that is not set.
     """
-    limits = httpx.Timeout(LONGEST_S, connect=min(scenario.connect_timeout, LONGEST_S))
-    return ControlClient(scenario, limits, filled_headers(scenario.header))
+    return ControlClient(scenario, min(scenario.connect_timeout, LONGEST_S), filled_headers(scenario.header))
 
 
 def keys_of_client(client: httpx.Client) -> ConnectionKeys:
@@ -202,86 +161,33 @@ def _ask_once(client: httpx.Client, url: str, path: str, body: dict[str, Any] | 
             url, "ollama" if path.startswith("/api/") else "openai", key_env=keys_of_client(client).key_env
         ),
     }
-    asked = with_keys(endpoint_url(url, path))
-    if asked.socket is not None and isinstance(client, ControlClient):
-        client_there = client.over(asked.socket)
-    else:
-        client_there = client
+    proxy = reach.proxy_to(keys_of_client(client), url)
     content = None if body is None else json.dumps(body).encode("ascii")
     if content is not None:
         headers["Content-Type"] = "application/json"
     try:
-        method = "GET" if body is None else "POST"
-        with client_there.stream(method, asked.url, headers=headers, content=content, follow_redirects=False) as answer:
-            return _answered(client, url, _read_answer(path, answer))
-    except httpx.ProxyError as error:
-        raise TargetError(f"cannot reach {url}: {_proxy_words(client, url) or shorten(str(error))}.") from None
+        answer = client.request(
+            "GET" if body is None else "POST",
+            with_keys(endpoint_url(url, path)).url,
+            headers=headers,
+            content=content,
+            follow_redirects=False,
+            extensions={"origin": Origin.of(url)},
+        )
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        proxy = reach.proxy_to(keys_of_client(client), url)
-        raise TargetError(not_reached(url, error, proxy)) from None
+        raise TargetError(not_reached(url, str(error), proxy)) from None
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
-        if isinstance(error, _ONCE_MORE) and (answer_of_ours := _by_own_wire(client_there, path, error.request)):
-            return _answered(client, url, answer_of_ours)
-        if reach.alert_words(str(error)) is not None:  # TLS 1.3 refuses a client behind the handshake
-            raise TargetError(not_reached(url, error, None)) from None
-        return _unread(path, str(error) or type(error).__name__)
-
-
-def _unread(path: str, why: str) -> ControlAnswer:
-    return ControlAnswer(path, failure=f"no answer that can be read ({shorten(why, 120)})")
-
-
-def _by_own_wire(client: httpx.Client, path: str, request: httpx.Request) -> ControlAnswer | None:
-    """Ask over a new connection as requests are sent, whose parser takes untidy answers, and says what came in place of one.
-
-    None for a unix socket.
-    """
-    if not isinstance(client, ControlClient):  # a unix socket's
-        return None
-    try:
-        with _OwnWire(client.keys, LONGEST_S) as wire:
-            answer = wire.handle_request(request)
-    except httpx.HTTPError as error:
-        return _unread(path, str(error))
-    return ControlAnswer(path, answer.status_code, answer.headers, answer.content)
-
-
-def _proxy_words(client: httpx.Client, url: str) -> str | None:
-    """Return why the proxy opens no tunnel to `url`, in its own words, which httpx drops; None where it now opens one."""
-    keys = keys_of_client(client)
-    try:
-        with SyncWire(
-            timeouts=Timeouts(connect=LONGEST_S), proxy=reach.Proxy.of(keys), verify=reach.trust(keys)
-        ) as wire:
-            wire.prepare(url, 1)
-    except httpx.HTTPError as error:
-        return shorten(str(error))
-    return None
-
-
-def _answered(client: httpx.Client, url: str, answer: ControlAnswer) -> ControlAnswer:
-    """Return the answer; raise TargetError where it is a proxy's that asks for credentials."""
-    proxy = reach.proxy_to(keys_of_client(client), url)
-    if answer.status == 407 and proxy is not None:
+        if reach.is_alert(str(error)):  # TLS 1.3 refuses a client behind the handshake
+            raise TargetError(not_reached(url, str(error), None)) from None
+        why = shorten(str(error) or type(error).__name__, 120)
+        return ControlAnswer(path, failure=f"no answer that can be read ({why})")
+    said = ControlAnswer(path, answer.status_code, answer.headers, answer.content)
+    if said.status == 407 and proxy is not None:
         does = reach.to_log_in(given=bool(credentials.proxy_auth(proxy)))
-        raise TargetError(f"the proxy {proxy} does not let us through to {url}: {answer.said}; {does}.")
-    return answer
-
-
-def _read_answer(path: str, answer: httpx.Response) -> ControlAnswer:
-    deadline, body = time.monotonic() + LONGEST_S, bytearray()
-    status, headers = answer.status_code, answer.headers
-    for part in answer.iter_bytes():
-        body += part
-        if len(body) > LONGEST_BYTES:
-            return ControlAnswer(path, status, headers, failure=f"more than {LONGEST_BYTES >> 20} MiB")
-        if time.monotonic() > deadline:
-            return ControlAnswer(
-                path, status, headers, failure=f"no whole answer within {seconds(LONGEST_S, exact=True)}"
-            )
-    return ControlAnswer(path, status, headers, bytes(body))
+        raise TargetError(f"the proxy {proxy} does not let us through to {url}: {said.said}; {does}.")
+    return said
 
 
 def as_text(value: Any) -> str | None:
@@ -324,21 +230,6 @@ def as_items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def as_plain(value: Any, depth: int = DEEPEST) -> Any:
+def as_plain(value: Any) -> Any:
     """Return a server's own value as run.json and a terminal can hold it: short, shallow, no escapes, no absurd numbers."""
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, str):
-        return as_printable(value) or ""
-    if isinstance(value, int):
-        return value if abs(value) <= LARGEST else None
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if not depth:
-        return None
-    if isinstance(value, list):
-        return [as_plain(item, depth - 1) for item in value[:LONGEST_LIST]]
-    if isinstance(value, dict):
-        kept = list(value.items())[:LONGEST_LIST]
-        return {as_printable(key) or "": as_plain(item, depth - 1) for key, item in kept}
-    return None
+    return kept(value, "", bool, longest=LONGEST_TEXT)

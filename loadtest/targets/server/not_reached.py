@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from loadtest import reach
@@ -19,39 +19,35 @@ SETTINGS = bytes((4, 0, 0, 0, 0, 0))  # of HTTP/2: kind, flags and stream of the
 RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 LOCAL_OLLAMA = tuple(f"http://{host}:{OLLAMA_PORT}" for host in ("127.0.0.1", "localhost", "[::1]"))
 _OF_OUR_WIRE = re.compile(r"^cannot connect to \S+?(?: by the proxy \S+)?: ")
-_CERTIFICATE = re.compile(
-    r"CERTIFICATE|self-signed|unable to get (?:local )?issuer|certificate (?:has expired|is not yet)"
-)
-_HANDSHAKE = re.compile(r"handshake operation timed out|UNEXPECTED_EOF_WHILE_READING")
-_OF_OPENSSL = re.compile(r"^\[SSL(?:: \w+)?\] (?:certificate verify failed: )?| \(_ssl\.c:\d+\)")
+_CERTIFICATE = re.compile(r"\b(?:certificate|cert|issuer)\b|CERTIFICATE", re.IGNORECASE)
+_HANDSHAKE = re.compile(r"TLS not ready|during the TLS handshake|UNEXPECTED_EOF_WHILE_READING")
+_NO_NAME = re.compile(r"does not resolve \(.*(?:not known|does not resolve)\)")
+_REFUSED, _NO_FILE = (os.strerror(code).lower() for code in (errno.ECONNREFUSED, errno.ENOENT))
 _OTHERS_URL = re.compile("(BASE_URL|API_BASE|ENDPOINT|_HOST)$")  # variables of other tools that name servers
-_ERRNO = re.compile(r"^\[(Errno|WinError) -?\d+\] ")
 
 
-def not_reached(url: str, error: Exception, proxy: str | None) -> str:
-    """Return the sentence on a connection to `url` that was not made, by a proxy where one is named."""
-    whole = str(error)
-    said = shorten(_OF_OPENSSL.sub("", _OF_OUR_WIRE.sub("", _ERRNO.sub("", whole)).removeprefix("TLS failed: ")))
+def not_reached(url: str, why: str, proxy: str | None) -> str:
+    """Return the sentence on a connection to `url` that was not made, by a proxy where one is named; `why` are the wire's words."""
+    said = shorten(_OF_OUR_WIRE.sub("", why).removeprefix("TLS failed: "))
     who, given = _of_tls(url, proxy)
-    if "is not valid for" in whole:
+    if "is not valid for" in said:
         return f"{who} has a certificate for another name: {said}; give the URL with a name that it holds."
-    if "WRONG_VERSION_NUMBER" in whole:
+    if "WRONG_VERSION_NUMBER" in said:
         return f"{who} speaks http, not https: give {given}."
-    if _HANDSHAKE.search(whole):
+    if _HANDSHAKE.search(said):
         return f"{who} does not answer as a server of TLS does, in time: see whether it speaks http, and give {given} then."
-    if (words := reach.alert_words(whole)) is not None:
-        return f"cannot measure {url}: {words}."
-    if _CERTIFICATE.search(whole):
+    if reach.is_alert(said):
+        return f"cannot measure {url}: {said}."
+    if _CERTIFICATE.search(said):
         return (
             f"{who} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
             "with --insecure."
         )
-    said = said or "no connection in time"
     if said.startswith("the proxy "):
         return f"cannot reach {url}: {said}."
     if proxy is not None:
         return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
-    return f"cannot reach {url}: {_what_to_do(url, error, said)}."
+    return f"cannot reach {url}: {_what_to_do(url, said)}."
 
 
 def _of_tls(url: str, proxy: str | None) -> tuple[str, str]:
@@ -65,27 +61,19 @@ def _of_tls(url: str, proxy: str | None) -> tuple[str, str]:
     return f"the proxy {proxy}", plain_proxy
 
 
-def _what_to_do(url: str, error: Exception, said: str) -> str:
-    kinds = {type(each) for each in _causes(error)}
-    if ConnectionRefusedError in kinds:
+def _what_to_do(url: str, said: str) -> str:
+    if _REFUSED in said:
         if url in LOCAL_OLLAMA:
             named = ", ".join(name for name, value in os.environ.items() if _OTHERS_URL.search(name) and "://" in value)
             unread = f" ({named} in the environment: not read)" if named else ""
             return f"nothing listens there, where Ollama is by default; start `ollama serve`, or give the server's URL{unread}"
         return "nothing listens there; start the server, or give another URL"
-    if FileNotFoundError in kinds:
+    if _NO_FILE in said:
         return "there is no such socket; start the server, or give another path"
-    if any(isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME for each in _causes(error)):
+    if _NO_NAME.search(said):
         bare = "." not in url and url.endswith(f":{OLLAMA_PORT}")  # a name alone, as people write models
         return f"no host of that name is known here; correct the URL{', or give a model with --model' if bare else ''}"
     return f"{said}; see whether the server runs, the URL is right and no firewall is between"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it came from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def https_instead(url: str) -> str | None:

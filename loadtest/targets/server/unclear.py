@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors import redirects
+from loadtest.dialects.answers.errors.error_headers import redirect_advice
 from loadtest.dialects.answers.errors.refusals import give_header, key_header, refused_key, wanted_header
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
@@ -78,7 +78,7 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
             return f" If the proxy speaks https, give --proxy https://{at}; if SOCKS, --proxy socks5h://{at}."
         return f" The proxy {proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
-        return f" {redirects.advice(endpoint_url(url, listing.path), place, listing.path)}"
+        return f" {redirect_advice(endpoint_url(url, listing.path), place, listing.path)}"
     if (header := wanted_header(listing.status, listing.said)) is not None:
         return f" It asks for a header: {give_header(header)}."
     if listing.status == NETWORK_LOGIN:

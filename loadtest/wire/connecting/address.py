@@ -89,11 +89,15 @@ class ConnectFailure(NamedTuple):
     """
 
     slow: bool  # the time limit ended it, not the server
-    why: str
+    why: str  # of a slow one what was not ready
 
     @classmethod
     def of(cls, error: OSError) -> Self:
-        return cls(isinstance(error, TimeoutError) and error.errno is None, reason_of(error))
+        slow = isinstance(error, TimeoutError) and error.errno is None
+        return cls(slow, "" if slow else reason_of(error))
+
+
+NO_TLS = ConnectFailure(slow=True, why="TLS ")
 
 
 def connect_error(
@@ -101,7 +105,7 @@ def connect_error(
 ) -> httpx.TransportError:
     """Return the exception to raise when no address, of the proxy where there is one, took a connection."""
     slow = f"not ready within {limit or 0:g} s (connect limit)"
-    reasons = dict.fromkeys(slow if failure.slow else failure.why for failure in failures)
+    reasons = dict.fromkeys(f"{failure.why}{slow}" if failure.slow else failure.why for failure in failures)
     way = f" by the proxy {proxy}" if proxy is not None and not any("proxy" in reason for reason in reasons) else ""
     text = f"cannot connect to {origin}{way}: {'; '.join(reasons) or 'the name has no address'}"
     if failures and all(failure.slow for failure in failures):

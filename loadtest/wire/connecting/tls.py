@@ -4,19 +4,6 @@ from __future__ import annotations
 
 import ssl
 
-import httpx
-
-Verify = bool | str | ssl.SSLContext  # as httpx takes it; a str is the path of a CA file
-
-
-def client_context(verify: Verify) -> ssl.SSLContext:
-    """Return a context for HTTP/1.1; False trusts every certificate."""
-    if isinstance(verify, ssl.SSLContext):
-        return verify
-    context = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else httpx.create_ssl_context(verify)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
 
 class Tls:
     """One client session on memory buffers; ssl.SSLError comes out of any method.

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.rows.found_rows import rows_of
 
 DEEPEST = 6  # objects within objects
 MOST_OF_LIST = 3  # entries of a list of errors
@@ -60,16 +61,10 @@ def compact(value: Any) -> str:
 def _of_text(text: str, depth: int) -> str:
     """Return what a text says: the words of the JSON that it is, the last line of a traceback, else itself."""
     bare = text.strip()
-    if depth and bare.startswith(("{", "[")) and (said := words_in(_rows(bare), depth - 1)):
+    rows = rows_of(parse_json(bare.encode(errors="replace"))) if depth and bare.startswith(("{", "[")) else []
+    if said := words_in(rows, depth):
         return said
     return bare.splitlines()[-1].strip() if _TRACEBACK in bare else text
-
-
-def _rows(text: str) -> Any:
-    """Return the object or the list of objects that a text holds as JSON; None for any other text."""
-    value = parse_json(text.encode(errors="replace"))
-    is_rows = isinstance(value, dict) or (isinstance(value, list) and all(isinstance(one, dict) for one in value))
-    return value if is_rows else None
 
 
 def _of_object(error: dict[str, Any], depth: int) -> str:

@@ -96,7 +96,8 @@ def without_field(dialect: Dialect, name: str) -> Refusal | None:
         return None if other is None else Refusal(name, "max_tokens_key", other)
     if name in dialect.patch or name not in dialect.options:
         kept = {key: value for key, value in dialect.patch.items() if key != name}
-        body: Mapping[str, Any] = kept if _only_of_patch(dialect, name) else {**kept, name: None}
+        only_of_patch = name in dialect.patch and name not in dialect.options and name not in dialect.fixed(None)
+        body: Mapping[str, Any] = kept if only_of_patch else {**kept, name: None}
         return Refusal(name, "body", json.dumps(body) if body else None)
     key = _OPTIONS.get(name, name)
     return Refusal(name, key, () if key == "stop" else None)
@@ -120,10 +121,6 @@ def refused_key(name: str, status: int | None) -> str:
     if status == 401:
         return f"the key in {name} is not accepted: set {name} to one that is"
     return f"the key in {name} may be a wrong one, or not be good for this; set another"
-
-
-def _only_of_patch(dialect: Dialect, name: str) -> bool:
-    return name in dialect.patch and name not in dialect.options and name not in dialect.fixed(None)
 
 
 def _named(name: str) -> re.Pattern[str]:

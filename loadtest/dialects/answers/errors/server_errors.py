@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtest.credentials import redacted
-from loadtest.dialects.answers.errors.error_words import WORDS, compact, one_spelling, words_in
+from loadtest.dialects.answers.errors.error_headers import (
+    LOG_IN,
+    bare_location,
+    cause_in,
+    instead,
+    leads_to_login,
+    when_to_retry,
+)
+from loadtest.dialects.answers.errors.error_words import compact, words_in
 from loadtest.dialects.answers.errors.masks import masked
-from loadtest.dialects.answers.errors.of_headers import cause_in, when_to_retry
 from loadtest.dialects.answers.errors.pages import LONGEST_PAGE, page_words, words_of_xml
-from loadtest.dialects.answers.errors.redirects import LOG_IN, bare_location, instead, leads_to_login
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.text import join_text, shown
 
@@ -104,102 +110,9 @@ def _page(body: bytes) -> str | None:
     return f"a web page, titled {title}{f': {squids}' if squids else ''}" if title else "a web page without a title"
 
 
-_STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
-_BAD_STATUS = ("error", "fail", "failed", "failure", "aborted", "cancelled", "canceled")
-_ERROR_KIND = re.compile(r"(?:error|exception)\Z", re.IGNORECASE)  # stream_error, ThrottlingException
-_ERROR_CODES = ("errorcode", "errcode")
-_CODES = ("code", "status", "statuscode", *_ERROR_CODES, "retcode", "ret", "returncode", "resultcode")
-_GOOD_CODES = {0, 200, "0", "200", "ok", "success"}
-_GOOD_WORDS = ("ok", "success", "succeeded")
-_WORDS_OF_ERRORS = ("error_message", "error_msg", "errmsg", "err_msg")  # no good answer has words there
-
-
-def in_row(row: dict[str, Any]) -> str | None:
-    """Return what a row of an answer says is wrong: an error object, under any of its names; None where it says nothing."""
-    if (error := row.get("error")) and not is_none(error):
-        return error_sentence(row if isinstance(error, bool | int | float) or row.get("choices") is None else error)
-    for name, value in row.items():
-        if isinstance(value, dict) and name.startswith("x_") and value.get("error") and not is_none(value["error"]):
-            return error_sentence(value["error"])  # Groq's x_groq
-    if row.get("object") == "error" or row.get("type") in ("error", "response.error"):
-        return error_sentence(row)
-    if not row.get("choices") and any(_says(row.get(name)) for name in _WORDS_OF_ERRORS):  # DeepInfra
-        return error_sentence(row)
-    base = row.get("base_resp")  # MiniMax
-    return error_sentence(base) if isinstance(base, dict) and base.get("status_code") else None
-
-
-def _says(value: Any) -> bool:
-    """Whether a value is words that are not just those of success."""
-    return isinstance(value, str) and not is_none(value) and value.strip().lower() not in _GOOD_WORDS
-
-
-def is_none(error: Any) -> bool:
-    """Whether an error is none: all of it empty, as one-api sends with every answer, or a code of success."""
-    if isinstance(error, str):
-        return error.strip().lower() in ("", "none", "null", "false")
-    if not isinstance(error, dict):
-        return False
-    error = one_spelling(error)
-    said = [
-        value for key, value in error.items() if key not in _CODES and not (isinstance(value, str) and is_none(value))
-    ]
-    words = [value for value in said if value and str(value).strip().lower() not in _GOOD_WORDS]
-    codes = [error[key] for key in _CODES if error.get(key)]
-    return not words and all(str(code).lower() in ("200", *_GOOD_WORDS) for code in codes)
-
-
-def envelope(row: dict[str, Any]) -> str | None:
-    """Return the error in a row that has nothing of a dialect's own, as gateways send with status 200; else None."""
-    row = one_spelling(row)
-    if isinstance(inner := row.get("response"), dict):  # Tencent's
-        row |= one_spelling(inner)
-    if (error := row.get("error")) and not is_none(error):
-        return error_sentence(row)
-    if row.get("errors") or row.get("detail") or row.get("fault"):
-        return error_sentence(row)
-    failed = any(str(row.get(name)).lower() in ("false", "0") for name in ("success", "ok")) or any(
-        row.get(name) is True for name in ("iserror", "failed")
-    )
-    if failed or any(str(row.get(name)).lower() in _BAD_STATUS for name in ("status", "state")):
-        return error_sentence(row)
-    if any(isinstance(row.get(name), str) and _ERROR_KIND.search(row[name]) for name in ("type", "object", "event")):
-        return error_sentence(row)
-    code = next(
-        (row[key] for key in _CODES if isinstance(row.get(key), int | str) and not _is_state(key, row[key])), None
-    )
-    good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
-    if code is None or good:
-        return None
-    if any(_says(row.get(key)) for key in WORDS):
-        return error_sentence(row)
-    if isinstance(row.get("text"), str) and any(row.get(key) for key in _ERROR_CODES):
-        return error_sentence(row["text"])  # FastChat's, in mid-stream
-    return None
-
-
-def _is_state(key: str, value: int | str) -> bool:
-    """Whether a status says where the request is, such as queued or 102, as gateways do before the first token."""
-    if isinstance(value, str) and not value.isdecimal():
-        return key == "status" or value.lower().replace("_", "") in _STATES
-    code = int(value[:9]) if isinstance(value, str) else value  # a text of thousands of digits is no int
-    return key.startswith("status") and 100 <= code < 300
-
-
-def words(row: dict[str, Any]) -> str | None:
-    """Return the message of a row that has nothing else; None where it has none."""
-    said = any(value and isinstance(value, str) and key in WORDS for key, value in one_spelling(row).items())
-    return error_sentence(row) if said else None
-
-
 def as_json(row: dict[str, Any]) -> bytes:
     """Return a row as bytes again, near enough."""
     return compact(row).encode(errors="replace")
-
-
-def of_foreign_row(row: dict[str, Any], *, alone: bool) -> str | None:
-    """Say what a row of no format that is known means where the answer has no end mark; `alone`: and no text either."""
-    return words(row) or (stranger(as_json(row)) if alone else None)
 
 
 def error_sentence(error: Any) -> str:

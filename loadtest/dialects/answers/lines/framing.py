@@ -12,37 +12,36 @@ TOO_LONG = f"a line of the answer is longer than {LONGEST_LINE >> 20} MiB"
 
 
 class LineSplitter:
-    r"""Cuts a byte stream at b"\n"; with `returns` also at a b"\r" that no b"\n" follows, as event streams allow.
+    r"""Cuts a byte stream at b"\n", and at a b"\r" that no b"\n" follows, as event streams allow.
 
     str.splitlines and httpx's iter_lines also split at U+2028 and U+0085, which stand unescaped inside valid JSON
     strings. A line's b"\r" before its b"\n" stays with it, so that every line is one byte shorter than its bytes.
     """
 
-    __slots__ = ("_held", "_parts", "_returns", "_size", "too_long")
+    __slots__ = ("_held", "_parts", "_size", "too_long")
 
-    def __init__(self, *, returns: bool = False) -> None:
+    def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
-        self._returns = returns
         self._held = False  # a b"\r" is among the parts
         self.too_long = False  # a line passed LONGEST_LINE: that line and everything after it are left out
 
     def feed(self, data: bytes) -> list[bytes]:
         r"""Return the lines that `data` completes, without their b"\n"."""
-        if self._returns and (self._held or b"\r" in data):
-            return self._cut_at_returns(data)
-        if b"\n" not in data:
+        returns = self._held or b"\r" in data
+        if b"\n" not in data and not returns:
             if data:
                 self._keep(data)  # joined once, when its newline comes: some last lines are 100s of kB
             return []
         if self._parts:
             data = b"".join((*self._parts, data))
         lines = data.split(b"\n")
+        if returns and data.count(b"\r") - data.endswith(b"\r") > data.count(b"\r\n"):
+            lines = [piece for line in lines for piece in _LONE_RETURN.split(line)]
         rest = lines.pop()
+        self._held = returns and b"\r" in rest
         self._parts, self._size = [rest] if rest else [], len(rest)
-        if len(data) > LONGEST_LINE:
-            return self._short_ones(lines)
-        return lines
+        return self._short_ones(lines) if len(data) > LONGEST_LINE else lines
 
     def rest(self) -> list[bytes]:
         """Return what came after the last newline, and forget it: one line, or more where b"\r" ends lines."""
@@ -54,18 +53,6 @@ class LineSplitter:
         self._size += len(data)
         if self._size > LONGEST_LINE:
             self.too_long, self._parts = True, []
-
-    def _cut_at_returns(self, data: bytes) -> list[bytes]:
-        data = b"".join((*self._parts, data))
-        lines = data.split(b"\n")
-        rest = lines.pop()
-        if data.count(b"\r") - data.endswith(b"\r") > data.count(b"\r\n"):
-            lines = [piece for line in lines for piece in _LONE_RETURN.split(line)]
-            *more, rest = _LONE_RETURN.split(rest)
-            lines += more
-        self._held = b"\r" in rest
-        self._parts, self._size = [rest] if rest else [], len(rest)
-        return self._short_ones(lines) if len(data) > LONGEST_LINE else lines
 
     def _short_ones(self, lines: list[bytes]) -> list[bytes]:
         """Return the lines before the first that is too long."""

@@ -1,1 +1,1 @@
-"""The rows of an answer, as each API sends them: where they stand, their text, their counts."""
+"""The rows of an answer, as each API sends them: where they stand, which API's they are, their text, their counts."""

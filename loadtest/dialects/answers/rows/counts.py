@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from loadtest.dialects.answers.errors.server_errors import quoted, shorten
 from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.base import Note
 from loadtest.metrics import CACHED_NAMES, CACHED_PLACES
 
 MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many
@@ -19,15 +19,15 @@ MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a
 WIDEST, _DEEPEST = 64, 4  # entries and levels kept of what a server says
 
 
-def known_number(value: Any, name: str, odd: list[str], most: int = MOST_NUMBER) -> int | None:
-    """Return a count or a duration, 0 to `most`; None, and a sentence in `odd`, of anything else that was sent."""
+def known_number(value: Any, name: str, note: Note, most: int = MOST_NUMBER) -> int | None:
+    """Return a count or a duration, 0 to `most`; None, and a sentence to `note`, of anything else that was sent."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 12.0 is 12: some languages know one kind of number
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
         return value
-    odd.append(f"{quoted(name, 40)} is {_kind_seen(value)}, which is no number of that kind: unknown")
+    note(f"{quoted(name, 40)} is {_kind_seen(value)}, which is no number of that kind: unknown")
     return None
 
 
@@ -42,24 +42,30 @@ def _kind_seen(value: Any) -> str:
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
-def kept(value: Any, name: str, odd: list[str], depth: int = _DEEPEST) -> Any:
-    """Return what a record keeps of what a server said: numbers in range, short texts, and objects of those."""
-    if type(value) is int and 0 <= value <= MOST_NUMBER:
-        return value
+def kept(value: Any, name: str, note: Note, depth: int = _DEEPEST, *, longest: int = 80) -> Any:
+    """Return what is kept of what a server said: numbers in range, texts of `longest` characters, and objects of those."""
     if isinstance(value, bool) or value is None:
         return value
-    if isinstance(value, str):
-        return shorten(value, 80)
     if isinstance(value, int | float):
-        if math.isfinite(value) and 0 <= value <= MOST_NUMBER:
-            return value
-        odd.append(f"{quoted(name, 40)} is {_kind_seen(value)}, which is no number of that kind: unknown")
-        return None
+        return value if 0 <= value <= MOST_NUMBER else known_number(value, name, note)
+    if isinstance(value, str):
+        return shorten(value, longest)
     if not depth:
         return None
     if isinstance(value, dict):
-        return {short_key(key): kept(item, key, odd, depth - 1) for key, item in islice(value.items(), WIDEST)}
-    return [kept(item, name, odd, depth - 1) for item in value[:WIDEST]]
+        entries = islice(value.items(), WIDEST)
+        return {short_key(key): kept(item, key, note, depth - 1, longest=longest) for key, item in entries}
+    return [kept(item, name, note, depth - 1, longest=longest) for item in value[:WIDEST]]
+
+
+def durations_and_counts(row: dict[str, Any], note: Note) -> dict[str, int]:
+    """Return the numbers that stand in Ollama's last line itself, as far as they are known."""
+    found = {
+        key: known_number(value, key, note, MOST_TOKENS if key.endswith("_count") else MOST_NUMBER)
+        for key, value in islice(row.items(), WIDEST)
+        if key.endswith(("_duration", "_count"))
+    }
+    return {short_key(key): number for key, number in found.items() if number is not None}
 
 
 def short_key(key: str) -> str:
@@ -68,7 +74,7 @@ def short_key(key: str) -> str:
 
 
 SLACK = 0.05  # by which what was rounded and measured apart may differ
-FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.settle
+FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.final_output
 MOST_LATER = 8  # tokens without text behind the last piece, such as the one that ends an answer
 BEDROCK = "amazon-bedrock-invocationMetrics"
 
@@ -109,13 +115,13 @@ class Usage:
 
     prompt: int | None = None
     output: int | None = None
-    reasoning: int = 0  # of the output; known once settled
+    reasoning: int = 0  # of the output; known once final_output was called
     last: dict[str, Any] = field(default_factory=dict)  # as it was sent
     pieces: int = 0  # of the answer that had come by then
     with_text: int = 0  # how many came with more text than the one before
     rises: int = 0  # how often the output's count rose
 
-    def take(self, usage: dict[str, Any], odd: list[str], doubts: list[str], *, pieces: int) -> bool:
+    def take(self, usage: dict[str, Any], note: Note, doubt: Note, *, pieces: int) -> bool:
         """Take a usage and return whether it says anything: Ollama's completions carry a zero one on every chunk.
 
         `pieces` is how many pieces of text had come by then.
@@ -123,7 +129,7 @@ class Usage:
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
             usage = flat(usage)
-            prompt, output = first_count(usage, PROMPT, odd), first_count(usage, OUTPUT, odd)
+            prompt, output = first_count(usage, PROMPT, note), first_count(usage, OUTPUT, note)
         if not prompt and not output:
             return False
         for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
@@ -131,7 +137,7 @@ class Usage:
             fell = before and now is not None and now < before and (now or name == "output")
             grew = before is not None and now and now > before + MOST_LATER and pieces == self.pieces
             if fell or (grew and (before if pieces else name == "output")):
-                doubts.append(
+                doubt(
                     f"the server's count of {name} tokens {'fell' if fell else 'grew, without text,'} from one chunk to the next"
                 )
         self.rises += self.output is not None and output is not None and output > self.output
@@ -141,29 +147,27 @@ class Usage:
         self.last, self.pieces = usage, pieces
         return True
 
-    def settle(self, odd: list[str], doubts: list[str], *, pieces: int) -> int | None:
+    def final_output(self, note: Note, doubt: Note, *, pieces: int) -> int | None:
         """Return the output tokens, reasoning included; each contradiction between counts is a doubt.
 
         A count that is none of the whole answer, which had so many pieces, is unknown.
         """
         if self.output and pieces > self.pieces:
-            odd.append("the server's last count came before the end of the text: the output's tokens are unknown")
+            note("the server's last count came before the end of the text: the output's tokens are unknown")
             return None
         if (
             self.output
             and self.with_text >= max(FEWEST_USAGES, 2 * self.rises + 1)
             and pieces > self.output <= MOST_OF_CHUNK
         ):
-            doubts.append(
-                "the server's counts do not grow with the text: they are of single chunks, and the whole is unknown"
-            )
+            doubt("the server's counts do not grow with the text: they are of single chunks, and the whole is unknown")
             return None
         prompt, output, usage = self.prompt, self.output, self.last
-        total = first_count(usage, TOTAL, odd)
-        reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, odd) or 0
+        total = first_count(usage, TOTAL, note)
+        reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, note) or 0
         self.reasoning = reasoning
-        cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, odd)
-        read, written = (known_number(usage.get(name), name, odd, MOST_TOKENS) or 0 for name in CACHE)
+        cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, note)
+        read, written = (known_number(usage.get(name), name, note, MOST_TOKENS) or 0 for name in CACHE)
         if output is None:
             return None
         if total and prompt is not None and (rest := total - prompt - output):
@@ -174,14 +178,14 @@ class Usage:
                 return output
             if -rest in (read, read + written):
                 return output
-            doubts.append(
+            doubt(
                 "the server's counts contradict each other: its total of tokens is "
                 f"{'less' if rest < 0 else 'more'} than prompt and output together"
             )
         elif reasoning > output:
-            doubts.append("the server's counts contradict each other: more reasoning tokens than output tokens")
+            doubt("the server's counts contradict each other: more reasoning tokens than output tokens")
         if prompt and max(cached or 0, read) > prompt:
-            doubts.append("the server's counts contradict each other: more cached tokens than prompt tokens")
+            doubt("the server's counts contradict each other: more cached tokens than prompt tokens")
         return output
 
 
@@ -198,19 +202,19 @@ def usage_in(value: Any) -> Any:
     return parse_json(value.encode(errors="replace")) if isinstance(value, str) else value
 
 
-def first_count(usage: dict[str, Any], kind: str, odd: list[str]) -> int | None:
+def first_count(usage: dict[str, Any], kind: str, note: Note) -> int | None:
     """Return the largest count of this kind (see `counted`); None where there is none."""
-    found = [known_number(usage[name], name, odd, MOST_TOKENS) for name in usage if counted(name) == kind]
+    found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if counted(name) == kind]
     known = [count for count in found if count is not None]
     return max(known, default=None)
 
 
-def _detail(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ...], odd: list[str]) -> int | None:
+def _detail(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ...], note: Note) -> int | None:
     """Return a count out of a usage's details, else out of the usage itself."""
     for place in (*map(usage.get, places), usage):
         for name in names:
             if isinstance(place, dict) and place.get(name) is not None:
-                return known_number(place[name], name, odd, MOST_TOKENS)
+                return known_number(place[name], name, note, MOST_TOKENS)
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.base import Note
 
 FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
 NO_EVENT = "the answer has lines that are neither an event's nor JSON"
@@ -34,25 +35,27 @@ def rows_of(value: Any) -> list[dict[str, Any]]:
     return found if all(isinstance(row, dict) for row in found) else []
 
 
-def rows_within(value: Any, data: bytes, odd: list[str], takes: Callable[[dict[str, Any]], bool]) -> list[Ended]:
+def rows_within(value: Any, data: bytes, note: Note, takes: Callable[[dict[str, Any]], bool]) -> list[Ended]:
     """Return the rows in the JSON of `data`, which `value` is as far as it can be read, and where in `data` each ends.
 
-    What is odd in them goes to `odd`. One with other characters around it must be one that `takes`. Objects that no newline
+    What is odd in them goes to `note`. One with other characters around it must be one that `takes`. Objects that no newline
     parts may have come one by one, so each counts from its own end.
     """
     size = len(data)
     if isinstance(value, str) and (text := value[_behind(value, 0) :]).startswith("{"):
         rows = rows_of(parse_json(text.encode(errors="surrogatepass")))
-        odd += [IN_A_TEXT] * bool(rows)
+        if rows:
+            note(IN_A_TEXT)
         return [(row, size) for row in rows]
     rows = rows_of(value)
     if len(rows) == 1 or (value is not None and not rows):
         return [(row, size) for row in rows]
     found = run_together(data)
     if value is None:
-        odd += [RUN_TOGETHER] * bool(found)
-        if not found and (amid := _row_amid(data, takes)) is not None:
-            odd.append(AMID)
+        if found:
+            note(RUN_TOGETHER)
+        elif (amid := _row_amid(data, takes)) is not None:
+            note(AMID)
             return [(amid, size)]
     elif len(found) != len(rows):
         return [(row, size) for row in rows]

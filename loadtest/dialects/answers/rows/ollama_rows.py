@@ -5,35 +5,29 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import OTHERS, Decoded, as_name
-from loadtest.dialects.answers.errors import server_errors
+from loadtest.dialects.answers.decoded import OTHERS, Decoded, Rows, as_name
+from loadtest.dialects.answers.errors import error_rows
 from loadtest.dialects.answers.rows.counts import (
-    MOST_NUMBER,
-    MOST_TOKENS,
     OUTPUT,
     PROMPT,
-    WIDEST,
+    durations_and_counts,
     first_count,
     flat,
-    known_number,
-    short_key,
 )
 from loadtest.dialects.answers.rows.text_shapes import as_marked, in_message
 
 
-class OllamaRows:
+class OllamaRows(Rows):
     """Takes the lines of /api/chat and /api/generate, streamed or not."""
 
-    __slots__ = ("_answer", "_chat", "_counts", "_flagged", "_seen")
+    __slots__ = ("_chat", "_counts", "_flagged")
 
     def __init__(self, answer: Decoded, *, chat: bool = True) -> None:
-        self._answer = answer
+        super().__init__(answer)
         self._chat = chat
-        self._seen = False
         self._flagged = False  # a row said whether it is the last; Cloudflare's do not
         self._counts: tuple[int | None, int | None] = (None, None)  # of prompt and output, under the names of /v1
 
@@ -49,7 +43,6 @@ class OllamaRows:
         answer = self._answer
         events = answer.events
         before = len(events.texts)
-        self._seen = True
         self._flagged = self._flagged or "done" in row
         own = self.takes(row) and self._text(row)
         self._take_usage(row)
@@ -61,9 +54,9 @@ class OllamaRows:
             events.created += [stamp] * (len(events.texts) - before)
             answer.take_model(row.get("model"))
         message = row.get("message")
-        said = server_errors.in_row(row)
+        said = error_rows.in_row(row)
         if said is None and isinstance(message, dict):
-            said = server_errors.in_row({"error": message.get("error")})
+            said = error_rows.in_row({"error": message.get("error")})
         answer.take_error(row, said)  # before a done_reason that says no more than "error"
         ending = answer.ending
         done = row.get("done")
@@ -77,38 +70,33 @@ class OllamaRows:
 
     def _text(self, row: dict[str, Any]) -> bool:
         """Take the text of a line; return whether it is the model's."""
-        odd: list[str] = []
         message = row.get("message")
-        if message and isinstance(message, str | list) and server_errors.envelope(row) is None:
+        if message and isinstance(message, str | list) and error_rows.envelope(row) is None:
             message = {"content": message}
         if not isinstance(message, dict) or (not self._chat and "response" in row):
             content = next((row[name] for name in _CONTENTS if row.get(name)), None)
             message = {"content": content} | {key: row[key] for key in _OTHER_TEXTS if key in row}
-        texts = as_marked(in_message(message, odd), row)
+        texts = as_marked(in_message(message, self._answer.note), row)
         own = message.get("role") not in OTHERS
         if not own and any(texts):
             texts = self._answer.of_another(message["role"], texts)
         events = self._answer.events
         if row.get("done") and len(events.texts) > 1 and self._answer.has_all(texts):
-            odd.append("the last line repeats the whole answer: counted once")
+            self._answer.note("the last line repeats the whole answer: counted once")
         else:
             self._answer.add(texts)
-        if odd:
-            self._answer.note(*odd)
         return own
 
     def _take_usage(self, row: dict[str, Any]) -> None:
         """Take counts as /v1 sends them, which some servers leave as they are."""
         said = row.get("usage") or {name: row[name] for name in _COUNTS if name in row}
         if said and isinstance(said, dict):
-            odd: list[str] = []
-            said = flat(said)
-            self._counts = first_count(said, PROMPT, odd), first_count(said, OUTPUT, odd)
-            self._answer.note(*odd)
+            said, note = flat(said), self._answer.note
+            self._counts = first_count(said, PROMPT, note), first_count(said, OUTPUT, note)
 
     def _done(self, row: dict[str, Any]) -> None:
         """Take the last line's facts. Ollama leaves zeros out, so an absent count is unknown, not zero."""
-        answer, odd = self._answer, list[str]()
+        answer = self._answer
         answer.over = True
         answer.ending.model = as_name(row.get("model"))
         value = _reason(row)
@@ -118,23 +106,14 @@ class OllamaRows:
         else:
             answer.finish(name, value, row)
         server = answer.ending.server
-        for key, said in islice(row.items(), WIDEST):
-            if key.endswith(_NUMBER_ENDINGS) and (
-                (known := known_number(said, key, odd, MOST_TOKENS if key.endswith("_count") else MOST_NUMBER))
-                is not None
-            ):
-                server[short_key(key)] = known
-        answer.note(*odd)
+        server |= durations_and_counts(row, answer.note)
         prompt, output = self._counts
         answer.count(server.get("prompt_eval_count", prompt), server.get("eval_count", output))
 
     def close(self) -> None:
-        ending = self._answer.ending
-        if not self._seen:
-            return
         self._answer.drop_echo()
         if self._answer.marked and not self._flagged:
-            ending.done = True
+            self._answer.ending.done = True
             self._answer.count(*self._counts)
 
 
@@ -142,7 +121,6 @@ def _reason(row: dict[str, Any]) -> Any:
     return row.get("done_reason") or row.get("finish_reason")
 
 
-_NUMBER_ENDINGS = ("_duration", "_count")
 _COUNTS = ("prompt_tokens", "completion_tokens")
 _CONTENTS = ("response", "content", "text", "delta")  # the text of a line that has no message
 _OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate

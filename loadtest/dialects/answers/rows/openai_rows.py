@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from loadtest.dialects.answers import ends
-from loadtest.dialects.answers.decoded import OTHERS, Decoded, as_name
-from loadtest.dialects.answers.errors import other_names, server_errors
+from loadtest.dialects.answers.decoded import OTHERS, Decoded, Rows, as_name
+from loadtest.dialects.answers.errors import error_rows
 from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
     MOST_TOKENS,
@@ -23,12 +23,13 @@ from loadtest.dialects.answers.rows.text_shapes import (
     TAKEN_FOR_REASONING,
     Texts,
     as_marked,
+    bare_text,
     by_number,
     in_message,
     in_value,
-    text_of_number,
     under_odd_names,
 )
+from loadtest.dialects.base import Note
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = (
@@ -58,17 +59,17 @@ LABEL_NOTE = "one word, so no token: left out"
 MOST_IDS = 3  # more than one, above which every chunk may have its own
 
 
-class OpenAIRows:
+class OpenAIRows(Rows):
     """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
     __slots__ = (
-        *("_answer", "_bare", "_before", "_first", "_id", "_ids", "_index", "_indices", "_last"),
+        *("_bare", "_before", "_first", "_id", "_ids", "_index", "_indices", "_last"),
         *("_piecewise", "_strange", "_whole"),
     )
 
     def __init__(self, answer: Decoded) -> None:
-        self._answer = answer
-        self._first: dict[str, Any] | None = None
+        super().__init__(answer)
+        self._first: dict[str, Any] = {}
         self._last: dict[str, Any] = {}
         self._index: int | str | None = None  # of the last choice
         self._indices: set[int | str] = set()  # of all choices so far
@@ -88,9 +89,7 @@ class OpenAIRows:
         return isinstance(kind, str) and kind.startswith(("chat.completion", "text_completion"))
 
     def take(self, row: dict[str, Any]) -> bool:
-        if self._first is None:
-            self._first = row
-        self._last = row
+        self._first, self._last = self._first or row, row
         events = self._answer.events
         if self._bare and not _is_bare(row):
             self._bare = False
@@ -111,7 +110,7 @@ class OpenAIRows:
                     self._answer.doubt("the answer has choices that are no objects: what they say is left out")
         if len(events.texts) == before and not (said or self._answer.kind) and self.takes(row):
             holder = {name: row[name] for name in _BESIDE if name in row} if choices else row
-            if any(texts := self._beside(holder, ("delta", "text", "result"), [])):
+            if any(texts := self._beside(holder, ("delta", "text", "result"), bool)):
                 self._add(texts, again=True)
         self._numbers(row)
         ending = self._answer.ending
@@ -148,16 +147,17 @@ class OpenAIRows:
             delta = choice.get("message")  # a whole answer, not streamed
             self._whole = delta is not None
         if isinstance(delta, dict):
-            texts = in_message(delta, odd)
+            texts = in_message(delta, odd.append)
             if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
                 self._strange.append((len(answer.events), "role" in delta))
             if (role := str(delta.get("role")).lower()) in OTHERS and any(texts):
                 own, odd, texts = False, [], answer.of_another(role, texts)
         else:
-            texts = _bare_text(choice.get("text") if delta is None else delta, odd)
+            texts = bare_text(choice.get("text") if delta is None else delta, odd.append)
             piece = piece or choice.get("message") is None
         if beside := not any(texts):
-            texts = self._beside({name: value for name, value in choice.items() if value is not delta}, ("text",), odd)
+            holder = {name: value for name, value in choice.items() if value is not delta}
+            texts = self._beside(holder, ("text",), odd.append)
         texts = as_marked(texts, choice)
         if position == 0 or any(texts):
             self._take_index(choice.get("index", position), first=position == 0, has_text=any(texts))
@@ -179,11 +179,11 @@ class OpenAIRows:
         answer.add(texts)
         self._piecewise = self._piecewise or (piece and not again and any(texts))
 
-    def _beside(self, holder: dict[str, Any], names: tuple[str, ...], odd: list[str]) -> Texts:
+    def _beside(self, holder: dict[str, Any], names: tuple[str, ...], note: Note) -> Texts:
         """Return text in a choice or row whose delta has none: a content or reasoning, a message, else under these names."""
         known = {name: holder[name] for name in _BESIDE if holder.get(name)}
         for value in (known, holder.get("delta"), holder.get("message")):
-            if value and isinstance(value, dict) and any(texts := in_message(value, odd)):
+            if value and isinstance(value, dict) and any(texts := in_message(value, note)):
                 return texts
         if found := next((texts for name in names if any(texts := in_value(holder.get(name)))), None):
             return found
@@ -211,7 +211,7 @@ class OpenAIRows:
         """Take what a choice says of the end, be it in the choice or in its delta."""
         answer = self._answer
         wrong = choice.get("error") or choice.get("error_message") or delta.get("error") or delta.get("error_message")
-        if wrong and (said := server_errors.in_row({"error": wrong})) is not None:
+        if wrong and (said := error_rows.in_row({"error": wrong})) is not None:
             answer.fail(said)
         # OpenRouter's provider may have failed though all is said to be well.
         native = choice.get("native_finish_reason")
@@ -254,14 +254,11 @@ class OpenAIRows:
             self._answer.take_usage(row)
 
     def count_behind(self, row: dict[str, Any]) -> None:
-        """Take counts from a row that came behind the end mark, where none came before it."""
-        if not row.get("choices") and self._answer.usage.output is None:
+        if not row.get("choices") and self._answer.usage.output is None:  # none came before it
             self._numbers(row)
 
     def close(self) -> None:
         answer, ending = self._answer, self._answer.ending
-        if self._first is None:
-            return
         if self._whole and self._first is self._last and answer.events and ending.error is None:
             ending.done = True  # a whole answer is one, whether or not it says why it ended
         if 0 < len(answer.began) <= MOST_IDS and 4 * len(answer.began) < len(answer.events):
@@ -276,7 +273,7 @@ class OpenAIRows:
         if timings and (why := timing_contradiction(timings, answer.usage.output)) is not None:
             answer.doubt(why)
             ending.server = without_durations(ending.server)
-        answer.settle_usage()
+        answer.take_final_usage()
         if answer.usage.output is None:
             self._count_from_timings()
         ending.hint = self._silence() or ending.hint
@@ -296,19 +293,16 @@ class OpenAIRows:
 
     def _count_from_timings(self) -> None:
         """Take llama.cpp's own counts where `usage` was not sent: predicted_n; prompt_n without the cached cache_n."""
-        timings = self._answer.ending.server.get("timings", {})
-        odd: list[str] = []
+        timings, note = self._answer.ending.server.get("timings", {}), self._answer.note
         predicted, prompt, cached = (
-            known_number(timings.get(name), name, odd, MOST_TOKENS) for name in ("predicted_n", "prompt_n", "cache_n")
+            known_number(timings.get(name), name, note, MOST_TOKENS) for name in ("predicted_n", "prompt_n", "cache_n")
         )
-        self._answer.note(*odd)
         if predicted is not None:
             self._answer.count(None if prompt is None else prompt + (cached or 0), predicted)
 
     def _silence(self) -> str | None:
         """Say why a stream may have ended without a finish_reason."""
-        first, last = self._first or {}, self._last
-        if first.get("model") and last.get("model") == "" and len(self._answer.events) == self._before:
+        if self._first.get("model") and self._last.get("model") == "" and len(self._answer.events) == self._before:
             return ENGINE_DIED
         return NO_FINISH if self._answer.marked else None
 
@@ -317,16 +311,16 @@ def _error_in(row: dict[str, Any]) -> str | None:
     """Return the error that a chunk says under any name; one with names of the API's own alone is not searched."""
     if row.keys() <= _OWN and row.get("object") != "error":
         return None
-    found = other_names.beside_choices(row) if "choices" in row else server_errors.envelope(row)
-    return server_errors.in_row(row) or found
+    found = error_rows.beside_choices(row) if "choices" in row else error_rows.envelope(row)
+    return error_rows.in_row(row) or found
 
 
 def _is_bare(row: dict[str, Any]) -> bool:
     """Whether a chunk holds a choice's delta and nothing else, as llama-swap tells that it loads a model."""
-    choices = row.get("choices")
-    return (
-        row.keys() == {"choices"} and isinstance(choices, list) and len(choices) == 1 and _keys(choices[0]) == {"delta"}
-    )
+    if row.keys() != {"choices"} or not isinstance(row["choices"], list) or len(row["choices"]) != 1:
+        return False
+    (choice,) = row["choices"]
+    return isinstance(choice, dict) and choice.keys() == {"delta"}
 
 
 def _flag(choice: dict[str, Any]) -> str | None:
@@ -334,15 +328,6 @@ def _flag(choice: dict[str, Any]) -> str | None:
     if _FLAGS.isdisjoint(choice):
         return None
     return "stop" if any(ends.is_true(choice.get(name)) for name in _FLAGS) else None
-
-
-def _keys(value: Any) -> set[str]:
-    return set(value) if isinstance(value, dict) else set()
-
-
-def _bare_text(value: Any, odd: list[str]) -> Texts:
-    """Return the text of completions, or of a delta that is no object."""
-    return (text_of_number(value, odd), "") if isinstance(value, int | float) else in_value(value)
 
 
 def _in_messages(messages: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from loadtest.dialects.answers.errors.error_words import compact
 from loadtest.dialects.answers.errors.server_errors import quoted
+from loadtest.dialects.base import Note
 
 DEEPEST = 6  # levels of parts inside parts
 
@@ -35,7 +36,7 @@ _KEYS_OF_TEXT = (
     "partial_json",
 )
 
-# Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT.
+# Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT, and search_….
 _KEYS_WITHOUT_TEXT = frozenset(
     (
         "role",
@@ -87,7 +88,6 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "grounding_metadata",
     )
 )
-_BEGINS_WITHOUT_TEXT = ("search_",)
 _CALLS = ("tool_call", "toolcall", "tool_use", "tooluse", "function")  # begin names of calls, other than OpenAI's
 REASONING = frozenset(
     (
@@ -148,10 +148,10 @@ def _is_secret(part: dict[str, Any]) -> bool:
     return any(word in kind for word in _HIDDEN_PARTS) or _is_thought(part)
 
 
-def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
+def in_message(message: dict[str, Any], note: Note) -> Texts:
     """Return a delta's or message's visible text, and its hidden text: reasoning, under any name, and tool calls.
 
-    Text that stands under two names counts once. `odd` is given a sentence on each unknown name. Text under an unknown
+    Text that stands under two names counts once. `note` is given a sentence on each unknown name. Text under an unknown
     name, or a provider's own, counts only where the message has no other text: a mark that every piece carries is not a
     piece of its own.
     """
@@ -160,9 +160,9 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     if few and type(content) is str and len(content) < SHORTEST_BASE64:  # nearly always
         return content, ""
     if isinstance(content, int | float):
-        message = {**message, "content": text_of_number(content, odd)}
+        message = {**message, "content": bare_text(content, note)[0]}
     if type(content) is str and len(content) >= SHORTEST_BASE64 and is_base64(content):
-        odd.append(BINARY)
+        note(BINARY)
     seen, hidden = "", list[str]()
     strange: dict[str, str] = {}
     lost: dict[str, str] = {}  # text that is no string, and may be of anything
@@ -175,7 +175,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             hidden.append(secret)
         elif key in REASONING:
             hidden.append(secret + open_)
-        elif not (key.endswith(_ENDINGS_WITHOUT_TEXT) or key.startswith(_BEGINS_WITHOUT_TEXT)):
+        elif not (key.endswith(_ENDINGS_WITHOUT_TEXT) or key.startswith("search_")):
             if text := _of_strange(key, value):
                 strange[key] = text
             elif text := open_ + secret:
@@ -188,11 +188,11 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
             seen, hidden = ("", [strange.pop("text")]) if _is_secret(message) else (strange.pop("text"), [])
         else:
             hidden = list(strange.values())
-    odd += [f"the answer has text under the name {quoted(key, 40)}: left out" for key in lost if lost[key] != seen]
-    for key, text in strange.items():
+    for key, text in (lost | strange).items():
         if text != seen:
-            use = TAKEN_FOR_REASONING if text in hidden else "beside its own: left out"
-            odd.append(f"the answer has text under the name {quoted(key, 40)}, {use}")
+            own = f", {TAKEN_FOR_REASONING}" if text in hidden else ", beside its own: left out"
+            use = ": left out" if key in lost else own
+            note(f"the answer has text under the name {quoted(key, 40)}{use}")
     hidden = [text for text in dict.fromkeys(hidden) if text != seen]
     return as_marked((seen, "".join(hidden)), message)
 
@@ -255,10 +255,12 @@ _KINDS = ("type", "channel", "phase", "kind", "content_type", "message_type")
 _MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
 
 
-def text_of_number(value: float, odd: list[str]) -> str:
-    """Return the text of a token that Cloudflare's gateway took for JSON: "6", "true"."""
-    odd.append("a piece of text is a number: taken for its digits")
-    return compact(value)
+def bare_text(value: Any, note: Note) -> Texts:
+    """Return the text of completions, or of a delta that is no object; Cloudflare's gateway takes the tokens 6 and true for JSON."""
+    if not isinstance(value, int | float):
+        return in_value(value)
+    note("a piece of text is a number: taken for its digits")
+    return compact(value), ""
 
 
 _ENDINGS_WITHOUT_TEXT = (

@@ -1,10 +1,12 @@
-"""Answers whose pieces say the same text again: all text so far in each of them or in one, or each of them twice."""
+"""What makes the text of an answer doubtful: pieces that repeat others, a beginning in its middle, an error said as text."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from loadtest.dialects.answers.errors.server_errors import alike, quoted
 from loadtest.dialects.base import ContentEvents
 
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
@@ -18,10 +20,34 @@ MOST_BLANKS = 8  # around that text, which some servers take away
 FEWEST_PAIRS = 4
 FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again and again
 BEGINS_ALIKE = 0.9  # of the pieces: a character that is cut in one of them is another in the next
+# "Internal error: …", "[Proxy Error] …", "**NETWORK ERROR DUE TO …", "Error code: 429 - …", "litellm.Timeout…Error: …",
+# '{"error": {…'; a model's own words come in smaller pieces
+_AN_ERROR = re.compile(
+    r"""\W*(?:\w+\ ){0,2}[\w.]*(?:error|exception)(?:\ code|\ occurred)?(?:\s*[\]:*]|\s+due\ to)\W*\w+\W+\w+
+    | \W*request\ failed\ with\ status
+    | \s*\{\s*"error"\s*:\s*[{"]""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
-def doubts(events: ContentEvents, counted: int | None, began: Sequence[int]) -> Sequence[str]:
+def doubts(events: ContentEvents, counted: int | None, began: Sequence[int]) -> list[str]:
     """Return what is to be doubted of such an answer, nothing of any other; that costs about as much as one piece.
+
+    Of its pieces the server `counted` so many tokens; at those of `began` another id begins.
+    """
+    return list(filter(None, (_repetition(events, counted, began), _error_at_the_end(events))))
+
+
+def _error_at_the_end(events: ContentEvents) -> str | None:
+    """Say that the last piece reads like an error: some servers and gateways end such an answer with a reason of success."""
+    last = next((i for i in range(len(events) - 1, -1, -1) if i not in events.hidden), None)
+    if last is None or _AN_ERROR.match(events.texts[last]) is None:
+        return None
+    return f"the answer's last piece reads like an error: {quoted(alike(events.texts[last]))}"
+
+
+def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]) -> str | None:
+    """Say which part of an answer came more than once.
 
     Where the server counted a token for each piece, none came twice: a model may say everything twice by itself. Of an
     answer that was asked for twice it counts the second attempt; or another id `began` there.
@@ -31,14 +57,14 @@ def doubts(events: ContentEvents, counted: int | None, began: Sequence[int]) -> 
     if 0 < len(hidden) < len(texts):
         kinds += [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
     if any(map(_doubled, kinds)) and (counted is None or counted < len(texts) - 1):
-        return (DOUBLED,)
+        return DOUBLED
     if any(map(_cumulative, kinds)):
-        return (CUMULATIVE,)
+        return CUMULATIVE
     if any(map(_whole_again, kinds)):
-        return (REPEATS_ALL,)
+        return REPEATS_ALL
     more = len(texts) - (counted or len(texts))
     at = (*began, *range(more - ROUGHLY, more + ROUGHLY + 1))
-    return (ANEW,) if any(_begins_anew(texts, i) for i in at) else ()
+    return ANEW if any(_begins_anew(texts, i) for i in at) else None
 
 
 def _begins_anew(texts: Sequence[str], at: int) -> bool:

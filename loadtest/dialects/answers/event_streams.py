@@ -1,20 +1,18 @@
-"""Event streams whose events are named and numbered, as /v1/responses and /v1/messages send them."""
+"""Event streams, whose chunks differ in little but their text: of /v1/chat/completions, /v1/responses and /v1/messages."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.decoding import StreamDecoder
-from loadtest.dialects.answers.errors.server_errors import envelope, in_row
+from loadtest.dialects.answers.ends import row_of_line
+from loadtest.dialects.answers.errors.error_rows import envelope, in_row
 from loadtest.dialects.answers.lines.framing import NO_SHAPE, LineShape, shape_around
-from loadtest.dialects.answers.rows.native_rows import AnyRows, NativeRows
-from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
-from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
-from loadtest.dialects.base import ContentEvents
 
 NUMBER = b'"sequence_number":'
 # before and behind the next line's number, that number, whether it leads the text
@@ -22,45 +20,47 @@ Numbered = tuple[bytes, bytes, int, bool]
 NO_NUMBER: Numbered = (b"", b"", 0, False)
 
 
-class NamedEventsDecoder(StreamDecoder):
-    """Decodes events of three lines: a name, which the data repeats as its `type`; the data; a blank line.
+class EventDecoder(StreamDecoder):
+    """Decodes events of two or three lines: a name, where the data repeats it as its `type`; the data; a blank line.
 
     A chunk that differs from the last in its text, in a number that is one more, and in OpenAI's padding, is not parsed.
     """
 
     __slots__ = ("_hidden", "_kind", "_name", "_names", "_numbered", "_padding", "_shape", "_typed")
 
-    def __init__(self, answer: Decoded, own: Rows, names: tuple[bytes, ...]) -> None:
+    def __init__(self, own: Callable[[Decoded], Rows], names: tuple[bytes, ...] = ()) -> None:
         """`names` begin the names of this format's own events, which say nothing that the data does not."""
         self._names = names
         self._name = b"\n"  # the line that named the latest event of text
         self._kind = ""  # the name of the latest event of this format
         self._typed = False  # a row said its type: a server that leaves the types to the events' names leaves out all
-        self._shape = NO_SHAPE
-        self._numbered = NO_NUMBER
-        self._padding = b""  # what comes between the text and a padding that differs in every line; empty without one
         self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
-        super().__init__(answer, own, other=_other_formats)
+        self.forget()
+        super().__init__(own)
 
     def forget(self) -> None:
+        # the padding: what comes between the text and characters that differ in every line; empty without them
         self._shape, self._numbered, self._padding = NO_SHAPE, NO_NUMBER, b""
 
     def feed(self, data: bytes) -> None:
-        answer, texts, ends_at = self._answer, self.events.texts, self.events.ends
+        if self._answer.over:
+            self._count_behind(self._lines.feed(data))
+            return
+        answer, texts, ends_at, loads = self._answer, self.events.texts, self.events.ends, orjson.loads
         (before, after), hidden, name = self._shape, self._hidden, self._name
         (left, right, number, leads), padding = self._numbered, self._padding
-        end, skip, least = answer.end, len(before), len(after)
-        idle = not (self._held or answer.kind)
-        for line in self.lines(data):
+        end, skip, stop, name_size = answer.end, len(before), -len(after) or None, len(name)
+        idle, varies = not (self._held or answer.kind), bool(left or padding)
+        lines = iter(self.lines(data))
+        for line in lines:
             size = len(line)
             end += size + 1
             if size > 1:
-                if line == name and idle:
+                if size == name_size and line == name and idle:
                     continue
                 if line.startswith(before) and line.endswith(after):
-                    stop = size - least if not padding else _before_padding(line, padding, size - least)
                     try:
-                        text = orjson.loads(line[skip:stop])
+                        text = loads(line[skip : _before_padding(line, padding, stop) if varies and padding else stop])
                     except orjson.JSONDecodeError:
                         text = None
                     if text and type(text) is str:
@@ -68,11 +68,11 @@ class NamedEventsDecoder(StreamDecoder):
                             hidden.add(len(texts))
                         texts.append(text)
                         ends_at.append(end)
-                        if left:
+                        if varies and left:
                             number += 1
                             counted = b"%b%d%b" % (left, number, right)
                             before, after = (counted, after) if leads else (before, counted)
-                            skip, least = len(before), len(after)
+                            skip, stop = len(before), -len(after) or None
                         continue
             elif idle and (not size or line == b"\r"):
                 continue  # most blank lines end an event that was taken already
@@ -80,16 +80,23 @@ class NamedEventsDecoder(StreamDecoder):
             if left:
                 self._shape, self._numbered = (before, after), (left, right, number, leads)
             if self.line(line):
-                self._take_shape(line, self.events)
+                self._take_shape(line)
             (left, right, number, leads), padding = self._numbered, self._padding
             (before, after), hidden, name = self._shape, self._hidden, self._name
-            skip, least = len(before), len(after)
-            idle = not (self._held or answer.kind)
+            skip, stop, name_size = len(before), -len(after) or None, len(name)
+            idle, varies = not (self._held or answer.kind), bool(left or padding)
             if answer.over:
+                self._count_behind(lines)
                 return
         answer.end = end
         if left:
             self._shape, self._numbered = (before, after), (left, right, number, leads)
+
+    def _count_behind(self, lines: Iterable[bytes]) -> None:
+        """Take counts that came behind the end mark, as some gateways send them; text there is none of the answer's."""
+        for line in lines:
+            if b'"usage"' in line and (row := row_of_line(line)) is not None:
+                self._own.count_behind(row)
 
     def line(self, line: bytes) -> bool:
         if line.startswith(b"event:") and line[6:].strip().startswith(self._names):
@@ -105,8 +112,9 @@ class NamedEventsDecoder(StreamDecoder):
             row = {"type": self._kind, **row}
         return super()._row(row)
 
-    def _take_shape(self, line: bytes, events: ContentEvents) -> None:
+    def _take_shape(self, line: bytes) -> None:
         """Take the shape of a line with one event, of which nothing else is to be known."""
+        events = self.events
         if (sides := shape_around(line, events.texts[-1])) is None:
             return
         self._hidden = events.hidden if len(events) - 1 in events.hidden else None
@@ -120,14 +128,10 @@ class NamedEventsDecoder(StreamDecoder):
             self._shape = (after, sides[1]) if leads else (sides[0], after)
 
 
-def _other_formats(answer: Decoded) -> AnyRows:
-    return AnyRows(OpenAIRows(answer), OllamaRows(answer), NativeRows(answer))
-
-
 _PADDING = re.compile(rb'^([^"]*(?:"[a-z]+":(?:\[\]|null),)*"obfuscation": ?")[A-Za-z0-9]*')
 
 
-def _before_padding(line: bytes, begin: bytes, end: int) -> int:
+def _before_padding(line: bytes, begin: bytes, end: int | None) -> int:
     """Return where the text ends in a line whose padding begins behind `begin` and goes to `end`; 0 where it is no padding."""
     at = line.rfind(begin, 0, end)
     padding = line[at + len(begin) : end]
@@ -149,9 +153,3 @@ def numbered(sides: LineShape) -> Numbered | None:
     if not 0 < digits < 16:
         return None
     return left + NUMBER, rest[digits:], int(rest[:digits]) + 1, leads
-
-
-def kind_of(row: dict[str, Any]) -> str:
-    """Return the type of an event's data, "" where it has none."""
-    kind = row.get("type")
-    return kind if isinstance(kind, str) else ""

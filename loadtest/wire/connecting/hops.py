@@ -1,10 +1,11 @@
-"""The way through a SOCKS 5 proxy (RFC 1928), with user and password where they are given (RFC 1929); no I/O here."""
+"""What a proxy wants of a new connection before its first request, without I/O: TLS, a tunnel to the server, or both."""
 
 from __future__ import annotations
 
 import ipaddress
 
-from loadtest.reach import Place, Proxy
+from loadtest.dialects.answers.errors.server_errors import http_sentence
+from loadtest.reach import Place, Proxy, Tunnel
 from loadtest.wire.connecting.tls import Tls
 
 _VERSION, _OF_LOGIN = 5, 1
@@ -23,23 +24,83 @@ _REFUSALS = (  # by the reply's number, from 1 on
 _OTHER = "; if it is an HTTP proxy, give it as --proxy http://…"
 
 
-class SocksHop:
-    """See Hop: method, login where the proxy wants one, and the request for a tunnel, each answered before the next."""
+class Hop:
+    """One connection's way through a proxy: send `outgoing` and `feed` what is read, until it is `over`.
 
-    __slots__ = ("_expected", "_out", "_place", "_proxy", "_read", "over")
-    tls: Tls | None = None
+    `tls` is the session with a proxy that speaks https: all that the connection carries later goes through it.
+    """
+
+    __slots__ = ("_out", "over", "tls")
+
+    def __init__(self, tls: Tls | None = None) -> None:
+        self.over = False
+        self.tls = tls
+        self._out = b""
+
+    def outgoing(self) -> bytes:
+        """Return and forget the bytes to be sent."""
+        sent, self._out = self._out, b""
+        return sent if self.tls is None else self.tls.outgoing()
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read, b"" at the connection's end; raises OSError, in the proxy's words where it refuses."""
+        raise NotImplementedError
+
+
+class HttpHop(Hop):
+    """The way through an HTTP proxy."""
+
+    __slots__ = ("_connect", "_tunnel")
 
     def __init__(self, proxy: Proxy, place: Place) -> None:
-        self.over = False
+        super().__init__(None if proxy.context is None else Tls(proxy.context, proxy.place[1]))
+        self._tunnel = Tunnel(proxy, http_sentence) if place[0] == "https" else None
+        self._connect = proxy.connect(place)
+        if self.tls is None:
+            self._ask()
+
+    def feed(self, data: bytes) -> None:
+        if self.tls is not None:
+            shaking = not self.tls.ready
+            plain = self.tls.receive(data) if data else b""
+            if shaking and self.tls.ready:
+                self._ask()
+                return
+            if shaking and not data:
+                raise OSError("the proxy closed the connection during the TLS handshake")
+            if data and not plain and not self.tls.closed:
+                return  # part of a record, or nothing for us
+            data = plain
+        assert self._tunnel is not None, "nothing is read once it is over"
+        self.over = self._tunnel.feed(data)
+        if self._tunnel.refused is not None:
+            raise OSError(self._tunnel.refused)
+
+    def _ask(self) -> None:
+        """Ask for the tunnel; to an http server none is needed."""
+        if self._tunnel is None:
+            self.over = True
+        elif self.tls is None:
+            self._out = self._connect
+        else:
+            self.tls.send(self._connect)
+
+
+class SocksHop(Hop):
+    """The way through a SOCKS 5 proxy (RFC 1928), with user and password where they are given (RFC 1929).
+
+    Method, login where the proxy wants one, and the request for a tunnel: each is answered before the next.
+    """
+
+    __slots__ = ("_expected", "_place", "_proxy", "_read")
+
+    def __init__(self, proxy: Proxy, place: Place) -> None:
+        super().__init__()
         self._proxy, self._place = proxy, place
         self._read = b""
         self._expected = self._method_chosen
         methods = bytes([_OPEN]) if proxy.login is None else bytes([_OPEN, _LOGIN])
         self._out = bytes([_VERSION, len(methods)]) + methods
-
-    def outgoing(self) -> bytes:
-        sent, self._out = self._out, b""
-        return sent
 
     def feed(self, data: bytes) -> None:
         self._read += data
@@ -99,3 +160,12 @@ class SocksHop:
         own_address = {_IPV6: 16, _NAME: 1 + read[4]}.get(read[3], 4)  # the proxy's, which says nothing
         self.over = self._taken(4 + own_address + 2) is not None
         return self.over
+
+
+def hop_to(proxy: Proxy | None, place: Place) -> Hop | None:
+    """Return the way to `place`; None where the first hop takes a request at once."""
+    if proxy is None:
+        return None
+    if proxy.speaks_socks:
+        return SocksHop(proxy, place)
+    return HttpHop(proxy, place) if proxy.context is not None or place[0] == "https" else None

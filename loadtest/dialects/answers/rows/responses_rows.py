@@ -1,0 +1,174 @@
+"""The events of /v1/responses, and its answers that are no stream, as text and counts."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
+from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, kind_of, reason_name
+from loadtest.dialects.answers.errors import error_rows, server_errors
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, bare_text, in_value, tool_text
+from loadtest.dialects.base import Note
+from loadtest.text import join_text
+
+REASONS = {
+    "completed": "stop",
+    "max_output_tokens": "length",
+    "max_tokens": "length",
+    "incomplete": "length",
+    "done": "stop",
+}  # in the words of the other formats
+_UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole response
+NO_STATUS = "the server ended the answer without a status"
+# Words in an event's kind: by them its text is the answer's, unless it is a thought's or a call's.
+_SEEN = re.compile(r"text|content|message|output|refusal|transcript|chunk")
+_HIDDEN = re.compile(r"reason|think|thought|summary|call|tool|argument|input|code")
+_NO_TEXT = ("response.audio.delta", "response.output_audio.delta")
+
+
+class ResponsesRows(Rows):
+    """Takes the events of a response, and a whole one, from servers that ignore `stream`."""
+
+    __slots__ = ("_said", "_since")
+
+    def __init__(self, answer: Decoded) -> None:
+        super().__init__(answer)
+        self._said: set[int | str] = set()  # items of the output whose text came
+        self._since = [0, 0]  # the event with which the last item that is over began: of visible and of hidden text
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        return row.get("object") == "response" or kind_of(row).startswith("response.")
+
+    def take(self, row: dict[str, Any]) -> bool:
+        answer, kind = self._answer, kind_of(row)
+        before = len(answer.events.texts)
+        self._take_text(row, kind)
+        whole = bool(row.get("output")) or (row.get("object") == "response" and row.get("status") not in _UNFINISHED)
+        response = row.get("response") if kind else row if whole else None
+        if kind in LAST_OF_RESPONSES and not isinstance(response, dict):
+            response = row  # some lay it flat into the event, or leave it out
+        if isinstance(response, dict):
+            if not kind or kind in LAST_OF_RESPONSES:
+                self._last(response, kind)
+            elif usage := response.get("usage"):
+                answer.take_usage(usage)
+            if kind in LAST_OF_RESPONSES and response is not row and (usage := row.get("usage")):
+                answer.take_usage(usage)
+        answer.take_error(row, error_rows.in_row(row))
+        ending = answer.ending
+        alike = kind.endswith(".delta") and len(answer.events.texts) == before + 1
+        return alike and not (ending.done or ending.error)
+
+    def _take_text(self, row: dict[str, Any], kind: str) -> None:
+        """Take the text of one event; an item that came in pieces is said once more at its end, any other only there."""
+        texts = _texts(row, kind, self._answer.note)
+        if any(texts) or kind.endswith(".done"):
+            item = row.get("item")
+            item_id = row.get("item_id", item.get("id") if isinstance(item, dict) else None)
+            places = [place for place in (item_id, row.get("output_index")) if isinstance(place, int | str)]
+            if not places and (kind.endswith(".delta") or not self._answer.events):
+                places = [0]  # there is one item, as a rule
+            if kind.endswith(".done") and places and places[0] not in self._said:
+                seen, hidden = _whole_text(row, kind)
+                texts = self._unsaid(seen, hidden=False), self._unsaid(hidden, hidden=True)
+            if texts[0] or (texts[1] and not kind.endswith(".added")):
+                self._said.update(places)
+        self._answer.add(texts)
+
+    def _unsaid(self, text: str, *, hidden: bool) -> str:
+        """Return the text of an item that is over, nothing if it came in pieces already, whichever item these named.
+
+        Items end in their order, so only what came since the one before began is looked at: an item may be one piece.
+        """
+        events, bare = self._answer.events, text.strip()
+        if not bare:
+            return ""
+        mine = [i for i in range(self._since[hidden], len(events)) if (i in events.hidden) == hidden]
+        at = join_text(events.texts[i] for i in mine).find(bare)
+        sizes = accumulate(len(events.texts[i]) for i in mine)
+        self._since[hidden] = next((i for i, size in zip(mine, sizes, strict=True) if size > at >= 0), len(events))
+        return text if at < 0 else ""
+
+    def _last(self, response: dict[str, Any], kind: str) -> None:
+        """Take the whole response, which ends an answer: its status, counts, and its text where no piece of that came."""
+        answer = self._answer
+        if len(answer.events) == len(answer.events.hidden):  # of the answer itself nothing came
+            seen, hidden = _in_output(response.get("output"), response.get("output_text"))
+            answer.add((seen, "" if answer.events else hidden))
+        if usage := response.get("usage"):
+            answer.take_usage(usage)
+        answer.marked = answer.over = True
+        answer.ending.model = as_name(response.get("model"))
+        details = response.get("incomplete_details")
+        why = reason_name(details.get("reason")) if isinstance(details, dict) else None
+        status = why or reason_name(response.get("status"))
+        if status is None or status in _UNFINISHED:
+            status = kind.removeprefix("response.") or ("completed" if status is None and answer.events else "")
+        error = _error_in(response)
+        if error and not error_rows.is_none(error):
+            answer.fail(server_errors.error_sentence(error))
+        elif status:
+            answer.finish(REASONS.get(status, status), status)
+
+    def close(self) -> None:
+        answer = self._answer
+        answer.take_final_usage()
+        if answer.marked:
+            answer.ending.hint = NO_STATUS
+
+
+def _texts(row: dict[str, Any], kind: str, note: Note) -> Texts:
+    """Return the text in one event: a piece, or what an item or a part begins with, such as a tool's name."""
+    if kind in _NO_TEXT:
+        return NO_TEXTS
+    if kind.endswith(".delta") or (kind.startswith("response.") and row.get("delta")):
+        return _sides(kind, bare_text(row.get("delta") or row.get("text"), note))
+    if kind == "response.output_item.added":
+        return _in_output([row.get("item")])
+    if kind == "response.content_part.added" and isinstance(part := row.get("part"), dict):
+        return in_value(part)
+    return NO_TEXTS
+
+
+def _sides(kind: str, texts: Texts) -> Texts:
+    """Return the text of an event as visible or hidden, by the kind of the event."""
+    return texts if _is_visible(kind) else ("", texts[1] + texts[0])
+
+
+@lru_cache(maxsize=64)
+def _is_visible(kind: str) -> bool:
+    return _SEEN.search(kind) is not None and _HIDDEN.search(kind) is None
+
+
+def _whole_text(row: dict[str, Any], kind: str) -> Texts:
+    """Return the text of an event that ends an item of the output, or a part of one."""
+    if kind == "response.output_item.done":
+        return _in_output([row.get("item")])
+    return _sides(kind, in_value([row.get(key) for key in ("text", "refusal", "arguments", "part")]))
+
+
+def _error_in(response: dict[str, Any]) -> Any:
+    """Return the error of a response that failed, from wherever it is sent."""
+    details = response.get("status_details")
+    told = details.get("error") if isinstance(details, dict) else None
+    return response.get("error") or response.get("last_error") or told
+
+
+def _in_output(output: Any, said: Any = None) -> Texts:
+    """Return the text of a whole response's items: messages, reasoning and tool calls; else what is `said` beside them."""
+    seen, hidden = "", ""
+    for item in output if isinstance(output, list) else ():
+        if not isinstance(item, dict):
+            continue
+        if item.get("type") in ("message", None):
+            open_, secret = in_value(item.get("content"))
+            seen, hidden = seen + open_, hidden + secret
+        else:
+            parts = (in_value(item.get(key)) for key in ("summary", "content"))
+            hidden += "".join(a + b for a, b in parts) + tool_text([{"function": item}])
+    if not (seen or hidden):
+        return in_value(output if isinstance(output, str) else said)
+    return seen, hidden
