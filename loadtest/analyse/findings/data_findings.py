@@ -25,10 +25,9 @@ SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answ
 
 def batch_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Finding]:
     """Say how long all rows of a data file took, where each level sent every row once."""
-    scenario = run.facts.get("scenario") or {}
-    if not (scenario.get("data_once") and scenario.get("data")):
+    if not (run.scenario.get("data_once") and run.scenario.get("data")):
         return []
-    name, found = Path(str(scenario["data"])).name, []
+    name, found = Path(str(run.scenario["data"])).name, []
     asked = {level["index"]: level.get("requests") for level in run.levels}
     for level in levels:
         every, ended = run.requests[run.measured(level["index"])], run.requests[run.sent(level["index"])]
@@ -68,8 +67,7 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
     found = []
     for key, what, column in SIDES:
         for asked in dict.fromkeys(level[key] for level in levels if level.get(key)):
-            rows = [run.good(level["index"]) for level in levels if level.get(key) == asked]
-            asked_for = np.any(rows, axis=0)
+            asked_for = np.any([run.good(level["index"]) for level in levels if level.get(key) == asked], axis=0)
             if key == "input_lengths":  # later turns hold what was said before
                 asked_for &= ~np.asarray(run.requests["turn"] > 0, dtype=np.bool_)
             got = run.requests[column][asked_for].dropna()
@@ -101,17 +99,15 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
 
 def clock_findings(run: RunData) -> list[Finding]:
     """Say which models' durations, as the server says them, were taken by another clock."""
-    found = []
-    for model, rows in run.requests[run.requests["clock_factor"].notna()].groupby("model", observed=True):
-        factor = float(rows["clock_factor"].iloc[0])
-        found.append(
-            Finding(
-                f"The server's durations for {model} are left out: by them decoding took {number(factor)} times as long as its tokens "
-                "came.",
-                "They are of another clock or unit, or count otherwise. Waits and prefill are told as of a server that says none.",
-            )
+    factors = run.requests[run.requests["clock_factor"].notna()].groupby("model", observed=True)["clock_factor"].first()
+    return [
+        Finding(
+            f"The server's durations for {model} are left out: by them decoding took {number(float(factor))} times as long as its "
+            "tokens came.",
+            "They are of another clock or unit, or count otherwise. Waits and prefill are told as of a server that says none.",
         )
-    return found
+        for model, factor in factors.items()
+    ]
 
 
 def _duration(seconds: float) -> str:
