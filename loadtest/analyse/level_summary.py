@@ -80,7 +80,7 @@ def level_summary(
         **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
-        "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
+        "outcomes": outcome_counts(requests),
         "failures": outcome_rules.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
         **_described(run, index, good, block),
         **leavers.left_figures(run, index, found_slots),
@@ -107,6 +107,10 @@ def level_summary(
     if asked:
         found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
     return LevelData(found)
+
+
+def outcome_counts(requests: pd.DataFrame) -> dict[str, int]:
+    return {str(name): int(count) for name, count in requests["outcome"].value_counts().items()}
 
 
 def _described(run: RunData, index: int, good: BoolArray, block: int) -> dict[str, Any]:

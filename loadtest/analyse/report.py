@@ -188,7 +188,7 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     """
     levels = summary["levels"]
     shared, names = shared_parts([level["label"] for level in levels])
-    title = marked(joined(" · ", summary["name"], measured_on(summary), *shared), summary)
+    title = marked(joined(" · ", summary["name"], measured_on(summary), shared), summary)
     figures = [tables.headline(level, tokens=has_tokens(*levels)) for level in levels]
     rows = tuple(
         (name, _ok_and_failed(level), *each.values(), level["verdict"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.level_summary import level_summary, or_reason
+from loadtest.analyse.level_summary import level_summary, or_reason, outcome_counts
 from loadtest.analyse.run import frames, groups
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
@@ -28,7 +28,6 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
-from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
 from loadtest.errors import PredictionError
 from loadtest.records import SCHEMA
@@ -134,7 +133,7 @@ def _analysed(
         why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
         found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
     run.requests["queue_wait_s"] = waits.told_wait(run)
-    waited = waits.split_waits(run, known_slots(run, found).slots if own else found)
+    waited = waits.split_waits(run, slots.known_slots(run, found) if own else found)
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
     run.requests["wait_source"] = waited.source
     run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)
@@ -204,7 +203,7 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
         "knee": [],
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),
-        "outcomes": groups.outcome_counts(run),
+        "outcomes": outcome_counts(run.requests[~run.flag("warmup")]),
         "verdict": verdict.of_run(run, levels),
         "turns": [one.to_dict() for one in lost],
         "groups": [

@@ -138,9 +138,9 @@ def _advice_of(
 ) -> Advice:
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
+    from loadtest.analyse.server.queue.slots import known_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
-    from loadtest.analyse.whatif.model.fit import known_slots
-    from loadtest.analyse.whatif.model.levels_used import longest_series
+    from loadtest.analyse.whatif.model.fit import longest_series
     from loadtest.analyse.whatif.model.predict import require_tokens
     from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 
@@ -149,7 +149,7 @@ def _advice_of(
         raise PredictionError(
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
         )
-    slots = known_slots(analysis.run, analysis.slots).slots
+    slots = known_slots(analysis.run, analysis.slots)
     require_tokens(analysis.run)
     work.require_slots(slots, series)
     used = [level for level in analysis.levels if level["index"] in series.levels]

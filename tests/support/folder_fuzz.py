@@ -200,8 +200,8 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model import self_check
+    from loadtest.analyse.whatif.model.fit import longest_series
     from loadtest.analyse.whatif.model.lengths import with_lengths_of
-    from loadtest.analyse.whatif.model.levels_used import longest_series
     from loadtest.analyse.whatif.model.predict import ServerModel
 
     group = longest_series(found.run)

@@ -28,8 +28,15 @@ from loadtest.analyse.comparison.compare import (
     compare,
     judge_change,
 )
-from loadtest.analyse.comparison.differences import METRICS, RUN_NOISE, STEPS, Estimate, Metric, estimate_of
-from loadtest.analyse.comparison.step_times import step_estimates
+from loadtest.analyse.comparison.differences import (
+    METRICS,
+    RUN_NOISE,
+    STEPS,
+    Estimate,
+    Metric,
+    estimate_of,
+    step_estimates,
+)
 from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.timing import StepLaw, Timing

@@ -321,8 +321,8 @@ def examine(kind: str, seed: int) -> Verdict | None:
         (each for each in found.without if each.what == wanted and (not each.cause or each.cause.id == case.planted)),
         None,
     )
-    error = said.found.seconds / truth - 1 if said else None
-    inside = said.found.band[0] <= truth <= said.found.band[1] if said else None
+    error = said.seconds / truth - 1 if said else None
+    inside = said.band[0] <= truth <= said.band[1] if said else None
     why = found.no_replay or ""
     return Verdict(kind, seed, case.says, named_right(case, found, case.slots), error, inside, why)
 

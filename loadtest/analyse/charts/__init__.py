@@ -24,8 +24,9 @@ from loadtest.analyse.charts import (
     tradeoff,
     ttft,
 )
-from loadtest.analyse.charts.void_levels import label_of
+from loadtest.analyse.charts.void_levels import or_void
 from loadtest.analyse.run import groups
+from loadtest.analyse.run.arrays import evenly
 from loadtest.analyse.run.levels import Series, axis_of, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
@@ -109,7 +110,7 @@ def _save(figure: Figure, path: Path, *said: Any, **more: Any) -> Path | None:
 def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path | None:
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
     found = analysis.series or [Series("", ())]
-    shown = [found[place] for place in style.spread(len(found), style.MOST_PANELS)]
+    shown = [found[place] for place in evenly(len(found), style.MOST_PANELS)]
     figure, panels = style.page(len(shown))
     for place, (axes, series) in enumerate(zip(panels, shown, strict=True)):
         chart(axes, analysis, series)
@@ -142,8 +143,7 @@ def _draw_tradeoff(path: Path, analysis: Analysis) -> Path | None:
     names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
     said = f"a point a level, with its {axis_of(levels).partition(' (')[0]} beside it"
     subtitle = joined("; ", said, tradeoff.without_p95(levels))
-    write = [each.write for each in names]
-    return _save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=write)
+    return _save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=[each.write for each in names])
 
 
 def _draw_percentiles(path: Path, analysis: Analysis) -> Path | None:
@@ -165,7 +165,7 @@ def _timeline(path: Path, analysis: Analysis) -> Path | None:
         return None
     figure, (axes,) = style.page(1, height=6.4)
     timeline.request_rows(axes, analysis, level)
-    return _save(figure, path, analysis, timeline.title(analysis, level), label_of(level))
+    return _save(figure, path, analysis, timeline.title(analysis, level), or_void(level["label"], level))
 
 
 def _depth(path: Path, analysis: Analysis) -> Path | None:

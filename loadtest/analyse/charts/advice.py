@@ -86,8 +86,8 @@ def _size(said: str, columns: int) -> float:
 
 def _label_table(axes: Axes, advice: Advice) -> None:
     """Label rows and columns; outline the row of the slots as measured, and mark the one advised."""
-    axes.set_xlim(-0.5, len(advice.loads) - 0.5)
-    axes.set_ylim(len(advice.slots) - 0.5, -0.5)
+    axes.set(xlim=(-0.5, len(advice.loads) - 0.5), xlabel="streams at once, (n): not measured")
+    axes.set(ylim=(len(advice.slots) - 0.5, -0.5), ylabel="slots (▶ advised)")
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -98,8 +98,6 @@ def _label_table(axes: Axes, advice: Advice) -> None:
     axes.set_yticks(range(len(advice.slots)), labels)
     for label, slots in zip(axes.get_yticklabels(), advice.slots, strict=False):  # none where the axis is shared
         label.set_fontweight("bold" if slots in (advice.best, advice.now) else "normal")
-    axes.set_xlabel("streams at once, (n): not measured")
-    axes.set_ylabel("slots (▶ advised)")
     if advice.now is not None:
         row = advice.slots.index(advice.now)
         width = len(advice.loads)

@@ -50,27 +50,23 @@ def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -
     """Draw each request as a bar of load, rest of TTFT and decode, with the load's figures; return the time of 0 s."""
     zero = float(every[0]["start_s"])
     frame = analysis.run.requests
-    for number, one in enumerate(every):
+    for one in every:
         row = frame.loc[(frame["send"] - one["start_s"]).abs().idxmin()]
         at, took = one["start_s"] - zero, one["load_s"]
         first, last = float(row["first_token"]) - zero, float(row["last"]) - zero
-        named: list[str | None] = ["load", "queue wait and prefill", "decoding"] if number == 0 else [None] * 3
-        parts = (
-            (at, took, style.PURPLE),
-            (at + took, first - at - took, style.SKY),
-            (first, last - first, style.DECODING),
-        )
-        for (left, width, colour), label in zip(parts, named, strict=True):
+        for left, width, colour, label in (
+            (at, took, style.PURPLE, "load"),
+            (at + took, first - at - took, style.SKY, "queue wait and prefill"),
+            (first, last - first, style.DECODING, "decoding"),
+        ):
             if np.isfinite(width):
                 axes.barh(0, max(width, 0.0), 0.5, left=left, color=colour, label=label)
         speed = f"\n{size(one['bytes_per_s'])}/s" if one["bytes_per_s"] else ""
         axes.text(at + took / 2, 0.34, f"{seconds(took)}{speed}", ha="center", va="bottom", fontsize=8, color=style.INK)
-    axes.set_ylim(-0.4, 1.15)
     axes.set_yticks([])
     axes.grid(visible=False)
-    axes.set_ylabel("requests")
     end = max(one["start_s"] + one["load_s"] for one in every) - zero
-    axes.set_xlim(-0.04 * end, end * 1.06)
+    axes.set(ylabel="requests", xlim=(-0.04 * end, end * 1.06), ylim=(-0.4, 1.15))
     return zero
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TO
 from loadtest.analyse.comparison.differences import FAILED, OF_REQUESTS, Metric
 from loadtest.analyse.comparison.many import Entry, Many
 from loadtest.analyse.findings.measured_on import measured_on
-from loadtest.analyse.run.levels import LevelData, axis_of, believed, series_of
+from loadtest.analyse.run.levels import Series, axis_of, believed, series_of
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, joined
 
@@ -70,13 +71,11 @@ def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Se
     axes.axvline(0, color=style.INK, linewidth=1.0)
     for row in rows:
         _change_mark(axes, row, levels.index(row.level), half)
-    axes.set_xlim(-half, half)
-    axes.set_ylim(len(levels) - 0.4, -0.7)
+    axes.set(title=metric.name, xlim=(-half, half), ylim=(len(levels) - 0.4, -0.7))
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
     axes.locator_params(axis="x", nbins=4)
     axes.xaxis.set_major_formatter(lambda at, _: f"{at * 100:+.0f}".replace("-", "−") if abs(at) > 1e-9 else "0")
-    axes.set_title(metric.name)
     axes.set_xlabel("change, %: worse →" if metric.lower_is_better else "← worse: change, %", color=style.VERMILLION)
 
 
@@ -113,7 +112,7 @@ def _framed(comparison: Comparison) -> Analysis:
     sides = [[one.summary for one in side] for side in (comparison.bases, comparison.news)]
     names = [side[0]["name"] + (f" and {len(side) - 1} more" if side[1:] else "") for side in sides]
     simulated = sides[1][0]["simulated"] or sides[0][0]["simulated"]
-    return style.framed(comparison.new, [*sides[0], *sides[1]], " → ".join(names), simulated=simulated)
+    return style.framed(comparison.news[0], [*sides[0], *sides[1]], " → ".join(names), simulated=simulated)
 
 
 VOID_CROSS = "void, not compared"
@@ -121,20 +120,10 @@ MOST_SERIES = 14  # series of one chart; more are in the tables
 
 
 @dataclass(frozen=True, slots=True)
-class StyledSeries:
-    """The levels of a run that differ in load alone, as a line of every panel."""
+class StyledSeries(Series):
+    """The levels of a run that differ in a known load alone, as a line of every panel."""
 
-    label: str
-    levels: tuple[LevelData, ...]
     look: dict[str, Any]
-
-    @property
-    def good(self) -> list[LevelData]:
-        return [level for level in believed(self.levels) if level.amount]
-
-    @property
-    def void(self) -> list[LevelData]:
-        return [level for level in self.levels if level.is_void and level.amount]
 
 
 Panel = Callable[[Axes, Sequence[StyledSeries]], None]
@@ -143,10 +132,10 @@ Panel = Callable[[Axes, Sequence[StyledSeries]], None]
 def draw_many(many: Many, path: Path) -> Path:
     """Write all four panels on one page."""
     with mpl.rc_context(style.RC):
-        figure_, panels = style.page(4, columns=2, height=4.4, share_y=False)
+        figure, panels = style.page(4, columns=2, height=4.4, share_y=False)
         for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):
             panel(axes, styled_series(many)[:MOST_SERIES])
-        return style.save(figure_, path, _framed_many(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
+        return style.save(figure, path, _framed_many(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
 
 
 def draw_each(many: Many, out: Path) -> list[Path]:
@@ -154,17 +143,10 @@ def draw_each(many: Many, out: Path) -> list[Path]:
     written = []
     with mpl.rc_context(style.RC):
         for name, title, panel in _panels(many):
-            figure_, (axes,) = style.page(1, height=5.2)
+            figure, (axes,) = style.page(1, height=5.2)
             panel(axes, styled_series(many)[:MOST_SERIES])
-            written.append(
-                style.save(
-                    figure_,
-                    out / f"{name}.png",
-                    _framed_many(many),
-                    title,
-                    _subtitle(many, bars=bool(axes.collections)),
-                )
-            )
+            subtitle = _subtitle(many, bars=bool(axes.collections))
+            written.append(style.save(figure, out / f"{name}.png", _framed_many(many), title, subtitle))
     return written
 
 
@@ -172,17 +154,25 @@ def _panels(many: Many) -> tuple[tuple[str, str, Panel], ...]:
     """Return each panel's file, title and what draws it."""
     if many.metrics == OF_REQUESTS:
         return (
-            ("requests", "Requests a second against load", _rate("requests_per_s", "requests/s")),
-            ("e2e", "E2E against load", _latency("e2e_s", "p95", "E2E")),
-            ("tradeoff", "Throughput against latency", _tradeoff("e2e_s", "E2E", "requests_per_s", "requests/s")),
-            ("input", "Input tokens a second against load", _rate("input_tokens_per_s", "input tokens/s")),
+            ("requests", "Requests a second against load", partial(_rates, rate=("requests_per_s", "requests/s"))),
+            ("e2e", "E2E against load", partial(_durations, key="e2e_s", high="p95", name="E2E")),
+            (
+                "tradeoff",
+                "Throughput against latency",
+                partial(_tradeoff, key="e2e_s", name="E2E", rate=("requests_per_s", "requests/s")),
+            ),
+            (
+                "input",
+                "Input tokens a second against load",
+                partial(_rates, rate=("input_tokens_per_s", "input tokens/s")),
+            ),
         )
-    output = "output tokens/s, all streams"
+    output = ("output_tokens_per_s", "output tokens/s, all streams")
     return (
-        ("throughput", "Output against load", _rate("output_tokens_per_s", output)),
-        ("ttft", "TTFT against load", _latency("ttft_s", "p95", "TTFT")),
-        ("tradeoff", "Throughput against latency", _tradeoff("ttft_s", "TTFT", "output_tokens_per_s", output)),
-        ("itl", "Gaps between tokens against load", _latency("itl_s", "p99", "ITL")),
+        ("throughput", "Output against load", partial(_rates, rate=output)),
+        ("ttft", "TTFT against load", partial(_durations, key="ttft_s", high="p95", name="TTFT")),
+        ("tradeoff", "Throughput against latency", partial(_tradeoff, key="ttft_s", name="TTFT", rate=output)),
+        ("itl", "Gaps between tokens against load", partial(_durations, key="itl_s", high="p99", name="ITL")),
     )
 
 
@@ -194,7 +184,7 @@ def styled_series(many: Many) -> list[StyledSeries]:
     return [
         StyledSeries(
             joined(" · ", _label(entry, marked=not all_simulated), series.label if several else ""),
-            series.levels,
+            tuple(level for level in series.levels if level.amount),
             style.line_look(i),
         )
         for i, (entry, series) in enumerate(found)
@@ -207,62 +197,51 @@ def _label(entry: Entry, *, marked: bool) -> str:
     return f"{entry.letter} {entry.name}" + (" (simulated)" if simulated else "")
 
 
-def _rate(key: str, name: str) -> Panel:
-    def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
-        for one in every:
-            known = [level for level in one.good if level[key] is not None]
-            _plot(axes, one, [(level.amount, level[key]) for level in known])
-            for level in known:
-                if bounds := level.interval(key):
-                    at = level.amount
-                    axes.vlines(at, *bounds, color=one.look["color"], linewidth=1.4, alpha=0.6)
-            _void(axes, one, [(level.amount, level[key]) for level in one.void if level[key] is not None])
-        _load_axis(axes, every, f"No level has {name}.")
-        axes.set_ylabel(name)
-        axes.set_ylim(bottom=0)
-        style.plain(axes.yaxis)
-
-    return panel
+def _rates(axes: Axes, every: Sequence[StyledSeries], *, rate: tuple[str, str]) -> None:
+    """Draw a rate, given by its key and its name."""
+    key, name = rate
+    for one in every:
+        known = [level for level in one.believed if level[key] is not None]
+        _plot(axes, one, [(level.amount, level[key]) for level in known])
+        for level in known:
+            if bounds := level.interval(key):
+                axes.vlines(level.amount, *bounds, color=one.look["color"], linewidth=1.4, alpha=0.6)
+        _void(axes, one, [(level.amount, level[key]) for level in one.void if level[key] is not None])
+    _load_axis(axes, every, f"No level has {name}.")
+    axes.set(ylabel=name, ylim=(0, None))
+    style.plain(axes.yaxis)
 
 
-def _latency(key: str, high: str, name: str) -> Panel:
+def _durations(axes: Axes, every: Sequence[StyledSeries], *, key: str, high: str, name: str) -> None:
     """Draw a duration's median, and dotted its high percentile, on a logarithmic axis."""
-
-    def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
-        for one in every:
-            _plot(axes, one, list(style.points(one.good, key, "p50")))
-            if highs := list(style.points(one.good, key, high)):
-                look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
-                axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
-            _void(axes, one, list(style.points(one.void, key, "p50")))
-        if any(line.get_linestyle() == ":" for line in axes.lines):
-            label = f"dotted: {name} {high}; else p50"
-            axes.add_line(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=label))
-        _load_axis(axes, every, f"No level has a {name}.")
-        axes.set_ylabel(f"{name}, logarithmic")
-        _logarithmic_y(axes)
-
-    return panel
+    for one in every:
+        _plot(axes, one, list(style.points(one.believed, key, "p50")))
+        if highs := list(style.points(one.believed, key, high)):
+            look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
+            axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
+        _void(axes, one, list(style.points(one.void, key, "p50")))
+    if any(line.get_linestyle() == ":" for line in axes.lines):
+        label = f"dotted: {name} {high}; else p50"
+        axes.add_line(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=label))
+    _load_axis(axes, every, f"No level has a {name}.")
+    axes.set_ylabel(f"{name}, logarithmic")
+    _logarithmic_y(axes)
 
 
-def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
-    def panel(axes: Axes, every: Sequence[StyledSeries]) -> None:
-        levels = [level for one in every for level in one.levels]
-        part = "p95" if all(level.figure(key, "p95") is not None for level in believed(levels)) else "p50"
-        for one in every:
-            known = [(level.figure(rate), level.figure(key, part)) for level in one.good]
-            _plot(axes, one, [(x, y) for x, y in known if x is not None and y is not None])
-        if not axes.lines:
-            style.empty(axes, f"No level that is not void has a {name} and a rate.")
-            return
-        axes.grid(visible=True, axis="x")
-        axes.set_xlim(left=0)
-        style.plain(axes.xaxis)
-        axes.set_xlabel(f"{rate_name}: lower right is better")
-        axes.set_ylabel(f"{name} {part}, logarithmic")
-        _logarithmic_y(axes)
-
-    return panel
+def _tradeoff(axes: Axes, every: Sequence[StyledSeries], *, key: str, name: str, rate: tuple[str, str]) -> None:
+    """Draw a duration over a rate, given by its key and its name."""
+    levels = [level for one in every for level in one.levels]
+    part = "p95" if all(level.figure(key, "p95") is not None for level in believed(levels)) else "p50"
+    for one in every:
+        known = [(level.figure(rate[0]), level.figure(key, part)) for level in one.believed]
+        _plot(axes, one, [(x, y) for x, y in known if x is not None and y is not None])
+    if not axes.lines:
+        style.empty(axes, f"No level that is not void has a {name} and a rate.")
+        return
+    axes.grid(visible=True, axis="x")
+    style.plain(axes.xaxis)
+    axes.set(xlim=(0, None), xlabel=f"{rate[1]}: lower right is better", ylabel=f"{name} {part}, logarithmic")
+    _logarithmic_y(axes)
 
 
 def _plot(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
@@ -279,7 +258,7 @@ def _void(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) 
 
 
 def _load_axis(axes: Axes, every: Sequence[StyledSeries], nothing: str) -> None:
-    levels = [level for one in every for level in one.levels if level.amount]
+    levels = [level for one in every for level in one.levels]
     if not any(len(drawn.get_xdata()) for drawn in axes.lines):  # type: ignore[arg-type] # a sequence here
         style.empty(axes, nothing)
         return

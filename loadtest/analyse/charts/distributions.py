@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import level_name
+from loadtest.analyse.charts.void_levels import or_void
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings.run_findings import heaviest
+from loadtest.analyse.run.arrays import evenly, finite
 from loadtest.analyse.run.levels import LevelData, Series, name_among
 from loadtest.analyse.summary import Analysis
 from loadtest.text import number, percent, seconds
@@ -40,8 +41,7 @@ def e2e(axes: Axes, analysis: Analysis, series: Series) -> None:
 def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: str) -> None:
     run, colours = analysis.run, style.shades(analysis)
     for level in style.drawn_levels(series.levels):
-        values = np.sort(run.column(column)[run.good(level["index"])])
-        values = values[np.isfinite(values)]
+        values = np.sort(finite(run.column(column)[run.good(level["index"])]))
         if not len(values):
             continue
         # Users who left before the first token would have waited longer than all of these.
@@ -54,14 +54,13 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
             marker="o" if len(values) <= FEW else "",
             markersize=3.5,
             linewidth=1.6,
-            label=f"{level_name(level)} (n = {len(values)}{f', {left} left' if left else ''})",
+            label=f"{or_void(level.load, level)} (n = {len(values)}{f', {left} left' if left else ''})",
         )
     if not axes.lines:
         style.empty(axes, f"No request ended well, so there is no {called} to show.")
         return
     style.share_over_log(axes)
-    axes.set_xlabel(f"{called}, logarithmic")
-    axes.set_ylabel("share of requests at or below")
+    axes.set(xlabel=f"{called}, logarithmic", ylabel="share of requests at or below")
 
 
 def ttft_title(analysis: Analysis) -> str:
@@ -72,10 +71,10 @@ def ttft_title(analysis: Analysis) -> str:
         return "Time to first token"
     name = name_among(last, levels)
     half, end = (last.wait_in_words("ttft_s", part) for part in ("p50", "max"))
-    values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
-    if not np.isfinite(values).any():  # all users hung up
+    known = finite(analysis.run.column("ttft_s")[analysis.run.good(last["index"])])
+    if not len(known):
         return f"{name}: all users hung up before their first token"
-    first = seconds(float(np.nanmin(values)))
+    first = seconds(float(known.min()))
     if first == end:
         return f"{name}: every first token comes after {end}"
     where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
@@ -92,16 +91,15 @@ def itl(axes: Axes, analysis: Analysis, series: Series) -> None:
     every = list(_gaps_of_levels(analysis, series, fewest=1))
     shortest = _shortest(every)
     for level, gaps, look in every:
-        at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
+        at = evenly(len(gaps), MOST_POINTS)
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = level_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
+        label = or_void(level.load, level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
         axes.plot([max(gaps[rank], shortest) for rank in at], (at + 1) / len(gaps), label=label, **look)
     if not every:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
     style.share_over_log(axes)
-    axes.set_xlabel(_axis([gaps for _, gaps, _ in every], shortest))
-    axes.set_ylabel("share of gaps at or below")
+    axes.set(xlabel=_axis([gaps for _, gaps, _ in every], shortest), ylabel="share of gaps at or below")
 
 
 def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -112,18 +110,16 @@ def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         # Even steps of the logarithm: the last ranks are the ones that matter.
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
         x = [max(gaps[len(gaps) - count], shortest) for count in beyond]
-        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", label=level_name(level), **look)
+        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", label=or_void(level.load, level), **look)
     if not every:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return
     style.logarithmic_x(axes)
-    axes.set_yscale("log")
     most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.levels)  # of all panels
-    axes.set_ylim(1 / (1.5 * most), 1.3)
+    axes.set(yscale="log", ylim=(1 / (1.5 * most), 1.3))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set_xlabel(_axis([gaps for _, gaps, _ in every], shortest))
-    axes.set_ylabel("share of gaps this long or longer")
+    axes.set(xlabel=_axis([gaps for _, gaps, _ in every], shortest), ylabel="share of gaps this long or longer")
 
 
 def _gaps_of_levels(
@@ -195,8 +191,7 @@ class _Gaps:
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         n, usual = len(gaps), level.figure("itl_s", "p50") or 0.0
         long = n - bisect_right(gaps, 2 * usual)
-        beyond = _round_below(float(gaps[n - long])) if long else 2 * usual
-        beyond = max(2 * usual, beyond)
+        beyond = max(2 * usual, _round_below(float(gaps[n - long])) if long else 0.0)
         where = name_among(level, levels)
         return cls(where, n, usual, float(gaps[n - 1]), long, beyond, (n - bisect_right(gaps, beyond)) / n)
 

@@ -25,20 +25,15 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     """Draw a point a request where it was sent, and the median along each level."""
     colours = style.shades(analysis)
     every = sum(int(analysis.run.good(level["index"]).sum()) for level in analysis.levels)
-    drawn = told = doubted = False
+    step = max(1, -(-every // MOST_POINTS))
     for level in analysis.levels:
         sent, waited = _requests(analysis, level)
-        if not len(sent):
+        if level.is_void and len(sent):
+            look: dict[str, Any] = {"color": style.VERMILLION, "label": VOID_LABEL}
+            axes.plot(sent[::step], waited[::step], "x", markersize=4, alpha=0.55, **look)
+        if level.is_void or not len(sent):
             continue
-        name = level.load
-        step = max(1, -(-every // MOST_POINTS))
-        drawn = True
-        if level.is_void:
-            label = "" if doubted else VOID_LABEL
-            axes.plot(sent[::step], waited[::step], "x", color=style.VERMILLION, markersize=4, alpha=0.55, label=label)
-            doubted = True
-            continue
-        axes.plot(sent[::step], waited[::step], ".", color=colours[name], markersize=4, alpha=0.55)
+        axes.plot(sent[::step], waited[::step], ".", color=colours[level.load], markersize=4, alpha=0.55)
         for part in _thirds(level, sent):
             axes.hlines(
                 float(np.median(waited[part])),
@@ -46,20 +41,17 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
                 float(sent[part[-1]]),
                 color=style.INK,
                 linewidth=2.0,
-                label="" if told else "median of each third of a level",
+                label="median of each third of a level",
                 zorder=3,
             )
-            told = True
-    if not drawn:
+    if not axes.lines:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return
     low, high = style.logarithmic_y(axes)
     room = (high / low) ** 0.12  # for the loads on top
-    axes.set_ylim(low, high * room) if high >= 12 * low else axes.set_ylim(low / 1.6, high * 2)
-    axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
+    height = (low, high * room) if high >= 12 * low else (low / 1.6, high * 2)
+    axes.set(xlim=(-0.02 * axes.get_xlim()[1], None), ylim=height, ylabel="TTFT, logarithmic")
     style.level_marks(axes, analysis)
-    axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
-    axes.set_ylabel("TTFT, logarithmic")
 
 
 def _requests(analysis: Analysis, level: LevelData) -> tuple[FloatArray, FloatArray]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.explain.explanation import Explainer, Explanation
@@ -66,13 +65,11 @@ def _lanes_drawn(
 ) -> None:
     low, high = span
     zero = found.begin_s
-    used: dict[str, str] = {}
     for lane, row in enumerate(rows):
         for label, colour, start, end in _bars(run, timeline, int(row)):
             left, right = max(start, low), min(end, high)
             if right > left:
-                axes.barh(lane, right - left, left=left - zero, height=0.7, color=colour, linewidth=0)
-                used[label] = colour
+                axes.barh(lane, right - left, left=left - zero, height=0.7, color=colour, linewidth=0, label=label)
         if row == found.row:
             axes.axhspan(lane - 0.5, lane + 0.5, color=style.PALE_ORANGE, alpha=0.35, zorder=0)
     _tokens(axes, run, rows, span, zero)
@@ -81,13 +78,10 @@ def _lanes_drawn(
         axes.axvline(first - zero, color=style.INK, linewidth=1.0, linestyle=":")
     axes.axvline(0.0, color=style.INK, linewidth=1.0, linestyle=":")
     axes.set_yticks(range(len(rows)), [f"#{timeline.ids[row]}" for row in rows], fontsize=8.5)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(low - zero, high - zero)
+    due = f"seconds since request {found.id} was due; dotted: due, and its first token"
+    axes.set(xlim=(low - zero, high - zero), ylim=(len(rows) - 0.4, -0.6), xlabel=due)
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"seconds since request {found.id} was due; dotted: due, and its first token")
-    handles = [Patch(color=colour, label=label) for label, colour in used.items()]
-    axes.legend(handles=handles, ncols=6, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
 
 
 def _bars(run: RunData, timeline: Timeline, row: int) -> list[tuple[str, str, float, float]]:
@@ -96,8 +90,7 @@ def _bars(run: RunData, timeline: Timeline, row: int) -> list[tuple[str, str, fl
     until = first if math.isfinite(first) else end
     arrived, won = float(timeline.arrived[row]), float(timeline.won[row])
     read = float(timeline.read_from[row])
-    known = math.isfinite(run.column("slot_wait_s")[row])
-    won = won if known else arrived
+    won = won if math.isfinite(run.column("slot_wait_s")[row]) else arrived
     bars = [
         ("load, handling", style.PURPLE, float(timeline.send[row]), arrived),
         ("slot wait", style.ORANGE, arrived, won),
@@ -112,15 +105,8 @@ def _bars(run: RunData, timeline: Timeline, row: int) -> list[tuple[str, str, fl
 
 
 def _tokens(axes: Axes, run: RunData, rows: IntArray, span: tuple[float, float], zero: float) -> None:
-    at, lanes = [], []
-    for lane, row in enumerate(rows):
-        send = run.column("send")[row]
-        each = send + run.chunks.row(int(row)) * S_PER_US
-        each = each[(each >= span[0]) & (each <= span[1])]
-        at.append(each - zero)
-        lanes.append(np.full(len(each), lane))
-    every = np.concatenate(at) if at else np.zeros(0)
-    if len(every) <= MOST_TICKS:
-        axes.plot(
-            every, np.concatenate(lanes) if lanes else every, "|", color=style.BLUE, markersize=4.5, markeredgewidth=0.7
-        )
+    tokens = [run.column("send")[row] + run.chunks.row(int(row)) * S_PER_US for row in rows]
+    inside = [at[(at >= span[0]) & (at <= span[1])] - zero for at in tokens]
+    if sum(map(len, inside)) <= MOST_TICKS:
+        for lane, at in enumerate(inside):
+            axes.plot(at, np.full(len(at), lane), "|", color=style.BLUE, markersize=4.5, markeredgewidth=0.7)

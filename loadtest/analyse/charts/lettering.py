@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -82,10 +82,14 @@ class RoundDurations(Locator):
         low, high = sorted((vmin, vmax))
         if not 0 < low < high:
             return []
-        least = self.apart * math.log10(high / low)
+        least = (high / low) ** self.apart  # a tick over the one before it
         every = [_between(low, high, mantissas) for mantissas in ROUND]
-        clear = [ticks for ticks in every if len(ticks) > 1 and _nearest(ticks) >= least]
-        return clear[0] if clear else _thinned(next((ticks for ticks in reversed(every) if ticks), []), least)
+        clear = [
+            ticks
+            for ticks in every
+            if len(ticks) > 1 and min(after / before for before, after in pairwise(ticks)) >= least
+        ]
+        return clear[0] if clear else apart(next((ticks for ticks in reversed(every) if ticks), []), least)
 
 
 def _between(low: float, high: float, mantissas: Sequence[float]) -> list[float]:
@@ -93,15 +97,10 @@ def _between(low: float, high: float, mantissas: Sequence[float]) -> list[float]
     return [tick for decade in decades for mantissa in mantissas if low <= (tick := mantissa * 10.0**decade) <= high]
 
 
-def _nearest(ticks: Sequence[float]) -> float:
-    """Return the smallest distance of two neighbours, in decades."""
-    return min(math.log10(after / before) for before, after in pairwise(ticks))
-
-
-def _thinned(ticks: Sequence[float], least: float) -> list[float]:
-    """Return those ticks that are far enough from the one before that is kept."""
+def apart(values: Iterable[float], factor: float) -> list[float]:
+    """Return those of ordered values that are at least a factor from the one before that is kept."""
     kept: list[float] = []
-    for tick in ticks:
-        if not kept or math.log10(tick / kept[-1]) >= least:
-            kept.append(tick)
+    for value in values:
+        if not kept or max(value / kept[-1], kept[-1] / value) >= factor:
+            kept.append(value)
     return kept

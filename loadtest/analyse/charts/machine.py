@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings import machine_findings
-from loadtest.analyse.findings.slot_findings import only_void, slot_limit
+from loadtest.analyse.findings.slot_findings import believed_slots, only_void
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.files.samples import SERVERS, Machine
 from loadtest.analyse.run.overlaps import Depth
@@ -46,14 +46,11 @@ def streams(axes: Axes, analysis: Analysis) -> None:
         linewidth=0,
     )
     top = float((decoding + waiting).max())
-    if (slots := slot_limit(analysis)) is not None:
+    if (slots := believed_slots(analysis).number) is not None:
         axes.axhline(slots, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=counted(slots, "slot"))
-    axes.set_ylim(0, top * 1.12)
+    axes.set(xlim=(float(instants[0]), float(instants[-1])), ylim=(0, top * 1.12), ylabel="streams")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlim(float(instants[0]), float(instants[-1]))
     style.level_marks(axes, analysis)
-    axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
-    axes.set_ylabel("streams")
 
 
 def streams_title(analysis: Analysis) -> str:
@@ -62,7 +59,7 @@ def streams_title(analysis: Analysis) -> str:
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
     most = max((level["peak_decoding"] for level in levels), default=0)
-    if (limit := slot_limit(analysis)) is not None:
+    if (limit := believed_slots(analysis).number) is not None:
         ever = "never" if most <= limit else "hardly ever"  # a delayed last token is no other slot
         return f"Decoding {ever} rises above {counted(limit, 'stream')}, however many wait"
     if slots.estimate is None:
@@ -89,9 +86,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     every = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (label, panel) in zip(every, panels, strict=True):
         panel(axes)
-        axes.set_ylabel(label)
-        axes.set_xlabel("")
-    every[-1].set_xlabel("time since the run began (s); dotted: a level begins, with its load")
+        axes.set(ylabel=label, xlabel="" if axes is not every[-1] else style.TIME_OF_LEVELS)
     simulated = f"simulated: {', '.join(sorted(seen.simulated))}"
     said = simulated if seen.simulated else "a line is broken where samples are missing"
     return style.save(figure, path, analysis, title(analysis), said)
@@ -156,21 +151,16 @@ def cores_panel(axes: Axes, frame: pd.DataFrame) -> None:
     _percent_axis(axes)
 
 
+def values_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str, unit: float = 1.0) -> None:
+    """Draw what was sampled, in units of so much, from 0 up."""
+    axes.plot(frame["t"], frame[column] / unit, color=colour, linewidth=1.4)
+    axes.set_ylim(0, float(frame[column].max()) / unit * 1.15 or 1.0)
+
+
 def share_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
-    axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
+    values_panel(axes, frame, column, colour)
     axes.set_ylim(0, 1.05)
     _percent_axis(axes)
-
-
-def power_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
-    axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
-    axes.set_ylim(bottom=0)
-
-
-def gigabytes_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
-    """Draw bytes from 0 up, in GB."""
-    axes.plot(frame["t"], frame[column] / 1e9, color=colour, linewidth=1.4)
-    axes.set_ylim(0, float(frame[column].max()) / 1e9 * 1.15 or 1.0)
 
 
 def metric_panel(axes: Axes, frame: pd.DataFrame) -> None:
@@ -192,6 +182,6 @@ def _percent_axis(axes: Axes) -> None:
 
 GPU_PANELS = (
     ("utilisation", "GPU use", share_panel, style.GREEN),
-    ("memory_used", "GPU memory\n(GB)", gigabytes_panel, style.PURPLE),
-    ("power", "GPU power\n(W)", power_panel, style.ORANGE),
+    ("memory_used", "GPU memory\n(GB)", partial(values_panel, unit=1e9), style.PURPLE),
+    ("power", "GPU power\n(W)", values_panel, style.ORANGE),
 )

@@ -47,10 +47,9 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, name: str, called: str
     every = [level.figure(name, part) for level in analysis.levels for part, *_ in PERCENTILES]
     low, high = (end(value for value in every if value) for end in (min, max))
     room = 1.8 if high < 10 * low else 1.15
-    axes.set_ylim(low / room, high * room)
+    axes.set(ylabel=f"{called}, logarithmic", ylim=(low / room, high * room))
     style.logarithmic_y(axes)
     style.load_axis(axes, {level.amount for level in levels}, axis_of(levels))
-    axes.set_ylabel(f"{called}, logarithmic")
 
 
 def title(analysis: Analysis) -> str:

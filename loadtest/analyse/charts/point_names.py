@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.run.arrays import evenly
 
 SIZE = 8.5  # points, of the letters
 WIDE, HIGH = 0.64, 1.15  # of a character, as a share of that
@@ -113,7 +114,8 @@ class PointNames:
             return 0
         places = self._where([at for at, _, _ in self.points])
         lines = [pair for line in self.lines for pair in itertools.pairwise(self._where(line))]
-        edge = self._where_in_axes()
+        box, scale = self.axes.get_window_extent(), 72 / self.axes.figure.dpi
+        edge = Box(box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
         placing = Placing(edge, places, lines, [self._note(edge)])
         left = 0
         for i in _first_and_last_first(len(places)):
@@ -153,10 +155,6 @@ class PointNames:
         scale = 72 / self.axes.figure.dpi
         return [(float(x) * scale, float(y) * scale) for x, y in self.axes.transData.transform(list(at))]
 
-    def _where_in_axes(self) -> Box:
-        box, scale = self.axes.get_window_extent(), 72 / self.axes.figure.dpi
-        return Box(box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
-
     def _note(self, edge: Box) -> Box:
         """Return the corner that is kept free to say how many have no name; nothing of it where few points are."""
         wide, high = (150.0, 24.0) if len(self.points) > style.MOST_LINES else (0.0, 0.0)
@@ -169,5 +167,5 @@ def _first_and_last_first(count: int) -> list[int]:
     """Return the places of a list so that those near each other come late, first and last at once."""
     order: dict[int, None] = {}
     for most in (2, 3, 5, 9, 17, 33, 65, 129):
-        order.update(dict.fromkeys(style.spread(count, most)))
+        order.update(dict.fromkeys(evenly(count, most)))
     return [*order, *(place for place in range(count) if place not in order)]

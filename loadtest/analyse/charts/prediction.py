@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.slot_findings import believed_slots, slot_limit
+from loadtest.analyse.figures.intervals import Interval
+from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run.levels import LevelData, users_axis
-from loadtest.analyse.server.timing.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
+from loadtest.analyse.whatif.model.fit import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
@@ -38,9 +39,7 @@ def draw(path: Path, analysis: Analysis, found: PredictedCurve) -> Path:
     )
     said = joined("; ", found.series.label, drawn, way)
 
-    def panel(axes: Axes, key: str, part: str) -> None:
-        _curve_panel(axes, analysis, found, key, part)
-
+    panel = partial(_curve_panel, analysis=analysis, found=found)
     return _four_panels(path, analysis, panel, title(analysis, found), said)
 
 
@@ -53,9 +52,7 @@ def draw_loads(path: Path, analysis: Analysis, document: Document) -> Path:
         if level["label"] in document.rests_on["levels"] and bool(level["concurrency"]) != rates
     ]
 
-    def panel(axes: Axes, key: str, part: str) -> None:
-        _loads_panel(axes, levels, document, key, part, rates=rates)
-
+    panel = partial(_loads_panel, levels=levels, document=document, rates=rates)
     return _four_panels(path, analysis, panel, _loads_title(document), "bars: 95 %")
 
 
@@ -71,7 +68,7 @@ def _four_panels(
 
 
 def _loads_panel(
-    axes: Axes, levels: Sequence[LevelData], document: Document, key: str, part: str, *, rates: bool
+    axes: Axes, key: str, part: str, *, levels: Sequence[LevelData], document: Document, rates: bool
 ) -> None:
     points = [(level["rate"] if rates else level["concurrency"], level.figure(key, part)) for level in levels]
     known = sorted((at, value) for at, value in points if value is not None)
@@ -87,8 +84,7 @@ def _loads_panel(
         axes.plot([at for at, _, _ in each], values, marker, color=colour, label=f"predicted, {label}", zorder=3)
     _dots(axes, known, factor, style.INK)
     style.from_zero(axes, tallest * factor, 1.12)
-    people = any(load.people for load in document.loads)
-    name = "requests/s" if rates else users_axis(people=people)
+    name = "requests/s" if rates else users_axis(people=any(load.people for load in document.loads))
     style.load_axis(axes, {at for at, _ in [*known, *predicted]}, name)
 
 
@@ -115,7 +111,7 @@ def _loads_title(document: Document) -> str:
     return f"Predicted from {document.run['name']}: {', '.join(load.label for load in document.loads[:4])}"
 
 
-def _curve_panel(axes: Axes, analysis: Analysis, found: PredictedCurve, key: str, part: str) -> None:
+def _curve_panel(axes: Axes, key: str, part: str, *, analysis: Analysis, found: PredictedCurve) -> None:
     """Draw one figure: the predicted line and its band, dashed past what was measured; measured points with intervals."""
     users, curve = found.series.concurrencies, found.predictions
     points = measured(analysis, found.series, key, part)
@@ -142,8 +138,8 @@ def _curve_panel(axes: Axes, analysis: Analysis, found: PredictedCurve, key: str
     _dots(axes, [(load, value) for load, value, _ in points], factor, style.VERMILLION)
     style.from_zero(axes, tallest * factor, 1.12)  # room for the slots' label
     loads = {*users, *(each.concurrency or 1 for each in curve[-1:])}
-    style.load_axis(axes, loads, users_axis(people=has_turns(analysis.run)))
-    if (slots := slot_limit(analysis)) is not None:
+    style.load_axis(axes, loads, users_axis(people=analysis.run.has_turns))
+    if (slots := believed_slots(analysis).number) is not None:
         style.slots_line(axes, slots, slots)
 
 
@@ -185,7 +181,7 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
         for users, value, _ in measured(analysis, found.series, key, part)
         if users in by_load and value > 0
     ]
-    noun = ("person", "people") if has_turns(analysis.run) else ("stream",)
+    noun = ("person", "people") if analysis.run.has_turns else ("stream",)
     text = (
         f"Predicted for {counted(last.concurrency or 0, *noun)}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
         f"{number(last.figure('stream_tokens_per_s', 'p50'))} tokens/s a stream"
@@ -194,7 +190,7 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
         text += ", if the server keeps conversations in its slots alone"
     if NO_LIMIT in found.case and (last.concurrency or 0) > (believed_slots(analysis).estimate or 0):
         text += ", if the server has slots for as many"
-        if analysis.slots.limit and slot_limit(analysis) is None:
+        if analysis.slots.limit and believed_slots(analysis).number is None:
             text += f", and not the {analysis.slots.estimate} that void levels show"
     if not off:
         return text

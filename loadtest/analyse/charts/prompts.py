@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.lettering import drawable
+from loadtest.analyse.charts.lettering import apart, drawable
 from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.findings import cache_findings
+from loadtest.analyse.run.arrays import evenly
 from loadtest.analyse.run.levels import LevelData, axis_of
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.prompt_length import TOKENS_OVER_TTFT, PromptLengthPoint, PromptLengthSeries
@@ -98,9 +99,7 @@ def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[LevelData]) ->
         tail = [(turn["turn"] + 1, turn["ttft_p95_s"] * factor) for turn in turns if turn["ttft_p95_s"] is not None]
         if tail:
             axes.plot(*zip(*tail, strict=True), "^", color=colours[name], markersize=5)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel(f"TTFT ({unit})")
-    _turn_axis(axes)
+    _turn_axis(axes, f"TTFT ({unit})")
 
 
 def reread_by_users(axes: Axes, levels: Sequence[LevelData]) -> None:
@@ -112,15 +111,13 @@ def reread_by_users(axes: Axes, levels: Sequence[LevelData]) -> None:
     for values, colour, name in zip(parts, (CACHED, AGAIN, NEW), names, strict=True):
         axes.bar(x, values, 0.62, bottom=bottom, color=colour, label=name)
         bottom += values
-    for place in style.spread(len(levels), 8):
+    for place in evenly(len(levels), 8):
         again, whole = parts[1][place], bottom[place]
         if again > 0.02 * whole:
             axes.text(place, parts[0][place] + again / 2, f"{again:.0f}", ha="center", va="center", fontsize=8.5)
-    shown = style.spread(len(levels), 8)
+    shown = evenly(len(levels), 8)
     axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
-    axes.set_xlim(-0.6, max(len(levels) - 0.4, 1.0))
-    axes.set_xlabel(axis_of(list(levels)))
-    axes.set_ylabel("prompt tokens of a later turn")
+    axes.set(xlim=(-0.6, max(len(levels) - 0.4, 1.0)), xlabel=axis_of(levels), ylabel="prompt tokens of a later turn")
 
 
 def _parts(level: LevelData) -> tuple[float, float, float]:
@@ -151,13 +148,12 @@ def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[LevelData]) 
     ]
     if history:
         axes.plot(*zip(*history, strict=True), ":", color=style.GREY, linewidth=1.2, label="whole history")
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("history tokens read again")
-    _turn_axis(axes)
+    _turn_axis(axes, "history tokens read again")
 
 
-def _turn_axis(axes: Axes) -> None:
-    axes.set_xlabel("turn of the conversation")
+def _turn_axis(axes: Axes, name: str) -> None:
+    """Set up axes of turns, and upwards of what is named, from 0 on."""
+    axes.set(xlabel="turn of the conversation", ylabel=name, ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
@@ -168,7 +164,7 @@ Value = Callable[[PromptLengthPoint], float | None]
 
 
 def draw_lengths(path: Path, analysis: Analysis) -> Path | None:
-    """Draw prompt_length.png; None, and nothing written, where levels do not differ in input length alone."""
+    """Draw lengths.png; None, and nothing written, where levels do not differ in input length alone."""
     found = prompt_length.prompt_length_series(analysis.run, analysis.levels)[: len(style.LINES)]
     if not any(point.ttft_s is not None for line in found for point in line.points):
         return None
@@ -204,8 +200,7 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSerie
     if p95:
         axes.plot(*zip(*p95, strict=True), "^", color=style.INK, markersize=6, label="p95 (from 20 requests on)")
     low, high = style.logarithmic_y(axes)
-    axes.set_ylim(low / 1.1, high * 1.3)
-    axes.set_title("TTFT")
+    axes.set(title="TTFT", ylim=(low / 1.1, high * 1.3))
     names = PointNames(axes, -1)
     if len(found) == 1:
         at = [(point.tokens, point.ttft_s) for point in found[0].points if point.ttft_s is not None]
@@ -220,18 +215,17 @@ def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSe
         return
     _dots(axes, analysis, found, "prefill_tokens_per_s")
     _draw_lines(axes, found, lambda point: point.prefill_per_s)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
-    axes.yaxis.set_major_formatter(lambda value, _: number(value, exact=True))
     over_ttft = any(line.speed_of == TOKENS_OVER_TTFT for line in found)
-    axes.set_title("prompt tokens / TTFT, tokens/s" if over_ttft else "prefill, prompt tokens/s")
+    title = "prompt tokens / TTFT, tokens/s" if over_ttft else "prefill, prompt tokens/s"
+    axes.set(title=title, ylim=(0, axes.get_ylim()[1] * 1.08))
+    axes.yaxis.set_major_formatter(lambda value, _: number(value, exact=True))
 
 
 def memory_panel(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Draw the most memory in use while each length ran, GB."""
     _draw_lines(axes, found, lambda point: None if point.memory is None else point.memory / 1e9)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     name = next(line.memory_of for line in found if line.memory_of)
-    axes.set_title(f"{name}, GB")
+    axes.set(title=f"{name}, GB", ylim=(0, axes.get_ylim()[1] * 1.15))
 
 
 def _dots(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries], column: str) -> None:
@@ -259,10 +253,9 @@ def _draw_lines(axes: Axes, found: Sequence[PromptLengthSeries], value: Value, *
 def _tokens_axis(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Make x logarithmic with a tick at measured lengths, where there is room for it; the longest always has one."""
     at = {point.tokens for line in found for point in line.points}
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(style.apart(sorted(at, reverse=True), TICKS_APART)))
+    axes.set(xscale="log", xlabel="prompt tokens (logarithmic)")
+    axes.xaxis.set_major_locator(FixedLocator(apart(sorted(at, reverse=True), TICKS_APART)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: prompt_length.length(value))
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set_xlim(min(at) / 1.8, max(at) * 1.5)
-    axes.set_xlabel("prompt tokens (logarithmic)")

@@ -18,8 +18,18 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from loadtest.analyse.charts.lettering import FONT, RoundDurations, cut, drawable, one_line, width_in_inches, wrapped
+from loadtest.analyse.charts.lettering import (
+    FONT,
+    RoundDurations,
+    apart,
+    cut,
+    drawable,
+    one_line,
+    width_in_inches,
+    wrapped,
+)
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
+from loadtest.analyse.run.arrays import evenly, finite
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.verdict.verdict import worst
@@ -53,6 +63,7 @@ EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
 WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
 BAR_MOST = 2.0  # times the highest figure that an axis shows of its intervals
+TIME_OF_LEVELS = "time since the run began (s); dotted: a level begins, with its load"
 HALO = (withStroke(linewidth=2.5, foreground="white"),)  # around figures that stand on lines
 MOST_LINES = 9  # levels that a chart of one line a level draws
 RC: dict[Any, Any] = {
@@ -184,8 +195,7 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     verdict, height = summary["verdict"], figure.get_figheight()
     doubts = sum(level["verdict"] == verdict for level in summary["levels"])
     why = f"{doubts} of {len(summary['levels'])} levels" if doubts else "the run did not end as planned"
-    alone = doubts == len(summary["levels"]) == 1
-    said = verdict if verdict == "valid" or alone else f"{verdict} ({why})"
+    said = verdict if verdict == "valid" or doubts == len(summary["levels"]) == 1 else f"{verdict} ({why})"
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
     measured: str = summary.get("measured_on", measured_on(summary))
     parts = (summary["name"], *measured.split(" · "), summary["target"].get("url"))
@@ -200,9 +210,9 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
 
 def _hardware(analysis: Analysis) -> str:
     """Return the machines in a line: those that were sampled, and what loadtest ran on."""
-    cpus = (analysis.run.facts.get("client") or {}).get("cpus")
-    client = [f"measured from {counted(int(cpus), 'CPU')}"] if cpus else []
-    return " · ".join([*analysis.summary.get("hardware", []), *client])
+    cpus = analysis.run.fact("client", "cpus")
+    client = f"measured from {counted(int(cpus), 'CPU')}" if cpus else ""
+    return joined(" · ", *analysis.summary.get("hardware", []), client)
 
 
 def empty(axes: Axes, why: str) -> None:
@@ -231,13 +241,6 @@ def line_look(place: int) -> dict[str, Any]:
     }
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Return at most so many of `count` places, evenly, with the first and the last."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(place) for place in np.linspace(0, count - 1, most)})
-
-
 def from_zero(axes: Axes, highest: float, room: float) -> None:
     """Let an axis begin at zero, with `room` above; a bar that would dwarf the highest figure leaves the chart."""
     axes.set_ylim(0, min(max(axes.get_ylim()[1], highest), BAR_MOST * highest or 1.0) * room)
@@ -245,7 +248,7 @@ def from_zero(axes: Axes, highest: float, room: float) -> None:
 
 def drawn_levels(levels: Sequence[LevelData]) -> list[LevelData]:
     """Return the levels that a chart of one line a level draws; `left_out` says how many it does not."""
-    return [levels[place] for place in spread(len(levels), MOST_LINES)]
+    return [levels[place] for place in evenly(len(levels), MOST_LINES)]
 
 
 def nested(levels: Sequence[LevelData]) -> list[tuple[LevelData, float]]:
@@ -260,15 +263,14 @@ def left_out(levels: Sequence[LevelData]) -> str:
 
 
 def level_marks(axes: Axes, analysis: Analysis) -> None:
-    """Mark on an axis of time where each level begins, with its load where there is room."""
+    """Mark on an axis of time where each level begins, with its load where there is room; the axis' name says so."""
+    axes.set_xlabel(TIME_OF_LEVELS)
     run = analysis.run
-    send = run.column("send")
     plain(axes.xaxis)
     low, high = axes.get_xlim()
     free_from = -np.inf
     for level in run.levels if analysis.groups else analysis.levels:
-        mine = send[run.of_level(level["index"])]
-        mine = mine[np.isfinite(mine)]
+        mine = finite(run.column("send")[run.of_level(level["index"])])
         if not len(mine):
             continue
         at = float(mine.min())
@@ -351,22 +353,12 @@ def load_axis(axes: Axes, loads: Collection[float], name: str) -> None:
     ticks = apart(sorted(loads), share_as_factor(loads, max(0.065, 0.1 * longest * columns / (WIDTH - 1))))
     axes.set_xticks(ticks, [f"{load:.4g}" for load in ticks])
     axes.minorticks_off()
-    axes.set_xlim(min(loads) / 1.6, max(loads) * 1.5)
-    axes.set_xlabel(name)
+    axes.set(xlim=(min(loads) / 1.6, max(loads) * 1.5), xlabel=name)
 
 
 def share_as_factor(loads: Collection[float], share: float) -> float:
     """Return the factor between two loads that are a share of load_axis' width apart."""
     return float((max(loads) * 1.5 / (min(loads) / 1.6)) ** share)
-
-
-def apart(values: Iterable[float], factor: float) -> list[float]:
-    """Return those of ordered values that are at least a factor from the one before that is kept."""
-    kept: list[float] = []
-    for value in values:
-        if not kept or max(value / kept[-1], kept[-1] / value) >= factor:
-            kept.append(value)
-    return kept
 
 
 def points(levels: Iterable[LevelData], name: str, part: str) -> Iterator[tuple[float, float]]:

@@ -33,8 +33,7 @@ def pick(analysis: Analysis) -> LevelData | None:
     """Return the level that shows queueing best: the smallest past the slots, else the largest; one that is not void before."""
     levels: list[LevelData] = sorted(analysis.levels, key=lambda level: level.amount)
     slots = analysis.slots
-    beyond = [level for level in levels if slots.limit and _at_once(level) > (slots.estimate or 0)]
-    best = beyond or levels[::-1]
+    best = [level for level in levels if slots.limit and _at_once(level) > (slots.estimate or 0)] or levels[::-1]
     return next((level for level in best if not level.is_void), best[0] if best else None)
 
 
@@ -88,10 +87,9 @@ def request_rows(axes: Axes, analysis: Analysis, level: LevelData) -> None:
     _legend(axes, handles)
     _frame(axes, level_rows=count, skipped=skipped, shown=len(rows))
     begin, over = (float(rows["send"].min()) - start if skipped else 0.0), float(end.max())
-    axes.set_xlim(begin, over + 0.01 * (over - begin))
     factor, unit = style.scale(over)
     axes.xaxis.set_major_formatter(lambda at, _: f"{at * factor:,.10g}")
-    axes.set_xlabel(f"time since the level began ({unit})")
+    axes.set(xlim=(begin, over + 0.01 * (over - begin)), xlabel=f"time since the level began ({unit})")
 
 
 def _legend(axes: Axes, handles: list[Artist]) -> None:
@@ -106,14 +104,13 @@ def _frame(axes: Axes, *, level_rows: int, skipped: int, shown: int) -> None:
     """Set up the axis of the rows, whose numbers are those of all requests of the level."""
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(lambda at, _: f"{at:.0f}" if skipped < at <= skipped + shown else "")
-    axes.set_ylim(skipped + max(shown, FEWEST_ROWS) + 0.6, skipped + 0.4)
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     which = f"requests {skipped + 1} to {skipped + shown}" if skipped else f"the first {shown}"
-    axes.set_ylabel(
-        "requests, in the order sent"
-        if shown == level_rows
-        else f"{which} of {level_rows}{'' if skipped else ' requests'} sent"
+    part = f"{which} of {level_rows}{'' if skipped else ' requests'} sent"
+    axes.set(
+        ylim=(skipped + max(shown, FEWEST_ROWS) + 0.6, skipped + 0.4),
+        ylabel="requests, in the order sent" if shown == level_rows else part,
     )
 
 

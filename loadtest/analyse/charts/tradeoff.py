@@ -22,8 +22,7 @@ def ttft(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> PointN
     factor, unit = style.scale(max((level.figure("ttft_s", "p95") or 0.0 for level in analysis.levels), default=0.0))
     names = _draw(axes, all_series, "ttft_s", "p95", factor, side=-1)
     if axes.axison:
-        axes.set_title("how long users wait: lower right is better")
-        axes.set_ylabel(f"TTFT p95 ({unit})")
+        axes.set(title="how long users wait: lower right is better", ylabel=f"TTFT p95 ({unit})")
     return names
 
 
@@ -31,8 +30,7 @@ def speed(axes: Axes, _: Analysis, all_series: Sequence[Series]) -> PointNames:
     """Draw the median decode speed of one user over the output of all streams; return the loads likewise."""
     names = _draw(axes, all_series, "stream_tokens_per_s", "p50", 1.0, side=1)
     if axes.axison:
-        axes.set_title("how fast they read: upper right is better")
-        axes.set_ylabel("tokens/s a stream (median)")
+        axes.set(title="how fast they read: upper right is better", ylabel="tokens/s a stream (median)")
     return names
 
 
@@ -59,12 +57,11 @@ def _draw(axes: Axes, all_series: Sequence[Series], name: str, part: str, factor
             axes, f"No level has {'enough requests for a TTFT p95' if part == 'p95' else 'a decode speed'} and a rate."
         )
         return names
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.06)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+    axes.set(xlim=(0, axes.get_xlim()[1] * 1.06), ylim=(0, axes.get_ylim()[1] * 1.1))
     style.plain(axes.xaxis)
     style.plain(axes.yaxis)
     axes.grid(visible=True, axis="x")
-    axes.set_xlabel("output tokens/s, all streams")
+    axes.set(xlabel="output tokens/s, all streams")
     return names
 
 

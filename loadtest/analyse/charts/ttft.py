@@ -11,8 +11,9 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.charts.void_levels import hatch
 from loadtest.analyse.findings.run_findings import as_title, range_of_ttft
-from loadtest.analyse.findings.slot_findings import slot_limit
+from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.findings.waiting_findings import queueing
+from loadtest.analyse.run.arrays import evenly
 from loadtest.analyse.run.levels import LevelData, Series, axis_of
 from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds
@@ -53,16 +54,17 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
                 label=f"{name} (from 20 requests on)" if name == "p95" else name,
             )
     _name_means(axes, levels, factor, crowded=crowded)
-    shown = style.spread(len(levels), FEW_TICKS if crowded else TICKS)
+    shown = evenly(len(levels), FEW_TICKS if crowded else TICKS)
     axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
-    axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
-    axes.set_ylim(
-        0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
+    highest = max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14)
+    axes.set(
+        xlim=(-0.6, len(levels) - 0.4) if len(levels) > 1 else (-1.5, 1.5),
+        ylim=(0, max(highest, axes.get_ylim()[1])),
+        xlabel=axis_of(levels),
+        ylabel=f"mean TTFT and its parts ({unit})",
     )
     style.plain(axes.yaxis)
-    axes.set_xlabel(axis_of(levels))
-    axes.set_ylabel(f"mean TTFT and its parts ({unit})")
-    slots = slot_limit(analysis)
+    slots = believed_slots(analysis).number
     if slots is not None and not any(level.is_open for level in levels):
         within = sum((level["concurrency"] or 0) <= slots for level in levels)
         if within < len(levels):
@@ -73,7 +75,7 @@ def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: 
     """Write each level's mean on its bar, or in it where a mark is right above; of many levels those of some, evenly apart."""
     bare = crowded or len(levels) > FEW_MEANS
     room = HEIGHT_OF_MEAN * max(map(_top, levels))
-    for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
+    for i in evenly(len(levels), MOST_IN_PANEL if crowded else MEANS):
         level = levels[i]
         if level.is_void:
             continue

@@ -37,15 +37,6 @@ def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) 
         axes.bar(at, tops, width, label=VOID_LABEL, zorder=2.5, **look)
 
 
-def level_name(level: LevelData) -> str:
-    """Name a level in a legend by its load; a void one says so."""
-    return level.load + _void(level)
-
-
-def label_of(level: LevelData) -> str:
-    """Return the whole label of the one level that a chart is about; a void one says so."""
-    return f"{level['label']}{_void(level)}"
-
-
-def _void(level: LevelData) -> str:
-    return ", void" if level.is_void else ""
+def or_void(name: str, level: LevelData) -> str:
+    """Return what a level is called in a legend or under a title; of a void one that says so."""
+    return f"{name}, void" if level.is_void else name

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
+from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
@@ -52,14 +53,13 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
     Raises RunFolderError where there is none.
     """
     runs = [one for side in sides for one in side]
-    free = [list(one.levels) for one in runs]
-    found: list[Levels] = []
-    for level in list(free[0]):
-        mine = [next((other for other in levels if asked(other) == asked(level)), None) for levels in free]
-        if all(each is not None for each in mine):
-            found.append(tuple(each for each in mine if each is not None))
-            for levels, each in zip(free, found[-1], strict=True):
-                levels.remove(each)
+    first, *others = [grouped((asked(level), level) for level in one.levels) for one in runs]
+    found = [
+        levels
+        for what, mine in first.items()
+        for levels in zip(mine, *(other.get(what, []) for other in others), strict=False)
+    ]
+    found.sort(key=lambda levels: int(levels[0]["index"]))
     if not found:
         names = [str(one.run.path) for one in runs]
         raise RunFolderError(
@@ -89,21 +89,21 @@ def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[PartO
         names = " and ".join(dict.fromkeys(str(one.run.path) for one in runs))
         raise RunFolderError(f"{names} have no model in common: measure the same models in both.")
     compared = {id(one) for _, ours, theirs in found for one in (*ours, *theirs)}
-    notes = []
-    for name, side in (("BASE", every[: len(base)]), ("NEW", every[len(base) :])):
-        alone = [
-            part.summary.get("group") or key[0] for one in side for key, part in one.items() if id(part) not in compared
-        ]
-        if alone:
-            notes.append(f"Only {name} has {', '.join(dict.fromkeys(alone))}: left out.")
-    return found, notes
+    alone = grouped(
+        (name, part.summary.get("group") or key[0])
+        for name, side in (("BASE", every[: len(base)]), ("NEW", every[len(base) :]))
+        for one in side
+        for key, part in one.items()
+        if id(part) not in compared
+    )
+    return found, _left_out(alone, ", ")
 
 
 def _by_target(one: Analysis) -> list[tuple[ModelAndUrl, Analysis]]:
     if one.groups:
         return [((group.model, group.url), part) for group, part in one.groups]
-    target = one.run.facts.get("target") or {}
-    return [((str(target.get("model") or "unknown model"), str(target.get("url"))), one)]
+    model, url = one.run.fact("target", "model"), one.run.fact("target", "url")
+    return [((str(model or "unknown model"), str(url)), one)]
 
 
 def _like(key: ModelAndUrl, first: dict[ModelAndUrl, Analysis], other: dict[ModelAndUrl, Analysis]) -> Analysis | None:
@@ -123,12 +123,19 @@ def asked(level: LevelData) -> tuple[Any, ...]:
 def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> list[str]:
     """Say which levels are left out, for a run of the other side lacks them."""
     known = {asked(levels[0]) for levels in pairs}
-    said = []
-    for name, side in zip(("BASE", "NEW"), sides, strict=True):
-        alone = dict.fromkeys(level["label"] for one in side for level in one.levels if asked(level) not in known)
-        if alone:
-            said.append(f"Only {name} has {'; '.join(alone)}: left out.")
-    return said
+    alone = grouped(
+        (name, level["label"])
+        for name, side in zip(("BASE", "NEW"), sides, strict=True)
+        for one in side
+        for level in one.levels
+        if asked(level) not in known
+    )
+    return _left_out(alone, "; ")
+
+
+def _left_out(alone: Mapping[str, Iterable[str]], separator: str) -> list[str]:
+    """Say what only one side has."""
+    return [f"Only {side} has {separator.join(dict.fromkeys(names))}: left out." for side, names in alone.items()]
 
 
 def differing_keys(base: Sequence[RunData], new: Sequence[RunData], across: frozenset[str]) -> tuple[str, list[str]]:
@@ -172,8 +179,7 @@ def differing_facts(
 
 def asked_facts(run: RunData) -> dict[str, Any]:
     """Return what a run asked of which server: what another run must share with it, MAY_DIFFER apart."""
-    scenario = run.facts.get("scenario") or {}
-    named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key) not in _MISSING[key]}
+    named = {ASKED[key]: run.scenario[key] for key in ASKED if run.scenario.get(key) not in _MISSING[key]}
     return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
 
 
@@ -230,7 +236,7 @@ def requests_a_user(
 def _planned_each(run: RunData, level: LevelData) -> float | None:
     planned = next((one.get("requests") for one in run.levels if one["index"] == level["index"]), None)
     users = level.get("concurrency")
-    if not planned or not users or (run.facts.get("scenario") or {}).get("duration"):
+    if not planned or not users or run.scenario.get("duration"):
         return None
     return round(float(planned) / float(users), 2)
 
@@ -244,7 +250,7 @@ def other_lengths(
     scatters is no other work, but its share of each figure is not the server's.
     """
     ours, theirs = level[: len(base)], level[len(base) :]
-    models = {(run.facts.get("target") or {}).get("model") for run in (*base, *new)}
+    models = {run.fact("target", "model") for run in (*base, *new)}
     # Models cut one text into tokens of their own: its length in tokens is no other work.
     same_text = level[0].get("input_tokens") is None and len(models) > 1
     for column, name in (("output_tokens", "answers"), *(() if same_text else (("prompt_tokens", "prompts"),))):
@@ -297,24 +303,19 @@ def cache_notes(base: Sequence[RunData], new: Sequence[RunData], pairs: Iterable
 
 def _calibrated_anew(runs: Sequence[RunData], level: LevelData, values: tuple[float, float]) -> bool:
     """Whether prompts of one length in tokens differ only as far as the runs' calibrations do."""
-    found = [run.facts.get("tokens") or {} for run in runs]
-    calibrations = {(one.get("overhead"), one.get("ratio")) for one in found}
-    apart = abs(values[1] - values[0])
-    near = apart <= max(CALIBRATION_SHARE * min(values), CALIBRATION_TOKENS)
+    calibrations = {(run.fact("tokens", "overhead"), run.fact("tokens", "ratio")) for run in runs}
+    near = abs(values[1] - values[0]) <= max(CALIBRATION_SHARE * min(values), CALIBRATION_TOKENS)
     return level.get("input_tokens") is not None and len(calibrations) > 1 and (None, None) not in calibrations and near
 
 
 def scatter_notes(found: Iterable[tuple[int, tuple[float, float]]]) -> list[str]:
     """Say of each length in tokens that was asked for what it came out as on both sides, over all levels."""
-    by_length: dict[int, list[tuple[float, float]]] = {}
-    for tokens, values in found:
-        if abs(values[1] / values[0] - 1) >= NAMED_SCATTER:
-            by_length.setdefault(tokens, []).append(values)
+    apart = (each for each in found if abs(each[1][1] / each[1][0] - 1) >= NAMED_SCATTER)
     return [
         f"Prompts of {tokens} tokens came out as {' → '.join(map(_span, zip(*pairs, strict=True)))}: each run calibrated the "
         "model's tokens anew. Intervals of what prompts change are wider by that; --words or --prompt instead of "
         "--input-tokens sends the same prompts in every run."
-        for tokens, pairs in by_length.items()
+        for tokens, pairs in grouped(apart).items()
     ]
 
 

@@ -27,9 +27,9 @@ from loadtest.analyse.comparison.differences import (
     geometric,
     noise_between,
     ratio,
+    steps_at,
     value_of,
 )
-from loadtest.analyse.comparison.step_times import steps_at
 from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, has_tokens
@@ -61,6 +61,13 @@ class Change:
     reason: str = ""  # why not comparable
     regression: bool = False  # worse, by more than the tolerance
 
+    @property
+    def worsening(self) -> float:
+        """By how much NEW is worse than BASE, as a share; below zero where it is better."""
+        if self.metric is FAILED:
+            return (self.new or 0.0) - (self.base or 0.0)
+        return ((self.ratio or 1.0) - 1) * (1 if self.metric.lower_is_better else -1)
+
     def visible(self, confidence: float, least: float) -> float | None:
         """The smallest change, as a share, that would have been said in nine of ten such comparisons; None without interval.
 
@@ -84,16 +91,6 @@ class Comparison:
     tolerance: float
     run_noise: float  # by how much runs of one server are taken to differ (standard deviation, a share)
     tests: int  # headline figures judged
-
-    @property
-    def base(self) -> Analysis:
-        """The first run of BASE."""
-        return self.bases[0]
-
-    @property
-    def new(self) -> Analysis:
-        """The first run of NEW."""
-        return self.news[0]
 
     @property
     def single(self) -> bool:
@@ -297,17 +294,16 @@ def _loaded(one: Analysis) -> str:
 
 def _left(*sides: Sequence[Analysis]) -> list[str]:
     """Say how many users hung up, where any did: the waits compared are those of the others."""
-    said = []
-    for name, side in zip(("BASE", "NEW"), sides, strict=True):
-        levels = [level for one in side for level in one.levels]
-        left = sum(level["outcomes"].get(Outcome.LEFT, 0) for level in levels)
-        if left:
-            said.append(f"{left} of {sum(level['requests'] for level in levels)} requests in {name}")
-    if not said:
-        return []
-    return [
-        f"Users hung up ({listed(said)}): what is compared is of those who stayed, so waits look shorter than they were."
+    levels = {
+        name: [level for one in side for level in one.levels] for name, side in zip(("BASE", "NEW"), sides, strict=True)
+    }
+    said = [
+        f"{left} of {sum(level['requests'] for level in each)} requests in {name}"
+        for name, each in levels.items()
+        if (left := sum(level["outcomes"].get(Outcome.LEFT, 0) for level in each))
     ]
+    stayed = "what is compared is of those who stayed, so waits look shorter than they were."
+    return [f"Users hung up ({listed(said)}): {stayed}"] if said else []
 
 
 def _figures_of_both(
@@ -355,18 +351,21 @@ def judge_change(row: Change, base: Sequence[Estimate], new: Sequence[Estimate],
     if not row.metric.headline:
         return row
     least = limits.tolerance + limits.run_noise if len(base) == len(new) == 1 else 0.0
-    worsening = change - 1 if row.metric.lower_is_better else 1 - change
-    seen = abs(worsening) > least and not interval[0] <= 1 <= interval[1]
-    verdict = SAME if not seen else WORSE if worsening > 0 else BETTER
-    return dataclasses.replace(row, verdict=verdict, regression=verdict == WORSE and worsening > limits.tolerance)
+    return _judged(row, limits, seen=abs(row.worsening) > least and not interval[0] <= 1 <= interval[1])
 
 
 def _failures_judged(level: LevelOfBoth, limits: Limits) -> Change:
     plain, chance = level.failures()
     if level.refused:
         return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=level.refused)
-    if chance >= 1 - limits.confidence:
-        return dataclasses.replace(plain, verdict=SAME)
-    worsening = (plain.new or 0.0) - (plain.base or 0.0)
-    verdict = WORSE if worsening > 0 else BETTER
-    return dataclasses.replace(plain, verdict=verdict, regression=worsening > limits.tolerance)
+    return _judged(plain, limits, seen=chance < 1 - limits.confidence)
+
+
+def _judged(row: Change, limits: Limits, *, seen: bool) -> Change:
+    regression = seen and row.worsening > limits.tolerance
+    return dataclasses.replace(row, verdict=verdict_on(row.worsening, seen=seen), regression=regression)
+
+
+def verdict_on(worsening: float, *, seen: bool) -> str:
+    """Return the verdict on a change that chance explains or, where it is `seen`, does not."""
+    return SAME if not seen else WORSE if worsening > 0 else BETTER

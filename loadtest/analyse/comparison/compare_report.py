@@ -19,7 +19,7 @@ LARGEST_CHANGE = 10  # times as much: beyond it a change that shows is none, and
 
 def change_text(row: Change) -> str:
     if row.metric is FAILED:
-        return f"{((row.new or 0) - (row.base or 0)) * 100:+.1f} points".replace("-", "−")
+        return f"{row.worsening * 100:+.1f} points".replace("-", "−")
     return signed(row.ratio - 1) if row.ratio is not None else UNKNOWN
 
 
@@ -43,8 +43,8 @@ def amount_text(row: Change, amount: float | None) -> str:
 def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:
     """Return what all levels share (lengths), and each level's name without it."""
     levels = list(dict.fromkeys(row.level for row in comparison.headline))
-    common, own = shared_parts(levels)
-    return " · ".join(common), dict(zip(levels, own, strict=True))
+    shared, own = shared_parts(levels)
+    return shared, dict(zip(levels, own, strict=True))
 
 
 def verdict_text(row: Change, tolerance: float) -> str:
@@ -156,8 +156,7 @@ def markdown(comparison: Comparison, picture: str | None) -> str:
     if mark := simulated_sides(comparison):
         lines += [f"> **SIMULATED SERVER** ({mark}): these figures describe a model of a server, not a server.", ""]
     lines += [f"- {line}" for line in (*run_lines(comparison), *comparison.notes)]
-    regressions = len(comparison.regressions)
-    lines += [f"- Regressions past {comparison.tolerance * 100:g} %: {regressions or 'none'}.", ""]
+    lines += [f"- Regressions past {comparison.tolerance * 100:g} %: {len(comparison.regressions) or 'none'}.", ""]
     if picture:
         lines += [f"![Change of each headline figure with its interval]({picture})", ""]
     heads = ("level", "figure", "BASE", "NEW", "change", f"{comparison.confidence * 100:.5g} % interval", "verdict")
@@ -170,11 +169,10 @@ def markdown(comparison: Comparison, picture: str | None) -> str:
 
 
 def table_row(row: Change, comparison: Comparison) -> tuple[str, ...]:
-    amounts = (amount_text(row, row.base), amount_text(row, row.new))
     return (
         row.level,
         row.metric.name,
-        *amounts,
+        *(amount_text(row, amount) for amount in (row.base, row.new)),
         change_text(row),
         interval_text(row),
         verdict_text(row, comparison.tolerance),
@@ -195,8 +193,8 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "family_confidence": 0.99,
         "tests": comparison.tests,
         "confidence": comparison.confidence,
-        "base": _side(comparison.base),
-        "new": _side(comparison.new),
+        "base": _side(comparison.bases[0]),
+        "new": _side(comparison.news[0]),
         "base_runs": [_side(one) for one in comparison.bases],
         "new_runs": [_side(one) for one in comparison.news],
         "notes": list(comparison.notes),

@@ -16,9 +16,11 @@ import numpy as np
 
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile, t_tail
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
+from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
 from loadtest.text import percent, writer_of
 
@@ -139,8 +141,7 @@ def estimate_of(run: RunData, level: LevelData, metric: Metric) -> Estimate | No
     if metric.part is None:
         found = _rate(run, level, metric)
     else:
-        values = run.column(metric.key)[run.good(level["index"])]
-        known = values[np.isfinite(values)]
+        known = finite(run.column(metric.key)[run.good(level["index"])])
         share = stats.PERCENTILES.get(metric.part)
         if not _queue_told(run, level):
             found = None
@@ -182,10 +183,8 @@ def note_on_rates(analyses: Iterable[Analysis]) -> str:
 
 def _queue_told(run: RunData, level: LevelData) -> bool:
     """Whether a level is long enough for its queue: at a rate, requests that met the same queue are one sample, not many."""
-    first = run.column("ttft_s")[run.good(level["index"])]
-    first = first[np.isfinite(first)]
-    least = FEWEST_INDEPENDENT_AT_A_RATE
-    return level.get("rate") is None or len(first) >= least * correlation_time(first)
+    first = finite(run.column("ttft_s")[run.good(level["index"])])
+    return level.get("rate") is None or len(first) >= FEWEST_INDEPENDENT_AT_A_RATE * correlation_time(first)
 
 
 def _of_many(values: FloatArray) -> bool:
@@ -201,7 +200,7 @@ def block_of(level: LevelData) -> int:
 
 def mean_of(values: FloatArray, block: int) -> Estimate | None:
     """Return the mean of a run's values with its error; None where too few samples tell it."""
-    known = values[np.isfinite(values)]
+    known = finite(values)
     if len(known) < FEWEST_COMPARED:
         return None
     sample = Sample.of(known, block=block)
@@ -228,6 +227,54 @@ def _rate(run: RunData, level: LevelData, metric: Metric) -> Estimate | None:
     return Estimate.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
 
 
+# -- steps -------------------------------------------------------------------------------------------------------------
+# At a rate of requests a server that is slower by a tenth has more streams at work and far longer waits, and how much longer
+# is chance in all but long runs. Its steps take a tenth longer, and a run holds thousands of them.
+
+FEWEST_SHARED = 100  # steps at numbers of streams that all runs had
+SAME_PIECES = 0.05  # tokens a piece that differ by more: gaps of other things
+
+
+def step_estimates(times: Sequence[Sequence[StepTimes]]) -> tuple[Estimate, ...]:
+    """Return each run's mean step over the numbers of streams that all runs had, weighted alike; () where they share too few."""
+    runs = [{entry.streams: entry for entry in well_seen(tuple(each))} for each in times]
+    shared = set.intersection(*(set(run) for run in runs)) if runs else set()
+    weights = {streams: min(run[streams].n for run in runs) for streams in shared}
+    total = sum(weights.values())
+    if total < FEWEST_SHARED:
+        return ()
+    found = []
+    for run in runs:
+        mean = sum(weight * run[streams].mean_s for streams, weight in weights.items()) / total
+        error = math.sqrt(sum((weight * run[streams].error_s) ** 2 for streams, weight in weights.items())) / total
+        found.append(Estimate.even(mean, error / mean, BLOCKS - 1))
+    return tuple(found)
+
+
+def steps_at(runs: Sequence[Analysis], levels: Sequence[LevelData]) -> tuple[Estimate, ...]:
+    """Return the same of one level of each run; () where a run does not show its steps there."""
+    pieces = [_tokens_a_piece(one, one.run.good(level["index"])) for one, level in zip(runs, levels, strict=True)]
+    if not all(math.isfinite(each) for each in pieces) or max(pieces) > (1 + SAME_PIECES) * min(pieces):
+        return ()
+    found = []
+    for one, level, figure in zip(runs, levels, step_estimates([one.steps.times for one in runs]), strict=False):
+        count = len(one.run.levels)
+        pace = one.steps.paces.get(level["index"]) if count > 1 else 1.0
+        if pace is None:
+            return ()
+        wider = math.sqrt(count)  # a level has that part of the run's steps
+        found.append(replace(figure.scaled(pace), down=figure.down * wider, up=figure.up * wider))
+    return tuple(found)
+
+
+def _tokens_a_piece(one: Analysis, rows: BoolArray) -> float:
+    pieces = int(one.run.chunks.counts[rows].sum())
+    return float(np.nansum(one.run.column("output_tokens")[rows])) / pieces if pieces else math.nan
+
+
+# -- one side over the other -------------------------------------------------------------------------------------------
+
+
 def geometric(figures: Sequence[Estimate]) -> float:
     """Return the mean of the runs' figures, by factors."""
     return math.exp(float(np.mean([math.log(each.value) for each in figures])))
@@ -252,7 +299,8 @@ def ratio(
     halves = []
     if all(each.told for side in sides for each in side):
         if freedom == 0:
-            halves.append(tuple(_single(base[0], new[0], confidence, noise, up=up) for up in (False, True)))
+            ends = [_error(base[0], new[0], noise, up=up) for up in (False, True)]  # Welch, on the logarithms
+            halves.append(tuple(t_quantile(own_freedom, confidence) * error for error, own_freedom in ends))
         else:
             own = float(np.mean([(each.down**2 + each.up**2) / 2 for side in sides for each in side]))
             taken = float(np.mean([(noise * each.gain) ** 2 for side in sides for each in side]))
@@ -274,12 +322,6 @@ def chance(base: Estimate, new: Estimate, *, noise: float, scatter: float = 0.0)
     error, freedom = _error(base, new, noise, up=away < 0)
     beyond = max(abs(away) - scatter, 0.0)
     return t_tail(beyond / error, freedom) if error > 0 else float(beyond == 0)
-
-
-def _single(base: Estimate, new: Estimate, confidence: float, noise: float, *, up: bool) -> float:
-    """Return half of the interval of one run over another (Welch on the logarithms)."""
-    error, freedom = _error(base, new, noise, up=up)
-    return t_quantile(freedom, confidence) * error
 
 
 def _error(base: Estimate, new: Estimate, noise: float, *, up: bool) -> tuple[float, int]:

@@ -11,18 +11,17 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 from loadtest.analyse.comparison import traits
 from loadtest.analyse.comparison.compare import (
-    BETTER,
     FAMILY_ERROR,
     NOT_COMPARABLE,
     SAME,
     TOLERANCE,
-    WORSE,
     Change,
     compare_part,
+    verdict_on,
 )
 from loadtest.analyse.comparison.differences import (
     FAILED,
@@ -120,17 +119,6 @@ class Many:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tested:
-    """A figure of a pair before it is known how many are tested."""
-
-    pair: int
-    level: LevelData
-    change: Change
-    p: float | None
-    least: float  # a change of less is not said
-
-
 def compare_many(
     runs: Sequence[Analysis],
     *,
@@ -153,35 +141,25 @@ def compare_many(
         Entry(chr(ord("A") + place), name, one)
         for place, (name, one) in enumerate(zip(named.names, parts, strict=True))
     )
-    levels = [level for one in parts for level in one.levels]
-    metrics = OF_TOKENS if has_tokens(*levels) else OF_REQUESTS
-    couples = list(combinations(entries, 2))
+    metrics = OF_TOKENS if has_tokens(*[level for one in parts for level in one.levels]) else OF_REQUESTS
     run_noise = noise_between(parts, run_noise)
-    tested: list[_Tested] = []
-    trouble: dict[int, str] = {}
-    for number, (one, other) in enumerate(couples):
+    pairs = []
+    for one, other in combinations(entries, 2):
         try:
-            tested += _tested(number, one, other, metrics, across | traits.ON_PURPOSE, tolerance, run_noise)
+            rows = tuple(_tested(one, other, metrics, across | traits.ON_PURPOSE, run_noise))
+            pairs.append(Pair(one, other, rows))
         except RunFolderError:
-            trouble[number] = "no level in common (same concurrency, lengths and rate)"
-    judged, tests = _holm(tested)
-    pairs = tuple(
-        Pair(one, other, tuple(row for place, row in judged if place == number), trouble.get(number, ""))
-        for number, (one, other) in enumerate(couples)
-    )
-    return Many(entries, named, metrics, pairs, tests, tolerance, run_noise)
+            pairs.append(Pair(one, other, (), "no level in common (same concurrency, lengths and rate)"))
+    judged = iter(holm([row for pair in pairs for row in pair.rows], tolerance + run_noise))
+    pairs = [dataclasses.replace(pair, rows=tuple(islice(judged, len(pair.rows)))) for pair in pairs]
+    tests = sum(row.chance is not None for pair in pairs for row in pair.rows)
+    return Many(entries, named, metrics, tuple(pairs), tests, tolerance, run_noise)
 
 
 def _tested(
-    number: int,
-    one: Entry,
-    other: Entry,
-    metrics: Sequence[Metric],
-    across: frozenset[str],
-    tolerance: float,
-    run_noise: float,
-) -> Iterator[_Tested]:
-    """Yield the headline figures of a pair of runs with their chances of error, level by level."""
+    one: Entry, other: Entry, metrics: Sequence[Metric], across: frozenset[str], run_noise: float
+) -> Iterator[PairChange]:
+    """Yield the headline figures of a pair of runs, level by level, with their chances before they are adjusted."""
     levels, _ = compare_part(((one.analysis,), (other.analysis,)), across, metrics, steps=False)
     for level in levels:
         first = level.base[0]
@@ -192,35 +170,24 @@ def _tested(
             p = None
             if both.error_known:
                 p = chance(both.base[0], both.new[0], noise=run_noise, scatter=both.scatter)
-            yield _Tested(number, first, row, p, tolerance + run_noise)
+            yield PairChange(first, row, p)
         if level.some_failed:
             row, p = level.failures()
             row = dataclasses.replace(row, verdict=NOT_COMPARABLE, reason=level.refused)
-            yield _Tested(number, first, row, None if level.refused else p, 0.0)
+            yield PairChange(first, row, None if level.refused else p)
 
 
-def _holm(tested: Sequence[_Tested]) -> tuple[list[tuple[int, PairChange]], int]:
-    """Return each figure with its verdict by its pair's number, and how many were tested; step down from the least chance."""
-    order = sorted((i for i, one in enumerate(tested) if one.p is not None), key=lambda i: tested[i].p or 0.0)
-    adjusted: dict[int, float] = {}
-    most = 0.0
+def holm(tested: Sequence[PairChange], least: float) -> list[PairChange]:
+    """Return each figure with its chance adjusted for all that are tested, and its verdict; step down from the least chance.
+
+    A change of no more than `least` is not said, but of the share of failures.
+    """
+    order = sorted((i for i, one in enumerate(tested) if one.chance is not None), key=lambda i: tested[i].chance or 0.0)
+    judged, most = list(tested), 0.0
     for place, i in enumerate(order):
-        most = max(most, min(1.0, (len(order) - place) * (tested[i].p or 0.0)))
-        adjusted[i] = most
-    found = []
-    for i, one in enumerate(tested):
-        row = one.change
-        if i in adjusted:
-            row = dataclasses.replace(row, verdict=_verdict(row, adjusted[i], one.least), reason="")
-        found.append((one.pair, PairChange(one.level, row, adjusted.get(i))))
-    return found, len(order)
-
-
-def _verdict(row: Change, adjusted: float, least: float) -> str:
-    if row.metric is FAILED:
-        worsening = (row.new or 0.0) - (row.base or 0.0)
-    else:
-        worsening = ((row.ratio or 1.0) - 1) * (1 if row.metric.lower_is_better else -1)
-    if adjusted >= FAMILY_ERROR or abs(worsening) <= least:
-        return SAME
-    return WORSE if worsening > 0 else BETTER
+        most = max(most, min(1.0, (len(order) - place) * (tested[i].chance or 0.0)))
+        change = tested[i].change
+        far = abs(change.worsening) > (0.0 if change.metric is FAILED else least)
+        verdict = verdict_on(change.worsening, seen=most < FAMILY_ERROR and far)
+        judged[i] = PairChange(tested[i].level, dataclasses.replace(change, verdict=verdict, reason=""), most)
+    return judged

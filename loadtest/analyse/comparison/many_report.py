@@ -11,6 +11,7 @@ from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, Estimate
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
+from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.run.levels import LevelData, shared_parts
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
@@ -44,10 +45,7 @@ def run_lines(many: Many) -> list[str]:
 
 def runs_by_level(many: Many) -> list[tuple[str, list[tuple[Entry, LevelData]]]]:
     """Return each level's name with the runs that have it; the levels in order of their load."""
-    found: dict[str, list[tuple[Entry, LevelData]]] = {}
-    for entry in many.entries:
-        for level in entry.levels:
-            found.setdefault(level.as_asked.label, []).append((entry, level))
+    found = grouped((level.as_asked.label, (entry, level)) for entry in many.entries for level in entry.levels)
     return sorted(found.items(), key=lambda each: (each[1][0][1].is_open, *_place(each[1][0][1])))
 
 
@@ -59,11 +57,8 @@ def _place(level: LevelData) -> tuple[float, ...]:
 def level_names(many: Many) -> tuple[str, dict[str, str]]:
     """Return what all levels share, such as lengths, and each level's name without it."""
     names = [name for name, _ in runs_by_level(many)]
-    if len(names) == 1:
-        load, _, rest = names[0].partition(" · ")
-        return rest, {names[0]: load}
-    common, own = shared_parts(names)
-    return " · ".join(common), dict(zip(names, own, strict=True))
+    shared, own = shared_parts(names)
+    return shared, dict(zip(names, own, strict=True))
 
 
 def outcome(many: Many) -> list[str]:
@@ -93,8 +88,7 @@ def _best(many: Many, load: Sequence[tuple[Entry, LevelData]], metric: Metric) -
     if len(known) < len(load):
         return None
     at = load[0][1].load
-    ranked = sorted(known, key=lambda each: each[1], reverse=not metric.lower_is_better)
-    (first, value), (second, _) = ranked[:2]
+    (first, value), (second, _), *_ = sorted(known, key=lambda each: each[1], reverse=not metric.lower_is_better)
     amount = metric.written(value)
     what = f"{'lowest' if metric.lower_is_better else 'most'} {metric.name}"
     pair = many.between(first, second)
@@ -163,8 +157,7 @@ def pair_table(many: Many, pairs: Iterable[Pair]) -> Grid:
         means = [pair.overall(metric) for metric in metrics]
         if begun and any(mean is not None for mean in means):
             rows.append(("", "geomean", *(UNKNOWN if mean is None else signed(mean - 1) for mean in means)))
-    heads = ("pair", "level", *(metric.name for metric in metrics))
-    return Grid(heads, tuple(rows), names=2)
+    return Grid(("pair", "level", *(metric.name for metric in metrics)), tuple(rows), names=2)
 
 
 def change_cell(row: PairChange | None) -> str:
@@ -179,13 +172,13 @@ def change_cell(row: PairChange | None) -> str:
 
 def unjudged(many: Many) -> list[str]:
     """Say of levels and pairs that got no verdict why: of a void level what makes it void."""
-    void: dict[tuple[str, str], list[str]] = {}
     _, own = level_names(many)
-    for entry in many.entries:
-        for level in entry.levels:
-            if level.is_void:
-                name = own[level.as_asked.label]
-                void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
+    void = grouped(
+        ((entry.letter, "; ".join(level["reasons"])), own[level.as_asked.label])
+        for entry in many.entries
+        for level in entry.levels
+        if level.is_void
+    )
     said = [
         f"{letter} is void at {listed(levels)} and not compared there: {why}." for (letter, why), levels in void.items()
     ]

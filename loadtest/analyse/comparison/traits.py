@@ -9,8 +9,9 @@ from typing import Any
 
 from loadtest.analyse.comparison.comparable import CACHED_APART, DEFAULTS, asked_facts, cached_share, value_text
 from loadtest.analyse.findings.slot_findings import believed_slots
+from loadtest.analyse.run.arrays import grouped
+from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS
 from loadtest.text import counted, joined, listed, percent
 from loadtest.urls import origin
@@ -41,11 +42,9 @@ class Trait:
         """Return "model (A, B: llama; C: mistral)"; of many values their number, and `where` they are."""
         if (values := len(set(self.values))) > MOST_VALUES:
             return f"{self.key} ({values} values{where})"
-        who: dict[str, list[str]] = {}
-        for letter, value in zip(letters, self.values, strict=True):
-            who.setdefault("not known" if value is None else value, []).append(letter)
-        said = "; ".join(f"{', '.join(runs)}: {value}" for value, runs in who.items())
-        return f"{self.key} ({said})"
+        who = grouped(zip(self.values, letters, strict=True))
+        said = [f"{', '.join(runs)}: {'not known' if value is None else value}" for value, runs in who.items()]
+        return f"{self.key} ({'; '.join(said)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     yield known("machine", lambda one: _hardware(one, of_machine=True))
     yield known("host", _host)
     yield known("driver", lambda one: one.summary["driver"])
-    yield known("loadtest", lambda one: (one.run.facts.get("versions") or {}).get("loadtest"))
+    yield known("loadtest", lambda one: one.run.fact("versions", "loadtest"))
     shares = [_cached(one) for one in runs]
     if max((share or 0.0 for share in shares), default=0.0) - min(share or 0.0 for share in shares) > CACHED_APART:
         yield Trait(CACHED, tuple(None if share is None else percent(share) for share in shares))
@@ -161,12 +160,12 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
 
 def _quantization(one: Analysis) -> Any:
     details = (one.summary["server"].get("facts") or {}).get("details") or {}
-    return (one.run.facts.get("comparability") or {}).get("quantization") or details.get("quantization_level")
+    return one.run.fact("comparability", "quantization") or details.get("quantization_level")
 
 
 def slots_of(one: Analysis) -> str | None:
     """Return the slots that the run showed, the server says or bursts before the run found; None where none are known."""
-    count = known_slots(one.run, believed_slots(one)).limit
+    count = known_slots(one.run, believed_slots(one)).number
     return counted(count, "slot") if count else None
 
 

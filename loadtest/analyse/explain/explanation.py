@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.explain import time_parts
-from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf, replay_models
+from loadtest.analyse.explain.replay import LevelReplay, Omission, replay_models
 from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
-from loadtest.analyse.run.arrays import FloatArray, IntArray
+from loadtest.analyse.figures.intervals import Interval
+from loadtest.analyse.run.arrays import FloatArray, IntArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
-from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing import token_gaps
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.errors import PredictionError
 from loadtest.text import listed, percent
@@ -59,7 +59,8 @@ class Without:
 
     what: str  # REQUEST, CACHE or LOAD
     cause: Cause | None  # the request that is left out, with CACHE too where it alone took a slot of another's
-    found: WhatIf
+    seconds: float  # its TTFT then
+    band: Interval  # where that would lie in 95 of 100 cases
 
     @property
     def held_s(self) -> float:
@@ -96,7 +97,7 @@ class Explanation:
         worth = self.worth
         if not worth:
             return None
-        alike = [each for each in worth if each.found.seconds <= worth[0].found.seconds + SAVINGS_ALIKE * self.ttft_s]
+        alike = [each for each in worth if each.seconds <= worth[0].seconds + SAVINGS_ALIKE * self.ttft_s]
         longest = max(alike, key=lambda each: each.held_s)
         return longest if longest.held_s >= MUCH_LONGER * worth[0].held_s else worth[0]
 
@@ -104,7 +105,7 @@ class Explanation:
     def worth(self) -> list[Without]:
         """The causes without which the request would have been faster, beyond the engine's uncertainty."""
         most = (1 - LEAST_SAVED) * self.ttft_s
-        return [each for each in self.without if each.found.seconds <= most and each.found.band[1] < self.ttft_s]
+        return [each for each in self.without if each.seconds <= most and each.band[1] < self.ttft_s]
 
     @property
     def usual(self) -> bool:
@@ -112,7 +113,7 @@ class Explanation:
         return self.usual_s <= USUAL_FACTOR * self.ttft_s <= USUAL_FACTOR**2 * self.usual_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: what `loadtest explain --json` prints."""
+        """Return what `loadtest explain --json` prints, which has null for nan."""
         lost = self.parts.lost
         return {
             "request": self.id,
@@ -120,16 +121,16 @@ class Explanation:
             "label": self.level["label"],
             "outcome": self.outcome,
             "warmup": self.warmup,
-            "ttft_s": _plain(self.ttft_s),
-            "e2e_s": _plain(self.e2e_s),
-            "usual_ttft_s": _plain(self.usual_s),
+            "ttft_s": self.ttft_s,
+            "e2e_s": self.e2e_s,
+            "usual_ttft_s": self.usual_s,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "output_tokens": self.output_tokens,
             "due_s": self.begin_s,
-            "to_first_token_s": _plain(self.parts.total_s),
+            "to_first_token_s": self.parts.total_s,
             "parts": [_part_dict(part) for part in self.parts.first],
-            "decode_s": _plain(self.parts.decode_s),
+            "decode_s": self.parts.decode_s,
             "decode_parts": [_part_dict(part) for part in self.parts.decode],
             "lost_cache": lost
             and {
@@ -144,17 +145,13 @@ class Explanation:
                 {
                     "what": each.what,
                     "request": each.cause.id if each.cause else None,
-                    "ttft_s": each.found.seconds,
-                    "band": list(each.found.band),
+                    "ttft_s": each.seconds,
+                    "band": list(each.band),
                 }
                 for each in self.without
             ],
             "without_reason": self.no_replay,
         }
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _part_dict(part: TimePart) -> dict[str, Any]:
@@ -190,9 +187,8 @@ class Explainer:
         levels: Sequence[LevelData],
         beside: Sequence[str] = (),
     ) -> Explainer:
-        slots = known_slots(run, slots).slots
-        gaps = token_gaps.read_gaps(run, slots)
-        splitter = Splitter(run, slots, steps, gaps, Timeline.of(run, steps))
+        slots = known_slots(run, slots)
+        splitter = Splitter(run, slots, steps, token_gaps.read_gaps(run, slots), Timeline.of(run, steps))
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))
 
     def explain(self, row: int) -> Explanation:
@@ -277,17 +273,15 @@ class Explainer:
             return (), f"{listed(self.beside)} loaded the same server meanwhile"
         if isinstance(self.models, str):
             return (), self.models
-        run = self.run
-        waited = run.column("slot_wait_s")[row]
         if not math.isfinite(self.splitter.timeline.first[row]):
             return (), "it never got a token"
-        if not math.isfinite(waited):
+        if not math.isfinite(self.run.column("slot_wait_s")[row]):
             return (), "how long it waited for a slot is not known"
         replay = self._replay(self.models, row)
         if isinstance(replay, str):
             return (), replay
         found = [
-            Without(REQUEST, blamed[each], said)
+            Without(REQUEST, blamed[each], *said)
             for each in tried
             if (said := replay.what_if(Omission(without=each))) is not None
         ]
@@ -295,10 +289,10 @@ class Explainer:
             cause = parts.lost.newcomers[0] if len(parts.lost.newcomers) == 1 else None
             one = cause.row if cause else None
             said = replay.what_if(Omission(without=one, cached=self.splitter.lost_with(row, one)))
-            found += [Without(CACHE, cause, said)] if said is not None else []
+            found += [Without(CACHE, cause, *said)] if said is not None else []
         if replay.loads and (said := replay.what_if(Omission(loads=True))) is not None:
-            found.append(Without(LOAD, None, said))
-        return tuple(sorted(found, key=lambda each: each.found.seconds)), None
+            found.append(Without(LOAD, None, *said))
+        return tuple(sorted(found, key=lambda each: each.seconds)), None
 
     def _replay(self, models: Iterable[ServerModel], row: int) -> LevelReplay | str:
         """Return the replay by the first model that gives back the level as it was; a clause says why there is none."""
@@ -315,7 +309,7 @@ class Explainer:
 
 
 def _median(values: FloatArray) -> float:
-    known = values[np.isfinite(values)]
+    known = finite(values)
     return float(np.median(known)) if len(known) else math.nan
 
 
@@ -356,15 +350,13 @@ def row_of(run: RunData, request: int) -> int:
 def rows_by_length(run: RunData, levels: Iterable[int], by: str) -> IntArray:
     """Return the rows of the measured requests of these levels that ended well, the slowest first."""
     values = run.column(BY[by])
-    good = np.any([run.good(level) for level in levels], axis=0) & np.isfinite(values)
-    rows = np.flatnonzero(good)
+    rows = np.flatnonzero(np.any([run.good(level) for level in levels], axis=0) & np.isfinite(values))
     return rows[np.argsort(-values[rows], kind="stable")]
 
 
 def at_percentile(rows: IntArray, share: float) -> int:
     """Return the row at a percentile of rows_by_length: the smallest value that so many do not exceed."""
-    place = max(math.ceil(share * len(rows)) - 1, 0)
-    return int(rows[::-1][place])
+    return int(rows[::-1][max(math.ceil(share * len(rows)) - 1, 0)])
 
 
 def busiest(levels: Sequence[LevelData]) -> LevelData:

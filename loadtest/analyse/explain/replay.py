@@ -17,16 +17,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loadtest.analyse.explain.timeline import Timeline
-from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.figures.intervals import Interval, t_quantile
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, grouped
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
-from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model.bands import ENGINE_ERROR
-from loadtest.analyse.whatif.model.fit import fit_models, known_slots
+from loadtest.analyse.whatif.model.fit import fit_models
 from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.model.self_check import GIVEN_BACK
@@ -75,14 +74,6 @@ class Omission:
     loads: bool = False  # the loads of models
 
 
-@dataclass(frozen=True, slots=True)
-class WhatIf:
-    """The request's TTFT with something left out, and where it would lie in 95 of 100 cases."""
-
-    seconds: float
-    band: Interval
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelReplay:
     """A level for the engine to play, up to the first token of the request in `row`."""
@@ -114,7 +105,7 @@ class LevelReplay:
         after = _turns(run, rows) | ({} if level.is_open else _predecessors(run, timeline, rows))
         start = float(timeline.send[rows].min())
         over = np.where(timeline.silent, timeline.end, timeline.freed)
-        load = np.nan_to_num(run.column("load_s"))
+        load, ok = np.nan_to_num(run.column("load_s")), run.flag("ok")
         sent = tuple(
             Sent(
                 row=int(each),
@@ -124,20 +115,14 @@ class LevelReplay:
                 load=float(load[each]),
                 after=after.get(int(each)),
                 pause=max(float(timeline.send[each] - over[after[int(each)]]), 0.0) if int(each) in after else 0.0,
-                gone=_gone(run, timeline, int(each)),
+                gone=None if ok[each] else float(timeline.end[each] - timeline.send[each]),
             )
             for each, prompt, output in zip(rows, prompts, outputs, strict=True)
         )
         ttft = timeline.first - timeline.send
         measured = {int(each): float(ttft[each]) for each in rows if math.isfinite(ttft[each])}
-        found = cls(
-            model=model,
-            row=row,
-            ttft_s=float(ttft[row]),
-            sent=sent,
-            measured=measured,
-            handled=bool(np.isfinite(run.column("load_s")).any()),
-        )
+        handled = bool(np.isfinite(run.column("load_s")).any())
+        found = cls(model=model, row=row, ttft_s=float(ttft[row]), sent=sent, measured=measured, handled=handled)
         found.base.extend(found._play(Omission(), seed) for seed in range(SEEDS))
         return found
 
@@ -162,8 +147,10 @@ class LevelReplay:
                 return f"replayed, TTFT {name} is {seconds(model)} and not {seconds(value)}"
         return None
 
-    def what_if(self, change: Omission) -> WhatIf | None:
-        """Return TTFT with the change: that of the replay, by as much of its miss as it has of the time; None unknown.
+    def what_if(self, change: Omission) -> tuple[float, Interval] | None:
+        """Return TTFT with the change, and where it would lie in 95 of 100 cases; None unknown.
+
+        It is that of the replay, by as much of its miss as it has of the time.
 
         What the replay misses of a long wait says nothing of the little that is left without its cause.
         """
@@ -179,7 +166,7 @@ class LevelReplay:
         half = t_quantile(SEEDS - 1) * float(np.std(shares, ddof=1)) * math.sqrt(1 + 1 / SEEDS)
         half = math.hypot(half, ENGINE_ERROR * share, float(np.mean(misses)) * (1 - share))
         likely = self.ttft_s * share * (1 + float(np.mean(misses))) ** (1 - share)
-        return WhatIf(likely, (max(likely - half * self.ttft_s, 0.0), likely + half * self.ttft_s))
+        return likely, (max(likely - half * self.ttft_s, 0.0), likely + half * self.ttft_s)
 
     def _play(self, change: Omission, seed: int) -> dict[int, float]:
         """Play the level once; return TTFT by row, of those that had a first token by the time the request had."""
@@ -187,8 +174,7 @@ class LevelReplay:
         timing = self.model.drawn(self.model.slots, draw)
         timing = replace(timing, handling_s=0.0) if self.handled else timing
         engine = Engine(timing, slots=self.model.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours)
-        player = _Player(engine, {each.row: each for each in self.sent}, change, self.row)
-        return player.play()
+        return _Player(engine, {each.row: each for each in self.sent}, change, self.row).play()
 
 
 def replay_models(
@@ -206,7 +192,7 @@ def replay_models(
     if any(model.way == SLICED_WAY for model in fitted):
         return fitted
     try:
-        return (*fitted, ServerModel.of(run, known_slots(run, slots).slots, steps))
+        return (*fitted, ServerModel.of(run, known_slots(run, slots), steps))
     except PredictionError as error:
         return fitted or str(error).removeprefix("No prediction: ").rstrip(".")
 
@@ -302,17 +288,9 @@ def _as_read(timeline: Timeline, model: ServerModel) -> FloatArray:
 def _outputs(run: RunData) -> FloatArray:
     """Return the tokens of each answer; of one that was cut off those asked for, or as many as others have."""
     known, asked = run.column("output_tokens"), run.column("asked")
-    whole = run.flag("ok")
-    seen = np.where(whole & np.isfinite(known), known, np.nan)
+    seen = np.where(run.flag("ok") & np.isfinite(known), known, np.nan)
     usual = float(np.nanmedian(seen)) if np.isfinite(seen).any() else 1.0
     return np.where(np.isfinite(seen), seen, np.where(np.isfinite(asked), asked, usual))
-
-
-def _gone(run: RunData, timeline: Timeline, row: int) -> float | None:
-    """Return how long after its send the client of a request went away that did not end well; None for any other."""
-    if run.requests["outcome"].to_numpy()[row] == Outcome.OK:
-        return None
-    return float(timeline.end[row] - timeline.send[row])
 
 
 def _latest(timeline: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
@@ -340,15 +318,10 @@ def _predecessors(run: RunData, timeline: Timeline, rows: IntArray) -> dict[int,
 
     Where the records do not name users it is the last answer before it that no other request followed: users are alike.
     """
-    found: dict[int, int] = {}
     if "user" in run.requests and np.isfinite(run.column("user")[rows]).all():
-        latest: dict[float, int] = {}
-        for row in rows:
-            user = float(run.column("user")[row])
-            if user in latest:
-                found[int(row)] = latest[user]
-            latest[user] = int(row)
-        return found
+        by_user = grouped(zip(run.column("user")[rows].tolist(), rows.tolist(), strict=True))
+        return {row: before for mine in by_user.values() for before, row in itertools.pairwise(mine)}
+    found: dict[int, int] = {}
     ended = sorted((float(timeline.freed[row]), int(row)) for row in rows if math.isfinite(timeline.freed[row]))
     waiting: list[tuple[float, int]] = []
     place = 0

@@ -55,7 +55,6 @@ class Splitter:
 
     def split(self, row: int) -> Parts:
         timeline = self.timeline
-        begin = timeline.sched[row]
         until = timeline.first[row] if math.isfinite(timeline.first[row]) else timeline.end[row]
         lost = self._lost_cache(row)
         parts = [*self._before(row), *self._load(row)]
@@ -64,11 +63,10 @@ class Splitter:
         if waited > 0:
             parts.append(self._slot_wait(row, float(waited)))
         parts += self._at_work(row, won, float(until), lost)
-        total = float(until - begin)
+        total = float(until - timeline.sched[row])
         rest = total - sum(part.seconds for part in parts)
-        decode = self._decode(row)
-        length = float(timeline.last[row] - timeline.first[row]) if math.isfinite(timeline.first[row]) else math.nan
-        return Parts(total, (*parts, TimePart(time_parts.REST, rest)), length, decode, lost)
+        length = float(timeline.last[row] - timeline.first[row])  # nan where no token came
+        return Parts(total, (*parts, TimePart(time_parts.REST, rest)), length, self._decode(row), lost)
 
     def _cause(self, row: int, seconds: float, how: str) -> Cause:
         timeline = self.timeline
@@ -103,15 +101,12 @@ class Splitter:
         if not (math.isfinite(spent) and spent > 0):
             return []
         spent = float(self.timeline.arrived[row] - self.timeline.send[row])
-        fast = float((self.run.simulated or {}).get("speed") or 1.0)
-        if spent <= LONG_LOAD_S / fast:
+        if spent <= (long := LONG_LOAD_S / self.run.speed):
             return [TimePart(time_parts.HANDLING, spent)]
         turn = "loaded_in_turn" in self.run.requests and bool(self.run.requests["loaded_in_turn"].to_numpy()[row])
-        ends = float(self.timeline.arrived[row])
-        loads = self.run.column("load_s") > LONG_LOAD_S / fast
-        shared = np.flatnonzero(
-            loads & (self.timeline.send < self.timeline.send[row]) & (self.timeline.arrived > ends - spent)
-        )
+        before = self.timeline.send < self.timeline.send[row]
+        unfinished = self.timeline.arrived > self.timeline.arrived[row] - spent
+        shared = np.flatnonzero((self.run.column("load_s") > long) & before & unfinished)
         first = [int(min(shared, key=lambda each: self.timeline.send[each]))] if len(shared) else []
         return [
             TimePart(
@@ -184,7 +179,9 @@ class Splitter:
             if high > start
             else []
         )
-        reading = [each._replace(worth=self._worth(each)) for each in (*others, *mine)]
+        reading = [
+            each._replace(worth=min(self._usual(each.row) / (each.end - each.start), 1.0)) for each in (*others, *mine)
+        ]
         shares, free = shared_out(low, high, [*reading, *silent], self._slow)
         slower = shares.pop(SLOWED, 0.0)
         if slower <= LEAST_SLOWER_S:
@@ -256,9 +253,6 @@ class Splitter:
         """Return how many times as long as usual reading prompts may take before something slows it down."""
         law = self.steps.prefill
         return max(SLOW_PROMPT, 1 + SCATTERS * law.jitter) if law is not None else SLOW_PROMPT
-
-    def _worth(self, window: WorkWindow) -> float:
-        return min(self._usual(window.row) / (window.end - window.start), 1.0)
 
     def _in_slots(self, streams: int, besides: int = 0) -> int:
         """Return a number of streams that decode, by stamps that may be late, as no more than the slots allow for."""

@@ -18,7 +18,6 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.waits import NEVER_SERVED, left_slot
-from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.server.timing.step_law import well_seen
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.records import Outcome
@@ -50,16 +49,14 @@ class Timeline:
     @classmethod
     def of(cls, run: RunData, steps: Steps) -> Timeline:
         send, first, end = run.column("send"), run.column("first_token"), run.column("end")
-        load = np.nan_to_num(run.column("load_s"))
-        arrived = np.fmin(send + load, np.fmin(first, end))
+        arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
         won = arrived + np.nan_to_num(run.column("slot_wait_s"))
         spent = run.column("prefill_s")
         told = np.isfinite(spent) & np.isfinite(first)
-        tokens = uncached(run)
+        tokens = run.uncached_tokens
         guessed = np.full(len(send), np.nan)
         if steps.prefill is not None:
-            cost = steps.prefill.seconds(tokens)
-            guessed = np.maximum(won, first - np.maximum(cost, 1e-6))
+            guessed = np.maximum(won, first - np.maximum(steps.prefill.seconds(tokens), 1e-6))
         asked = run.column("asked_input")
         prompt = np.where(np.isfinite(run.column("prompt_tokens")), run.column("prompt_tokens"), asked)
         return cls(

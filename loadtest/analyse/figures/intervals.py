@@ -21,6 +21,8 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
 
+Interval = tuple[float, float]  # its lower and its upper end
+
 COUNTERS = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
 FEWEST_ROUNDS = 5  # whole rounds of a closed loop that an interval needs

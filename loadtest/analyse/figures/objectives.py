@@ -130,8 +130,7 @@ def _all_sent(judged: Judged, level: dict[str, Any]) -> Judged:
     shed = int(level.get("shed") or 0)
     if not shed or not judged.met:
         return judged
-    why = f"is not known of {shed} requests that were not sent (--max-in-flight)"
-    return dataclasses.replace(judged, unjudged=why)
+    return dataclasses.replace(judged, unjudged=f"is not known of {shed} requests that were not sent (--max-in-flight)")
 
 
 # -- goodput ----------------------------------------------------------------------------------------------------------

@@ -277,9 +277,10 @@ def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
     if not told:
         return []
     level, count, shift = max(told, key=lambda each: abs(each[2]))
-    said = (
-        f"The last {count} of {level['requests']} requests at {level['label']} ended while the load ran out; with them the mean decode "
-        f"speed is {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}. Rates leave the end of a level out. More requests make it "
-        "a smaller part."
-    )
-    return [said]
+    return [
+        (
+            f"The last {count} of {level['requests']} requests at {level['label']} ended while the load ran out; with them the mean decode "
+            f"speed is {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}. Rates leave the end of a level out. More requests make it "
+            "a smaller part."
+        )
+    ]

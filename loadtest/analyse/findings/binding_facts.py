@@ -12,10 +12,9 @@ from loadtest.analyse.figures import rates
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.at_work import RequestInstants
-from loadtest.analyse.server.timing.prefill import uncached
+from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.binding import LoadFacts
-from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.records import Outcome
 from loadtest.slo import ERRORS, Objective, judge_objectives
 
@@ -31,7 +30,7 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
     judged = judge_objectives(objectives, level)
     missed = next((one.objective for one in judged if not one.met and one.unjudged is None), None)
     rows = run.measured(index)
-    slots = known_slots(run, analysis.slots).limit
+    slots = known_slots(run, analysis.slots).number
     common: dict[str, Any] = {
         "slots": slots,
         "utilisation": utilisation(run, level, slots),
@@ -79,7 +78,7 @@ def _reading(analysis: Analysis) -> FloatArray:
     prefill = analysis.steps.prefill
     if prefill is None:
         return np.full(len(analysis.run.requests), np.nan)
-    return prefill.seconds(uncached(analysis.run))
+    return prefill.seconds(analysis.run.uncached_tokens)
 
 
 def _parts(analysis: Analysis, rows: BoolArray, missed: Objective) -> dict[str, float]:
@@ -113,8 +112,7 @@ def _parts(analysis: Analysis, rows: BoolArray, missed: Objective) -> dict[str, 
         )
     }
     if missed.figure not in WAITING_FIGURES:
-        whole = missed.figure.startswith("e2e")
-        found = found if whole else {}
+        found = found if missed.figure.startswith("e2e") else {}
         found |= {"stall": np.where(left, 0.0, stall), "decode": np.where(left, 0.0, decode)}
     return {name: float(np.nanmean(each[beyond])) for name, each in found.items() if np.isfinite(each[beyond]).any()}
 
@@ -124,8 +122,7 @@ def utilisation(run: RunData, level: dict[str, Any], slots: int | None) -> float
     flow = rates.flow(run, level)
     if slots is None or flow is None:
         return None
-    rows = run.of_level(level["index"])
-    requests = RequestInstants.of(run, rows)
+    requests = RequestInstants.of(run, run.of_level(level["index"]))
     begun = np.where(np.isfinite(requests.begun), requests.begun, requests.first)
     inside = np.minimum(requests.gone, flow.window.end) - np.maximum(begun, flow.window.start)
     return float(np.nansum(np.clip(inside, 0.0, None)) / (slots * flow.window.seconds))
@@ -137,7 +134,7 @@ def _prefill_share(analysis: Analysis, level: dict[str, Any]) -> float | None:
     if prefill is None or flow is None:
         return None
     tokens = (
-        uncached(analysis.run)
+        analysis.run.uncached_tokens
         if analysis.cache is None
         else analysis.run.column("prompt_tokens") - analysis.cache.cached
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.arrays import BoolArray
+from loadtest.analyse.run.arrays import BoolArray, grouped
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
@@ -41,7 +41,15 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     replayed = analysis.replayed
     found = [Finding(_claim(analysis, use, shown, replayed), _evidence(analysis, use, shown, replayed))]
     if replayed is not None and replayed.host_cache:
-        found.append(_host_cache(replayed))
+        restored = f" A restored turn waited {seconds(replayed.restore_s)} longer than one in its slot."
+        found += [
+            Finding(
+                f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, or one "
+                "that is not of slots, whose size is not known.",
+                f"{counted(int(replayed.restored.sum()), 'turn')} found their history cached although slots alone, replayed, had "
+                f"given it up by then.{restored if replayed.restore_s else ''}",
+            )
+        ]
     return found
 
 
@@ -170,21 +178,6 @@ def _evidence(
 
 def _by_people(shares: Sequence[tuple[LevelData, float]]) -> str:
     """List shares by the number of people; a search measures some numbers twice."""
-    found: dict[str, list[str]] = {}
-    for level, share in sorted(shares, key=lambda one: one[0].amount):
-        found.setdefault(_people(level), []).append(percent(share))
+    in_order = sorted(shares, key=lambda one: one[0].amount)
+    found = grouped((_people(level), percent(share)) for level, share in in_order)
     return listed([f"{listed(list(dict.fromkeys(each)))} with {people}" for people, each in found.items()])
-
-
-def _host_cache(replayed: CacheReplay) -> Finding:
-    return Finding(
-        f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, or one that is "
-        "not of slots, whose size is not known.",
-        f"{counted(int(replayed.restored.sum()), 'turn')} found their history cached although slots alone, replayed, had given it up "
-        "by then."
-        + (
-            f" A restored turn waited {seconds(replayed.restore_s)} longer than one in its slot."
-            if replayed.restore_s
-            else ""
-        ),
-    )

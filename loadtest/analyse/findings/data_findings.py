@@ -25,10 +25,9 @@ SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answ
 
 def batch_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Finding]:
     """Say how long all rows of a data file took, where each level sent every row once."""
-    scenario = run.facts.get("scenario") or {}
-    if not (scenario.get("data_once") and scenario.get("data")):
+    if not (run.scenario.get("data_once") and run.scenario.get("data")):
         return []
-    name, found = Path(str(scenario["data"])).name, []
+    name, found = Path(str(run.scenario["data"])).name, []
     asked = {level["index"]: level.get("requests") for level in run.levels}
     for level in levels:
         every, ended = run.requests[run.measured(level["index"])], run.requests[run.sent(level["index"])]
@@ -68,8 +67,7 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
     found = []
     for key, what, column in SIDES:
         for asked in dict.fromkeys(level[key] for level in levels if level.get(key)):
-            rows = [run.good(level["index"]) for level in levels if level.get(key) == asked]
-            asked_for = np.any(rows, axis=0)
+            asked_for = np.any([run.good(level["index"]) for level in levels if level.get(key) == asked], axis=0)
             if key == "input_lengths":  # later turns hold what was said before
                 asked_for &= ~np.asarray(run.requests["turn"] > 0, dtype=np.bool_)
             got = run.requests[column][asked_for].dropna()

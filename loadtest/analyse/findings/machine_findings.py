@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, finite
 from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory import cold_load
@@ -39,8 +39,7 @@ class LoadPeriod:
         inside = np.zeros(len(t), dtype=np.bool_)
         for start, end in self.parts:
             inside |= (t >= start) & (t <= end)
-        values = frame[column].to_numpy(dtype=np.float64)[inside]
-        return np.asarray(values[np.isfinite(values)], dtype=np.float64)
+        return finite(frame[column].to_numpy(dtype=np.float64)[inside])
 
 
 def load_periods(run: RunData) -> list[LoadPeriod]:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
-from loadtest.analyse.server.timing.prefill import NEAR_S, uncached
+from loadtest.analyse.server.timing.prefill import NEAR_S
 from loadtest.text import percent, seconds
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
@@ -34,8 +34,7 @@ def stalling(run: RunData, series: Series) -> Finding | None:
     if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
         return None
     at, share = level.load, percent(stall / (e2e - ttft))
-    values = run.column("stall_s")[run.good(level["index"])]
-    if said := _loss_of_a_few(values[np.isfinite(values)]):
+    if said := _loss_of_a_few(finite(run.column("stall_s")[run.good(level["index"])])):
         return Finding(f"At {at}, {said}; the mean over all answers is {seconds(stall)}, {share} of their decode time.")
     return Finding(
         f"At {at}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its decode time."
@@ -101,11 +100,10 @@ def reading_together(run: RunData, series: Series) -> Finding | None:
 
 def _prefills(run: RunData, level: LevelData) -> _Prefills:
     """Return the prefills of a level's measured requests; of its warm-ups too it is known whom they were read with."""
-    tokens = uncached(run)
+    tokens = run.uncached_tokens
     of_level = run.of_level(level["index"])
     took, first = run.column("prefill_s"), run.column("first_token")
-    known = of_level & np.isfinite(took) & np.isfinite(first) & np.isfinite(tokens) & (tokens > 0)
-    rows = np.flatnonzero(known)
+    rows = np.flatnonzero(of_level & np.isfinite(took) & np.isfinite(first) & (tokens > 0))
     rows = rows[np.argsort(first[rows], kind="stable")]
     together = np.ones(len(rows))
     if len(rows):

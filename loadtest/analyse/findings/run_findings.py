@@ -11,7 +11,6 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.findings import (
-    behind_findings,
     cache_findings,
     data_findings,
     energy_findings,
@@ -21,7 +20,7 @@ from loadtest.analyse.findings import (
     step_findings,
 )
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.findings.slot_findings import slots_finding
+from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, queueing, void_above
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of
@@ -107,7 +106,7 @@ def _in_step(analysis: Analysis) -> list[str]:
     alike = {(model, server.get("kind"), server.get("version")): set[str]() for model, _, server in facts}
     for model, url, server in facts:
         alike[model, server.get("kind"), server.get("version")].add(url)
-    paced = (analysis.run.facts.get("scenario") or {}).get("think_time")
+    paced = analysis.run.scenario.get("think_time")
     closed = any(level.get("rate") is None for level in analysis.run.facts.get("levels") or [])
     if paced or not closed or max(map(len, alike.values())) < 2:
         return []
@@ -126,7 +125,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
     elif has_tokens(*summary["levels"]):
         found.append(slots_finding(analysis))
     found += [
-        *behind_findings.behind_the_url(analysis),
+        *behind_the_url(analysis),
         *cache_findings.cache_findings(analysis),
         *step_findings.steps_findings(analysis),
         *longer_prompts(analysis),

@@ -1,4 +1,7 @@
-"""How many requests the server handles in parallel, as far as levels that are not void show it, in sentences."""
+"""How many requests the server handles in parallel, as far as levels that are not void show it, in sentences.
+
+And what that shows of what stands behind its URL: more servers than the one that was asked, or a gateway that lets fewer through.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,10 @@ import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.levels import LevelData, believed
-from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.records import TURNED_AWAY
-from loadtest.text import counted, listed, some_of
+from loadtest.text import counted, listed, percent, some_of
 
 
 def believed_slots(analysis: Analysis) -> Slots:
@@ -30,25 +32,18 @@ def believed_slots(analysis: Analysis) -> Slots:
     return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
 
 
-def slot_limit(analysis: Analysis) -> int | None:
-    """Return how many slots the server has where levels that are not void show it; None where they show none, or a lower bound."""
-    slots = believed_slots(analysis)
-    return slots.estimate if slots.limit else None
-
-
 def slots_told(analysis: Analysis) -> str | None:
     """Return who knows the limit that the run did not reach, as "the server says 12"; None where it did, or nobody does."""
-    known = known_slots(analysis.run, analysis.slots)
-    if analysis.slots.limit or known.limit is None:
+    known = known_slots(analysis.run, analysis.slots).number
+    if analysis.slots.limit or known is None:
         return None
-    who = "the server says" if (analysis.run.facts.get("server") or {}).get("slots_said") == known.limit else None
-    return f"{who or 'bursts before the run showed'} {known.limit}"
+    by_server = analysis.run.fact("server", "slots_said") == known
+    return f"{'the server says' if by_server else 'bursts before the run showed'} {known}"
 
 
 def only_void(levels: Iterable[LevelData]) -> str:
     """Return "only a void level shows", "only void levels show": where a limit is known from."""
-    void = sum(level.is_void for level in levels)
-    return "only a void level shows" if void == 1 else "only void levels show"
+    return "only a void level shows" if sum(level.is_void for level in levels) == 1 else "only void levels show"
 
 
 def what_happens(analysis: Analysis) -> str:
@@ -80,3 +75,43 @@ def slots_finding(analysis: Analysis) -> Finding:
     if analysis.slots.limit or slots.estimate != analysis.slots.estimate:
         evidence += " Void levels are part of that: measure them again before you rely on it."
     return Finding(f"The server handles at least {least} in parallel; {unseen}.", evidence)
+
+
+def behind_the_url(analysis: Analysis) -> list[Finding]:
+    """Say where the slots that a server says do not fit what was seen at work, else where streams share no steps."""
+    found = _other_slots(analysis)
+    if found or not analysis.steps.apart or not analysis.believed:
+        return found
+    return [
+        Finding(
+            "Streams that decode together do not get their tokens together: several servers stand behind this URL, each stream has a "
+            "worker of its own, or the way delays each stream by itself.",
+            f"{percent(analysis.steps.out_of_step or 0.0)} of the pairs of such streams got theirs at different moments. So a step time by the number of streams, a speed of prefill beside them and batch "
+            "wait are not said; measure each server by its own URL as well.",
+        )
+    ]
+
+
+def _other_slots(analysis: Analysis) -> list[Finding]:
+    said, slots = analysis.run.fact("server", "slots_said"), analysis.slots
+    levels = analysis.believed
+    if not isinstance(said, int) or said < 1 or slots.estimate is None or not levels:
+        return []
+    if slots.estimate > said and max(int(level.get("peak_decoding") or 0) for level in levels) > said:
+        return [
+            Finding(
+                f"More than one server stands behind this URL: at least {counted(slots.estimate, 'request')} were at work at once, "
+                f"and the server that was asked has {counted(said, 'slot')}.",
+                "What `loadtest check` and monitors read there is of one server at a time, each has a prefix cache of its own, and step "
+                "times and predictions take all of them for one; measure each by its own URL as well.",
+            )
+        ]
+    if slots.limit and slots.estimate < said:
+        return [
+            Finding(
+                f"No more than {counted(slots.estimate, 'request')} at a time got through, though the server says that it has "
+                f"{counted(said, 'slot')}.",
+                "A gateway on the way may have a limit of its own (HAProxy: maxconn of the server), or others use this server.",
+            )
+        ]
+    return []

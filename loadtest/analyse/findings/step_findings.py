@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.run.arrays import finite
 from loadtest.analyse.run.levels import SERIES_KEYS, believed
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
@@ -54,8 +55,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     if prefill is None or not _holds(steps, prefill) or (steps.apart and not prefill.least):
         return said
     if prefill.least:
-        speeds = analysis.run.column("prefill_tokens_per_s")
-        speeds = speeds[np.isfinite(speeds)]
+        speeds = finite(analysis.run.column("prefill_tokens_per_s"))
         if len(speeds) >= FEWEST_PROMPTS:
             how = "Measured from prompts that had the server to themselves; what it takes besides reading is in it."
             said.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.findings.slot_findings import slot_limit
+from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
 from loadtest.analyse.summary import Analysis
@@ -30,7 +30,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None
     at, of = f"at {level.load}", f"of the mean TTFT ({seconds(ttft)})"
     above = void_above(series, level)
-    limit = slot_limit(analysis)
+    limit = believed_slots(analysis).number
     if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
         past = f"Past {counted(limit, 'stream')} requests queue"
         inferred = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
@@ -21,7 +22,6 @@ from loadtest.text import (
     counted,
     joined,
     listed,
-    number,
     percent,
     seconds,
     signed,
@@ -59,11 +59,11 @@ def title(advice: Advice) -> str:
     if slots is None:
         return f"No number of slots fits {size(advice.gpu_bytes)}"
     at, before = f"at {counted(load, 'stream')}", advice.as_now(load)
-    measured = f"TTFT p95 {at} is {seconds(before.figure('ttft_s', 'p95'))}, {_speed_text(before)} tokens/s a stream, as measured"
+    measured = f"TTFT p95 {at} is {_ttft(before)}, {_speed_text(before)} tokens/s a stream, as measured"
     if slots == now:
         return f"Keep {advice.knob} at {now}: {measured}"
     after = advice.promised[load]
-    return f"{_set(advice, slots)}: {measured}; predicted {seconds(after.figure('ttft_s', 'p95'))} and {_speed_text(after)} tokens/s"
+    return f"{_set(advice, slots)}: {measured}; predicted {_ttft(after)} and {_speed_text(after)} tokens/s"
 
 
 def promise_sentence(advice: Advice, path: str, command: str | None) -> str:
@@ -169,14 +169,13 @@ def _now_and_then(before: Prediction, after: Prediction) -> str:
         with_band(after, figure) for figure in ("ttft_s.p95", "stream_tokens_per_s.p50", "output_tokens_per_s.mean")
     )
     return (
-        f"TTFT p95 would be {ttft} instead of {seconds(before.figure('ttft_s', 'p95'))} as measured, tokens/s a stream {speed} instead "
+        f"TTFT p95 would be {ttft} instead of {_ttft(before)} as measured, tokens/s a stream {speed} instead "
         f"of {_speed_text(before)}, and tokens/s in all {output} instead of {_output(before)}"
     )
 
 
 def _figures_text(prediction: Prediction) -> str:
-    ttft = seconds(prediction.figure("ttft_s", "p95"))
-    return f"TTFT p95 {ttft}, {_speed_text(prediction)} tokens/s a stream and {_output(prediction)} in all"
+    return f"TTFT p95 {_ttft(prediction)}, {_speed_text(prediction)} tokens/s a stream and {_output(prediction)} in all"
 
 
 def _extrapolated_note(advice: Advice, slots: int) -> str:
@@ -313,8 +312,7 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     """Return advice.md."""
     summary = analysis.summary
     whom = joined(" · ", summary["name"], summary.get("group"))
-    title = f"Advice for {whom}: {measured_on(summary)}"
-    lines = [f"# {escaped(title)}", ""]
+    lines = [f"# {escaped(f'Advice for {whom}: {measured_on(summary)}')}", ""]
     if mark := simulated_mark(summary):
         lines += [f"> **SIMULATED SERVER** ({escaped(mark)}): this is advice for a model of a server.", ""]
     if doubt := void_sentence(advice):
@@ -376,13 +374,7 @@ def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
         }
 
 
-def _wait(prediction: Prediction) -> str:
-    return seconds(prediction.figure("queue_wait_s", "p50"))
-
-
-def _speed_text(prediction: Prediction) -> str:
-    return number(prediction.figure("stream_tokens_per_s", "p50"))
-
-
-def _output(prediction: Prediction) -> str:
-    return number(prediction.figure("output_tokens_per_s", "mean"))
+_ttft = partial(predicted_text, figure="ttft_s", statistic="p95")
+_wait = partial(predicted_text, figure="queue_wait_s", statistic="p50")
+_speed_text = partial(predicted_text, figure="stream_tokens_per_s", statistic="p50")
+_output = partial(predicted_text, figure="output_tokens_per_s", statistic="mean")

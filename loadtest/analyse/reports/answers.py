@@ -14,6 +14,7 @@ from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
+from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of, shared_parts
 from loadtest.analyse.summary import Analysis, believed_knee, series_with, with_most
 from loadtest.analyse.verdict.remedies import REMEDIES
@@ -91,17 +92,15 @@ class Reason:
     @property
     def where(self) -> str:
         """Name the levels: "1 stream is void; 2 and 8 streams are suspect"."""
-        parts = []
-        for verdict in (VOID, SUSPECT):
-            names = self._names([one for one in self.seen if one.verdict == verdict and not one.besides])
-            parts += [f"{_shortened(names)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
-        if names := self._names([one for one in self.seen if one.besides]):
-            parts.append(f"{'also' if parts else 'Also'} at {_shortened(names)}")
+        names = grouped(dict.fromkeys((None if one.besides else one.verdict, one.called) for one in self.seen))
+        parts = [
+            f"{_shortened(names[verdict])} {'is' if len(names[verdict]) == 1 else 'are'} {verdict}"
+            for verdict in (VOID, SUSPECT)
+            if verdict in names
+        ]
+        if None in names:
+            parts.append(f"{'also' if parts else 'Also'} at {_shortened(names[None])}")
         return "; ".join(parts)
-
-    @staticmethod
-    def _names(seen: Sequence[Seen]) -> list[str]:
-        return list(dict.fromkeys(one.called for one in seen))
 
     @property
     def example(self) -> str:
@@ -148,7 +147,9 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
 def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
     """Return what there is to do, each advice once, for void levels first."""
     found: dict[str, dict[str, list[Seen]]] = {}
-    names = _told_apart(shared_parts([level["label"] for level in levels])[1])
+    _, names = shared_parts([level["label"] for level in levels])
+    # A search measures some loads again: of levels with one name the number tells which.
+    names = [f"{name} (level {i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     seen = [
         (each["cause"], Seen(level, each["verdict"], reason, name))
         for level, name in zip(levels, names, strict=True)
@@ -161,11 +162,6 @@ def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
         ToDo(advice, tuple(Reason(wrong, tuple(every)) for wrong, every in reasons.items()))
         for advice, reasons in found.items()
     ]
-
-
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """Return the names of levels, with their numbers where several have one name: a search measures some loads again."""
-    return [f"{name} (level {i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
 def tiles(analysis: Analysis) -> list[Tile]:

@@ -148,15 +148,11 @@ def _tokens(count: int | None) -> str:
 
 
 def _prompts_read(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str:
-    one = len(causes) == 1 and causes[0].tokens in (None, 1)
-    return f"{_prompts(causes, part, found)} {'was' if one else 'were'} read"
-
-
-def _prompts(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str:
-    """Return "#52's 6,000 prompt tokens", or "prompts of #52 (6,000 tokens), #53 and 2 others"."""
+    """Return "#52's 6,000 prompt tokens were read", or "the prompts of #52 (6,000 tokens), #53 and 2 others were read"."""
     if len(causes) == 1:
-        return f"#{causes[0].id}'s {_tokens(causes[0].tokens)}"
-    return f"the prompts of {_names(causes, part.seconds, _large(causes, found))}"
+        tokens = causes[0].tokens
+        return f"#{causes[0].id}'s {_tokens(tokens)} {'was' if tokens in (None, 1) else 'were'} read"
+    return f"the prompts of {_names(causes, part.seconds, _large(causes, found))} were read"
 
 
 def _large(causes: Sequence[Cause], found: Explanation) -> list[Cause]:
@@ -185,9 +181,9 @@ def without(found: Explanation) -> str:
         if not found.without:
             return "What it would have been without is not said: no replay reaches its first token."
         return f"Of {counted(len(found.without), 'cause')} left out in turn, none makes it clearly faster."
-    low, high = told.found.band
+    low, high = told.band
     band = f"{seconds(low)} to {seconds(high)}"
-    return f"{capitalised(_left_out(told, found))}: {seconds(told.found.seconds)} to the first token ({band})."
+    return f"{capitalised(_left_out(told, found))}: {seconds(told.seconds)} to the first token ({band})."
 
 
 def others(found: Explanation) -> str | None:
@@ -195,7 +191,7 @@ def others(found: Explanation) -> str | None:
     rest = [each for each in found.worth if each is not found.told]
     if not rest:
         return None
-    words = [f"{_left_out(each, found)} {seconds(each.found.seconds)}" for each in rest]
+    words = [f"{_left_out(each, found)} {seconds(each.seconds)}" for each in rest]
     return f"Each left out alone: {'; '.join(words)}."
 
 
@@ -257,7 +253,6 @@ def table(explained: Sequence[Explanation]) -> Grid:
 
 
 def _row(found: Explanation) -> tuple[str, ...]:
-    rest = found.parts.first[-1].seconds
     most = max(found.parts.first, key=lambda part: part.seconds)
     # a long prompt holds up all who hold a slot, so it comes before them
     by = sorted(
@@ -272,8 +267,8 @@ def _row(found: Explanation) -> tuple[str, ...]:
         seconds(found.e2e_s),
         f"{SHORT_NAMES[most.name]} {seconds(most.seconds)}",
         (f"#{who[0]}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,
-        f"{seconds(told.found.seconds)} ({cause or SHORT_WITHOUT[told.what]})" if told else UNKNOWN,
-        _duration(rest),
+        f"{seconds(told.seconds)} ({cause or SHORT_WITHOUT[told.what]})" if told else UNKNOWN,
+        _duration(found.parts.first[-1].seconds),
     )
 
 

@@ -125,8 +125,8 @@ def _mark(judged: Judged, verdict: str) -> str:
 
 def _levels(levels: Sequence[LevelData]) -> Grid:
     heads = ("TTFT p50", "TTFT p95", "tokens/s a stream", "output tokens/s")
-    rows = []
-    for level in levels:
-        figures = tables.headline(level)
-        rows.append((level["label"], str(level["requests"]), *(figures[head] for head in heads), level["verdict"]))
-    return Grid(("level", "requests", *heads, "verdict"), tuple(rows))
+    rows = tuple(
+        (level["label"], str(level["requests"]), *map(tables.headline(level).__getitem__, heads), level["verdict"])
+        for level in levels
+    )
+    return Grid(("level", "requests", *heads, "verdict"), rows)

@@ -70,8 +70,8 @@ def left_out(one: Analysis, pictures: Sequence[Path]) -> str:
 
 def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     """Return the four tiles, of several models or servers those of each of the first ones, with its name."""
-    every = [(named.removeprefix(": "), answers.tiles(one)) for named, one in tables.sections(analysis)]
-    return every[:MOST_GROUPS]
+    told = tables.sections(analysis)[:MOST_GROUPS]
+    return [(named.removeprefix(": "), answers.tiles(one)) for named, one in told]
 
 
 def markdown(

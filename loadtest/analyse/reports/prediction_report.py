@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import marked, measured_on
-from loadtest.analyse.server.timing.prefill import has_turns
+from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
@@ -53,18 +53,22 @@ def curve_table(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
 
     None where none gives back what was measured, and of conversations, whose figures depend on what the chart's title says.
     """
-    if curve.missed or has_turns(analysis.run):
+    if curve.missed or analysis.run.has_turns:
         return None
     rests = [_rests_on(each, analysis, curve) for each in curve.predictions]
     beyond = any(rests)
-    rows = []
-    for each, clause in zip(curve.predictions, rests, strict=True):
-        measured = "yes" if each.concurrency in curve.series.concurrencies else "no"
-        figures = [with_band(each, figure) for _, figure in SHOWN_FIGURES[:4]]
-        rows.append((str(each.concurrency), measured, *figures, *([clause] if beyond else [])))
+    rows = tuple(
+        (
+            str(each.concurrency),
+            "yes" if each.concurrency in curve.series.concurrencies else "no",
+            *(with_band(each, figure) for _, figure in SHOWN_FIGURES[:4]),
+            *([clause] if beyond else []),
+        )
+        for each, clause in zip(curve.predictions, rests, strict=True)
+    )
     heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN_FIGURES[:4])]
     heads += ["rests on what was not measured"] if beyond else []
-    return Grid(tuple(heads), tuple(rows), names=2, prose=beyond)
+    return Grid(tuple(heads), rows, names=2, prose=beyond)
 
 
 def _rests_on(each: Prediction, analysis: Analysis, curve: PredictedCurve) -> str:
@@ -100,16 +104,15 @@ def _cell(case: Case, figure: str) -> str:
 
 def notes(document: Document) -> Iterator[str]:
     """Yield what the figures rest on, and where they go beyond it."""
-    places: dict[str, list[str]] = {}  # by what is true of them
-    for load in document.loads:
-        for case in load.cases:
-            where = f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
-            if case.grows:
-                places.setdefault(GROWS, []).append(where)
-            if case.extrapolates:
-                places.setdefault(f"{case.extrapolates}.", []).append(where)
-    for sentence, of in places.items():
-        yield f"{listed(of)}: {sentence}"
+    told = [
+        (said, f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}")
+        for load in document.loads
+        for case in load.cases
+        for said in (GROWS if case.grows else "", f"{case.extrapolates}." if case.extrapolates else "")
+        if said
+    ]
+    for said, places in grouped(told).items():
+        yield f"{listed(places)}: {said}"
     if (plan := document.plan) is not None:
         yield (
             f"Of the very {plan.requests} requests of seed {plan.seed} to each load: `loadtest run --prediction` with this "

@@ -157,20 +157,18 @@ _TABLE_HEADS = (
 
 
 def _grid_beside(rows: Sequence[MeasuredBeside]) -> Grid:
-    cells = []
-    for row in rows:
-        cell = row.cell
-        cells.append(
-            (
-                *(str(cell.words), str(cell.concurrency), "yes" if row.nonce else "no"),
-                *(f"{cell.tokens:g}", seconds(cell.time_s), number(cell.tokens_per_s)),
-                *(f"{row.tokens:.4g}", seconds(row.time_s), number(row.tokens_per_s)),
-                *(number(row.tokens_per_s_at_length), f"{row.off + 1:.3f}"),
-                *(number(row.e2e_tokens_per_s), number(row.stream_tokens_per_s), seconds(row.ttft_s)),
-                row.verdict,
-            )
+    cells = tuple(
+        (
+            *(str(row.cell.words), str(row.cell.concurrency), "yes" if row.nonce else "no"),
+            *(f"{row.cell.tokens:g}", seconds(row.cell.time_s), number(row.cell.tokens_per_s)),
+            *(f"{row.tokens:.4g}", seconds(row.time_s), number(row.tokens_per_s)),
+            *(number(row.tokens_per_s_at_length), f"{row.off + 1:.3f}"),
+            *(number(row.e2e_tokens_per_s), number(row.stream_tokens_per_s), seconds(row.ttft_s)),
+            row.verdict,
         )
-    return Grid(_TABLE_HEADS, tuple(cells), names=3, prose=True)
+        for row in rows
+    )
+    return Grid(_TABLE_HEADS, cells, names=3, prose=True)
 
 
 def set_beside(*analyses: Analysis) -> Published:
@@ -196,36 +194,30 @@ def set_beside(*analyses: Analysis) -> Published:
         raise RunFolderError("these runs are of servers of different speed; compare one speed at a time.")
     order = {cell: place for place, cell in enumerate(PUBLISHED)}
     rows.sort(key=lambda row: (row.cell.table != "output", row.nonce, row.cell.words, order[row.cell]))
-    return Published(tuple(rows), simulated_mark(analyses[0].summary), _speed_factor(analyses[0].run))
-
-
-def _speed_factor(run: RunData) -> float:
-    return float((run.simulated or {}).get("speed") or 1)
+    return Published(tuple(rows), simulated_mark(analyses[0].summary), analyses[0].run.speed)
 
 
 def _published_of(run: RunData, level: dict[str, Any]) -> PublishedFigure | None:
     """Return the published cell that a level repeats, None when there is none."""
-    scenario = run.facts.get("scenario") or {}
-    prompt = str(scenario.get("prompt") or "").lstrip().lower()
-    words = level.get("words")
-    if words is not None:
-        table = "output" if prompt.startswith(STORY) else ""
-    else:
-        titled = prompt.startswith(TITLE) or Path(str(scenario.get("prompt_file") or "")).name == PROMPT_FILE
+    prompt, words = str(run.scenario.get("prompt") or "").lstrip().lower(), level.get("words")
+    titled = prompt.startswith(TITLE) or Path(str(run.scenario.get("prompt_file") or "")).name == PROMPT_FILE
+    if words is None:
         table, words = "input" if titled else "", 484
+    else:
+        table = "output" if prompt.startswith(STORY) else ""
     key = (table, words, level.get("concurrency"))
     return next((cell for cell in PUBLISHED if (cell.table, cell.words, cell.concurrency) == key), None)
 
 
 def _measured_beside(run: RunData, index: int, cell: PublishedFigure, verdict: str) -> MeasuredBeside:
-    good, speed = run.good(index), _speed_factor(run)
+    good, speed = run.good(index), run.speed
     lines = run.column("chunks")[good] + 1
     took = (run.column("end") - run.column("send"))[good] * speed
     ttft = run.column("ttft_s")[good] * speed
     a_line = np.array([_a_line(run.chunks.row(int(row))) for row in np.flatnonzero(good)]) * speed
     return MeasuredBeside(
         cell=cell,
-        nonce=not (run.facts.get("scenario") or {}).get("warm_cache"),
+        nonce=not run.scenario.get("warm_cache"),
         verdict=verdict,
         requests=int(good.sum()),
         cut=int((run.requests["finish_reason"][good] == "length").sum()),

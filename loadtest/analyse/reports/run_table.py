@@ -74,9 +74,9 @@ def measured(analysis: Analysis) -> str:
     levels, started = analysis.levels, str(analysis.summary["started"] or "")
     if not levels:
         return ""
-    same, names = shared_parts([level["label"] for level in levels])
+    shared, names = shared_parts([level["label"] for level in levels])
     loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
-    sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, *same)}"
+    sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, shared)}"
     lost = f"{sum(level.failed for level in levels) or 'none'} failed"
     took = _took(analysis.run.facts).partition(" from")[0]
     return joined("; ", f"{sent}, {lost}", instant(started) if started else "start unknown", took)
@@ -206,12 +206,11 @@ def command(run: RunData) -> str | None:
 
     None where it is unknown.
     """
-    facts = run.facts
+    facts, scenario = run.facts, run.scenario
     locust = facts.get("locust")
     if isinstance(locust, dict):
         classes = [str(name) for name in locust.get("user_classes") or []]
         return shlex.join(["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *classes])
-    scenario = facts.get("scenario") or {}
     if not scenario:
         return None
     target = facts.get("target") or {}
@@ -228,7 +227,9 @@ def command(run: RunData) -> str | None:
         for key in keys_of(Scenario)
         for word in _words(key, said.get(key.name), always=streams and key.name == "concurrency")
     ]
-    return shlex.join(["loadtest", "run", *words, *_question(asked)])
+    for flag, value in (("--slo", asked.get("slo")), ("--find-max", asked.get("find_max"))):
+        words += [flag, str(value)] if value else []
+    return shlex.join(["loadtest", "run", *words])
 
 
 def serve_command(run: RunData, slots: Slots) -> str | None:
@@ -236,23 +237,15 @@ def serve_command(run: RunData, slots: Slots) -> str | None:
 
     None of a real server, or of one whose profile is in a file.
     """
-    said, where = run.simulated, origin(str((run.facts.get("target") or {}).get("url") or ""))
+    said, where = run.simulated, origin(str(run.fact("target", "url") or ""))
     profile = PROFILES.get(str(said.get("profile"))) if said else None
     if said is None or profile is None or not (where and where[2]) or len(run.facts.get("targets") or [where]) != 1:
         return None
-    context = (run.facts.get("server") or {}).get("context")
+    context = run.fact("server", "context")
     words = ["--profile", profile.name, "--speed", f"{float(said['speed']):g}", "--port", str(where[2])]
     words += ["--slots", str(slots.estimate)] if slots.limit else []
     words += ["--num-ctx", str(context)] if context and context != profile.num_ctx else []
     return shlex.join(["loadtest", "serve", *words])
-
-
-def _question(asked: dict[str, Any]) -> Iterator[str]:
-    """Yield --slo and --find-max as they were given."""
-    if asked.get("slo"):
-        yield from ("--slo", str(asked["slo"]))
-    if asked.get("find_max"):
-        yield from ("--find-max", str(asked["find_max"]))
 
 
 def _words(key: Key, value: Any, *, always: bool = False) -> Iterator[str]:

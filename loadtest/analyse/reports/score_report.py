@@ -9,8 +9,8 @@ from typing import Any
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.model.predict import WHO_WAIT
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.predictions.predict_loads import length_of
@@ -121,7 +121,7 @@ def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str
     if level["outcomes"].get(Outcome.LEFT):
         return f"its users hung up, and {WHO_WAIT.removesuffix('.')}"
     if level.is_open:
-        pattern = (analysis.run.facts.get("comparability") or {}).get("arrivals")
+        pattern = analysis.run.fact("comparability", "arrivals")
         if level.get("rate_to") is not None or level.get("trace") or pattern not in (None, "poisson"):
             return "its arrivals are not Poisson at one rate, as a prediction takes them"
     for column, name, share, least in (
@@ -171,11 +171,11 @@ def _asked_alike(document: Document, level: Mapping[str, Any]) -> bool:
 
 def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, level: Mapping[str, Any]) -> str:
     """Say what a level sent in place of the very requests that were predicted; empty where it sent these."""
-    scenario = analysis.run.facts.get("scenario") or {}
+    seed = analysis.run.scenario.get("seed")
     sent = next(each for each in analysis.run.levels if each["index"] == level["index"]).get("requests")
-    if scenario.get("seed") != plan.seed or sent != plan.requests:
+    if seed != plan.seed or sent != plan.requests:
         return (
-            f"it sent {UNKNOWN if sent is None else sent} requests of seed {scenario.get('seed')}, and the prediction is of "
+            f"it sent {UNKNOWN if sent is None else sent} requests of seed {seed}, and the prediction is of "
             f"{plan.requests} of seed {plan.seed}, as `loadtest run --prediction` sends them"
         )
     closed, rates = ([getattr(each, key) for each in document.loads] for key in ("concurrency", "rate"))
@@ -189,7 +189,7 @@ def _scored(
     document: Document, load: PredictedLoad, analysis: Analysis, level: LevelData
 ) -> tuple[list[ScoredFigure], list[str]]:
     """Score the cases of a load that the run's slots allow; say which they do not."""
-    limit = known_slots(analysis.run, analysis.slots).limit
+    limit = known_slots(analysis.run, analysis.slots).number
     found: list[ScoredFigure] = []
     notes = []
     for case in load.cases:
@@ -249,11 +249,8 @@ def table(figures: Sequence[ScoredFigure]) -> Grid:
         )
         for each in figures
     )
-    heads = ("figure", "case", "said", "95 % band", "measured", "error", "inside", "Winkler", *models)
-    found = Grid(heads, rows)
-    if all(each.case == AS_KNOWN for each in figures):
-        found = found.without("case")
-    return found
+    found = Grid(("figure", "case", "said", "95 % band", "measured", "error", "inside", "Winkler", *models), rows)
+    return found.without("case") if all(each.case == AS_KNOWN for each in figures) else found
 
 
 def kept_table(summary: Mapping[str, Any]) -> Grid | None:
@@ -299,15 +296,15 @@ def kept_score(analysis: Analysis) -> Score | None:
 
     Raises PredictionError where the file is not the one that run.json names.
     """
-    kept = analysis.run.facts.get("prediction")
-    if not kept or not kept.get("sha256"):
+    named = analysis.run.fact("prediction", "sha256")
+    if not named:
         return None
     path = analysis.run.path / FILE_NAME
     try:
         body = path.read_bytes()
     except OSError:
         raise PredictionError(f"the prediction that {analysis.run.path} kept is not there any more ({path}).") from None
-    if file_digest(body) != kept["sha256"]:
+    if file_digest(body) != named:
         raise PredictionError(
             f"{path} is not the prediction that the run kept before its first request: run.json names another sha256, "
             "so it is not scored."
@@ -317,8 +314,8 @@ def kept_score(analysis: Analysis) -> Score | None:
 
 def kept_before(analysis: Analysis, file: bytes) -> str | None:
     """Return when the run kept this very file, before its first request; None where it did not."""
-    kept = analysis.run.facts.get("prediction") or {}
-    return str(kept.get("kept") or "") or None if kept.get("sha256") == file_digest(file) else None
+    same = analysis.run.fact("prediction", "sha256") == file_digest(file)
+    return str(analysis.run.fact("prediction", "kept") or "") or None if same else None
 
 
 def add_score(analysis: Analysis) -> None:

@@ -145,8 +145,7 @@ def rest_of_levels(summary: dict[str, Any]) -> Grid:
 def level_table(level: LevelData, summary: dict[str, Any]) -> Grid:
     """Return every figure of a level with its interval and its formula, or why it is unknown; p5 is the slow side of speeds."""
     target, server = summary.get("target") or {}, summary.get("server") or {}
-    ollama = str(target.get("dialect") or "").startswith("ollama")
-    who = "Ollama" if ollama else str(server.get("kind") or "")
+    who = "Ollama" if str(target.get("dialect") or "").startswith("ollama") else str(server.get("kind") or "")
     rows = []
     for key, name, unit in LEVEL_FIGURES:
         formula = _formula_of(key, who)
@@ -230,8 +229,7 @@ def step_time_table(analysis: Analysis) -> Grid:
 def memory_table(found: memory_comparison.MemoryComparison) -> Grid:
     """Return what the model should take in memory, part by part, beside what was measured."""
     rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_comparison.comparison_rows(found)]
-    made_up = all(reading.simulated for reading in found.readings)
-    head = "said by the simulated server" if made_up else "measured"
+    head = "said by the simulated server" if all(each.simulated for each in found.readings) else "measured"
     return Grid(("", "estimate", head, "difference", "from"), tuple(rows), prose=True)
 
 
@@ -310,8 +308,7 @@ def _beside(value: float | None, limit: float | None) -> str:
 
 def _untold(described: dict[str, Any], part: str) -> str | None:
     """Say how many values a percentile would take that is not told; None where it is."""
-    untold = described[part] is None and part in PERCENTILES
-    return f"needs {needed(PERCENTILES[part])}" if untold else None
+    return f"needs {needed(PERCENTILES[part])}" if described[part] is None and part in PERCENTILES else None
 
 
 def _in_ms(value: float) -> str:

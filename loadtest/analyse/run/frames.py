@@ -26,10 +26,6 @@ from loadtest.run_folder import RunFolder
 from loadtest.text import counted
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
-# What shows that a server took its durations by another clock.
-FEWEST_ANSWERS = 5
-FEWEST_PIECES, LEAST_SPAN_S = 8, 0.1  # of an answer that is looked at
-CLOCK_BOUNDS = (0.6, 1.7)  # of the time over which an answer's tokens came, by the server's duration of its decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +68,46 @@ class RunData:
         """Profile and speed of the simulated server; None for a real one."""
         found: dict[str, Any] | None = self.fact("server", "simulated")
         return found
+
+    @property
+    def speed(self) -> float:
+        """By how much a simulated server goes faster than what it simulates; 1 for a real one."""
+        return float((self.simulated or {}).get("speed") or 1)
+
+    @property
+    def scenario(self) -> dict[str, Any]:
+        """What the run was asked to do; empty where run.json does not say."""
+        return self.facts.get("scenario") or {}
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether requests follow one another in conversations."""
+        return bool((np.nan_to_num(self.column("turn")) > 0).any())
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether prompts begin alike, as they were asked to."""
+        return bool(self.fact("comparability", "shared_prefix"))
+
+    @property
+    def prompts_as_asked(self) -> bool:
+        """Whether the server counts no prompts, so that what is known of their lengths is what was asked for."""
+        counted = np.isfinite(self.column("prompt_tokens")).any()
+        return bool(not counted and np.isfinite(self.column("asked_input")).any() and not self.has_turns)
+
+    @property
+    def uncached_tokens(self) -> FloatArray:
+        """Each request's prompt tokens less those that the prefix cache held; nan unknown.
+
+        Where the server never says how many were cached, they are none, unless prompts share a prefix or for later turns:
+        nobody knows then. Where it counts no prompts, they are as long as was asked for.
+        """
+        cached = self.column("cached_tokens")
+        if np.isfinite(cached).any() or not (self.shares_prefix or self.has_turns):
+            cached = np.nan_to_num(cached)
+        elif not self.shares_prefix:
+            cached = np.where(np.nan_to_num(self.column("turn")) > 0, np.nan, 0.0)
+        return self.column("asked_input" if self.prompts_as_asked else "prompt_tokens") - cached
 
     @property
     def last_end(self) -> float:
@@ -225,12 +261,11 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     c["e2e_sched_s"] = metrics.e2e(last, c["t_sched"])
     with np.errstate(divide="ignore", invalid="ignore"):
         c["tpot_s"] = metrics.tpot(c["e2e_s"], c["ttft_s"], tokens)
-        at_once = metrics.shows_no_decoding(chunks.counts, c["reads"])
         # All tokens came in one chunk, or nearly: no decode speed was seen.
-        c["tpot_s"][(c["tpot_s"] <= 0) | at_once] = np.nan
+        c["tpot_s"][(c["tpot_s"] <= 0) | metrics.shows_no_decoding(chunks.counts, c["reads"])] = np.nan
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
-    distrust_durations(c, chunks.counts)
+    reading.distrust_durations(c, chunks.counts)
     # by how much the first token was made before it came with several later ones: the server says over how long it wrote them all
     early = c["decode_s"] - (c["e2e_s"] - c["ttft_s"])
     merged = c["first_coalesced"] & (chunks.counts >= metrics.HELD_BACK_PIECES)
@@ -341,29 +376,3 @@ def _driver_sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] 
     if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_SAMPLE_NS for value in known):
         return None
     return [np.nan if value is None else float(value) for value in values]
-
-
-def distrust_durations(c: Columns, pieces: IntArray) -> None:
-    """Take a model's durations for unknown where its server took them by another clock; `clock_factor` says by how much."""
-    c["clock_factor"] = np.full(len(pieces), np.nan)
-    for model, target in set(zip(c["model"].tolist(), c["target"].tolist(), strict=True)):
-        mine = (c["model"] == model) & (c["target"] == target)
-        singly = mine & c["ok"] & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
-        factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
-        if factor is not None:
-            c["clock_factor"][mine] = factor
-            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
-                c[name][mine] = np.nan
-            c["llamacpp"][mine] = 0.0
-
-
-def clock_factor(decode_s: FloatArray, span_s: FloatArray, pieces: IntArray, one_by_one: BoolArray) -> float | None:
-    """Return how long decoding took by the server, as a share of the time over which tokens came; None where they agree.
-
-    Looked at are answers whose tokens came `one_by_one`: a way that gathers tokens changes when they come.
-    """
-    known = one_by_one & (pieces >= FEWEST_PIECES) & (span_s >= LEAST_SPAN_S) & np.isfinite(decode_s)
-    if known.sum() < FEWEST_ANSWERS:
-        return None
-    factor = float(np.median(decode_s[known] / span_s[known]))
-    return None if CLOCK_BOUNDS[0] <= factor <= CLOCK_BOUNDS[1] else factor

@@ -186,8 +186,7 @@ def _target(run: RunData, index: int, model: Any) -> _Destination:
         # Context and slots are facts of the main model; kind and version are the server's.
         server = said if name == main.model else {key: said.get(key) for key in ("kind", "version", "simulated")}
     else:
-        same = (other.server for other in _older_targets(run) if other.url == found.url)
-        server = next(same, {})
+        server = next((other.server for other in _older_targets(run) if other.url == found.url), {})
     return dataclasses.replace(found, model=name, server=server)
 
 
@@ -271,16 +270,9 @@ def _users_planned(run: RunData, level: LevelData, rows: BoolArray) -> int | Non
 def _accompanied(run: RunData, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
-    beside = open_within(send[theirs], end[theirs], send[mine], end[mine])
-    return np.isfinite(send[mine]) & (beside > 0)
+    return np.isfinite(send[mine]) & (open_within(send[theirs], end[theirs], send[mine], end[mine]) > 0)
 
 
 def _dialect(part: RunData) -> str:
     dialects = part.requests["dialect"].dropna()
     return str(dialects.mode().iloc[0]) if len(dialects) else ""
-
-
-def outcome_counts(run: RunData) -> dict[str, int]:
-    """Return the number of measured requests of a run by outcome."""
-    counted = run.requests[~run.requests["warmup"].astype(bool)]
-    return {str(name): int(count) for name, count in counted["outcome"].value_counts().items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loadtest.analyse.run.arrays import grouped
 from loadtest.metrics import VOID
 from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
@@ -118,23 +119,23 @@ class Series:
 
 def series_of(levels: Iterable[LevelData]) -> list[Series]:
     """Group levels of summary.json by model and server, prompt length, answer length, words and kind of load."""
-    groups: dict[tuple[Any, ...], list[LevelData]] = {}
-    for level in levels:
-        open_loop = level.is_open
-        key = (open_loop, None if open_loop else level["rate"], *(level.get(name) for name in SERIES_KEYS))
-        groups.setdefault(key, []).append(level)
+
+    def alike(level: LevelData) -> tuple[Any, ...]:
+        paced = None if level.is_open else level.get("rate")
+        return level.is_open, paced, *(level.get(name) for name in SERIES_KEYS)
+
     return [
         Series(_shared_label(group[0], rate), tuple(sorted(group, key=lambda level: level.amount)))
-        for (_, rate, *_), group in groups.items()
+        for (_, rate, *_), group in grouped((alike(level), level) for level in levels).items()
     ]
 
 
 def _shared_label(level: LevelData, rate: float | None) -> str:
     parts = (
         ("{} shared", level.get("system_tokens")),
-        ("{} in", level.get("input_lengths") or level["input_tokens"]),
-        ("{} out", level.get("output_lengths") or level["output_tokens"]),
-        ("{} words", level["words"]),
+        ("{} in", level.get("input_lengths") or level.get("input_tokens")),
+        ("{} out", level.get("output_lengths") or level.get("output_tokens")),
+        ("{} words", level.get("words")),
         ("{}", None if rate is None else rated(rate)),
     )
     return " · ".join(form.format(value) for form, value in parts if value is not None)
@@ -168,12 +169,12 @@ def users_axis(*, people: bool) -> str:
     return "concurrency (people)" if people else "concurrency (streams at once)"
 
 
-def shared_parts(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+def shared_parts(labels: Sequence[str]) -> tuple[str, list[str]]:
     """Return the parts that all labels share, such as lengths, and each label without them; of one label all but the load."""
     parts = [label.split(" · ") for label in labels]
     first = parts[0] if parts else []
     common = [part for part in first[len(parts) == 1 :] if all(part in other for other in parts)]
-    return common, [
+    return " · ".join(common), [
         " · ".join(part for part in own if part not in common) or label
         for own, label in zip(parts, labels, strict=True)
     ]

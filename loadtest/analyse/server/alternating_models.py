@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, grouped
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.overlaps import Depth, time_of_all
@@ -83,12 +83,7 @@ def mark_loads(run: RunData, groups: Sequence[Group]) -> list[AlternatingModels]
     """
     marked = np.zeros(len(run.requests), dtype=np.bool_)
     found: list[AlternatingModels] = []
-    by_url: dict[str, list[Group]] = {}
-    for group in groups:
-        by_url.setdefault(group.url, []).append(group)
-    for url, here in by_url.items():
-        if len(here) < 2:
-            continue
+    for url, here in grouped((group.url, group) for group in groups).items():
         for level in run.levels:
             in_level = run.of_level(level["index"])
             seen = _of_level(run, [(group.model, group.rows & in_level) for group in here])
@@ -110,9 +105,8 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     work = {name: Depth.of(*work_spans(run.requests[rows])) for name, rows in models}
     if any(_beside(one, other) for one, other in itertools.combinations(work.values(), 2)):
         return None
-    long = LONG_LOAD_S / float((run.simulated or {}).get("speed") or 1.0)
     everyone = np.any([rows for _, rows in models], axis=0)
-    waiting = everyone & (run.column("load_s") > long)
+    waiting = everyone & (run.column("load_s") > LONG_LOAD_S / run.speed)
     loads = list(_loads(run.requests[waiting], work))
     # The first load of a level may be any model's; only one behind another model's work is a turn.
     if not any(_worked_between(work, name, -np.inf, end) for name, _, end in loads) or _beside_work(work, loads):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.files.samples import Machine
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth
@@ -175,7 +175,7 @@ def _idle_use(run: RunData) -> float | None:
     free: BoolArray = np.zeros(len(t), dtype=np.bool_)
     for (begin, end), _ in _free_spans(run, float(t[0])):
         free |= (t >= begin) & (t <= end)
-    seen = use[free & np.isfinite(use)]
+    seen = finite(use[free])
     return float(seen.mean()) if len(seen) >= FEWEST_READINGS else None
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, finite, grouped
 from loadtest.analyse.run.files.samples import known_values
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
-from loadtest.analyse.server.timing import prefill
 from loadtest.text import number, seconds, size
 
 TOKENS_OVER_TTFT = "Prompt tokens over TTFT"  # a way of 100 ms is in it: short prompts look slow
@@ -88,7 +87,7 @@ def prefill_speed(run: RunData) -> FloatArray:
     """
     if run.fact("scenario", "warm_cache"):
         return np.full(len(run.requests), np.nan)
-    tokens = prefill.uncached(run)
+    tokens = run.uncached_tokens
     seconds = run.column("prefill_s" if _says_prefill(run) else "ttft_s")
     usable = at_work.lone(run) & (tokens > 0) & (seconds > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -101,16 +100,13 @@ def _says_prefill(run: RunData) -> bool:
 
 def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:
     """Group the levels of summary.json that differ only in input length; a group needs two lengths."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for level in levels:
-        if level["input_tokens"] is not None:
-            alike = ("concurrency", "rate", "rate_to", "output_tokens", "output_lengths", "system_tokens", "words")
-            key = tuple(level.get(name) for name in alike)
-            groups.setdefault(key, []).append(level)
-    kept = [group for group in groups.values() if len({level["input_tokens"] for level in group}) >= FEWEST_LENGTHS]
-    if not kept:
-        return []
-    return [_series(run, sorted(group, key=lambda level: level["input_tokens"])) for group in kept]
+    alike = ("concurrency", "rate", "rate_to", "output_tokens", "output_lengths", "system_tokens", "words")
+    known = (level for level in levels if level["input_tokens"] is not None)
+    return [
+        _series(run, sorted(group, key=lambda level: level["input_tokens"]))
+        for group in grouped((tuple(level.get(name) for name in alike), level) for level in known).values()
+        if len({level["input_tokens"] for level in group}) >= FEWEST_LENGTHS
+    ]
 
 
 def _series(run: RunData, group: list[dict[str, Any]]) -> PromptLengthSeries:
@@ -124,8 +120,7 @@ def _series(run: RunData, group: list[dict[str, Any]]) -> PromptLengthSeries:
 
 
 def _point_of(run: RunData, level: dict[str, Any], at: FloatArray, held: FloatArray) -> PromptLengthPoint:
-    prompts = run.column("prompt_tokens")[run.good(level["index"])]
-    prompts = prompts[np.isfinite(prompts)]
+    prompts = finite(run.column("prompt_tokens")[run.good(level["index"])])
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
     rows = run.requests[run.of_level(level["index"])]
     during = held[(at >= rows["send"].min()) & (at <= rows["end"].max())]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 
@@ -33,12 +32,7 @@ class Evidence:
 
     def values(self, name: str) -> FloatArray:
         """Return the known values of a column for the requests that ended well."""
-        values: FloatArray = self.requests[name].to_numpy(dtype=np.float64)
-        return values[np.isfinite(values)]
-
-    @property
-    def scenario(self) -> dict[str, Any]:
-        return self.run.facts.get("scenario") or {}
+        return finite(self.requests[name].to_numpy(dtype=np.float64))
 
     @property
     def lag_limit(self) -> float:

@@ -7,16 +7,16 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run import groups, offered_load
+from loadtest.analyse.run import groups
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.verdict.evidence import Evidence
-from loadtest.analyse.verdict.time_limit import time_limit
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
 from loadtest.text import counted, listed, percent, seconds, shown
@@ -104,11 +104,9 @@ def answer_notes(run: RunData) -> list[str]:
         )
     if len(after := counted["resent_after_s"].dropna()):
         twice = f"{len(after)} of {len(counted)} requests {'was' if len(after) == 1 else 'were'} sent twice"
-        lines.append(f"{twice}: {_RESENT}, up to {seconds(max(float(after.max()), 0.0))} before the second.")
+        died = "a kept connection died without a byte of answer. TTFT counts from the first send"
+        lines.append(f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second.")
     return lines
-
-
-_RESENT = "a kept connection died without a byte of answer. TTFT counts from the first send"
 
 
 def _ended_by_itself(e: Evidence) -> pd.DataFrame:
@@ -136,40 +134,23 @@ def _only_warmups(e: Evidence) -> Iterator[Doubt]:
     why = ""
     if e.run.facts.get("driver") == "locust":
         why = ": under Locust requests count once all users have started"
-        rate, users = (e.run.facts.get("locust") or {}).get("spawn_rate"), e.level.get("concurrency")
+        rate, users = e.run.fact("locust", "spawn_rate"), e.level.get("concurrency")
         if rate and users:
             why += f", which takes {counted(users, 'user')} {seconds(users / rate)} at {rate:g} a second (-r)"
     yield Doubt(VOID, f"every request of this level was a warm-up{why}")
-
-
-def _server_gone(e: Evidence) -> Iterator[Doubt]:
-    yield from _failed(e, "gone")
-
-
-def _turned_away(e: Evidence) -> Iterator[Doubt]:
-    yield from _failed(e, "away")
-
-
-def _too_slow(e: Evidence) -> Iterator[Doubt]:
-    yield from _failed(e, "slow")
-
-
-def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
-    yield from _failed(e, "else")
 
 
 def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     """Doubt a level for its failed requests, where most of these failed in this way: each way asks for another remedy."""
     ended = _ended_by_itself(e)
     bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR))]
-    if not len(bad) or Counter(map(_way, bad["outcome"], bad["status"])).most_common(1)[0][0] != how:
+    if not len(bad) or not len(e.requests):
         return
-    allowed = float(e.scenario.get("max_error_ratio") or 0.0)
-    if not len(e.requests):
+    if Counter(map(_way, bad["outcome"], bad["status"])).most_common(1)[0][0] != how:
         return
-    share = len(bad) / len(ended)
+    allowed, share = float(e.run.scenario.get("max_error_ratio") or 0.0), len(bad) / len(ended)
     said = f"{len(bad)} of {len(ended)} requests failed ({list_outcomes(bad)})"
-    last = "".join(f"; {more}" for more in (_stopped_answering(e), time_limit(e, bad)) if more)
+    last = "".join(f"; {more}" for more in (_stopped_answering(e), _time_limit(e, bad)) if more)
     if share >= metrics.FAILED_SHARE:
         yield Doubt(VOID, f"{said}: half or more{last}")
     elif share > allowed:
@@ -180,12 +161,9 @@ def _way(outcome: str, status: float) -> str:
     """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says."""
     if outcome in (Outcome.CONNECT_ERROR, Outcome.TRUNCATED):
         return "gone"
-    if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in _SLOW):
+    if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in (408, 499, 504, 524)):
         return "slow"
-    return "away" if outcome == Outcome.HTTP_ERROR and status in _AWAY else "else"
-
-
-_SLOW, _AWAY = (408, 499, 504, 524), (429, 503, 529)
+    return "away" if outcome == Outcome.HTTP_ERROR and status in (429, 503, 529) else "else"
 
 
 def _most_left(e: Evidence) -> Iterator[Doubt]:
@@ -273,16 +251,64 @@ def _finish_reason(requests: pd.DataFrame) -> str:
     return f" (finish_reason {said[0].sentence})" if said and said[0].count == len(requests) else ""
 
 
+FEWEST_CUT = 3  # failed requests, from which on one time after which they ended is named
+NEARLY_ALL = 0.9
+SHORTEST_LIMIT_S = 0.9  # limits of gateways are of whole seconds; shorter ones look like any other failure
+ALIKE_S, ALIKE_SHARE = 0.1, 0.02  # by which the times differ at most
+GAVE_UP = (408, 499, 502, 503, 504, 524)  # statuses with which a gateway says that it waited long enough
+
+
+def _time_limit(e: Evidence, bad: pd.DataFrame) -> str | None:
+    """Say that nearly all of the failed requests ended after the same time, as a time limit of a gateway or proxy ends them.
+
+    None where they did not, or others went on longer.
+    """
+    by_gateway = (bad["outcome"] == Outcome.HTTP_ERROR) & bad["status"].isin(GAVE_UP)
+    cut = bad[((bad["outcome"] == Outcome.TRUNCATED) | by_gateway) & bad["send"].notna()]
+    if len(cut) < max(FEWEST_CUT, NEARLY_ALL * len(bad)):
+        return None
+    found = []
+    silent = "it was sent, without a token" if cut["last"].isna().all() else "its last token, or its sending"
+    for since, others, what in (
+        (cut["send"], e.requests["end"] - e.requests["send"], "it was sent"),
+        (cut["last"].fillna(cut["send"]), e.requests["ttft_s"], silent),
+    ):
+        took = (cut["end"] - since).to_numpy(dtype=np.float64)
+        limit = float(np.median(took))
+        scatter, allowed = np.abs(took - limit), max(ALIKE_S, ALIKE_SHARE * limit)
+        alike = limit >= SHORTEST_LIMIT_S and (scatter <= allowed).mean() >= NEARLY_ALL
+        if alike and not (others > limit + allowed).any():
+            found.append((float(scatter.mean()), limit, what, bool((scatter <= allowed).all())))
+    if not found:
+        return None
+    _, limit, what, every = min(found)
+    who = "each" if every and len(cut) == len(bad) else "nearly each"
+    return f"{who} of these ended about {seconds(limit)} after {what}, as by a time limit of a gateway on the way or of the server"
+
+
 def _worker_died(e: Evidence) -> Iterator[Doubt]:
-    for reason in offered_load.missing(e.run, e.level):
-        yield Doubt(VOID, reason)
+    """Void a level for each driver process that died in it or before it: part of its load is missing."""
+    said, index = e.run.facts.get("workers"), e.level["index"]
+    workers = said if isinstance(said, list) else []  # a Locust run has their number here
+    # Workers share the streams of the whole level, also where these go to several models or servers.
+    streams = next((one for one in e.run.entire.levels if one["index"] == index), e.level).get("concurrency")
+    for worker in workers:
+        died = worker.get("died")
+        if not died or died["level"] > index:
+            continue
+        number, of = worker["worker"], len(workers)
+        part = None if streams is None else len(range(number, int(streams), of))
+        if part == 0:
+            continue
+        lacks = f"one request in every {of}" if part is None else f"{part} of {streams} streams"
+        when = f" at {died['time'][11:19]} UTC" if died["level"] == index else " in an earlier level"
+        missing = f"{lacks} {'is' if part in (None, 1) else 'are'} missing"
+        yield Doubt(VOID, f"worker {number} died{when} ({died['why']}): {missing}")
 
 
 def _worker_lost(e: Evidence) -> Iterator[Doubt]:
     """Void the levels of a Locust run that ran while a worker was lost, or all where that instant is unknown."""
-    locust = e.run.facts.get("locust")
-    lost = locust.get("lost_workers") if isinstance(locust, dict) else None
-    for worker in lost if isinstance(lost, list) else ():
+    for worker in e.run.fact("locust", "lost_workers") or ():
         at, back, began = worker.get("t_ns"), worker.get("back_ns"), e.level.get("started_ns")
         if at is None or (_ran_until(e) >= at and (None in (back, began) or began <= back)):
             when = "" if at is None else f" at {seconds(at * S_PER_NS)} of the run"
@@ -346,23 +372,23 @@ def _undistinguished(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(SUSPECT, said)
 
 
-OUTCOME_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
-    _nothing_succeeded,
-    _only_warmups,
-    _client_error,
-    _server_gone,
-    _turned_away,
-    _too_slow,
-    _too_many_failed,
-    _most_left,
-    _run_failed,
-    _stopped,
-    _worker_died,
-    _worker_lost,
-    _users_gone,
-    _several_models,
-    _undistinguished,
-    _without_text,
-    _doubted,
-    _slow_send,
-)
+OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
+    "nothing_succeeded": _nothing_succeeded,
+    "only_warmups": _only_warmups,
+    "client_error": _client_error,
+    "server_gone": partial(_failed, how="gone"),
+    "turned_away": partial(_failed, how="away"),
+    "too_slow": partial(_failed, how="slow"),
+    "too_many_failed": partial(_failed, how="else"),
+    "most_left": _most_left,
+    "run_failed": _run_failed,
+    "stopped": _stopped,
+    "worker_died": _worker_died,
+    "worker_lost": _worker_lost,
+    "users_gone": _users_gone,
+    "several_models": _several_models,
+    "undistinguished": _undistinguished,
+    "without_text": _without_text,
+    "doubted": _doubted,
+    "slow_send": _slow_send,
+}

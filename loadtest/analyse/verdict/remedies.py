@@ -18,7 +18,7 @@ LESS_LOAD = (
     "too much for one process, use more --workers or fewer streams."
 )
 
-# By the name of the rule in verdict.RULES.
+# By the cause under which verdict.RULES names the rule.
 REMEDIES: dict[str, Remedy] = {
     "nothing_succeeded": Remedy(
         "No request succeeded.",

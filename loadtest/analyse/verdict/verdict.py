@@ -18,7 +18,6 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.alternating_models import work_spans
 from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.timing.prefill import has_turns, shares_prefix
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
@@ -36,7 +35,7 @@ RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25
 
 @dataclass(frozen=True, slots=True)
 class JudgedLevel:
-    """A level's doubts, those for void first, each with the name of the rule that raised it: a key of REMEDIES."""
+    """A level's doubts, those for void first, each with its cause: the key of RULES and REMEDIES that raised it."""
 
     doubts: tuple[tuple[str, Doubt], ...]
 
@@ -53,13 +52,8 @@ class JudgedLevel:
 def judge(run: RunData, level: LevelData) -> JudgedLevel:
     """Hold a level against every rule."""
     evidence = Evidence.of(run, level)
-    doubts = [(cause(rule), doubt) for rule in RULES for doubt in rule(evidence)]
+    doubts = [(cause, doubt) for cause, rule in RULES.items() for doubt in rule(evidence)]
     return JudgedLevel(tuple(sorted(doubts, key=lambda each: each[1].severity != VOID)))
-
-
-def cause(rule: Callable[..., object]) -> str:
-    """Return a rule's name, by which REMEDIES knows what to do."""
-    return rule.__name__.lstrip("_")
 
 
 def worst(verdicts: list[str]) -> str:
@@ -119,7 +113,7 @@ def _unstamped(e: Evidence) -> Iterator[Doubt]:
 
 
 def _clock_gap(e: Evidence) -> Iterator[Doubt]:
-    steps = (e.run.facts.get("client") or {}).get("clock_steps") or e.run.facts.get("clock_steps") or 0
+    steps = e.run.fact("client", "clock_steps") or e.run.fact("clock_steps") or 0
     count = steps if isinstance(steps, int) else len(steps)
     if count:
         yield Doubt(VOID, f"a clock of the client jumped {counted(count, 'time')} during the run")
@@ -136,8 +130,7 @@ def reloaded(run: RunData, rows: BoolArray) -> pd.DataFrame:
     if len(loads) < 2:
         return requests[:0]
     usual = float(loads.median())
-    speed = float((run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20× speed reloads 20 times faster
-    long = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)
+    long = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / run.speed)
     slow = requests[requests["load_s"] > long]
     return slow[_unserved(run, slow) > long] if len(slow) else slow
 
@@ -162,7 +155,7 @@ def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
 
 
 def _reload(e: Evidence) -> Iterator[Doubt]:
-    if e.scenario.get("unload"):
+    if e.run.scenario.get("unload"):
         return  # a cold-load run measures its loads
     slow = reloaded(e.run, e.good)
     if "loaded_in_turn" in slow:
@@ -243,7 +236,7 @@ def _not_sent(e: Evidence) -> Iterator[Doubt]:
 
 
 def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
-    literal = any(e.scenario.get(key) for key in ("prompt", "prompt_file", "data"))
+    literal = any(e.run.scenario.get(key) for key in ("prompt", "prompt_file", "data"))
     for said, asked_name, got_name in (("output", "asked", "output_tokens"), ("input", "asked_input", "prompt_tokens")):
         if said == "output" and literal:
             continue  # the answer to a literal prompt has its own length; the length asked for is only a limit
@@ -251,14 +244,14 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
         if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
-        few = offered_load.FEW_TOKENS * int(e.scenario.get("inputs_per_request") or 1) if said == "input" else 0
+        few = offered_load.FEW_TOKENS * int(e.run.scenario.get("inputs_per_request") or 1) if said == "input" else 0
         if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
             yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
     context = memory.granted_context(e.run)
-    if not context or int(e.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
+    if not context or int(e.run.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
     if cut:
@@ -269,10 +262,9 @@ def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
 
 
 def _cached(e: Evidence) -> Iterator[Doubt]:
-    if e.scenario.get("warm_cache") or e.scenario.get("data") or shares_prefix(e.run) or not len(e.requests):
-        return  # asked for, or the user's own prompts
-    if has_turns(e.run):
-        return  # a conversation is there to be cached
+    asked = e.run.scenario.get("warm_cache") or e.run.scenario.get("data") or e.run.shares_prefix
+    if asked or e.run.has_turns or not len(e.requests):
+        return  # asked for, the user's own prompts, or conversations, which are there to be cached
     prompt, cached = e.requests["prompt_tokens"], e.requests["cached_tokens"]
     said = int(((cached > CACHED_TOKENS) & (cached > CACHE_HIT * prompt)).sum())
     if said > HIT_SHARE * len(e.requests):
@@ -319,21 +311,22 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
     return int(collapsed.sum()), float(np.median(usual[collapsed])) if collapsed.any() else 0.0
 
 
-RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
-    *outcome_rules.OUTCOME_RULES,
-    _late_sends,
-    _client_lag,
-    _stood_still,
-    _unstamped,
-    _clock_gap,
-    _reload,
-    _coalesced,
-    _client_busy,
-    _beyond_capacity,
-    _growing,
-    _records_lost,
-    _not_sent,
-    _unasked_lengths,
-    _cut_prompt,
-    _cached,
-)
+# By cause; REMEDIES says what to do about each.
+RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
+    **outcome_rules.OUTCOME_RULES,
+    "late_sends": _late_sends,
+    "client_lag": _client_lag,
+    "stood_still": _stood_still,
+    "unstamped": _unstamped,
+    "clock_gap": _clock_gap,
+    "reload": _reload,
+    "coalesced": _coalesced,
+    "client_busy": _client_busy,
+    "beyond_capacity": _beyond_capacity,
+    "growing": _growing,
+    "records_lost": _records_lost,
+    "not_sent": _not_sent,
+    "unasked_lengths": _unasked_lengths,
+    "cut_prompt": _cut_prompt,
+    "cached": _cached,
+}

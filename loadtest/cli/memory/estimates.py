@@ -212,14 +212,13 @@ def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
 def _estimate_of_run(run: RunData) -> MemoryEstimate:
     from loadtest.analyse.server.model_memory.by_slots import plan_of_run
     from loadtest.analyse.server.queue import slots
-    from loadtest.analyse.whatif.model.fit import known_slots
 
-    known = known_slots(run, slots.estimate_slots(run))
-    plan = plan_of_run(run, known.slots)
+    known = slots.known_slots(run, slots.estimate_slots(run))
+    plan = plan_of_run(run, known)
     said = loaded_memory(run.facts.get("server_at_end"))
     notes = []
     if not (run.facts.get("server") or {}).get("slots_said"):
-        notes.append(f"Slots: {'' if known.limit else 'at least '}{plan.slots} ({known.how}).")
+        notes.append(f"Slots: {'' if known.limit else 'at least '}{plan.slots} ({known.method}).")
     if said is None:
         notes.append("Nothing to compare with: at the run's end the server did not say what the loaded model takes.")
     return MemoryEstimate(plan, said, tuple(notes), simulated=run.simulated is not None)

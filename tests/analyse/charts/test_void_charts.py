@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import drift, percentiles, prediction, style, throughput, timeline, tradeoff, ttft
-from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, label_of, level_name
+from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, or_void
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.server.queue.slots import Slots
@@ -85,7 +85,7 @@ def test_its_bar_is_hatched_and_has_no_figure(found: Analysis) -> None:
 
 
 def test_legends_name_it(found: Analysis) -> None:
-    assert [level_name(level) for level in found.summary["levels"]][1:3] == ["2 streams", "4 streams, void"]
+    assert [or_void(level.load, level) for level in found.summary["levels"]][1:3] == ["2 streams", "4 streams, void"]
 
 
 def test_the_predicted_curve_rests_on_none_of_it(found: Analysis) -> None:
@@ -128,5 +128,6 @@ def test_the_one_level_of_a_chart_is_not_void_where_another_shows_the_same(found
     levels[3]["verdict"] = VOID
     shown = timeline.pick(found)
     assert shown is not None
-    assert label_of(shown) == f"{levels[3]['label']}, void"  # no other level is past the slots
+    assert or_void("8 streams", shown) == "8 streams, void"  # no other level is past the slots
+    assert shown is levels[3]
     assert timeline.pick(no_slots) is levels[1]

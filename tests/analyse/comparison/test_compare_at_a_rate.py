@@ -17,7 +17,8 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.comparison.compare import SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import method, outcome
-from loadtest.analyse.comparison.step_times import steps_at
+from loadtest.analyse.comparison.differences import steps_at
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -98,6 +99,7 @@ def test_a_level_s_steps_are_those_of_the_run_at_the_level_s_own_pace() -> None:
         )
         return SimpleNamespace(run=run, steps=SimpleNamespace(times=(steps,), paces={1: pace}))
 
-    base, new = steps_at([run(1.0), run(1.25)], [{"index": 1}] * 2)
+    levels = [LevelData(index=1)] * 2
+    base, new = steps_at([run(1.0), run(1.25)], levels)
     assert new.value / base.value == pytest.approx(1.25)
-    assert steps_at([run(1.0), run(None)], [{"index": 1}] * 2) == ()
+    assert steps_at([run(1.0), run(None)], levels) == ()

@@ -250,13 +250,12 @@ def test_the_models_of_one_run_stand_side_by_side(tmp_path: Path) -> None:
 def test_chances_are_adjusted_step_by_step() -> None:
     """Holm: the smallest of m chances counts m times, the next m − 1 times, and none less than the one before."""
     tested = [
-        many_runs._Tested(0, LevelData(), Change("", 1, many_runs.OF_TOKENS[0], 1.0, 2.0, 2.0), p, 0.05)
+        PairChange(LevelData(), Change("", 1, many_runs.OF_TOKENS[0], 1.0, 2.0, 2.0), p)
         for p in (0.004, 0.001, 0.5, None)
     ]
-    found, count = many_runs._holm(tested)
-    assert count == 3
-    assert [row.chance for _, row in found] == [pytest.approx(0.008), pytest.approx(0.003), 0.5, None]
-    assert [row.change.verdict for _, row in found] == [WORSE, WORSE, SAME, None]
+    found = many_runs.holm(tested, 0.05)
+    assert [row.chance for row in found] == [pytest.approx(0.008), pytest.approx(0.003), 0.5, None]
+    assert [row.change.verdict for row in found] == [WORSE, WORSE, SAME, None]
 
 
 def test_the_mean_of_changes_that_were_not_seen_is_not_shown() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import behind_findings, leaving_findings, slot_findings, step_findings, waiting_findings
+from loadtest.analyse.findings import leaving_findings, slot_findings, step_findings, waiting_findings
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series, believed
@@ -26,12 +26,18 @@ NO_RUN = cast(
 )  # of which only levels are known
 
 
+class Run(SimpleNamespace):
+    """Stands in for a run of which little is known."""
+
+    fact = RunData.fact
+
+
 def of(slots: Slots, *levels: LevelData, **more: Any) -> Any:
     """Stand in for an analysis with these slots, and of a valid level where none is given."""
     every = levels or (LevelData(index=0, label="8 streams", verdict="valid"),)
     steps = SimpleNamespace(apart=False, handover_s=0.0)
     bare = {
-        "run": SimpleNamespace(facts={}, requests={"status": []}),
+        "run": Run(facts={}, requests={"status": []}),
         "levels": every,
         "believed": believed(every),
         "steps": steps,
@@ -155,7 +161,7 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
 )
 def test_requests_that_were_refused_are_not_said_to_queue(status: list[float], said: str) -> None:
     """Was "further requests queue" beside a third of them refused, and then that those past the slots were, by a limit of its own."""
-    run = SimpleNamespace(facts={}, requests={"status": status})
+    run = Run(facts={}, requests={"status": status})
     assert slot_findings.slots_finding(of(LIMIT, run=run)) == said
 
 
@@ -192,7 +198,7 @@ def test_slots_that_a_server_says_or_bursts_showed_stand_beside_a_limit_not_seen
 ) -> None:
     """`check` printed "slots 12", `run --probe-slots` 8, and the report that the limit was not seen, without a word on it."""
     facts = {"server": {"slots_said": said}, "slot_probe": {"limit": probed, "seen": probed}}
-    run = SimpleNamespace(facts=facts, requests={"status": []})
+    run = Run(facts=facts, requests={"status": []})
     assert slot_findings.slots_finding(of(slots, run=run)) == sentence
 
 
@@ -390,9 +396,9 @@ def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, worked
 def test_slots_that_a_server_says_and_others_that_were_seen_tell_what_stands_behind_a_url(
     said: int | None, slots: Slots, peak: int, verdict: str, claim: str | None
 ) -> None:
-    run = SimpleNamespace(facts={"server": {"slots_said": said}})
+    run = Run(facts={"server": {"slots_said": said}})
     one = LevelData(verdict=verdict, peak_decoding=peak)
-    found = behind_findings.behind_the_url(of(slots, one, run=run))
+    found = slot_findings.behind_the_url(of(slots, one, run=run))
     assert [one[: len(claim or "")] for one in found] == ([] if claim is None else [claim])
 
 

@@ -74,7 +74,7 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
     run = SimpleNamespace(
         requests=rows,
         levels=[{"index": 0, "requests": 4}],
-        facts={"scenario": {"data": "rows.jsonl", "data_once": True}},
+        scenario={"data": "rows.jsonl", "data_once": True},
         measured=lambda _: np.ones(len(rows), dtype=np.bool_),
         sent=lambda _: rows["outcome"] != Outcome.CANCELLED,
         good=lambda _: rows["outcome"] == Outcome.OK,

@@ -17,8 +17,8 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import score_report
+from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.model.fit import known_slots
 from loadtest.analyse.whatif.predictions import score
 from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_KNOWN,
@@ -132,7 +132,7 @@ def test_slots_that_the_server_says_are_known(tmp_path: Path) -> None:
     found = analyse(fit)
     fewer = {**found.run.facts, "server": {**server, "slots_said": 3}}
     found.run.facts.update(fewer)
-    assert known_slots(found.run, found.slots).limit is None  # four were seen at work
+    assert known_slots(found.run, found.slots).number is None  # four were seen at work
 
 
 def test_slots_that_a_probe_found_are_known(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
+from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import ways
-from loadtest.analyse.whatif.model.fit import known_slots
-from loadtest.analyse.whatif.model.levels_used import levels_used
+from loadtest.analyse.whatif.model.fit import levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
@@ -42,7 +42,7 @@ def loads(*users: int) -> list[Load]:
 
 def fitted(analysis: Analysis) -> ServerModel:
     used = levels_used(analysis.run, analysis.summary["levels"])
-    return fitted_way(analysis.run, known_slots(analysis.run, analysis.slots).slots, analysis.steps, used)
+    return fitted_way(analysis.run, known_slots(analysis.run, analysis.slots), analysis.steps, used)
 
 
 def test_a_model_of_short_prompts_predicts_nothing_of_a_long_one(tmp_path: Path) -> None:

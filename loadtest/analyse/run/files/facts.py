@@ -43,13 +43,7 @@ class ObjectOf:
     needs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class OneOf:
-    """A value of one of several simple kinds."""
-
-    kinds: tuple[Any, ...]
-
-
+# Below, a tuple of kinds stands for any one of them.
 TEXT, FLAG = str, bool
 COUNT = NumberKind()
 TOKEN_COUNT = NumberKind(high=1e9)
@@ -57,9 +51,9 @@ POSITIVE = NumberKind(low=1e-6, high=1e9, whole=False)
 AMOUNT = NumberKind(high=1e9, whole=False)
 SMALL = NumberKind(low=1, high=1e5)
 INSTANT_NS = NumberKind(low=-MOST_INSTANT_NS, high=MOST_INSTANT_NS)
-HEAD_COUNTS = OneOf((NumberKind(high=1e5), ListOf(NumberKind(high=1e5))))
-CLOCK_STEPS = OneOf((COUNT, ListOf(object)))
-NAMES = OneOf((TEXT, ListOf(TEXT)))
+HEAD_COUNTS = (NumberKind(high=1e5), ListOf(NumberKind(high=1e5)))
+CLOCK_STEPS = (COUNT, ListOf(object))
+NAMES = (TEXT, ListOf(TEXT))
 
 RUN_LEVEL = {
     "index": NumberKind(high=1e6),
@@ -87,7 +81,7 @@ ARCHITECTURE = {
     "block_count": SMALL,
     "parameter_count": NumberKind(low=1, high=1e14),
     "embedding_length": SMALL,
-    "feed_forward_length": OneOf((NumberKind(low=1, high=1e7), ListOf(NumberKind(high=1e7)))),
+    "feed_forward_length": (NumberKind(low=1, high=1e7), ListOf(NumberKind(high=1e7))),
     "vocab_size": NumberKind(low=1, high=1e9),
     "context_length": TOKEN_COUNT,
     "attention.head_count": HEAD_COUNTS,
@@ -152,11 +146,11 @@ RUN: dict[str, Any] = {
         "unload": FLAG,
         "max_error_ratio": AMOUNT,
         "duration": AMOUNT,
-        "patience": OneOf((AMOUNT, TEXT)),
+        "patience": (AMOUNT, TEXT),
         "leave": AMOUNT,
-        "think_time": OneOf((AMOUNT, TEXT)),
-        "turns": OneOf((COUNT, TEXT)),
-        "follow_up_tokens": OneOf((COUNT, TEXT)),
+        "think_time": (AMOUNT, TEXT),
+        "turns": (COUNT, TEXT),
+        "follow_up_tokens": (COUNT, TEXT),
         "answers": TEXT,
         "max_rate": AMOUNT,
         "temperature": AMOUNT,
@@ -193,7 +187,7 @@ RUN: dict[str, Any] = {
     },
     "prediction": {"sha256": TEXT, "made": TEXT, "kept": TEXT},
     "calibration": {"host": TEXT, "arrivals": ObjectOf(ObjectOf(CAPACITY, needs=("chunks_per_s", "limit")))},
-    "workers": OneOf((COUNT, ListOf(WORKER, needs=("worker",)))),
+    "workers": (COUNT, ListOf(WORKER, needs=("worker",))),
     "levels": ListOf(RUN_LEVEL, needs=("index",)),
 }
 KIND_NAMES = (
@@ -208,12 +202,16 @@ KIND_NAMES = (
 def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     """Return run.json without its wrong values, and sentences on these and on a run that did not end as planned.
 
-    Raises RunFolderError where a newer loadtest wrote it, or where it cannot be opened.
+    Raises RunFolderError where a newer loadtest wrote it, or where it cannot be opened; without a run.json that can be
+    read, where there are no records either.
     """
     try:
         found = folder.read_run()
     except NoFactsError as error:
-        return _facts_unknown(folder, str(error).removeprefix(f"{folder.path}/").removesuffix("."))
+        why = str(error).removeprefix(f"{folder.path}/").removesuffix(".")
+        if not any(folder.path.glob("requests-*.jsonl")):
+            raise RunFolderError(f"{folder.path}: {why}, and there are no records.") from None
+        return {"levels": []}, [f"{why}: what was run is only known as far as the records tell."]
     said: list[str] = []
     facts: dict[str, Any] = _cleaned(found, RUN, "", said)
     facts["levels"] = list(_distinct_levels(facts.get("levels") or [], said))
@@ -223,13 +221,6 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
         if said_simulated := (entry.get("server") or {}).get("simulated"):
             entry["server"]["simulated"] = _known_profile(said_simulated, said_simulated)
     return facts, [*_how_it_ended(facts.get("state")), *_shortened(said)]
-
-
-def _facts_unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:
-    """Return empty facts; raise RunFolderError where there are no records either."""
-    if not any(folder.path.glob("requests-*.jsonl")):
-        raise RunFolderError(f"{folder.path}: {why}, and there are no records.")
-    return {"levels": []}, [f"{why}: what was run is only known as far as the records tell."]
 
 
 def _known_profile(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -271,9 +262,8 @@ def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
     """Return a value without the parts that are not of their kind; None where nothing is left."""
     if value is None:
         return None
-    if isinstance(kind, OneOf):
-        fitting = (one for one in kind.kinds if _holds(value, one))
-        if (chosen := next(fitting, None)) is not None:
+    if isinstance(kind, tuple):
+        if (chosen := next((one for one in kind if _holds(value, one)), None)) is not None:
             return _cleaned(value, chosen, at, said)
     elif not _holds(value, kind):
         pass
@@ -291,7 +281,8 @@ def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
         }
     else:
         return value
-    said.append(f"run.json: {at} is {_kind_name(value)} that cannot be right, and is left out.")
+    named = next((name for each, name in KIND_NAMES if isinstance(value, each)), "null")
+    said.append(f"run.json: {at} is {named} that cannot be right, and is left out.")
     return None
 
 
@@ -309,7 +300,3 @@ def _holds(value: Any, kind: Any) -> bool:
     if isinstance(kind, NumberKind):
         return kind.fits(value)
     return isinstance(value, list if isinstance(kind, ListOf) else dict if isinstance(kind, ObjectOf | dict) else kind)
-
-
-def _kind_name(value: object) -> str:
-    return next((name for kind, name in KIND_NAMES if isinstance(value, kind)), "null")

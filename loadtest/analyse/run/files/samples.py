@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, grouped
 from loadtest.analyse.run.files.damage import lines_left_out, no_header
 from loadtest.analyse.run.files.reading import samples_header
 from loadtest.metrics import S_PER_NS
@@ -192,10 +192,12 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
 
 
 def _loaded_models(files: Sequence[SamplesFile]) -> dict[str, Models]:
-    found: dict[str, Models] = {}
-    for file in files:
-        if entries := [(t, values["models"]) for t, values in file.samples if "models" in values]:
-            found.setdefault(str(file.facts.get("url")), []).extend(entries)
+    found = grouped(
+        (str(file.facts.get("url")), (t, values["models"]))
+        for file in files
+        for t, values in file.samples
+        if "models" in values
+    )
     return {url: sorted(entries, key=lambda entry: entry[0]) for url, entries in found.items()}
 
 
@@ -348,12 +350,9 @@ def _metrics(file: SamplesFile) -> set[str]:
 
 def mixed_counter(samples: Sequence[tuple[float, dict[str, Any]]]) -> str | None:
     """Return the name of a counter that goes back and forth: samples of several servers, behind a gateway; None where none does."""
-    series: dict[str, list[float]] = {}
-    for _, line in samples:
-        for key, value in (line.get("values") or {}).items():
-            if metric_name(key).endswith("_total"):
-                series.setdefault(key, []).append(value)
-    return next((metric_name(key) for key, values in series.items() if _times(values) >= BACK_AND_FORTH), None)
+    readings = (reading for _, line in samples for reading in (line.get("values") or {}).items())
+    counters = grouped((key, value) for key, value in readings if metric_name(key).endswith("_total"))
+    return next((metric_name(key) for key, values in counters.items() if _times(values) >= BACK_AND_FORTH), None)
 
 
 def metric_name(key: str) -> str:

@@ -89,8 +89,7 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
         return "what the run holds of the model's layers does not tell what its KV cache takes."
     if run.simulated is not None:
         plan = plan.of_simulated()
-    loaded = _loaded(run)
-    said = loaded_memory(loaded)
+    said = loaded_memory(_loaded(run))
     vram = None if said is None or said.size_vram is None else min(said.size_vram, said.size)
     plan = replace(plan, gpu=vram != 0)
     readings = []
@@ -102,8 +101,7 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
         readings.append(on_gpus)
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
-    slots_said = run.fact("server", "slots_said")
-    slots_from = "server" if slots_said else "inferred" if slots.limit else "assumed"
+    slots_from = "server" if run.fact("server", "slots_said") else "inferred" if slots.limit else "assumed"
     return MemoryComparison(plan, slots_from, tuple(readings), vram, run.simulated is not None)
 
 
@@ -191,11 +189,12 @@ def difference_sentences(found: MemoryComparison | None) -> list[str]:
     )
     more = "more" if reading.share > 0 else "less"
     explained = _explained(found, reading)
-    said = (
-        f"{who} {binary_size(reading.size)}, {percent(abs(reading.share))} {more} than the {binary_size(reading.estimate)} "
-        f"estimated{f': {explained}' if explained else ''}."
-    )
-    return [said]
+    return [
+        (
+            f"{who} {binary_size(reading.size)}, {percent(abs(reading.share))} {more} than the {binary_size(reading.estimate)} "
+            f"estimated{f': {explained}' if explained else ''}."
+        )
+    ]
 
 
 def _explained(found: MemoryComparison, reading: MemoryReading) -> str:

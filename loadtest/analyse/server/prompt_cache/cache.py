@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prompt_cache import inferred_cache
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
-from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.server.timing.steps import Steps
 
 # of its history behind what all conversations begin with; a turn that had as much cached found its conversation
@@ -57,7 +56,7 @@ class CacheUse:
 def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     """Return what the prefix cache did; None for a run without conversations whose server says nothing of its cache."""
     said = run.column("cached_tokens")
-    sessions = has_turns(run)
+    sessions = run.has_turns
     if not sessions and not np.nansum(said):
         return None
     history, answered = _history(run)
@@ -125,11 +124,10 @@ def level_cache(run: RunData, use: CacheUse, rows: BoolArray) -> dict[str, Any]:
 
 def _of_turn(run: RunData, use: CacheUse, rows: BoolArray, turn: int) -> dict[str, Any]:
     """Return one turn's figures; tokens are means per request but for `prompt_tokens`, which is all requests' sum."""
-    prompt, ttft = run.column("prompt_tokens"), run.column("ttft_s")[rows]
+    prompt, ttft = run.column("prompt_tokens"), finite(run.column("ttft_s")[rows])
     judged = rows & np.isfinite(use.cached)
     tokens = float(prompt[judged].sum())
     enough = judged.sum() >= LEAST_JUDGED * rows.sum()
-    ttft = ttft[np.isfinite(ttft)]
     return {
         "turn": turn,
         "requests": int(rows.sum()),
@@ -146,5 +144,5 @@ def _of_turn(run: RunData, use: CacheUse, rows: BoolArray, turn: int) -> dict[st
 
 
 def _mean(values: FloatArray) -> float | None:
-    known = values[np.isfinite(values)]
+    known = finite(values)
     return float(known.mean()) if len(known) else None

@@ -18,7 +18,6 @@ from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, session_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import UNKNOWN
-from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
 from loadtest.simulate.model.virtual import EngineSession, EngineTurn, cold_prompt
@@ -58,8 +57,8 @@ def replay(run: RunData, slots: Slots, use: CacheUse) -> CacheReplay | None:
 
     It takes conversations, a known number of slots that keep prompts (not pages), and known cached tokens.
     """
-    number = run.fact("server", "slots_said") or (slots.estimate if slots.limit else None)
-    if number is None or is_paged(run) or use.source == UNKNOWN or not has_turns(run):
+    number = run.fact("server", "slots_said") or slots.number
+    if number is None or is_paged(run) or use.source == UNKNOWN or not run.has_turns:
         return None
     return replay_on(run, number, use)
 

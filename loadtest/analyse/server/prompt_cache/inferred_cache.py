@@ -20,7 +20,6 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import shares_prefix
 from loadtest.analyse.server.timing.steps import Steps, step_table
 from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
 from loadtest.simulate.model.timing import StepLaw
@@ -69,11 +68,10 @@ def infer_cached(
     run: RunData, slots: Slots, steps: Steps, history: FloatArray, answered: FloatArray
 ) -> tuple[FloatArray | None, str]:
     """Return each request's cached prompt tokens, nan: not judged; or None and why nothing can be told."""
-    scenario = run.facts.get("scenario") or {}
-    if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
+    asked = run.scenario
+    if not asked.get("turns") or asked.get("data") or asked.get("warm_cache") or run.shares_prefix:
         return None, NOT_MADE_UP
-    gaps = read_gaps(run, slots)
-    alone, spent, streams = _prefills_alone(run, gaps, slots)
+    alone, spent, streams = _prefills_alone(run, read_gaps(run, slots), slots)
     prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
     n_batch = steps.prefill.n_batch if steps.prefill else 512
     law = StepLaw(table=step_table(steps.times, steps.slope_s, neighbours=False)) if steps.times else None
@@ -190,8 +188,7 @@ def _prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots) -> tuple[BoolAr
     beside = gaps.decoding_at(np.where(known, start + edge, 0.0)).astype(np.float64)
     alone = known & (others <= 1)
     if not told:
-        free = slots.estimate if slots.limit and slots.estimate else 1
-        alone &= beside < free
+        alone &= beside < (slots.number or 1)
     return alone, spent, beside
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps
 from loadtest.errors import PredictionError
@@ -74,7 +73,7 @@ def load_pattern(run: RunData, slots: Slots) -> LoadPattern:
 def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return uncached prompt and output tokens of the measured requests, paired; raise PredictionError without any."""
     good = run.flag("ok") & ~run.flag("warmup")
-    prompts, outputs = uncached(run)[good], run.column("output_tokens")[good]
+    prompts, outputs = run.uncached_tokens[good], run.column("output_tokens")[good]
     known = np.isfinite(prompts) & np.isfinite(outputs) & (prompts >= 1) & (outputs >= 1)
     if not known.any():
         missing = [
@@ -122,8 +121,7 @@ def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
     # Only where no other prompt was on its way, of which a slice may have come between.
     relayed = queued & ~missed & (begun <= over)
     relays = np.maximum((gaps.requests.started - gaps.requests.free)[relayed], 0.0)
-    enough = len(relays) >= FEWEST_RACES
-    return Admission(caught, apart, tuple(map(float, relays[:MOST_RELAYS])) if enough else ())
+    return Admission(caught, apart, tuple(map(float, relays[:MOST_RELAYS])) if len(relays) >= FEWEST_RACES else ())
 
 
 def _missed(gaps: TokenGaps, others: IntArray, steps: Steps) -> BoolArray:
@@ -167,31 +165,21 @@ def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -
 
 def _first_burst(run: RunData) -> BoolArray:
     """Mark the first request of each user in each level: they came all at once, as no later ones do."""
-    levels = run.requests["level"].to_numpy()
-    marked = np.zeros(len(levels), dtype=np.bool_)
-    for level in run.levels:
-        mine = np.flatnonzero(levels == level["index"])  # rows are in the order sent
-        marked[mine[: int(level.get("concurrency") or 0)]] = True
-    return marked
+    of_level = run.requests["level"]
+    users = of_level.map({level["index"]: int(level.get("concurrency") or 0) for level in run.levels})
+    return np.asarray(of_level.groupby(of_level).cumcount() < users, dtype=np.bool_)  # rows are in the order sent
 
 
-class PassRule(NamedTuple):
-    """Whether streams in slots that are not neighbours take separate passes; `guess` is said where the run did not show it."""
+def split_passes(run: RunData, slots: Slots, steps: Steps) -> tuple[bool, str | None]:
+    """Return whether streams in slots that are not neighbours take separate passes, and what is said where that is a guess.
 
-    split: bool
-    guess: str | None
-
-
-def pass_rule(run: RunData, slots: Slots, steps: Steps) -> PassRule:
-    """Return whether passes are split by neighbouring slots: as the run shows, else by what the server's version does."""
+    It is as the run shows, else by what the server's version does.
+    """
     if steps.neighbours is not None:
-        return PassRule(steps.neighbours, None)
+        return steps.neighbours, None
     if not _llama_server(run) or (slots.estimate or 0) > 2:
-        return PassRule(split=False, guess=None)
-    return PassRule(
-        split=True,
-        guess=(
-            f"Ollama {run.facts['server']['version']} decodes streams whose slots are not neighbours in passes of their own, "
-            "which so few slots cannot show"
-        ),
+        return False, None
+    return True, (
+        f"Ollama {run.facts['server']['version']} decodes streams whose slots are not neighbours in passes of their own, "
+        "which so few slots cannot show"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, open_within
 
@@ -32,8 +32,8 @@ def headers_mark_start(run: RunData) -> bool:
     timed = (run.column("llamacpp") == 1) & run.flag("ok")
     if timed.any() and held_back(run, timed):
         return False
-    off = np.abs(run.column("queue_wait_s") - np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0))[timed]
-    off = off[np.isfinite(off)]
+    waited = np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0)
+    off = finite(np.abs(run.column("queue_wait_s") - waited)[timed])
     return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
 
 

@@ -188,8 +188,7 @@ def _longer_beside_others(requests: RequestInstants, idle: FloatArray, peak: int
             numbers.append(float(number))
             usual.append(max(float(np.median(longer[mine])), usual[-1]))
     each = usual[-1] / (numbers[-1] - 1) if len(numbers) > 1 else 0.0
-    found = np.interp(np.minimum(asked.at(requests.first), peak), numbers, usual)
-    return found, each
+    return np.interp(np.minimum(asked.at(requests.first), peak), numbers, usual), each
 
 
 def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArray:
@@ -218,8 +217,7 @@ def _depths(
     """Return instants, how many were at work and how many in flight from each on, and for how long."""
     times = np.unique(np.concatenate((begun, gone, arrived)))
     work = Depth.of(begun, gone).at(times)
-    asked = Depth.of(arrived, gone).at(times)
-    return times, work, asked, np.diff(times, append=times[-1:])
+    return times, work, Depth.of(arrived, gone).at(times), np.diff(times, append=times[-1:])
 
 
 def _clear_of_ends(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: float) -> FloatArray:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, count_within, last_before, latest_end, peak_at_once
@@ -62,6 +62,11 @@ class Slots:
     witnesses: tuple[Witness, ...] = field(default=())
 
     @property
+    def number(self) -> int | None:
+        """How many there are; None where no more than a lower bound is known."""
+        return self.estimate if self.limit else None
+
+    @property
     def agree(self) -> bool:
         """Whether the witnesses agree: they name one limit, or there is no witness but the peak."""
         return self.limit or len(self.witnesses) <= 1
@@ -70,7 +75,7 @@ class Slots:
         """Return what summary.json holds; `ci` is [n, null] where only a lower bound is known."""
         return {
             "estimate": self.estimate,
-            "ci": None if self.estimate is None else [self.estimate, self.estimate if self.limit else None],
+            "ci": None if self.estimate is None else [self.estimate, self.number],
             "limit": self.limit,
             "method": self.method,
             "witnesses": {witness.name: witness.slots for witness in self.witnesses},
@@ -81,6 +86,21 @@ class Slots:
         if self.estimate is None:
             return "unknown"
         return str(self.estimate) if self.limit else f"at least {self.estimate}"
+
+
+def known_slots(run: RunData, found: Slots) -> Slots:
+    """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
+    if found.limit:
+        return replace(found, method=f"the run shows them: {found.method}")
+    least = found.estimate or 0
+    said = run.fact("server", "slots_said")
+    if said and said >= least:
+        return Slots(int(said), limit=True, method="the server says so")
+    limit, seen = run.fact("slot_probe", "limit"), run.fact("slot_probe", "seen") or 0
+    how = f"bursts before the run showed {'them' if limit else f'{seen} at work at once'}"
+    if limit and limit >= least:
+        return Slots(int(limit), limit=True, method=how)
+    return Slots(int(seen), limit=False, method=how) if not limit and seen > least else found
 
 
 def peak_decoding(run: RunData, rows: BoolArray) -> int:
@@ -149,9 +169,7 @@ def _without_durations(
     """
     found = at_work_while_waiting(requests, ttft, peak)
     kept = None if found is None or (found[0] or 0) < peak else Witness("kept_out", *found)
-    if passed is None:
-        return None, kept
-    if kept is not None and (passed.slots is None or passed.slots < peak):
+    if passed is None or (kept is not None and (passed.slots or 0) < peak):
         return None, kept
     if kept is not None and (kept.slots or 0) >= (passed.slots or 0):
         return passed, kept
@@ -289,8 +307,7 @@ def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | N
     two tokens, but it needs the server's durations. A slot that is given away during a batch shows as taken only when the
     batch ends, so streams that begin at that moment count as holding a slot.
     """
-    instants = np.sort(events.at)
-    instants = instants[np.isfinite(instants)]
+    instants = np.sort(finite(events.at))
     slack = requests.slack
     fresh = np.diff(instants, prepend=-np.inf) > slack
     opens, closes = instants[fresh], instants[np.append(fresh[1:], True)[: len(instants)]]

@@ -97,8 +97,7 @@ def _slot_wait(run: RunData, slots: int, wait: FloatArray, way: float) -> FloatA
     arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
     admitted = _admitted(run, arrived, wait)
     left = left_slot(run)
-    lost = _held_without_token(run, arrived, admitted, left, slots)
-    order = np.where(lost, arrived, admitted)
+    order = np.where(_held_without_token(run, arrived, admitted, left, slots), arrived, admitted)
     known = np.isfinite(order) & np.isfinite(left)
     freed = np.full(len(wait), -np.inf)
     freed[known] = slot_free(arrived[known], order[known], left[known], slots)
@@ -179,13 +178,12 @@ def _held_without_token(
 
 def in_crowded_levels(run: RunData, slots: int) -> BoolArray:
     """Mark the requests of levels that ever had more than `slots` requests in flight."""
-    levels = run.requests["level"].to_numpy()
-    send, end = run.column("send"), run.column("end")
-    marked = np.zeros(len(levels), dtype=np.bool_)
-    for level in np.unique(levels):
-        rows = (levels == level) & np.isfinite(send)
-        marked[levels == level] = peak_at_once(send[rows], end[rows]) > slots
-    return marked
+    sent = run.requests.loc[run.requests["send"].notna(), ["level", "send", "end"]]
+    peaks = {
+        level: peak_at_once(*mine[["send", "end"]].to_numpy(dtype=np.float64).T)
+        for level, mine in sent.groupby("level")
+    }
+    return run.one_of("level", *(level for level, peak in peaks.items() if peak > slots))
 
 
 def slot_free(arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> FloatArray:

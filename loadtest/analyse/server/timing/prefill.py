@@ -35,7 +35,6 @@ from loadtest.analyse.server.timing.prefill_law import (
 )
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
-Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
@@ -47,51 +46,20 @@ NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated to
 SLICES_APART = 0.1  # slices of a prompt, by which another size must suit better than the likeliest
 
 
-def uncached(run: RunData) -> FloatArray:
-    """Return each request's prompt tokens less those that the prefix cache held; nan unknown.
-
-    Where the server never says how many were cached, they are none, unless prompts share a prefix or for later turns:
-    nobody knows then. Where it counts no prompts, they are as long as was asked for.
-    """
-    cached = run.column("cached_tokens")
-    if np.isfinite(cached).any() or not (shares_prefix(run) or has_turns(run)):
-        cached = np.nan_to_num(cached)
-    elif not shares_prefix(run):
-        cached = np.where(np.nan_to_num(run.column("turn")) > 0, np.nan, 0.0)
-    prompts = run.column("asked_input" if prompts_as_asked(run) else "prompt_tokens")
-    return prompts - cached
-
-
-def prompts_as_asked(run: RunData) -> bool:
-    """Whether the server counts no prompts, so that what is known of their lengths is what was asked for."""
-    counted = np.isfinite(run.column("prompt_tokens")).any()
-    return bool(not counted and np.isfinite(run.column("asked_input")).any() and not has_turns(run))
-
-
-def has_turns(run: RunData) -> bool:
-    """Whether requests follow one another in conversations."""
-    return bool((np.nan_to_num(run.column("turn")) > 0).any())
-
-
-def shares_prefix(run: RunData) -> bool:
-    """Whether prompts begin alike, as they were asked to."""
-    return bool(run.fact("comparability", "shared_prefix"))
-
-
 def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
     found, reason = _prefill_of(run, gaps, step)
-    if found is not None and prompts_as_asked(run):
+    if found is not None and run.prompts_as_asked:
         found = replace(found, method=f"{found.method}; prompts as long as asked for, since the server counts none")
     return found, reason
 
 
 def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
-    tokens = uncached(run)
-    if len(tokens) and not np.isfinite(tokens).any() and shares_prefix(run):
+    tokens = run.uncached_tokens
+    if len(tokens) and not np.isfinite(tokens).any() and run.shares_prefix:
         return None, "prompts share a prefix, and the server does not say how much of each it had cached"
     if gaps.requests.told.any():
-        alike = shares_prefix(run) or has_turns(run)  # then what a token looks back at is in the cache, too
+        alike = run.shares_prefix or run.has_turns  # then what a token looks back at is in the cache, too
         found, reason = _from_durations(gaps, tokens, step, grows=not alike)
         if found is not None and found.n < FEWEST_PROMPTS and step is not None:  # too short to take longer than a step
             return _from_stalls(gaps, tokens, step, found.n_batch) or found, None
@@ -243,7 +211,7 @@ def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatA
     rows = len(gaps.requests.first)
     if step is None:
         return np.full(rows, np.nan), None, "no step time is known to hold pauses against"
-    work_before = _work_before(gaps, uncached(run))
+    work_before = _work_before(gaps, run.uncached_tokens)
     most = int(np.isfinite(gaps.requests.first).sum())  # no more streams than this can have decoded at once
 
     def read(made: Callable[[], TokenGaps]) -> tuple[slice, FloatArray, float, float]:

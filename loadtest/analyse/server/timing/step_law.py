@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.server.timing.prefill import Interval
 from loadtest.text import counted, percent, seconds
 
 FEWEST_STEPS = 8  # with fewer, the load only passed through a number of streams on its way to another
@@ -86,7 +86,7 @@ def fit_law(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
             f"only steps with {seen}{counted(solid[-1].streams, 'stream')} decoding were seen: "
             f"measure levels with other numbers of streams, for a law takes {FEWEST_NUMBERS}"
         )
-    streams, means, errors = _points(solid)
+    streams, means, errors = points_of(solid)
     base, slope = weighted_line(streams, means, errors)
     # Where the means scatter about the line by more than their errors, these are too small: scale them by √(χ² / freedom).
     off_by = float((((means - base - slope * streams) / errors) ** 2).sum())
@@ -110,7 +110,7 @@ def fit_law(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
     return law, None if law.fits else _why_no_line(solid[worst], residual, law)
 
 
-def _points(solid: list[StepTimes]) -> tuple[FloatArray, FloatArray, FloatArray]:
+def points_of(solid: list[StepTimes]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the numbers of streams, their mean step times and the errors of these."""
     streams = np.array([entry.streams for entry in solid], dtype=np.float64)
     means = np.array([entry.mean_s for entry in solid])
@@ -125,7 +125,7 @@ def growth_per_stream(times: tuple[StepTimes, ...]) -> float | None:
     solid = well_seen(times)
     if len(solid) < 2:
         return None
-    slope = weighted_line(*_points(solid))[1]
+    slope = weighted_line(*points_of(solid))[1]
     return slope if slope > 0 else None
 
 

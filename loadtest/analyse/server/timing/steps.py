@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
-from loadtest.analyse.run.arrays import FloatArray, IntArray
+from loadtest.analyse.run.arrays import FloatArray, IntArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error, pace_scatter
-from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls, uncached
+from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.analyse.server.timing.step_law import (
     FEWEST_STEPS,
@@ -24,9 +24,10 @@ from loadtest.analyse.server.timing.step_law import (
     StepTimes,
     fit_law,
     growth_per_stream,
+    points_of,
     well_seen,
 )
-from loadtest.analyse.server.timing.token_gaps import LEAST_APART, TokenGaps, read_gaps, share_out_of_step
+from loadtest.analyse.server.timing.token_gaps import LEAST_APART, read_gaps, share_out_of_step
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones
@@ -133,7 +134,8 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
             f"the run measured {len(models)} models ({', '.join(models)}): each has steps of its own"
         )
     else:
-        times = by_streams(found)
+        clean = found.clean
+        times = times_by_number(found.streams[clean], found.step_s[clean], found.right[clean])
         law, law_reason = fit_law(times)
         slope = growth_per_stream(times)
         if out_of_step is not None and out_of_step >= LEAST_APART:
@@ -166,21 +168,15 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
     )
 
 
-def by_streams(gaps: TokenGaps) -> tuple[StepTimes, ...]:
-    """Return the step times of every number of streams that decoded through a whole step."""
-    clean = gaps.clean
-    return times_by_number(gaps.streams[clean], gaps.step_s[clean], gaps.right[clean])
-
-
 def times_by_number(numbers: IntArray, step_s: FloatArray, at: FloatArray, fewest: int = 0) -> tuple[StepTimes, ...]:
     """Return the step times at each number of streams that was seen for at least `fewest` steps."""
-    found = []
-    for number in np.unique(numbers).tolist():
-        mine = numbers == number
-        # behind a proxy that holds answers back all may be zero
-        if mine.sum() >= fewest * number and step_s[mine].any():
-            found.append(step_times(number, step_s[mine], at[mine]))
-    return tuple(found)
+    of_each = [(number, numbers == number) for number in np.unique(numbers).tolist()]
+    return tuple(
+        step_times(number, step_s[mine], at[mine])
+        for number, mine in of_each
+        if mine.sum() >= fewest * number
+        and step_s[mine].any()  # behind a proxy that holds answers back all may be zero
+    )
 
 
 def step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
@@ -308,17 +304,14 @@ def _fixed_costs(
     """
     good = run.flag("ok")
     alone = at_work.lone(run) & good
-    load = run.column("load_s")[good]
-    load = load[np.isfinite(load)]
-    wait = run.column("queue_wait_s")[alone]
-    wait = wait[np.isfinite(wait)]
+    load, wait = finite(run.column("load_s")[good]), finite(run.column("queue_wait_s")[alone])
     if len(load) or len(wait):  # llama.cpp reports no load: its server loads the model before it listens
         usual = float(np.median(wait)) if len(wait) >= FEWEST_WAITS else ASSUMED_HANDOVER_S
         every = tuple(map(float, wait[:MOST_SAMPLED])) if len(wait) >= FEWEST_WAITS else ()
         return float(np.median(load)) if len(load) else 0.0, usual, every
     if prefill is None or step is None or not alone.any():
         return 0.0, ASSUMED_HANDOVER_S, ()
-    tokens = uncached(run)[alone]
+    tokens = run.uncached_tokens[alone]
     cost = np.maximum(prefill.seconds(tokens), step(np.ones(len(tokens))))
     rest = np.nan_to_num(run.column("ttft_s")[alone] - cost)
     both = max(float(np.median(rest)), 0.0)
@@ -328,7 +321,5 @@ def _fixed_costs(
 
 def _step_time_by_streams(times: tuple[StepTimes, ...], slope: float) -> StepTime:
     """Return step time by number of streams: interpolated between measured means, extended by the slope past the last."""
-    solid = well_seen(times) or list(times)
-    numbers = np.array([entry.streams for entry in solid], dtype=np.float64)
-    means = np.array([entry.mean_s for entry in solid])
+    numbers, means, _ = points_of(well_seen(times) or list(times))
     return lambda streams: np.interp(streams, numbers, means) + np.maximum(streams - numbers[-1], 0.0) * slope

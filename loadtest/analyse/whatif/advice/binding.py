@@ -61,7 +61,9 @@ def what_binds(facts: LoadFacts) -> Binding:
     if facts.failure is not None:
         return Binding("errors", f"requests fail ({facts.failure})")
     if not facts.figure:
-        return _nothing(facts)
+        thinks = facts.thinks or 0.0
+        rest = f"People think for {percent(thinks)} of their time, so few of them ask at once."
+        return Binding("nothing", "", rest if thinks >= 0.5 else "")
     known = {name: value for name, value in facts.parts.items() if value > 0}
     if not known:
         return Binding("unknown", "")
@@ -124,14 +126,6 @@ def _prompts(facts: LoadFacts, evidence: str) -> Binding:
         return Binding("cache", said, evidence)
     share = "" if busy is None else f" ({percent(min(busy, 1.0))} of the server's time)"
     return Binding("prefill", f"reading prompts takes too long{share}", evidence)
-
-
-def _nothing(facts: LoadFacts) -> Binding:
-    if facts.thinks is None or facts.thinks < 0.5:
-        return Binding("nothing", "")
-    return Binding(
-        "nothing", "", f"People think for {percent(facts.thinks)} of their time, so few of them ask at once."
-    )
 
 
 SPENT_ON = {

@@ -16,8 +16,8 @@ from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
+from loadtest.analyse.whatif.model.fit import ClosedLoopSeries
 from loadtest.analyse.whatif.model.lengths import with_spread_lengths
-from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.errors import PredictionError
 from loadtest.slo import Objective
@@ -368,11 +368,9 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
             dataclasses.replace(model, timing=elsewhere),
         ),
     )
-    found = []
-    for name, means, changed in changes:
-        prediction = changed.closed(load)
-        found.append(Lever(name, means, prediction, gain(advice.ranked_by, now, prediction)))
-    return tuple(sorted(found, key=lambda lever: -lever.gain))
+    predicted = [(name, means, changed.closed(load)) for name, means, changed in changes]
+    levers = [Lever(name, means, said, gain(advice.ranked_by, now, said)) for name, means, said in predicted]
+    return tuple(sorted(levers, key=lambda lever: -lever.gain))
 
 
 def gain(objective: Objective, before: Prediction, after: Prediction) -> float:

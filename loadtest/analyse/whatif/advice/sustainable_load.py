@@ -78,7 +78,11 @@ def sustainable_load(
     """
     asked = tuple(objectives)
     totals = [each for each in asked if not each.a_request]
-    told = {users: found for users, found in (known or {}).items() if _tells(found, asked)}
+    told = {  # few measured requests have no p95
+        users: found
+        for users, found in (known or {}).items()
+        if all(math.isfinite(found.figure(each.figure, each.statistic)) for each in asked)
+    }
 
     @functools.cache
     def closed(users: int) -> Prediction:
@@ -111,11 +115,6 @@ def meets(prediction: Prediction, objectives: Sequence[Objective], *, surely: bo
         if not objective.met(value):
             return False
     return True
-
-
-def _tells(prediction: Prediction, objectives: Sequence[Objective]) -> bool:
-    """Whether figures say of every objective whether it is met: few measured requests have no p95."""
-    return all(math.isfinite(prediction.figure(each.figure, each.statistic)) for each in objectives)
 
 
 def _highest(holds: Callable[[int], bool], most: int) -> int:

@@ -1,5 +1,7 @@
 """The models that predictions of a run rest on: one function, which `predict`, the report's chart, `advise` and `explain` share.
 
+They rest on levels of one length, at most numbers of users or rates.
+
 Slots are taken as the run shows them, else as they are known otherwise; where their limit is not known there is a model for
 each case. Every model is the first way of working that gives back the levels of the run.
 """
@@ -11,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
-from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model import sessions
-from loadtest.analyse.whatif.model.levels_used import levels_used
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
@@ -26,40 +28,48 @@ from loadtest.text import joined
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class KnownSlots:
-    """The limit of the slots, as far as it is known, and how."""
+class ClosedLoopSeries:
+    """Levels of a closed loop that differ only in concurrency."""
 
-    slots: Slots
-    how: str  # a clause
-
-    @property
-    def limit(self) -> int | None:
-        return self.slots.estimate if self.slots.limit else None
+    label: str  # e.g. "128 in · 64 out"
+    levels: tuple[int, ...]
+    concurrencies: tuple[int, ...]  # ascending
 
 
-def known_slots(run: RunData, found: Slots) -> KnownSlots:
-    """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
-    if found.limit:
-        return KnownSlots(found, f"the run shows them: {found.method}")
-    least = found.estimate or 0
-    said = (run.facts.get("server") or {}).get("slots_said")
-    if said and said >= least:
-        return KnownSlots(Slots(int(said), limit=True, method="the server says so"), "the server says so")
-    probe = run.facts.get("slot_probe") or {}
-    limit, seen = probe.get("limit"), probe.get("seen") or 0
-    how = f"bursts before the run showed {'them' if limit else f'{seen} at work at once'}"
-    if limit and limit >= least:
-        return KnownSlots(Slots(int(limit), limit=True, method=how), how)
-    if not limit and seen > least:
-        return KnownSlots(Slots(int(seen), limit=False, method=how), how)
-    return KnownSlots(found, found.method)
+def longest_series(run: RunData) -> ClosedLoopSeries | None:
+    """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
+    closed = (level for level in run.levels if level.get("concurrency") and level.get("rate") is None)
+    found = [
+        ClosedLoopSeries(
+            each.label,
+            tuple(level["index"] for level in each.levels),
+            tuple(sorted({int(level["concurrency"]) for level in each.levels})),
+        )
+        for each in series_of(closed)
+    ]
+    return max(reversed(found), key=lambda each: len(each.concurrencies), default=None)
+
+
+def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
+    series = longest_series(run)
+    if series is not None:
+        return [level for level in levels if level["index"] in series.levels]
+    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
+    lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
+    if not lengths:
+        raise PredictionError(
+            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
+        )
+    most = max(dict.fromkeys(lengths), key=lengths.count)
+    return [level for level, each in zip(steady, lengths, strict=True) if each == most]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fitted:
     """The models of a run that give its levels back."""
 
-    known: KnownSlots
+    slots: Slots  # as known_slots has them
     models: dict[str, ServerModel]  # by case, AS_KNOWN alone where the limit is known; the first is the likeliest
     ruled_out: tuple[str, ...]  # a sentence for each case that the run itself rules out
 
@@ -88,8 +98,7 @@ def fit_models(
         raise PredictionError(
             f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
         )
-    known = known_slots(run, found)
-    slots = known.slots
+    slots = known_slots(run, found)
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
@@ -106,7 +115,7 @@ def fit_models(
     if not models:
         raise next(iter(missed.values()))
     ruled_out = [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
-    return Fitted(known, models, tuple(ruled_out))
+    return Fitted(slots, models, tuple(ruled_out))
 
 
 def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Sessions | None]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.sessions import only_levels
 from loadtest.scenario import lengths_of
@@ -40,9 +39,9 @@ def with_asked_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) 
     if not (said or made) or "empirical" in f"{said}{made}":
         return model
     rows = np.any([run.good(level) for level in levels], axis=0)
-    columns = [uncached(run)[rows], run.column("asked_input")[rows], run.column("output_tokens")[rows]]
-    prompt, asked, output = np.stack(columns)[:, np.isfinite(columns[0]) & np.isfinite(columns[2])]
-    wanted = run.column("asked")[rows][np.isfinite(columns[0]) & np.isfinite(columns[2])]
+    columns = (run.uncached_tokens, *map(run.column, ("output_tokens", "asked_input", "asked")))
+    lengths = np.stack([column[rows] for column in columns])
+    prompt, output, asked, wanted = lengths[:, np.isfinite(lengths[:2]).all(axis=0)]
     if len(prompt) < FEWEST_COUNTED:
         return model
     draw = random.Random(0)
@@ -91,7 +90,7 @@ def with_lengths_of(model: ServerModel, run: RunData, levels: Sequence[int]) -> 
     if model.sessions is not None:
         model = dataclasses.replace(model, sessions=only_levels(model.sessions, run, levels))
     rows = np.any([run.good(level) for level in levels], axis=0)
-    lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
+    lengths = np.stack([run.uncached_tokens[rows], run.column("output_tokens")[rows]])
     known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
     if not known.shape[1]:
         return model

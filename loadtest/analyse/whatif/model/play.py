@@ -12,7 +12,7 @@ import numpy as np
 from loadtest import metrics
 from loadtest.analyse.figures import rates
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.metrics import NS_PER_S
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.virtual import PlayedTurn, cold_prompt
@@ -129,7 +129,7 @@ def queue_grows(streams: list[Stream]) -> bool:
 
 def _with_rank_errors(values: FloatArray) -> dict[str, float]:
     """Return mean and percentiles; "p50-" and "p50+" are those one standard error of the rank, √(p(1 − p)/n), away."""
-    known = values[np.isfinite(values)]
+    known = finite(values)
     ranks: dict[str, float] = {}
     for name, share in PERCENTILES.items():
         error = math.sqrt(share * (1 - share) / max(len(known), 1))

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.admission import LoadPattern
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import Interval, prompts_as_asked
 from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif.model import sessions
 from loadtest.analyse.whatif.model.bands import (
@@ -86,7 +86,7 @@ def assumed(run: RunData) -> tuple[str, ...]:
     """Say what a model of a run takes for granted of its requests: how long prompts were, and that nobody hangs up."""
     left = int(run.requests["left"].sum())
     hung_up = f"Users hung up in {some_of(left, len(run.requests), 'request')} of the run; {WHO_WAIT}"
-    return (*([PROMPTS_AS_ASKED] if prompts_as_asked(run) else []), *([hung_up] if left else []))
+    return (*([PROMPTS_AS_ASKED] if run.prompts_as_asked else []), *([hung_up] if left else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class Load:
 
 def require_tokens(run: RunData) -> None:
     """Raise PredictionError where answers are embeddings, which have no steps to predict from, however many there are."""
-    if str((run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
+    if str(run.fact("target", "dialect")).endswith("embeddings"):
         raise PredictionError(
             f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint."
         )
@@ -176,12 +176,12 @@ class ServerModel:
         prefill = steps.prefill
         half = (prefill.ci95[1] - prefill.ci95[0]) / 2
         concurrency = [int(level.get("concurrency") or 0) for level in run.levels]
-        passes = admission.pass_rule(run, slots, steps)
+        split, guess = admission.split_passes(run, slots, steps)
         admitted = admission.admission(run, slots, steps)._asdict()
         return cls(
             timing=replace(steps.timing(neighbours=False), **admitted),
-            other_slots=replace(steps.timing(neighbours=passes.split), **admitted),
-            slots=slots.estimate if slots.limit else None,
+            other_slots=replace(steps.timing(neighbours=split), **admitted),
+            slots=slots.number,
             prompts=prompts,
             outputs=outputs,
             streams=max(entry.streams for entry in steps.times),
@@ -193,7 +193,7 @@ class ServerModel:
             slope_known=steps.slope_s is not None,
             pace_error=steps.pace_error,
             paces=tuple(steps.paces.items()),
-            guess=passes.guess,
+            guess=guess,
             assumed=assumed(run),
             sessions=sessions.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
@@ -299,9 +299,7 @@ class ServerModel:
         requests, times = self._affordable(load)
         repeated = self._repeated(load, requests + load.warmups, times)
         found = [self._repetition(each, requests, seed) for seed, each in enumerate(repeated)]
-        played = [figures for figures, _, _ in found]
-        deepest = max(depth for _, depth, _ in found)
-        growing = [grows for _, _, grows in found]
+        played, depths, growing = zip(*found, strict=True)
         bands = {
             f"{name}.{key}": prediction_band([one[name] for one in played], key, share=name == SHARE)
             for name, keys in HEADLINES.items()
@@ -335,9 +333,9 @@ class ServerModel:
                 for name, found in played[0].items()
             },
             bands=bands,
-            extrapolates=self._extrapolates(load.slots, load.concurrency, deepest),
+            extrapolates=self._extrapolates(load.slots, load.concurrency, max(depths)),
             grows=2 * sum(growing) > len(growing),
-            streams=deepest,
+            streams=max(depths),
         )
 
     def _repetition(self, load: Load, requests: int, seed: int, pace: float = 1.0) -> tuple[Figures, int, bool]:

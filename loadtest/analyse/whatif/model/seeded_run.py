@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.timing.prefill import uncached
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level, lengths_of
@@ -55,13 +54,11 @@ class SeededRequests:
     @classmethod
     def of(cls, run: RunData, used: Mapping[str, Any], seeded: SeededRun, place: int) -> SeededRequests:
         """Take from a run what its next one keeps; `used` is the first level predicted from. Raises PredictionError."""
-        scenario = run.facts.get("scenario") or {}
         used = next(each for each in run.levels if each["index"] == used["index"])  # as it was asked for
-        refusal = _refusal(run, scenario, used)
-        if refusal:
+        if refusal := _refusal(run, used):
             raise PredictionError(f"--requests says which requests are predicted, and {refusal}; leave it out.")
         good = run.flag("ok") & ~run.flag("warmup")
-        more = (uncached(run) - run.column("asked_input"))[good]
+        more = (run.uncached_tokens - run.column("asked_input"))[good]
         as_asked = run.column("output_tokens")[good] == run.column("asked")[good]
         return cls(
             seeded,
@@ -77,9 +74,9 @@ class SeededRequests:
             ),
             template_tokens=round(float(np.median(more[np.isfinite(more)]))) if np.isfinite(more).any() else 0,
             output_as_asked=bool(as_asked.mean() >= AS_LONG_AS_ASKED),
-            context=(run.facts.get("tokens") or {}).get("context"),
-            arrivals=str(scenario.get("arrivals") or "poisson"),
-            burstiness=scenario.get("burstiness"),
+            context=run.fact("tokens", "context"),
+            arrivals=str(run.scenario.get("arrivals") or "poisson"),
+            burstiness=run.scenario.get("burstiness"),
         )
 
     def instants_s(self, rate: float) -> Iterator[float]:
@@ -104,13 +101,13 @@ class SeededRequests:
         ]
 
 
-def _refusal(run: RunData, scenario: Mapping[str, Any], used: Mapping[str, Any]) -> str:
+def _refusal(run: RunData, used: Mapping[str, Any]) -> str:
     """Say in a clause why the requests of a next run are not known; empty where they are."""
     if run.facts.get("driver") != "asyncio":
         return f"{run.path} was made by Locust, whose users come in another order each time"
     if used.get("sessions") or used.get("turns"):
         return f"the people of {run.path} hold conversations, whose next turn comes after the last answer"
-    if used.get("trace") or scenario.get("trace") or scenario.get("duration"):
+    if used.get("trace") or run.scenario.get("trace") or run.scenario.get("duration"):
         return f"{run.path} took its requests from a trace or for a time"
     try:
         texts = [text for key in ("input_lengths", "output_lengths") if (text := used.get(key))]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from loadtest import metrics
+from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.timing.prefill import Interval, uncached
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
@@ -79,7 +79,7 @@ def misread(model: ServerModel, run: RunData) -> str | None:
     Few long prompts among short ones change no percentile, and the cost of short ones says nothing of theirs. By the server's
     durations; prompts that share the steps of as many streams as there were take that many times as long.
     """
-    tokens, spent, timing = uncached(run), run.column("prefill_s"), model.timing
+    tokens, spent, timing = run.uncached_tokens, run.column("prefill_s"), model.timing
     known = run.flag("ok") & np.isfinite(spent) & (tokens > 0)
     if not known.any():
         return None

@@ -13,7 +13,6 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, session_keys
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import has_turns
 from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
@@ -85,7 +84,7 @@ def _scaled(script: EngineScript, said: float, answers: float) -> Iterator[Engin
 
 def sessions_of(run: RunData, use: CacheUse | None) -> Sessions | None:
     """Read the whole conversations of a run; None where it has none."""
-    if not has_turns(run):
+    if not run.has_turns:
         return None
     found = tuple(_whole(run))
     if not found:
@@ -152,7 +151,7 @@ def likeliest(run: RunData, slots: Slots, use: CacheUse | None) -> Sessions | No
     found = sessions_of(run, use)
     if found is None:
         return None
-    return next(iter(cache_cases(found, run, slots.estimate if slots.limit else None, use).values()))
+    return next(iter(cache_cases(found, run, slots.number, use).values()))
 
 
 def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheUse | None) -> dict[str, Sessions]:

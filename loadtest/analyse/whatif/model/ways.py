@@ -134,7 +134,7 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
     return ServerModel(
         timing=timing,
         other_slots=timing,
-        slots=slots.estimate if slots.limit else None,
+        slots=slots.number,
         prompts=prompts,
         outputs=outputs,
         streams=max(entry.streams for entry in times),

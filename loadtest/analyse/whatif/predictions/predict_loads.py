@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from loadtest import __version__
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import shared_parts
-from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill import has_turns
+from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
-from loadtest.analyse.whatif.model.fit import KnownSlots, fit_models, known_slots
-from loadtest.analyse.whatif.model.levels_used import levels_used
+from loadtest.analyse.whatif.model.fit import fit_models, levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
@@ -92,20 +90,20 @@ def predict_loads(
         fitted = fit_models(run, found, steps, levels)
     except NoWayError as error:
         raise PredictionError(f"No prediction: {error}. Measure the loads that you ask about instead.") from None
-    known, models, said = fitted.known, fitted.models, list(fitted.ruled_out)
-    seen = known.slots.estimate or 0
+    known, models, said = fitted.slots, fitted.models, list(fitted.ruled_out)
+    seen = known.estimate or 0
     loads = [
         _predicted_load(
             models,
             load,
             used,
-            known.limit or max(seen, 1),
+            known.number or max(seen, 1),
             None if seeded is None else SeededRequests.of(run, used[0], seeded, load.place),
         )
         for load in _asked_loads(concurrencies, rates, slots)
     ]
     said += _unknown_cache(models, both=any(len(load.cases) > 1 for load in loads))
-    if known.limit is None:
+    if not known.limit:
         both = any(len({case.slots for case in load.cases}) > 1 for load in loads)
         said.insert(0, _unknown_limit(seen, run, void, both=both))
     if void:
@@ -133,7 +131,7 @@ def promise(
             None,
             advice.trial,
             (Case.of(AS_ASKED, said),),
-            _textbook_beside(used, known.limit or 1, load, None, advice.trial),
+            _textbook_beside(used, known.number or 1, load, None, advice.trial),
             advice.model.sessions is not None,
         )
         for load, said in advice.promised.items()
@@ -144,7 +142,7 @@ def promise(
 
 def _document_of(
     run: RunData,
-    known: KnownSlots,
+    known: Slots,
     steps: Steps,
     used: Sequence[dict[str, Any]],
     model: ServerModel,
@@ -173,7 +171,7 @@ def _document_of(
         },
         rests_on={
             "levels": [level["label"] for level in used if level["verdict"] != VOID],
-            "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
+            "slots": {"limit": known.number, "seen": known.estimate, "how": known.method},
             "way": model.way,
             "streams": model.streams,
             "step_law": steps.to_dict(),
@@ -274,7 +272,7 @@ def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str,
     if not len(values):
         return None
     n = len(values)
-    if column == "prompt_tokens" and has_turns(run):
+    if column == "prompt_tokens" and run.has_turns:
         n = len(np.unique(np.stack([run.column("level")[picked], run.column("session")[picked]]), axis=1).T)
     asked = float(run.column(ASKED[column])[picked].mean())
     return {
@@ -287,9 +285,9 @@ def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str,
 
 def levels_in_words(labels: Sequence[str]) -> str:
     """Name levels, what all of them share once, and of many the first and the last."""
-    common, own = shared_parts(labels)
+    shared, own = shared_parts(labels)
     said = listed(own) if len(own) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
-    return said + (f" ({' · '.join(common)})" if common else "")
+    return said + (f" ({shared})" if shared else "")
 
 
 def describe_basis(document: Document) -> str:

@@ -18,12 +18,11 @@ from typing import Any
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
-from loadtest.analyse.whatif.model.fit import fit_models, known_slots
+from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, fit_models, longest_series
 from loadtest.analyse.whatif.model.lengths import with_likely_lengths
-from loadtest.analyse.whatif.model.levels_used import ClosedLoopSeries, longest_series
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.model.ways import NoWayError, own_level
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN
@@ -68,7 +67,7 @@ class CurveAhead:
         if self._series is None or len(self._series.concurrencies) < 2 or not apart or sys.platform != "linux":
             return
         try:
-            usual = ServerModel.of(run, known_slots(run, slots).slots, steps)
+            usual = ServerModel.of(run, known_slots(run, slots), steps)
         except PredictionError:
             return
         likely = with_likely_lengths(usual, run, self._series.levels)
@@ -85,7 +84,10 @@ class CurveAhead:
         """
         if self._series is None or len(self._series.concurrencies) < 2:
             return None
-        foretold = self._foretold()
+        try:
+            foretold = None if self._begun is None else self._begun.result()
+        except BrokenProcessPool:  # the other process was killed: predict here
+            foretold = None
         known = None if foretold is None else foretold.levels
         try:
             fitted = fit_models(self._run, self._slots, self._steps, levels, known)
@@ -98,12 +100,6 @@ class CurveAhead:
             return PredictedCurve(self._series, foretold.curve, model=model, case=case)
         curve = predict_curve(model, self._series.concurrencies)
         return PredictedCurve(self._series, curve, model=model, case=case)
-
-    def _foretold(self) -> _Foretold | None:
-        try:
-            return None if self._begun is None else self._begun.result()
-        except BrokenProcessPool:  # the other process was killed: predict here
-            return None
 
 
 def predict_curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.predictions.textbook import FigureValues
@@ -90,8 +90,7 @@ class Document:
     def to_bytes(self) -> bytes:
         """Return the file, with its digest."""
         plain = {"kind": KIND, "schema": SCHEMA, **asdict(self)}
-        body = scrubber()(orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY))
-        found = orjson.loads(body)
+        found = orjson.loads(scrubber()(orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY)))
         return orjson.dumps({**found, "sha256": _digest(found)}, option=orjson.OPT_INDENT_2) + b"\n"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest import metrics
-from loadtest.analyse.server.timing.prefill import Interval
+from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.analyse.whatif.predictions.prediction_file import Case
 from loadtest.analyse.whatif.predictions.textbook import SCORED, FigureValues
@@ -43,10 +44,6 @@ class ScoredFigure:
     def error(self) -> float:
         """The signed error: +0.1 is 10 % too much."""
         return self.said / self.measured - 1
-
-    def error_of(self, model: str | None) -> float | None:
-        """Return the error of a textbook model, ours where none is named; None where that model says nothing of the figure."""
-        return self.error if model is None else self.others.get(model)
 
     @property
     def inside(self) -> bool:
@@ -129,5 +126,6 @@ def score_case(
 
 def median_error(figures: Sequence[ScoredFigure], model: str | None = None) -> float | None:
     """Return the median of the absolute errors, ours or a textbook model's; None where there is none."""
-    errors = [error for each in figures if (error := each.error_of(model)) is not None]
+    errors = [each.error if model is None else each.others.get(model, math.nan) for each in figures]
+    errors = [error for error in errors if not math.isnan(error)]
     return statistics.median(map(abs, errors)) if errors else None

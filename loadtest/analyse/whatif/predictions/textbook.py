@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import FloatArray, grouped
 
 FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
 Points = list[tuple[int, float]]  # (users, figure), in order of users
@@ -204,8 +204,5 @@ def _by_figure(levels: Sequence[MeasuredLevel], fewest: int, value: Callable[[Po
 
 def _points(levels: Sequence[MeasuredLevel], name: str) -> Points:
     """Return a figure by users, its mean where a number of users was measured twice."""
-    known: dict[int, list[float]] = {}
-    for level in levels:
-        if level.get(name) > 0:
-            known.setdefault(level.users, []).append(level.get(name))
+    known = grouped((level.users, level.get(name)) for level in levels if level.get(name) > 0)
     return [(users, sum(values) / len(values)) for users, values in sorted(known.items())]
