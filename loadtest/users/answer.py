@@ -20,6 +20,7 @@ from locust.exception import (
 )
 
 from loadtest import metrics
+from loadtest.errors import ScenarioError
 from loadtest.live import durations_of
 from loadtest.measure.failure import Failure
 from loadtest.measure.request import Request
@@ -33,6 +34,7 @@ CONTROL = (
     RescheduleTaskImmediately,
     InterruptTaskSet,
 )  # exceptions that steer a user
+WITH_BLOCK = "with self.client.chat(…, catch_response=True) as answer."
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Answer:
         self._fire = fire
         self._record: Record | None = None
         self._waits = False  # for the verdict of a with block
+        self._entered = False  # it is in that block
         self._fired = False
         self._verdict: Exception | Literal[True] | None = None
 
@@ -124,15 +127,27 @@ class Answer:
 
     def success(self) -> None:
         """Count the request as a success, however it ended; in a with block."""
-        self._verdict = True
+        self._judge(True)
 
     def failure(self, why: Exception | str) -> None:
         """Count the request as a failure; in a with block."""
-        self._verdict = why if isinstance(why, Exception) else CatchResponseError(why)
+        self._judge(why if isinstance(why, Exception) else CatchResponseError(why))
+
+    def _judge(self, verdict: Exception | Literal[True]) -> None:
+        if not self._entered:  # its event may have been fired already
+            raise ScenarioError(f"an answer is judged in a with block: {WITH_BLOCK}")
+        self._verdict = verdict
 
     def expect_verdict(self) -> None:
         """Hold the event back for the end of a with block."""
         self._waits = True
+
+    def lapse(self) -> None:
+        """Have the event fired after all, where no with block has begun since the answer was returned."""
+        if self._waits and not self._entered:
+            say_once(f"catch_response=True judges in a with block alone: {WITH_BLOCK} Others count as they ended.")
+            self._waits = False
+            self.settle()
 
     def settle(self) -> None:
         """Have the request recorded, and its event fired unless a with block has yet to judge it."""
@@ -143,7 +158,8 @@ class Answer:
 
     def __enter__(self) -> Self:
         if not self._waits:
-            raise LocustError("in order to use a with-block for requests, you must also pass catch_response=True")
+            raise ScenarioError(f"an answer is judged in a with block that begins with its request: {WITH_BLOCK}")
+        self._entered = True
         return self
 
     def __exit__(
@@ -151,7 +167,7 @@ class Answer:
     ) -> bool:
         if self._verdict is None and isinstance(error, Exception) and not isinstance(error, CONTROL):
             self._verdict = error
-        self._waits = False
+        self._waits = self._entered = False
         self.settle()
         return isinstance(error, ResponseError)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -13,6 +16,7 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from locust.user.task import LOCUST_STATE_STOPPING
 
 from loadtest import metrics
+from loadtest.errors import ScenarioError
 from loadtest.measure.failure import GivenUpError
 from loadtest.measure.release import back_off
 from loadtest.measure.request import Request
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from locust import User
 
 GivenPrompt = str | Messages | None
+OUR_CODE = str(Path(__file__).parents[1])
 
 
 class Client:
@@ -55,8 +60,8 @@ class Client:
             if recording.current_test.over:  # Locust was still starting users when the test ended
                 raise recording.Stopped
             raise LocustError(
-                "no test has begun to record: call loadtest.users.connect(environment) before it starts, "
-                "where Locust is used as a library."
+                "no test has begun to record: where Locust is used as a library, call loadtest.users.connect("
+                "environment.events) and fire environment.events.init before the test starts (docs/locust.md)."
             )
         self._user = user
         self._number = next(recorder.user_numbers)
@@ -217,6 +222,8 @@ class Client:
             answer.expect_verdict()
         self._lag = max(now() - self._ended, 0)
         self._back_off(answer)
+        if catch_response:
+            self._recorder.backlog.add(answer.lapse)
 
     def _raise_pending(self) -> None:
         if (
@@ -309,3 +316,31 @@ class Client:
             )
         except CONTROL as control:
             self._pending = control
+
+
+SENDS = (
+    "a task sends with self.client.chat(), generate(), responses(), messages(), embed(), ask() or session(); other HTTP "
+    "requests are for a class of Locust's HttpUser beside this one"
+)
+HAS: dict[type, str] = {
+    Client: SENDS,
+    UserSession: "a conversation goes on with chat() until it is over",
+    Answer: "an answer has text, ok, left, status, status_code, url and record",
+}
+
+
+def misuse(error: object) -> str | None:
+    """Return what a task did wrong with its client, where that is what an exception says: each iteration would repeat it."""
+    if isinstance(error, ScenarioError):
+        return str(error).rstrip(".")
+    if isinstance(error, AttributeError) and (known := HAS.get(type(error.obj))):
+        return f"{type(error.obj).__name__} has no {error.name}: {known}"
+    if isinstance(error, TypeError) and str(error).startswith(tuple(f"{ours.__name__}." for ours in HAS)):
+        return str(error).replace("Client._send()", "its client")
+    return None
+
+
+def place_in_test(trace: TracebackType | None) -> str:
+    """Return the line of the test's own code where an exception came from."""
+    theirs = [each for each in traceback.extract_tb(trace) if not each.filename.startswith(OUR_CODE)]
+    return f"{Path(theirs[-1].filename).name}, line {theirs[-1].lineno}" if theirs else "a task"

@@ -6,17 +6,21 @@ depend on the number of users or workers. The schedule begins once all users are
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import gevent
 from gevent.pool import Group
 from locust import task
+from locust.exception import StopUser
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
+from loadtest.users.answer import CONTROL
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
@@ -26,6 +30,8 @@ from loadtest.workloads.schedule import instants
 
 LATE_NS = 5_000_000  # a request sent later than this after its instant counts as late
 SHARE_POLL_S = 0.01
+
+logger = logging.getLogger(__name__)
 
 
 class OpenLoopUser(ModelUser):
@@ -91,4 +97,16 @@ class OpenLoopUser(ModelUser):
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
             recorder.seen.add((recorder.current_level().level, "rate", self.requests_per_s()))
-            in_flight.spawn(self.arrive, due)
+            in_flight.spawn(self._arrive, due)
+
+    def _arrive(self, due: int) -> None:
+        """Send the request that is due; what a locustfile's own `arrive` raises, Locust hears of as from a task."""
+        events: Any = self.environment.events  # untyped in Locust
+        try:
+            self.arrive(due)
+        except CONTROL:
+            pass  # these steer a task, and an arrival is none
+        except Exception as error:
+            with contextlib.suppress(StopUser):  # where the test ends by it
+                events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)
+                logger.exception("arrive() failed")

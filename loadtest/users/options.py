@@ -179,8 +179,10 @@ OPTIONS = KEY_OPTIONS + TEST_OPTIONS + PROCESS_OPTIONS
 def add_options(parser: Any) -> None:
     """Add our options to Locust's parser; each has a LOCUST_… variable and most a field in the web UI's start form.
 
-    Values stay text here, because the form gives text too; `Settings.of` reads both.
+    Values stay text here, because the form gives text too; `Settings.of` reads both. A locustfile may have an option of
+    the same name, whose value is then ours too.
     """
+    parser._optionals.conflict_handler = "resolve"  # noqa: SLF001
     for option in OPTIONS:
         parser.add_argument(
             option.flag,

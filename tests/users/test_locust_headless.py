@@ -107,7 +107,7 @@ def runs(start: Start, truth: tuple[str, Path], simulated_url: str, llamacpp_url
         "everything": start(EVERYTHING, *six, "-t", "2s", *simulated, "--tags", "kept", "dropped", "--exclude-tags", "dropped"),
         "queue": start(
             SCENARIOS / "queue_past_four.py", "--host", llamacpp_url, "--input-tokens", "32", "--output-tokens", "12",
-            env={"STEP": "1.5"},
+            "-t", "60", env={"STEP": "1.5"},
         ),
         "open": start(
             SCENARIOS / "open_loop.py", "-u", "3", "-r", "9", "-t", "4s", *simulated, "--processes", "2",
@@ -186,6 +186,8 @@ def test_a_run_says_who_measured_what(runs: dict[str, Run]) -> None:
     assert 0 <= level["started_ns"] < level["ended_ns"]
     samples, _ = read_lines(runs["chat"].folder.path / "samples-driver.jsonl")
     assert {row["in_flight"] for row in samples[1:]} == {6}
+    assert facts["scenario"]["duration"] == 3
+    assert runs["queue"].facts["scenario"]["duration"] is None  # its shape says how long, whatever -t does
 
 
 def test_workers_write_a_file_each_and_make_one_run(runs: dict[str, Run]) -> None:

@@ -30,6 +30,26 @@ class Alone(OllamaUser):
 
 run_single_user(Alone)
 """
+UNTOLD = """
+from loadtest.users import OllamaUser
+
+class Untold(OllamaUser):
+    pass
+"""
+AS_HTTP = """
+from typing import final
+from locust import task
+from loadtest.users import OllamaUser, OpenLoopUser
+
+class Web({base}):
+    @{mark}
+    def {name}(self, *_):
+        self.client.get("/")
+
+    @task
+    def other(self):
+        self.client.ask(output_tokens=4)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +69,7 @@ def refused(start: Start, simulated_url: str) -> dict[str, Run]:
         "no number": start(CHAT, *there, env={"LOCUST_OUTPUT_TOKENS": "many"}),
         "no folder": start(CHAT, *there, "--out", "stats.json/run"),
         "no task": start(CHAT, *there, "--tags", "other"),
+        "no task at all": start(UNTOLD, *there),
         "no rate": start(SCENARIOS / "open_loop.py", *there, env={"RATE": "0"}),
         "a rate without end": start(SCENARIOS / "open_loop.py", *there, env={"RATE": "nan"}),
         "a rate that is none": start(SCENARIOS / "open_loop.py", *there, env={"RATE": "x"}),
@@ -70,6 +91,10 @@ def refused(start: Start, simulated_url: str) -> dict[str, Run]:
         ),
         ("no folder", "stats.json; choose another --out."),
         ("no task", "user class Chat has no task with these tags"),
+        (
+            "no task at all",
+            "user class Untold has no task: mark a method with @task, or the class with abstract = True.",
+        ),
         ("no rate", "user class Arrivals: rate must be above 0, not 0.0."),
         ("a rate without end", "user class Arrivals: rate must be a number, not nan."),
         ("a rate that is none", "user class Arrivals: rate must be a number of requests/s, not 'x'."),
@@ -82,6 +107,29 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(refused: dict[str, Run], n
     assert "Traceback" not in run.said
     assert not (run.place / "run").exists()
     assert not (run.place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "mark", "name", "how"),
+    [
+        ("OllamaUser", "task", "fetch", ()),
+        ("OllamaUser", "final", "on_start", ()),
+        ("OpenLoopUser", "final", "arrive", ()),
+        ("OllamaUser", "task", "fetch", ("--processes", "2")),
+    ],
+    ids=["task", "on_start", "open loop", "workers"],
+)
+def test_a_task_that_uses_its_client_wrongly_ends_the_test_with_a_sentence(
+    start: Start, simulated_url: str, base: str, mark: str, name: str, how: tuple[str, ...]
+) -> None:
+    """It printed a traceback for every iteration, to the end of the test."""
+    text = AS_HTTP.format(base=base, mark=mark, name=name)
+    run = start(text, "-u", "8", "-r", "99", "-t", "40", "--host", simulated_url, *how)
+    assert run.code == 2, run.said
+    why = "user class Web (locustfile.py, line 9): Client has no get: a task sends with self.client.chat()"
+    assert run.said.count("the test ends here") == 1
+    assert "Traceback" not in run.said
+    assert run.facts["failure"].startswith(why)
 
 
 def test_a_single_user_without_a_server_is_one_sentence_too(tmp_path: Path) -> None:

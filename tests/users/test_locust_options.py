@@ -36,6 +36,41 @@ class Compatible(OpenAIUser):
     def complete(self):
         self.client.completions(output_tokens=4)
 """
+QUITS = """
+from locust import events, task
+from loadtest.users import OllamaUser
+
+class Quits(OllamaUser):
+    sent = 0
+
+    @task
+    def ask(self):
+        self.client.ask(output_tokens=4)
+        self.sent += 1
+        if self.sent > 5:
+            self.environment.runner.quit()
+
+@events.test_stop.add_listener
+def stopped(environment, **_):
+    print("seen at the stop:", environment.stats.total.num_requests)
+"""
+BESIDE = """
+from locust import HttpUser, constant, task
+from loadtest.users import OllamaUser
+
+class Model(OllamaUser):
+    @task
+    def ask(self):
+        self.client.ask(output_tokens=4)
+
+class Page(HttpUser):
+    weight = 2
+    wait_time = constant(0.1)
+
+    @task
+    def look(self):
+        self.client.get("/api/version", name="look")
+"""
 SINGLE = """
 from locust import run_single_user, task
 from locust.exception import StopUser
@@ -111,6 +146,37 @@ def swarm(web: httpx.Client, process: subprocess.Popen[bytes], picked: str, fold
         raise AssertionError(picked)
     assert web.post("/stop").json()["success"]
     return list(RunFolder.open(folder).records())
+
+
+def test_a_task_that_quits_ends_its_test_whole(start: Start, simulated_url: str) -> None:
+    """Locust kills the task by its own call, in the middle of what ends the records."""
+    run = start(QUITS, "-u", "1", "-t", "20", "--host", simulated_url)
+    assert run.code in (0, 3), run.said  # 3: of six requests one is warm-up, so a busy test machine may void the level
+    assert run.facts["state"] == "done"
+    assert len(run.records) == run.locust_requests == 6
+    assert "seen at the stop: 6" in run.said
+
+
+def test_a_task_that_exits_loses_no_record(start: Start, simulated_url: str) -> None:
+    """SystemExit ends Locust without any of its events; the last records were in no file."""
+    run = start(QUITS.replace("self.environment.runner.quit()", "raise SystemExit(7)"), "--host", simulated_url)
+    assert run.code == 7, run.said
+    assert run.facts["state"] == "interrupted"
+    assert len(run.records) == 6
+    assert "Traceback" not in run.said
+
+
+def test_the_users_of_a_level_are_those_of_models(start: Start, simulated_url: str) -> None:
+    """Users of other classes were counted with them, as if they sent streams too."""
+    run = start(BESIDE, "-u", "6", "-r", "99", "-t", "2", "--host", simulated_url)
+    assert run.code in (0, 3), run.said
+    assert [level["concurrency"] for level in run.facts["levels"]] == [2]
+    assert len({record.user for record in run.records}) == 2
+    assert run.stats["look"]["num_requests"] == run.locust_requests - len(run.records) + cancelled(run.records) > 0
+
+
+def cancelled(records: list[Record]) -> int:
+    return sum(record.outcome is Outcome.CANCELLED for record in records)
 
 
 @pytest.mark.parametrize("recorded", [False, True])

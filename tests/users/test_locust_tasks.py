@@ -22,6 +22,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.users import ModelUser, channel
     from loadtest.users import answer as answers
+    from loadtest.users.client import misuse
     from loadtest.users.options import Settings
     from loadtest.users.processes import recording
     from loadtest.users.processes.levels import CurrentLevel
@@ -137,6 +138,47 @@ def test_the_text_of_messages_is_what_they_say() -> None:
         {"type": "text", "text": "b"},
     ]
     assert text_of([{"content": "x"}, {"content": parts}, {"content": None}, {"tool_calls": []}]) == "x\nab\n\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda client: client.get("/"), "Client has no get: a task sends with self.client.chat()"),
+        (lambda client: client.chat("x", max_tokens=5), "unexpected keyword argument 'max_tokens'"),
+        (lambda client: client.ask("x", timeout=5), "its client got an unexpected keyword argument 'timeout'"),
+        (lambda client: client.chat(5), "not 5"),
+        (lambda client: client.ask().json(), "Answer has no json: an answer has text"),
+        (lambda client: client.session().send(), "UserSession has no send: a conversation goes on with chat()"),
+        (lambda client: client.ask().failure("bad"), "an answer is judged in a with block"),
+    ],
+)
+def test_what_a_task_does_wrong_with_its_client_is_a_sentence(
+    user: Mine, wrong: Callable[[Any], Any], words: str
+) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        wrong(user.client)
+    assert words in (misuse(caught.value) or "")
+    assert misuse(AttributeError("x")) is misuse(TypeError("x")) is None
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_request_to_be_judged_is_counted_with_and_without_its_with_block(
+    user: Mine, caplog: pytest.LogCaptureFixture, judged: bool
+) -> None:
+    """Without the block its event was never fired, so Locust counted fewer requests than there are records."""
+    answers.say_once.cache_clear()
+    fired: list[Any] = []
+    events: Any = user.environment.events
+    events.request.add_listener(lambda exception, **_: fired.append(str(exception)))
+    answer = user.client.ask(catch_response=True)
+    if judged:
+        with answer:
+            user.client._recorder.backlog.flush()
+            assert not fired
+            answer.failure("bad")
+    user.client._recorder.backlog.flush()
+    assert fired == ["bad" if judged else "None"]
+    assert ("judges in a with block alone" in caplog.text) is not judged
 
 
 class TooSlowError(Exception):

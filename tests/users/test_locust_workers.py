@@ -21,6 +21,7 @@ from support.odd_answers import Wire, control, is_trial, plain
 from support.odd_server import odd_server
 
 from loadtest.analyse.summary import analyse
+from loadtest.records import Outcome
 
 CHAT = """
 import os
@@ -108,6 +109,25 @@ def test_a_worker_that_joins_a_running_test_records_its_share(start: Start, simu
     assert "lost_workers" not in run.facts["locust"]
     ids = [record.id for record in run.records]
     assert len(ids) == len(set(ids))
+
+
+def test_what_a_worker_sent_that_leaves_in_order_is_in_locust_s_table(start: Start, simulated_url: str) -> None:
+    """Locust drops what a worker reports after it has said that it quits."""
+    port = str(free_port())
+    master = ("--master", "--expect-workers", "2", "--master-bind-port", port, "--master-bind-host", "127.0.0.1")
+    run = start(CHAT, *USERS, "--host", simulated_url, *master)
+    workers = [worker(run.place / name, port) for name in ("leaves", "stays")]
+    try:
+        run.wait_for(lambda: len(run.records) > 8)
+        workers[0].terminate()
+        workers[0].wait(30)
+        run.process.send_signal(signal.SIGINT)
+        assert run.code == 130
+    finally:
+        for one in workers:
+            one.kill()
+            one.wait()
+    assert run.locust_requests == sum(record.outcome is not Outcome.CANCELLED for record in run.records)
 
 
 def test_workers_do_not_outlive_a_master_that_was_killed(start: Start, simulated_url: str) -> None:

@@ -54,6 +54,15 @@ def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
     assert facts[0]["started_ns"] <= facts[0]["ended_ns"] <= facts[2]["started_ns"]
 
 
+def test_an_option_of_the_locustfile_takes_the_place_of_ours() -> None:
+    """It was lost to a traceback, and ours, of another default, stayed."""
+    parser: Any = argument_parser.get_empty_argument_parser(default_config_files=[])
+    add_options(parser)
+    parser.add_argument("--output-tokens", type=int, default=7)
+    assert Settings.of(parser.parse_args([])).keys["output_tokens"] == 7
+    assert Settings.of(parser.parse_args(["--output-tokens", "9"])).keys["output_tokens"] == 9
+
+
 def sent(data: Any) -> Any:
     """Return what a worker gets of what its master sends."""
     message: Any = Message  # untyped in Locust
@@ -144,7 +153,7 @@ def test_a_user_outside_a_test_says_what_is_missing(monkeypatch: pytest.MonkeyPa
     class Lonely(ModelUser):
         pass
 
-    with pytest.raises(LocustError, match=r"loadtest.users.connect"):
+    with pytest.raises(LocustError, match=r"loadtest.users.connect\(environment.events\)"):
         Lonely(Environment(user_classes=[Lonely]))
 
 

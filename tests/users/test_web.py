@@ -146,7 +146,7 @@ def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(recording, "current_test", recording.CurrentTest())
     environment = web_ui_of(board_of()).environment
     environment.host = "http://127.0.0.1:1"
-    user: Any = type("One", (ModelUser,), {})
+    user: Any = type("One", (ModelUser,), {"tasks": [print]})
     environment.user_classes = [user]
     runner = environment.runner
     assert runner is not None

@@ -20,6 +20,7 @@ from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
+from loadtest.users.processes.gevent_hub import kill_put_off
 from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
@@ -52,6 +53,7 @@ class Coordinator:
         self._follower: gevent.Greenlet[[Runner, LocustRun], None] | None = None
         self._taken: set[Path] = set()
         self._watch: WorkerWatch | None = None  # of the latest test of a master
+        self._ending = False  # run.json and records are being completed
         self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
 
     def listen(self) -> None:
@@ -146,11 +148,13 @@ class Coordinator:
                 current_level=self._current_level,
                 on_broken=lambda why: self._end_early(why, failed=True),
                 on_hopeless=lambda why: self._end_early(why, failed=False),
+                on_misuse=None if runner is None else self._misused,
             )
+        if not isinstance(runner, MasterRunner):
+            atexit.register(self._end_at_exit)
         if runner is None:
             run.levels.reached(1)
             recording.current_test.share = recording.ScheduleShare(time.time_ns(), PlanShare())
-            atexit.register(self._end_single)
         else:
             self._follower = gevent.spawn(self._follow, runner, run)
 
@@ -166,12 +170,22 @@ class Coordinator:
             run.levels.give_up(runner.target_user_count, why)
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
 
+    def _misused(self, why: str) -> None:
+        """End the test for a mistake of its own code, once: all users make it."""
+        if self._run is not None and self._run.failure is None:
+            recording.current_test.refusal = f"{why}."
+            if self._at_once:
+                self._environment.process_exit_code = MISTAKE
+            self._end_early(why, failed=True)
+
     def _take_trouble(self, msg: Message, **_: Any) -> None:
         why, watch = msg.data["why"], self._watch
         if watch is None:
             return
         worker = f"worker {watch.index(msg.node_id)}"
-        if not msg.data["refused"]:
+        if msg.data.get("misuse"):
+            self._misused(why)
+        elif not msg.data["refused"]:
             self._end_early(f"{worker}: {why}", failed=msg.data["failed"])
         elif self._run is not None and watch.used - {msg.node_id}:
             watch.lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
@@ -223,7 +237,9 @@ class Coordinator:
 
     def _reached(self, **_: Any) -> None:
         if self._run is not None and self._runner is not None:
-            self._run.levels.reached(self._runner.target_user_count)
+            running: dict[str, int] = self._runner.target_user_classes_count
+            ours = sum(running.get(name, 0) for name in self._run.user_targets)
+            self._run.levels.reached(self._runner.target_user_count, ours)
             self._announce(self._runner, self._run, steady=True)
 
     def _announce(self, runner: Runner, run: LocustRun, *, steady: bool) -> None:
@@ -282,19 +298,32 @@ class Coordinator:
         )
 
     def _quitting(self, **_: Any) -> None:
+        while self._ending:  # by the web UI's stop, a moment ago
+            gevent.sleep(USERS_POLL_S)
         if self._run is None:
             return
         self._run.interrupted = True  # by SIGTERM
         if self._runner is not None and not isinstance(self._runner, MasterRunner):
             self._runner.stop()  # now, so that later listeners of this event see all records; a master stops by itself
 
-    def _end_single(self) -> None:
-        """End the test of run_single_user, for which Locust fires no event."""
-        if self._run is not None:
+    def _end_at_exit(self) -> None:
+        """End the test of run_single_user, for which Locust fires no event, or one that sys.exit() in a task broke off."""
+        if self._run is not None and self._runner is not None:
+            self._run.interrupted = True
+            self._runner.stop()
+        elif self._run is not None:
             self._run.interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
-        self._stop()
+            self._stop()
 
     def _stop(self, **_: Any) -> None:
+        self._ending = True
+        try:
+            with kill_put_off():
+                self._end()
+        finally:
+            self._ending = False
+
+    def _end(self) -> None:
         run = self._run
         if run is None:
             return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -252,3 +253,18 @@ def sleep_until(due: int) -> None:
         gevent.sleep((left - EARLY_NS) * S_PER_NS)
     while now() < due:
         gevent.sleep(0)
+
+
+@contextlib.contextmanager
+def kill_put_off() -> Iterator[None]:
+    """Put off the kill that is on its way to a task which calls runner.quit(): what it ends there is ended whole."""
+    killed: GreenletExit | None = None
+    try:
+        gevent.sleep(0)
+    except GreenletExit as kill:
+        killed = kill
+    try:
+        yield
+    finally:
+        if killed is not None:
+            gevent.kill(gevent.getcurrent(), killed)

@@ -36,6 +36,7 @@ class ReachedLevels:
         """Name the distributions that lengths are drawn from, where all users draw from one."""
         self._lengths = (input_lengths, output_lengths)
         self._index: dict[int, int] = {}
+        self._ours: dict[int, int] = {}  # of a user count, how many are users of models; a locustfile may have others
         self._since: tuple[int, int] | None = None  # the level whose users all run, and since when, monotonic ns
         self._periods: list[tuple[int, int, int]] = []  # those that are over: level, start, end
         self._more: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # what else run.json says of a level
@@ -51,8 +52,9 @@ class ReachedLevels:
             self._periods.append((*self._since, now()))
             self._since = None
 
-    def reached(self, users: int) -> None:
-        """Note that all users of a level are running."""
+    def reached(self, users: int, ours: int | None = None) -> None:
+        """Note that all users of a level are running, `ours` of them users of models (None: all)."""
+        self._ours[users] = users if ours is None else ours
         self.ramp()
         self._since = self.index(users), now()
 
@@ -68,7 +70,8 @@ class ReachedLevels:
     def facts(self, anchor_ns: int) -> list[dict[str, Any]]:
         """Return what run.json says of each level; started_ns and ended_ns only where it ran in one period."""
         self.ramp()
-        return [self._facts(users, index, anchor_ns) for users, index in self._index.items() if users]
+        asked = ((self._ours.get(users, users), index) for users, index in self._index.items())
+        return [self._facts(users, index, anchor_ns) for users, index in asked if users]
 
     def _facts(self, users: int, index: int, anchor_ns: int) -> dict[str, Any]:
         seen = {key: {value for of, which, value in self.seen if (of, which) == (index, key)} for key in SEEN_KEYS}

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 from gevent.event import Event
 from locust.env import Environment
 from locust.event import Events
+from locust.exception import StopUser
 from locust.runners import Runner, WorkerRunner
 
+from loadtest.users.client import misuse, place_in_test
 from loadtest.users.options import add_options
+from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import Coordinator
+from loadtest.users.processes.gevent_hub import kill_put_off
 from loadtest.users.processes.run import withhold_passwords
 from loadtest.users.processes.signals import Signals
 from loadtest.users.processes.worker import LocustWorker
@@ -29,6 +34,26 @@ def listen_to(events: Events) -> None:
     hooks.init.add_listener(_init)
     hooks.init.add_listener(lambda **_: initialised.set())
     hooks.test_start.add_listener(partial(_wait_for_init, initialised))
+    hooks.test_stop.add_listener(_settle)  # before listeners of the locustfile, which then see all requests
+    hooks.user_error.add_listener(_end_at_misuse)
+    # Locust would print a traceback for each user whose on_start fails.
+    logging.getLogger("locust.user.users").addFilter(lambda said: not any(map(misuse, said.args or ())))
+
+
+def _settle(**_: Any) -> None:
+    if (recorder := recording.current_test.recorder) is not None:
+        with kill_put_off():
+            recorder.backlog.flush()
+
+
+def _end_at_misuse(user_instance: Any, exception: Exception, tb: TracebackType | None, **_: Any) -> None:
+    """End the test where a task uses its client wrongly, and the user before Locust logs the traceback."""
+    recorder, why = recording.current_test.recorder, misuse(exception)
+    if recorder is None or recorder.on_misuse is None or why is None:
+        return
+    user = getattr(user_instance, "user", user_instance)  # of a task set
+    recorder.on_misuse(f"user class {type(user).__name__} ({place_in_test(tb)}): {why}")
+    raise StopUser
 
 
 def _wait_for_init(initialised: Event, environment: Environment, **more: Any) -> None:

@@ -132,13 +132,15 @@ class Recorder:
         current_level: Callable[[], CurrentLevel],
         on_broken: Callable[[str], object] = lambda _: None,
         on_hopeless: Callable[[str], object] = lambda _: None,
+        on_misuse: Callable[[str], object] | None = None,
     ) -> None:
         """Prepare everything for about `users` users of this process.
 
         `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
         `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
-        have failed.
+        have failed; `on_misuse`, where a task uses its client wrongly (None: Locust shows the traceback).
         """
+        self.on_misuse = on_misuse
         room_for(None if any(one.open_loop for one in user_targets.values()) else users)
         self.current_level = current_level
         self.seen: Seen = set()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from locust import User
 from locust.env import Environment
 
 from loadtest import reach
@@ -52,11 +53,12 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: UserT
     targets: list[dict[str, Any]] = []
     user_targets = {}
     for user_class in classes:
-        # without tasks Locust would log tracebacks for ever
-        refuse(
-            tagged and not user_class.tasks,
-            f"user class {user_class.__name__} has no task with these tags; leave it out, or change --tags and "
-            "--exclude-tags.",
+        lacks = "task: mark a method with @task, or the class with abstract = True"
+        if tagged:
+            lacks = "task with these tags; leave it out, or change --tags and --exclude-tags"
+        refuse(  # else tracebacks for ever
+            not user_class.tasks and (tagged or user_class.on_start is User.on_start),
+            f"user class {user_class.__name__} has no {lacks}.",
         )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
@@ -153,10 +155,11 @@ class LocustRun:
         one = next(iter(self.user_targets.values()))
         users = max(getattr(runner, "target_user_count", 1), 1)
         duration, rate = getattr(options, "run_time", None), getattr(options, "spawn_rate", None)
-        scenario = one.scenario.replace(
-            concurrency=(users,), duration=float(duration) if isinstance(duration, int) and duration > 0 else None
-        )
-        shaped = environment.shape_class is not None  # then the shape decides how fast users start
+        shaped = (
+            environment.shape_class is not None
+        )  # then the shape decides how fast users start, and how long all lasts
+        seconds = float(duration) if isinstance(duration, int) and duration > 0 and not shaped else None
+        scenario = one.scenario.replace(concurrency=(users,), duration=seconds)
         facts = initial_facts(scenario, [one.ready()], driver="locust", loop="gevent")
         facts["levels"] = []
         facts["versions"] |= versions_of("gevent", "locust")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class LocustWorker:
         events.test_start.add_listener(self._start)
         events.test_stop.add_listener(self._stop)
         events.quitting.add_listener(self._quitting)
+        atexit.register(self._broken_off)
         gevent.spawn(self._watch_master)
 
     def _take_run(self, msg: Message, **_: Any) -> None:
@@ -83,6 +85,12 @@ class LocustWorker:
     def _quitting(self, **_: Any) -> None:
         """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
         self._runner.stop()
+        self._runner._send_stats()  # noqa: SLF001 - Locust drops what comes after "quit"
+
+    def _broken_off(self) -> None:
+        """End a test that sys.exit() in a task has broken off."""
+        if recording.current_test.recorder is not None:
+            self._runner.stop()
 
     def _watch_master(self) -> None:
         """End this worker when its connection to the master stays lost, as that of a master that was killed.
@@ -127,6 +135,7 @@ class LocustWorker:
             current_level=self._current_level,
             on_broken=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": True}),
             on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": False}),
+            on_misuse=lambda why: self._runner.send_message(TROUBLE, {"why": why, "misuse": True}),
         )
 
     def _finish(self, msg: Message, **_: Any) -> None:

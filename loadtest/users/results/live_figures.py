@@ -278,7 +278,7 @@ def _connect_board(environment: Environment, runner: Runner | None, **_: Any) ->
         return
     sampler: list[gevent.Greenlet[[], None]] = []
     events.test_start.add_listener(lambda **_: sampler.append(gevent.spawn(_sample_each_second)))
-    events.test_stop.add_listener(lambda **_: gevent.killall([sampler.pop() for _ in list(sampler)]))
+    events.test_stop.add_listener(lambda **_: gevent.killall([sampler.pop() for _ in list(sampler)], block=False))
 
 
 def _reset(runner: Runner) -> None:
