@@ -32,7 +32,7 @@ def _who_left(level: LevelData, *, several: bool) -> Finding:
     left = level["left"]
     parts = []
     if left["waiting"]:
-        parts.append(f"{left['waiting']} before the first token, after {seconds(left['waited_p50_s'])} at the median")
+        parts.append(f"{left['waiting']} before the first token (after {seconds(left['waited_p50_s'])} at the median)")
     if left["in_answer"]:
         parts.append(f"{left['in_answer']} in mid-answer")
     at = f"At {level.load} " if several else ""
