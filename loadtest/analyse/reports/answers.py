@@ -52,7 +52,7 @@ class Tile:
     note: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.value} ({self.note})" if self.value else f"{self.name}: not known: {self.note}"
+        return f"{self.name}: {self.value} ({self.note})" if self.value else f"{self.name}: not known ({self.note})"
 
 
 @dataclass(frozen=True, slots=True)

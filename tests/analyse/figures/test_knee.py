@@ -199,7 +199,7 @@ def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_wi
     unclear = but(eight, little=eight["little"] | {"steady": False})
     said = "requests waited to the end, and too few came to tell whether their queue grows"
     assert knee.kept_up([unclear]) == f"Whether the server can keep up at 8 requests/s is not known: there {said}."
-    assert str(_levels_off(Series("", (unclear,)))[0]) == f"Kept up with: not known: at 8 requests/s {said}"
+    assert str(_levels_off(Series("", (unclear,)))[0]) == f"Kept up with: not known (at 8 requests/s {said})"
 
 
 @pytest.mark.parametrize(
@@ -261,13 +261,13 @@ def test_output_that_still_grows_has_no_knee_yet() -> None:
                 "Output reaches 84.1 tokens/s in all at 8 streams; whether it still grows there is not known: the level at 4 "
                 "streams is void."
             ),
-            "Levels off at: not known: the level at 4 streams is void; measure it again",
+            "Levels off at: not known (the level at 4 streams is void; measure it again)",
         ),
         (  # was "measure more streams", although 8 were measured
             [level(1, 25, 1), level(2, 43, 1), level(4, 62, 1)],
             8,
             "Output still grows with concurrency: 62.0 tokens/s in all at 4 streams; the level at 8 streams is void.",
-            "Levels off at: not known: output still grows at 4 streams; the level at 8 streams is void; measure it again",
+            "Levels off at: not known (output still grows at 4 streams; the level at 8 streams is void; measure it again)",
         ),
         (  # was "stops growing at 4 streams", and so it may at 2
             [level(1, 25, 1), level(4, 62, 1), level(8, 62, 1)],
