@@ -181,3 +181,5 @@ def _show_table(console: Console, found: list[Explanation]) -> None:
     for reason in dict.fromkeys(each.no_replay for each in found if each.no_replay):
         who = [f"#{each.id}" for each in found if each.no_replay == reason]
         console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))
+    if who := [f"#{each.id}" for each in found if each.told is None and each.no_replay is None and each.without]:
+        console.print(Text(f"No cause of {listed(who)}, left out alone, makes it clearly faster.", style="dim"))
