@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from support import planted
 from support.judged import stopped
 from support.made_runs import write
@@ -28,6 +29,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.cli import cli
+from loadtest.cli.explain import _show_table
 from loadtest.errors import LoadTestError
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import seconds
@@ -304,6 +306,15 @@ def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest
     assert said.count("slot wait") == 4
     assert max(map(len, said.splitlines())) <= 80
     assert "unexplained" in said
+
+
+def test_a_dash_for_causes_that_count_for_nothing_is_explained(
+    queued: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = explained(queued, 47)
+    same = tuple(dataclasses.replace(each, seconds=found.ttft_s) for each in found.without)
+    _show_table(Console(width=80), [found, dataclasses.replace(found, id=48, without=same)])
+    assert "\nNo cause of #48, left out alone, makes it clearly faster." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
