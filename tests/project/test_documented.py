@@ -279,10 +279,17 @@ def test_the_commands_of_a_page_run(page: str, session: Session) -> None:
 
 def test_the_locustfile_of_the_docs_runs(session: Session) -> None:
     text = (ROOT / "docs/locust.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    Path("mine.py").write_text(block.replace("llama3.1:8b", MODEL), encoding="utf-8")
+    mine, library = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    Path("mine.py").write_text(mine.replace("llama3.1:8b", MODEL), encoding="utf-8")
     session.run(Documented("docs/locust.md", 1, "locust -f mine.py --headless -u 2 -t 2 --out runs/mine"))
     assert list(Path("runs/mine").glob("requests-*.jsonl"))
+    library = library.replace("\nenvironment =", "\nfrom mine import Person\nenvironment =").replace(
+        "later(60", "later(2"
+    )
+    Path("library.py").write_text(library, encoding="utf-8")
+    there = {**os.environ, "OLLAMA_HOST": session.servers["ollama"], "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "library.py"], check=True, timeout=60, env=there)
+    assert len(list(Path("runs").glob("*/run.json"))) == 2, "a test with Locust as a library keeps no run"
 
 
 def test_what_cannot_run_is_little_and_says_why(capfd: pytest.CaptureFixture[str]) -> None:
