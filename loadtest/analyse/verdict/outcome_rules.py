@@ -94,7 +94,7 @@ def end_sentence(run: RunData) -> str | None:
 def answer_notes(run: RunData) -> list[str]:
     """Return sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
-    found = commonest(note for said in counted["notes"] for note in set(said))[:MOST_NOTES]
+    found = commonest(note for said in counted["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
     lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
     named = counted[counted["said_model"].notna()]
     for (asked, name), mine in named.groupby(["model", "said_model"]):
@@ -211,7 +211,7 @@ def _client_error(e: Evidence) -> Iterator[Doubt]:
 
 
 def _doubted(e: Evidence) -> Iterator[Doubt]:
-    found = commonest(doubt for doubts in e.measured["doubts"] for doubt in set(doubts))
+    found = commonest(doubt for doubts in e.measured["doubts"] for doubt in dict.fromkeys(doubts))
     if found:
         odd = sum(map(bool, e.measured["doubts"]))
         more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""

@@ -58,6 +58,12 @@ def test_the_remedy_fits_how_requests_failed(tmp_path: Path, how: dict[str, Any]
     assert ("429" in REMEDIES[cause].advice, "--rate" in REMEDIES[cause].advice) == (False, cause == "turned_away")
 
 
+def test_of_doubts_that_all_answers_share_the_first_is_said(tmp_path: Path) -> None:
+    """Was any of them, another one each time that a report was made."""
+    doubts = [f"it is {word}" for word in ("short", "long", "odd", "late", "torn", "cold")]
+    assert f"answers: {doubts[0]} (" in " ".join(judged(tmp_path / "run", lambda _: {"doubts": doubts})[1])
+
+
 def test_many_failures_are_void_even_where_they_are_allowed(tmp_path: Path) -> None:
     scenario = Scenario(name="made", max_error_ratio=0.9).to_dict()
     assert judged(tmp_path / "run", without_answer, every=2, scenario=scenario)[0] == "void"
