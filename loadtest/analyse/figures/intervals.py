@@ -33,6 +33,7 @@ SKEWNESS_SEEN = 1.25
 # Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
 FEWEST_INDEPENDENT = 10  # likewise, of a mean and its error
+MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,8 @@ def mean_interval(sample: Sample) -> tuple[float, float] | None:
 def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> tuple[float, float] | None:
     """Return the 95 % interval of the percentile `share` of `sample`, whose sorted values are `ordered`.
 
-    None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median.
+    None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median, or
+    comes so near to it that the upper end is unknown.
     """
     if sample.effective < FEWEST_INDEPENDENT:
         return None
@@ -232,7 +234,7 @@ def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> tuple
         return low, high
     # The largest of a few long waits is no upper bound: let the distance from the median be off by the same factor upwards.
     median = quantile_of_sorted(ordered, 0.5)
-    if low <= median:
+    if low <= median or middle - median > MOST_STRETCH * (low - median):
         return None
     return low, max(high, median + (middle - median) ** 2 / (low - median))
 
