@@ -229,4 +229,5 @@ def test_a_tail_that_hardly_differs_from_the_median_at_its_lower_end_has_no_inte
     found = stats.describe_values(values, block=8)
     assert found["p95"] == pytest.approx(0.0437)
     assert found["ci95_p50"] is not None
-    assert all(found[name] is None or found[name][1] < 0.44 for name in ("ci95_p90", "ci95_p95"))
+    tails = [each for each in (found["ci95_p90"], found["ci95_p95"]) if isinstance(each, list)]
+    assert all(high < 0.44 for _, high in tails)
