@@ -14,6 +14,7 @@ from rich.text import Text
 
 from loadtest.cli.output.mistakes import for_each
 from loadtest.cli.output.printing import (
+    at_work,
     json_option,
     out_folder,
     out_option,
@@ -22,7 +23,6 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
-from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import PredictionError, refuse
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
