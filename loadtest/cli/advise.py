@@ -134,7 +134,7 @@ def _advice_of(
     analysis: Analysis,
     objectives: Sequence[Objective],
     room: float | None,
-    tell: Callable[[str], object] = lambda _: None,
+    tell: Callable[[str], object],
 ) -> Advice:
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots

@@ -123,12 +123,15 @@ class Host:
                 self._at = now
                 values["cores"] = [round(busy / 100, 3) for busy in psutil.cpu_percent(percpu=True)]
                 values |= self._processes(now)
-            values |= memory_use()
+            memory, swap = psutil.virtual_memory(), psutil.swap_memory()
             networks = psutil.net_io_counters(pernic=True, nowrap=False)
         except (psutil.Error, OSError, LookupError, ValueError) as error:
             raise SourceError(f"this machine does not say what it does ({error}).") from None
         outside = [counted for name, counted in networks.items() if not name.startswith("lo")]
         return values | {
+            "memory_used": memory.total - memory.available,
+            "page_cache": int(getattr(memory, "cached", 0)) + int(getattr(memory, "buffers", 0)),
+            "swap_used": swap.used,
             "net_sent": sum(counted.bytes_sent for counted in outside),
             "net_received": sum(counted.bytes_recv for counted in outside),
             "loopback": sum(counted.bytes_recv for name, counted in networks.items() if name.startswith("lo")),
@@ -181,16 +184,6 @@ def listening_pid(url: str) -> int | None:
     except (OSError, psutil.Error):
         return None
     return None
-
-
-def memory_use() -> dict[str, int]:
-    """Return memory_used, page_cache and swap_used, bytes."""
-    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-    return {
-        "memory_used": memory.total - memory.available,
-        "page_cache": int(getattr(memory, "cached", 0)) + int(getattr(memory, "buffers", 0)),
-        "swap_used": swap.used,
-    }
 
 
 def process_use(process: psutil.Process) -> tuple[float, int] | None:

@@ -233,7 +233,8 @@ class ConversationSource:
         return cls(scenario, counter, fit, lengths, prefix, DataSource.of(scenario, counter, fit))
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Conversation:
-        setting = self._setting(level, i, warmup=warmup)
+        system, tokens = (None, 0) if self.prefix is None else self.prefix.drawn(level, i, warmup=warmup)
+        setting = Setting(level, i, warmup, system, tokens, self.lengths.context, self.scenario.endpoint)
         if self.rows is not None:
             return self._from_data(self.rows, setting)
         return Conversation(self.script(level, i, warmup=warmup).turn, setting)
@@ -280,12 +281,6 @@ class ConversationSource:
                     f"{kind}: about {percent(share)} of the conversations end before their last turn, which would pass the "
                     f"context of {self.lengths.context} tokens."
                 )
-
-    def _setting(self, level: Level, i: int, *, warmup: bool) -> Setting:
-        system, tokens = None, 0
-        if self.prefix is not None:
-            system, tokens = self.prefix.drawn(level, i, warmup=warmup)
-        return Setting(level, i, warmup, system, tokens, self.lengths.context, self.scenario.endpoint)
 
     def _from_data(self, rows: DataSource, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session
