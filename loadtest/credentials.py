@@ -87,14 +87,13 @@ def headers(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env:
 
 def key_for(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
     """Return the key for requests of `api` to the server at `url`, None where there is none; raises as `headers` does."""
-    if key_env is not None:
-        if (key := read_key(key_env, env)) is None:
-            named = key_env if key_env.isupper() else "that"  # somebody may have given the key itself
-            raise ScenarioError(
-                f"--key-env names the variable that holds the key, and {named} is not set, or empty; set it."
-            )
-        return key
-    return next((key for name in variables_for(url, api) if (key := read_key(name, env))), None)
+    key = next((key for name in variables_for(url, api, key_env=key_env) if (key := read_key(name, env))), None)
+    if key is None and key_env is not None:
+        named = key_env if key_env.isupper() else "that"  # somebody may have given the key itself
+        raise ScenarioError(
+            f"--key-env names the variable that holds the key, and {named} is not set, or empty; set it."
+        )
+    return key
 
 
 def key_variable(url: str, api: str, *, key_env: str | None = None) -> str | None:

@@ -37,12 +37,12 @@ def trust(keys: ConnectionKeys) -> ssl.SSLContext:
     It trusts the authorities in ca_file, else those in SSL_CERT_FILE, else the usual ones; with `insecure` everybody.
     Raises ScenarioError for a file that cannot be used.
     """
-    path, folder = keys.ca_file or os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    if not path and not folder:
-        path = _known_authorities()
+    import httpx
+
+    path = keys.ca_file or os.environ.get("SSL_CERT_FILE")
     try:
-        context = ssl.create_default_context(cafile=path or None, capath=None if path else folder)
-    except (OSError, ssl.SSLError) as error:
+        context = ssl.create_default_context(cafile=keys.ca_file) if keys.ca_file else httpx.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one
         why = error if isinstance(error, ssl.SSLError) else error.strerror
         named = "" if keys.ca_file else ", which SSL_CERT_FILE names" if path else ""
         raise ScenarioError(f"cannot read certificates from {path}{named}: {why}; give a PEM file.") from None
@@ -52,11 +52,6 @@ def trust(keys: ConnectionKeys) -> ssl.SSLContext:
     if keys.cert is not None:
         _show_certificate(context, keys.cert, keys.cert_key)
     return context
-
-
-def trust_of_proxy(keys: ConnectionKeys) -> ssl.SSLContext:
-    """Return the TLS context of connections to a proxy: as for a server, but our certificate is shown to the server alone."""
-    return trust(ConnectionKeys(ca_file=keys.ca_file, insecure=keys.insecure))
 
 
 def note_on_trust(keys: ConnectionKeys, url: str) -> str | None:
@@ -70,15 +65,6 @@ def note_on_trust(keys: ConnectionKeys, url: str) -> str | None:
     return (
         f"{' and '.join(given)} {'change' if len(given) > 1 else 'changes'} nothing: {url} is not reached over https."
     )
-
-
-def _known_authorities() -> str | None:
-    """Return certifi's file of authorities, which does not depend on the machine; None where certifi is missing."""
-    try:
-        import certifi
-    except ImportError:
-        return None
-    return certifi.where()
 
 
 def _show_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> None:
@@ -239,7 +225,9 @@ class Proxy:
             login = credentials.login_of(_with_http(url))
             return cls((url.partition(":")[0], *place[1:]), login=login, not_to=not_to)
         lines = (f"{name}: {value}\r\n".encode("ascii") for name, value in credentials.proxy_auth(url).items())
-        return cls(place, b"".join(lines), trust_of_proxy(keys) if place[0] == "https" else None, not_to=not_to)
+        # trusted as a server is, but our certificate is shown to the server alone
+        anonymous = ConnectionKeys(ca_file=keys.ca_file, insecure=keys.insecure)
+        return cls(place, b"".join(lines), trust(anonymous) if place[0] == "https" else None, not_to=not_to)
 
     def __str__(self) -> str:
         return f"{self.place[0]}://{authority(self.place)}"

@@ -199,12 +199,8 @@ class RunFolder:
         except OSError as error:
             raise _storage_error(self.path / "run.json", error) from None
         if facts.get("state") == "running":
-            self._reserve()
-
-    def _reserve(self) -> None:
-        """Reserve room on the disk for the next run.json."""
-        with suppress(OSError), (self.path / "run.json.partial").open("xb") as file:
-            file.write(bytes(RESERVED_BYTES))
+            with suppress(OSError), partial.open("xb") as file:  # room on the disk for the next run.json
+                file.write(bytes(RESERVED_BYTES))
 
     def read_run(self) -> dict[str, Any]:
         """Return run.json; raise RunFolderError where it cannot be opened or has a newer schema, NoFactsError where it says nothing."""
@@ -332,5 +328,8 @@ def _try(path: Path, nearest: Path) -> None:
 
 
 def _check_schema(path: Path, facts: dict[str, Any]) -> None:
-    if newer(schema := facts.get("schema")):
-        raise RunFolderError(f"{path} was written by a newer loadtest (schema {schema}); update.")
+    refuse(
+        newer(schema := facts.get("schema")),
+        f"{path} was written by a newer loadtest (schema {schema}); update.",
+        RunFolderError,
+    )

@@ -21,7 +21,7 @@ from loadtest.errors import ScenarioError, refuse
 from loadtest.metrics import VOID, needed
 from loadtest.records import Outcome
 from loadtest.scenario import read_share
-from loadtest.text import percent, seconds
+from loadtest.text import percent, read_amount, seconds
 
 DURATION_FIGURES = {  # name in --slo -> (key of summary.json, in words)
     "ttft": ("ttft_s", "TTFT"),
@@ -306,8 +306,10 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     objectives = tuple(_objective(part.strip()) for part in text.split(",") if part.strip())
     refuse(not objectives, "--slo is empty; write it like ttft_p95=2,tokens_per_s_p5=10.")
     names = [objective.name for objective in objectives]
-    if doubled := next((name for name in names if names.count(name) > 1), None):
-        raise ScenarioError(f"--slo names {doubled} twice; give it one limit.")
+    refuse(
+        doubled := next((name for name in names if names.count(name) > 1), None),
+        f"--slo names {doubled} twice; give it one limit.",
+    )
     return objectives
 
 
@@ -390,12 +392,7 @@ def _read_share(text: str) -> float:
 
 
 def _read_limit(name: str, text: str, *, duration: bool) -> float:
-    digits = text.rstrip("ms ") if duration else text
-    try:
-        limit = float(digits) * LIMIT_UNITS[text[len(digits) :].strip()]
-    except (KeyError, ValueError):
-        limit = math.nan
-    if not (limit > 0 and math.isfinite(limit)):
-        unit = "seconds, e.g. 2 or 500ms" if duration else "a number above 0"
-        raise ScenarioError(f"--slo: the limit of {name} is {unit}, not {text[:60]!r}.")
+    limit = read_amount(text, LIMIT_UNITS if duration else {"": 1.0})
+    unit = "seconds, e.g. 2 or 500ms" if duration else "a number above 0"
+    refuse(not 0 < limit < math.inf, f"--slo: the limit of {name} is {unit}, not {text[:60]!r}.")
     return limit

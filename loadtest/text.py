@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,15 @@ def percent(share: float) -> str:
     """Return a share: "86 %", "9.1 %", "0.12 %"."""
     points = share * 100
     return f"{points:.0f} %" if abs(points) >= 9.95 or round(points, 10) == 0 else f"{points:.2g} %"
+
+
+def read_amount(text: str, units: Mapping[str, float]) -> float:
+    """Return what a number with one of these units behind it amounts to; nan for any other text."""
+    digits = text.rstrip(f"{string.ascii_letters} ")
+    try:
+        return float(digits) * units[text[len(digits) :].strip()]
+    except (KeyError, ValueError):
+        return math.nan
 
 
 def signed(share: float, digits: int = 1) -> str:
@@ -140,7 +150,9 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or _is_blank(char) else char.encode("unicode_escape").decode("ascii")
+        char
+        if char.isprintable() or (char.isspace() and char not in "\u2028\u2029\x85" and ord(char) > 0x1F)
+        else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
 
@@ -161,7 +173,3 @@ def join_text(texts: Iterable[str]) -> str:
     """
     text = "".join(texts)
     return text if encodable(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _is_blank(char: str) -> bool:
-    return char.isspace() and char not in "\u2028\u2029\x85" and ord(char) > 0x1F

@@ -164,8 +164,7 @@ def parse_url(text: str) -> Address:
     """
     given = text.strip(_PASTED_AROUND)
     quoted = f"'{shown(without_secrets(given))}'"
-    if why := _no_url_at_all(given):
-        raise TargetError(f"{quoted} is not a URL: {why}.")
+    refuse(why := _no_url_at_all(given), f"{quoted} is not a URL: {why}.", TargetError)
     refuse(not given, f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.", TargetError)
     if _UNIX_GIVEN.match(given):
         place, parts = _unix_socket(given, quoted)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from loadtest.cli.output.mistakes import for_each
 from loadtest.cli.output.printing import (
+    at_work,
     json_option,
     out_folder,
     out_option,
@@ -22,7 +23,6 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
-from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import PredictionError, refuse
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
@@ -134,7 +134,7 @@ def _advice_of(
     analysis: Analysis,
     objectives: Sequence[Objective],
     room: float | None,
-    tell: Callable[[str], object] = lambda _: None,
+    tell: Callable[[str], object],
 ) -> Advice:
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots

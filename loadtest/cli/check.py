@@ -14,8 +14,7 @@ import httpx
 from loadtest import credentials, reach
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
-from loadtest.cli.output.printing import json_option, print_json, print_wrapped
-from loadtest.cli.output.progress_line import at_work
+from loadtest.cli.output.printing import at_work, json_option, print_json, print_wrapped
 from loadtest.dialects import Dialect
 from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
 from loadtest.errors import TargetError, refuse
@@ -26,7 +25,7 @@ from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
 from loadtest.targets.target import check_num_ctx, located, reread, target_of
-from loadtest.targets.trials import TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
+from loadtest.targets.trials import COMPRESSED, PAGE, TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import base_url, default_url, has_own_root, is_socket
 from loadtest.workloads.tokens import load_counter
@@ -227,7 +226,7 @@ def _outcome(attempt: Attempt) -> str:
         return "answered"
     if record.outcome == "ok":
         return "answered without a token"
-    status = f"HTTP {record.status}: " if record.status and f"HTTP {record.status}" not in (record.error or "") else ""
+    status = f"HTTP {record.status}: " if record.status and f"HTTP {record.status}" not in attempt.words else ""
     return f"{status}{record.error or record.outcome}"
 
 
@@ -235,15 +234,14 @@ def _missing(attempt: Attempt, url: str) -> str:
     """Say what may be missing where no other request could do better."""
     if attempt.no_model:
         return ": name a model that the server has with --model"
-    words = attempt.record.error or ""
-    if wanted_header(attempt.record.status, words) is not None:
+    if wanted_header(attempt.record.status, attempt.words) is not None:
         return ": the header that it names is missing"  # the sentence says how to give it
     if attempt.of_the_key:
         of_key = _of_a_key(attempt.dialect, url)
-        return f": {of_key}, or give a header of the gateway's with --header '{key_header(words) or 'Name'}: ${{VARIABLE}}'"
-    if attempt.is_compressed:
+        return f": {of_key}, or give a header of the gateway's with --header '{key_header(attempt.words) or 'Name'}: ${{VARIABLE}}'"
+    if COMPRESSED in attempt.words:
         return ": a compressed answer hides when its tokens came; have the server, or the gateway before it, send this path plain"
-    if attempt.is_page:
+    if PAGE in attempt.words:
         return f": web pages are at {url}, not the API; its port, or a prefix such as /api, may be another"
     match attempt.record.status:
         case 402:

@@ -21,13 +21,20 @@ from loadtest.analyse.comparison.comparable import ASKED
 from loadtest.analyse.comparison.compare import NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, Change, Comparison
 from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.comparison.differences import RUN_NOISE
-from loadtest.analyse.comparison.many import Many, Pair, compare_many
+from loadtest.analyse.comparison.many import Many, compare_many
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.report import VERDICT_STYLES
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.summary import analyse
 from loadtest.cli.options.param_types import ReadParam
-from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_lines, print_written
-from loadtest.cli.output.progress_line import at_work
+from loadtest.cli.output.printing import (
+    at_work,
+    json_option,
+    out_folder,
+    out_option,
+    print_json,
+    print_lines,
+    print_written,
+)
 from loadtest.errors import LoadTestError, ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder, write_whole
@@ -157,6 +164,8 @@ def compare(
                 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
+    from loadtest.analyse.charts.compare import draw, draw_many
+
     alone = len(runs) == 1 and not against
     refuse(alone and not (runs[0] / "run.json").is_file(), ONE_RUN, LoadTestError)
     keys = _across_keys(across, _distinct((*runs, *against)))
@@ -164,12 +173,16 @@ def compare(
         with at_work("Reading the runs"):
             every = [analyse(path) for path in runs]
         refuse(alone and not every[0].groups, ONE_RUN, LoadTestError)
-        set_side_by_side(
-            every, out_folder(runs[-1], out), tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
+        many = compare_many(every, tolerance=tolerance, run_noise=run_noise, across=keys)
+        write_and_print(
+            out_folder(runs[-1], out),
+            partial(draw_many, many),
+            many_report.markdown(many, PICTURE),
+            many_report.to_dict(many),
+            partial(_print_many, many),
+            as_json=as_json,
         )
         return 0
-    from loadtest.analyse.charts.compare import draw
-
     base, new = (runs, against) if against else (runs[:1], runs[1:])
     with at_work("Reading the runs"):
         sides = [[analyse(path) for path in paths] for paths in (base, new)]
@@ -207,8 +220,7 @@ def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
     places: dict[Path, Path] = {}
     for path in runs:
         place = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself
-        if (same := places.get(place)) is not None:
-            raise LoadTestError(f"{same} and {path} are the same run: name two.")
+        refuse((same := places.get(place)), f"{same} and {path} are the same run: name two.", LoadTestError)
         places[place] = path
     return runs
 
@@ -272,23 +284,6 @@ def write_and_print(
     print_written(console, written)
 
 
-def set_side_by_side(
-    runs: Sequence[Analysis],
-    out: Path,
-    *,
-    tolerance: float,
-    run_noise: float,
-    across: frozenset[str],
-    as_json: bool,
-) -> None:
-    """Compare runs pair by pair, write compare.md, compare.json and compare.png, and print them."""
-    from loadtest.analyse.charts.compare import draw_many
-
-    many = compare_many(runs, tolerance=tolerance, run_noise=run_noise, across=across)
-    page, body = many_report.markdown(many, PICTURE), many_report.to_dict(many)
-    write_and_print(out, partial(draw_many, many), page, body, partial(_print_many, many), as_json=as_json)
-
-
 def _print_many(many: Many, console: Console) -> None:
     print_lines(console, many_report.outcome(many), style="bold")
     print_lines(console, (*many.named.sentences(many.letters), *many_report.short_run_lines(many)), before="• ")
@@ -303,8 +298,9 @@ def _print_many(many: Many, console: Console) -> None:
 
 def _print_pairs(many: Many, console: Console) -> None:
     """Print the change of each pair with its chance; a terminal too narrow for both has the change alone."""
-    pairs, more = _shown_pairs(many)
-    whole = many_report.pair_table(many, pairs)
+    few = len(many.pairs) <= MOST_PAIRS
+    pairs = [pair for pair in many.pairs if few or pair.first is many.entries[0]][:MOST_PAIRS]
+    more, whole = len(many.pairs) - len(pairs), many_report.pair_table(many, pairs)
     found: dict[str, str] = many_report.styles(many)
     for how in (_unbroken, _without_chance):
         grid = dataclasses.replace(whole, rows=tuple(tuple(map(how, row)) for row in whole.rows))
@@ -314,11 +310,13 @@ def _print_pairs(many: Many, console: Console) -> None:
             break
     if not grid.rows:
         return
-    said = [f"left out at {console.width} columns: {', '.join(left_out)}"] if left_out else []
-    said += ["the p of each change is in compare.md"] if how is _without_chance else []
-    said += [f"{more} more pairs are in compare.md"] if more else []
+    left_unsaid = [f"left out at {console.width} columns: {', '.join(left_out)}"] if left_out else []
+    left_unsaid += ["the p of each change is in compare.md"] if how is _without_chance else []
+    left_unsaid += [f"{more} more pairs are in compare.md"] if more else []
     console.print(
-        grid.console("Change from one run to another", caption="; ".join(said), styles=styles, within=console.width)
+        grid.console(
+            "Change from one run to another", caption="; ".join(left_unsaid), styles=styles, within=console.width
+        )
     )
 
 
@@ -329,9 +327,3 @@ def _unbroken(cell: str) -> str:
 
 def _without_chance(cell: str) -> str:
     return cell.partition(" (p")[0]
-
-
-def _shown_pairs(many: Many) -> tuple[list[Pair], int]:
-    few = len(many.pairs) <= MOST_PAIRS
-    shown = [pair for pair in many.pairs if few or pair.first is many.entries[0]][:MOST_PAIRS]
-    return shown, len(many.pairs) - len(shown)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.cli.output.printing import (
+    at_work,
     json_option,
     out_folder,
     out_option,
@@ -20,7 +21,6 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
-from loadtest.cli.output.progress_line import at_work
 from loadtest.errors import PredictionError, ScenarioError, refuse
 from loadtest.text import listed
 
@@ -121,10 +121,11 @@ def _explained(
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
     from loadtest.analyse.explain import explanation as work
 
-    if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
-        raise PredictionError(
-            f"{analysis.run.path} measured embeddings: an answer without tokens has no parts to explain."
-        )
+    refuse(
+        str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"),
+        f"{analysis.run.path} measured embeddings: an answer without tokens has no parts to explain.",
+        PredictionError,
+    )
     if request is not None:
         work.row_of(analysis.run, request)
         parts = [(one, group.beside) for group, one in analysis.groups] or [(analysis, ())]
@@ -139,8 +140,7 @@ def _explained(
         refuse(not levels, f"{one.run.path} holds no requests to explain.", PredictionError)
         chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
         ordered = work.rows_by_length(one.run, [chosen["index"]], by)
-        if not len(ordered):
-            raise PredictionError(f"{chosen['label']}: no request ended well; name one with --request.")
+        refuse(not len(ordered), f"{chosen['label']}: no request ended well; name one with --request.", PredictionError)
         rows = (
             [work.at_percentile(ordered, share)]
             if share is not None

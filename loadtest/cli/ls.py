@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,27 +39,23 @@ LOADS_SHOWN = 12  # characters of a list of loads; a longer one is given by its 
 DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # a file that is JSON, but not as it was written
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """One run folder, and its row of `ls --json`.
-
-    Figures and verdict are None where there is no summary.json that is as new as the records.
-    """
-
-    path: Path
-    name: str
-    started: str | None = None
-    model: str | None = None
-    simulated: bool = False
-    state: str | None = None
-    levels: int = 0
-    concurrency: Sequence[float] | None = ()  # None in an open loop
-    rate_per_s: Sequence[float] | None = None  # None in a closed loop
-    verdict: str | None = None
-    void_levels: int | None = None
-    max_output_tokens_per_s: float | None = None  # of a level that is not void
-    reported: bool = False
-    trouble: str | None = None  # why the folder cannot be read
+Headline = dict[str, Any]  # one run folder, as `ls --json` says it
+UNREAD: Headline = {  # figures and verdict are None where there is no summary.json that is as new as the records
+    "path": None,
+    "name": "",
+    "started": None,
+    "model": None,
+    "simulated": False,
+    "state": None,
+    "levels": 0,
+    "concurrency": (),  # None in an open loop
+    "rate_per_s": None,  # None in a closed loop
+    "verdict": None,
+    "void_levels": None,
+    "max_output_tokens_per_s": None,  # of a level that is not void
+    "reported": False,
+    "trouble": None,  # why the folder cannot be read
+}
 
 
 @click.command()
@@ -75,9 +69,9 @@ def ls(folder: Path | None, *, as_json: bool) -> None:
     """
     place = RUNS if folder is None else folder
     refuse(folder is not None and not folder.is_dir(), f"{folder} is not a folder; name one that holds run folders.")
-    found = sorted((_read(path) for path in _run_folders(place)), key=lambda one: one.started or "", reverse=True)
+    found = sorted((_read(path) for path in _run_folders(place)), key=lambda one: one["started"] or "", reverse=True)
     if as_json:
-        print_json({"folder": str(place), "runs": [dataclasses.asdict(one) for one in found]})
+        print_json({"folder": str(place), "runs": found})
     elif not found:
         print(f"{place} holds no run folders; `loadtest run` makes them.")
     else:
@@ -101,15 +95,14 @@ def _is_run(path: Path) -> bool:
 def _read(path: Path) -> Headline:
     try:
         summary = _summary(path)
-        if summary is not None:
-            return _of_summary(path, summary)
-        return _of_run(path, RunFolder.open(path).read_run())
+        return _of_run(path, RunFolder.open(path).read_run()) if summary is None else _of_summary(path, summary)
     except RunFolderError as error:
-        return Headline(path=path, name=path.name, trouble=str(error).removeprefix(f"{path} ").removeprefix(f"{path}/"))
+        trouble = str(error).removeprefix(f"{path} ").removeprefix(f"{path}/")
     except OSError as error:
-        return Headline(path=path, name=path.name, trouble=f"cannot be read: {error.strerror}.")
+        trouble = f"cannot be read: {error.strerror}."
     except DAMAGED:
-        return Headline(path=path, name=path.name, trouble="is damaged; `loadtest report` says how.")
+        trouble = "is damaged; `loadtest report` says how."
+    return {**UNREAD, "path": path, "name": path.name, "trouble": trouble}
 
 
 def _summary(path: Path) -> dict[str, Any] | None:
@@ -137,13 +130,13 @@ def _of_summary(path: Path, summary: dict[str, Any]) -> Headline:
     if not isinstance(levels, list) or summary["verdict"] not in (VALID, SUSPECT, VOID):
         raise ValueError
     rates = [level["output_tokens_per_s"] for level in levels if level["verdict"] != VOID]
-    return dataclasses.replace(
-        _headline(path, summary, levels),
-        verdict=str(summary["verdict"]),
-        void_levels=sum(level["verdict"] == VOID for level in levels),
-        max_output_tokens_per_s=max((float(rate) for rate in rates if rate is not None), default=None),
-        reported=True,
-    )
+    return {
+        **_headline(path, summary, levels),
+        "verdict": str(summary["verdict"]),
+        "void_levels": sum(level["verdict"] == VOID for level in levels),
+        "max_output_tokens_per_s": max((float(rate) for rate in rates if rate is not None), default=None),
+        "reported": True,
+    }
 
 
 def _of_run(path: Path, facts: dict[str, Any]) -> Headline:
@@ -157,38 +150,33 @@ def _headline(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]
     targets = facts.get("targets") or [facts.get("target") or {}]
     models = [str(one["model"]) for one in targets if one.get("model")]
     open_loop = bool(rates) or any(level.get("trace") for level in levels)
-    return Headline(
-        path=path,
-        name=str(facts.get("name") or path.name),
-        started=None if facts.get("started") is None else str(facts["started"]),
-        model=", ".join(dict.fromkeys(models)) or None,
-        simulated=bool(facts.get("simulated")),
-        state=None if facts.get("state") is None else str(facts["state"]),
-        levels=len(levels),
-        concurrency=None if open_loop else list(dict.fromkeys(map(int, users))),
-        rate_per_s=list(dict.fromkeys(map(float, rates))) if open_loop else None,
-    )
+    return {
+        **UNREAD,
+        "path": path,
+        "name": str(facts.get("name") or path.name),
+        "started": None if facts.get("started") is None else str(facts["started"]),
+        "model": ", ".join(dict.fromkeys(models)) or None,
+        "simulated": bool(facts.get("simulated")),
+        "state": None if facts.get("state") is None else str(facts["state"]),
+        "levels": len(levels),
+        "concurrency": None if open_loop else list(dict.fromkeys(map(int, users))),
+        "rate_per_s": list(dict.fromkeys(map(float, rates))) if open_loop else None,
+    }
 
 
 def _loads(one: Headline) -> str:
     """Return the loads of a run's levels: "1, 2, 4, 8", "1 to 64", "0.5 to 4/s"."""
-    loads, unit = (one.concurrency, "") if one.rate_per_s is None else (one.rate_per_s, "/s")
+    loads, unit = (one["concurrency"], "") if one["rate_per_s"] is None else (one["rate_per_s"], "/s")
     if not loads:
         return "trace" if unit else UNKNOWN
     text = ", ".join(f"{load:g}" for load in loads) + unit
     return text if len(text) <= LOADS_SHOWN else f"{min(loads):g} to {max(loads):g}{unit}"
 
 
-def _verdict(one: Headline) -> str:
-    if one.state is None or one.state == "done":
-        return one.verdict or NO_REPORT
-    return one.state
-
-
 def _when(one: Headline, *, day_alone: bool) -> str:
     """Return the start of a run by the clock on the wall here."""
     try:
-        at = datetime.datetime.fromisoformat(one.started or "").astimezone()
+        at = datetime.datetime.fromisoformat(one["started"] or "").astimezone()
     except ValueError:
         return UNKNOWN
     return f"{at:%Y-%m-%d}" if day_alone else f"{at:%Y-%m-%d %H:%M}"
@@ -207,7 +195,7 @@ def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str], width: int) -> 
 def _print(found: Sequence[Headline]) -> None:
     console = Console()
     heads = [name for name, least in COLUMNS.items() if console.width >= least]
-    rows = [[_cells(one, console.width)[name] for name in heads] for one in found if one.trouble is None]
+    rows = [[_cells(one, console.width)[name] for name in heads] for one in found if one["trouble"] is None]
     if rows:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, PADDING // 2, 0, 0), pad_edge=False, show_edge=False)
         for name, width in _widths(rows, heads, console.width).items():
@@ -221,20 +209,21 @@ def _print(found: Sequence[Headline]) -> None:
         if left_out := [name for name in COLUMNS if name not in heads]:
             console.print(Text(f"Not shown for lack of room: {listed(left_out)}.", style="dim"))
     for one in found:
-        if one.trouble is not None:
-            console.print(Text(shown(f"{one.path.name} {one.trouble}"), style="dim"))
-    simulated = sum(one.simulated for one in found)
+        if one["trouble"] is not None:
+            console.print(Text(shown(f"{one['path'].name} {one['trouble']}"), style="dim"))
+    simulated = sum(one["simulated"] for one in found)
     if simulated:
         every = "All of them" if simulated == len(found) else f"{simulated} of them"
         console.print(Text(f"{every} measured a simulated server.", style="dim"))
 
 
 def _cells(one: Headline, width: int) -> dict[str, str]:
+    over = one["state"] in (None, "done")
     return {
-        "run": shown(one.path.name or str(one.path)),
+        "run": shown(one["path"].name or str(one["path"])),
         "when": _when(one, day_alone=width < WIDE),
-        "model": shown(one.model or UNKNOWN),
+        "model": shown(one["model"] or UNKNOWN),
         "levels": _loads(one),
-        "tokens/s": number(one.max_output_tokens_per_s),
-        "verdict": _verdict(one),
+        "tokens/s": number(one["max_output_tokens_per_s"]),
+        "verdict": one["verdict"] or NO_REPORT if over else one["state"],
     }

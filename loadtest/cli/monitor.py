@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from loadtest.cli.options import Gives, together
 from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.param_types import seconds_param
 from loadtest.cli.options.scenario_options import CONNECTION, connection_of, connection_options
@@ -31,27 +30,27 @@ SOURCE_HELP = (
 )
 
 
-def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _every(flag: str, words: str) -> Gives:
     """Return the option of how often to sample."""
     seconds = seconds_param(SHORTEST_EVERY_S, 86_400)
     return click.option(flag, type=seconds, default=1.0, show_default=True, help=words)
 
 
-def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --metrics-port and --metrics-address."""
-    command = click.option(
+_metrics_options = together(
+    click.option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Serve the figures of the running test to Prometheus at this port; 0 takes a free one.",
+    ),
+    click.option(
         "--metrics-address",
         metavar="HOST",
         default=process.METRICS_ADDRESS,
         show_default=True,
         help="Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.",
-    )(command)
-    return click.option(
-        "--metrics-port",
-        type=click.IntRange(0, 65535),
-        metavar="PORT",
-        help="Serve the figures of the running test to Prometheus at this port; 0 takes a free one.",
-    )(command)
+    ),
+)
 
 
 def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
@@ -156,73 +155,58 @@ def monitor(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Monitoring:
-    """What is sampled beside a run, and where it is served."""
-
-    sources: tuple[str, ...]
-    every: float
-    idle: float  # seconds of samples before the first request
-    metrics_port: int | None
-    metrics_address: str
-
-    def beside(self, keys: ConnectionKeys) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
-        """Return a context to enter for the time of a run; None without sources and metrics.
-
-        The metrics port is taken at once. Raises ScenarioError before anything is sent.
-        """
-        if not self.sources:
-            refuse_idle(("monitor_every", "monitor_idle"), "without --monitor, which says what is sampled")
-        else:  # checked now, although the measured server's address is not known yet
-            process.parse_sources(self.sources, servers=("http://server",))
-        listener = _metrics_listener(self.metrics_address, self.metrics_port)
-        if not self.sources and listener is None:
-            return None
-
-        @contextmanager
-        def start(folder: Path, urls: Sequence[str]) -> Iterator[int]:
-            asked = process.parse_sources(self.sources, servers=urls) if self.sources else []
-            with process.child_monitor(
-                folder, asked, every=self.every, servers=urls, keys=keys, metrics=listener
-            ) as pid:
-                time.sleep(self.idle)
-                yield pid
-
-        return start
-
-
-def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --monitor, --monitor-every, --monitor-idle and the options of metrics, as `monitoring`."""
-
-    @functools.wraps(command)
-    def with_monitoring(
-        *given: Any,
-        monitor: tuple[str, ...],
-        monitor_every: float,
-        monitor_idle: float,
-        metrics_port: int | None,
-        metrics_address: str,
-        **others: Any,
-    ) -> Any:
-        asked = Monitoring(monitor, monitor_every, monitor_idle, metrics_port, metrics_address)
-        return command(*given, monitoring=asked, **others)
-
-    found = _metrics_options(with_monitoring)
-    found = _every("--monitor-every", "Seconds between samples of --monitor.")(found)
-    found = click.option(
-        "--monitor-idle",
-        type=seconds_param(0, MOST_IDLE_S),
-        default=0.0,
-        help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "
-        "server takes; the first 2 s do not count.  [default: 0]",
-    )(found)
-    return click.option(
+# gives a command the options that `beside_run` takes
+monitor_options = together(
+    click.option(
         "--monitor",
         multiple=True,
         metavar="SOURCE,…",
         help="Sample these beside the run, from a process of its own (`loadtest monitor --help`); ollama, vllm and "
         "llamacpp without a URL are every measured server.  [default: none]",
-    )(found)
+    ),
+    click.option(
+        "--monitor-idle",
+        type=seconds_param(0, MOST_IDLE_S),
+        default=0.0,
+        help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "
+        "server takes; the first 2 s do not count.  [default: 0]",
+    ),
+    _every("--monitor-every", "Seconds between samples of --monitor."),
+    _metrics_options,
+)
+
+
+def beside_run(
+    keys: ConnectionKeys,
+    *,
+    monitor: tuple[str, ...],
+    monitor_every: float,
+    monitor_idle: float,
+    metrics_port: int | None,
+    metrics_address: str,
+) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
+    """Return a context to enter for the time of a run, in which the sources are sampled; None without sources and metrics.
+
+    The metrics port is taken at once. Raises ScenarioError before anything is sent.
+    """
+    if not monitor:
+        refuse_idle(("monitor_every", "monitor_idle"), "without --monitor, which says what is sampled")
+    else:  # checked now, although the measured server's address is not known yet
+        process.parse_sources(monitor, servers=("http://server",))
+    listener = _metrics_listener(metrics_address, metrics_port)
+    if not monitor and listener is None:
+        return None
+
+    @contextmanager
+    def start(folder: Path, urls: Sequence[str]) -> Iterator[int]:
+        asked = process.parse_sources(monitor, servers=urls) if monitor else []
+        with process.child_monitor(
+            folder, asked, every=monitor_every, servers=urls, keys=keys, metrics=listener
+        ) as pid:
+            time.sleep(monitor_idle)
+            yield pid
+
+    return start
 
 
 def _print_above_line(sentence: str) -> None:

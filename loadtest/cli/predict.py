@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import orjson
 from rich.console import Console
 
 from loadtest.cli.options.param_types import LISTS_OF
-from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble, print_written
-from loadtest.cli.output.progress_line import at_work
-from loadtest.errors import PredictionError, ScenarioError, refuse
+from loadtest.cli.output.printing import at_work, json_option, print_json, print_lines, print_trouble, print_written
+from loadtest.errors import PredictionError, refuse
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 
@@ -97,21 +96,22 @@ def _check_loads(
     concurrency: tuple[int, ...] | None, rate: tuple[float, ...] | None, slots: tuple[int, ...] | None
 ) -> None:
     """Raise ScenarioError where these options name no load, too many of them, or one that is out of bounds."""
-    _check("--concurrency", concurrency, 1, MOST_USERS)
-    _check("--rate", rate, 1e-4, MOST_RATE)
-    _check("--slots", slots, 1, MOST_SLOTS)
+    for option, values, low, high in (
+        ("--concurrency", concurrency, 1, MOST_USERS),
+        ("--rate", rate, 1e-4, MOST_RATE),
+        ("--slots", slots, 1, MOST_SLOTS),
+    ):
+        refuse(values == (), f"{option} is empty: name at least one number.")
+        for value in values or ():
+            refuse(
+                not low <= value <= high,
+                f"{option} {value:g} cannot be predicted: name numbers from {low:g} to {high:g}.",
+            )
     refuse(not (concurrency or rate or slots), "say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
     refuse(
         (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS,
         f"that is more than {MOST_LOADS} loads; predict fewer at a time.",
     )
-
-
-def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float) -> None:
-    refuse(values == (), f"{option} is empty: name at least one number.")
-    for value in values or ():
-        if not low <= value <= high:
-            raise ScenarioError(f"{option} {value:g} cannot be predicted: name numbers from {low:g} to {high:g}.")
 
 
 def _free(out: Path | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ import click
 from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
+from loadtest.cli.options import together
 from loadtest.cli.output.gates import GateFiles, gate_options
-from loadtest.cli.output.printing import json_option, out_folder, out_option, print_json, print_wrapped
-from loadtest.cli.output.progress_line import at_work
+from loadtest.cli.output.printing import at_work, json_option, out_folder, out_option, print_json, print_wrapped
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario, keys_of
@@ -88,12 +88,14 @@ def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, A
     }
 
 
-def _price_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the scenario's prices: they win over those that run.json keeps."""
-    for key in reversed([key for key in keys_of(Scenario) if key.name in PRICE_KEYS]):
-        text = f"{key.help}  [default: as the run was told]"
-        command = click.option(key.flag, metavar="PRICE", help=text)(command)
-    return command
+# gives a command the scenario's prices: they win over those that run.json keeps
+_price_options = together(
+    *(
+        click.option(key.flag, metavar="PRICE", help=f"{key.help}  [default: as the run was told]")
+        for key in keys_of(Scenario)
+        if key.name in PRICE_KEYS
+    )
+)
 
 
 @click.command()
@@ -113,7 +115,8 @@ def report(
     published: bool,
     price_per_hour: str | None,
     price_per_kwh: str | None,
-    gates: GateFiles,
+    junit: Path | None,
+    github_summary: bool,
     out: Path | None,
     as_json: bool,
 ) -> int:
@@ -129,6 +132,7 @@ def report(
     """
     from loadtest.analyse.report import places
 
+    gates = GateFiles.asked(junit, github_summary=github_summary)
     prices = Prices.asked(price_per_hour, price_per_kwh)
     objectives = () if slo is None else parse_objectives(slo)
     written: list[Report] = []

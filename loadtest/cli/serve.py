@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -66,35 +66,9 @@ from loadtest.simulate.server import ServerOptions, serve_forever
     show_default=True,
     help="Seed of answers, jitter and faults.",
 )
-def serve(
-    profile: str,
-    slots: int | None,
-    port: int,
-    speed: float,
-    num_ctx: int | None,
-    burst: Literal["fifo", "lifo"],
-    jitter: float | None,
-    warm: bool,
-    truth: Path | None,
-    faults: tuple[str, ...],
-    seed: int,
-) -> None:
+def serve(faults: tuple[str, ...], **options: Any) -> None:
     """Run a simulated model server: Ollama's native API and /v1, slots, a queue, continuous batching, but no model.
 
     It listens on loopback only and prints its URL; Ctrl-C ends it. Any Ollama or OpenAI client works with it.
     """
-    serve_forever(
-        ServerOptions(
-            profile=profile,
-            slots=slots,
-            port=port,
-            speed=speed,
-            num_ctx=num_ctx,
-            burst=burst,
-            jitter=jitter,
-            warm=warm,
-            truth=truth,
-            faults=tuple(Fault.parse(text) for text in faults),
-            seed=seed,
-        )
-    )
+    serve_forever(ServerOptions(faults=tuple(Fault.parse(text) for text in faults), **options))

@@ -17,7 +17,7 @@ from loadtest import metrics
 from loadtest.measure.search import Search, TriedLevel
 from loadtest.records import Clock, Outcome, Record
 from loadtest.text import counted, seconds
-from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.source import nonce_of
 
 FIRST = 50  # streams of the first level
 CALIBRATION_PRECISION = 8  # the answer is good to one part in so many

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from loadtest.dialects import Dialect
 from loadtest.scenario import Scenario, times_of
 from loadtest.workloads.job import Job
-from loadtest.workloads.nonce import seed_from
+from loadtest.workloads.source import seed_from
 
 Left = Callable[[bytes], str | None]  # given body bytes as they come: why the user has left, None while it reads on
 

@@ -6,6 +6,7 @@ It needs no server.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from loadtest.errors import ScenarioError, refuse
 from loadtest.memory import weights
 from loadtest.memory.gguf import GgufHeader
 from loadtest.memory.shapes import FULL_EVERY, Shape, find
+from loadtest.text import read_amount
 
 CACHE_DTYPES = {  # bytes a value; the quantised ones store blocks of 32 values
     "f32": 4.0,
@@ -369,20 +371,12 @@ def _of_architecture(
 
 def _parameter_size(text: Any) -> int | None:
     """Read Ollama's "70.6B" or "3.41M"."""
-    units = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-    try:
-        return int(float(str(text)[:-1]) * units[str(text)[-1:].upper()])
-    except (KeyError, ValueError):
-        return None
+    size = read_amount(str(text).upper(), {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12})
+    return int(size) if math.isfinite(size) else None
 
 
 def parse_size(text: str, option: str = "--gpu-memory") -> float:
     """Return "80GB" or "24GiB" as bytes (a number alone is GB); raise ScenarioError, which names the option."""
-    digits = text.strip().rstrip("GMTgmtIiBb ")
-    unit = text.strip()[len(digits) :].strip().lower()
-    try:
-        size = float(digits) * SIZE_UNITS[unit]
-    except (KeyError, ValueError):
-        size = 0.0
-    refuse(not 0 < size < float("inf"), f"{option} is a size like 80GB or 24GiB, not {text!r}.")
+    size = read_amount(text.strip().lower(), SIZE_UNITS)
+    refuse(not 0 < size < math.inf, f"{option} is a size like 80GB or 24GiB, not {text!r}.")
     return size

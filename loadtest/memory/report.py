@@ -93,12 +93,12 @@ def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
     )
     each = "" if plan.slots == 1 else " each"
     with_context = f"{counted(plan.slots, 'slot')} can have {number(context)} tokens{each}{trained}"
-    said = [f"With {number(plan.context)} tokens a slot, {'no slot fits' if most == 0 else many}; {with_context}."]
+    sentences = [f"With {number(plan.context)} tokens a slot, {'no slot fits' if most == 0 else many}; {with_context}."]
     if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:
-            said.append(f"A KV cache of {SPARE_CACHE} would fit: {binary_size(small.total)} in all.")
-    return said
+            sentences.append(f"A KV cache of {SPARE_CACHE} would fit: {binary_size(small.total)} in all.")
+    return sentences
 
 
 def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: bool) -> list[str]:
@@ -107,29 +107,29 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
     more = "more" if difference >= 0 else "less"
     who = "The simulated server" if simulated else "The server"
     what = "all but the driver" if plan.gpu else "weights and KV cache"
-    said = [
+    sentences = [
         f"{who} reports {binary_size(measured.size)} for the loaded model; the estimate of {what} is {binary_size(plan.loaded)}."
     ]
     if abs(difference) >= NOTICED * plan.loaded:
-        said.append(
+        sentences.append(
             f"That is {binary_size(abs(difference))} ({percent(abs(difference) / plan.loaded)}) {more} than estimated."
         )
     plain = measured.size - plan.facts.weights - (plan.kv or 0)
     if plan.kv is not None and plain < 0 and plan.gpu:
-        said.append(f"Weights and KV cache alone are {binary_size(-plain)} more than the server reports.")
+        sentences.append(f"Weights and KV cache alone are {binary_size(-plain)} more than the server reports.")
     elif plan.kv is not None and plan.gpu and (plain or plan.compute):
-        said.append(
+        sentences.append(
             f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the allowance for buffers is "
             f"{binary_size(plan.compute)}."
         )
     count = plan.slots_of(measured.size)
     if count != plan.slots and (found := _explanations(plan, measured, count)):
-        said.append(f"Weights and {' or '.join(found)} would explain what the server reports.")
+        sentences.append(f"Weights and {' or '.join(found)} would explain what the server reports.")
     if measured.size_vram == 0:
-        said.append("No part of the model is on a GPU.")
+        sentences.append("No part of the model is on a GPU.")
     elif measured.size_vram is not None and measured.size_vram < measured.size:
-        said.append(f"{binary_size(measured.size_vram)} of the model are on a GPU, the rest in host memory.")
-    return said
+        sentences.append(f"{binary_size(measured.size_vram)} of the model are on a GPU, the rest in host memory.")
+    return sentences
 
 
 def _explanations(plan: MemoryPlan, measured: LoadedMemory, count: int | None) -> list[str]:

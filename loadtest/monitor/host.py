@@ -89,12 +89,11 @@ class Host:
         self._urls = servers
         self._servers: dict[int, ProcessTree] = {}  # by pid, which may listen at several of the URLs
         self._looked = -LOOK_AGAIN_S
-        self._cores: list[tuple[float, float]] = []
         self._at = 0.0
 
     def open(self) -> dict[str, Any]:
         try:
-            self._cores = core_times()
+            psutil.cpu_percent(percpu=True)  # from when on the next call counts
             memory_total = psutil.virtual_memory().total
         except (psutil.Error, OSError, RuntimeError) as error:
             raise SourceError(f"this machine does not say how busy its cores are ({error}).") from None
@@ -121,18 +120,21 @@ class Host:
         values: dict[str, Any] = {}
         try:
             if now - self._at >= SHORTEST_INTERVAL_S:
-                self._at, before, self._cores = now, self._cores, core_times()
-                values["cores"] = _busy_shares(before, self._cores)
+                self._at = now
+                values["cores"] = [round(busy / 100, 3) for busy in psutil.cpu_percent(percpu=True)]
                 values |= self._processes(now)
-            values |= memory_use()
-            networks = network_bytes()
+            memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+            networks = psutil.net_io_counters(pernic=True, nowrap=False)
         except (psutil.Error, OSError, LookupError, ValueError) as error:
             raise SourceError(f"this machine does not say what it does ({error}).") from None
         outside = [counted for name, counted in networks.items() if not name.startswith("lo")]
         return values | {
-            "net_sent": sum(sent for sent, _ in outside),
-            "net_received": sum(received for _, received in outside),
-            "loopback": sum(counted[1] for name, counted in networks.items() if name.startswith("lo")),
+            "memory_used": memory.total - memory.available,
+            "page_cache": int(getattr(memory, "cached", 0)) + int(getattr(memory, "buffers", 0)),
+            "swap_used": swap.used,
+            "net_sent": sum(counted.bytes_sent for counted in outside),
+            "net_received": sum(counted.bytes_recv for counted in outside),
+            "loopback": sum(counted.bytes_recv for name, counted in networks.items() if name.startswith("lo")),
         }
 
     def close(self) -> None:
@@ -167,15 +169,6 @@ def _used(label: str, uses: Sequence[tuple[float, int]]) -> dict[str, Any]:
     }
 
 
-def _busy_shares(before: list[tuple[float, float]], now: list[tuple[float, float]]) -> list[float]:
-    """Return the busy share of each core, 0 to 1; a core that came online meanwhile counts from its start."""
-    shares = []
-    for number, (busy, total) in enumerate(now):
-        was, were = before[number] if number < len(before) else (0.0, 0.0)
-        shares.append(round(min(max((busy - was) / (total - were), 0.0), 1.0), 3) if total > were else 0.0)
-    return shares
-
-
 def listening_pid(url: str) -> int | None:
     """Return the pid of the process on this machine that listens at `url`; None where there is none to be seen."""
     parts = urlsplit(url)
@@ -191,32 +184,6 @@ def listening_pid(url: str) -> int | None:
     except (OSError, psutil.Error):
         return None
     return None
-
-
-def core_times() -> list[tuple[float, float]]:
-    """Return (busy, busy and idle) seconds of each core since the machine started."""
-    found = []
-    for times in psutil.cpu_times(percpu=True):
-        # User time includes that of guests already.
-        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        found.append((total - times.idle - getattr(times, "iowait", 0.0), total))
-    return found
-
-
-def memory_use() -> dict[str, int]:
-    """Return memory_used, page_cache and swap_used, bytes."""
-    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-    return {
-        "memory_used": memory.total - memory.available,
-        "page_cache": int(getattr(memory, "cached", 0)) + int(getattr(memory, "buffers", 0)),
-        "swap_used": swap.used,
-    }
-
-
-def network_bytes() -> dict[str, tuple[int, int]]:
-    """Return (sent, received) bytes by interface."""
-    counted = psutil.net_io_counters(pernic=True, nowrap=False)
-    return {name: (counter.bytes_sent, counter.bytes_recv) for name, counter in counted.items()}
 
 
 def process_use(process: psutil.Process) -> tuple[float, int] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pynvml
 
+from loadtest.errors import refuse
 from loadtest.monitor.sampler import SourceError
 
 # Codes for a value that a GPU or a driver lacks, which is left out. Any other code is a failure.
@@ -41,8 +42,7 @@ class Nvidia:
             pynvml.nvmlInit()
             count = pynvml.nvmlDeviceGetCount()
             self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-            if not self._handles:
-                raise SourceError("NVIDIA: the driver runs, but finds no GPU.")
+            refuse(not self._handles, "NVIDIA: the driver runs, but finds no GPU.", SourceError)
             gpus = [
                 {
                     "gpu": index,

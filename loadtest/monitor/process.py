@@ -159,7 +159,12 @@ def run_monitor(
         os.nice(NICENESS)
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
-        _serve_figures(metrics, folder)
+        from loadtest.monitor.endpoint import serve_metrics
+        from loadtest.monitor.export import families
+        from loadtest.monitor.tail import Tail
+
+        tail = Tail(folder)
+        serve_metrics(metrics, lambda: families(tail.seen()))
     if with_parent:
         threading.Thread(target=_until_alone, args=(stop,), daemon=True).start()
         print(READY, flush=True)
@@ -175,16 +180,6 @@ def _way_arguments(keys: ConnectionKeys) -> list[str]:
     keys = keys.by_proxy(reach.proxy_named(keys))
     given = [(key.flag, getattr(keys, key.name)) for key in keys_of(ConnectionKeys)]
     return [part for flag, value in given if value for part in ((flag,) if value is True else (flag, str(value)))]
-
-
-def _serve_figures(listener: socket.socket, folder: Path) -> None:
-    """Serve the figures of the run in a folder from now until this process ends."""
-    from loadtest.monitor.endpoint import serve_metrics
-    from loadtest.monitor.export import families
-    from loadtest.monitor.tail import Tail
-
-    tail = Tail(folder)
-    serve_metrics(listener, lambda: families(tail.seen()))
 
 
 def _until_alone(stop: threading.Event) -> None:

@@ -84,18 +84,22 @@ class ScrapedPage:
             SourceError,
         )
         refuse(received.status != 200, f"{self.url} answers {received.status}: {_meaning(received)}.", SourceError)
-        if (packed := received.headers.get("content-encoding", "identity").strip().lower()) != "identity":
-            raise SourceError(f"{self.url} is compressed ({shown(packed)[:40]}), though it was asked for as it is.")
+        refuse(
+            (packed := received.headers.get("content-encoding", "identity").strip().lower()) != "identity",
+            f"{self.url} is compressed ({shown(packed)[:40]}), though it was asked for as it is.",
+            SourceError,
+        )
         refuse(
             received.size > PAGE_LIMIT_BYTES,
             f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.",
             SourceError,
         )
-        if (said := cached_by(received.header_lines)) is not None:
-            raise SourceError(
-                f"{self.url} comes out of a cache on the way ({said}), so it tells of another moment; give its address behind "
-                "that cache."
-            )
+        refuse(
+            (said := cached_by(received.header_lines)),
+            f"{self.url} comes out of a cache on the way ({said}), so it tells of another moment; give its address behind "
+            "that cache.",
+            SourceError,
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return the URL, and what a simulated server says of itself there."""

@@ -13,11 +13,11 @@ files               text files that a user names, and what they are where they a
 """
 
 from loadtest.scenario.distributions import (
+    LENGTHS,
+    TIMES,
     as_sentence,
     distribution_text,
     lengths_of,
-    read_length,
-    read_seconds,
     split_outside_brackets,
     times_of,
     whole_lengths,
@@ -57,6 +57,7 @@ __all__ = [
     "BURSTINESS",
     "EMBEDDINGS",
     "FORMER",
+    "LENGTHS",
     "MAX_TOKENS_KEYS",
     "MOST_REQUESTS",
     "MOST_S",
@@ -67,6 +68,7 @@ __all__ = [
     "RATE",
     "SAID_KEYS",
     "THINK",
+    "TIMES",
     "TOKEN_COUNTS",
     "ConnectionKeys",
     "Key",
@@ -83,8 +85,6 @@ __all__ = [
     "keys_of",
     "lengths_of",
     "parse_whole",
-    "read_length",
-    "read_seconds",
     "read_share",
     "read_text",
     "rotation",

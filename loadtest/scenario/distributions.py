@@ -40,6 +40,17 @@ class Quantity:
     arguments: Mapping[str, tuple[tuple[str, Range], ...]]  # of each distribution: their names and bounds
     examples: Mapping[str, str]
 
+    def mixture(self, value: float | str) -> Mixture:
+        """Return the distribution of a value; raise ScenarioError, a phrase on what is wrong with it."""
+        return _distribution(value, self) if isinstance(value, str) else Mixture((MixturePart("fixed", (value,)),))
+
+    def read(self, text: str) -> float | str:
+        """Return a value as it is stored: a number, or a distribution as users write it; raise ScenarioError."""
+        try:
+            return parse_whole(text.strip()) if self.whole else float(text.strip())
+        except (ValueError, OverflowError):
+            return self.mixture(text).text
+
 
 LENGTHS = Quantity(
     "length",
@@ -76,6 +87,7 @@ TIMES = Quantity(
         "exponential": "exponential(20)",
     },
 )
+lengths_of, times_of = LENGTHS.mixture, TIMES.mixture
 
 # Given a file's path: its lengths, of which one is drawn.
 Observed = Callable[[str], Sequence[int]]
@@ -185,22 +197,6 @@ def as_sentence(error: ScenarioError) -> str:
     return str(error) if str(error).endswith("?") else f"{error}."
 
 
-def read_length(text: str) -> int | str:
-    """Return a length as it is stored: a number, or a distribution as users write it; raise ScenarioError."""
-    try:
-        return parse_whole(text.strip())
-    except (ValueError, OverflowError):
-        return lengths_of(text).text
-
-
-def read_seconds(text: str) -> float | str:
-    """Return a time as it is stored: a number of seconds, or a distribution as users write it; raise ScenarioError."""
-    try:
-        return float(text.strip())
-    except ValueError:
-        return times_of(text).text
-
-
 def as_users_write(key: str, value: Any, of: Quantity) -> Any:
     """Return a key's value as it is stored, a distribution as users write it; raise ScenarioError, naming the key."""
     if not isinstance(value, str):
@@ -222,16 +218,6 @@ def distribution_text(key: str, value: str, of: Quantity = LENGTHS) -> str:
 def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
     """Return those lengths that are numbers."""
     return tuple(value for value in values if isinstance(value, int))
-
-
-def times_of(value: float | str) -> Mixture:
-    """Return the distribution of a time; raise ScenarioError, a phrase on what is wrong with it."""
-    return _distribution(value, TIMES) if isinstance(value, str) else Mixture((MixturePart("fixed", (value,)),))
-
-
-def lengths_of(text: str) -> Mixture:
-    """Return the distribution that a text describes; raise ScenarioError, a phrase on what is wrong with it."""
-    return _distribution(text, LENGTHS)
 
 
 @functools.lru_cache(maxsize=256)

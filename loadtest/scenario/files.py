@@ -70,8 +70,7 @@ def read_text(path: Path, what: str, *, most: int) -> str:
     except ValueError:
         raise ScenarioError(f"cannot read the {what} {path!a}: its name holds a NUL byte.") from None
     refuse(len(body) > most, f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
-    if (other := not_text(body[:512], path.suffix.lower())) is not None:
-        raise ScenarioError(f"the {what} {path} {other}.")
+    refuse((other := not_text(body[:512], path.suffix.lower())), f"the {what} {path} {other}.")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -116,11 +115,11 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
     """
     text = cached_text(path, "prompt file", file_version(path))
     refuse(not text.strip(), f"the prompt file {path} is empty.")
-    if kind := record_format(text, path.suffix.lower()):
-        raise ScenarioError(
-            f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
-            "(data in [data] of a TOML file), which sends each row."
-        )
+    refuse(
+        kind := record_format(text, path.suffix.lower()),
+        f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
+        "(data in [data] of a TOML file), which sends each row.",
+    )
     refuse(has_words and "{words}" not in text, f"words is given, but the prompt file {path} has no {{words}} in it.")
     refuse(
         not has_words and "{words}" in text,
@@ -142,15 +141,15 @@ def record_format(text: str, suffix: str = "") -> str | None:
     stripped = text.strip()
     lines = [line for line in stripped.splitlines() if line.strip()]
     if stripped.startswith("["):
-        items = _parsed(stripped)
+        items = parsed(stripped)
         if isinstance(items, list) and len(items) > 1 and all(isinstance(item, dict | str) for item in items):
             shared = isinstance(items[0], dict) and "conversations" in items[0]
             return f"a JSON array of {len(items)} {'conversations (ShareGPT)' if shared else 'records'}"
     if stripped.startswith("{"):
-        rows = [_parsed(line) for line in lines[:LINES_LOOKED_AT]]
+        rows = [parsed(line) for line in lines[:LINES_LOOKED_AT]]
         if all(isinstance(row, dict) for row in rows) and (len(rows) > 1 or _is_record(rows[0])):
             return "JSON lines"
-        if _is_record(_parsed(stripped)):
+        if _is_record(parsed(stripped)):
             return "a JSON record"
     return "CSV" if _is_csv(lines) else None
 
@@ -159,7 +158,8 @@ def _is_record(value: Any) -> bool:
     return isinstance(value, dict) and any(key in value for key in CHAT_KEYS)
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """Return what a text is in JSON; None where it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -41,6 +41,7 @@ class Key:
     repeat: str | None = None  # of a list whose values hold together: what its option is given with, each time again
     joined: str | None = None  # of a text that may name several things, or of a list of texts: what stands between them
     metavar: str | None = None  # stands for a value in help where its type says too little
+    valid: Callable[[Any], object] | None = None  # raises for a value that is wrong in a way of its own
     convert: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type
 
     @property
@@ -108,6 +109,8 @@ class Key:
                 self.text.check(self.name, one)
         if self.many and len(set(value)) != len(value):
             raise ScenarioError(f"{self.name} names a value twice: {_values_text(value)}.")
+        if self.valid is not None:
+            self.valid(value)
 
 
 def key(help_text: str, default: Any, **said: Any) -> Any:

@@ -41,10 +41,3 @@ def price_text(value: Any) -> Any:
     """Return a price as text where a scenario file or a script gives the number alone; anything else as it is."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:.12g}" if is_number else value
-
-
-def check_prices(scenario: Any) -> None:
-    """Raise ScenarioError for a price that is none."""
-    for name in PRICE_KEYS:
-        if (price := getattr(scenario, name)) is not None:
-            Price.parse(price, name)

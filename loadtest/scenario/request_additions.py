@@ -86,8 +86,10 @@ def header_parts(text: str) -> tuple[str, str]:
 def check_headers(texts: Sequence[str]) -> None:
     """Raise ScenarioError for a header that cannot be sent, and for one given twice."""
     names = [header_parts(text)[0].lower() for text in texts]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ScenarioError(f"header {twice} is given twice; give it once, with its values in one line.")
+    refuse(
+        twice := next((name for name in names if names.count(name) > 1), None),
+        f"header {twice} is given twice; give it once, with its values in one line.",
+    )
 
 
 def filled_headers(texts: Sequence[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, SessionKeys, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
-from loadtest.scenario.price import check_prices, price_text
+from loadtest.scenario.price import Price, price_text
 from loadtest.scenario.toml_tables import flat, other_loop_left_out, read_toml, renamed, with_paths_beside
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
 from loadtest.text import counted, rated
@@ -111,6 +111,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         "What the server costs an hour, e.g. 2.49EUR: the report says what a million output tokens cost at each level.",
         None,
         text=Text(100, "name a price like 2.49EUR, or leave it out"),
+        valid=lambda text: Price.parse(text, "price_per_hour"),
         convert=price_text,
         locust=(OPTION,),
         metavar="PRICE",
@@ -120,6 +121,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         "sampled (monitors nvidia, dcgm, rapl).",
         None,
         text=Text(100, "name a price like 0.30EUR, or leave it out"),
+        valid=lambda text: Price.parse(text, "price_per_kwh"),
         convert=price_text,
         locust=(OPTION,),
         metavar="PRICE",
@@ -353,6 +355,5 @@ _CHECKS: tuple[Callable[[Any], None], ...] = (
     check_request,
     check_connection,
     _check_sessions,
-    check_prices,
     _check_together,
 )

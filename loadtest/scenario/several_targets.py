@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import refuse
 from loadtest.scenario.values import short_repr
 from loadtest.urls import BLANKS_AND_QUOTES
 
@@ -57,10 +57,10 @@ def models_in(text: str | None) -> tuple[ModelShare, ...]:
         )
         found.append(ModelShare(name, int(weight)))
     names = [one.name for one in found]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ScenarioError(
-            f"model names {twice} twice; give it once, with a weight where it has more users: {twice}=2."
-        )
+    refuse(
+        twice := next((name for name in names if names.count(name) > 1), None),
+        f"model names {twice} twice; give it once, with a weight where it has more users: {twice}=2.",
+    )
     return tuple(found)
 
 

@@ -284,11 +284,11 @@ class SimulatedServer:
 
     def _ps(self) -> dict[str, Any]:
         self._advance()
-        return control_plane.api_ps(self.profile, num_ctx=self.engine.loaded_ctx(), wall_ns=time.time_ns())
+        return control_plane.api_ps(self.profile, num_ctx=self.engine.loaded, wall_ns=time.time_ns())
 
     def _metrics(self) -> str:
         self._advance()
-        ctx, loading = self.engine.loaded_ctx(), self.engine.loading(time.perf_counter_ns())
+        ctx, loading = self.engine.loaded, self.engine.loading(time.perf_counter_ns())
         return control_plane.metrics_page(self.profile, num_ctx=ctx, loading=loading, streams=self._answers)
 
     def _show(self, http: HTTPRequest) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadtest.errors import ScenarioError
+from loadtest.errors import refuse
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel
 from loadtest.text import listed, shown
 from loadtest.workloads.drawn_lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART, LARGER_CONTEXT
 from loadtest.workloads.schedule import trace_of
 
-UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
 NEARLY_LONGEST = 0.95  # share of the longest prompt that fits, from which on a given length stands for it
 
 
@@ -31,8 +30,8 @@ def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> 
 def lengths_left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
     """Return a sentence on which lengths were left out and added; None where none was."""
     left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
-    said = [f"{listed(left)} left out"] * bool(left) + [f"{listed(added)} added"] * bool(added)
-    return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
+    changes = [f"{listed(left)} left out"] * bool(left) + [f"{listed(added)} added"] * bool(added)
+    return f"{model} has a context of {context} tokens: input_tokens {', '.join(changes)}." if changes else None
 
 
 def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
@@ -57,11 +56,13 @@ def check_lengths(scenario: Scenario, model: ServedModel, *, loaded: bool = Fals
     for level in scenario.levels():
         lengths = (level.system_tokens, level.input_tokens, level.output_tokens, longest)
         wanted = sum(length or 0 for length in lengths)
-        if wanted > context:
-            raise ScenarioError(
-                f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
-                f"ask for less{f' or {LARGER_CONTEXT}' if _may_grow(scenario, model, wanted) else ''}."
-            )
+        # a larger --num-ctx can be granted where the model is trained for it, and a smaller one was asked for
+        grows = (scenario.num_ctx or 0) < wanted <= (model.trained_context or 0)
+        refuse(
+            wanted > context,
+            f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
+            f"ask for less{f' or {LARGER_CONTEXT}' if grows else ''}.",
+        )
 
 
 def context_of(scenario: Scenario, model: ServedModel, *, loaded: bool, reloads: bool = False) -> int | None:
@@ -70,16 +71,7 @@ def context_of(scenario: Scenario, model: ServedModel, *, loaded: bool, reloads:
     A server that `reloads` grants each request what it asks for, else its own default. What somebody else had the model
     loaded with, such as a short context, says nothing of the requests to come.
     """
-    asked = (
-        min(scenario.num_ctx or UNLIMITED_CONTEXT, model.trained_context or UNLIMITED_CONTEXT)
-        if scenario.num_ctx
-        else None
-    )
+    asked = scenario.num_ctx and min(scenario.num_ctx, model.trained_context or scenario.num_ctx)
     before = None if reloads else model.context
     granted = model.context or asked if loaded else asked or before
     return granted or model.trained_context
-
-
-def _may_grow(scenario: Scenario, model: ServedModel, wanted: int) -> bool:
-    """Whether a larger --num-ctx could be granted: the model is trained for it, and a smaller one was asked for."""
-    return wanted <= (model.trained_context or 0) and wanted > (scenario.num_ctx or 0)

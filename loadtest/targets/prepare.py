@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 
 from loadtest import credentials
-from loadtest.errors import ScenarioError
+from loadtest.errors import refuse
 from loadtest.reach import note_on_trust
 from loadtest.scenario import Scenario, rotation
 from loadtest.targets.context import check_lengths, context_of, not_granted
@@ -37,11 +37,11 @@ def prepare_targets(
     """Find every server and model of a located scenario, load the models, and fit prompts' lengths to each server's counts.
 
     Returns the scenario to run, too: with the lengths that fit the smallest context where it asks for up_to_context, and
-    without warm-up where it measures loads; then no request is sent here, and no model loaded. Raises TargetError or
-    ScenarioError, one sentence each; nothing is left behind.
+    without warm-up where it measures loads. Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
     """
-    if scenario.unload and scenario.several:
-        raise ScenarioError("unload measures the loads of one model; name one server and one model.")
+    refuse(
+        scenario.unload and scenario.several, "unload measures the loads of one model; name one server and one model."
+    )
     found = find_targets(client, scenario, say)
     if len(found) > 1:
         say(_spread(found))
@@ -50,6 +50,15 @@ def prepare_targets(
     for sentence in _without_users(scenario, ready):
         say(sentence)
     return scenario, ready
+
+
+def sends_nothing_first(scenario: Scenario) -> bool:
+    """Whether no request is sent before the first level: where loads are measured, and all texts are the user's own.
+
+    The first load may then read the file from disk, where a model that was loaded to fit lengths leaves it in the page cache.
+    """
+    own_texts = scenario.literal or scenario.data is not None
+    return scenario.unload and own_texts and scenario.system_tokens is None
 
 
 def _prepared(
@@ -68,7 +77,7 @@ def _prepared(
             say(warning)
         counters.append(load_counter(target.model.name, fetch=target.server.simulated is None))
     targets = [target for target, _ in found]
-    _say_counters(targets, counters, say, corrected=not scenario.unload)
+    _say_counters(targets, counters, say, corrected=not sends_nothing_first(scenario))
     if scenario.up_to_context:
         pairs = zip(targets, counters, strict=True)
         fitted = [fit_to_context(client, scenario, target, counter, say) for target, counter in pairs]
@@ -103,14 +112,14 @@ def _fitted(
     client: httpx.Client, target: Target, workload: Workload, weight: int, say: Callable[[str], object]
 ) -> ReadyTarget:
     scenario, fit = workload.scenario, TokenFit()
-    # Where loads are measured, nothing may be loaded before: the first load would find the file in the page cache.
-    if not scenario.unload:
+    loaded = not sends_nothing_first(scenario)
+    if loaded:
         fit, target = fit_token_counts(client, target, workload, say)
         if sentence := not_granted(scenario, target.model):
             say(sentence)
     else:
         target = reread(client, target)
-    known = {"loaded": not scenario.unload, "reloads": target.server.kind == "ollama"}
+    known = {"loaded": loaded, "reloads": target.server.kind == "ollama"}
     check_lengths(workload.scenario, target.model, **known)
     workload = workload.fitted(fit, context_of(scenario, target.model, **known))
     workload.check_context()
@@ -129,7 +138,7 @@ def _spread(found: Sequence[tuple[Target, int]]) -> str:
 def _without_users(scenario: Scenario, ready: Sequence[ReadyTarget]) -> list[str]:
     """Say which levels have too few users for every target."""
     turns = rotation([one.weight for one in ready])
-    said = []
+    sentences = []
     for users in sorted({users for users in scenario.concurrency if users < len(turns)}):
         asked = set(turns[:users])
         left = [
@@ -138,5 +147,5 @@ def _without_users(scenario: Scenario, ready: Sequence[ReadyTarget]) -> list[str
             if index not in asked
         ]
         if left:
-            said.append(f"{counted(users, 'user')}: none is left for {listed(left)} in that level.")
-    return said
+            sentences.append(f"{counted(users, 'user')}: none is left for {listed(left)} in that level.")
+    return sentences

@@ -12,8 +12,7 @@ from loadtest import reach
 from loadtest.measure import capacity_file
 from loadtest.run_folder import utc_now
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.prepare import ReadyTarget
-from loadtest.targets.target import Target
+from loadtest.targets.prepare import ReadyTarget, sends_nothing_first
 from loadtest.text import shown
 
 
@@ -35,7 +34,13 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
         "server": first["server"],
         "tokens": first["tokens"],
         "levels": [level_facts(level) for level in scenario.levels()],
-        "client": _client_entry(loop),
+        "client": {
+            "host": platform.node(),
+            "cpus": capacity_file.usable_cores(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "loop": loop,
+        },
         "versions": capacity_file.versions_of("httpx", "httptools", "uvloop", "tiktoken"),
         **({"calibration": capacity} if capacity else {}),
         "comparability": first["comparability"],
@@ -44,14 +49,22 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
 
 def target_entry(scenario: Scenario, ready: ReadyTarget) -> dict[str, Any]:
     """Return an entry of run.json's `targets`: a server and model, what is known of them, and what comparing needs."""
-    target, workload = ready.target, ready.workload
+    target, workload, server = ready.target, ready.workload, ready.target.server
     # The context that a model was loaded with for others says nothing of the next load.
-    granted = None if scenario.unload else target.model.context
+    granted = None if sends_nothing_first(scenario) else target.model.context
     context = granted or scenario.num_ctx or target.model.context
     return {
         **target.facts,
         "weight": ready.weight,
-        "server": _server_entry(scenario, target, context),
+        "server": {
+            "kind": server.kind,
+            "version": server.version,
+            "context": context,
+            **({"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}),
+            "slots_said": server.slots,
+            "simulated": server.simulated,
+            "facts": {"trained_context": target.model.trained_context, "details": target.model.details},
+        },
         "tokens": {
             "counter": workload.counter.source,
             "overhead": workload.fit.overhead,
@@ -65,30 +78,6 @@ def at_end(targets: Sequence[dict[str, Any]], loaded: Sequence[dict[str, Any] | 
     """Return what run.json says at the end of the models that are loaded then, one entry a target, None where it is gone."""
     entries = [{**entry, "server_at_end": one} for entry, one in zip(targets, loaded, strict=True)]
     return {"server_at_end": loaded[0], "targets": entries}
-
-
-def _server_entry(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
-    server, model = target.server, target.model
-    asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
-    return {
-        "kind": server.kind,
-        "version": server.version,
-        "context": context,
-        **asked,
-        "slots_said": server.slots,
-        "simulated": server.simulated,
-        "facts": {"trained_context": model.trained_context, "details": model.details},
-    }
-
-
-def _client_entry(loop: str) -> dict[str, Any]:
-    return {
-        "host": platform.node(),
-        "cpus": capacity_file.usable_cores(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "loop": loop,
-    }
 
 
 def _comparability(scenario: Scenario, ready: ReadyTarget, context: int | None) -> dict[str, Any]:
@@ -116,12 +105,12 @@ def _comparability(scenario: Scenario, ready: ReadyTarget, context: int | None) 
 
 def _contents(scenario: Scenario) -> list[str] | None:
     """Return the name and the beginning of the SHA-256 of each file that the requests come from; None without one."""
-    said = []
+    digests = []
     for path in (Path(name) for name in (scenario.data, scenario.prompt_file, scenario.trace) if name is not None):
         if path.is_file():  # a pipe can be read once
             with path.open("rb") as file:
-                said.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}")
-    return said or None
+                digests.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}")
+    return digests or None
 
 
 def level_facts(level: Level) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from loadtest.credentials import redacted
 from loadtest.dialects.answers.errors.server_errors import shorten
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import TargetError, refuse
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
@@ -96,8 +96,10 @@ def probe_slots(target: Target, workload: Workload) -> SlotProbe:
     """
     if target.server.slots:
         return SlotProbe(target.server.slots, 0, f"The server says that it has {counted(target.server.slots, 'slot')}.")
-    if workload.scenario.endpoint == EMBEDDINGS:
-        raise ScenarioError("embeddings come without tokens to watch, so their slots cannot be probed.")
+    refuse(
+        workload.scenario.endpoint == EMBEDDINGS,
+        "embeddings come without tokens to watch, so their slots cannot be probed.",
+    )
     return asyncio.run(_Probing(target, workload).run())
 
 
@@ -175,9 +177,9 @@ class _Probing:
         sent = now()
         for request in made:
             request.t_sched = sent
-        ends = await asyncio.gather(*(wire.fetch(request.order) for request in made), return_exceptions=True)
+        outcomes = await asyncio.gather(*(wire.fetch(request.order) for request in made), return_exceptions=True)
         records = []
-        for request, end in zip(made, ends, strict=True):
+        for request, end in zip(made, outcomes, strict=True):
             if isinstance(end, BaseException):
                 request.failure = failure_of(end, (asyncio.CancelledError,))
             records.append(request.finish(wire.wall, wire.lag))

@@ -10,7 +10,7 @@ import httpx
 
 from loadtest import credentials, reach
 from loadtest.dialects import Dialect, dialect_for
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import ScenarioError, TargetError, refuse
 from loadtest.scenario import ONE_API, ModelShare, Scenario, even_weights
 from loadtest.scenario.request_additions import filled_query, templates_of
 from loadtest.targets.server.control import as_count, as_mapping, as_plain, ask
@@ -71,16 +71,16 @@ def located(scenario: Scenario) -> Scenario:
     changes |= templates_of(scenario.header, scenario.query, scenario.body)
     if api is not None and endpoint is not None:
         fits = scenario.api in ("auto", api) or endpoint in ONE_API
-        if not fits or scenario.endpoint not in ("chat", endpoint):
-            raise ScenarioError(
-                f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
-                f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}."
-            )
-        if address.path is not None and scenario.path not in (None, address.path):
-            raise ScenarioError(
-                f"the URL ends in {address.path}, and --path {scenario.path} was asked for; give the base URL "
-                f"{address.base}, or leave out --path."
-            )
+        refuse(
+            not fits or scenario.endpoint not in ("chat", endpoint),
+            f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
+            f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}.",
+        )
+        refuse(
+            address.path is not None and scenario.path not in (None, address.path),
+            f"the URL ends in {address.path}, and --path {scenario.path} was asked for; give the base URL "
+            f"{address.base}, or leave out --path.",
+        )
         named = {} if address.path is None else {"path": address.path}
         changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint, **named}
     return scenario.replace(**changes) if changes else scenario
@@ -144,18 +144,22 @@ def _models_at(server: Server, scenario: Scenario) -> list[ModelShare]:
 def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Target:
     """Choose model and dialect of a server; raises TargetError or ScenarioError where it cannot."""
     api = server.api(scenario.api)
-    if api == "ollama" and server.kind != "ollama":
-        raise TargetError(f"{server.url} is not an Ollama (it is {server.described}); use --api openai.")
+    refuse(
+        api == "ollama" and server.kind != "ollama",
+        f"{server.url} is not an Ollama (it is {server.described}); use --api openai.",
+        TargetError,
+    )
     endpoint = scenario.endpoint
     if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
         other = "generate" if api == "ollama" else "completions"
         raise ScenarioError(
             f"{server.url} speaks the {api} API, which has no {endpoint!r}; use --endpoint chat or {other}."
         )
-    if scenario.unload and api != "ollama":
-        raise TargetError(
-            f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked."
-        )
+    refuse(
+        scenario.unload and api != "ollama",
+        f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked.",
+        TargetError,
+    )
     model = with_details(client, server, choose_model(server, scenario.model))
     check_num_ctx(scenario, api, model.context)
     return target_of(server, model, scenario)
@@ -209,10 +213,10 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
     """Ask Ollama to drop the model now; it is gone once loaded_facts returns None. Raises TargetError if Ollama refuses."""
     url, name = f"{target.server.url}/api/generate", shown(target.model.name)
     answer = ask(client, target.server.url, "/api/generate", {"model": target.model.name, "keep_alive": 0})
-    if answer.failure is not None:
-        raise TargetError(f"{url} does not answer when asked to unload {name}: {answer.failure}.")
-    if not answer.ok:
-        raise TargetError(f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?")
+    refuse(
+        answer.failure is not None, f"{url} does not answer when asked to unload {name}: {answer.failure}.", TargetError
+    )
+    refuse(not answer.ok, f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?", TargetError)
 
 
 def wire_arguments(scenario: Scenario) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import httpx
 from loadtest import credentials
 from loadtest.dialects.answers.errors.refusals import NO_CHAT, refused_key
 from loadtest.dialects.answers.errors.server_errors import shorten
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import TargetError, refuse
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, whole_lengths
@@ -54,11 +54,11 @@ def fit_to_context(
         )
     lengths, answer = whole_lengths(scenario.input_tokens), max(whole_lengths(scenario.output_tokens), default=0)
     fitted = lengths_within(context, lengths, answer)  # no answer to embeddings
-    if not fitted:
-        raise ScenarioError(
-            f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
-            f"leave no room in for a prompt; ask for fewer with --output-tokens or {LARGER_CONTEXT}."
-        )
+    refuse(
+        not fitted,
+        f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
+        f"leave no room in for a prompt; ask for fewer with --output-tokens or {LARGER_CONTEXT}.",
+    )
     if sentence := lengths_left_out(shown(target.model.name), context, lengths, fitted):
         say(sentence)
     return scenario.replace(input_tokens=fitted), target

@@ -81,8 +81,7 @@ _OF_THE_KEY = re.compile(  # of whatever status
     r"|\b(?:invalid|incorrect|missing|expired|wrong|no) (?:api[ _-]?key|access token|credentials?|subscription key)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_COMPRESSED = re.compile(r"\bthe server compressed\b")
-_PAGE = re.compile(r"the answer is a web page")
+COMPRESSED, PAGE = "the server compressed", "the answer is a web page"  # in the wire's own words
 # The moment's or the key's fault, not the request's; or it is too large, though none could be smaller.
 _NOT_NOW = frozenset((401, 402, 403, 407, 408, 413, 425, 429, 502, 503, 504, *range(520, 531)))
 
@@ -96,6 +95,11 @@ class Attempt:
     record: Record
 
     @property
+    def words(self) -> str:
+        """What the server said of what is wrong; "" where nothing is."""
+        return self.record.error or ""
+
+    @property
     def works(self) -> bool:
         """Whether the answer can be measured: whole, and with text where the format has any."""
         return self.record.outcome is Outcome.OK and bool(self.record.chunks or not self.dialect.streams)
@@ -103,42 +107,34 @@ class Attempt:
     @property
     def _field_refused(self) -> bool:
         record = self.record
-        return refused_field(self.dialect, record.asked, record.status, record.error or "") is not None
+        return refused_field(self.dialect, record.asked, record.status, self.words) is not None
 
     @property
     def is_nowhere(self) -> bool:
         """Whether the server has nothing at the path that was asked, whichever status it says so with."""
         if self._field_refused:
             return False
-        return self.record.status in NOT_THERE or _NO_PATH.search(self.record.error or "") is not None
+        return self.record.status in NOT_THERE or _NO_PATH.search(self.words) is not None
 
     @property
     def no_model(self) -> bool:
         """Whether the server says that it has no model of that name."""
-        words = self.record.error or ""
         if self._field_refused:
             return False
-        if _NO_MODEL.search(words):
+        if _NO_MODEL.search(self.words):
             return True
-        return self.record.status in NOT_THERE and bool(_MODEL.search(words)) and not _ELSEWHERE.search(words)
+        asked_wrong = self.record.status not in NOT_THERE or _ELSEWHERE.search(self.words)
+        return not asked_wrong and _MODEL.search(self.words) is not None
 
     @property
     def of_the_key(self) -> bool:
         """Whether the server wants a key, or does not accept ours."""
-        return self.record.status in (401, 403) or _OF_THE_KEY.search(self.record.error or "") is not None
-
-    @property
-    def is_compressed(self) -> bool:
-        return _COMPRESSED.search(self.record.error or "") is not None
-
-    @property
-    def is_page(self) -> bool:
-        return _PAGE.search(self.record.error or "") is not None
+        return self.record.status in (401, 403) or _OF_THE_KEY.search(self.words) is not None
 
     @property
     def with_slash(self) -> Scenario | None:
         """Return the scenario that asks at the path with a slash at its end, where a redirect only adds one."""
-        status, found = self.record.status or 0, _SLASH_ONLY.search(self.record.error or "")
+        status, found = self.record.status or 0, _SLASH_ONLY.search(self.words)
         path = self.dialect.posted_to
         if found is None or not 300 <= status < 400 or not found[1].endswith(path.removeprefix("/v1")):
             return None
@@ -147,10 +143,15 @@ class Attempt:
     @property
     def hopeless(self) -> bool:
         """Whether no other request could do better: no answer, a redirect, a key refused, a header missing, no such model, not now."""
-        status, words = self.record.status, self.record.error or ""
+        status = self.record.status
         if status is None or status in _NOT_NOW or (300 <= status < 400 and self.with_slash is None):
             return True
-        return self.no_model or self.of_the_key or self.is_compressed or wanted_header(status, words) is not None
+        return (
+            self.no_model
+            or self.of_the_key
+            or COMPRESSED in self.words
+            or wanted_header(status, self.words) is not None
+        )
 
 
 def attempts(server: Server, model: ServedModel, scenario: Scenario) -> Iterator[Attempt]:
@@ -202,16 +203,15 @@ def _said(dialect: Dialect, *, own_root: bool) -> tuple[Any, ...]:
 
 def _candidates(tried: Sequence[Attempt], api: str) -> Iterator[Scenario]:
     first, last = tried[0], tried[-1]
-    words = last.record.error or ""
     if (slashed := last.with_slash) is not None:
         yield slashed
-    if refusal := refused_field(last.dialect, last.record.asked, last.record.status, words):
+    if refusal := refused_field(last.dialect, last.record.asked, last.record.status, last.words):
         yield last.scenario.replace(**{refusal.key: refusal.value})
     found = next((one for one in tried if not one.is_nowhere), None)
     if found is not None:  # its path is known to the server: its fields may be at fault
         yield from _leave_outs(found)
     yield from _other_places(first.scenario, api)
-    if NO_CHAT.search(first.record.error or "") or first.is_nowhere:
+    if NO_CHAT.search(first.words) or first.is_nowhere:
         embedding = first.scenario.replace(path=None, endpoint=EMBEDDINGS, output_tokens=())
         yield embedding
         yield embedding.replace(path=ROOT_EMBEDDINGS)
@@ -222,8 +222,7 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
     dialect, scenario = refused.dialect, refused.scenario
     fields = dialect.fields(refused.record.asked)
     order = [name for name in ("stream_options", *OTHER_LENGTH_KEY, *dialect.options, *dialect.patch) if name in fields]
-    words = refused.record.error or ""
-    for name in sorted(dict.fromkeys(order), key=lambda one: not names_field(words, one)):
+    for name in sorted(dict.fromkeys(order), key=lambda one: not names_field(refused.words, one)):
         if change := without_field(dialect, name):
             yield scenario.replace(**{change.key: change.value})
     both = [name for name in ("stream_options", *OTHER_LENGTH_KEY) if name in fields]

@@ -9,7 +9,7 @@ from loadtest.scenario import Scenario
 from loadtest.users.arguments import checked_length, checked_prompt
 from loadtest.users.channel import Channel, Endpoint
 from loadtest.workloads.conversations import MESSAGE_TOKENS, Turn
-from loadtest.workloads.nonce import behind_nonce, seed_from
+from loadtest.workloads.source import behind_nonce, seed_from
 
 if TYPE_CHECKING:
     from loadtest.users.answer import Answer

@@ -13,10 +13,9 @@ from loadtest.text import percent
 from loadtest.workloads.data_source import DataSource
 from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import History, Job
-from loadtest.workloads.messages import Round, answer_message, calls_a_tool, rounds, system_apart, text_of
-from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
+from loadtest.workloads.messages import answer_message, calls_a_tool, rounds, system_apart, text_of
 from loadtest.workloads.shared_prefix import SharedPrefix, behind_prefix
-from loadtest.workloads.source import Answered
+from loadtest.workloads.source import Answered, nonce_of, seed_from, seed_of
 from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
@@ -61,11 +60,12 @@ class Conversation:
     It is over behind its last turn, or before the turn that would pass the context: `passed` then says so.
     """
 
-    __slots__ = ("_counted", "_held", "_history", "_next", "_setting", "_spoken", "_turns", "passed")
+    __slots__ = ("_counted", "_held", "_history", "_next", "_setting", "_spoken", "_turn", "passed")
 
-    def __init__(self, script: MadeUpScript | RecordedScript, setting: Setting) -> None:
+    def __init__(self, turn: Callable[[int], Turn | None], setting: Setting) -> None:
+        """`turn` gives the turn of a number, None behind the last one."""
         self._setting = setting
-        self._turns = script
+        self._turn = turn
         self._history = History(setting.system)
         self._next = 0  # number of the turn to come
         self._spoken: Turn | None = None  # the turn before it
@@ -90,7 +90,7 @@ class Conversation:
 
     def peek(self) -> Turn | None:
         """Return the turn to come; None where the conversation is over, or the context has no room for it."""
-        return self.fitting(self._turns.turn(self._next))
+        return self.fitting(self._turn(self._next))
 
     def fitting(self, turn: Turn | None) -> Turn | None:
         """Return this turn as the one to come; None where there is none, or the context has no room for it."""
@@ -210,35 +210,6 @@ class MadeUpScript:
         return {"role": "assistant", "content": made_up_document(ours, seed_from(seed, "answer"), self.source.counter)}
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedScript:
-    """What the user of a data file's conversation says."""
-
-    rounds: Sequence[Round]
-    turns: int
-    keep: bool  # the recorded answers stand in the history
-    seed: int
-    count: Callable[[str], int]  # tokens of a text, about, by the server's count
-    output: Callable[[int], int | None]  # length of a turn's answer
-
-    def turn(self, number: int) -> Turn | None:
-        if number >= min(len(self.rounds), self.turns):
-            return None
-        said, answer = self.rounds[number]
-        text = text_of(said)
-        kept = answer is not None and (self.keep or calls_a_tool(answer))  # what answers the call follows
-        return Turn(
-            text,
-            self.count(text) + MESSAGE_TOKENS * len(said),
-            0,
-            seed_from(self.seed, "turn", number) if number else self.seed,
-            None,
-            self.output(number),
-            messages=said,
-            recorded=answer if kept else None,
-        )
-
-
 def mean_turns(scenario: Scenario) -> float:
     """Return about how many turns a conversation has, before any is made; 1 for requests by themselves."""
     found = ConversationSource.of(scenario, Counter("estimate: before anything is sent"), TokenFit())
@@ -262,10 +233,11 @@ class ConversationSource:
         return cls(scenario, counter, fit, lengths, prefix, DataSource.of(scenario, counter, fit))
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Conversation:
-        setting = self._setting(level, i, warmup=warmup)
+        system, tokens = (None, 0) if self.prefix is None else self.prefix.drawn(level, i, warmup=warmup)
+        setting = Setting(level, i, warmup, system, tokens, self.lengths.context, self.scenario.endpoint)
         if self.rows is not None:
             return self._from_data(self.rows, setting)
-        return Conversation(self.script(level, i, warmup=warmup), setting)
+        return Conversation(self.script(level, i, warmup=warmup).turn, setting)
 
     def script(self, level: Level, i: int, *, warmup: bool) -> MadeUpScript:
         seed = seed_of(self.scenario, level, i, warmup=warmup)
@@ -310,12 +282,6 @@ class ConversationSource:
                     f"context of {self.lengths.context} tokens."
                 )
 
-    def _setting(self, level: Level, i: int, *, warmup: bool) -> Setting:
-        system, tokens = None, 0
-        if self.prefix is not None:
-            system, tokens = self.prefix.drawn(level, i, warmup=warmup)
-        return Setting(level, i, warmup, system, tokens, self.lengths.context, self.scenario.endpoint)
-
     def _from_data(self, rows: DataSource, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session
         number = rows.number(level, i, warmup=setting.warmup)
@@ -323,22 +289,31 @@ class ConversationSource:
         seed = seed_of(self.scenario, level, i, warmup=setting.warmup)
         lengths = functools.partial(self.lengths.of_turn, level, i, warmup=setting.warmup)
 
-        def output(turn: int) -> int | None:
-            return row.output_tokens if row.output_tokens is not None else lengths(turn).output_tokens
-
         system, transcript = system_apart(row.transcript)
         if system is not None:
             setting = replace(setting, system=system, system_tokens=self._count(system))
-        script = RecordedScript(
-            rounds(transcript, alone=row.questions),
-            self._turns(seed),
-            self.scenario.answers == "recorded",
-            seed,
-            self._count,
-            output,
-        )
+        played = rounds(transcript, alone=row.questions)[: self._turns(seed)]
+
+        def turn(number: int) -> Turn | None:
+            if number >= len(played):
+                return None
+            said, answer = played[number]
+            text = text_of(said)
+            # an answer that calls a tool is kept in any case, for what answers the call follows
+            kept = answer is not None and (self.scenario.answers == "recorded" or calls_a_tool(answer))
+            return Turn(
+                text,
+                self._count(text) + MESSAGE_TOKENS * len(said),
+                0,
+                seed_from(seed, "turn", number) if number else seed,
+                None,
+                row.output_tokens if row.output_tokens is not None else lengths(number).output_tokens,
+                messages=said,
+                recorded=answer if kept else None,
+            )
+
         row_id = row.id if row.id is not None else str(number + 1)
-        return Conversation(script, replace(setting, row=row_id, body=row.body))
+        return Conversation(turn, replace(setting, row=row_id, body=row.body))
 
     def _count(self, text: str) -> int:
         return round(self.fit.ratio * self.counter.count(text))

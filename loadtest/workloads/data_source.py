@@ -17,8 +17,7 @@ from loadtest.workloads.files.data_file import DataFile
 from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.job import Job
 from loadtest.workloads.messages import rounds, system_apart, text_of
-from loadtest.workloads.nonce import seed_of
-from loadtest.workloads.source import Session, SingleRequest
+from loadtest.workloads.source import Session, SingleRequest, seed_of
 from loadtest.workloads.tokens import Counter, TokenFit
 
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own

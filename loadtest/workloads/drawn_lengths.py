@@ -14,7 +14,7 @@ from loadtest.scenario import Level, Scenario, file_version, lengths_of
 from loadtest.text import percent
 from loadtest.workloads.files.data_file import DataFile
 from loadtest.workloads.files.trace import Trace, looks_like_trace
-from loadtest.workloads.nonce import seed_from
+from loadtest.workloads.source import seed_from
 from loadtest.workloads.tokens import Counter, TokenFit
 
 LARGER_CONTEXT = "give the model a larger context (on Ollama with --num-ctx)"  # other APIs cannot set it

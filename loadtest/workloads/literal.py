@@ -7,8 +7,7 @@ from typing import Self
 
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads.job import Job
-from loadtest.workloads.nonce import behind_nonce, seed_of
-from loadtest.workloads.source import Session, SingleRequest, with_inputs
+from loadtest.workloads.source import Session, SingleRequest, behind_nonce, seed_of, with_inputs
 from loadtest.workloads.tokens import Counter, TokenFit
 
 

@@ -20,7 +20,7 @@ from loadtest.metrics import NS_PER_S
 from loadtest.scenario import BURSTINESS, RATE, Level, Scenario, times_of
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
-from loadtest.workloads.nonce import seed_from
+from loadtest.workloads.source import seed_from
 
 Item = TypeVar("Item")
 
@@ -122,7 +122,7 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
             f"{scenario.seed} {level.index}",
             burstiness=scenario.burstiness,
             rate_to=level.rate_to,
-            over=_ramp_seconds(scenario, level),
+            over=scenario.duration or level.requests * 2 / (level.rate + (level.rate_to or level.rate)),
         )
     if scenario.duration is not None:
         end, least = round(scenario.duration * NS_PER_S), scenario.least_requests or 0
@@ -135,12 +135,6 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
         raise ScenarioError(
             f"{level.load} puts a request beyond the next 290 years; ask for a higher rate or fewer requests."
         ) from None
-
-
-def _ramp_seconds(scenario: Scenario, level: Level) -> float | None:
-    if level.rate is None or level.rate_to is None:
-        return None
-    return scenario.duration or level.requests * 2 / (level.rate + level.rate_to)
 
 
 def think_time(scenario: Scenario, job: Job) -> float:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads.job import Job
-from loadtest.workloads.nonce import seed_from
-from loadtest.workloads.source import Session
+from loadtest.workloads.source import Session, seed_from
 from loadtest.workloads.synthetic import cached_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
@@ -26,10 +25,6 @@ class SharedPrefix:
     scenario: Scenario
     counter: Counter
     fit: TokenFit
-
-    def session(self, session: Session, level: Level, i: int, *, warmup: bool) -> Session:
-        """Return a session whose turns begin with the system prompt that session i draws."""
-        return PrefixedSession(session, *self.drawn(level, i, warmup=warmup))
 
     def fit_job(self, job: Job) -> tuple[Job, int]:
         """Return a job to fit counts by, with a system prompt of its own, and our count of that."""

@@ -14,9 +14,8 @@ from typing import Self
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads.files.trace import Blocks
 from loadtest.workloads.job import Job
-from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
 from loadtest.workloads.schedule import trace_of
-from loadtest.workloads.source import Session, SingleRequest, with_inputs
+from loadtest.workloads.source import Session, SingleRequest, nonce_of, seed_from, seed_of, with_inputs
 from loadtest.workloads.tokens import Counter, TokenFit
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import refuse
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.conversations import ConversationSource
@@ -13,10 +13,9 @@ from loadtest.workloads.data_source import DataSource, check_rows_fit, data_file
 from loadtest.workloads.drawn_lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
-from loadtest.workloads.nonce import nonce_of, seed_from
 from loadtest.workloads.schedule import trace_of
-from loadtest.workloads.shared_prefix import behind_prefix
-from loadtest.workloads.source import Session, Source
+from loadtest.workloads.shared_prefix import PrefixedSession, behind_prefix
+from loadtest.workloads.source import Session, Source, nonce_of, seed_from
 from loadtest.workloads.synthetic import HashedBlocks, Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
@@ -71,7 +70,9 @@ class Workload:
                 level = replace(level, output_tokens=None)
         level = self.lengths.at(level, i, warmup=warmup)
         session = source.session(level, i, warmup=warmup)
-        return session if self.prefix is None else self.prefix.session(session, level, i, warmup=warmup)
+        if self.prefix is None:
+            return session
+        return PrefixedSession(session, *self.prefix.drawn(level, i, warmup=warmup))
 
     @property
     def turns_mean(self) -> float:
@@ -133,11 +134,11 @@ def as_files_say(scenario: Scenario) -> Scenario:
         scenario = scenario.replace(output_tokens=())
     if not scenario.data_once:
         return scenario
-    if (most := max(scenario.concurrency, default=1)) > len(file):
-        raise ScenarioError(
-            f"{counted(len(file), 'row')} of {file.path} cannot keep {most} streams busy; ask for {len(file)} streams or "
-            "fewer."
-        )
+    refuse(
+        (most := max(scenario.concurrency, default=1)) > len(file),
+        f"{counted(len(file), 'row')} of {file.path} cannot keep {most} streams busy; ask for {len(file)} streams or "
+        "fewer.",
+    )
     return scenario.replace(requests=len(file))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from rig import PYTHON, ROOT, pinned
 
 from loadtest.run_folder import RunFolder
-from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.source import nonce_of
 
 CLIENTS = ("asyncio", "locust", "httpx")
 

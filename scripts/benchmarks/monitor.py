@@ -21,7 +21,7 @@ import numpy as np
 from rig import CLIENT_CORE, SERVER_CORE, TICKS, pinned
 
 from loadtest.run_folder import RunFolder
-from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.source import nonce_of
 
 SERVER = ("--profile", "metronome")
 SETTLED_S = 2.0  # after a monitor came up: its imports and first samples are no steady cost

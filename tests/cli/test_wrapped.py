@@ -8,8 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from loadtest.cli.output.printing import print_lines, print_wrapped
-from loadtest.cli.output.progress_line import LiveLine, at_work
+from loadtest.cli.output.printing import LiveLine, at_work, print_lines, print_wrapped
 
 LINE = "! Ollama does not say how many requests it handles in parallel; run with more users than that"
 

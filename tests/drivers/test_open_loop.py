@@ -20,7 +20,7 @@ from support.plans import MADE_UP, Run, counted, planned
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import loop_factory
 from loadtest.cli.demo import simulated_server
-from loadtest.cli.output.progress_line import live_sentence
+from loadtest.cli.output.printing import live_sentence
 from loadtest.measure import release
 from loadtest.measure.progress import Tally
 from loadtest.records import Clock, Outcome

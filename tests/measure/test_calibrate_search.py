@@ -28,7 +28,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.profiles import PROFILES
-from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.source import nonce_of
 
 MS = 1_000_000
 CLOCK = Clock(monotonic_ns=7_000 * MS, wall_ns=1_700_000_000_000 * MS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.cli.output.progress_line import live_sentence
+from loadtest.cli.output.printing import live_sentence
 from loadtest.measure.progress import Progress
 from loadtest.scenario import Level
 

@@ -157,9 +157,9 @@ def test_first_use_loads_and_another_context_loads_again_after_all_have_ended() 
     assert loads[1] == pytest.approx(0.501)  # the rest of the load under way
     assert seconds_ns(streams[2].scheduled) == seconds_ns(streams[0].ended) + 2_001 * MS
     assert seconds_ns(streams[3].scheduled) == seconds_ns(streams[2].ended) + 2_001 * MS
-    assert engine.loaded_ctx() == 4096
+    assert engine.loaded == 4096
     engine.unload()
-    assert engine.loaded_ctx() is None
+    assert engine.loaded is None
 
 
 def test_a_dropped_client_frees_its_place_at_once_and_its_slot_after_the_batch() -> None:

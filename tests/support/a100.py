@@ -18,7 +18,7 @@ from loadtest.simulate.model.timing import NS_PER_S
 from loadtest.simulate.model.virtual import closed_loop
 from loadtest.simulate.profiles import PROFILES
 from loadtest.targets.run_facts import level_facts
-from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.source import nonce_of
 from support import made_runs, virtual_runs
 from support.places import SCENARIOS
 

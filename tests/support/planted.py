@@ -123,7 +123,7 @@ class Playing:
                     engine._step_values.clear()
                 elif what == "unload":
                     engine.unload()
-                    if engine._loaded is not None:
+                    if engine.loaded is not None:
                         at(now / NS_PER_S + 0.01, "unload")
             elif soon is None:
                 return self

@@ -19,7 +19,7 @@ from loadtest.analyse.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.targets import token_fit
+from loadtest.targets import prepare, token_fit
 from loadtest.targets.context import check_lengths, not_granted
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.targets.run_facts import initial_facts
@@ -94,6 +94,22 @@ def test_prompts_that_fit_are_sent_as_before(monkeypatch: pytest.MonkeyPatch) ->
     sent = served(monkeypatch, 4096, cut_to=4096)
     assert calibrated(Scenario(input_tokens=(256,))).ratio == pytest.approx(RATIO, rel=0.01)
     assert sent == [32, 256, 32, 256]
+
+
+@pytest.mark.parametrize(("prompt", "requests"), [(None, 8), ("Say hello.", 0)])
+def test_made_up_prompts_have_their_length_where_the_model_is_unloaded_too(
+    monkeypatch: pytest.MonkeyPatch, prompt: str | None, requests: int
+) -> None:
+    """128 tokens came out as 545; before a text of the user's own still nothing is sent, so that the first load is cold."""
+    sent = served(monkeypatch, 4096, cut_to=4096)
+    monkeypatch.setattr(prepare, "reread", lambda _, one: one)
+    asked = {"input_tokens": (128,)} if prompt is None else {"prompt": prompt}
+    workload = Workload(Scenario(unload=True, concurrency=(1,), **asked), Counter("estimate"))
+    with httpx.Client() as client:
+        target = Target(SERVER, ServedModel("m"), OllamaChat("m"))
+        fit = prepare._fitted(client, target, workload, 1, lambda _: None).workload.fit
+    assert len(sent) == requests
+    assert fit.server(fit.ours(128)) == pytest.approx(128, abs=3)
 
 
 def test_lengths_are_checked_against_what_was_asked_before_the_load_and_against_what_was_granted_after_it() -> None:

@@ -17,7 +17,7 @@ from support.places import SCENARIOS
 from loadtest.analyse.run import frames
 from loadtest.cli.demo import simulated_server
 from loadtest.records import Outcome, Record, read_lines
-from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.source import nonce_of
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")

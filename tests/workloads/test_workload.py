@@ -14,7 +14,7 @@ from support.ranks import copy_ranks
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.workloads import synthetic
-from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.source import nonce_of
 from loadtest.workloads.synthetic import made_up
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload

@@ -32,9 +32,7 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     if not (np.nan_to_num(run.column("turn")) > 0).any():
         return _of_single_requests(analysis, use)
     if use.source == UNKNOWN:
-        return [
-            Finding("How much of each conversation the server had cached is not known.", f"{capitalised(use.method)}.")
-        ]
+        return [Finding(f"How much of each conversation the server had cached is not known ({use.method}).")]
     shown = _kept_shares(analysis, use)
     if not shown:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -12,9 +13,7 @@ from rich.console import Console
 from loadtest.cli.memory.estimates import (
     DEFAULT_QUANTIZATION,
     MemoryEstimate,
-    MemoryOptions,
     asked_estimates,
-    memory_size,
 )
 from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
@@ -23,6 +22,7 @@ from loadtest.cli.output.printing import json_option, print_json, print_lines
 from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
+from loadtest.memory.estimate import parse_size
 from loadtest.scenario import short_repr
 from loadtest.text import shown
 
@@ -87,14 +87,14 @@ def memory(**options: Any) -> None:
         )
     options["url"] = one_url(place, options["url"])
     _refuse_idle(options)
-    asked = MemoryOptions(connection=connection_of(options), **options)
+    asked = SimpleNamespace(connection=connection_of(options), **options)
     _one_source(asked)
     every = asked_estimates(asked)
     if asked.table or asked.training:
         for found in every:
             _print_parameters(asked, found, Console())
         return
-    room = memory_size(asked.gpu_memory, "--gpu-memory")
+    room = None if asked.gpu_memory is None else parse_size(asked.gpu_memory)
     if asked.as_json:
         bodies = [
             {
@@ -124,7 +124,7 @@ def _refuse_idle(options: Mapping[str, Any]) -> None:
         refuse_idle(("flash_attention",), "beside --buffers, which says how large they are")
 
 
-def _one_source(asked: MemoryOptions) -> None:
+def _one_source(asked: SimpleNamespace) -> None:
     sources = ["model", "gguf", "config", "url", "run", "parameters"]
     given = [name for name in sources if getattr(asked, name) is not None]
     together = ({"model", "url"}, {"config", "parameters"})
@@ -158,7 +158,7 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
     print_lines(console, found.notes, style="dim")
 
 
-def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
+def _print_parameters(asked: SimpleNamespace, found: MemoryEstimate, console: Console) -> None:
     """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
     if parameters is None:

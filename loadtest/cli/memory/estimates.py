@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,7 +27,6 @@ from loadtest.memory.estimate import (
     loaded_memory,
     parse_size,
 )
-from loadtest.scenario import Scenario
 from loadtest.text import shown
 from loadtest.urls import parse_url
 
@@ -34,33 +34,6 @@ if TYPE_CHECKING:
     from loadtest.analyse.run.frames import RunData
 
 DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryOptions:
-    """The command's options, None or False where not given."""
-
-    model: str | None
-    gguf: Path | None
-    config: Path | None
-    url: str | None
-    connection: Scenario
-    run: Path | None
-    parameters: float | None
-    layers: int | None
-    kv_heads: int | None
-    head_size: int | None
-    quantization: str | None
-    dtype: str | None
-    context: int | None
-    slots: int | None
-    cache_dtype: str
-    flash_attention: bool
-    buffers: str | None
-    gpu_memory: str | None
-    training: str | None
-    table: bool
-    as_json: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +47,8 @@ class MemoryEstimate:
     group: str | None = None  # which model or server of a run of several
 
 
-def asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
-    """Return the estimate asked for; of a run of several models or servers one for each."""
+def asked_estimates(asked: SimpleNamespace) -> list[MemoryEstimate]:
+    """Return the estimate that the command's options ask for; of a run of several models or servers one for each."""
     cache = asked.cache_dtype.lower()
     refuse(cache not in CACHE_DTYPES, f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
     if asked.run:
@@ -88,16 +61,15 @@ def asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
     return [_with_options(asked, found) for found in every]
 
 
-def _with_options(asked: MemoryOptions, found: MemoryEstimate) -> MemoryEstimate:
+def _with_options(asked: SimpleNamespace, found: MemoryEstimate) -> MemoryEstimate:
     """Return an estimate with what the options say of context, slots, cache and buffers."""
-    size = memory_size(asked.buffers, "--buffers")
     plan = replace(
         found.plan,
         context=asked.context or min(found.plan.context, found.plan.facts.trained or found.plan.context),
         slots=asked.slots or found.plan.slots,
         cache_dtype=asked.cache_dtype.lower(),
         flash=asked.flash_attention,
-        buffers=None if size is None else int(size),
+        buffers=None if asked.buffers is None else int(parse_size(asked.buffers, "--buffers")),
         gpu=asked.gpu_memory is not None or found.measured is None or found.measured.size_vram != 0,
     )
     if found.simulated:
@@ -110,7 +82,7 @@ def _with_options(asked: MemoryOptions, found: MemoryEstimate) -> MemoryEstimate
     return replace(found, plan=plan, notes=tuple(extra))
 
 
-def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
+def _asked_facts(asked: SimpleNamespace) -> tuple[Facts, tuple[str, ...]]:
     if asked.gguf:
         header = gguf.read_gguf(asked.gguf)
         short = f"{asked.gguf.name} lacks {header.missing:,} bytes of its tensors: the download is not complete."
@@ -128,14 +100,13 @@ def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
     return _of_flags(asked, {}), ()
 
 
-def _of_config(asked: MemoryOptions, path: Path) -> Facts:
+def _of_config(asked: SimpleNamespace, path: Path) -> Facts:
     try:
         with os_error_as(ScenarioError, f"cannot read {path}"):
             config = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ScenarioError(f"{path} is not a config.json: it does not hold an object.")
+    refuse(not isinstance(config, dict), f"{path} is not a config.json: it does not hold an object.")
     shape = shapes.from_config(config, str(path))
     refuse(
         shape is None and asked.parameters is None,
@@ -144,16 +115,16 @@ def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     )
     if not asked.quantization and not asked.dtype:
         refuse("quantization_config" in config, f"{path} is of a quantised model: add --dtype int8 or --dtype int4.")
-        asked = replace(asked, dtype=str(config.get("torch_dtype") or config.get("dtype") or "fp16"))
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "fp16")
+        asked = SimpleNamespace(**{**vars(asked), "dtype": dtype})
     if shape is None or asked.parameters is not None:
         return _of_flags(asked, config)
     name = path.resolve().parent.name or path.name
     return facts_of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
 
 
-def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
+def _of_flags(asked: SimpleNamespace, config: Mapping[str, Any]) -> Facts:
     """Return the facts given by --parameters and other options, and by a config.json where an option is not given."""
-    assert asked.parameters is not None
     parameters = int(asked.parameters)
     heads = config.get("num_attention_heads")
     architecture = {
@@ -224,7 +195,7 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
     return MemoryEstimate(plan, said, tuple(notes), simulated=run.simulated is not None)
 
 
-def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
+def _estimate_of_server(asked: SimpleNamespace, url: str) -> MemoryEstimate:
     from loadtest.targets.server.control import control_client
     from loadtest.targets.server.probe import choose_model, probe, with_details
 
@@ -252,8 +223,3 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     if said is None:
         notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")
     return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
-
-
-def memory_size(text: str | None, option: str) -> float | None:
-    """Return the bytes that an option gives; None where it is not given."""
-    return None if text is None else parse_size(text, option)

@@ -9,9 +9,9 @@ import click
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import (
+    LENGTHS,
     as_sentence,
     parse_whole,
-    read_length,
     read_share,
     short_repr,
     split_outside_brackets,
@@ -54,9 +54,9 @@ def whole_param(*bounds: float) -> ReadParam:
     return ReadParam(parse_whole, "n", "a whole number like 8", bounds)
 
 
-def read_lengths(text: str) -> tuple[int | str, ...]:
+def read_lengths(text: str) -> tuple[float | str, ...]:
     """Read lengths with commas between: whole numbers and distributions; raise ScenarioError."""
-    return tuple(read_length(item) for item in split_outside_brackets(text, ",") if item.strip())
+    return tuple(LENGTHS.read(item) for item in split_outside_brackets(text, ",") if item.strip())
 
 
 def _list_of(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:

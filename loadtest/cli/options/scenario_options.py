@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from loadtest.cli.options import Gives, together
 from loadtest.cli.options.param_types import (
     LISTS_OF,
     PARAM_TYPES,
@@ -23,13 +24,13 @@ from loadtest.errors import ScenarioError, refuse
 from loadtest.reach import secrets_apart
 from loadtest.scenario import (
     FORMER,
+    LENGTHS,
+    TIMES,
     ConnectionKeys,
     Key,
     Scenario,
     check_idle,
     keys_of,
-    read_length,
-    read_seconds,
     short_repr,
 )
 from loadtest.urls import is_socket, without_secrets
@@ -42,31 +43,7 @@ _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
-def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for every key of Scenario, all None by default so that a file's values stand."""
-    for former, name in FORMER.items():
-        flag = "--" + former.replace("_", "-")
-        command = click.option(flag, former, type=PARAM_TYPES.get(SCENARIO_KEYS[name].kind), hidden=True)(command)
-    return key_options(*SCENARIO_KEYS)(command)
-
-
-def key_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what gives a command the options of these keys, in this order."""
-
-    def give(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names):
-            command = option_of(SCENARIO_KEYS[name])(command)
-        return command
-
-    return give
-
-
-# of the commands that connect to a server, with the same help and checks as in `loadtest run`
-connection_options = key_options(*CONNECTION)
-server_options = key_options(*SERVER_OPTIONS)
-
-
-def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def option_of(key: Key) -> Gives:
     kind, default = key.kind, key.default
     text = key.help + (f" [{key.unit}]" if key.unit not in ("", "s") else "")  # of seconds the metavar speaks
     if key.listed:
@@ -88,9 +65,9 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     if key.many:
         taken = ReadParam(read_lengths, "n,n,…") if key.length else LISTS_OF[kind]
     elif key.length:
-        taken = ReadParam(read_length, "length")
+        taken = ReadParam(LENGTHS.read, "length")
     elif key.span:
-        taken = ReadParam(read_seconds, "seconds")
+        taken = ReadParam(TIMES.read, "seconds")
     elif key.share:
         taken = SHARE
     elif key.unit == "s" and kind is float:
@@ -109,6 +86,26 @@ def _given_again(
     return (given if between is None else between.join(given)) or None
 
 
+def key_options(*names: str) -> Gives:
+    """Return what gives a command the options of these keys, in this order."""
+    return together(*(option_of(SCENARIO_KEYS[name]) for name in names))
+
+
+# an option for every key, all None by default so that a file's values stand, and one for every former name of a key
+scenario_options = together(
+    key_options(*SCENARIO_KEYS),
+    *(
+        click.option(
+            f"--{former.replace('_', '-')}", former, type=PARAM_TYPES.get(SCENARIO_KEYS[name].kind), hidden=True
+        )
+        for former, name in FORMER.items()
+    ),
+)
+# of the commands that connect to a server, with the same help and checks as in `loadtest run`
+connection_options = key_options(*CONNECTION)
+server_options = key_options(*SERVER_OPTIONS)
+
+
 def is_url(text: str) -> bool:
     """Whether an argument is a server's URL rather than a file: http://host, host:11434, localhost, unix:/run/x.sock."""
     return "://" in text or is_socket(text) or (_HOST_AND_PORT.fullmatch(text) is not None and not Path(text).exists())
@@ -121,16 +118,16 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
     """
     urls = [text for text in given if is_url(text)]
     files = [text for text in given if not is_url(text)]
-    if stray := next((text for text in files if _VALUES.fullmatch(text) and not Path(text).exists()), None):
-        raise ScenarioError(
-            f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
-            "blanks: --concurrency 1,2,4."
-        )
-    if word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None):
-        raise ScenarioError(
-            f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
-            f"{word} out."
-        )
+    refuse(
+        stray := next((text for text in files if _VALUES.fullmatch(text) and not Path(text).exists()), None),
+        f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
+        "blanks: --concurrency 1,2,4.",
+    )
+    refuse(
+        word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None),
+        f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
+        f"{word} out.",
+    )
     if len(files) > 1:
         raise ScenarioError(
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one, in quotes where its path "

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from loadtest.cli.options import together
 from loadtest.credentials import scrubber
 from loadtest.errors import refuse
 from loadtest.measure.search import SearchResult
@@ -74,22 +74,17 @@ def _check_writable(path: Path, option: str) -> None:
     )
 
 
-def gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --junit and --github-summary, as `gates`."""
-
-    @click.option(
+# gives a command --junit and --github-summary
+gate_options = together(
+    click.option(
         "--junit",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write each level's verdict and objectives as JUnit XML, which CI systems show as tests.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--github-summary",
         is_flag=True,
         help=f"Append tables of levels and objectives to the summary of the GitHub step (the file named by {STEP_SUMMARY}).",
-    )
-    @functools.wraps(command)
-    def with_gates(*given: Any, junit: Path | None, github_summary: bool, **others: Any) -> Any:
-        return command(*given, gates=GateFiles.asked(junit, github_summary=github_summary), **others)
-
-    return with_gates
+    ),
+)

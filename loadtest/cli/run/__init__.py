@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from loadtest.asyncio_driver.run import Beside, Choose, Finished, Keep, measure
-from loadtest.cli.monitor import Monitoring, monitor_options
+from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
-from loadtest.cli.output.progress_line import LiveLine
+from loadtest.cli.output.printing import LiveLine
 from loadtest.cli.report import slo_option
 from loadtest.cli.run.beforehand import as_predicted, kept_beforehand, question
 from loadtest.cli.run.find_max import Finder, check_find_max
@@ -148,8 +148,6 @@ def run(
     given: tuple[str, ...],
     out: Path | None,
     *,
-    showing: Showing,
-    monitoring: Monitoring,
     slo: str | None,
     find_max: int | None,
     prediction: Path | None,
@@ -185,6 +183,7 @@ def run(
     Every option here can be set in the environment as well: --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over
     the environment, and that over the scenario file.
     """
+    showing, monitored = Showing.taken(values), {name: values.pop(name) for name in ("monitor", *MONITORING)}
     objectives = () if slo is None else parse_objectives(slo)
     check_find_max(find_max, objectives, values)
     url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
@@ -195,7 +194,7 @@ def run(
     asked = question(slo, find_max, scenario)
     keep = kept_beforehand(scenario, prediction, asked, probe_slots=probe_slots)
     line = showing.progress_line()
-    measured = functools.partial(run_scenario, out=out, line=line, beside=monitoring.beside(scenario), keep=keep)
+    measured = functools.partial(run_scenario, out=out, line=line, beside=beside_run(scenario, **monitored), keep=keep)
     if find_max is not None:
         finder = Finder(scenario, objectives, find_max, line.say)
         finished = measured(finder.first(), choose=finder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.asyncio_driver.run import Keep
-from loadtest.cli.output.progress_line import at_work
+from loadtest.cli.output.printing import at_work
 from loadtest.errors import PredictionError, os_error_as, refuse
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from loadtest.asyncio_driver.run import Finished
+from loadtest.cli.options import together
 from loadtest.cli.options.environment import is_from_environment
 from loadtest.cli.output.gates import GateFiles, gate_options
-from loadtest.cli.output.printing import json_option, print_json, print_wrapped
-from loadtest.cli.output.progress_line import LiveLine, NoLine
+from loadtest.cli.output.printing import LiveLine, NoLine, json_option, print_json, print_wrapped
 from loadtest.cli.report import any_records_lost, exit_code, report_dict, show_report
 from loadtest.errors import LoadTestError, refuse
 from loadtest.measure.search import SearchResult
@@ -36,42 +35,33 @@ class Showing:
     as_json: bool = False
     gates: GateFiles = field(default_factory=GateFiles)
 
-    def progress_line(self) -> LiveLine:
-        return NoLine() if self.quiet else LiveLine()
-
-
-def showing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say how results come out, as `showing`."""
-
-    @click.option("--report", is_flag=True, hidden=True)
-    @click.option(
-        "--no-report",
-        is_flag=True,
-        help="Leave out report.html, report.md and the charts; `loadtest report` makes them later.",
-    )
-    @click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr.")
-    @json_option
-    @gate_options
-    @functools.wraps(command)
-    def with_showing(
-        *given: Any,
-        report: bool,
-        no_report: bool,
-        quiet: bool,
-        as_json: bool,
-        gates: GateFiles,
-        **others: Any,
-    ) -> Any:
+    @classmethod
+    def taken(cls, values: dict[str, Any]) -> Showing:
+        """Take the options that say how results come out from those of a command."""
+        gates = GateFiles.asked(values.pop("junit"), github_summary=values.pop("github_summary"))
+        report, no_report, quiet, as_json = (values.pop(name) for name in ("report", "no_report", "quiet", "as_json"))
         refuse(
             report and no_report and not is_from_environment("no_report"),
             "--report and --no-report exclude each other; a report is written without either.",
         )
-        showing = Showing(
-            charts=report or not no_report, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates
-        )
-        return command(*given, showing=showing, **others)
+        return cls(report or not no_report, not (quiet or as_json), quiet, as_json, gates)
 
-    return with_showing
+    def progress_line(self) -> LiveLine:
+        return NoLine() if self.quiet else LiveLine()
+
+
+# gives a command the options that `Showing.taken` takes
+showing_options = together(
+    click.option("--report", is_flag=True, hidden=True),
+    click.option(
+        "--no-report",
+        is_flag=True,
+        help="Leave out report.html, report.md and the charts; `loadtest report` makes them later.",
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr."),
+    json_option,
+    gate_options,
+)
 
 
 def show_ended(

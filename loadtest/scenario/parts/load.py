@@ -158,23 +158,20 @@ def check_load(load: LoadKeys) -> None:
         "unload measures one load at a time; set concurrency = 1, and requests to how many loads.",
     )
     if not load.rate:
-        _check_needs_rate(load)
-    if load.open_loop:
-        _check_open_loop(load)
-    elif load.max_in_flight is not None:
-        raise ScenarioError("max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself).")
-
-
-def _check_needs_rate(load: LoadKeys) -> None:
-    for name in ("rate_to", "burstiness"):
-        refuse(getattr(load, name) is not None, f"{name} shapes an open loop at a rate, and there is none; add rate.")
-    refuse(load.arrivals != "poisson", f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
-
-
-def _check_open_loop(load: LoadKeys) -> None:
+        for name in ("rate_to", "burstiness"):
+            refuse(
+                getattr(load, name) is not None, f"{name} shapes an open loop at a rate, and there is none; add rate."
+            )
+        refuse(load.arrivals != "poisson", f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
     refuse(load.rate and load.trace is not None, "rate and trace exclude each other; a trace has its own instants.")
     refuse(
-        (load.arrivals == "gamma") != (load.burstiness is not None),
+        load.open_loop and (load.arrivals == "gamma") != (load.burstiness is not None),
         "gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.",
     )
-    refuse(load.max_rate, "max_rate slows the streams of a closed loop; leave it out in an open loop.")
+    refuse(
+        load.open_loop and load.max_rate, "max_rate slows the streams of a closed loop; leave it out in an open loop."
+    )
+    refuse(
+        not load.open_loop and most is not None,
+        "max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself).",
+    )

@@ -94,6 +94,7 @@ class RequestKeys:
         "sent, and never stored. May be given again.",
         [],
         repeat="'NAME: VALUE'",
+        valid=check_headers,
     )
     body: str | None = request_key(
         "JSON laid over the body of every request, or @FILE with it; null takes a key out, as in "
@@ -107,12 +108,14 @@ class RequestKeys:
         "Query of every measured request, as 'name=value'; ${NAME} as in --header. May be given again.",
         [],
         repeat="NAME=VALUE",
+        valid=query_parts,
     )
     path: str | None = request_key(
         "Path that measured requests go to, below the URL, instead of the endpoint's own.",
         None,
         text=Text(4096, "write it like /v1/chat/completions, or leave it out"),
         metavar="PATH",
+        valid=check_path,
     )
     top_p: float | None = request_key(
         "Sample from the likeliest tokens that together have this probability; default: the server's.",
@@ -143,6 +146,7 @@ class RequestKeys:
         None,
         text=Text(100, "write a time like 10m, or leave it out"),
         metavar="TIME",
+        valid=check_keep_alive,
     )
     ignore_eos: bool = request_key(
         "Ask for answers of full length: the server ignores the end that the model chooses (vLLM, llama.cpp).",
@@ -177,16 +181,10 @@ class RequestKeys:
 
 
 def check_request(request: RequestKeys) -> None:
-    """Raise ScenarioError for an endpoint that the API does not have, and for what cannot be said or added."""
-    check_headers(request.header)
-    query_parts(request.query)
-    if request.path is not None:
-        check_path(request.path)
+    """Raise ScenarioError for an endpoint that the API does not have, and for what a body may not say."""
     if request.body is not None:
         said = [one for one in SAID_KEYS if (value := getattr(request, one)) is not False and value not in (None, ())]
         check_body(request.body, said)
-    if request.keep_alive is not None:
-        check_keep_alive(request.keep_alive)
     api, endpoint = request.api, request.endpoint
     other = {("ollama", "completions"): "generate", ("openai", "generate"): "completions"}.get((api, endpoint))
     refuse(other is not None, f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")

@@ -62,7 +62,7 @@ class Engine:
         self._limit = slots
         self._lifo = lifo
         self._random = random.Random(seed)
-        self._loaded = loaded  # context length of the loaded model; None: not loaded
+        self.loaded = loaded  # context length of the loaded model; None while there is none
         self._load_end: int | None = None
         self._load_ctx = 0
         self._timed: list[tuple[int, int, Stream]] = []  # HANDLING and HANDOVER, by the instant they end
@@ -124,10 +124,6 @@ class Engine:
         """Return how many requests wait at the scheduler, of which OLLAMA_MAX_QUEUE allows so many."""
         return len(self._pending)
 
-    def loaded_ctx(self) -> int | None:
-        """Return the context length of the loaded model, None while there is none."""
-        return self._loaded
-
     def loading(self, now: int) -> tuple[int, float] | None:
         """Return the context length of a model that is being loaded and the share that is loaded; None without a load."""
         whole = round(self.timing.load_s * NS_PER_S)
@@ -138,13 +134,13 @@ class Engine:
     def unload(self) -> None:
         """Drop the model if no request runs on it; the next request loads it again."""
         if self._alive == 0 and self._load_end is None:
-            self._loaded = None
+            self.loaded = None
 
     # -- one instant ------------------------------------------------------------------------------------------------
 
     def _turn(self, at: int) -> None:
         if self._load_end == at:
-            self._load_end, self._loaded = None, self._load_ctx
+            self._load_end, self.loaded = None, self._load_ctx
             self._schedule(at)
         while self._timed and self._timed[0][0] <= at:
             stream = heapq.heappop(self._timed)[2]
@@ -165,9 +161,9 @@ class Engine:
         """Pass pending requests on while they suit the loaded model; if one does not and all is idle, start a load."""
         while self._pending and self._load_end is None:
             stream = self._pending[0]
-            if stream.request.num_ctx != self._loaded:
+            if stream.request.num_ctx != self.loaded:
                 if self._alive == 0:
-                    self._loaded, self._load_ctx = None, stream.request.num_ctx
+                    self.loaded, self._load_ctx = None, stream.request.num_ctx
                     self._load_end = now + round(self.timing.load_s * NS_PER_S)
                     self._cache.clear()
                 return

@@ -27,14 +27,14 @@ class Metronome:
         self._random = random.Random(seed)
         self._ticks: list[tuple[int, int, Stream]] = []
         self._order = itertools.count()
-        self._num_ctx: int | None = None
+        self.loaded: int | None = None  # the context length last asked for
 
     def submit(self, request: EngineRequest, now: int) -> Stream:
         """Start a stream at `now`, without waiting."""
         stream = Stream(request, now, Stage.PREFILL)
         stream.scheduled = stream.slot_won = stream.prefill_start = now
         stream.prompt_tokens = min(token_count(request.prompt), request.num_ctx)
-        self._num_ctx = request.num_ctx
+        self.loaded = request.num_ctx
         wait = 0.0 if request.load_only else max(self._random.gauss(self._mean, self._deviation), 0.0)
         self._later(stream, now + round(wait * NS_PER_S))
         return stream
@@ -61,15 +61,11 @@ class Metronome:
     def pending(self) -> int:
         return 0
 
-    def loaded_ctx(self) -> int | None:
-        """Return the context length last asked for."""
-        return self._num_ctx
-
     def loading(self, now: int) -> tuple[int, float] | None:  # noqa: ARG002 - the engine's signature
         return None
 
     def unload(self) -> None:
-        self._num_ctx = None
+        self.loaded = None
 
     def _later(self, stream: Stream, at: int) -> None:
         heapq.heappush(self._ticks, (-(-at // self._grid_ns) * self._grid_ns, next(self._order), stream))

@@ -15,12 +15,11 @@ from urllib.parse import quote
 
 import httpx
 
-from loadtest.errors import TargetError
+from loadtest.errors import TargetError, refuse
 from loadtest.targets.server.control import (
     NO_ANSWER,
     ControlAnswer,
     as_count,
-    as_items,
     as_mapping,
     as_plain,
     as_positive,
@@ -109,10 +108,11 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
     if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
         return server
     listing = _listing(client, url, path)
-    if version.failure == listing.failure == NO_ANSWER and api == "auto":
-        raise TargetError(
-            f"{url} answers neither GET /api/version nor GET {listing.path} in time; is it a model server, and awake?"
-        )
+    refuse(
+        version.failure == listing.failure == NO_ANSWER and api == "auto",
+        f"{url} answers neither GET /api/version nor GET {listing.path} in time; is it a model server, and awake?",
+        TargetError,
+    )
     listed = listed_models(listing.json())
     may_be_one = not ours and (listed is None or any(row.get("owned_by") == "library" for row in listed))
     if may_be_one and api == "auto" and (server := _ollama(client, url, version, said, api)):
@@ -252,8 +252,11 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
     """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
     present = models_named([shown(model.name) for model in server.models]) or "none"
     if asked is not None:
-        if not asked.strip():
-            raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
+        refuse(
+            not asked.strip(),
+            f"the model's name is empty; {server.url} has: {present}. Choose one with --model.",
+            TargetError,
+        )
         called = [model for model in server.models if _is_called(model, asked)]
         if not called and server.kind == "ollama":  # to which case means nothing
             called = [
@@ -277,16 +280,18 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         return loaded[0]
     if len(named) == 1:
         return named[0]
-    if server.unlisted:
-        raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
+    refuse(
+        server.unlisted,
+        f"{server.url} does not list its models ({server.unlisted}); name one with --model.",
+        TargetError,
+    )
     if not server.models:
         if server.kind == "ollama":
             raise TargetError(
                 f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
             )
         raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
-    if not named:
-        raise TargetError(f"{server.url} lists patterns of names, no model: {present}. Name one with --model.")
+    refuse(not named, f"{server.url} lists patterns of names, no model: {present}. Name one with --model.", TargetError)
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 
@@ -356,15 +361,14 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in info.items():
         if (name := key.partition(".")[2]) in names:
-            one = [as_count(_whole(item)) for item in as_items(value)] if isinstance(value, list) else as_count(value)
+            one = (
+                [as_count(int(item) if isinstance(item, bool) else item) for item in value]
+                if isinstance(value, list)
+                else as_count(value)
+            )
             if one is not None and not (isinstance(one, list) and None in one):  # a list has a number for each layer
                 found[name] = one
     return found
-
-
-def _whole(item: Any) -> Any:
-    """Return yes and no, of which lists by layer are made too, as 1 and 0."""
-    return int(item) if isinstance(item, bool) else item
 
 
 def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:

@@ -130,8 +130,7 @@ class DataFile:
     def _recognise(self, file: BinaryIO) -> None:
         """Tell JSON, CSV and lines apart, and read a CSV file's head; raise ScenarioError for what is none of them."""
         suffix = self.path.suffix.lower()
-        if (other := not_rows(file.read(512), suffix)) is not None:
-            raise ScenarioError(f"the data file {self.path} {other}.")
+        refuse((other := not_rows(file.read(512), suffix)), f"the data file {self.path} {other}.")
         _after_mark(file)
         line = _first_line(file)
         first = line.lstrip()[:1]
@@ -279,8 +278,7 @@ class DataFile:
 def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     try:
         with os_error_as(ScenarioError, f"cannot read the data file {path}"):
-            if (other := not_regular(path)) is not None:
-                raise ScenarioError(f"the data file {path} {other}.")
+            refuse((other := not_regular(path)), f"the data file {path} {other}.")
             with path.open("rb") as file:
                 data = DataFile(path, column)
                 data.take_all(file)

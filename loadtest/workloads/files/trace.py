@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import datetime
 import functools
-import json
 import math
 import re
 from array import array
@@ -33,6 +32,7 @@ from loadtest.scenario import (
     read_text,
     short_repr,
 )
+from loadtest.scenario.files import parsed
 from loadtest.text import listed, percent, seconds
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
@@ -261,7 +261,8 @@ def looks_like_trace(path: Path) -> bool:
             first = file.read(LOOKED_AT).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
     except (OSError, ValueError):
         return False
-    names = _json_object(first) or [name.strip().strip('"') for name in re.split("[,;\t]", first)]
+    row = parsed(first)
+    names = (isinstance(row, dict) and row) or [name.strip().strip('"') for name in re.split("[,;\t]", first)]
     return _columns_of(tuple(names)).input is not None and not {*map(plain_name, names)} & set(KNOWN)
 
 
@@ -302,21 +303,13 @@ def _all(lengths: array[int], name: str, numbers: array[int], path: Path) -> arr
     )
 
 
-def _json_object(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
 def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in rows:
-        row = _json_object(line)
-        if row is None:
-            raise ScenarioError(
-                f"the trace {path}, line {number}, is not a JSON object; write one a line (JSON lines)."
-            )
+        row = parsed(line)
+        refuse(
+            not isinstance(row, dict),
+            f"the trace {path}, line {number}, is not a JSON object; write one a line (JSON lines).",
+        )
         yield number, row
 
 

@@ -49,7 +49,7 @@ def test_memory_comes_in_at_a_steady_rate_and_the_cache_at_the_end() -> None:
     engine = Engine(profile.timing, slots=4)
 
     def used() -> float:
-        page = control_plane.metrics_page(profile, num_ctx=engine.loaded_ctx(), loading=engine.loading(now), streams=())
+        page = control_plane.metrics_page(profile, num_ctx=engine.loaded, loading=engine.loading(now), streams=())
         (line,) = [line for line in page.splitlines() if line.startswith("DCGM_FI_DEV_FB_USED")]
         return float(line.split()[-1]) * 2**20
 

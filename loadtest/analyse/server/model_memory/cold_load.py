@@ -148,8 +148,8 @@ def cold_load_sentences(cold: dict[str, Any], mark: str = "") -> list[str]:
     """Return sentences on the loads of a level; `mark` is appended to GPU memory that is simulated."""
     if not cold["n"]:
         return ["No load was seen: no request ended well, or the server does not say how long it loaded."]
-    said = [loading(cold), *(_growth_sentence(cold, key, name, mark) for key, name in MEMORIES)]
-    return [sentence for sentence in said if sentence]
+    sentences = [loading(cold), *(_growth_sentence(cold, key, name, mark) for key, name in MEMORIES)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def loading(cold: dict[str, Any]) -> str:
