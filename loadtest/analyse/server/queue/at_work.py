@@ -93,7 +93,7 @@ def delayed_s(run: RunData, gap: float) -> float:
     rows = rows[evenly(len(rows), MOST_STREAMS)]
     if not len(rows):
         return 0.0
-    late, gathered = np.array([_caught_up(tokens_of(run, int(row))) for row in rows]).T
+    late, gathered = np.array([caught_up(tokens_of(run, int(row))) for row in rows]).T
     shares = [share for row in rows for share in _together(run, int(row), min(3 * TIE_S, 0.3 * gap))]
     if float(np.median(gathered)) < GATHERED and (not shares or float(np.median(shares)) >= IN_STEP):
         return 0.0
@@ -111,7 +111,7 @@ def _together(run: RunData, row: int, near: float) -> Iterator[float]:
                 yield float((distance(both, theirs) <= near).mean())
 
 
-def _caught_up(at: FloatArray) -> tuple[float, float]:
+def caught_up(at: FloatArray) -> tuple[float, float]:
     """Return by how much a stream's latest token was late, and the share of its tokens that came with the one before."""
     gaps = np.diff(at)
     mean = float(gaps.mean())

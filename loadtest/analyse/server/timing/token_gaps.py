@@ -22,7 +22,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import freed_in_order
-from loadtest.analyse.server.queue.at_work import FEWEST_TOKENS, distance, tokens_of
+from loadtest.analyse.server.queue.at_work import FEWEST_TOKENS, caught_up, distance, tokens_of
 from loadtest.analyse.server.queue.slots import Slots
 
 EDGE_SHARE = 0.25  # of the median gap, within which tokens of one batch arrive …
@@ -35,7 +35,8 @@ MOST_STREAMS, MOST_BESIDE = 200, 12  # looked at, evenly spread; of each those b
 OUT_OF_STEP, IN_STEP = 0.5, 0.8
 LEAST_APART = 0.2  # of the pairs, out of step, from which on streams are not of one batch
 FEWEST_PAIRS = 8
-MOST_GATHERED = 0.1  # of a stream's tokens may come with the one before
+MOST_GATHERED = 0.1  # of a stream's tokens may come with the one before …
+MOST_LATE = 2.0  # … and where more do, later by so many steps at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,5 +234,6 @@ def _pairs(run: RunData, gaps: TokenGaps) -> Iterator[float]:
 
 
 def _gathered(at: FloatArray, usual: float) -> bool:
-    """Whether tokens of a stream came together: then they came at other moments than they were made."""
-    return bool((np.diff(at) < NEAR * usual).mean() > MOST_GATHERED) if len(at) > 1 else True
+    """Whether tokens of a stream came in twos, or all together: these are seen as steps all the same, or as none at all."""
+    late, together = caught_up(at) if len(at) > 1 else (0.0, 1.0)
+    return together > MOST_GATHERED and late <= MOST_LATE * usual
