@@ -35,7 +35,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
-from loadtest.text import listed, size
+from loadtest.text import listed, percent, size
 
 FAMILY_ERROR = 0.01  # over all headline figures of a comparison
 TOLERANCE = 0.02  # a worsening up to here is no regression
@@ -221,7 +221,13 @@ def compare(
         found, said = compare_part((ours_in, theirs_in), across, METRICS if of_tokens else OF_REQUESTS)
         levels += found
         notes += [f"{name}: {note}" if name else note for note in (*_server_differs(ours_in, theirs_in), *said)]
-    run_noise = noise_between((one for _, *sides in parts for side in sides for one in side), run_noise)
+    asked = run_noise
+    run_noise = noise_between((one for _, *sides in parts for side in sides for one in side), asked)
+    if run_noise > max(2 * asked, RUN_NOISE) and len(bases) == len(news) == 1:
+        notes.append(
+            f"The pace of the same steps differs by {percent(run_noise)} within a run, as on a machine that others use: of two "
+            "runs only a large change shows then. Compare several a side (A1 A2 A3 --against B1 B2 B3), or keep the machine free."
+        )
     headline = [both for level in levels for both in level.figures if both.metric.headline]
     tests = sum(both.error_known for both in headline) + sum(one.some_failed and not one.refused for one in levels)
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)

@@ -391,4 +391,7 @@ class Splitter:
             for other, spent in shares.items():
                 found[other] = found.get(other, 0.0) + float(lost) * spent / total
                 inferred |= not bool(self.timeline.told[other])
+        # Of gaps that scatter only the longer ones are here: a stream lost no more in all than its stall.
+        share = min(float(self.run.column("stall_s")[row]) / max(sum(found.values()), 1e-9), 1.0)
+        found = {other: spent * share for other, spent in found.items()}
         return TimePart(time_parts.STALL, sum(found.values()), self._causes(found, time_parts.PROMPTS), inferred)

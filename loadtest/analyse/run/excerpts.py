@@ -12,7 +12,6 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.metrics import S_PER_US
 
 MOST_READ_EVENTS = 2_000_000  # content events; more of them give the same step times
 EXCERPTS_A_LEVEL = 8  # per level, evenly spaced
@@ -20,7 +19,7 @@ EXCERPTS_A_LEVEL = 8  # per level, evenly spaced
 
 @dataclass(frozen=True, slots=True)
 class TimedEvents:
-    """Content events in order of requests and time; arrivals in seconds since the run's first t_sched."""
+    """Content events in order of requests and time: when each was made, or came where the server does not say (RunData.made_at)."""
 
     row: IntArray
     place: IntArray  # in Run.chunks.flat
@@ -33,10 +32,10 @@ class TimedEvents:
         """Mark the pairs of neighbours that follow one another in one stream."""
         return np.asarray((np.diff(self.row) == 0) & (np.diff(self.place) == 1), dtype=np.bool_)
 
-    def gaps(self, run: RunData) -> tuple[FloatArray, FloatArray]:
-        """Return the gaps between such neighbours, seconds, and when the later one of each arrived."""
+    def gaps(self) -> tuple[FloatArray, FloatArray]:
+        """Return the gaps between such neighbours, seconds, and when the later one of each was made."""
         inside = self.inside
-        return np.diff(run.chunks.flat[self.place])[inside] * S_PER_US, self.at[1:][inside]
+        return np.diff(self.at)[inside], self.at[1:][inside]
 
     @property
     def said(self) -> str | None:
@@ -50,8 +49,8 @@ def events(run: RunData, most: int = MOST_READ_EVENTS) -> TimedEvents:
     """Return all content events of a run, or about `most` of them from stretches of every level."""
     total = len(run.chunks.flat)
     if total <= most:
-        row = run.chunks.owner
-        return TimedEvents(row, np.arange(total), run.column("send")[row] + run.chunks.flat * S_PER_US, None, total)
+        row, place = run.chunks.owner, np.arange(total)
+        return TimedEvents(row, place, run.made_at(row, place), None, total)
     send, end = run.column("send"), run.column("end")
     counts = run.chunks.counts
     levels = run.requests["level"].to_numpy()
@@ -77,6 +76,6 @@ def _events_between(run: RunData, send: FloatArray, low: float, high: float) -> 
     many = counts[rows]
     row = np.repeat(rows, many)
     place = np.arange(int(many.sum())) + np.repeat(starts[rows] - (np.cumsum(many) - many), many)
-    at = send[row] + run.chunks.flat[place] * S_PER_US
+    at = run.made_at(row, place)
     keep = (at >= low) & (at <= high)
     return row[keep], place[keep], at[keep]

@@ -134,6 +134,10 @@ class RunData:
         """Mark every request whose value in a column of `requests` is one of these."""
         return self.requests[name].isin(values).to_numpy(dtype=np.bool_)
 
+    def made_at(self, row: IntArray, place: IntArray) -> FloatArray:
+        """Return when the server made the events at `place` in `chunks.flat`, of requests `row`; by arrival where it does not say."""
+        return self.column("send")[row] + self.chunks.flat[place] * metrics.S_PER_US - self.delivery.at(row, place)
+
     def of_level(self, level: int) -> BoolArray:
         """Mark every request of a level, warm-ups and failures included."""
         return self.one_of("level", level)

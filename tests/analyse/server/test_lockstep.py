@@ -37,16 +37,20 @@ def test_several_servers_behind_one_url_are_seen_and_not_taken_for_one(tmp_path:
     assert (found.summary["step_law"]["base_s"] is None) is (servers == 2)
 
 
-def test_a_way_that_delays_each_stream_by_itself_makes_no_several_servers(tmp_path: Path) -> None:
-    """Was "Several servers stand behind this URL", and that prompts which took 0.2 ms interrupt a stream for 9 % of its decode."""
+@pytest.mark.parametrize("noise_s", [0.008, 0.05])
+def test_a_way_that_delays_each_stream_by_itself_makes_no_several_servers(tmp_path: Path, noise_s: float) -> None:
+    """Was "Several servers stand behind this URL", and that prompts which took 0.2 ms interrupt a stream for 9 % of its decode.
+
+    Where tokens also come several at once (50 ms) nothing was said of that, and 22 % of the decode time.
+    """
     timing = Timing(step=StepLaw(0.02), prefill_s=1e-6, jitter=0.02)
     loads = [Load(users=users, requests=80, prompt=(60, 240), output=(20, 60)) for users in (1, 8)]
     said = "\n".join(
-        all_findings(analyse(play(timing, loads, slots=16, says=None, noise_s=0.008).write(tmp_path / "run")))
+        all_findings(analyse(play(timing, loads, slots=16, says=None, noise_s=noise_s).write(tmp_path / "run")))
     )
     assert "do not get their tokens together: several servers" in said
     assert "or the way delays each stream by itself" in said
-    assert "interrupt" not in said
+    assert not any(claim in said for claim in ("interrupt", "A step of the server", "of two kinds"))
 
 
 @pytest.mark.parametrize("name", ["ollama-0.24-tiny-slots4", "ollama-0.33-mid-slots4"])

@@ -301,3 +301,16 @@ def test_a_proxy_that_holds_tokens_back_adds_no_slots(tmp_path: Path, gathered_s
         records.append(dataclasses.replace(record, **changes))
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, played.levels)))
     assert (found.estimate or 0) <= has
+
+
+@pytest.mark.parametrize("has", [2, 8])
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_reads_that_the_way_delays_add_no_slots(tmp_path: Path, says: str | None, has: int) -> None:
+    """Was "handles 9 requests in parallel" of eight slots: tokens of 10 ms steps came 50 ms late on average, each by itself."""
+    timing = Timing(step=StepLaw(0.010, 0.001), prefill_s=0.0002, jitter=0.03)
+    loads = [Load(users=users, requests=10 * users, prompt=(60, 240), output=(20, 60)) for users in (1, 2 * has)]
+    run = frames.load(play(timing, loads, slots=has, says=says, noise_s=0.05).write(tmp_path / "run"))
+    found = slots.estimate_slots(run)
+    assert (found.estimate or 0) <= has, found.method
+    assert slots.peak_decoding(run, np.ones(len(run.requests), dtype=np.bool_)) <= has
+    assert found.limit or says != "ollama"  # which says when it made each token

@@ -18,6 +18,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work, slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps, token_gaps
+from loadtest.analyse.server.timing.step_law import fit_law
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -326,3 +327,13 @@ def test_a_sample_of_nothing_but_zeros_is_no_step_time() -> None:
     entry = dataclasses.replace(steps.step_times(1, np.array([0.0, 0.0, 0.3]), np.arange(3.0)), sample=(0.0, 0.0))
     ((streams, values),) = steps.step_table((entry,), None, neighbours=False)
     assert (streams, values) == (1, (entry.mean_s,))
+
+
+def test_a_server_that_stood_still_once_is_not_one_whose_every_step_is_off_the_line() -> None:
+    """Was "with 1 stream a step takes 23.7 ms, and the best line gives 13.7 ms" of one pause of 10 s."""
+    found = {streams: np.full(1000, 0.012 + 0.002 * streams) for streams in (1, 2, 3, 4)}
+    found[1][500] = 10.0
+    law, reason = fit_law(tuple(steps.step_times(streams, each, np.arange(1000.0)) for streams, each in found.items()))
+    assert law is not None
+    assert not law.fits
+    assert "with 1 stream a step takes 24.0 ms on average, as a few took far longer than 14.0 ms, and" in (reason or "")

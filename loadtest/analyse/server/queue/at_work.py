@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, evenly, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, open_within
 
@@ -19,7 +20,12 @@ HELD_UP_S, HELD_UP_GAPS = (
     0.25,
     5,
 )  # seconds, and token gaps: a last token that is later than both was held up on the way
-GATHERED = 3  # tokens in a read, on average, of most answers: then a proxy gathers them
+FEWEST_TOKENS = 4  # of a stream while another one decoded
+MOST_STREAMS, MOST_BESIDE = 60, 3  # looked at, evenly spread; of each those sent next
+IN_STEP = 0.8  # of a stream's tokens come with a token of another that decodes with it, where the two share steps
+AT_ONCE = 0.1  # of a stream's mean gap: tokens closer together than this came in one read …
+GATHERED = 0.1  # … and so late where so many of a stream did
+MOSTLY_LATE = 0.9  # of the streams have their latest token no later than the delay that is taken
 LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
 
 
@@ -55,30 +61,76 @@ def token_gap(run: RunData) -> float:
 
 
 def first_made(run: RunData) -> FloatArray:
-    """Return when the first token of each request was made: before it came, where a proxy held the answer back."""
-    return run.column("first_token") - run.column("held_back_s")
+    """Return when the first token of each request was made: before it came, where the server says so or a proxy held it back."""
+    known = run.delivery.usable
+    late = np.where(known, 0.0, run.column("held_back_s"))
+    late[known] = run.delivery.at(np.flatnonzero(known), run.chunks.starts[:-1][known])
+    return run.column("first_token") - late
 
 
 def _last(run: RunData, gap: float) -> FloatArray:
-    """Return when the last token of each request was made: earlier than it came, where the way held it up for long.
+    """Return when the last token of each request was made: earlier than it came, where the server stamps it or it was held up for long.
 
     By the server's own duration a stream was over then; its slot was another one's while its tokens were on the way.
     """
-    last = run.column("last")
+    last, known = run.column("last").copy(), run.delivery.usable
+    last[known] -= run.delivery.at(np.flatnonzero(known), run.chunks.starts[1:][known] - 1)
     made = first_made(run) + run.column("decode_s")
     held_up = last - made > max(HELD_UP_S, HELD_UP_GAPS * gap)
     return np.where(held_up, made, last)
 
 
-def _gathered_s(run: RunData) -> float:
-    """Return the time over which a proxy gathers tokens, by which a last token may be late; 0 where it sends them on."""
-    counts, reads = run.chunks.counts, np.asarray(run.requests["reads"], dtype=np.float64)
-    gathered = (reads > 0) & (counts >= GATHERED * reads)
-    several = gathered & (reads > 1)
-    if not several.any() or gathered.mean() <= MOSTLY_HELD_BACK:
+# -- how late tokens come ----------------------------------------------------------------------------------------------
+
+
+def delayed_s(run: RunData, gap: float) -> float:
+    """Return how late a token may come, seconds; 0 where streams get their tokens one by one and together, as the server makes them.
+
+    Elsewhere a token is late by as much as those behind it catch up, for a stream goes no faster than it does on average, or
+    usually where prompts hold it up.
+    """
+    rows = np.flatnonzero(run.chunks.counts >= FEWEST_TOKENS)
+    rows = rows[evenly(len(rows), MOST_STREAMS)]
+    if not len(rows):
         return 0.0
-    span = run.column("last") - run.column("first_token")
-    return float(np.median(span[several] / (reads[several] - 1)))
+    late, gathered = np.array([caught_up(tokens_of(run, int(row))) for row in rows]).T
+    shares = [share for row in rows for share in _together(run, int(row), min(3 * TIE_S, 0.3 * gap))]
+    if float(np.median(gathered)) < GATHERED and (not shares or float(np.median(shares)) >= IN_STEP):
+        return 0.0
+    return float(np.quantile(late, MOSTLY_LATE))
+
+
+def _together(run: RunData, row: int, near: float) -> Iterator[float]:
+    """Yield which share of a stream's tokens came with one of each stream that decoded beside it."""
+    mine = tokens_of(run, row)
+    for other in range(row + 1, min(row + 1 + MOST_BESIDE, len(run.chunks.counts))):
+        theirs = tokens_of(run, other)
+        if len(theirs) >= FEWEST_TOKENS:
+            both = mine[(mine > theirs[0]) & (mine < theirs[-1])]
+            if len(both) >= FEWEST_TOKENS:
+                yield float((distance(both, theirs) <= near).mean())
+
+
+def caught_up(at: FloatArray) -> tuple[float, float]:
+    """Return by how much a stream's latest token was late, and the share of its tokens that came with the one before."""
+    gaps = np.diff(at)
+    mean = float(gaps.mean())
+    apart = gaps > AT_ONCE * mean
+    pace = min(mean, float(np.median(gaps[apart]))) if apart.any() else mean
+    ahead = at - pace * np.arange(len(at))
+    return float((ahead - np.minimum.accumulate(ahead[::-1])[::-1]).max()), float((~apart).mean())
+
+
+def tokens_of(run: RunData, row: int) -> FloatArray:
+    """Return when the server made the tokens of a request, or when they came."""
+    places = np.arange(run.chunks.starts[row], run.chunks.starts[row + 1])
+    return run.made_at(np.full(len(places), row), places)
+
+
+def distance(at: FloatArray, others: FloatArray) -> FloatArray:
+    """Return how far each instant is from the nearest of the others, which are sorted."""
+    right = np.searchsorted(others, at).clip(1, len(others) - 1)
+    return np.asarray(np.minimum(np.abs(at - others[right - 1]), np.abs(others[right] - at)), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +143,7 @@ class RequestInstants:
     last: FloatArray  # last token, made earlier by the scatter of arrivals
     gone: FloatArray  # `last`, or the end of a request without a token
     gap: float  # token_gap
+    late_s: float  # delayed_s
     told: bool  # whether the server reported for nearly every answer when work on it began
 
     @classmethod
@@ -103,13 +156,14 @@ class RequestInstants:
             started = run.column("headers")
         started = np.clip(started, arrived, first)
         gap = token_gap(run)
-        last = np.maximum(_last(run, gap) - max(min(TIE_S, gap / 2), _gathered_s(run)), first + 1e-9)
+        late = delayed_s(run, gap)
+        last = np.maximum(_last(run, gap) - max(min(TIE_S, gap / 2), late), first + 1e-9)
         gone = np.where(np.isfinite(last), last, end)
         keep = np.isfinite(send) & (rows if rows is not None else True)
         seen = keep & np.isfinite(first)
         told = bool(seen.any()) and float(np.isfinite(started[seen]).mean()) >= TOLD_SHARE
         arrived, started, first, last, gone = (values[keep] for values in (arrived, started, first, last, gone))
-        return cls(arrived, started, first, last, gone, gap, told)
+        return cls(arrived, started, first, last, gone, gap, late, told)
 
     @property
     def in_flight(self) -> Depth:
@@ -117,9 +171,14 @@ class RequestInstants:
         return Depth.of(self.arrived, np.maximum(self.gone, self.arrived))
 
     @property
-    def slack(self) -> float:
+    def edge(self) -> float:
         """Arrivals closer together than this belong to one batch, seconds."""
         return min(3 * TIE_S, 0.3 * self.gap)
+
+    @property
+    def slack(self) -> float:
+        """How far from the begin and end of a stream it is known to be at work, or not to be."""
+        return max(self.edge, self.late_s)
 
     @property
     def unnoticed_s(self) -> float:
@@ -136,8 +195,8 @@ class RequestInstants:
         seen = np.isfinite(self.first)
         if not seen.any():
             return 0
-        late = np.minimum(self.begun + self.slack, self.first)
-        early = np.maximum(self.last - self.slack, late + 1e-9)  # a last token delayed is no second slot
+        late = np.minimum(self.begun + self.edge, self.first)
+        early = np.maximum(self.last - self.edge, late + 1e-9)  # a last token delayed is no second slot
         work = Depth.of(late[seen], early[seen])
         levels, held = np.unique(work.depth, return_inverse=True)
         spent = np.bincount(held, weights=np.diff(work.times, append=work.times[-1:]), minlength=len(levels))

@@ -194,7 +194,7 @@ class _ObservedSteps:
 
 def _passed_over(run: RunData, requests: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return how many streams were at work in the steps that passed a request over; None where there are too few."""
-    steps = _observed_steps(run, requests, events)
+    steps = _observed_steps(requests, events)
     counted = steps.passed if requests.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
     readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.refilled)
     return _witness("passed_over", readings, "steps")
@@ -240,8 +240,8 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
-def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents) -> _ObservedSteps:
-    seconds, right = events.gaps(run)
+def _observed_steps(requests: RequestInstants, events: TimedEvents) -> _ObservedSteps:
+    seconds, right = events.gaps()
     # tokens that came in one read have gaps near zero between them
     real = (seconds > 0.05 * requests.gap) & np.isfinite(right)
     seconds, right = seconds[real], right[real]
@@ -252,7 +252,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
     decoding = Depth.of(requests.first[seen], last[seen]).at(middle)
     at_work = Depth.of(begun[seen], np.maximum(last, begun)[seen]).at(middle) if requests.told else decoding
     quiet = (count_within(last[seen], left - slack, right - slack) == 0) & (
-        count_within(begun[seen], left + slack, right + slack) == 0
+        count_within(begun[seen], left + requests.edge, right + slack) == 0
     )
     # A request for which a reporting server gave no durations may be in prefill unseen: steps beside one do not count.
     unsure = ~np.isfinite(requests.started) if requests.told else np.zeros(len(seen), dtype=np.bool_)
@@ -277,7 +277,7 @@ def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents
 
 def _without_prompt(steps: _ObservedSteps) -> BoolArray:
     """Mark the steps at most 1.4 times as long as the median step with nobody waiting at the same number of streams."""
-    depths = np.unique(steps.at_work[steps.free])
+    depths = np.unique(steps.at_work[steps.free & (steps.at_work > 0)])
     if not len(depths):
         return np.zeros(len(steps.seconds), dtype=np.bool_)
     usual = [float(np.median(steps.seconds[steps.free & (steps.at_work == depth)])) for depth in depths]

@@ -140,8 +140,9 @@ def _why_no_line(entry: StepTimes, residual: float, law: Law) -> str:
     two = ""
     if len(entry.kinds) == 2:
         two = ": two kinds of step, " + " and ".join(seconds(kind.centre_s) for kind in entry.kinds)
+    few = f" on average, as a few took far longer than {seconds(entry.median_s)}" if entry.mean_s > entry.p90_s else ""
     return (
         f"step times do not follow a straight line: with {counted(entry.streams, 'stream')} a step takes "
-        f"{seconds(entry.mean_s)}, and the best line gives {seconds(law.at(entry.streams))} "
+        f"{seconds(entry.mean_s)}{few}, and the best line gives {seconds(law.at(entry.streams))} "
         f"({percent(residual)} off){two}"
     )

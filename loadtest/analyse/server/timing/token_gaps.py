@@ -22,8 +22,8 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import freed_in_order
+from loadtest.analyse.server.queue.at_work import FEWEST_TOKENS, caught_up, distance, tokens_of
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.metrics import S_PER_US
 
 EDGE_SHARE = 0.25  # of the median gap, within which tokens of one batch arrive …
 EDGE_MOST_S = 0.005  # … but within no more than this
@@ -31,12 +31,12 @@ MERGED_SHARE = 0.1  # of the stream's mean gap: after a shorter one two tokens c
 NEAR = 0.1  # of the usual gap: tokens closer together than this are of one step
 SHORTEST_GAP_S = 0.005  # below it, arrivals scatter too much to tell steps apart
 MOST_STREAMS, MOST_BESIDE = 200, 12  # looked at, evenly spread; of each those beside it
-FEWEST_TOKENS = 4  # of a stream while another one decoded
 # share of a stream's tokens that come with another's: below the first the two share no steps, above the second they do
 OUT_OF_STEP, IN_STEP = 0.5, 0.8
 LEAST_APART = 0.2  # of the pairs, out of step, from which on streams are not of one batch
 FEWEST_PAIRS = 8
-MOST_GATHERED = 0.1  # of a stream's tokens may come with the one before
+MOST_GATHERED = 0.1  # of a stream's tokens may come with the one before …
+MOST_LATE = 2.0  # … and where more do, later by so many steps at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ class TokenInstants:
         starts, counts = run.chunks.starts, run.chunks.counts
         rows, seen = np.flatnonzero(counts), counts > 0
         first, last = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
-        first[rows] = _made_at(run, rows, starts[rows])
-        last[rows] = _made_at(run, rows, starts[rows + 1] - 1)
+        first[rows] = run.made_at(rows, starts[rows])
+        last[rows] = run.made_at(rows, starts[rows + 1] - 1)
         # An end token is counted in output_tokens but not sent: such a stream decodes for one more step.
         silent = run.one_of("finish_reason", "stop") & (run.column("output_tokens") > counts)
         last = np.where(silent & seen, np.maximum(last, run.column("end")), last)
@@ -141,12 +141,11 @@ def read_gaps(run: RunData, slots: Slots) -> TokenGaps:
     """Return the gaps of a run; of a very long one those of stretches of it."""
     seen = excerpts.events(run)
     inside = seen.inside
-    at = seen.at - run.delivery.at(seen.row, seen.place)
-    seconds = np.diff(at)[inside]
+    seconds = np.diff(seen.at)[inside]
     positive = seconds[seconds > 0]
     middle = float(np.median(positive)) if len(positive) else 0.0
     requests = TokenInstants.of(run, slots, min(EDGE_SHARE * middle, EDGE_MOST_S))
-    found = _gaps_of(requests, seen.row, at, inside)
+    found = _gaps_of(requests, seen.row, seen.at, inside)
     group = _number_merged(found.row, seconds, len(requests.first))
     size = np.bincount(group)
     shared = (np.bincount(group, weights=seconds) / size)[group] if len(group) else seconds
@@ -162,13 +161,8 @@ def _block(requests: TokenInstants, run: RunData, low: int, high: int) -> TokenG
     """Read all gaps of the requests in rows `low` to `high` − 1."""
     starts = run.chunks.starts
     row = np.repeat(np.arange(low, high), run.chunks.counts[low:high])
-    at = _made_at(run, row, np.arange(starts[low], starts[high]))
+    at = run.made_at(row, np.arange(starts[low], starts[high]))
     return _gaps_of(requests, row, at, np.diff(row) == 0)
-
-
-def _made_at(run: RunData, row: IntArray, place: IntArray) -> FloatArray:
-    """Return when the server made the events at `place` in Run.chunks.flat, of requests `row`; by arrival where it does not say."""
-    return run.column("send")[row] + run.chunks.flat[place] * S_PER_US - run.delivery.at(row, place)
 
 
 def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> TokenGaps:
@@ -234,23 +228,12 @@ def _pairs(run: RunData, gaps: TokenGaps) -> Iterator[float]:
         beside = beside[beside != row]
         for other in beside[evenly(len(beside), MOST_BESIDE)]:
             together = mine[(mine > first[other]) & (mine < last[other])]
-            theirs = _tokens(run, int(other))
+            theirs = tokens_of(run, int(other))
             if len(together) >= FEWEST_TOKENS and not _gathered(theirs, usual):
-                yield float((_distance(together, theirs) <= NEAR * usual).mean())
+                yield float((distance(together, theirs) <= NEAR * usual).mean())
 
 
 def _gathered(at: FloatArray, usual: float) -> bool:
-    """Whether tokens of a stream came together: then they came at other moments than they were made."""
-    return bool((np.diff(at) < NEAR * usual).mean() > MOST_GATHERED) if len(at) > 1 else True
-
-
-def _tokens(run: RunData, row: int) -> FloatArray:
-    places = np.arange(run.chunks.starts[row], run.chunks.starts[row + 1])
-    at = run.column("send")[row] + run.chunks.flat[places] * S_PER_US
-    return np.asarray(at - run.delivery.at(np.full(len(places), row), places), dtype=np.float64)
-
-
-def _distance(at: FloatArray, others: FloatArray) -> FloatArray:
-    """Return how far each instant is from the nearest of the others, which are sorted."""
-    right = np.searchsorted(others, at).clip(1, len(others) - 1)
-    return np.asarray(np.minimum(np.abs(at - others[right - 1]), np.abs(others[right] - at)), dtype=np.float64)
+    """Whether tokens of a stream came in twos, or all together: these are seen as steps all the same, or as none at all."""
+    late, together = caught_up(at) if len(at) > 1 else (0.0, 1.0)
+    return together > MOST_GATHERED and late <= MOST_LATE * usual

@@ -164,7 +164,7 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     begun = ttft.begun(requests)[seen]
     work = Depth.of(begun, np.maximum(requests.last[seen], begun))
-    gaps, right = excerpts.events(run).gaps(run)
+    gaps, right = excerpts.events(run).gaps()
     known = np.isfinite(right) & (gaps >= 0)
     right, gaps = right[known], gaps[known]
     beside = work.at(right - gaps / 2).astype(np.int64)
