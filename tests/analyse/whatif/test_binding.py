@@ -245,7 +245,7 @@ def test_a_way_to_the_server_is_no_reading_of_prompts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("refused", [1, 8])
 def test_turns_that_are_refused_bind_where_the_others_are_in_time(tmp_path: Path, refused: int) -> None:
-    """Was "reading prompts takes too long" with 8 of 32 refused, and nothing with one."""
+    """Was nothing: "8 people miss it", without a word of why."""
     levels, truth = grid(Made(), (2,), each=16)
     why = "the request exceeds the available context size"
     failed = [unanswered(one, Outcome.HTTP_ERROR, status=400, error=why) for one in truth.records[2 : 2 + refused]]
