@@ -194,7 +194,7 @@ def test_a_run_of_a_simulated_server_says_how_to_bring_it_back(tmp_path: Path) -
 
 def test_the_table_of_the_run_says_what_was_asked_and_which_request_waited_longest(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(1, 8), scenario={"concurrency": [1, 8]})
-    facts = dict(run_table.facts_table(analyse(tmp_path / "run")).rows)
+    facts = {row[0]: row[1] for row in run_table.facts_table(analyse(tmp_path / "run")).rows}
     assert facts["prompts"] == (
         "made up, each behind a number of its own, so that no prefix cache answers it; how many of their tokens the server had "
         "cached is not known"
