@@ -84,7 +84,7 @@ def people_sentence(scenario: Scenario, turns: float, whole: str = "the whole ru
 def search_sentence(scenario: Scenario) -> str:
     """Say how long a search is whose first level `scenario` has: its levels, and of people what each takes."""
     (level,) = scenario.levels()
-    said = f"The search measures some 5 to 12 levels of {level.requests} requests or more, one after another."
+    said = f"The search measures some 4 to 12 levels of {level.requests} requests or more, one after another."
     people = people_sentence(scenario, mean_turns(as_files_say(scenario)), "the first")
     return joined(" ", said, people)
 
