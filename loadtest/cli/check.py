@@ -174,7 +174,9 @@ def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[Slo
 
 def _model_details(model: ServedModel) -> str:
     parts = [
-        shown(str(model.details.get(key))) for key in ("parameter_size", "quantization_level") if model.details.get(key)
+        shown(str(said))
+        for key in ("parameter_size", "quantization_level")
+        if (said := model.details.get(key)) and said != "unknown"
     ]
     return f"({', '.join(parts)})" if parts else ""
 

@@ -23,6 +23,7 @@ from loadtest.text import UNKNOWN, listed, number, shown
 RUNS = Path("runs")
 SIGNS = ("run.json", "run.json.partial", "summary.json", "requests-*.jsonl")  # of a run folder, whole or not
 NO_REPORT = "no report"
+MOST_NAMED = 4  # runs in one sentence
 WIDE = 100  # columns of a terminal from which the time of day is shown
 COLUMNS = {
     "run": 0,
@@ -211,9 +212,10 @@ def _print(found: Sequence[Headline]) -> None:
     for one in found:
         if one["trouble"] is not None:
             console.print(Text(shown(f"{one['path'].name} {one['trouble']}"), style="dim"))
-    simulated = sum(one["simulated"] for one in found)
+    simulated = [one["path"].name for one in found if one["simulated"]]
     if simulated:
-        every = "All of them" if simulated == len(found) else f"{simulated} of them"
+        more = f", and {len(simulated) - MOST_NAMED} more," if len(simulated) > MOST_NAMED else ""
+        every = "All of them" if len(simulated) == len(found) else f"{listed(simulated[:MOST_NAMED])}{more}"
         console.print(Text(f"{every} measured a simulated server.", style="dim"))
 
 

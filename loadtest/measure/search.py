@@ -3,7 +3,7 @@
 The load doubles until a level misses the objectives. Then the gap between the highest load that meets them and the lowest
 that misses them is halved. An unclear level is measured once more with twice the requests. Where it stays unclear, its figures
 decide where the search goes on, and the answer says how sure it is. Where no level surely met the objectives, half of the
-lowest load is measured. A void level is measured again with the same number of requests; where it stays void, the search
+lowest load is measured, with twice the requests at once. A void level is measured again with the same number of requests; where it stays void, the search
 ends, because this client cannot measure more either.
 
 Loads are whole numbers: streams, people, or steps of a rate.
@@ -57,9 +57,11 @@ class Search:
         """Return the level to measure after those tried, in the order tried; None when the search is over."""
         if not tried:
             return self._level(min(self.start, self.most), 0)
-        last = tried[-1]
+        *before, last = tried
         same = [one for one in tried if one.concurrency == last.concurrency]
-        if last.met is None and len(same) < (VOID_ATTEMPTS if last.void else ATTEMPTS):
+        below = any(one.probably for one in before) and all(last.concurrency < one.concurrency for one in before)
+        attempts = VOID_ATTEMPTS if last.void else 1 if below else ATTEMPTS
+        if last.met is None and len(same) < attempts:
             return self._level(last.concurrency, sum(not one.void for one in same))
         if last.void:
             return None
@@ -75,7 +77,7 @@ class Search:
         if answer <= 1 or any(one.met for one in tried):
             return None
         half = min(one.concurrency for one in tried) // 2
-        return self._level(half, 0) if half else None
+        return self._level(half, ATTEMPTS - 1) if half else None
 
     def _level(self, load: int, attempt: int) -> NextLevel:
         return NextLevel(load, max(self.least, self.a_stream * load) * 2**attempt)

@@ -78,6 +78,14 @@ def _descendants(pid: int) -> Iterable[int]:
         yield from _descendants(child)
 
 
+def _processor() -> str | None:
+    """Return the processor's name; None where Linux's /proc/cpuinfo has none."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return None
+
+
 class Host:
     """Samples this machine. `client` is the pid of the load generator, `servers` the URLs of what it measures."""
 
@@ -108,6 +116,8 @@ class Host:
             "cores": psutil.cpu_count() or 1,
             "memory_total": memory_total,
         }
+        if cpu := _processor():
+            facts["cpu"] = cpu
         if missing:
             facts["server_process"] = (
                 f"not seen: no process on this machine that this user may look at listens at {' or '.join(missing)}"

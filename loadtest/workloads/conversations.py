@@ -22,6 +22,7 @@ from loadtest.workloads.tokens import Counter, TokenFit
 MESSAGE_TOKENS = 8  # that a chat template may put around a message
 MOST_PLAYED = 10_000  # turns of a conversation
 CONVERSATIONS_DRAWN = 200  # conversations whose lengths are drawn to tell how many end early
+PAST_CONTEXT = "would pass the context of"  # in the note of a conversation that ends early
 SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may count the rest otherwise
 
 
@@ -99,7 +100,7 @@ class Conversation:
             return turn
         if self._held + turn.tokens + (turn.output_tokens or 1) <= context:
             return turn
-        self.passed = f"the conversation ends here, for its next turn would pass the context of {context} tokens"
+        self.passed = f"the conversation ends here, for its next turn {PAST_CONTEXT} {context} tokens"
         return None
 
     def say(self, turn: Turn) -> Job:

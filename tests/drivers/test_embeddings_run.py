@@ -60,7 +60,7 @@ def test_the_four_figures_are_those_that_embeddings_have(folder: Path) -> None:
     most = max(level["requests_per_s"] for level in levels)
     assert float(tiles["Most requests/s"].value) == pytest.approx(most, rel=0.01)
     assert tiles["Slots"].note == "answers that have no tokens do not show them"
-    assert "p95 takes 20 requests" in tiles["E2E p95 there"].note
+    assert "p95 needs 20 requests" in tiles["E2E p95 there"].note
 
 
 @pytest.mark.parametrize(("vectors", "doubted"), [(2, True), (4, False)])

@@ -184,7 +184,10 @@ def test_an_answer_that_is_not_sure_gets_a_lower_end() -> None:
     tried += [TriedLevel(5, 60, False, "", leans=False)]
     step = search.next_level(tried)
     assert step is not None
-    assert step.concurrency == 2
+    assert (step.concurrency, step.requests) == (2, 120)  # was 60, seldom sure, and then 120: a third of the search
+    unclear = search.next_level([*tried, TriedLevel(2, 120, None, "", leans=True)])
+    assert unclear is not None
+    assert unclear.concurrency == 1
     found = SearchResult.of([*tried, TriedLevel(2, 60, True, "", leans=True)])
     assert search.next_level([*tried, TriedLevel(2, 60, True, "", leans=True)]) is None
     assert found.sentence("x") == "The server takes 4 streams (2 to 4) within x; 5 streams miss it."

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
-from loadtest.cli.run.how_long import TimeNotice, requests_sentence, say_how_long, with_enough_requests
+from loadtest.cli.run.how_long import (
+    TimeNotice,
+    requests_sentence,
+    say_how_long,
+    search_sentence,
+    with_enough_requests,
+)
 from loadtest.measure.progress import Progress
 from loadtest.scenario import Scenario
 from loadtest.slo import parse_objectives
@@ -96,9 +102,20 @@ def test_a_run_without_objectives_says_how_long_it_takes_too() -> None:
     assert said == ["At the pace of the first answers this takes 30 s."]
 
 
+def test_a_search_says_beforehand_how_long_it_is() -> None:
+    """Ten minutes passed without a word of the whole."""
+    plain = search_sentence(Scenario(concurrency=(1,), requests=60))
+    assert plain == "The search measures some 4 to 12 levels of 60 requests or more, one after another."
+    people = Scenario.from_dict({"turns": 4, "think_time": 10, "concurrency": [4], "requests": 60})
+    assert search_sentence(people) == (
+        f"{plain} People join within 10 s; each level counts once everybody has ended a conversation of about 4 turns. "
+        "Thinking alone takes 4 min of the first; answers come on top of that."
+    )
+
+
 def test_the_gate_of_the_readme_passes_as_pasted(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
     """`loadtest serve` is the server; here it is 20 times faster, and another URL."""
-    (line,) = re.findall(r"^loadtest (run --concurrency .*--slo \S+)", README, flags=re.MULTILINE)
+    line, *_ = re.findall(r"^loadtest (run --concurrency .*--slo \S+)", README, flags=re.MULTILINE)
     code, said, err = loadtest(*shlex.split(line), "--url", simulated_url, "--out", tmp_path / "run")
     assert code in (0, 3), err  # 3: a busy test machine may void what it could not measure
     assert len(re.findall(r"[≤≥] \S+(?: \S+)?: met", " ".join(said.split()))) == 6

@@ -155,7 +155,7 @@ def _draw_percentiles(path: Path, analysis: Analysis) -> Path | None:
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     percentiles.ttft(left, analysis, found[0])
     percentiles.e2e(right, analysis, found[0])
-    said = "a percentile of too few requests is left out: p95 takes 20, p99 takes 100"
+    said = "a percentile of too few requests is left out: p95 needs 20, p99 needs 100"
     return _save(figure, path, analysis, title, joined("; ", found[0].label, said))
 
 

@@ -233,14 +233,19 @@ def _tradeoff(axes: Axes, every: Sequence[StyledSeries], *, key: str, name: str,
     levels = [level for one in every for level in one.levels]
     part = "p95" if all(level.figure(key, "p95") is not None for level in believed(levels)) else "p50"
     for one in every:
-        known = [(level.figure(rate[0]), level.figure(key, part)) for level in one.believed]
-        _plot(axes, one, [(x, y) for x, y in known if x is not None and y is not None])
+        found = [(level, level.figure(rate[0]), level.figure(key, part)) for level in one.believed]
+        known = [(level, (x, y)) for level, x, y in found if x is not None and y is not None]
+        _plot(axes, one, [point for _, point in known])
+        for level, point in {id(known[end][0]): known[end] for end in (0, -1) if known}.values():
+            told = {"xytext": (-7, 4), "textcoords": "offset points", "ha": "right", "color": one.look["color"]}
+            axes.annotate(f"{level.amount:g}", point, **told)
     if not axes.lines:
         style.empty(axes, f"No level that is not void has a {name} and a rate.")
         return
     axes.grid(visible=True, axis="x")
     style.plain(axes.xaxis)
-    axes.set(xlim=(0, None), xlabel=f"{rate[1]}: lower right is better", ylabel=f"{name} {part}, logarithmic")
+    better = f"{rate[1]}: lower right is better; a number is a load"
+    axes.set(xlim=(0, None), xlabel=better, ylabel=f"{name} {part}, logarithmic")
     _logarithmic_y(axes)
 
 

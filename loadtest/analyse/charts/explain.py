@@ -33,7 +33,7 @@ def draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanatio
         began = float(timeline.send[told.cause.row])
         low = min(low, max(began - MARGIN * total, found.begin_s - MOST_BEFORE * total))
     causes = [each.row for part in found.parts.first for each in part.causes]
-    main = told.cause.row if told is not None and told.cause is not None else (causes[0] if causes else None)
+    main = told.cause.row if told is not None and told.cause is not None else None  # whom the subtitle names
     rows = _lanes(timeline, low, high, [found.row, *([main] if main is not None else []), *causes])
     with mpl.rc_context(style.RC):
         figure, (axes, *_) = style.page(1, height=max(3.2, 1.9 + 0.2 * len(rows)))

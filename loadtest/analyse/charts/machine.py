@@ -146,7 +146,8 @@ def cores_panel(axes: Axes, frame: pd.DataFrame) -> None:
     )
     for column, label, colour in lines:
         if column in frame and frame[column].notna().any():
-            axes.plot(frame["t"], frame[column], color=colour, label=label, linewidth=1.4)
+            width = 3.6 if column == "busiest" else 1.4  # it shows beside a mean that is as high
+            axes.plot(frame["t"], frame[column], color=colour, label=label, linewidth=width)
     axes.set_ylim(0, max(1.05, float(frame.reindex(columns=["server_cpu", "client_cpu"]).max().max() * 1.05 or 0)))
     _percent_axis(axes)
 

@@ -77,7 +77,7 @@ def without_p95(levels: Sequence[LevelData]) -> str:
     if not fewer or len(fewer) == len(right):
         return ""
     has = "has" if len(fewer) == 1 else "have"
-    return f"{len(fewer)} of {counted(len(right), 'level')} {has} no TTFT p95, which takes {needed(PERCENTILES['p95'])} requests"
+    return f"{len(fewer)} of {counted(len(right), 'level')} {has} no TTFT p95, which needs {needed(PERCENTILES['p95'])} requests"
 
 
 def title(analysis: Analysis) -> str:

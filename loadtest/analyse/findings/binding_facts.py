@@ -17,6 +17,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.binding import LoadFacts
 from loadtest.records import Outcome
 from loadtest.slo import ERRORS, Objective, judge_objectives
+from loadtest.workloads.conversations import PAST_CONTEXT
 
 WAITING_FIGURES = ("ttft_s", "ttft_sched_s", "queue_wait_s", "slot_wait_s")
 FEWEST_BEYOND = 5  # requests beyond the limit; with fewer the slowest tenth stands for them
@@ -47,26 +48,44 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
         common["step"] = max((entry.mean_s for entry in analysis.steps.times), default=None)
         reading = _reading(analysis)[_beyond(run, rows, missed)]
         common["reading"] = float(np.nanmean(reading)) if np.isfinite(reading).any() else None
-    if missed is None and not (len(errors) and not all(one.met for one in judged)):
+    by_share = any(each.figure == ERRORS for each in objectives)
+    failing = not by_share and len(errors) > float(run.scenario.get("max_error_ratio") or 0.0) * rows.sum()
+    if missed is None and not failing and (not len(errors) or all(one.met for one in judged)):
         return LoadFacts(figure="", **common)
-    if missed is None or missed.figure == ERRORS or 2 * len(errors) >= rows.sum():
+    if missed is None or missed.figure == ERRORS or len(errors) >= _held_against(run, rows, missed)[1].sum():
         said = str(errors.mode().iloc[0])[:100] if len(errors) else None
         mostly = refused if 2 * refused >= len(errors) else 0
         return LoadFacts(figure=ERRORS, context_refusals=mostly, failure=said, **common)
     return LoadFacts(figure=missed.figure, parts=_parts(analysis, rows, missed), **common)
 
 
+def cut_short(run: RunData) -> str:
+    """Say how many conversations the context cut short; empty where it cut none."""
+    turns = run.requests[~run.flag("warmup")]
+    notes = [note for said in turns["notes"] for note in said if PAST_CONTEXT in note]
+    if not notes:
+        return ""
+    every, context = len(turns[["level", "session"]].drop_duplicates()), notes[0].partition(PAST_CONTEXT)[2]
+    return f"{len(notes)} of {every} conversations ended early, before a turn that {PAST_CONTEXT}{context}."
+
+
 def _beyond(run: RunData, rows: BoolArray, missed: Objective) -> BoolArray:
     """Mark the requests beyond an objective's limit; of too few the slowest tenth."""
+    values, beyond = _held_against(run, rows, missed)
+    known = ~np.isnan(values)
+    if beyond.sum() >= FEWEST_BEYOND or not known.any():
+        return beyond
+    far = np.where(np.isinf(values), np.finfo(np.float64).max, values) * (1 if missed.at_most else -1)
+    return np.asarray(known & (far >= np.quantile(far[known], 0.9)), dtype=np.bool_)
+
+
+def _held_against(run: RunData, rows: BoolArray, missed: Objective) -> tuple[FloatArray, BoolArray]:
+    """Return an objective's figure of the requests that did not fail, nan of others, and mark those beyond its limit."""
     left = _left_waiting(run)
     name = "tpot_s" if missed.figure == "itl_s" else missed.figure
     values = np.where(left, np.inf, run.column(name) if name in run.requests else np.nan)
-    known = rows & ~np.isnan(values) & (run.flag("ok") | left)
-    beyond = known & ((values > missed.limit) if missed.at_most else (values < missed.limit))
-    if beyond.sum() >= FEWEST_BEYOND or not known.any():
-        return np.asarray(beyond, dtype=np.bool_)
-    far = np.where(np.isinf(values), np.finfo(np.float64).max, values) * (1 if missed.at_most else -1)
-    return np.asarray(known & (far >= np.quantile(far[known], 0.9)), dtype=np.bool_)
+    values[~(rows & (run.flag("ok") | left))] = np.nan
+    return values, (values > missed.limit) if missed.at_most else (values < missed.limit)
 
 
 def _left_waiting(run: RunData) -> BoolArray:

@@ -22,6 +22,7 @@ from loadtest.text import counted, number, percent, seconds, size
 LATE_S = 2.0  # a gap that begins sooner was there from the start
 RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
 FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
+OTHERS_SHARE = 0.2  # of the machine's cores, from which on what other programs use is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,10 @@ def _processes(frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
     told = f"this client uses {number(float(np.median(client)))} of a core"
     if len(server) >= FEWEST_SAMPLES:
         told = f"the server's process uses {number(float(np.median(server)))} cores and {told}"
+        cores, uses = int(frame.attrs.get("cores") or 0), at.of(frame, "mean")
+        others = cores * float(np.median(uses)) - float(np.median(server) + np.median(client)) if len(uses) else 0.0
+        if others >= OTHERS_SHARE * cores > 0:
+            told += f"; other programs use {number(others)} of the {counted(cores, 'core')}, which the server may lack"
     return Finding(f"At {at.name}, {told}.", "Medians of the samples.")
 
 

@@ -201,7 +201,7 @@ def _without_tokens(levels: Sequence[LevelData]) -> list[Tile]:
             slots
         ]
     where, p95, count = f"at {best['label']}", best.figure("e2e_s", "p95"), (best.get("e2e_s") or {}).get("n", 0)
-    few = f"p95 takes {needed(PERCENTILES['p95'])} requests, {best['label']} has {count}"
+    few = f"p95 needs {needed(PERCENTILES['p95'])} requests, {best['label']} has {count}"
     read = best["input_tokens_per_s"]
     return [
         Tile("Most requests/s", number(best["requests_per_s"]), where),
@@ -301,4 +301,4 @@ def _ttft(at: LevelData | None, best: LevelData | None, missing: str) -> Tile:
         between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "no 95 % interval, "
         return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
-    return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")
+    return Tile(name, "", f"p95 needs {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

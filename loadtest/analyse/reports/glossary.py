@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 GLOSSARY = (
-    ("stream", "A request that is being answered; concurrency is how many there are at once, one for each user."),
-    ("level", "One load of the run (so many streams, or requests a second) with one length of prompt and answer."),
+    (
+        "stream",
+        "A request that was sent and is not over; concurrency is how many there are at once, one for each user.",
+    ),
+    ("level", "A part of the run: so many streams, or requests a second, with one length of prompt and answer."),
     ("closed loop", "Each user sends the next request when its last answer has ended (--concurrency)."),
     (
         "open loop",
@@ -32,12 +35,12 @@ GLOSSARY = (
     ),
     (
         "queue wait",
-        "The time before the server works on a prompt, its load apart: slot wait, batch wait, and what even a request alone waits.",
+        "The time before the server works on a prompt, without its load: slot wait, batch wait, and the delay that even a request alone has.",
     ),
     ("slot wait", "The part of queue wait while all slots are taken: the queue for a slot."),
     (
         "batch wait",
-        "A slot is free, but the batch in flight must end first: with fewer streams than slots, too, but not to a request alone.",
+        "A slot is free, but the batch in flight must end first. It needs another stream, not more streams than slots.",
     ),
     (
         "load",
@@ -47,7 +50,7 @@ GLOSSARY = (
     ("stall", "What a stream's decode lost while the server read other requests' prompts."),
     (
         "p50, p95, p99",
-        "Half of the values, 95 % and 99 % of them are no larger; p95 takes 20 values, p99 100. One between two values is interpolated.",
+        "Half of the values, 95 % and 99 % of them are no larger; p95 needs 20 values, p99 100. One between two values is interpolated.",
     ),
     (
         "95 % interval",

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import ALL as SIMULATED
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
@@ -20,10 +22,18 @@ from loadtest.metrics import S_PER_NS
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.price import Price
 from loadtest.simulate.profiles import PROFILES
-from loadtest.text import UNKNOWN, counted, instant, joined, listed, number, seconds
+from loadtest.text import UNKNOWN, counted, instant, joined, listed, number, percent, seconds
 from loadtest.urls import origin
 
 MOST_LOADS = 6  # that are named one by one
+TTFT_PARTS = (
+    ("unsplit_wait_s", "queue wait"),
+    ("slot_wait_s", "slot wait"),
+    ("batch_wait_s", "batch wait"),
+    ("load_s", "load"),
+    ("prefill_s", "prefill"),
+)
+LEAST_PART = 0.05  # of the slowest request's TTFT, from which on a part of it is named
 ENERGY_FIGURES = (
     ("joules_per_output_token", "J an output token"),
     ("joules_per_output_token_above_idle", "of it above idle"),
@@ -59,6 +69,8 @@ def facts_table(analysis: Analysis) -> Grid:
         *((f"slots{named}", _slots(one)) for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or UNKNOWN)),
         ("load", _loop(summary["levels"])),
+        ("prompts", _prompts(analysis)),
+        *((f"slowest request{named}", _slowest(one)) for named, one in sections(analysis)),
         ("client", _client(machine)),
         ("hardware", _hardware(summary)),
         ("energy", energy_fact(summary)),
@@ -104,6 +116,39 @@ def _loop(levels: list[LevelData]) -> str:
     return (
         "closed loop: each stream sent its next request after its last answer had ended" if due and not any(due) else ""
     )
+
+
+def _prompts(analysis: Analysis) -> str:
+    """Return what was asked, and what of it a prefix cache answered; empty where run.json does not say."""
+    asked, cached = analysis.run.scenario, [level.get("cached_share") for level in analysis.levels]
+    if not asked:
+        return ""
+    what = f"rows of {asked['data']}" if asked.get("data") else "made up"
+    if asked.get("prompt") is not None or asked.get("prompt_file") is not None:
+        what = "one text"
+    alike = asked.get("data") or asked.get("warm_cache")
+    nonce = f"each behind a number of its own{', after what they share' if analysis.run.shares_prefix else ''}"
+    known = [share for share in cached if share is not None]
+    told = "how many of their tokens the server had cached is not known"
+    if known:
+        most = percent(max(known))
+        told = f"{'up to ' if len(known) > 1 and max(known) else ''}{most} of a level's prompt tokens came from the prefix cache"
+    return joined("; ", what if alike else f"{what}, {nonce}, so that no prefix cache answers it", told)
+
+
+def _slowest(one: Analysis) -> str:
+    """Return which request waited longest for its first token, and what for; empty where none had one."""
+    run, levels = one.run, {level["index"]: level for level in one.believed}
+    ttft = np.where(run.flag("ok") & ~run.flag("warmup") & run.one_of("level", *levels), run.column("ttft_s"), np.nan)
+    if not np.isfinite(ttft).any():
+        return ""
+    row = int(np.nanargmax(ttft))
+    parts = {words: float(run.column(name)[row]) for name, words in TTFT_PARTS if name in run.requests}
+    said = [f"{words} {seconds(part)}" for words, part in parts.items() if part >= LEAST_PART * ttft[row]]
+    which = (
+        f"{run.requests['id'].iloc[row]}, at {levels[int(run.column('level')[row])].load}: TTFT {seconds(ttft[row])}"
+    )
+    return f"{which}{f' ({listed(said)})' if said else ''}; loadtest explain says more"
 
 
 def _took(facts: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from loadtest.cli.output.printing import LiveLine
 from loadtest.cli.report import slo_option
 from loadtest.cli.run.beforehand import as_predicted, kept_beforehand, question
 from loadtest.cli.run.find_max import Finder, check_find_max
-from loadtest.cli.run.how_long import say_how_long, with_enough_requests
+from loadtest.cli.run.how_long import say_how_long, search_sentence, with_enough_requests
 from loadtest.cli.run.results import Showing, show_ended, showing_options
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
@@ -197,7 +197,9 @@ def run(
     measured = functools.partial(run_scenario, out=out, line=line, beside=beside_run(scenario, **monitored), keep=keep)
     if find_max is not None:
         finder = Finder(scenario, objectives, find_max, line.say)
-        finished = measured(finder.first(), choose=finder)
+        first = finder.first()
+        line.say(search_sentence(first))
+        finished = measured(first, choose=finder)
         searched = finder.conclude(finished.folder) if finished.failure is None else None
         return show_ended(finished, showing, searched=searched)
     scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)

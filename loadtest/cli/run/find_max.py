@@ -14,6 +14,7 @@ from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, Tri
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
+from loadtest.text import joined
 
 SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interval
 PAST_PERCENTILE = 3  # requests beyond a percentile that a level should have: 60 in all for p95, 300 for p99
@@ -129,6 +130,9 @@ class Finder:
 
     def conclude(self, folder: Path) -> tuple[SearchResult, str]:
         """Return what was found and its sentence, and keep both in run.json under `find_max`."""
+        from loadtest.analyse.findings.binding_facts import cut_short
+        from loadtest.analyse.run.frames import load
+
         found = SearchResult.of(self.tried)
         asked = " and ".join(map(str, self._objectives))
         facts = RunFolder.open(folder).read_run()
@@ -136,6 +140,7 @@ class Finder:
         server = "The simulated server" if simulated else "The server"
         binds = self._binds(folder, found)
         sentence = found.sentence(asked, server=server, loads=self._loads, binds=binds["sentence"] if binds else "")
+        sentence = joined(" ", sentence, cut_short(load(folder)))
         if self._unknown is not None:
             sentence = f"Nothing is known about {asked}: {self._unknown}."
         facts["find_max"] = {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from loadtest.measure.progress import Progress
 from loadtest.scenario import OPEN_LOOP_S, Level, Scenario
 from loadtest.slo import Objective, least_requests
+from loadtest.text import joined
 from loadtest.workloads.conversations import mean_turns
 from loadtest.workloads.schedule import mean_think_time
 from loadtest.workloads.workload import as_files_say
@@ -55,7 +56,7 @@ def requests_sentence(scenario: Scenario, objectives: Sequence[Objective]) -> st
     return f"{_the_levels(levels)} will send {sent} requests; how long that takes is said after the first answers."
 
 
-def people_sentence(scenario: Scenario, turns: float) -> str | None:
+def people_sentence(scenario: Scenario, turns: float, whole: str = "the whole run") -> str | None:
     """Say how levels of people begin, and what their thinking alone takes; None without conversations in a closed loop.
 
     Args:
@@ -77,7 +78,15 @@ def people_sentence(scenario: Scenario, turns: float) -> str | None:
     for level in levels:
         alone = think * level.requests / (level.concurrency or 1)
         least += (think + pauses) * bool(scenario.warmup) + (scenario.duration or alone)
-    return f"{counts}. Thinking alone takes {_time(least)} of the whole run; answers come on top of that."
+    return f"{counts}. Thinking alone takes {_time(least)} of {whole}; answers come on top of that."
+
+
+def search_sentence(scenario: Scenario) -> str:
+    """Say how long a search is whose first level `scenario` has: its levels, and of people what each takes."""
+    (level,) = scenario.levels()
+    said = f"The search measures some 4 to 12 levels of {level.requests} requests or more, one after another."
+    people = people_sentence(scenario, mean_turns(as_files_say(scenario)), "the first")
+    return joined(" ", said, people)
 
 
 def say_how_long(

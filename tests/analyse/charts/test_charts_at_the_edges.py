@@ -133,7 +133,7 @@ def test_a_long_model_leaves_the_footer_legible(tmp_path: Path) -> None:
 def test_levels_without_a_p95_are_counted(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(1, 2, 4))
     levels = analyse(tmp_path / "run").summary["levels"]
-    assert tradeoff.without_p95(levels) == "2 of 3 levels have no TTFT p95, which takes 20 requests"
+    assert tradeoff.without_p95(levels) == "2 of 3 levels have no TTFT p95, which needs 20 requests"
     assert tradeoff.without_p95(levels[:2]) == ""
     assert tradeoff.without_p95(levels[2:]) == ""
 

@@ -185,6 +185,14 @@ def test_one_entry_of_the_legend_explains_the_crosses_of_all_lines(folder: Folde
     assert list(style._Legend.of(figure).named) == ["A a", "B b", "C c: void, not compared", "void, not compared"]
 
 
+def test_a_line_of_output_against_wait_says_at_its_ends_which_loads_they_are(folder: Folder) -> None:
+    found = many(folder("a"), folder("b", slower=0.5))
+    _, (axes,) = style.page(1)
+    next(panel for name, _, panel in chart._panels(found) if name == "tradeoff")(axes, chart.styled_series(found))
+    ends = [f"{level['concurrency']}" for level in (found.entries[0].levels[0], found.entries[0].levels[-1])]
+    assert [text.get_text() for text in axes.texts] == 2 * ends
+
+
 def test_a_legend_of_long_names_takes_as_many_columns_as_fit_side_by_side() -> None:
     """Columns are as wide as what they hold: one long name kept all of them in a single column."""
     figure, (axes,) = style.page(1)

@@ -86,6 +86,17 @@ def test_client_and_server_are_told_apart(run: Path) -> None:
     assert "At 8 streams, the server's process uses 2.00 cores and this client uses 0.12 of a core." in said(run)
 
 
+def test_what_other_programs_use_is_said(run: Path) -> None:
+    """Two cores at 100 % beside a server that got a quarter of one: nothing said that others had the rest."""
+    facts = {"t": 0, "facts": {"cores": 2, "cpu": "Xeon"}}
+    add(run, "host", [facts, *beats(run, cores=[1.0, 1.0], server_cpu=0.25, client_cpu=0.05)])
+    assert (
+        "At 8 streams, the server's process uses 0.25 cores and this client uses 0.05 of a core; other programs use 1.70 of the "
+        "2 cores, which the server may lack."
+    ) in said(run)
+    assert frames.load(run).machine.hardware[0].endswith(": 2 cores of Xeon")
+
+
 def test_host_memory_stays_or_grows(run: Path) -> None:
     add(run, "host", beats(run, cores=[0.5], memory_used=12 * GB, swap_used=0), host="box", wall_ns=made_runs.WALL)
     assert "Memory in use on box stayed at 12 GB." in said(run)

@@ -192,6 +192,17 @@ def test_a_run_of_a_simulated_server_says_how_to_bring_it_back(tmp_path: Path) -
     assert ("context", "1024 tokens") in facts.rows  # was "unknown tokens": it was not loaded before
 
 
+def test_the_table_of_the_run_says_what_was_asked_and_which_request_waited_longest(tmp_path: Path) -> None:
+    make(tmp_path / "run", users=(1, 8), scenario={"concurrency": [1, 8]})
+    facts = {row[0]: row[1] for row in run_table.facts_table(analyse(tmp_path / "run")).rows}
+    assert facts["prompts"] == (
+        "made up, each behind a number of its own, so that no prefix cache answers it; how many of their tokens the server had "
+        "cached is not known"
+    )
+    slowest = r"\d+, at 8 streams: TTFT 2\d\d ms \(slot wait \d+ ms and prefill 50.0 ms\); loadtest explain says more"
+    assert re.fullmatch(slowest, facts["slowest request"])
+
+
 @pytest.mark.parametrize(("more", "said"), [({}, True), ({"rate": [2.0]}, False), ({"trace": "a.csv"}, False)])
 def test_the_streams_of_a_closed_loop_are_spelt_out(tmp_path: Path, more: dict[str, Any], said: bool) -> None:
     scenario = {"url": "http://gpu:11434", "concurrency": [1, 2, 4, 8], **more}

@@ -151,7 +151,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(2,), each=4)
     tiles = told(tmp_path / "run")
     assert tiles["Levels off at"].note == "it takes 3 loads to tell, and here is 1"
-    assert "p95 takes 20 requests" in tiles["TTFT p95 at the most output"].note
+    assert "p95 needs 20 requests" in tiles["TTFT p95 at the most output"].note
     write(tmp_path / "empty", [], [])
     assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
 

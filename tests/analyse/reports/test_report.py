@@ -226,7 +226,7 @@ def test_an_empty_run_is_reported_as_void(tmp_path: Path) -> None:
 
 
 def test_a_percentile_that_is_not_told_says_how_many_requests_it_needs(reported: tuple[Path, report.Report]) -> None:
-    """64 requests at 8 streams and 8 at one: p99 takes 100, p95 takes 20."""
+    """64 requests at 8 streams and 8 at one: p99 needs 100, p95 needs 20."""
     run, _ = reported
     page = (run / "report.md").read_text()
     assert "too few (64 of 100)" in page

@@ -10,9 +10,10 @@ import pytest
 from support.made_runs import MS, Made, grid, unanswered, write
 from support.virtual_runs import SessionLoad, play_sessions
 
-from loadtest.analyse.findings.binding_facts import load_facts
+from loadtest.analyse.findings.binding_facts import cut_short, load_facts
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports.run_table import command
+from loadtest.analyse.run.frames import load
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice.binding import Binding, LoadFacts, what_binds
 from loadtest.measure.search import Loads, SearchResult, TriedLevel
@@ -240,6 +241,30 @@ def test_a_way_to_the_server_is_no_reading_of_prompts(tmp_path: Path) -> None:
     found = what_binds(load_facts(analyse(write(tmp_path / "run", far, levels)), 0, parse_objectives("ttft_p95=0.2")))
     assert found.name == "unknown"
     assert "on the way, or in a gateway 89 %" in found.evidence
+
+
+@pytest.mark.parametrize("refused", [1, 8])
+def test_turns_that_are_refused_bind_where_the_others_are_in_time(tmp_path: Path, refused: int) -> None:
+    """Was nothing: "8 people miss it", without a word of why."""
+    levels, truth = grid(Made(), (2,), each=16)
+    why = "the request exceeds the available context size"
+    failed = [unanswered(one, Outcome.HTTP_ERROR, status=400, error=why) for one in truth.records[2 : 2 + refused]]
+    run = write(tmp_path / "run", [*failed, *truth.records[2 + refused :]], levels)
+    found = what_binds(load_facts(analyse(run), 0, parse_objectives("ttft_p90=5")))
+    assert (found.name, found.sentence) == ("context", "requests no longer fit the context")
+
+
+def test_a_search_says_how_many_conversations_the_context_cut_short(tmp_path: Path) -> None:
+    played = play_sessions(
+        Timing(step=StepLaw(0.1, 0.01), prefill_s=0.0005), [SessionLoad(users=2, sessions=6)], slots=2
+    )
+    note = "the conversation ends here, for its next turn would pass the context of 512 tokens"
+    last = {one.session: one.id for one in played.records}
+    cut = [dataclasses.replace(one, notes=[note]) if last[one.session] == one.id else one for one in played.records]
+    run = dataclasses.replace(played, records=cut).write(tmp_path / "run")
+    said = "6 of 6 conversations ended early, before a turn that would pass the context of 512 tokens."
+    assert cut_short(load(run)) == said
+    assert cut_short(load(played.write(tmp_path / "whole"))) == ""
 
 
 def test_one_request_too_long_is_not_what_makes_most_fail(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from loadtest.analyse.run.files.damage import lines_left_out, no_header
 from loadtest.analyse.run.files.reading import samples_header
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
-from loadtest.text import counted, size
+from loadtest.text import counted, joined, shown, size
 from loadtest.urls import origin
 
 Models = list[tuple[float, list[dict[str, Any]]]]  # instants, and what was loaded then
@@ -181,7 +181,10 @@ def _hardware(files: Sequence[SamplesFile]) -> Iterator[str]:
     for file in real:
         cores, memory = file.facts.get("cores"), file.facts.get("memory_total")
         if file.source == "host" and cores:
-            yield f"{file.host}: {counted(int(cores), 'core')}" + (f", {size(memory)}" if memory else "")
+            cpu = shown(str(file.facts["cpu"])) if file.facts.get("cpu") else ""
+            yield joined(
+                ", ", joined(" of ", f"{file.host}: {counted(int(cores), 'core')}", cpu), size(memory) if memory else ""
+            )
 
 
 def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:

@@ -105,6 +105,6 @@ class CurveAhead:
 def predict_curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]:
     """Predict the concurrencies of the prediction chart: measured ones, those between, and up to twice the highest."""
     top = 2 * max(measured)
-    between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}
+    between = {load for power in range(math.ceil(math.log2(top)) + 1) for load in (2**power, 3 * 2**power // 2)}
     loads = [load for load in sorted({*measured, *between, top}) if load <= top]
     return tuple(allowing_for_growth(model, model.closed(load)) for load in loads)
