@@ -28,7 +28,7 @@ from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import TURNED_AWAY, Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS
-from loadtest.targets.target import Target, wire_arguments
+from loadtest.targets.target import Target
 from loadtest.text import counted, seconds, shown
 from loadtest.wire import AsyncWire, now
 from loadtest.workloads.workload import Workload
@@ -114,7 +114,7 @@ class _Probing:
 
     async def run(self) -> SlotProbe:
         """Send single requests to an idle server, then bursts until one is passed over."""
-        async with AsyncWire(**wire_arguments(self._workload.scenario)) as wire:
+        async with AsyncWire.of(self._workload.scenario) as wire:
             alone: list[Record] = []
             for _ in range(1 + ALONE):  # the first one may load the model
                 alone = [*alone[-ALONE + 1 :], *await self._send(wire, 1, FEWEST_TOKENS)]

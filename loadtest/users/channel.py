@@ -17,7 +17,6 @@ from loadtest.measure.request import Request
 from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.targets.target import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
@@ -74,7 +73,7 @@ class Channel:
         self.scenario = asked.scenario
         self.endpoint = _endpoint_of(asked.scenario)  # of a plain ask()
         self.url = asked.target.server.url
-        self.wire = SyncWire(**wire_arguments(asked.scenario), waiter=waiter)
+        self.wire = SyncWire.of(asked.scenario, waiter=waiter)
         self._clock, self._wall, self._lag = clock, wall, lag
         self._counter = asked.counter()
         self._workloads: dict[Endpoint, Workload] = {}
