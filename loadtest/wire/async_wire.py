@@ -12,7 +12,7 @@ import httpx
 
 from loadtest.metrics import S_PER_NS
 from loadtest.reach import Proxy
-from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
+from loadtest.wire.clock import Heartbeat, now, stamps_wanted
 from loadtest.wire.connecting.address import ConnectFailure, Origin, SocketAddress
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
@@ -30,17 +30,14 @@ TIMED_LIMITS = ("end", "patience")
 class AsyncWire(Shell):
     """An HTTP/1.1 client without a limit on connections, whose answers are neither decoded nor copied (see Received).
 
-    `timeouts` hold for orders that bring none of their own. `wall`, `lag` and `heartbeat` run from the first use to
-    `aclose`.
+    `timeouts` hold for orders that bring none of their own. `heartbeat` runs from the first use to `aclose`.
     """
 
     def __init__(
         self, *, timeouts: Timeouts | None = None, verify: ssl.SSLContext | None = None, proxy: Proxy | None = None
     ) -> None:
         super().__init__(timeouts, verify, proxy, watches_idle=True)
-        self.wall = WallClock()
-        self.lag = LagLog()
-        self.heartbeat = Heartbeat(self.lag, self.wall)
+        self.heartbeat = Heartbeat()
         self._lookups: dict[Origin, asyncio.Task[list[SocketAddress] | ConnectFailure]] = {}
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
