@@ -83,8 +83,6 @@ class Driver:
         self._backlog = AsyncioBacklog()
         self._ledger = Ledger(
             self._backlog,
-            wall=wire.wall,
-            lag=wire.lag,
             records=records,
             samples=samples,
             stops=(asyncio.CancelledError,),
@@ -99,8 +97,7 @@ class Driver:
                 one.target.posts,
                 one.workload.counter,
                 clock=self._clock,
-                wall=wire.wall,
-                lag=wire.lag,
+                heartbeat=wire.heartbeat,
                 numbers=numbers,
                 target=index,
             )
@@ -123,7 +120,7 @@ class Driver:
 
     def facts(self) -> dict[str, Any]:
         """Return what run.json says of this process at the end."""
-        return {"clock_steps": len(self._wire.wall.steps)}
+        return {"clock_steps": len(self._wire.heartbeat.wall.steps)}
 
     def stop(self) -> None:
         """End the run now: what is in flight becomes `cancelled`, what has ended is kept."""

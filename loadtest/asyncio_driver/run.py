@@ -87,15 +87,14 @@ def measure(
         folder, facts = _begun(path, scenario, ready, kept)
         urls = list(dict.fromkeys(target.server.url for target in targets))
         with (
-            _closed_in_the_end(folder, facts, control, targets) as ended,
+            _closed_in_the_end(folder, facts, control, targets),
             beside(path, urls) if beside else nullcontext(),
             asyncio.Runner(loop_factory=loop_factory()) as runner,
         ):
             doing = _drive(
-                Part(path, Clock.now(), ready),
+                Part(folder, Clock.now(), ready),
                 children,
                 facts,
-                ended,
                 on_progress=on_progress,
                 say=say,
                 choose=choose,
@@ -104,7 +103,7 @@ def measure(
             )
             runner.run(doing)
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
-    return Finished(path, ended["state"], ended.get("failure"))
+    return Finished(path, facts["state"], facts.get("failure"))
 
 
 def _begun(
@@ -133,32 +132,29 @@ def _nothing_recorded_without(path: Path) -> Iterator[None]:
 @contextmanager
 def _closed_in_the_end(
     folder: RunFolder, facts: dict[str, Any], control: httpx.Client, targets: Sequence[Target]
-) -> Iterator[dict[str, Any]]:
-    """Keep in run.json how the run ended, whatever happens inside and whatever signal comes meanwhile.
-
-    Yields where its state is written until then.
-    """
-    ended: dict[str, Any] = {"state": "failed"}
+) -> Iterator[None]:
+    """Keep in run.json how the run ended, whatever happens inside and whatever signal comes meanwhile."""
+    facts["state"] = "failed"
     try:
-        yield ended
+        yield
     except StorageError as error:
-        ended |= {"state": "failed", "failure": f"{error}."}
+        facts |= {"state": "failed", "failure": f"{error}."}
     except (KeyboardInterrupt, asyncio.CancelledError):  # the second signal
-        ended["state"] = "interrupted"
+        facts["state"] = "interrupted"
     except Exception as error:
-        ended |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
+        facts |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
         raise
     finally:
-        ended["ended"] = utc_now()
+        facts["ended"] = utc_now()
         try:
-            loaded = [loaded_facts(control, target) if ended["state"] == "done" else None for target in targets]
-            ended |= at_end(facts["targets"], loaded)
+            loaded = [loaded_facts(control, target) if facts["state"] == "done" else None for target in targets]
+            facts |= at_end(facts["targets"], loaded)
         except KeyboardInterrupt:
-            ended["state"] = "interrupted"
+            facts["state"] = "interrupted"
         try:
-            folder.write_run({**facts, **ended})
+            folder.write_run(facts)
         except StorageError as error:
-            ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
+            facts |= {"state": "failed", "failure": facts.get("failure") or f"{error}."}
 
 
 def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:
@@ -207,7 +203,6 @@ async def _drive(
     part: Part,
     children: Sequence[Child],
     facts: dict[str, Any],
-    ended: dict[str, Any],
     *,
     on_progress: Callable[[Progress], object],
     say: Callable[[str], None],
@@ -215,11 +210,8 @@ async def _drive(
     before_each: Callable[[], Awaitable[None]] | None,
     stopping: Callable[[Stoppable], Stopping],
 ) -> None:
-    """Run the levels, by `children` where there are any.
-
-    `facts` is what run.json says from the start; what it says of the end is put into `ended`.
-    """
-    folder = RunFolder(part.folder)
+    """Run the levels, by `children` where there are any; what run.json says of the end is put into `facts`."""
+    folder = part.folder
     opening: AbstractAsyncContextManager[Driver | Workers] = driver_of(part, on_progress, before_each=before_each)
     if children:
         opening = workers_told(part, children, say=say, on_progress=on_progress)
@@ -230,10 +222,10 @@ async def _drive(
             with stopping(driver):
                 spans = await driver.run(following)
         finally:
-            ended.update(driver.facts())
-        ended.update(state="interrupted" if driver.stopped else "done", levels=[_span_facts(span) for span in spans])
+            facts.update(driver.facts())
+        facts.update(state="interrupted" if driver.stopped else "done", levels=[_span_facts(span) for span in spans])
         if driver.failure is not None:
-            ended.update(state="failed", failure=driver.failure)
+            facts.update(state="failed", failure=driver.failure)
 
 
 def _idle(scenario: Scenario) -> str | None:

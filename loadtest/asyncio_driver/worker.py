@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from pathlib import Path
 from typing import TypeAlias
 
 from loadtest.asyncio_driver.driver import Driver, InStep
@@ -23,7 +22,6 @@ from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.prepare import ReadyTarget
-from loadtest.targets.target import wire_arguments
 from loadtest.wire import AsyncWire, kernel_stamping, now
 from loadtest.workloads.schedule import PlanShare
 
@@ -32,7 +30,7 @@ from loadtest.workloads.schedule import PlanShare
 class Part:
     """What a driver process does: its share of what is sent to all targets, and the anchor that all processes count from."""
 
-    folder: Path
+    folder: RunFolder
     clock: Clock
     targets: tuple[ReadyTarget, ...]
     share: PlanShare = field(default_factory=PlanShare)
@@ -123,10 +121,9 @@ async def driver_of(
     in_step: InStep | None = None,
 ) -> AsyncIterator[Driver]:
     """Give the driver of a part, with its wire and its files open."""
-    scenario, share = part.scenario, part.share
-    folder = RunFolder(part.folder)
+    scenario, share, folder = part.scenario, part.share, part.folder
     async with AsyncExitStack() as stack:
-        wire = await stack.enter_async_context(AsyncWire(**wire_arguments(scenario)))
+        wire = await stack.enter_async_context(AsyncWire.of(scenario))
         stack.enter_context(kernel_stamping())
         records = stack.enter_context(closing(folder.record_writer(part.clock, worker=str(share.worker))))
         source = "driver" if share.of == 1 else f"driver-{share.worker}"

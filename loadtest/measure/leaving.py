@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from loadtest.dialects import Dialect
 from loadtest.scenario import Scenario, times_of
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import seed_from
-
-Left = Callable[[bytes], str | None]  # given body bytes as they come: why the user has left, None while it reads on
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +17,6 @@ class Stay:
     patience_s: float | None = None  # for the first token; None: for ever
     pieces: int | None = None  # of the answer, after which the user hangs up; None: to its end
     of: int = 0  # tokens that were expected
-
-    def reader(self, dialect: Dialect) -> Left | None:
-        """Return what counts the answer's pieces; None for a user who stays to the end."""
-        if self.pieces is None:
-            return None
-        decoder, pieces, of = dialect.decoder(), self.pieces, self.of
-
-        def left(body: bytes) -> str | None:
-            decoder.feed(body)
-            if len(decoder.events) < pieces:
-                return None
-            return f"the user hung up in mid-answer, after {pieces} of {of} expected tokens (--leave)"
-
-        return left
 
 
 STAYS = Stay()

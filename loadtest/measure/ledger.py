@@ -12,7 +12,7 @@ from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.records import Record
 from loadtest.run_folder import RecordWriter, SampleWriter
-from loadtest.wire import LagLog, WallClock, now
+from loadtest.wire import now
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ class Ledger:
         self,
         backlog: Backlog,
         *,
-        wall: WallClock,
-        lag: LagLog,
         records: RecordWriter | None,
         samples: SampleWriter | None,
         stops: tuple[type[BaseException], ...],
@@ -44,8 +42,6 @@ class Ledger:
         self.peak = 0  # the most requests that were ever in flight
         # longest gap between polls, s, and CPU, cores, at the last sample
         self.client: tuple[float, float] | None = None
-        self._wall = wall
-        self._lag = lag
         self._records = records
         self._samples = samples
         self._stops = stops
@@ -61,14 +57,15 @@ class Ledger:
     @property
     def decoding(self) -> int:
         """How many of the requests in flight have their first token."""
-        return sum(request.decoding for request in self._active)
+        return sum(request.received.began for request in self._active)
 
     def by_name(self) -> dict[str, tuple[int, int]]:
         """Return what is in flight by name: how many are (decoding, waiting for their first token)."""
         found: dict[str, tuple[int, int]] = {}
         for request, name in self._active.items():
             decoding, waiting = found.get(name, (0, 0))
-            found[name] = decoding + request.decoding, waiting + (not request.decoding)
+            began = request.received.began
+            found[name] = decoding + began, waiting + (not began)
         return found
 
     @property
@@ -93,7 +90,7 @@ class Ledger:
 
     def record(self, request: Request, name: str = "") -> Record:
         """Make the request's record, write it and tell the listeners; to be called once per request."""
-        record = request.finish(self._wall, self._lag)
+        record = request.finish()
         if self._records is not None:
             try:
                 self._records.write(record)

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from loadtest.dialects.answers import on_the_way
-from loadtest.dialects.answers.ends import row_of_line
+from loadtest.dialects.answers.answer_reader import AnswerReader
 from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
@@ -20,8 +20,7 @@ from loadtest.measure.leaving import STAYS, Stay
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.request_additions import merged
-from loadtest.wire import Order, Posts
-from loadtest.wire.clock import LagLog, WallClock
+from loadtest.wire import Heartbeat, Order, Posts
 from loadtest.wire.receiving.received import Reads, Received
 from loadtest.workloads.conversations import Conversation
 from loadtest.workloads.job import Job
@@ -44,10 +43,9 @@ class Content:
 def decode(dialect: Dialect, reads: Reads | None, decoded: tuple[ContentEvents, Ending] | None = None) -> Content:
     """Decode the body of an answer, unless it is `decoded`; the events do not depend on how the reads cut it."""
     events, ending = decoded or _decoded(dialect, reads.body if reads is not None else b"")
-    read_of, i = [], 0
+    read_of, i, read_ends = [], 0, reads.ends if reads is not None else ()
     for end in events.ends:
-        assert reads is not None
-        while reads.ends[i] < end:
+        while read_ends[i] < end:
             i += 1
         read_of.append(i)
     return Content(events, read_of, ending)
@@ -71,20 +69,20 @@ def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
 class Request:
     """One attempt at a job, from its bytes to its Record.
 
-    The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `decoding` says how far it
-    is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens there. `count`
-    counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts` nothing can be
-    sent. `stay` says when the user hangs up. `session` gives the next job, where the job is one turn of several.
+    The wire is given `order`, the bytes to send and `received` to fill. Once the answer is over, `finish` makes its record
+    in a quiet moment: everything that costs time happens there. `count` counts tokens where the server does not (None unless
+    it is the model's own tokenizer). Without `posts` nothing can be sent. `stay` says when the user hangs up. `session` gives
+    the next job, where the job is one turn of several. `heartbeat` has the clocks of the wire's stamps; without it reads arrived
+    when they were handled.
     """
 
     __slots__ = (
         "_content",
-        "_probe",
+        "_heartbeat",
         "_reads",
         "_short",
         "clock",
         "count",
-        "decoding",
         "dialect",
         "failure",
         "job",
@@ -115,6 +113,7 @@ class Request:
         save_text: bool = False,
         target: int = 0,
         stay: Stay = STAYS,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self.job = job
         self.dialect = dialect
@@ -123,24 +122,17 @@ class Request:
         self.count = count
         self.save_text = save_text
         self.target = target
+        self._heartbeat = heartbeat
         self.user: int | None = None  # of its level
         self.number = job.id if number is None else number  # in the whole plan
         self.session = session if job.session is not None else None
         # what the driver knows of the request's end, where the answer does not say it
         self.failure: Failure | None = None
         self.remark: str | None = None  # what the record notes besides what the answer says
-        self.decoding = False  # the first content event came, the answer has not ended
-        self._probe = dialect.decoder()  # reads the answer as far as its first content event
         self._reads: Reads | None = None
         self._content: Content | None = None
         self._short: tuple[int, tuple[ContentEvents, Ending]] | None = None  # a short answer's size, and it decoded
-        self.received = Received(
-            is_content=self.is_content,
-            ends=dialect.ends,
-            leaves=stay.reader(dialect),
-            is_empty=self._is_empty,
-            is_whole=self._is_whole if dialect.ends.needles else None,
-        )
+        self.received = Received(AnswerReader(dialect, stay.pieces, stay.of))
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
             self.order.patience = stay.patience_s
@@ -161,7 +153,7 @@ class Request:
             return True
         if not self.dialect.streams and received.size > SHORT_ANSWER:
             return not received.complete
-        if self._probe.events and received.marked is not None and received.size > SHORT_ANSWER:
+        if received.began and received.marked is not None and received.size > SHORT_ANSWER:
             return False
         try:
             self._short = received.size, _decoded(self.dialect, received.body())
@@ -170,67 +162,44 @@ class Request:
         ending = self._short[1][1]
         return ending.error is not None or not ending.done
 
-    def is_content(self, body: bytes) -> bool:
-        """Take body bytes as they come; return True once the first content event was seen: no more bytes are wanted."""
-        if self.received.status is not None and not self.received.success:
-            return False
-        self._probe.feed(body)
-        if self._probe.events:
-            self.decoding = True
-        return self.decoding
-
-    def _is_empty(self, line: bytes) -> bool:
-        """Whether a line of the answer is one whole row, and no text of the model's is in it."""
-        decoder = self.dialect.decoder()
-        decoder.feed(line + b"\n")
-        return row_of_line(line) is not None and not decoder.events
-
-    def _is_whole(self, tail: bytes) -> bool:
-        """Whether the last lines of an answer say that it is over; a reason with every piece of text says little."""
-        decoder = self.dialect.decoder()
-        decoder.feed(tail)
-        ending = decoder.close()
-        return ending.done and not ending.went_on and not (ending.whole and ending.finish_reason is None)
-
-    def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
-        """Return the answer's reads, their stamps taken to our clock by the first call."""
+    @property
+    def reads(self) -> Reads:
+        """The answer's reads, their stamps taken to our clock when first asked for."""
         if self._reads is None:
-            self._reads = self.received.reads(wall, lag)
+            beat = self._heartbeat
+            self._reads = self.received.reads() if beat is None else self.received.reads(beat.wall, beat.lag)
         return self._reads
 
-    def content(self, reads: Reads) -> Content:
-        """Return what the body of these reads holds, decoded by the first call; nothing of an error's body."""
+    @property
+    def content(self) -> Content:
+        """What the answer's body holds, decoded when first asked for; nothing of an error's body."""
         if self._content is None:
-            whole = self._short[1] if self._short is not None and self._short[0] == len(reads.body) else None
-            self._content = decode(self.dialect, reads if self.received.success else None, whole)
+            whole = self._short[1] if self._short is not None and self._short[0] == len(self.reads.body) else None
+            self._content = decode(self.dialect, self.reads if self.received.success else None, whole)
         return self._content
 
-    def answered(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Answered | None:
+    def answered(self) -> Answered | None:
         """Return the answer as the request's session takes it; None where it has none, or this turn failed."""
         if self.session is None or self.left or self.plainly_failed:
             return None
         if isinstance(self.session, Conversation) and not self.session.hears:
             return Answered.of("", None, None)
         try:
-            content = self.content(self.reads(wall, lag))
-            text, ending = content.events.answer, content.ending
+            text, ending = self.content.events.answer, self.content.ending
         except Exception:  # noqa: BLE001 - the record will say so
             return None
         return Answered.of(text, ending.prompt_tokens, ending.output_tokens)
 
-    def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
-        """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
-        self.decoding = False
-        self.received.forget_callbacks()
+    def finish(self) -> Record:
+        """Return the request's one Record, whatever went wrong."""
         try:
-            return self._record(self.reads(wall, lag))
+            return self._record(self.reads, self.content)
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
             self.failure = bug(error)
         return self._bare(self.failure)
 
-    def _record(self, reads: Reads) -> Record:
-        received, content = self.received, self.content(reads)
-        ending = content.ending
+    def _record(self, reads: Reads, content: Content) -> Record:
+        received, ending = self.received, content.ending
         if received.success:
             on_the_way.remark(ending, received.header_lines)
         if not self.dialect.streams:

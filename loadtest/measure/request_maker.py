@@ -9,7 +9,7 @@ from loadtest.measure.leaving import stay_of
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Scenario
-from loadtest.wire import LagLog, Posts, WallClock
+from loadtest.wire import Heartbeat, Posts
 from loadtest.workloads.conversations import Conversation
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
@@ -20,7 +20,7 @@ class RequestMaker:
     """Makes the requests that go to one target in one dialect; what they all have in common stands here once.
 
     `posts` makes them ready to be sent, and `numbers` gives each its ordinal among all of this process's. `target` is the
-    index of the target in run.json. `wall` and `lag` are the clocks of answers, which the next turn of a session needs.
+    index of the target in run.json.
     """
 
     def __init__(
@@ -31,15 +31,14 @@ class RequestMaker:
         counter: Counter,
         *,
         clock: Clock,
-        wall: WallClock,
-        lag: LagLog,
+        heartbeat: Heartbeat,
         numbers: Iterator[int],
         target: int,
     ) -> None:
         self._dialect = dialect
         self._posts = posts
         self._count = counter.count if counter.exact else None
-        self._clock, self._wall, self._lag = clock, wall, lag
+        self._clock, self._heartbeat = clock, heartbeat
         self._numbers = numbers
         self._target = target
         self._scenario = scenario
@@ -58,11 +57,12 @@ class RequestMaker:
             save_text=self._scenario.save_text,
             target=self._target,
             stay=stay_of(self._scenario, job),
+            heartbeat=self._heartbeat,
         )
 
     def following(self, request: Request) -> Request | None:
         """Make the next turn of a session; None where the session is over, or the turn before it failed or was left."""
-        session, answer = request.session, request.answered(self._wall, self._lag)
+        session, answer = request.session, request.answered()
         if session is None or answer is None:
             return None
         job = session.next(answer)

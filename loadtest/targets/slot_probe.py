@@ -28,7 +28,7 @@ from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import TURNED_AWAY, Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS
-from loadtest.targets.target import Target, wire_arguments
+from loadtest.targets.target import Target
 from loadtest.text import counted, seconds, shown
 from loadtest.wire import AsyncWire, now
 from loadtest.workloads.workload import Workload
@@ -116,7 +116,7 @@ class _Probing:
 
     async def run(self) -> SlotProbe:
         """Send single requests to an idle server, then bursts until one is passed over."""
-        async with AsyncWire(**wire_arguments(self._workload.scenario)) as wire:
+        async with AsyncWire.of(self._workload.scenario) as wire:
             alone: list[Record] = []
             for _ in range(1 + ALONE):  # the first one may load the model
                 alone = [*alone[-ALONE + 1 :], *await self._send(wire, 1, FEWEST_TOKENS)]
@@ -173,7 +173,7 @@ class _Probing:
     async def _send(self, wire: AsyncWire, size: int, tokens: int) -> list[Record]:
         """Send so many requests at once, and return their records; the next numbers give the texts."""
         first = len(self._records)
-        made = [self._request(first + i, tokens) for i in range(size)]
+        made = [self._request(wire, first + i, tokens) for i in range(size)]
         sent = now()
         for request in made:
             request.t_sched = sent
@@ -182,14 +182,15 @@ class _Probing:
         for request, end in zip(made, outcomes, strict=True):
             if isinstance(end, BaseException):
                 request.failure = failure_of(end, (asyncio.CancelledError,))
-            records.append(request.finish(wire.wall, wire.lag))
+            records.append(request.finish())
         self._records += records
         return records
 
-    def _request(self, number: int, tokens: int) -> Request:
+    def _request(self, wire: AsyncWire, number: int, tokens: int) -> Request:
         job, _ = self._workload.fit_job(number + 1000, PROMPT_TOKENS)  # other texts than those that fit the tokens
         job = replace(job, id=number, level=-1, output_tokens=tokens)
-        return Request(job, self._target.dialect, self._clock, 0, posts=self._target.posts)
+        dialect, posts = self._target.dialect, self._target.posts
+        return Request(job, dialect, self._clock, 0, posts=posts, heartbeat=wire.heartbeat)
 
 
 def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:

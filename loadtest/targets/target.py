@@ -18,7 +18,7 @@ from loadtest.targets.server.model_list import listed_models
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, lists_model, probe, with_details
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse_url
-from loadtest.wire import Posts, Timeouts
+from loadtest.wire import Posts
 
 _COUNTS_OF_PS = ("size", "size_vram", "context_length")  # of /api/ps: as_plain would keep any value of them
 
@@ -217,14 +217,3 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
         answer.failure is not None, f"{url} does not answer when asked to unload {name}: {answer.failure}.", TargetError
     )
     refuse(not answer.ok, f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?", TargetError)
-
-
-def wire_arguments(scenario: Scenario) -> dict[str, Any]:
-    """Return the arguments of a wire that is to measure: limits for one request, what is trusted, the proxy."""
-    limits = Timeouts(
-        connect=scenario.connect_timeout,
-        first_token=scenario.first_token_timeout,
-        idle=scenario.idle_timeout,
-        total=scenario.total_timeout,
-    )
-    return {"timeouts": limits, "verify": reach.trust(scenario), "proxy": reach.Proxy.of(scenario)}

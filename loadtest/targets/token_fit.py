@@ -16,7 +16,7 @@ from loadtest.scenario import Scenario, whole_lengths
 from loadtest.targets.context import lengths_left_out, lengths_within
 from loadtest.targets.server.not_reached import https_instead
 from loadtest.targets.server.probe import lists_model, models_named
-from loadtest.targets.target import Target, reread, wire_arguments
+from loadtest.targets.target import Target, reread
 from loadtest.text import counted, shown
 from loadtest.urls import endpoint_url
 from loadtest.wire import Origin, SyncWire, now
@@ -43,7 +43,7 @@ def fit_to_context(
     job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
     loading = "; it loads the model" if loads(target) else ""
     say(f"Learning the context of {shown(target.model.name)}: one request first, which does not count{loading}.")
-    with SyncWire(**wire_arguments(scenario)) as wire:
+    with SyncWire.of(scenario) as wire:
         first_answer(wire, target, job)
     target = reread(client, target)
     context = target.model.context or scenario.num_ctx
@@ -76,7 +76,7 @@ def fit_token_counts(
     jobs = workload.fit_jobs()
     longest = max(ours for _, ours in jobs)
     say(_announced(target, len(jobs)))
-    with SyncWire(**wire_arguments(workload.scenario)) as wire:
+    with SyncWire.of(workload.scenario) as wire:
 
         def measure(job: Job, ours: int) -> None:
             try:

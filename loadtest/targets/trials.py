@@ -33,7 +33,7 @@ from loadtest.metrics import S_PER_NS
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.target import Target, target_of, wire_arguments
+from loadtest.targets.target import Target, target_of
 from loadtest.text import counted, seconds, shown
 from loadtest.urls import has_own_root
 from loadtest.wire import SyncWire, now
@@ -170,7 +170,7 @@ def attempts(server: Server, model: ServedModel, scenario: Scenario) -> Iterator
 
 def _sent(target: Target, scenario: Scenario, number: int) -> Record:
     job = Job(number, 0, number, TRIAL_PROMPT, None, TRIAL_TOKENS)
-    with SyncWire(**wire_arguments(scenario)) as wire:
+    with SyncWire.of(scenario) as wire:
         request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
         try:
             wire.fetch(request.order)

@@ -112,8 +112,7 @@ class Answer:
     @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
-        reads = self.request.reads(self._recorder.wall, self._recorder.lag)
-        return self.request.content(reads).events.answer
+        return self.request.content.events.answer
 
     @property
     def status(self) -> int | None:

@@ -17,10 +17,9 @@ from loadtest.measure.request import Request
 from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.targets.target import wire_arguments
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.processes.user_target import UserTarget
-from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import Heartbeat, Order, Origin, Received, SyncWire, Timeouts, Waiter
 from loadtest.workloads.conversations import Conversation, ConversationSource
 from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import Job
@@ -65,8 +64,7 @@ class Channel:
         waiter: Waiter,
         *,
         clock: Clock,
-        wall: WallClock,
-        lag: LagLog,
+        heartbeat: Heartbeat,
         numbers: Iterator[int],
     ) -> None:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
@@ -74,8 +72,8 @@ class Channel:
         self.scenario = asked.scenario
         self.endpoint = _endpoint_of(asked.scenario)  # of a plain ask()
         self.url = asked.target.server.url
-        self.wire = SyncWire(**wire_arguments(asked.scenario), waiter=waiter)
-        self._clock, self._wall, self._lag = clock, wall, lag
+        self.wire = SyncWire.of(asked.scenario, waiter=waiter)
+        self._clock, self._heartbeat = clock, heartbeat
         self._counter = asked.counter()
         self._workloads: dict[Endpoint, Workload] = {}
         self._makers: dict[Endpoint, RequestMaker] = {}
@@ -164,8 +162,7 @@ class Channel:
                 target.posts,
                 self._counter,
                 clock=self._clock,
-                wall=self._wall,
-                lag=self._lag,
+                heartbeat=self._heartbeat,
                 numbers=self._numbers,
                 target=asked.index,
             )

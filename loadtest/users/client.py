@@ -207,7 +207,7 @@ class Client:
         self._raise_pending()
         due = self._thought(request, scenario, now() - self._lag)
         answer = self._attempt(request, due, name, in_turn=True)
-        return answer, request.answered(self._recorder.wall, self._recorder.lag)
+        return answer, request.answered()
 
     def take_turn_end(self, answer: Answer, *, over: bool, catch_response: bool) -> None:
         """Take the end of a turn of a UserSession; `over`: nothing follows it in its conversation."""

@@ -10,22 +10,14 @@ from typing import Self
 
 import httpx
 
-from loadtest.reach import MOST_REFUSAL, Proxy
-from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
-from loadtest.wire.connecting.address import (
-    NO_TLS,
-    UNIX,
-    ConnectFailure,
-    Origin,
-    SocketAddress,
-    connect_error,
-    open_socket,
-)
-from loadtest.wire.connecting.hops import Hop, hop_to
+from loadtest.metrics import S_PER_NS
+from loadtest.reach import Proxy
+from loadtest.wire.clock import Heartbeat, now, stamps_wanted
+from loadtest.wire.connecting.address import ConnectFailure, Origin, SocketAddress
 from loadtest.wire.connection import Connection
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
-from loadtest.wire.shell import Call, Shell, check_secured
+from loadtest.wire.shell import Call, Shell
 
 SWEEP = 0.25  # seconds between two checks for overdue requests
 # A stream that has been silent for between these is read once more: see _sweep.
@@ -38,17 +30,14 @@ TIMED_LIMITS = ("end", "patience")
 class AsyncWire(Shell):
     """An HTTP/1.1 client without a limit on connections, whose answers are neither decoded nor copied (see Received).
 
-    `timeouts` hold for orders that bring none of their own. `wall`, `lag` and `heartbeat` run from the first use to
-    `aclose`.
+    `timeouts` hold for orders that bring none of their own. `heartbeat` runs from the first use to `aclose`.
     """
 
     def __init__(
         self, *, timeouts: Timeouts | None = None, verify: ssl.SSLContext | None = None, proxy: Proxy | None = None
     ) -> None:
         super().__init__(timeouts, verify, proxy, watches_idle=True)
-        self.wall = WallClock()
-        self.lag = LagLog()
-        self.heartbeat = Heartbeat(self.lag, self.wall)
+        self.heartbeat = Heartbeat()
         self._lookups: dict[Origin, asyncio.Task[list[SocketAddress] | ConnectFailure]] = {}
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,21 +92,7 @@ class AsyncWire(Shell):
         RemoteProtocolError. Cancelling the task drops the connection.
         """
         self._start()
-        received = order.received
-        connection = self._pool.take(order.origin)
-        while True:
-            if connection is None:
-                connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
-                received.new_conn, received.t_connect = True, now()
-            call = _AsyncCall(order, connection, self.timeouts, release=self._release)
-            self._calls.add(call)
-            await call.send(order.payload_by(self.proxy_to(order.origin)))
-            if not connection.stale:
-                call.raise_error()
-                return
-            # The server had closed this connection before it saw the request, which goes once more, over a new one.
-            connection = None
-            received.t_send = received.t_send or now()
+        await self._exchange(order)
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -142,112 +117,69 @@ class AsyncWire(Shell):
             call.check(t)
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
-    def _release(self, call: Call) -> None:
+    def release(self, call: Call) -> None:
         self._calls.discard(call)
-        super()._release(call)
+        super().release(call)
+
+    def _call(self, order: Order, connection: Connection) -> Call:
+        call = _AsyncCall(self, order, connection)
+        self._calls.add(call)
+        return call
+
+    async def _look_up(self, place: Origin, until: float) -> list[SocketAddress] | ConnectFailure:
+        lookup = self._lookups.get(place)
+        if lookup is None:  # all who wait share one lookup, and a cancelled one leaves it running for the others
+            lookup = self._lookups[place] = asyncio.ensure_future(self._ask_resolver(place))
+            lookup.add_done_callback(lambda _: self._lookups.pop(place))
+        try:
+            async with _timeout(until):
+                return await asyncio.shield(lookup)
+        except TimeoutError as error:
+            return ConnectFailure.of(error)
+
+    async def _ask_resolver(self, place: Origin) -> list[SocketAddress] | ConnectFailure:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            return ConnectFailure.of(error)
+        return self._addresses.put(place, [(family, address) for family, _, _, _, address in found])
+
+    async def _join(self, sock: socket.socket, address: SocketAddress, until: float) -> None:
+        async with _timeout(until):
+            await asyncio.get_running_loop().sock_connect(sock, address[1])
+
+    async def _pump(self, fd: int, step: Callable[[], bool], until: float) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with _timeout(until):
+                while not step():
+                    readable: asyncio.Future[None] = loop.create_future()
+                    loop.add_reader(fd, _set_done, readable)
+                    await readable
+        finally:
+            loop.remove_reader(fd)
+
+    def _expect_no_stamps(self) -> None:
+        self._poller.end_ticks()
+
+    def _watch(self, connection: Connection) -> None:
+        self._poller.add(connection.fd, connection.receive)
 
     def _forget(self, fd: int) -> None:
         if self._loop is not None:
             self._poller.remove(fd)
             self._loop.remove_writer(fd)  # or uvloop keeps the descriptor open
 
-    async def _connect(self, origin: Origin, limit: float | None) -> Connection:
-        """Return a new connection to `origin`, TLS included, within `limit` seconds."""
-        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
-        connection = await self._reach(origin, deadline, limit)
-        if origin.scheme == "https":
-            await self._handshake(connection, deadline, limit)
-        return connection
 
-    async def _reach(self, origin: Origin, deadline: float | None, limit: float | None) -> Connection:
-        """Return a connection to the first address of `origin` that takes one."""
-        time = asyncio.get_running_loop().time
-        failures: list[ConnectFailure] = []
-        proxy = self.proxy_to(origin)
-        place = origin if proxy is None else Origin(*proxy.place)
-        try:
-            async with asyncio.timeout_at(deadline):
-                found = await self._resolve(place)
-        except TimeoutError as error:
-            found = ConnectFailure.of(error)
-        if isinstance(found, ConnectFailure):
-            raise connect_error(origin, [found], limit, proxy)
-        for i, address in enumerate(found):
-            # An address that does not answer must leave time for those behind it.
-            share = None if deadline is None else time() + (deadline - time()) / (len(found) - i)
-            try:
-                connection = await self._open(origin, address, share)
-            except OSError as error:  # TimeoutError is one
-                failures.append(ConnectFailure.of(error))
-            else:
-                self._addresses.worked(place, address)
-                return connection
-        raise connect_error(origin, failures, limit, proxy)
+def _timeout(until: float) -> asyncio.Timeout:
+    """Return a time limit that ends at an instant, monotonic ns or infinite."""
+    return asyncio.timeout(None if until == float("inf") else (until - now()) * S_PER_NS)
 
-    async def _open(self, origin: Origin, address: SocketAddress, until: float | None) -> Connection:
-        """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
-        sock = open_socket(address[0])
-        if origin.scheme == UNIX:
-            self._poller.end_ticks()
-        try:
-            async with asyncio.timeout_at(until):
-                await asyncio.get_running_loop().sock_connect(sock, address[1])
-                hop = hop_to(self.proxy_to(origin), origin)
-                if hop is not None:
-                    await self._go_through(sock, hop)
-            connection = Connection(sock, origin, None if hop is None else hop.tls)
-            self._poller.add(connection.fd, connection.receive)
-        except BaseException:
-            sock.close()
-            raise
-        return connection
 
-    @staticmethod
-    async def _go_through(sock: socket.socket, hop: Hop) -> None:
-        """Do with the proxy what comes before the first request; raises OSError, in the proxy's words where it refuses."""
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(sock, hop.outgoing())
-        while not hop.over:
-            hop.feed(await loop.sock_recv(sock, MOST_REFUSAL))
-            await loop.sock_sendall(sock, hop.outgoing())
-
-    async def _resolve(self, origin: Origin) -> list[SocketAddress] | ConnectFailure:
-        """Return the addresses of the origin's name, or why there are none."""
-        if (known := self._addresses.get(origin)) is not None:
-            return known
-        lookup = self._lookups.get(origin)
-        if lookup is None:  # all who wait share one lookup, and a cancelled one leaves it running for the others
-            lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))
-            lookup.add_done_callback(lambda _: self._lookups.pop(origin))
-        return await asyncio.shield(lookup)
-
-    async def _look_up(self, origin: Origin) -> list[SocketAddress] | ConnectFailure:
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            return ConnectFailure.of(error)
-        return self._addresses.put(origin, [(family, address) for family, _, _, _, address in found])
-
-    async def _handshake(self, connection: Connection, deadline: float | None, limit: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def finish() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        try:
-            connection.wake = finish
-            self._start_tls(connection)
-            async with asyncio.timeout_at(deadline):
-                await done
-            check_secured(connection)
-        except BaseException as error:
-            self._close(connection)
-            if isinstance(error, TimeoutError):
-                raise connect_error(connection.origin, [NO_TLS], limit) from None
-            raise
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class _AsyncCall(Call):
@@ -255,15 +187,12 @@ class _AsyncCall(Call):
 
     __slots__ = ("_timer", "_waiter")
 
-    def __init__(
-        self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
-    ) -> None:
-        super().__init__(order, connection, timeouts, release=release)
+    def __init__(self, shell: Shell, order: Order, connection: Connection) -> None:
+        super().__init__(shell, order, connection)
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def send(self, payload: bytes) -> None:
-        """Send the request and wait until its answer is over, or the connection turned out to be stale."""
         if not self.begin(payload):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
         if self._limits.patience is not None:
@@ -301,5 +230,5 @@ class _AsyncCall(Call):
         if self.over and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            _set_done(self._waiter)

@@ -32,10 +32,7 @@ SLEW = 500e-6  # the fastest drift of a wall clock that NTP disciplines
 STEP = 1_000_000  # ns; an offset that moved by more than this beyond what SLEW explains is a step
 STAMPS_WITHIN_S = 0.25  # of asking for them: later ones are not waited for
 
-
-def now() -> int:
-    """Return this instant on the monotonic clock (CLOCK_MONOTONIC on Linux), ns."""
-    return time.perf_counter_ns()
+now = time.perf_counter_ns  # this instant on the monotonic clock (CLOCK_MONOTONIC on Linux), ns
 
 
 def stamps_ns(raw: bytes | bytearray) -> list[int]:
@@ -188,11 +185,11 @@ class LagLog:
 
 
 class Heartbeat:
-    """A 2 ms beat on the running asyncio loop that fills a LagLog and samples the WallClock once a second."""
+    """A 2 ms beat on the running asyncio loop that fills its LagLog and samples its WallClock once a second."""
 
-    def __init__(self, log: LagLog, wall: WallClock | None = None) -> None:
-        self._log = log
-        self._wall = wall
+    def __init__(self, lag: LagLog | None = None, wall: WallClock | None = None) -> None:
+        self.lag = LagLog() if lag is None else lag
+        self.wall = wall or WallClock()
         self._worst = 0
         self._last = 0
         self._next_sample = 0
@@ -228,9 +225,9 @@ class Heartbeat:
         self._last = t
         self._worst = max(self._worst, gap)
         if gap >= GAP:
-            self._log.add(t, gap)
-        if self._wall is not None and t >= self._next_sample:
-            self._wall.sample()
+            self.lag.add(t, gap)
+        if t >= self._next_sample:
+            self.wall.sample()
             self._next_sample = t + NS_PER_S
 
 

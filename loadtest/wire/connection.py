@@ -74,10 +74,11 @@ class Connection:
         self._recvmsg = sock.recvmsg
         self._size, self._full = READ_SIZE, 0
 
-    def start_tls(self, context: ssl.SSLContext) -> None:
-        """Begin the handshake; `wake` is called at its end: see tls.ready and error."""
-        self.tls = Tls(context, self.origin.host, self.tls)
-        self._out = self.tls.outgoing()
+    def start_tls(self, context: ssl.SSLContext) -> Tls:
+        """Begin the handshake and return its session; `wake` is called at its end: see tls.ready and error."""
+        tls = self.tls = Tls(context, self.origin.host, self.tls)
+        self._out = tls.outgoing()
+        return tls
 
     def begin(self, payload: bytes, received: Received, wake: Callable[[], object]) -> None:
         """Take a request; `transmit` sends it."""

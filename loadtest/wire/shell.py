@@ -5,12 +5,26 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from socket import socket
+from typing import Any, Self
 
 import httpx
 
-from loadtest.reach import Proxy
+from loadtest.metrics import NS_PER_S
+from loadtest.reach import MOST_REFUSAL, Proxy, trust
+from loadtest.scenario import Scenario
 from loadtest.wire.clock import now
-from loadtest.wire.connecting.address import Addresses, Origin
+from loadtest.wire.connecting.address import (
+    NO_TLS,
+    UNIX,
+    Addresses,
+    ConnectFailure,
+    Origin,
+    SocketAddress,
+    connect_error,
+    open_socket,
+)
+from loadtest.wire.connecting.hops import Hop, hop_to
 from loadtest.wire.connection import Connection, Pool
 from loadtest.wire.order import HungUpError, Order, Timeouts
 
@@ -18,20 +32,22 @@ from loadtest.wire.order import HungUpError, Order, Timeouts
 class Call:
     """One request on its connection. Once it is `over`, nothing more will come, and `error` says what spoilt it, if anything."""
 
-    __slots__ = ("_limits", "_release", "_started", "connection", "error", "over", "received")
+    __slots__ = ("_limits", "_shell", "_started", "connection", "error", "over", "received")
 
-    def __init__(
-        self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
-    ) -> None:
+    def __init__(self, shell: Shell, order: Order, connection: Connection) -> None:
         self.received = order.received
         self.connection = connection
         self.over = False
         self.error: httpx.TransportError | None = None
-        self._limits = order.limits or timeouts
+        self._limits = order.limits or shell.timeouts
         if order.patience is not None:
             self._limits = replace(self._limits, patience=order.patience)
-        self._release = release
+        self._shell = shell
         self._started = now()
+
+    async def send(self, payload: bytes) -> None:
+        """Send the request and wait until its answer is over, or the connection turned out to be stale."""
+        raise NotImplementedError
 
     @property
     def deadline(self) -> tuple[float, str]:
@@ -86,7 +102,7 @@ class Call:
         if not self.over and (self.received.ended or connection.stale):
             self.over = True
             self.error = None if connection.stale else connection.take_error()
-            self._release(self)
+            self._shell.release(self)
             self._wake()
         elif self.received.until is None:
             self._wake()
@@ -101,7 +117,11 @@ class Call:
 
 
 class Shell:
-    """A wire without its waiting."""
+    """A wire without its waiting.
+
+    What waits is a coroutine here: AsyncWire's suspend, and SyncWire's block where they wait, so that they never suspend.
+    Instants until which something may take are monotonic ns, or infinite.
+    """
 
     def __init__(
         self, timeouts: Timeouts | None, verify: ssl.SSLContext | None, proxy: Proxy | None, *, watches_idle: bool
@@ -112,17 +132,120 @@ class Shell:
         self._addresses = Addresses()
         self._pool = Pool(self._close, watched=watches_idle)
 
+    @classmethod
+    def of(cls, scenario: Scenario, **how: Any) -> Self:
+        """Return a wire that is to measure: with the scenario's limits for one request, what it trusts, and its proxy."""
+        limits = Timeouts(
+            connect=scenario.connect_timeout,
+            first_token=scenario.first_token_timeout,
+            idle=scenario.idle_timeout,
+            total=scenario.total_timeout,
+        )
+        return cls(timeouts=limits, verify=trust(scenario), proxy=Proxy.of(scenario), **how)
+
     def proxy_to(self, origin: Origin) -> Proxy | None:
         """Return the proxy through which a server is asked; None where it is asked directly."""
         return self.proxy if self.proxy is not None and self.proxy.leads_to(origin) else None
 
-    def _start_tls(self, connection: Connection) -> None:
-        self._verify = self._verify or ssl.create_default_context()
-        connection.start_tls(self._verify)
-        connection.transmit()
-
-    def _release(self, call: Call) -> None:
+    def release(self, call: Call) -> None:
+        """Take back the connection of a call that is over."""
         self._pool.release(call.connection, reusable=call.received.reusable)
+
+    async def _exchange(self, order: Order) -> None:
+        """Send `order` and wait until its answer is over; for what it raises see AsyncWire.fetch."""
+        received = order.received
+        connection = self._pool.take(order.origin)
+        while True:
+            if connection is None:
+                connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
+                received.new_conn, received.t_connect = True, now()
+            call = self._call(order, connection)
+            await call.send(order.payload_by(self.proxy_to(order.origin)))
+            if not connection.stale:
+                call.raise_error()
+                return
+            # The server had closed this connection before it saw the request, which goes once more, over a new one.
+            connection = None
+            received.t_send = received.t_send or now()
+
+    async def _connect(self, origin: Origin, limit: float | None) -> Connection:
+        """Return a new connection to `origin`, TLS included, within `limit` seconds."""
+        until = float("inf") if limit is None else now() + limit * NS_PER_S
+        connection = await self._reach(origin, until, limit)
+        if origin.scheme == "https":
+            await self._secure(connection, until, limit)
+        self._watch(connection)
+        return connection
+
+    async def _reach(self, origin: Origin, until: float, limit: float | None) -> Connection:
+        """Return a connection to the first address of `origin` that takes one."""
+        failures: list[ConnectFailure] = []
+        proxy = self.proxy_to(origin)
+        place = origin if proxy is None else Origin(*proxy.place)
+        found = self._addresses.get(place) or await self._look_up(place, until)
+        if isinstance(found, ConnectFailure):
+            raise connect_error(origin, [found], limit, proxy)
+        for i, address in enumerate(found):
+            # An address that does not answer must leave time for those behind it.
+            share = now() + (until - now()) / (len(found) - i)
+            try:
+                connection = await self._open(origin, address, share)
+            except OSError as error:  # TimeoutError is one
+                failures.append(ConnectFailure.of(error))
+            else:
+                self._addresses.worked(place, address)
+                return connection
+        raise connect_error(origin, failures, limit, proxy)
+
+    async def _open(self, origin: Origin, address: SocketAddress, until: float) -> Connection:
+        """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
+        sock = open_socket(address[0])
+        if origin.scheme == UNIX:
+            self._expect_no_stamps()
+        try:
+            await self._join(sock, address, until)
+            hop = hop_to(self.proxy_to(origin), origin)
+            if hop is not None:
+                await self._go_through(sock, hop, until)
+        except BaseException:
+            sock.close()
+            raise
+        return Connection(sock, origin, None if hop is None else hop.tls)
+
+    async def _go_through(self, sock: socket, hop: Hop, until: float) -> None:
+        """Do with the proxy what comes before the first request; raises OSError, in the proxy's words where it refuses."""
+
+        def step() -> bool:
+            try:
+                hop.feed(sock.recv(MOST_REFUSAL))
+            except (BlockingIOError, InterruptedError):
+                return False
+            sock.send(hop.outgoing())
+            return hop.over
+
+        sock.send(hop.outgoing())  # a new connection takes so few bytes at once
+        await self._pump(sock.fileno(), step, until)
+
+    async def _secure(self, connection: Connection, until: float, limit: float | None) -> None:
+        """Wait for the TLS handshake; raises httpx.ConnectError where it ends otherwise than well."""
+
+        def step() -> bool:
+            connection.receive()
+            return tls.ready or connection.broken
+
+        try:
+            self._verify = self._verify or ssl.create_default_context()
+            tls = connection.start_tls(self._verify)
+            connection.transmit()
+            await self._pump(connection.fd, step, until)
+            if not tls.ready:
+                why = connection.error or "the server closed the connection during the TLS handshake"
+                raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")
+        except BaseException as error:
+            self._close(connection)
+            if isinstance(error, TimeoutError):
+                raise connect_error(connection.origin, [NO_TLS], limit) from None
+            raise
 
     def _close(self, connection: Connection) -> None:
         connection.broken = True
@@ -132,14 +255,29 @@ class Shell:
         connection.fd = -1
         connection.sock.close()
 
+    def _call(self, order: Order, connection: Connection) -> Call:
+        """Return the call of a request on a connection, in this shell's way of waiting."""
+        raise NotImplementedError
+
+    async def _look_up(self, place: Origin, until: float) -> list[SocketAddress] | ConnectFailure:
+        """Find the addresses of a name that is not resolved yet; return them, or why there are none."""
+        raise NotImplementedError
+
+    async def _join(self, sock: socket, address: SocketAddress, until: float) -> None:
+        """Connect a socket; raises OSError."""
+        raise NotImplementedError
+
+    async def _pump(self, fd: int, step: Callable[[], bool], until: float) -> None:
+        """Call `step`, which reads once, whenever `fd` is readable, until it returns True; raises TimeoutError."""
+        raise NotImplementedError
+
+    def _expect_no_stamps(self) -> None:
+        """See to it that reads are made at once: the kernel stamps nothing that comes over a unix socket."""
+        raise NotImplementedError
+
+    def _watch(self, connection: Connection) -> None:
+        """Have a new connection read whenever something has come, where that is not done for each call."""
+
     def _forget(self, fd: int) -> None:
         """Watch a descriptor no more, which is about to be closed."""
         raise NotImplementedError
-
-
-def check_secured(connection: Connection) -> None:
-    """Raise httpx.ConnectError where the handshake on `connection` has ended otherwise than well."""
-    assert connection.tls is not None
-    if not connection.tls.ready:
-        why = connection.error or "the server closed the connection during the TLS handshake"
-        raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")

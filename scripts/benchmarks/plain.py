@@ -137,7 +137,7 @@ async def with_wire(task: Task, seen: Seen) -> None:
             gc.collect()
             gc.disable()
             await asyncio.gather(*(user(wire, orders) for orders in plan))
-            _decoded(task, seen, wire.wall, kept)
+            _decoded(task, seen, wire.heartbeat.wall, kept)
 
 
 def with_wire_gevent(task: Task, seen: Seen) -> None:

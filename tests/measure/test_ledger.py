@@ -27,7 +27,6 @@ from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import LineFile, RunFolder
-from loadtest.wire import LagLog, WallClock
 
 CHAT = OllamaChat("m")
 ANSWER = framed(
@@ -55,8 +54,6 @@ def ledger_of(folder: RunFolder | None, told: list[Record], broken: Callable[[st
                 stack.callback(writer.close)
         yield Ledger(
             Backlog(),
-            wall=WallClock(),
-            lag=LagLog(),
             records=writers[0],
             samples=writers[1],
             stops=STOPS,

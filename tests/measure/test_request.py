@@ -352,17 +352,16 @@ def test_decoding_is_known_while_the_answer_comes() -> None:
     seen = []
     for read in reads:
         feed(made.received, [read])
-        seen.append(made.decoding)
+        seen.append(made.received.began)
     assert seen == [False, False, True, True, True]
     record = made.finish()
-    assert not made.decoding
     assert record.chunks == [3000, 4000]
 
 
 def test_an_error_page_is_never_decoding() -> None:
     made = recorded.request(CHAT)
     feed(made.received, framed(at((1, line("a"))), status="500 Internal Server Error"))
-    assert not made.decoding
+    assert not made.received.began
 
 
 def test_an_answer_compressed_unasked_is_named() -> None:

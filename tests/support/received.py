@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from loadtest.dialects.answers.answer_reader import AnswerReader
+from loadtest.dialects.base import EndMarks
 from loadtest.wire import Received
+
+
+class Reader(AnswerReader):
+    """Says of an answer what a test says; `is_content` is asked until it returns True for the first content."""
+
+    def __init__(
+        self,
+        is_content: Callable[[bytes], bool] | None = None,
+        ends: EndMarks | None = None,
+        is_empty: Callable[[bytes], bool] = lambda _: False,
+    ) -> None:
+        self.ends, self.began, self.listens = ends or EndMarks(), is_content is None, is_content is not None
+        self._is_content, self._is_empty = is_content, is_empty
+        self._pieces = None
+
+    def take(self, body: bytes) -> None:
+        assert self._is_content is not None
+        self.began = self._is_content(body)
+        self.listens = not self.began
+
+    def is_empty(self, line: bytes) -> bool:
+        return self._is_empty(line)
+
+    def is_whole(self, tail: bytes) -> bool:
+        return False
 
 
 def feed(received: Received, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:
@@ -32,7 +59,7 @@ def fed(
     reads: Sequence[tuple[int, bytes]], t_eof: int | None = None, *, t_send: int = 0, **how: Any
 ) -> tuple[Received, list[tuple[int, bytes]]]:
     """Return what Received makes of these reads, and the reads left over."""
-    received = Received(**how)
+    received = Received(Reader(**how))
     received.t_send = t_send
     return received, feed(received, reads, t_eof)
 

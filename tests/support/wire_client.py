@@ -17,6 +17,7 @@ from loadtest.dialects.base import EndMarks
 from loadtest.wire import AsyncWire, Order, Origin, Received, SyncWire, Timeouts
 from loadtest.wire.connecting.address import Addresses
 from loadtest.wire.poller import Poller
+from support.received import Reader
 
 T = TypeVar("T")
 
@@ -80,7 +81,9 @@ def ask(
             waiter.close()
     wire = SyncWire(**options) if kind == "sync" else AsyncWire(**options)
     wire._addresses = addresses or wire._addresses
-    got = [Got(received if received is not None and i == 0 else Received(ends=ends)) for i in range(len(requests))]
+    got = [
+        Got(received if received is not None and i == 0 else Received(Reader(ends=ends))) for i in range(len(requests))
+    ]
     if isinstance(wire, SyncWire):
         with wire:
             for request, one in zip(requests, got, strict=True):

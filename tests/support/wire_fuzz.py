@@ -16,6 +16,7 @@ from loadtest.dialects.base import End, EndMarks
 from loadtest.measure.request import decode
 from loadtest.wire import Received
 from support.places import STREAMS
+from support.received import Reader
 from support.recorded import DIALECTS, load
 
 SPLICES = [
@@ -91,7 +92,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def seen(dialect: Dialect, data: bytes, cuts: list[int], *, decoding: bool) -> Seen:
     """Feed `data` cut at `cuts`, and the connection's end; events follow from the body, so not every case decodes it."""
-    received = Received(ends=ENDS)
+    received = Received(Reader(ends=ENDS))
     for t, (begin, end) in enumerate(zip([0, *cuts], [*cuts, len(data)], strict=True)):
         if begin < end and not received.ended:
             received.add(data[begin:end], [], t)

@@ -7,6 +7,7 @@ import threading
 
 import httpx
 import pytest
+from support.received import Reader
 from support.wire_client import KINDS, ask
 from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
@@ -39,7 +40,7 @@ def test_reads_are_what_the_server_sent_apart_with_stamps_in_order(kind: str) ->
         assert peer.request() is None
 
     with serving(handler) as server:
-        received = Received(live)
+        received = Received(Reader(live))
         request = httpx.Request(
             "POST",
             f"{server.url}/api/chat?x=1",

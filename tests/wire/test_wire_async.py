@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.received import Reader
 from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, serving
 
 from loadtest.wire import AsyncWire, Order, Received, Timeouts, kernel_stamping
@@ -96,7 +97,7 @@ def test_cancelling_drops_the_connection_and_keeps_what_came(kind: str, when: st
     async def main() -> None:
         async with AsyncWire() as wire:
             came = asyncio.Event()
-            received = Received(setting(came))
+            received = Received(Reader(setting(came)))
             task = asyncio.create_task(stream(wire, server.url, received))
             await (came.wait() if when == "in the body" else asyncio.to_thread(asked.wait, 5))
             task.cancel()
@@ -118,7 +119,7 @@ def test_closing_the_wire_ends_what_is_in_flight(kind: str) -> None:
     async def main() -> None:
         async with AsyncWire() as wire:
             came = asyncio.Event()
-            received = Received(setting(came))
+            received = Received(Reader(setting(came)))
             task = asyncio.create_task(stream(wire, server.url, received))
             await came.wait()
         with pytest.raises(httpx.ReadError, match="the client was closed"):
@@ -230,11 +231,11 @@ def test_the_stamp_is_the_arrival_even_when_the_loop_is_late_and_the_lag_says_so
                     loop.call_soon(block)
                     return True
 
-                received = Received(live)
+                received = Received(Reader(live))
                 await stream(wire, server.url, received)
                 await asyncio.sleep(0.01)  # the heartbeat after the gap
                 handled = received.last_read or 0
-                reads = received.reads(wire.wall, wire.lag)
+                reads = received.reads(wire.heartbeat.wall, wire.heartbeat.lag)
                 assert received.stamped_count == received.read_count
                 assert handled >= blocked[1]
                 assert sent_at[0] - MS <= reads.t[1] <= blocked[1]
@@ -253,7 +254,7 @@ def test_without_stamps_the_time_of_the_read_serves(kind: str, monkeypatch: pyte
         async with AsyncWire() as wire:
             received = Received()
             await stream(wire, server.url, received)
-            (t,) = received.reads(wire.wall, wire.lag).t
+            (t,) = received.reads(wire.heartbeat.wall, wire.heartbeat.lag).t
             assert received.stamped_count == 0
             assert t == received.t_headers == received.last_read
 
@@ -311,7 +312,7 @@ def test_a_reset_that_comes_together_with_data_is_noticed(kind: str) -> None:
         seen.set()
         return done.wait(10)  # the loop stands still until both lie waiting
 
-    received = Received(live)
+    received = Received(Reader(live))
 
     async def main() -> None:
         timeouts = Timeouts(connect=10, first_token=10, idle=15, total=None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.received import fed
+from support.received import Reader, fed
 from support.wire_client import WAITERS, ask, trusting
 from support.wire_server import CHUNKED, LAST, Peer, chunk, serving
 
@@ -57,7 +57,7 @@ def one(kind: str, *parts: bytes, then: str = "open", **options: Any) -> tuple[R
         return b"text" in body
 
     with serving(handler) as server:
-        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(live, ENDS), **options)
+        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(Reader(live, ENDS)), **options)
     return got.received, got.error
 
 
@@ -183,7 +183,7 @@ def test_a_mark_is_found_wherever_chunks_and_reads_are_cut(body: bytes, newline:
             i += step
         data = CHUNKED + b"".join(parts)
         cuts = sorted({0, len(data), *(rng.randrange(len(data)) for _ in range(rng.randint(0, 60)))})
-        received = Received(ends=ENDS)
+        received = Received(Reader(ends=ENDS))
         seen = None
         for t, (a, b) in enumerate(pairwise(cuts)):
             received.add(data[a:b], [], t)
@@ -198,7 +198,7 @@ def test_a_mark_is_found_wherever_chunks_and_reads_are_cut(body: bytes, newline:
 
 
 def test_a_mark_is_found_where_lines_end_in_carriage_returns_alone() -> None:
-    received = Received(ends=ENDS)
+    received = Received(Reader(ends=ENDS))
     received.add(CHUNKED, [], 0)
     for t in range(1000):
         received.add(chunk(b'data: {"text":"a"}\r\r'), [], 1 + t)
@@ -213,7 +213,7 @@ def test_a_needle_in_a_long_line_costs_little_and_is_read_with_its_newline() -> 
         asked.append(len(line))
         return read(line)
 
-    received = Received(ends=EndMarks(ENDS.needles, counting))
+    received = Received(Reader(ends=EndMarks(ENDS.needles, counting)))
     received.add(CHUNKED, [], 0)
     received.add(chunk(b'{"text":"' + b"[DONE]" * 1000), [], 1)
     for t in range(1000):
@@ -227,7 +227,7 @@ def test_a_needle_far_from_its_line_s_end_is_remembered_until_the_newline_comes(
     said = EndMarks(
         ENDS.needles, lambda line: End.FINISH if b'"finish_reason":"' in line and line.endswith(b"}") else None
     )
-    received = Received(ends=said)
+    received = Received(Reader(ends=said))
     received.add(CHUNKED, [], 0)
     received.add(chunk(b'data: {"text":"a"}\n\ndata: {"finish_reason":"stop","more":"' + b"x" * 100), [], 1)
     received.add(chunk(b"x" * 100 + b'"}\n\n'), [], 2)
@@ -240,7 +240,7 @@ ODD = EndMarks(ENDS.needles, lambda line: End.MARK if line.startswith(b'{"done":
 
 
 def test_an_end_that_looks_like_any_line_is_found_when_nothing_comes() -> None:
-    received = Received(ends=ODD)
+    received = Received(Reader(ends=ODD))
     for t, part in enumerate([*ALIKE, ODD_END]):
         received.add(part, [], t)
     assert (received.until, received.look_at) == (None, 10 + 1000 * MS)
@@ -273,7 +273,7 @@ def test_an_end_that_looks_like_any_line_is_one_whatever_follows(kind: str, then
 
 
 def test_only_data_move_the_end_after_a_finish() -> None:
-    received = Received(ends=ENDS)
+    received = Received(Reader(ends=ENDS))
     for t, part in [(0, CHUNKED), (10, TEXT), (20, FINISH), (30, PING), (800, USAGE), (900, PING), (1500, PING)]:
         received.add(part, [], t * MS)
     assert (received.marked, received.until) == (End.FINISH, 1020 * MS)
@@ -286,7 +286,7 @@ def test_only_data_move_the_end_after_a_finish() -> None:
 
 @pytest.mark.parametrize(("finishes", "quiet_s"), [(1, 1), (2, 2), (3, 3), (40, 10)])
 def test_the_more_pieces_have_a_reason_the_longer_the_next_is_waited_for(finishes: int, quiet_s: int) -> None:
-    received = Received(ends=ENDS)
+    received = Received(Reader(ends=ENDS))
     for part in (CHUNKED, *(FINISH for _ in range(finishes))):
         received.add(part, [], 0)
     assert not received.expire(quiet_s * 1000 * MS - 1)
@@ -294,7 +294,7 @@ def test_the_more_pieces_have_a_reason_the_longer_the_next_is_waited_for(finishe
 
 
 def test_a_reason_before_any_text_is_waited_behind_as_long_as_data_without_text() -> None:
-    received = Received(lambda _: False, ENDS)
+    received = Received(Reader(lambda _: False, ENDS))
     for part in (CHUNKED, FINISH):
         received.add(part, [], 0)
     assert not received.expire(9999 * MS)
@@ -303,7 +303,7 @@ def test_a_reason_before_any_text_is_waited_behind_as_long_as_data_without_text(
 
 @pytest.mark.parametrize("more", [b"", b"Transfer-Encoding: chunked\r\n", b"Content-Length: 99\r\n"])
 def test_a_status_of_an_error_is_enough(more: bytes) -> None:
-    received = Received(ends=ENDS)
+    received = Received(Reader(ends=ENDS))
     received.add(b"HTTP/1.1 503 Busy\r\n" + more + b"\r\n", [], 0)
     assert not received.expire(1000 * MS - 1)
     assert received.expire(1000 * MS)
@@ -311,7 +311,7 @@ def test_a_status_of_an_error_is_enough(more: bytes) -> None:
 
 
 def test_a_mark_after_a_finish_is_the_end() -> None:
-    received = Received(ends=ENDS)
+    received = Received(Reader(ends=ENDS))
     for t, part in [(0, CHUNKED), (10, TEXT), (20, FINISH), (30, DONE + LAST)]:
         received.add(part, [], t)
     assert (received.complete, received.marked, received.t_end, received.t_over) == (True, End.MARK, 30, 30)

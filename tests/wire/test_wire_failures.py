@@ -6,6 +6,7 @@ import threading
 
 import httpx
 import pytest
+from support.received import Reader
 from support.wire_client import KINDS, ask
 from support.wire_server import CHUNKED, Peer, answer, chunk, serving
 
@@ -63,7 +64,7 @@ def test_a_reset_in_the_body_is_a_read_error_and_keeps_what_came(kind: str) -> N
         peer.reset()
 
     with serving(handler) as server:
-        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(live))
+        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(Reader(live)))
     assert isinstance(got.error, httpx.ReadError)
     assert "reset" in str(got.error)
     assert got.received.failure == str(got.error)

@@ -14,6 +14,7 @@ from types import TracebackType
 
 import httpx
 import pytest
+from support.received import Reader
 from support.wire_client import KINDS, WAITERS, ask, run
 from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, say, serving
 
@@ -119,7 +120,7 @@ def test_only_content_is_progress(kind: str, first: list[bytes], drip: bytes, wo
         (got,) = ask(
             kind,
             httpx.Request("GET", server.url),
-            received=Received(is_text, is_empty=lambda line: b"text" not in line),
+            received=Received(Reader(is_text, is_empty=lambda line: b"text" not in line)),
             timeouts=Timeouts(connect=5, first_token=0.2, idle=0.3, total=5),
         )
         gone.set()
@@ -143,13 +144,13 @@ def test_content_that_comes_in_time_meets_no_limit(kind: str) -> None:
 
     with serving(handler) as server:
         limits = Timeouts(connect=5, first_token=0.3, idle=0.3)
-        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(is_text), timeouts=limits)
+        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(Reader(is_text)), timeouts=limits)
     assert got.error is None
     assert got.received.complete
 
 
 def test_the_idle_limit_counts_from_the_last_content() -> None:
-    received = Received(is_text)
+    received = Received(Reader(is_text))
     received.t_send = 0
     limits = Timeouts(first_token=5, idle=1, total=None)
     assert limits.deadline(received, 0) == (5e9, "first_token")
@@ -177,7 +178,7 @@ def test_the_idle_limit_counts_from_the_last_content() -> None:
 )
 def test_an_answer_is_over_soon_after_its_finish_reason(behind: bytes, over_at: float | None) -> None:
     marks = OpenAIChat("m").ends
-    received = Received(is_text, marks, is_empty=lambda line: b"text" not in line)
+    received = Received(Reader(is_text, marks, is_empty=lambda line: b"text" not in line))
     received.t_send = 0
     received.add(CHUNKED, [], 0)
     received.add(chunk(b'data: {"text":"a","choices":[{"finish_reason":"stop"}]}\n\n'), [], 0)

@@ -8,7 +8,7 @@ import struct
 from itertools import combinations, pairwise
 
 import pytest
-from support.received import fed
+from support.received import Reader, fed
 from support.wire_server import chunk
 
 from loadtest.dialects.base import End, EndMarks
@@ -46,7 +46,7 @@ def run(parts: list[bytes], *, live_until: int | None) -> Received:
         seen += len(body)
         return live_until is not None and seen >= live_until
 
-    received = Received(live if live_until is not None else None)
+    received = Received(Reader(live if live_until is not None else None))
     for i, part in enumerate(parts):
         assert not received.ended, "ended before its last byte"
         woke = received.add(part, [], i)
@@ -88,7 +88,7 @@ def test_live_is_given_bytes_until_it_has_seen_an_event() -> None:
         seen.append(body)
         return body == b"event"
 
-    received = Received(live)
+    received = Received(Reader(live))
     assert not received.add(CHUNKED, [], 1)
     assert not received.add(b"4\r\nping\r\n", [], 2)
     assert not received.add(b"5\r\nevent\r\n", [], 3)
@@ -234,7 +234,7 @@ PIECE = b'{"text":"a"}\n'
 def test_reads_that_wait_for_their_framing_are_not_lost_when_the_answer_breaks_off(
     count: int, given_up: bool, head: bytes
 ) -> None:
-    received = Received(ends=ALIKE)
+    received = Received(Reader(ends=ALIKE))
     received.add(head, [], 0)
     for i in range(count):
         received.add(chunk(PIECE) if head is CHUNKED else PIECE, [], MS * (i + 1))
@@ -250,7 +250,7 @@ def test_reads_that_wait_for_their_framing_are_not_lost_when_the_answer_breaks_o
 
 @pytest.mark.parametrize("count", [3, MOST_WAITING + 9])
 def test_an_answer_of_known_length_is_over_with_a_last_read_like_any_other(count: int) -> None:
-    received = Received(ends=ALIKE)
+    received = Received(Reader(ends=ALIKE))
     received.add(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (count * len(PIECE)), [], 0)
     over = [received.add(PIECE, [], MS * (i + 1)) for i in range(count)]
     assert over == [False] * (count - 1) + [True]
@@ -259,7 +259,7 @@ def test_an_answer_of_known_length_is_over_with_a_last_read_like_any_other(count
 
 
 def test_framing_that_breaks_among_reads_that_wait_fails_the_answer_and_keeps_what_came() -> None:
-    received = Received(ends=ALIKE)
+    received = Received(Reader(ends=ALIKE))
     received.add(CHUNKED, [], 0)
     for i in range(20):
         received.add(chunk(PIECE), [], MS * (i + 1))
@@ -268,3 +268,14 @@ def test_framing_that_breaks_among_reads_that_wait_fails_the_answer_and_keeps_wh
     assert received.look()
     assert "is no length of a chunk" in (received.failure or "")
     assert received.reads().body == PIECE * 20
+
+
+def test_reads_wait_whatever_text_their_lines_end_with_and_an_end_among_them_is_found_at_once() -> None:
+    ends = EndMarks((b"stop_reason",), lambda line: End.FINISH if b"stop_reason" in line else None)
+    received = Received(Reader(ends=ends))
+    received.add(CHUNKED, [], 0)
+    pieces = [chunk(b'{"delta":{"text":"piece %d"}}\n' % i) for i in range(9)]
+    assert not any(received.add(piece, [], 1 + i) for i, piece in enumerate(pieces))
+    assert len(received._waiting) == len(pieces) - 1
+    assert received.add(chunk(b'{"delta":{"stop_reason":"end"}}\n'), [], 10)
+    assert received.marked is End.FINISH

@@ -68,8 +68,10 @@ def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]
 
 
 def _begins_anew(texts: Sequence[str], at: int) -> bool:
+    if at < FEWEST_BEFORE:
+        return False
     begin = "".join(texts[:at]).strip()[: 2 * FEWEST_LETTERS]
-    return at >= FEWEST_BEFORE and len(begin) >= FEWEST_LETTERS and "".join(texts[at:]).lstrip().startswith(begin)
+    return len(begin) >= FEWEST_LETTERS and "".join(texts[at:]).lstrip().startswith(begin)
 
 
 def _doubled(texts: Sequence[str]) -> bool:

@@ -49,33 +49,34 @@ class EventDecoder(StreamDecoder):
         answer, texts, ends_at, loads = self._answer, self.events.texts, self.events.ends, orjson.loads
         (before, after), hidden, name = self._shape, self._hidden, self._name
         (left, right, number, leads), padding = self._numbered, self._padding
-        end, skip, stop, name_size = answer.end, len(before), -len(after) or None, len(name)
-        idle, varies = not (self._held or answer.kind), bool(left or padding)
+        end, skip, stop = answer.end, len(before), -len(after) or None
+        idle = not (self._held or answer.kind)
         lines = iter(self.lines(data))
         for line in lines:
-            size = len(line)
-            end += size + 1
-            if size > 1:
-                if size == name_size and line == name and idle:
+            if not line and idle:  # most blank lines end an event that was taken already
+                end += 1
+                continue
+            end += len(line) + 1
+            if line == name and idle:
+                continue
+            if line[:skip] == before and line[stop:] == after:  # startswith and endswith take twice as long
+                try:
+                    text = loads(line[skip : _before_padding(line, padding, stop) if padding else stop])
+                except orjson.JSONDecodeError:
+                    text = None
+                if text and type(text) is str:
+                    if hidden:
+                        hidden.add(len(texts))
+                    texts.append(text)
+                    ends_at.append(end)
+                    if left:
+                        number += 1
+                        counted = b"%b%d%b" % (left, number, right)
+                        before, after = (counted, after) if leads else (before, counted)
+                        skip, stop = len(before), -len(after) or None
                     continue
-                if line.startswith(before) and line.endswith(after):
-                    try:
-                        text = loads(line[skip : _before_padding(line, padding, stop) if varies and padding else stop])
-                    except orjson.JSONDecodeError:
-                        text = None
-                    if text and type(text) is str:
-                        if hidden:
-                            hidden.add(len(texts))
-                        texts.append(text)
-                        ends_at.append(end)
-                        if varies and left:
-                            number += 1
-                            counted = b"%b%d%b" % (left, number, right)
-                            before, after = (counted, after) if leads else (before, counted)
-                            skip, stop = len(before), -len(after) or None
-                        continue
-            elif idle and (not size or line == b"\r"):
-                continue  # most blank lines end an event that was taken already
+            elif line == b"\r" and idle:
+                continue
             answer.end = end
             if left:
                 self._shape, self._numbered = (before, after), (left, right, number, leads)
@@ -83,8 +84,8 @@ class EventDecoder(StreamDecoder):
                 self._take_shape(line)
             (left, right, number, leads), padding = self._numbered, self._padding
             (before, after), hidden, name = self._shape, self._hidden, self._name
-            skip, stop, name_size = len(before), -len(after) or None, len(name)
-            idle, varies = not (self._held or answer.kind), bool(left or padding)
+            skip, stop = len(before), -len(after) or None
+            idle = not (self._held or answer.kind)
             if answer.over:
                 self._count_behind(lines)
                 return

@@ -334,7 +334,7 @@ class Coordinator:
         self._run = None
         if closed := recording.close_recorder():
             run.failure = closed.ledger.failure or run.failure
-            run.add_seen(closed.seen, len(closed.wall.steps))
+            run.add_seen(closed.seen, len(closed.heartbeat.wall.steps))
         run.end()
         if deserted and self._runner is not None and self._environment.web_ui is None:
             gevent.spawn(self._runner.quit)  # Locust would wait for the end of --run-time

@@ -17,7 +17,7 @@ from gevent.monkey import get_original
 from loadtest.measure.backlog import PAUSE_S, Backlog
 from loadtest.measure.failure import GivenUpError
 from loadtest.metrics import S_PER_NS
-from loadtest.wire import Heartbeat, LagLog, Waiter, WallClock, now
+from loadtest.wire import Heartbeat, LagLog, Waiter, now
 from loadtest.wire.clock import BEAT, stamps_wanted
 from loadtest.wire.poller import Poller
 from loadtest.wire.sync_wire import Deadline
@@ -174,8 +174,8 @@ class GeventHeartbeat(Heartbeat):
     between.
     """
 
-    def __init__(self, log: LagLog, wall: WallClock | None = None) -> None:
-        super().__init__(log, wall)
+    def __init__(self, lag: LagLog | None = None) -> None:
+        super().__init__(lag)
         self._queue: deque[Switch[None]] = deque()
 
     def pass_gate(self) -> None:

@@ -29,7 +29,7 @@ from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
 from loadtest.users.processes.levels import CurrentLevel, Seen
 from loadtest.users.processes.user_target import UserTarget
-from loadtest.wire import LagLog, WallClock, kernel_stamping, now
+from loadtest.wire import kernel_stamping, now
 from loadtest.workloads.data_source import WORKER_STRIDE
 from loadtest.workloads.schedule import PlanShare
 
@@ -149,9 +149,7 @@ class Recorder:
         self._stack = ExitStack()
         self._stack.enter_context(kernel_stamping())
         self.clock = Clock.now()
-        self.wall = WallClock()
-        self.lag = LagLog()
-        self._heartbeat = GeventHeartbeat(self.lag, self.wall)
+        self.heartbeat = GeventHeartbeat()
         self._waiter = GeventWaiter()
         self._stack.callback(self._waiter.close)
         self.backlog = GeventBacklog()
@@ -162,7 +160,7 @@ class Recorder:
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
         channels = {
-            key: Channel(one, self._waiter, clock=self.clock, wall=self.wall, lag=self.lag, numbers=numbers)
+            key: Channel(one, self._waiter, clock=self.clock, heartbeat=self.heartbeat, numbers=numbers)
             for key, one in different.items()
         }
         for channel in channels.values():
@@ -172,7 +170,7 @@ class Recorder:
         self._sampler = gevent.spawn(self._sample)
         gc.collect()
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
-        self._heartbeat.start()
+        self.heartbeat.start()
 
     def _open_ledger(
         self, folder: RunFolder | None, worker: str, source: str, on_broken: Callable[[str], object]
@@ -185,8 +183,6 @@ class Recorder:
             samples = opened(closing(folder.sample_writer(self.clock, source=source)))
         return Ledger(
             self.backlog,
-            wall=self.wall,
-            lag=self.lag,
             records=records,
             samples=samples,
             stops=(GreenletExit, KeyboardInterrupt, SystemExit),
@@ -209,7 +205,7 @@ class Recorder:
 
     def begin(self, request: Request, name: str) -> CurrentLevel:
         """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
-        self._heartbeat.pass_gate()
+        self.heartbeat.pass_gate()
         current_level, job = self.current_level(), request.job
         self.ledger.begin(request, name)
         level = current_level.level
@@ -226,7 +222,7 @@ class Recorder:
         if self.released:
             logger.info("open loop: %d of %d arrivals left late", self.late, self.released)
         self._sampler.kill()
-        self._heartbeat.stop()
+        self.heartbeat.stop()
         self._stack.close()
         gc.unfreeze()
 
@@ -234,4 +230,4 @@ class Recorder:
         """Write once a second what this process sees of itself."""
         while True:
             gevent.sleep(1.0)
-            self.ledger.sample(self.current_level().level, self._heartbeat.take())
+            self.ledger.sample(self.current_level().level, self.heartbeat.take())

@@ -150,7 +150,7 @@ class LocustWorker:
         said = {
             "id": self._over,
             "seen": list(closed.seen),
-            "clock_steps": len(closed.wall.steps),
+            "clock_steps": len(closed.heartbeat.wall.steps),
             "failure": closed.ledger.failure,
             "figures": board.take_delta(),
         }

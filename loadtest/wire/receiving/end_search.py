@@ -34,13 +34,13 @@ class EndSearch:
     def take(self, read: bytes) -> Iterator[Said]:
         """Look through the read that was just added to the body."""
         region = self._tail + read
-        found, newline, size = self._holds(region), b"\n" in read, len(self._body)
+        found, newline, size = self.holds(region), b"\n" in read, len(self._body)
         if found or (self._line_has_needle and read):
             start = self._line_start(size - len(read))
             if newline or size - start < UNFINISHED or b"\r" in read:
                 yield from self._ask(start)
         if newline:
-            self._line_has_needle = found and self._holds(region.rpartition(b"\n")[2])
+            self._line_has_needle = found and self.holds(region.rpartition(b"\n")[2])
         else:
             self._line_has_needle = found or self._line_has_needle
         ended = self._body.endswith(b"\n")
@@ -51,7 +51,8 @@ class EndSearch:
         """Return the last lines of the body, from the beginning of one on."""
         return bytes(self._body[self._line_start(max(len(self._body) - UNFINISHED, 0)) :])
 
-    def _holds(self, data: bytes | bytearray) -> bool:
+    def holds(self, data: bytes | bytearray) -> bool:
+        """Whether a needle is in `data`."""
         for needle in self._needles:  # noqa: SIM110 - any() takes twice as long
             if needle in data:
                 return True
@@ -66,6 +67,6 @@ class EndSearch:
         """Ask every line from `start` on whether it ends the answer."""
         for line in _LINE_END.split(self._body[start:]):
             end = start + len(line)
-            if line and self._holds(line) and (said := self._marks.read(bytes(line))) is not None:
+            if line and self.holds(line) and (said := self._marks.read(bytes(line))) is not None:
                 yield said, end
             start = end + 1

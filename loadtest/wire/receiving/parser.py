@@ -89,9 +89,10 @@ class AnswerParser:
     def feed(self, data: bytes) -> bytes:
         """Return the body bytes in `data`, HTTP framing removed; bytes after the answer's end only set `excess`."""
         if self._at == _AT_SIZE and not self._held:  # most reads are one chunk, whole
-            size, _, rest = data.partition(b"\r\n")
-            if _SIZES.get(size) == len(rest) - 2 and rest[-2:] == b"\r\n":
-                self._received += len(rest) - 2
+            line, _, rest = data.partition(b"\r\n")
+            size = _SIZES.get(line, -1)
+            if size == len(rest) - 2 and rest[-2:] == b"\r\n":
+                self._received += size
                 return rest[:-2]
         return self._feed(data)
 

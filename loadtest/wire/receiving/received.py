@@ -9,12 +9,13 @@ from __future__ import annotations
 import operator
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
 import httpx
 
+from loadtest.dialects.answers.answer_reader import AnswerReader
 from loadtest.dialects.answers.lines.keepalives import is_dataless
 from loadtest.dialects.base import End, EndMarks
 from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
@@ -48,28 +49,19 @@ class Reads:
 class Received:
     """The instants (monotonic ns) and reads of one request, filled by a wire.
 
-    t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `is_content`
-    is called with body bytes until it returns True for the first content. `ends` says which lines end an answer. `leaves` is
-    called with body bytes until it says that the user has left. `is_empty` says of a line of data that it has no text, `is_whole`
-    of the last lines of a body that the answer is over.
+    t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `reader` is told
+    of the body as far as it listens; without one the framing alone ends the answer.
     """
 
     __slots__ = (
-        *("_asked", "_body", "_content_at", "_end_at", "_ends", "_handled", "_headers_at", "_is_content"),
-        *("_is_empty", "_is_whole", "_leaves", "_ordinary_end", "_parser", "_quiet_ns", "_search", "_sent"),
+        *("_asked", "_behind_text", "_body", "_content_at", "_end_at", "_ends", "_handled", "_headers_at"),
+        *("_ordinary_end", "_parser", "_quiet_ns", "_reader", "_search", "_sent"),
         *("_stamps", "_unstamped", "_waiting", "broke_off", "early_ns", "ended", "failure", "hung_up", "marked"),
         *("new_conn", "send_ns", "t_connect", "t_end", "t_first_byte", "t_headers", "t_over", "t_resent"),
         *("t_send", "until"),
     )
 
-    def __init__(
-        self,
-        is_content: Callable[[bytes], bool] | None = None,
-        ends: EndMarks | None = None,
-        leaves: Callable[[bytes], str | None] | None = None,
-        is_empty: Callable[[bytes], bool] | None = None,
-        is_whole: Callable[[bytes], bool] | None = None,
-    ) -> None:
+    def __init__(self, reader: AnswerReader | None = None) -> None:
         self.new_conn = False
         self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
         self.t_send: int | None = None  # the request's last byte handed to the kernel
@@ -87,23 +79,30 @@ class Received:
         self.marked: End | None = None  # how the answer announced its end: the strongest sign so far
         self.until: int | None = None  # when the answer counts as over though its framing goes on, as after an end mark
         self.hung_up: str | None = None  # why the user has left in mid-answer
-        self._is_content, self._leaves, self._is_empty, self._is_whole = is_content, leaves, is_empty, is_whole
+        self._reader = reader
         self._parser = AnswerParser()
         # Of every read its raw stamp, its time and where its body bytes end, in columns that garbage collection need not walk.
         self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
         self._unstamped = 0
         self._body = bytearray()
-        self._search = EndSearch(ends or EndMarks(), self._body)
-        self._asked = 0  # how many reads had come when `is_whole` was asked
+        self._search = EndSearch(EndMarks() if reader is None else reader.ends, self._body)
+        self._asked = 0  # how many reads had come when the reader was asked whether the answer is whole
         self._waiting: list[bytes] = []  # the latest reads, still in their HTTP framing: see MOST_WAITING
         # The last bytes of the latest read without a needle. A read that ends alike is searched only by `look`: a search takes
-        # a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. () lets no read pass.
-        self._ordinary_end: bytes | tuple[()] = ()
+        # a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. b"" lets no read pass.
+        self._ordinary_end = b""
+        # The same without what may be text; () lets none pass. Other lines may end so, too, hence needles are looked for.
+        self._behind_text: bytes | tuple[()] = ()
         self._quiet_ns = 0  # without data an answer is over so long after its finish_reason
         self._sent: tuple[int, int] | None = None
         self._headers_at: int | None = None
         self._end_at: int | None = None
         self._content_at: int | None = None  # index of the latest read known to hold content: see content_seen
+
+    @property
+    def began(self) -> bool:
+        """Whether content has come; True where nothing tells content from other bytes."""
+        return self._reader is None or self._reader.began
 
     @property
     def status(self) -> int | None:
@@ -173,7 +172,7 @@ class Received:
     @property
     def content_seen(self) -> int | None:
         """When the latest content was handled, as far as `catch_up` has looked; any read's, where nothing tells content."""
-        if self._is_content is None and self._content_at is None:
+        if self.began and self._content_at is None:
             return self.last_read
         return None if self._content_at is None else self._handled[self._content_at]
 
@@ -194,7 +193,10 @@ class Received:
             self._unstamped += 1
         waiting = self._waiting
         waiting.append(data)
-        if data.endswith(self._ordinary_end) and len(waiting) < MOST_WAITING:
+        if len(waiting) < MOST_WAITING and (
+            data[-ORDINARY_END:] == self._ordinary_end  # endswith takes twice as long
+            or (data.endswith(self._behind_text) and not self._search.holds(data))
+        ):
             return False
         return self._unframe()
 
@@ -265,7 +267,8 @@ class Received:
         was = self.marked, self.ended
         self._unframe()
         self._asked = len(self._handled)
-        if self.success and self.marked is None and self._is_whole is not None and self._is_whole(self._search.tail()):
+        reader = self._reader
+        if self.success and self.marked is None and reader is not None and reader.is_whole(self._search.tail()):
             last = self._latest(text=False)
             self._mark(End.FINISH, self._ends[-1 if last is None else last])
         return (self.marked, self.ended) != was
@@ -286,7 +289,7 @@ class Received:
         while end > known:
             start = body.rfind(b"\n", 0, end) + 1
             if not is_dataless(bytes(body[start : min(end, start + 64)])) and not (
-                text and self._is_empty is not None and self._is_empty(bytes(body[start:end]))
+                text and self._reader is not None and self._reader.is_empty(bytes(body[start:end]))
             ):
                 return bisect_left(self._ends, end)
             end = start - 1
@@ -332,23 +335,25 @@ class Received:
 
     def _consider(self, data: bytes, body: bytes) -> bool:
         """Take in what the latest read has brought, as it came and without its framing."""
-        parser, i = self._parser, len(self._ends) - 1
+        parser, reader, i = self._parser, self._reader, len(self._ends) - 1
         t, had_ended, was_marked, was_open = self._handled[i], self.ended, self.marked, self.until is None
         self.t_first_byte = t if i == 0 else self.t_first_byte
         if self._headers_at is None and parser.headers_done:
             self._headers_at, self.t_headers = i, t
-        if body and self._is_content is not None and self._is_content(body):
-            self._is_content, self._content_at = None, i
-        self._ordinary_end = data[-ORDINARY_END:] if self._is_ordinary(body) else ()
+        if body and reader is not None and reader.listens and self.success and not self.ended:
+            began = reader.began
+            reader.take(body)
+            if reader.began and not began:
+                self._content_at = i
+        end = self._ordinary_end = data[-ORDINARY_END:] if self._is_ordinary(body) else b""
+        self._behind_text = end[end.rfind(b'"') :] if b'"' in end else ()
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
         if parser.headers_done and self.marked is None and not (self.ended or self.success):
             self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
-        if self._leaves is not None:
-            self._ordinary_end = ()  # no read may pass, for its pieces are counted
-            if body and self.success and not self.ended and self.marked is None:
-                self.hung_up = self._leaves(body)
+        if reader is not None and not self.ended and self.marked is None:
+            self.hung_up = reader.hung_up()
         changed = self.ended != had_ended or self.marked is not was_marked or (self.until is None) != was_open
         return changed or self.hung_up is not None
 
@@ -359,7 +364,8 @@ class Received:
         for said, end in self._search.take(body):
             self._mark(said, end)
         by_length = self._parser.length is not None  # its last read may end like any other
-        return self._search.quiet and len(body) > ORDINARY_END and not by_length and self._is_content is None
+        listens = self._reader is not None and self._reader.listens
+        return self._search.quiet and len(body) > ORDINARY_END and not (by_length or listens)
 
     def _mark(self, said: End, end: int) -> None:
         """Take what the line that ends at `end` says of the answer's end.
@@ -370,13 +376,9 @@ class Received:
             return
         i = bisect_left(self._ends, end)
         self.marked, self._end_at, self._content_at = said, i, i
-        more = FINISH_NS if self._is_content is None else MOST_BEHIND_NS
+        more = FINISH_NS if self.began else MOST_BEHIND_NS
         self._quiet_ns = MARK_NS if said is End.MARK else min(self._quiet_ns + more, MOST_BEHIND_NS)
         self.until = self._handled[i] + self._quiet_ns
-
-    def forget_callbacks(self) -> None:
-        """Drop them: they usually refer to this object, and the driver has switched off what collects such a cycle."""
-        self._is_content = self._leaves = self._is_empty = self._is_whole = None
 
     def _end(self, failure: str | None, t: int) -> None:
         self.look()
@@ -384,4 +386,4 @@ class Received:
         self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t
-        self.until = self._is_content = self._leaves = self._is_empty = self._is_whole = None
+        self.until = None

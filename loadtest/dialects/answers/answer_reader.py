@@ -1,0 +1,47 @@
+"""What of an answer is understood while it comes, for the wire; all else waits until the answer is over."""
+
+from __future__ import annotations
+
+from loadtest.dialects.answers.ends import row_of_line
+from loadtest.dialects.base import Dialect
+
+
+class AnswerReader:
+    """Says of one answer, while it comes, whether its first content is there, whether it is over, and whether its user left."""
+
+    __slots__ = ("_decoder", "_dialect", "_expected", "_pieces", "began", "ends", "listens")
+
+    def __init__(self, dialect: Dialect, pieces: int | None = None, expected: int = 0) -> None:
+        """`pieces` of the answer, of so many expected tokens, are enough for its user; None: all are wanted."""
+        self.began = False  # the first content event came
+        self.listens = True  # whether `take` wants further bytes
+        self.ends = dialect.ends
+        self._dialect, self._decoder = dialect, dialect.decoder()
+        self._pieces, self._expected = pieces, expected
+
+    def take(self, body: bytes) -> None:
+        """Take body bytes as they come."""
+        self._decoder.feed(body)
+        self.began = len(self._decoder.events) > 0
+        self.listens = not self.began or self._pieces is not None
+
+    def hung_up(self) -> str | None:
+        """Say why the user has left in mid-answer; None while it reads on."""
+        if self._pieces is None or len(self._decoder.events) < self._pieces:
+            return None
+        return f"the user hung up in mid-answer, after {self._pieces} of {self._expected} expected tokens (--leave)"
+
+    def is_empty(self, line: bytes) -> bool:
+        """Whether a line of the answer is one whole row, and no text of the model's is in it."""
+        decoder = self._dialect.decoder()
+        decoder.feed(line + b"\n")
+        return row_of_line(line) is not None and not decoder.events
+
+    def is_whole(self, tail: bytes) -> bool:
+        """Whether the last lines of an answer say that it is over; a reason with every piece of text says little."""
+        if not self.ends.needles:
+            return False
+        decoder = self._dialect.decoder()
+        decoder.feed(tail)
+        ending = decoder.close()
+        return ending.done and not ending.went_on and not (ending.whole and ending.finish_reason is None)
