@@ -16,6 +16,7 @@ from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import at_work, json_option, print_json, print_wrapped
 from loadtest.dialects import Dialect
+from loadtest.dialects.answers.errors.error_words import SIGN_IN
 from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
 from loadtest.errors import TargetError, refuse
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
@@ -238,7 +239,7 @@ def _missing(attempt: Attempt, url: str) -> str:
         return ": name a model that the server has with --model"
     if wanted_header(attempt.record.status, attempt.words) is not None:
         return ": the header that it names is missing"  # the sentence says how to give it
-    if attempt.of_the_key:
+    if attempt.of_the_key and SIGN_IN not in attempt.words:
         of_key = _of_a_key(attempt.dialect, url)
         return f": {of_key}, or give a header of the gateway's with --header '{key_header(attempt.words) or 'Name'}: ${{VARIABLE}}'"
     if COMPRESSED in attempt.words:

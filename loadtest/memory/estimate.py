@@ -13,7 +13,7 @@ from typing import Any
 
 from loadtest.errors import ScenarioError, refuse
 from loadtest.memory import weights
-from loadtest.memory.gguf import GgufHeader
+from loadtest.memory.gguf import KEEP_OTHERS, GgufHeader, whole_numbers
 from loadtest.memory.shapes import FULL_EVERY, Shape, find
 from loadtest.text import read_amount
 
@@ -46,8 +46,6 @@ DRIVER = 457 * 2**20  # bytes of a CUDA context; Ollama reserves as much on ever
 UNKNOWN_COMPUTE = 512 * 2**20  # bytes allowed for buffers where the model's width is unknown
 # GGUF architecture → every n-th layer sees the whole context, where the file does not say which layers do
 _WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4, "phi3": 1}
-# Keys of models of which some layers keep something else than keys and values, or only for a part of the context.
-_KEEP_OTHERS = ("attention.kv_lora_rank", "attention.cross_attention_layers", "attention.chunk_size")
 _PADDING = 256  # to a multiple of which llama.cpp rounds up the cells of a sliding window
 MOST_SLOTS = 4096
 LEAST_SLOT = 0.02  # of the loaded model; a smaller slot is lost in the error of the weights
@@ -306,6 +304,7 @@ def cache_of(architecture: Mapping[str, Any], family: str = "") -> KVCache | Non
 
     A list of KV heads means that layers differ. Compressed caches (DeepSeek's) are not supported.
     """
+    architecture = whole_numbers(architecture)
     heads, key = architecture.get("attention.head_count"), architecture.get("attention.key_length")
     if key is None and heads and isinstance(heads, int):
         key = (architecture.get("embedding_length") or 0) // heads
@@ -327,7 +326,7 @@ def _kv_heads(architecture: Mapping[str, Any]) -> list[int]:
     layers, heads = architecture.get("block_count"), architecture.get("attention.head_count_kv")
     every, shared = architecture.get("full_attention_interval"), architecture.get("attention.shared_kv_layers") or 0
     states = any(name.startswith("ssm.") for name in architecture) and not every
-    if not layers or not heads or any(name in architecture for name in _KEEP_OTHERS):
+    if not layers or not heads or any(name in architecture for name in KEEP_OTHERS):
         return []
     if not isinstance(heads, list):
         heads = [] if states else [0 if every and layer % every else heads for layer in range(1, layers + 1)]
@@ -354,6 +353,7 @@ def _of_architecture(
     parameters: int | None,
     trained: int | None,
 ) -> Facts:
+    architecture = whole_numbers({**architecture, "context_length": trained})
     heads, wide = architecture.get("attention.head_count"), architecture.get("feed_forward_length")
     return Facts(
         name=name,
@@ -361,7 +361,7 @@ def _of_architecture(
         weights_from=where,
         parameters=parameters,
         cache=cache_of(architecture, family),
-        trained=trained,
+        trained=architecture.get("context_length"),
         width=architecture.get("embedding_length"),
         feed_forward=max(wide, default=None) if isinstance(wide, list) else wide,
         heads=max(heads, default=None) if isinstance(heads, list) else heads,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,6 +56,13 @@ _TYPE_NAMES = {number: name for name, (number, _, _) in TYPES.items()}
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _LONGEST_ARRAY = 4096  # longer arrays are not kept: one value per layer is needed, a vocabulary is not
+# Keys of models of which some layers keep something else than keys and values, or only for a part of the context.
+KEEP_OTHERS = ("attention.kv_lora_rank", "attention.cross_attention_layers", "attention.chunk_size")
+_BY_LAYER = (
+    *("attention.head_count", "attention.head_count_kv"),
+    *("feed_forward_length", "attention.sliding_window_pattern"),
+)
+MOST_LAYERS, MOST_OF_MODEL = 10_000, 2**40  # of layers, and of anything else that is counted: more is damage
 _SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _SHORT = "ends inside its header: it is damaged, or its download is not complete"
 
@@ -104,6 +112,19 @@ class GgufHeader:
         return {key.removeprefix(prefix): value for key, value in self.metadata.items() if key.startswith(prefix)}
 
 
+def whole_numbers(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what can be a model's of values under GGUF's keys: whole numbers, and lists of those where layers differ."""
+
+    def can_be(key: str, value: Any) -> bool:
+        if key in KEEP_OTHERS:
+            return True
+        if isinstance(value, list):
+            return key in _BY_LAYER and all(isinstance(one, int) for one in value)
+        return isinstance(value, int) and 0 <= value <= (MOST_LAYERS if key == "block_count" else MOST_OF_MODEL)
+
+    return {key: value for key, value in architecture.items() if can_be(key, value)}
+
+
 def size_of(kind: str, values: int) -> int:
     """Return the bytes of so many values of a type, in rows of whole blocks."""
     _, block, size = TYPES[kind]
@@ -113,7 +134,7 @@ def size_of(kind: str, values: int) -> int:
 def read_gguf(path: Path) -> GgufHeader:
     """Read the header of a GGUF file, or of all parts of a split one; raise ScenarioError."""
     first = _read_one(path)
-    parts = int(first.metadata.get("split.count") or 1)
+    parts = _count(first.metadata, "split.count", 1)
     match = _SPLIT_NAME.search(path.name)
     if parts == 1 or match is None:
         return first
@@ -179,12 +200,10 @@ class _HeaderReader:
                 self.skip(count * width)
                 return None
             return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self.take(count * width)))
+        self.refuse(kind != _STRING, f"holds an array of type {kind}: it is damaged, or newer than this program")
         self.refuse(count > self.size, _SHORT)
         for _ in range(count):
-            if kind == _STRING:
-                self.skip(self.number("Q"))
-            else:
-                self.value(kind)
+            self.skip(self.number("Q"))
         return None
 
 
@@ -210,9 +229,14 @@ def _parse_header(reader: _HeaderReader) -> GgufHeader:
         tensor, offset = _tensor(reader)
         tensors.append(tensor)
         end = max(end, offset + tensor.bytes)
-    alignment = int(metadata.get("general.alignment") or 32)
+    alignment = _count(metadata, "general.alignment", 32)
     data = -(-reader.file.tell() // alignment) * alignment
     return GgufHeader(metadata, tuple(tensors), max(0, data + end - reader.size if tensors else 0))
+
+
+def _count(metadata: Mapping[str, Any], key: str, usual: int) -> int:
+    found = metadata.get(key)
+    return found if isinstance(found, int) and found > 0 else usual
 
 
 def _tensor(reader: _HeaderReader) -> tuple[StoredTensor, int]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.errors import ScenarioError
+from loadtest.memory.gguf import MOST_LAYERS, MOST_OF_MODEL
+from loadtest.scenario import short_repr
 
 MODEL_TYPES = {  # Hugging Face's model_type → layout of the layers
     "llama": "llama",
@@ -24,6 +26,7 @@ MODEL_TYPES = {  # Hugging Face's model_type → layout of the layers
     "opt": "opt",
 }
 FULL_EVERY = {"gemma2": 2, "gemma3": 6}  # every n-th layer sees the whole context, the others a sliding window
+_COUNTS = ("num_key_value_heads", "head_dim", "max_position_embeddings", "num_local_experts", "sliding_window")
 TIED = ("gemma", "gemma2", "gemma3", "opt")  # model types whose config.json need not say that embeddings are tied
 PADDED_POSITIONS = 2  # OPT's position table starts with two rows that are never used
 
@@ -236,26 +239,26 @@ def from_config(config: Mapping[str, Any], where: str) -> Shape | None:
     if layout is None or body.get("word_embed_proj_dim", body.get("hidden_size")) != body.get("hidden_size"):
         return None  # embeddings of another width, which are projected: only OPT-350m has them
     wide = "ffn_dim" if layout == "opt" else "intermediate_size"
-    needed = {
-        key: body.get(key) for key in ("num_hidden_layers", "hidden_size", wide, "num_attention_heads", "vocab_size")
-    }
-    for key, value in needed.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ScenarioError(f"{where} has no whole number {key!r}, which the size of the model follows from.")
-    layers, width, feed_forward, heads, vocabulary = (int(value) for value in needed.values() if value is not None)
-    windowed = layout in FULL_EVERY
+    needed = ("num_hidden_layers", "hidden_size", wide, "num_attention_heads", "vocab_size")
+    for key in (*needed, *_COUNTS):
+        value, most = body.get(key), MOST_LAYERS if key == "num_hidden_layers" else MOST_OF_MODEL
+        if (key in needed or value) and not (type(value) is int and 0 < value <= most):
+            has = "no whole number" if value is None else f"{short_repr(value)} for"
+            raise ScenarioError(f"{where} has {has} {key!r}, which the size of the model follows from.")
+    layers, width, feed_forward, heads, vocabulary = map(body.__getitem__, needed)
+    windowed, rope = layout in FULL_EVERY, body.get("rope_scaling")
     return Shape(
         layout,
         layers,
         width,
         feed_forward,
         heads,
-        int(body.get("num_key_value_heads") or heads),
+        body.get("num_key_value_heads") or heads,
         vocabulary,
-        context=body.get("max_position_embeddings"),
-        head_size=int(body.get("head_dim") or 0),
+        context=body.get("max_position_embeddings") or None,
+        head_size=body.get("head_dim") or 0,
         tied=bool(body.get("tie_word_embeddings", config.get("tie_word_embeddings", kind in TIED or windowed))),
-        experts=int(body.get("num_local_experts") or 1) if kind == "mixtral" else 1,
-        window=int(body.get("sliding_window") or 0) if windowed else 0,
-        rope_factors=(body.get("rope_scaling") or {}).get("rope_type") == "llama3",
+        experts=(body.get("num_local_experts") or 1) if kind == "mixtral" else 1,
+        window=(body.get("sliding_window") or 0) if windowed else 0,
+        rope_factors=isinstance(rope, Mapping) and rope.get("rope_type") == "llama3",
     )

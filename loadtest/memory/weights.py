@@ -45,11 +45,14 @@ _KEPT_FLOAT32 = ("ffn_gate_inp", "position_embd")  # matrices that stay float32
 _FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
+def is_dtype(name: str) -> bool:
+    return _DTYPE_NAMES.get(name.lower(), name.lower()) in DTYPES
+
+
 def dtype(name: str) -> str:
     """Return the dtype's name in DTYPES; raise ScenarioError for an unknown one."""
-    known = _DTYPE_NAMES.get(name.lower(), name.lower())
-    refuse(known not in DTYPES, f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
-    return known
+    refuse(not is_dtype(name), f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
+    return _DTYPE_NAMES.get(name.lower(), name.lower())
 
 
 def dtype_source(parameters: int, name: str) -> str:

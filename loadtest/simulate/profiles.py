@@ -9,6 +9,7 @@ Most built-in profiles rest on measurements. A profile may also come from a JSON
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError, os_error_as, refuse
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 
@@ -172,23 +173,24 @@ def load_profile(name: str) -> Profile:
     path = Path(name)
     refuse(not path.is_file(), f"{name!r} is neither a profile nor a file; the profiles are {', '.join(PROFILES)}.")
     try:
-        fields = orjson.loads(path.read_bytes())
+        with os_error_as(ScenarioError, f"cannot read the profile {name}"):
+            fields = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"profile {name} does not parse as JSON: {error}.") from None
     try:
         return _profile(fields, path.stem)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise ScenarioError(f"profile {name} makes no sense: {error}.") from None
 
 
 def _profile(fields: dict[str, Any], stem: str) -> Profile:
-    _refuse_unknown_keys(fields, Profile)
+    _check(fields, Profile)
     timing = dict(fields["timing"]) if "timing" in fields else {}
-    _refuse_unknown_keys(timing, Timing)
+    _check(timing, Timing)
     if "step" not in timing or "prefill_s" not in timing:
         raise ValueError("timing needs step and prefill_s")
     step = dict(timing["step"])
-    _refuse_unknown_keys(step, StepLaw)
+    _check(step, StepLaw)
     table = tuple(
         (int(streams), tuple(float(value) for value in (values if isinstance(values, list) else [values])))
         for streams, values in sorted(dict(step.pop("table", {})).items(), key=lambda entry: int(entry[0]))
@@ -204,13 +206,25 @@ def _profile(fields: dict[str, Any], stem: str) -> Profile:
     }
     made = Timing(**timing)
     model = dict(fields.get("model", {}))
-    _refuse_unknown_keys(model, ModelFacts)
+    _check(model, ModelFacts)
     rest = {key: fields[key] for key in ("slots", "num_ctx") if key in fields}
     return Profile(name=str(fields.get("name", stem)), model=replace(LLAMA_1B, **model), timing=made, **rest)
 
 
-def _refuse_unknown_keys(fields: dict[str, Any], cls: type) -> None:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in fields:
+def _check(fields: Any, cls: type) -> None:
+    """Raise TypeError or ValueError for what is no object, a key that the class lacks, and a value that cannot be its own."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"{cls.__name__} must be an object, not {fields!r:.40}")
+    known = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+    for key, value in fields.items():
         if key not in known:
             raise ValueError(f"unknown key {key!r}; {cls.__name__} has {', '.join(known)}")
+        kind, may_be_none, _ = known[key].partition(" | None")
+        fits = {
+            "float": isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+            "int": type(value) is int and (value > 0 or key == "file_type"),
+            "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
+        }
+        if not fits.get(kind, True) and not (may_be_none and value is None):
+            raise ValueError(f"{key} is {value!r:.40}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -82,6 +84,41 @@ def test_rubbish_after_the_magic_is_no_crash(tmp_path: Path) -> None:
         damaged[int(rng.integers(4, 3000))] = int(rng.integers(256))
         path.write_bytes(bytes(damaged))
         _missing(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.block_count", "three"),
+        ("llama.block_count", 2**31),
+        ("llama.context_length", 1e300),
+        ("llama.attention.key_length", [8, 8]),
+        ("llama.embedding_length", 2**62),
+    ],
+)
+def test_values_that_cannot_be_a_models_are_unknown(key: str, value: Any) -> None:
+    tensor = header.StoredTensor("token_embd.weight", (64, 100), "F16")
+    made = {"general.architecture": "llama", "llama.block_count": 2, "llama.attention.head_count_kv": 1}
+    made |= {"llama.attention.head_count": 1, "llama.attention.key_length": 8}
+    facts = estimate.facts_of_gguf("x", header.GgufHeader({**made, key: value}, (tensor,), 0))
+    plan = estimate.MemoryPlan(facts=facts)
+    assert plan.total > facts.weights
+    assert (facts.cache is None) == (key in ("llama.block_count", "llama.attention.key_length"))
+    assert facts.trained is None
+
+
+def with_value(path: Path, key: bytes, kind: int, value: bytes) -> Path:
+    """Write a file of one value and no tensor."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    path.write_bytes(head + struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + value)
+    return path
+
+
+def test_odd_values_of_the_file_itself_are_passed_over_or_one_sentence(tmp_path: Path) -> None:
+    for key in (b"general.alignment", b"split.count"):
+        assert header.read_gguf(with_value(tmp_path / "x.gguf", key, 8, struct.pack("<Q", 1) + b"x")).missing == 0
+    with pytest.raises(ScenarioError, match="holds an array of type 9"):
+        header.read_gguf(with_value(tmp_path / "deep.gguf", b"k", 9, struct.pack("<IQ", 9, 1) * 5000))
 
 
 def test_the_tensors_of_a_shape_are_those_of_a_file(tmp_path: Path) -> None:

@@ -332,6 +332,41 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     )
 
 
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+}
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"num_hidden_layers": "2"}, "has '2' for 'num_hidden_layers'"),
+        ({"num_hidden_layers": 10**9}, "has 1000000000 for 'num_hidden_layers'"),
+        ({"num_key_value_heads": "x"}, "has 'x' for 'num_key_value_heads'"),
+        ({"max_position_embeddings": "8192"}, "has '8192' for 'max_position_embeddings'"),
+        ({"head_dim": -1}, "has -1 for 'head_dim'"),
+        ({"torch_dtype": "auto"}, "is of dtype 'auto', which is not known here: add --dtype"),
+        ({"rope_scaling": "linear", "torch_dtype": "torch.bfloat16"}, None),
+        ({"model_type": "other", "num_hidden_layers": "2", "max_position_embeddings": "x"}, None),
+        ({"model_type": "other", "num_hidden_layers": 10**9, "num_key_value_heads": 1, "head_dim": 8}, None),
+    ],
+)
+def test_a_config_with_odd_values_is_read_or_one_sentence(
+    loadtest: Call, tmp_path: Path, odd: dict[str, Any], words: str | None
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("\ufeff" + json.dumps(LLAMA | odd))
+    known = ("--parameters", "1e6") if "model_type" in odd else ()
+    code, out, err = loadtest("memory", "--config", path, *known)
+    assert code == (0 if words is None else 2)
+    assert (words or "total") in (err if words else out)
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------
 
 

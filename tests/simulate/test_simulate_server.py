@@ -300,6 +300,10 @@ def test_profiles_survive_the_way_through_a_file(name: str, tmp_path: Path) -> N
         ('{"timing": {"step": {"base_s": 0}, "prefill_s": 0}}', "longer than 0 s"),
         ('{"timing": {"step": {"table": {"1": "x"}}, "prefill_s": 0}}', "makes no sense"),
         ('{"timings": {}}', "unknown key 'timings'"),
+        ('{"slots": 0, "timing": {"step": {"base_s": 1}, "prefill_s": 0}}', "slots is 0"),
+        ('{"timing": {"step": {"base_s": 1}, "prefill_s": "x"}}', "prefill_s is 'x'"),
+        ('{"timing": {"step": {"base_s": 1}, "prefill_s": 0, "first_token_s": [1]}}', "makes no sense"),
+        ('{"model": {"heads": 0}, "timing": {"step": {"base_s": 1}, "prefill_s": 0}}', "heads is 0"),
     ],
 )
 def test_a_profile_that_makes_no_sense_is_one_sentence(tmp_path: Path, content: str, sentence: str) -> None:

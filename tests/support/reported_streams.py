@@ -168,6 +168,9 @@ TEXTS = {
         RESPONSES, named(*(response("output_audio_transcript.delta", delta=text) for text in "abc"), completed())
     ),
     "responses: events without a type": Stream(RESPONSES, typeless(*PIECES, completed())),
+    "responses: thoughts in events without a type": Stream(
+        RESPONSES, typeless(response("reasoning_text.delta", delta="hm"), *PIECES, completed()), hidden="hm"
+    ),
     "responses: deltas that are objects": Stream(
         RESPONSES, named(*(response("output_text.delta", delta={"text": text}) for text in "abc"), completed())
     ),

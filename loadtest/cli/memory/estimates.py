@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from loadtest.memory.estimate import (
     loaded_memory,
     parse_size,
 )
+from loadtest.scenario import short_repr
 from loadtest.text import shown
 from loadtest.urls import parse_url
 
@@ -103,7 +105,7 @@ def _asked_facts(asked: SimpleNamespace) -> tuple[Facts, tuple[str, ...]]:
 def _of_config(asked: SimpleNamespace, path: Path) -> Facts:
     try:
         with os_error_as(ScenarioError, f"cannot read {path}"):
-            config = orjson.loads(path.read_bytes())
+            config = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{path} is not JSON: {error}.") from None
     refuse(not isinstance(config, dict), f"{path} is not a config.json: it does not hold an object.")
@@ -115,7 +117,12 @@ def _of_config(asked: SimpleNamespace, path: Path) -> Facts:
     )
     if not asked.quantization and not asked.dtype:
         refuse("quantization_config" in config, f"{path} is of a quantised model: add --dtype int8 or --dtype int4.")
-        dtype = str(config.get("torch_dtype") or config.get("dtype") or "fp16")
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "fp16").removeprefix("torch.")
+        refuse(
+            not weights.is_dtype(dtype),
+            f"{path} is of dtype {short_repr(dtype)}, which is not known here: add --dtype, one of "
+            f"{', '.join(weights.DTYPES)}.",
+        )
         asked = SimpleNamespace(**{**vars(asked), "dtype": dtype})
     if shape is None or asked.parameters is not None:
         return _of_flags(asked, config)
@@ -126,7 +133,7 @@ def _of_config(asked: SimpleNamespace, path: Path) -> Facts:
 def _of_flags(asked: SimpleNamespace, config: Mapping[str, Any]) -> Facts:
     """Return the facts given by --parameters and other options, and by a config.json where an option is not given."""
     parameters = int(asked.parameters)
-    heads = config.get("num_attention_heads")
+    heads, context = config.get("num_attention_heads"), config.get("max_position_embeddings")
     architecture = {
         "block_count": asked.layers or config.get("num_hidden_layers"),
         "attention.head_count": heads,
@@ -150,7 +157,7 @@ def _of_flags(asked: SimpleNamespace, config: Mapping[str, Any]) -> Facts:
         bound=bound,
         parameters=parameters,
         cache=cache_of(architecture),
-        trained=config.get("max_position_embeddings"),
+        trained=context if isinstance(context, int) and 0 < context <= gguf.MOST_OF_MODEL else None,
     )
 
 

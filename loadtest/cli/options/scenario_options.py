@@ -118,16 +118,17 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
     """
     urls = [text for text in given if is_url(text)]
     files = [text for text in given if not is_url(text)]
-    refuse(
-        stray := next((text for text in files if _VALUES.fullmatch(text) and not Path(text).exists()), None),
-        f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
-        "blanks: --concurrency 1,2,4.",
-    )
-    refuse(
-        word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None),
-        f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
-        f"{word} out.",
-    )
+    if stray := next((text for text in files if _VALUES.fullmatch(text) and not Path(text).exists()), None):
+        port = f" A port of this machine is written :{stray}." if stray.isdecimal() and len(stray) > 3 else ""
+        raise ScenarioError(
+            f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
+            f"blanks: --concurrency 1,2,4.{port}"
+        )
+    if word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None):
+        raise ScenarioError(
+            f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
+            f"{word} out."
+        )
     if len(files) > 1:
         raise ScenarioError(
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one, in quotes where its path "

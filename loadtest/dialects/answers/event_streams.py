@@ -102,6 +102,8 @@ class EventDecoder(StreamDecoder):
     def line(self, line: bytes) -> bool:
         if line.startswith(b"event:") and line[6:].strip().startswith(self._names):
             self._answer.kind = b""
+            if line != self._name:  # the same words under another name may be thoughts
+                self.forget()
             self._name, self._kind = line, line[6:].strip().decode(errors="replace")
             return False
         return super().line(line)
