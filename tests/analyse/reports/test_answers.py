@@ -123,7 +123,8 @@ def test_the_most_is_not_called_so_without_the_void_levels_above(tmp_path: Path)
 
 def test_a_void_rate_is_not_passed_over() -> None:
     """Was "the highest rate measured", although a higher one was, and is void."""
-    steady = LevelData(index=0, rate=4.0, concurrency=None, little={"growing": False, "growth_per_s": 0.0})
+    kept = {"growing": False, "growth_per_s": 0.0, "in_flight_first": 1.0, "in_flight_last": 1.0}
+    steady = LevelData(index=0, rate=4.0, concurrency=None, little=kept)
     void = LevelData(index=1, rate=8.0, concurrency=None, little=None, verdict="void")
     tile, _ = answers._levels_off(Series("", (steady, void)))
     assert str(tile) == "Kept up with: 4 requests/s (the highest rate measured; the level above it is void)"
