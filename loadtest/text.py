@@ -44,9 +44,9 @@ def seconds(value: float | None, *, exact: bool = False) -> str:
     return f"{number(value * factor, exact=exact)} {unit}"
 
 
-def instant(iso: str) -> str:
-    """Return an instant that is written as ISO 8601 in UTC as people read it: "2026-11-27, 23:52 UTC"."""
-    return f"{iso[:10]}, {iso[11:16]} UTC"
+def instant(iso: str | None) -> str:
+    """Return when something began that is written as ISO 8601 in UTC, as people read it: "2026-11-27, 23:52 UTC"."""
+    return f"{iso[:10]}, {iso[11:16]} UTC" if iso else "start unknown"
 
 
 def percent(share: float) -> str:

@@ -120,16 +120,16 @@ def test_goodput_counts_requests_that_met_everything(tmp_path: Path) -> None:
     assert 0 < within < rows.sum()
     found = goodput(run, 0, parse_objectives(f"ttft_p95={limit!r},tokens_per_s_p5=99"), requests_per_s=2.0)
     assert found is not None
-    assert (found.good, found.requests) == (within, 64)
-    assert found.per_second == pytest.approx(2.0 * within / 64)
+    assert (found["good"], found["requests"]) == (within, 64)
+    assert found["requests_per_s"] == pytest.approx(2.0 * within / 64)
     none = goodput(
         run, 0, parse_objectives("tokens_per_s_p5=101,ttft_p95=100"), requests_per_s=2.0
     )  # every stream does 100
     assert none is not None
-    assert none.good == 0
+    assert none["good"] == 0
     gaps = goodput(run, 0, parse_objectives("itl_p95=0.011"), requests_per_s=None)
     assert gaps is not None
-    assert (gaps.good, gaps.per_second) == (64, None)
+    assert (gaps["good"], gaps["requests_per_s"]) == (64, None)
 
 
 def test_goodput_takes_the_widest_limit_and_leaves_totals_out(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.queue import leavers, slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.verdict import outcome_rules, verdict
+from loadtest.metrics import VALID
 from loadtest.records import NO_FAILURES
 from loadtest.slo import Objective
 
@@ -64,7 +65,7 @@ def level_summary(
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
-    judged = verdict.judge(run, level)
+    doubts = verdict.doubts_of(run, level)
     requests = run.requests[rows]
     stamps = verdict.stamps_of(run.requests[good])
     commonest = run.requests["wait_source"][good].mode()
@@ -84,7 +85,7 @@ def level_summary(
         "failures": outcome_rules.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
         **_described(run, index, good, block),
         **leavers.left_figures(run, index, found_slots),
-        **or_reason("little", little.to_dict() if little else None, "no request ended in the steady window"),
+        **or_reason("little", little, "no request ended in the steady window"),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
         "wait_source": str(commonest.iloc[0]) if len(commonest) else waits.UNKNOWN,
         **throughput,
@@ -100,9 +101,9 @@ def level_summary(
             "stamps": stamps,
             **client_capacity.capacity_used(run, index, stamps),
         },
-        "verdict": judged.verdict,
-        "reasons": judged.reasons,
-        "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in judged.doubts],
+        "verdict": doubts[0][1].severity if doubts else VALID,
+        "reasons": [doubt.reason for _, doubt in doubts],
+        "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in doubts],
     }
     if asked:
         found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
@@ -158,7 +159,7 @@ def _goodput_of(
         return {}
     found = objectives.goodput(run, index, asked, requests_per_s=rate, flow=flow)
     why = "no objective is one that a single request can meet or miss here"
-    return or_reason("goodput", found.to_dict() if found else None, why)
+    return or_reason("goodput", found, why)
 
 
 def _offered(run: RunData, level: LevelData) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def write_report(
     """
     one, place = analyse(folder, objectives, foretell=charts), out or folder
     place.mkdir(parents=True, exist_ok=True)
-    score_report.add_score(one)
+    scored = score_report.add_score(one)
     cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))
     files = [write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n")]
     findings = all_findings(one)
@@ -84,10 +84,11 @@ def write_report(
         from loadtest.analyse.charts import draw_all
 
         pictures = draw_all(one, place)
-        predicted = prediction_report.curve_table(one, one.curve) if one.curve else None
+        curve = prediction_report.curve_table(one, one.curve) if one.curve else None
+        more = [(name, grid) for name, grid in (("Predicted", curve), ("Prediction, scored", scored)) if grid]
         files += pictures
         for name, page in (("report.md", pages.markdown), ("report.html", pages.html)):
-            files.append(write_whole(place / name, page(one, findings, pictures, predicted).encode()))
+            files.append(write_whole(place / name, page(one, findings, pictures, more).encode()))
     return Report(one, tuple(findings), tuple(files))
 
 

@@ -140,9 +140,8 @@ def _advice_of(
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.server.queue.slots import known_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
-    from loadtest.analyse.whatif.model.fit import longest_series
+    from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, longest_series
     from loadtest.analyse.whatif.model.predict import require_tokens
-    from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 
     series = longest_series(analysis.run)
     if series is None:

@@ -247,7 +247,7 @@ def _tables(found: Comparison, width: int) -> Iterator[Table]:
     shown = [list(COLUMNS).index(name) for name in kept]
     for number, level in enumerate(own):
         title = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
-        rows = [row for row in found.headline if row.level == level]
+        rows = [row for row in found.headline if row.level["label"] == level]
         cells = tuple(_console_row(row, found) for row in rows)
         styles = {row[-1]: CHANGE_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
         grid = Grid(tuple(COLUMNS), cells).only(shown)

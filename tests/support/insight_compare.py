@@ -37,6 +37,7 @@ from loadtest.analyse.comparison.differences import (
     estimate_of,
     step_estimates,
 )
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -180,8 +181,8 @@ def verdict(base: Sequence[Cells], new: Sequence[Cells]) -> set[str | None]:
     limits = Limits(1 - FAMILY_ERROR / max(len(every), 1), TOLERANCE, RUN_NOISE)
     verdicts = set()
     for level, metric in every:
-        sides = [[one[level, metric] for one in side] for side in (base, new)]
-        verdicts.add(judge_change(Change("", None, metric, None, None), sides[0], sides[1], limits).verdict)
+        ours, theirs = (tuple(one[level, metric] for one in side) for side in (base, new))
+        verdicts.add(judge_change(Change.of(LevelData(), metric, (ours, theirs)), limits).verdict)
     return verdicts
 
 

@@ -19,12 +19,13 @@ import numpy as np
 
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.fit import fit_models
-from loadtest.analyse.whatif.model.play import CONTEXT, Played, TokenLog, cold_requests, figures_of_play
+from loadtest.analyse.whatif.model.play import CONTEXT, Played, cold_requests, figures_of_play
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.errors import PredictionError
 from loadtest.scenario import Level
 from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.stream import Emission
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.simulate.model.virtual import open_loop
 from support.virtual_runs import Load, play
@@ -129,11 +130,11 @@ def plan(drawn: Drawn, seed: int) -> SeededRequests:
 
 def truth(drawn: Drawn, seeded: SeededRequests, rate: float, seed: int, pace: float) -> dict[str, dict[str, float]]:
     """Return what the engine itself does with these requests."""
-    log = TokenLog()
+    tokens: list[Emission] = []
     engine = Engine(drawn.timing.scaled(pace), slots=drawn.slots, seed=seed + 99, loaded=CONTEXT)
     lengths = seeded.lengths([(1, 1)] * REQUESTS, warmups=0)
-    streams = open_loop(engine, cold_requests(lengths), list(seeded.instants_s(rate)), see=log.see)
-    figures, _ = figures_of_play(Played(streams, log, np.ones(len(streams), dtype=np.bool_)), None, sessions=False)
+    streams = open_loop(engine, cold_requests(lengths), list(seeded.instants_s(rate)), see=tokens.append)
+    figures, _ = figures_of_play(Played(streams, tokens, np.ones(len(streams), dtype=np.bool_)), None, sessions=False)
     return figures
 
 

@@ -113,7 +113,7 @@ def measured(shape: Shape, seed: int, limit_s: float) -> Rates:
         requests /= per_second(run, 0) or 1.0
         tokens /= (per_second(run, 0) or 1.0) * sum(shape.load.output) / 2
     good = goodput(run, 0, slo.parse_objectives(f"ttft_p95={limit_s}"), requests_per_s=requests, flow=found)
-    return Rates(requests, tokens, good.per_second or 0.0 if good else float("nan"))
+    return Rates(requests, tokens, good["requests_per_s"] or 0.0 if good else float("nan"))
 
 
 def kept_up(shape: Shape) -> bool:

@@ -142,8 +142,8 @@ def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
     analysis = made(tmp_path / "run", [(500, 250), (1000, 400), (4000, 2000)])
     (line,) = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
     assert line.label == "1 stream · 20 out"
-    assert [point.prefill_per_s for point in line.points] == pytest.approx([2000, 2500, 2000])
-    assert [point.ttft_s for point in line.points] == pytest.approx([0.252, 0.402, 2.002])  # 2 ms of load
+    assert [point["prefill_tokens_per_s"] for point in line.points] == pytest.approx([2000, 2500, 2000])
+    assert [point["ttft_p50_s"] for point in line.points] == pytest.approx([0.252, 0.402, 2.002])  # 2 ms of load
     assert line.ttft_per_token_s == pytest.approx(1.75 / 3500)
     assert analysis.summary["lengths"] == [line.to_dict()]
     said = findings.all_findings(analysis)

@@ -15,7 +15,7 @@ import pytest
 from support.made_runs import MS, WALL, Made, closed_loop, recorded
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.verdict.verdict import judge
+from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 
@@ -185,9 +185,8 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
         records = [dataclasses.replace(r, t_first_token=(r.t_send or 0) + chunks[0] * 1000) for r in records]
     records[only:] = streams()[only:]
     (row, _) = board_of(records).rows()
-    run = frames.load(write(tmp_path / "run", records, []))
-    judged = judge(run, run.levels[0])
-    assert (row["verdict"], row["reasons"]) == (judged.verdict, judged.reasons)  # in the same words
+    level = analyse(write(tmp_path / "run", records, [])).summary["levels"][0]
+    assert (row["verdict"], row["reasons"]) == (level["verdict"], level["reasons"])  # in the same words
     assert row["verdict"] == verdict
     assert bool(row["reasons"]) == (verdict != "valid")
 
@@ -198,9 +197,8 @@ def test_no_figures_no_verdict_and_nothing_but_failures_is_void(tmp_path: Path) 
     assert Board().rows()[0]["verdict"] is None
     failed = [dataclasses.replace(record, outcome=Outcome.TIMEOUT) for record in streams(2)]
     (row, _) = board_of(failed).rows()
-    run = frames.load(write(tmp_path / "run", failed, []))
-    judged = judge(run, run.levels[0])
-    assert (row["verdict"], row["reasons"]) == (judged.verdict, judged.reasons)
+    level = analyse(write(tmp_path / "run", failed, [])).summary["levels"][0]
+    assert (row["verdict"], row["reasons"]) == (level["verdict"], level["reasons"])
     assert row["verdict"] == "void"
 
 

@@ -32,8 +32,8 @@ def drawn(context: int | None = None, count: int = MANY, **keys: Any) -> list[tu
 
 def test_commas_in_brackets_part_no_lengths() -> None:
     read = read_lengths("128,lognormal(800,0.6), 200@70%+normal(4000,10)@30%,1e3")
-    assert read == (128, "lognormal(800, 0.6)", "200@70%+normal(4000, 10)@30%", 1000)
-    levels = Scenario(input_tokens=read, concurrency=[1]).levels()
+    assert list(read) == [128, "lognormal(800, 0.6)", "200@70%+normal(4000, 10)@30%", 1000]
+    levels = Scenario.from_dict({"input_tokens": list(read), "concurrency": [1]}).levels()
     assert [level.input_tokens for level in levels] == [128, None, None, 1000]
     assert levels[1].label == "1 stream · lognormal(800, 0.6) in · 64 out"
 

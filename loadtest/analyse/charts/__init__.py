@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtest.analyse.charts import (
-    cold_load,
+    against_load,
     distributions,
     drift,
     machine,
-    percentiles,
     prediction,
     prompts,
     style,
-    throughput,
     timeline,
-    tradeoff,
     ttft,
 )
 from loadtest.analyse.charts.void_levels import or_void
@@ -33,7 +31,6 @@ from loadtest.text import joined
 
 RunChart = Callable[[Axes, Analysis], None]
 SeriesChart = Callable[[Axes, Analysis, Series], None]
-AllSeriesChart = Callable[[Axes, Analysis, Sequence[Series]], None]
 GUIDES = "lines from point to point only guide the eye; bars: 95 % intervals"
 
 
@@ -55,16 +52,24 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
 
 
 def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
+    load = axis_of(analysis.levels).partition(" (")[0]
+    rates = against_load.a_stream, against_load.all_streams
+    by_output = against_load.wait_by_output, against_load.speed_by_output
     return [
-        cold_load.draw(out / "load.png", analysis),
+        machine.draw_loads(out / "load.png", analysis),
         prompts.draw_lengths(out / "lengths.png", analysis),
         _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
         prompts.draw_turns(out / "turns.png", analysis),
         prompts.draw_reread(out / "reread.png", analysis),
+        _side_by_side(out / "throughput.png", analysis, rates, analysis.series, against_load.rates_title(analysis)),
         _side_by_side(
-            out / "throughput.png", analysis, throughput.a_stream, throughput.all_streams, throughput.title(analysis)
+            out / "tradeoff.png",
+            analysis,
+            by_output,
+            analysis.series,
+            against_load.tradeoff_title(analysis),
+            joined("; ", f"a point a level, with its {load} beside it", against_load.without_p95(analysis.levels)),
         ),
-        _draw_tradeoff(out / "tradeoff.png", analysis),
         _draw_percentiles(out / "percentiles.png", analysis),
         _timeline(out / "timeline.png", analysis),
         _by_series(out / "ttft-distribution.png", analysis, distributions.ttft, distributions.ttft_title(analysis)),
@@ -85,14 +90,9 @@ def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
 
 def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     """Draw the charts of a run whose answers have no text."""
+    rates = against_load.e2e, against_load.input_rate
     return [
-        _side_by_side(
-            out / "e2e.png",
-            analysis,
-            throughput.e2e,
-            throughput.input_rate,
-            throughput.title_without_tokens(analysis),
-        ),
+        _side_by_side(out / "e2e.png", analysis, rates, analysis.series, against_load.rates_title(analysis)),
         _by_series(out / "e2e-distribution.png", analysis, distributions.e2e, "Time to the whole answer"),
         _timeline(out / "timeline.png", analysis),
         _machine(out / "machine.png", analysis),
@@ -127,54 +127,41 @@ def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -
 
 
 def _side_by_side(
-    path: Path, analysis: Analysis, left: AllSeriesChart, right: AllSeriesChart, title: str
+    path: Path, analysis: Analysis, charts: Sequence[Callable[..., Any]], found: Any, title: str, subtitle: str = GUIDES
 ) -> Path | None:
-    """Draw two figures of all series."""
-    found = analysis.series
+    """Draw two figures of `found`, the series or one of them; what a chart returns are names, written at last."""
     figure, panels = style.page(2, columns=2, share_y=False)
-    for axes, chart in zip(panels, (left, right), strict=True):
-        chart(axes, analysis, found)
-    return _save(figure, path, analysis, title, GUIDES)
-
-
-def _draw_tradeoff(path: Path, analysis: Analysis) -> Path | None:
-    levels, found = analysis.levels, analysis.series
-    figure, (left, right) = style.page(2, columns=2, share_y=False)
-    names = tradeoff.ttft(left, analysis, found), tradeoff.speed(right, analysis, found)
-    said = f"a point a level, with its {axis_of(levels).partition(' (')[0]} beside it"
-    subtitle = joined("; ", said, tradeoff.without_p95(levels))
-    return _save(figure, path, analysis, tradeoff.title(analysis), subtitle, at_last=[each.write for each in names])
+    names = [chart(axes, analysis, found) for axes, chart in zip(panels, charts, strict=True)]
+    return _save(figure, path, analysis, title, subtitle, at_last=[each.write for each in names if each])
 
 
 def _draw_percentiles(path: Path, analysis: Analysis) -> Path | None:
     """Draw TTFT and E2E of one series, or TTFT of each of several."""
-    found = analysis.series
-    title = percentiles.title(analysis)
+    found, title = analysis.series, against_load.percentiles_title(analysis)
     if len(found) != 1:
-        return _by_series(path, analysis, percentiles.ttft, title)
-    figure, (left, right) = style.page(2, columns=2, share_y=False)
-    percentiles.ttft(left, analysis, found[0])
-    percentiles.e2e(right, analysis, found[0])
-    said = "a percentile of too few requests is left out: p95 needs 20, p99 needs 100"
-    return _save(figure, path, analysis, title, joined("; ", found[0].label, said))
+        return _by_series(path, analysis, against_load.ttft_percentiles, title)
+    said = joined("; ", found[0].label, "a percentile of too few requests is left out: p95 needs 20, p99 needs 100")
+    both = against_load.ttft_percentiles, against_load.e2e_percentiles
+    return _side_by_side(path, analysis, both, found[0], title, said)
 
 
 def _timeline(path: Path, analysis: Analysis) -> Path | None:
     level = timeline.pick(analysis)
     if level is None:
         return None
-    figure, (axes,) = style.page(1, height=6.4)
-    timeline.request_rows(axes, analysis, level)
-    return _save(figure, path, analysis, timeline.title(analysis, level), or_void(level["label"], level))
+    rows, title = partial(timeline.request_rows, level=level), timeline.title(analysis, level)
+    return _of_run(path, analysis, rows, title, or_void(level["label"], level), height=6.4)
 
 
 def _depth(path: Path, analysis: Analysis) -> Path | None:
     return _of_run(path, analysis, machine.streams, machine.streams_title(analysis))
 
 
-def _of_run(path: Path, analysis: Analysis, chart: RunChart, title: str, subtitle: str = "") -> Path | None:
-    """Draw one panel of the whole run."""
-    figure, (axes,) = style.page(1, height=4.8)
+def _of_run(
+    path: Path, analysis: Analysis, chart: RunChart, title: str, subtitle: str = "", *, height: float = 4.8
+) -> Path | None:
+    """Draw one panel."""
+    figure, (axes,) = style.page(1, height=height)
     chart(axes, analysis)
     return _save(figure, path, analysis, title, subtitle)
 

@@ -39,14 +39,14 @@ def draw(comparison: Comparison, path: Path) -> Path:
     known = [metric for metric in metrics if any(row.interval for row in comparison.headline if row.metric is metric)]
     unknown = [metric.name for metric in metrics if metric not in known]
     shared, own = compare_report.level_names(comparison)
-    every = list(dict.fromkeys(row.level for row in comparison.headline))
+    every = list(dict.fromkeys(row.level["label"] for row in comparison.headline))
     levels = every[:MOST_DRAWN]
     with mpl.rc_context(style.RC):
         figure, panels = style.page(max(len(known), 1), columns=4, height=3.2 + 0.5 * len(levels))
         if not known:
             style.empty(panels[0], "No figure could be compared.")
         for axes, metric in zip(panels, known, strict=False):
-            rows = [row for row in comparison.headline if row.metric is metric and row.level in levels]
+            rows = [row for row in comparison.headline if row.metric is metric and row.level["label"] in levels]
             changes_panel(axes, metric, rows, levels, comparison.tolerance)
             axes.set_yticks(range(len(levels)), [own[level] for level in levels])
         confidence = f"{comparison.confidence * 100:.5g} %"
@@ -70,7 +70,7 @@ def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Se
     axes.axvspan(*worse, color=style.VERMILLION, alpha=0.08, linewidth=0)
     axes.axvline(0, color=style.INK, linewidth=1.0)
     for row in rows:
-        _change_mark(axes, row, levels.index(row.level), half)
+        _change_mark(axes, row, levels.index(row.level["label"]), half)
     axes.set(title=metric.name, xlim=(-half, half), ylim=(len(levels) - 0.4, -0.7))
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -146,60 +145,44 @@ def _axis(every: list[Ordered], shortest: float) -> str:
 
 def itl_tail_title(analysis: Analysis) -> str:
     """Say how many of the gaps are long at the highest load, and how long the longest is."""
-    found = _Gaps.at_most_load(analysis)
+    found = _gaps_at_most_load(analysis)
     if found is None:
         return "The longest gaps between tokens"
-    longest = f"the longest is {seconds(found.longest)}"
-    if not found.long or found.usual < SHORTEST_S:
-        return f"{found.where}: of {number(found.n, exact=True)} gaps between tokens {longest}, the median {seconds(found.usual)}"
-    return (
-        f"{found.where}: {percent(found.share_beyond)} of the gaps are longer than {found.beyond_in_words}, {longest}"
-    )
+    where, gaps, usual = found
+    n, long, longest = len(gaps), _longer(gaps, 2 * usual), f"the longest is {seconds(float(gaps[len(gaps) - 1]))}"
+    if not long or usual < SHORTEST_S:
+        return f"{where}: of {number(n, exact=True)} gaps between tokens {longest}, the median {seconds(usual)}"
+    beyond = max(2 * usual, _round_below(float(gaps[n - long])))  # parts them from the others
+    said = seconds(beyond, exact=True) if beyond > 2 * usual else f"{seconds(beyond)} (twice the median)"
+    return f"{where}: {percent(_longer(gaps, beyond) / n)} of the gaps are longer than {said}, {longest}"
 
 
 def itl_title(analysis: Analysis) -> str:
     """Say how long the usual gap is, and how many are much longer."""
-    found = _Gaps.at_most_load(analysis)
+    found = _gaps_at_most_load(analysis)
     if found is None:
         return "Gaps between tokens"
-    at = f"{found.where}: the median gap between tokens is {seconds(found.usual)}"
-    if found.usual < SHORTEST_S:
+    where, gaps, usual = found
+    at = f"{where}: the median gap between tokens is {seconds(usual)}"
+    if usual < SHORTEST_S:
         return at
-    if not found.long:
+    if not (long := _longer(gaps, 2 * usual)):
         return f"{at}, and none is more than twice as long"
-    return f"{at}; {percent(found.long / found.n)} are more than twice as long"
+    return f"{at}; {percent(long / len(gaps))} are more than twice as long"
 
 
-@dataclass(frozen=True, slots=True)
-class _Gaps:
-    """The gaps of one level, counted: a percentile would lie between two gaps where hardly any gap does."""
+def _gaps_at_most_load(analysis: Analysis) -> tuple[str, Ordered, float] | None:
+    """Return the name of the level of the highest load, its gaps in ascending order and their median, s."""
+    level = heaviest(analysis.levels, "itl_s", "p50")
+    if level is None:
+        return None
+    gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
+    return name_among(level, analysis.levels), gaps, level.figure("itl_s", "p50") or 0.0
 
-    where: str
-    n: int
-    usual: float  # the median, s
-    longest: float
-    long: int  # gaps of more than twice the median
-    beyond: float  # a length that parts them from the others, round where that is possible
-    share_beyond: float  # of the gaps, which are longer
 
-    @classmethod
-    def at_most_load(cls, analysis: Analysis) -> _Gaps | None:
-        levels = analysis.levels
-        level = heaviest(levels, "itl_s", "p50")
-        if level is None:
-            return None
-        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
-        n, usual = len(gaps), level.figure("itl_s", "p50") or 0.0
-        long = n - bisect_right(gaps, 2 * usual)
-        beyond = max(2 * usual, _round_below(float(gaps[n - long])) if long else 0.0)
-        where = name_among(level, levels)
-        return cls(where, n, usual, float(gaps[n - 1]), long, beyond, (n - bisect_right(gaps, beyond)) / n)
-
-    @property
-    def beyond_in_words(self) -> str:
-        if self.beyond > 2 * self.usual:
-            return seconds(self.beyond, exact=True)
-        return f"{seconds(self.beyond)} (twice the median)"
+def _longer(gaps: Ordered, than: float) -> int:
+    """Count gaps: a percentile would lie between two of them where hardly any does."""
+    return len(gaps) - bisect_right(gaps, than)
 
 
 def _round_below(value: float) -> float:

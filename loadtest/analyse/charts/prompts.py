@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from loadtest.analyse.findings import cache_findings
 from loadtest.analyse.run.arrays import evenly
 from loadtest.analyse.run.levels import LevelData, axis_of
 from loadtest.analyse.server import prompt_length
-from loadtest.analyse.server.prompt_length import TOKENS_OVER_TTFT, PromptLengthPoint, PromptLengthSeries
+from loadtest.analyse.server.prompt_length import TOKENS_OVER_TTFT, PromptLengthSeries
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined, listed, number, seconds
 
@@ -160,15 +160,13 @@ def _turn_axis(axes: Axes, name: str) -> None:
 MOST_DOTS = 30  # requests of a length that are drawn one by one
 TICKS_APART = 1.5  # of two lengths that both get a tick
 
-Value = Callable[[PromptLengthPoint], float | None]
-
 
 def draw_lengths(path: Path, analysis: Analysis) -> Path | None:
     """Draw lengths.png; None, and nothing written, where levels do not differ in input length alone."""
     found = prompt_length.prompt_length_series(analysis.run, analysis.levels)[: len(style.LINES)]
-    if not any(point.ttft_s is not None for line in found for point in line.points):
+    if not any(line.known("ttft_p50_s") for line in found):
         return None
-    held = any(point.memory is not None for line in found for point in line.points)
+    held = any(line.known("memory_bytes") for line in found)
     panels = 3 if held else 2
     figure, axes = style.page(panels, columns=panels, share_y=False)
     names = ttft_panel(axes[0], analysis, found)
@@ -195,26 +193,26 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSerie
     Return the medians of a single line, to be written beside its points.
     """
     _dots(axes, analysis, found, "ttft_s")
-    _draw_lines(axes, found, lambda point: point.ttft_s, named=True)
-    p95 = [(p.tokens, p.ttft_p95_s) for line in found for p in line.points if p.ttft_p95_s is not None]
+    _draw_lines(axes, found, "ttft_p50_s", named=True)
+    p95 = [pair for line in found for pair in line.known("ttft_p95_s")]
     if p95:
         axes.plot(*zip(*p95, strict=True), "^", color=style.INK, markersize=6, label="p95 (from 20 requests on)")
     low, high = style.logarithmic_y(axes)
     axes.set(title="TTFT", ylim=(low / 1.1, high * 1.3))
     names = PointNames(axes, -1)
     if len(found) == 1:
-        at = [(point.tokens, point.ttft_s) for point in found[0].points if point.ttft_s is not None]
+        at = found[0].known("ttft_p50_s")
         names.add(at, [seconds(value) for _, value in at], style.LINES[0])
     return names
 
 
 def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
     """Draw prompt tokens read a second against prompt tokens."""
-    if not any(point.prefill_per_s is not None for line in found for point in line.points):
+    if not any(line.known("prefill_tokens_per_s") for line in found):
         style.empty(axes, "No prompt had the server to itself, so its speed is not known: measure one stream.")
         return
     _dots(axes, analysis, found, "prefill_tokens_per_s")
-    _draw_lines(axes, found, lambda point: point.prefill_per_s)
+    _draw_lines(axes, found, "prefill_tokens_per_s")
     over_ttft = any(line.speed_of == TOKENS_OVER_TTFT for line in found)
     title = "prompt tokens / TTFT, tokens/s" if over_ttft else "prefill, prompt tokens/s"
     axes.set(title=title, ylim=(0, axes.get_ylim()[1] * 1.08))
@@ -223,7 +221,7 @@ def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSe
 
 def memory_panel(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Draw the most memory in use while each length ran, GB."""
-    _draw_lines(axes, found, lambda point: None if point.memory is None else point.memory / 1e9)
+    _draw_lines(axes, found, "memory_bytes", 1e-9)
     name = next(line.memory_of for line in found if line.memory_of)
     axes.set(title=f"{name}, GB", ylim=(0, axes.get_ylim()[1] * 1.15))
 
@@ -233,14 +231,16 @@ def _dots(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries], c
     tokens, values = run.column("prompt_tokens"), run.column(column)
     for line, colour in zip(found, style.LINES, strict=False):
         for point in line.points:
-            rows = run.good(point.level) & np.isfinite(tokens) & np.isfinite(values)
+            rows = run.good(point["level"]) & np.isfinite(tokens) & np.isfinite(values)
             if 1 < rows.sum() <= MOST_DOTS:
                 axes.plot(tokens[rows], values[rows], ".", color=colour, alpha=0.45, markersize=7, markeredgewidth=0)
 
 
-def _draw_lines(axes: Axes, found: Sequence[PromptLengthSeries], value: Value, *, named: bool = False) -> None:
+def _draw_lines(
+    axes: Axes, found: Sequence[PromptLengthSeries], figure: str, factor: float = 1.0, *, named: bool = False
+) -> None:
     for i, line in enumerate(found):
-        points = [(point.tokens, y) for point in line.points if (y := value(point)) is not None]
+        points = [(tokens, value * factor) for tokens, value in line.known(figure)]
         if points:
             axes.plot(
                 *zip(*points, strict=True),
@@ -252,7 +252,7 @@ def _draw_lines(axes: Axes, found: Sequence[PromptLengthSeries], value: Value, *
 
 def _tokens_axis(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Make x logarithmic with a tick at measured lengths, where there is room for it; the longest always has one."""
-    at = {point.tokens for line in found for point in line.points}
+    at = {point["prompt_tokens"] for line in found for point in line.points}
     axes.set(xscale="log", xlabel="prompt tokens (logarithmic)")
     axes.xaxis.set_major_locator(FixedLocator(apart(sorted(at, reverse=True), TICKS_APART)))
     axes.xaxis.set_minor_locator(NullLocator())

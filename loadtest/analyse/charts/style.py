@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,9 @@ def save(
     group = analysis.summary.get("group") or ""
     subtitle = joined(" · ", "" if subtitle.startswith(group) else group, subtitle)
     simulated = simulated_mark(analysis.summary)
-    heads, below, legend = wrapped(title, 74 if simulated else 92), wrapped(subtitle, 130), _Legend.of(figure)
-    more = 0.25 * len(heads) + 0.19 * len(below) + legend.height - USUAL_HEAD
+    heads, below = wrapped(title, 74 if simulated else 92), wrapped(subtitle, 130)
+    named, columns, tall = _legend(figure)
+    more = 0.25 * len(heads) + 0.19 * len(below) + tall - USUAL_HEAD
     height = figure.get_figheight() + max(more, 0.0)  # the panels keep their room
     figure.set_figheight(height)
     top = height - 0.16
@@ -135,8 +136,11 @@ def save(
         mark = {"boxstyle": "round,pad=0.35", "facecolor": VERMILLION, "edgecolor": "none"}
         said: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "color": "white", "ha": "right", "va": "top"}
         figure.text(1 - EDGE, (height - 0.2) / height, simulated_badge(analysis.summary) or "", bbox=mark, **said)
-    legend.draw(figure, (top - 0.08) / height)
-    top -= 0.08 + legend.height
+    if named:  # above the panels, where it can cover nothing
+        at = (EDGE / 2, (top - 0.08) / height)
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": at, "ncols": columns}
+        figure.legend(list(named.values()), list(named), **place).set_in_layout(False)
+    top -= 0.08 + tall
     bottom = 0.14 + _footer(figure, analysis, simulated)
     room = (0.01, bottom / height, 0.98, (top - bottom) / height)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
@@ -151,29 +155,14 @@ def save(
     return path
 
 
-@dataclass(frozen=True, slots=True)
-class _Legend:
-    """One legend for all panels, each name once, where it can cover nothing."""
-
-    named: dict[str, Any]
-    columns: int
-
-    @classmethod
-    def of(cls, figure: Figure) -> _Legend:
-        named: dict[str, Any] = {}
-        for axes in figure.axes:
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                named.setdefault(cut(label, int((WIDTH - 1) / LETTER)), handle)
-        return cls(named, max(range(1, len(named) + 1), key=lambda columns: _fitting(named, columns), default=1))
-
-    @property
-    def height(self) -> float:
-        return 0.12 + 0.213 * -(-len(self.named) // self.columns) if self.named else 0.0
-
-    def draw(self, figure: Figure, top: float) -> None:
-        if self.named:
-            place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (EDGE / 2, top), "ncols": self.columns}
-            figure.legend(list(self.named.values()), list(self.named), **place).set_in_layout(False)
+def _legend(figure: Figure) -> tuple[dict[str, Any], int, float]:
+    """Return the entries of one legend for all panels, each name once, its columns, and its height in inches."""
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(cut(label, int((WIDTH - 1) / LETTER)), handle)
+    columns = max(range(1, len(named) + 1), key=lambda columns: _fitting(named, columns), default=1)
+    return named, columns, 0.12 + 0.213 * -(-len(named) // columns) if named else 0.0
 
 
 def _fitting(names: Iterable[str], columns: int) -> int:

@@ -6,11 +6,11 @@ one comparison in a hundred says that something did, as long as runs of one serv
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Any, Self
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.comparison.comparable import Levels
@@ -31,6 +31,7 @@ from loadtest.analyse.comparison.differences import (
     value_of,
 )
 from loadtest.analyse.comparison.traits import slots_of
+from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, has_tokens
 from loadtest.analyse.summary import Analysis
@@ -43,6 +44,7 @@ POWER = 0.9  # of such comparisons, in which a change has to be found for it to 
 NORMAL = NormalDist()
 
 TOO_FEW = "too few samples"
+Sides = tuple[tuple[Estimate, ...], tuple[Estimate, ...]]  # of BASE and NEW, one a run
 BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "no difference seen", "not comparable"
 
 
@@ -50,16 +52,34 @@ BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "no difference seen", "
 class Change:
     """A metric of a level on both sides (of several runs their mean, by factors); `ratio` is NEW ÷ BASE."""
 
-    level: str
-    concurrency: int | None
+    level: LevelData  # of BASE's first run
     metric: Metric
     base: float | None
     new: float | None
     ratio: float | None = None
-    interval: tuple[float, float] | None = None  # of the ratio
+    interval: Interval | None = None  # of the ratio
     verdict: str | None = None  # None: shown, not judged
     reason: str = ""  # why not comparable
     regression: bool = False  # worse, by more than the tolerance
+    sides: Sides = ((), ())  # one a run; empty where a run lacks it
+    scatter: float = 0.0  # by which prompts of the runs differ in length, as a logarithm
+    chance: float | None = (
+        None  # of so large a change where nothing differs; of pairs of runs it is adjusted for all (Holm)
+    )
+
+    @classmethod
+    def of(cls, level: LevelData, metric: Metric, sides: Sides, **known: Any) -> Self:
+        """Return a figure of both sides before anything is judged."""
+        base, new = (geometric(side) if side else None for side in sides)
+        return cls(level, metric, base, new, new / base if base and new else None, sides=sides, **known)
+
+    @property
+    def error_known(self) -> bool:
+        """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
+        base, new = self.sides
+        if self.reason or not base or not new:
+            return False
+        return len(base) + len(new) > 2 or (base[0].told and new[0].told)
 
     @property
     def worsening(self) -> float:
@@ -140,32 +160,6 @@ class Limits:
     confidence: float
     tolerance: float
     run_noise: float
-    scatter: float = 0.0  # by which prompts of the runs differ in length, as a logarithm
-
-
-@dataclass(frozen=True, slots=True)
-class FigureOfBoth:
-    """A metric of a level, before the number of tests is known."""
-
-    level: LevelData
-    metric: Metric
-    base: tuple[Estimate, ...]  # one a run; empty where a run lacks it
-    new: tuple[Estimate, ...]
-    reason: str
-    scatter: float
-
-    @property
-    def error_known(self) -> bool:
-        """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
-        if self.reason or not self.base or not self.new:
-            return False
-        return len(self.base) + len(self.new) > 2 or (self.base[0].told and self.new[0].told)
-
-    def plain_change(self) -> Change:
-        """Return the figure of both sides before anything is judged."""
-        base, new = (geometric(side) if side else None for side in (self.base, self.new))
-        change = new / base if base and new else None
-        return Change(self.level["label"], self.level["concurrency"], self.metric, base, new, change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +169,13 @@ class LevelOfBoth:
     base: Levels
     new: Levels
     refused: str  # why no failure of it is judged
-    figures: tuple[FigureOfBoth, ...]
+    figures: tuple[Change, ...]
 
     @property
     def some_failed(self) -> bool:
         return any(level.failed for level in (*self.base, *self.new))
 
-    def failures(self) -> tuple[Change, float]:
+    def failures(self) -> Change:
         """Return the shares of failed requests, and their chance where both sides fail alike (Fisher's exact test).
 
         Of several runs a side all their requests count together.
@@ -191,8 +185,7 @@ class LevelOfBoth:
             for side in (self.base, self.new)
         ]
         base, new = (bad / max(of, 1) for bad, of in counts)
-        level = self.base[0]
-        return Change(level["label"], level["concurrency"], FAILED, base, new), fisher(*counts[0], *counts[1])
+        return Change(self.base[0], FAILED, base, new, chance=fisher(*counts[0], *counts[1]))
 
 
 def compare(
@@ -228,12 +221,12 @@ def compare(
             f"The pace of the same steps differs by {percent(run_noise)} within a run, as on a machine that others use: of two "
             "runs only a large change shows then. Compare several a side (A1 A2 A3 --against B1 B2 B3), or keep the machine free."
         )
-    headline = [both for level in levels for both in level.figures if both.metric.headline]
-    tests = sum(both.error_known for both in headline) + sum(one.some_failed and not one.refused for one in levels)
+    headline = [row for level in levels for row in level.figures if row.metric.headline]
+    tests = sum(row.error_known for row in headline) + sum(one.some_failed and not one.refused for one in levels)
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
     for level in levels:
-        rows += [_change(both, limits) for both in level.figures]
+        rows += [_judged_figure(row, limits) for row in level.figures]
         rows += [_failures_judged(level, limits)] if level.some_failed else []
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
@@ -270,7 +263,7 @@ def compare_part(
         reason = refused or own or requests
         figures = tuple(_figures_of_both((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics))
         if steps and levels[0].get("rate") is not None and (each := steps_at((*bases, *news), levels)):
-            figures += (FigureOfBoth(levels[0], STEPS, each[: len(bases)], each[len(bases) :], reason, 0.0),)
+            figures += (Change.of(levels[0], STEPS, (each[: len(bases)], each[len(bases) :]), reason=reason),)
         found.append(LevelOfBoth(ours, theirs, refused, figures))
     notes += [
         *comparable.scatter_notes(scattered),
@@ -318,8 +311,7 @@ def _figures_of_both(
     reason: str,
     scatter: float,
     metrics: Sequence[Metric],
-) -> Iterator[FigureOfBoth]:
-    first = sides[0][0]
+) -> Iterator[Change]:
     for metric in metrics:
         known = all(value_of(level, metric) is not None for side in sides for level in side)
         if not known and not metric.headline:
@@ -329,47 +321,43 @@ def _figures_of_both(
             for mine, side in zip(runs, sides, strict=True)
         ]
         base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
-        both = FigureOfBoth(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
-        yield both if reason or both.error_known else dataclasses.replace(both, reason=TOO_FEW)
+        row = Change.of(sides[0][0], metric, (base, new), reason=reason, scatter=scatter if metric.prefill else 0.0)
+        yield row if reason or row.error_known else replace(row, reason=TOO_FEW)
 
 
-def _change(both: FigureOfBoth, limits: Limits) -> Change:
-    plain = both.plain_change()
-    if not both.error_known:
-        judged = NOT_COMPARABLE if both.metric.headline else None
-        return dataclasses.replace(plain, verdict=judged, reason=both.reason)
-    if not both.metric.headline:
-        limits = dataclasses.replace(limits, confidence=0.95)
-    return judge_change(plain, both.base, both.new, dataclasses.replace(limits, scatter=both.scatter))
+def _judged_figure(row: Change, limits: Limits) -> Change:
+    if not row.error_known:
+        return replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None)
+    return judge_change(row, limits if row.metric.headline else replace(limits, confidence=0.95))
 
 
-def judge_change(row: Change, base: Sequence[Estimate], new: Sequence[Estimate], limits: Limits) -> Change:
+def judge_change(row: Change, limits: Limits) -> Change:
     """Return the row with its ratio, interval and, of a headline figure, verdict.
 
     One run a side is judged only where the change is past the tolerance and the noise between runs as well.
     """
-    found = ratio(base, new, limits.confidence, noise=limits.run_noise)
+    found = ratio(*row.sides, limits.confidence, noise=limits.run_noise)
     if found is None:
-        return dataclasses.replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None, reason=TOO_FEW)
+        return replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None, reason=TOO_FEW)
     change, (low, high) = found
-    interval = low * math.exp(-limits.scatter), high * math.exp(limits.scatter)
-    row = dataclasses.replace(row, ratio=change, interval=interval)
+    interval = low * math.exp(-row.scatter), high * math.exp(row.scatter)
+    row = replace(row, ratio=change, interval=interval)
     if not row.metric.headline:
         return row
-    least = limits.tolerance + limits.run_noise if len(base) == len(new) == 1 else 0.0
+    least = limits.tolerance + limits.run_noise if sum(map(len, row.sides)) == 2 else 0.0
     return _judged(row, limits, seen=abs(row.worsening) > least and not interval[0] <= 1 <= interval[1])
 
 
 def _failures_judged(level: LevelOfBoth, limits: Limits) -> Change:
-    plain, chance = level.failures()
+    row = level.failures()
     if level.refused:
-        return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=level.refused)
-    return _judged(plain, limits, seen=chance < 1 - limits.confidence)
+        return replace(row, verdict=NOT_COMPARABLE, reason=level.refused)
+    return _judged(row, limits, seen=(row.chance or 0.0) < 1 - limits.confidence)
 
 
 def _judged(row: Change, limits: Limits, *, seen: bool) -> Change:
     regression = seen and row.worsening > limits.tolerance
-    return dataclasses.replace(row, verdict=verdict_on(row.worsening, seen=seen), regression=regression)
+    return replace(row, verdict=verdict_on(row.worsening, seen=seen), regression=regression)
 
 
 def verdict_on(worsening: float, *, seen: bool) -> str:

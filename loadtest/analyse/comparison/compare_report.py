@@ -12,6 +12,7 @@ from loadtest.analyse.run.levels import shared_parts
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA
+from loadtest.templates import render
 from loadtest.text import UNKNOWN, counted, instant, percent, signed
 
 LARGEST_CHANGE = 10  # times as much: beyond it a change that shows is none, and an interval has no upper end
@@ -42,7 +43,7 @@ def amount_text(row: Change, amount: float | None) -> str:
 
 def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:
     """Return what all levels share (lengths), and each level's name without it."""
-    levels = list(dict.fromkeys(row.level for row in comparison.headline))
+    levels = list(dict.fromkeys(row.level["label"] for row in comparison.headline))
     shared, own = shared_parts(levels)
     return shared, dict(zip(levels, own, strict=True))
 
@@ -93,8 +94,9 @@ def _visible(comparison: Comparison) -> str:
 
 
 def _level_name(row: Change, comparison: Comparison) -> str:
-    alike = {other.level for other in comparison.headline if other.concurrency == row.concurrency}
-    return counted(row.concurrency, "stream") if row.concurrency and len(alike) == 1 else row.level
+    users = row.level["concurrency"]
+    alike = {other.level["label"] for other in comparison.headline if other.level["concurrency"] == users}
+    return counted(users, "stream") if users and len(alike) == 1 else str(row.level["label"])
 
 
 def simulated_sides(comparison: Comparison) -> str | None:
@@ -112,7 +114,7 @@ def run_lines(comparison: Comparison) -> list[str]:
     """Name every run: folder, server, model."""
     return [
         f"{name}: {side.summary['name']} ({side.run.path}), {measured_on(side.summary)}, "
-        f"{instant(started) if (started := side.summary['started']) else 'start unknown'}"
+        f"{instant(side.summary['started'])}"
         for name, runs in (("BASE", comparison.bases), ("NEW", comparison.news))
         for side in runs
     ]
@@ -152,25 +154,25 @@ def method(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison, picture: str | None) -> str:
     """Return compare.md; it names the PNG beside it."""
-    lines = [f"# {outcome(comparison)}", ""]
-    if mark := simulated_sides(comparison):
-        lines += [f"> **SIMULATED SERVER** ({mark}): these figures describe a model of a server, not a server.", ""]
-    lines += [f"- {line}" for line in (*run_lines(comparison), *comparison.notes)]
-    lines += [f"- Regressions past {comparison.tolerance * 100:g} %: {len(comparison.regressions) or 'none'}.", ""]
-    if picture:
-        lines += [f"![Change of each headline figure with its interval]({picture})", ""]
     heads = ("level", "figure", "BASE", "NEW", "change", f"{comparison.confidence * 100:.5g} % interval", "verdict")
     judged = tuple(table_row(row, comparison) for row in comparison.headline)
-    lines += ["## Headline figures", "", *Grid(heads, judged, names=2, prose=True).markdown(), ""]
     rest = tuple(table_row(row, comparison)[:-1] for row in comparison.rows if not row.metric.headline)
-    if rest:
-        lines += ["## Other figures", "", *Grid((*heads[:-2], "95 % interval"), rest, names=2).markdown(), ""]
-    return "\n".join([*lines, method(comparison), ""])
+    past = f"Regressions past {comparison.tolerance * 100:g} %: {len(comparison.regressions) or 'none'}."
+    return render(
+        "compare.md",
+        outcome=outcome(comparison),
+        simulated=simulated_sides(comparison),
+        lines=(*run_lines(comparison), *comparison.notes, past),
+        picture=picture,
+        headline=Grid(heads, judged, names=2, prose=True),
+        rest=Grid((*heads[:-2], "95 % interval"), rest, names=2) if rest else None,
+        method=method(comparison),
+    )
 
 
 def table_row(row: Change, comparison: Comparison) -> tuple[str, ...]:
     return (
-        row.level,
+        row.level["label"],
         row.metric.name,
         *(amount_text(row, amount) for amount in (row.base, row.new)),
         change_text(row),
@@ -200,8 +202,8 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "notes": list(comparison.notes),
         "rows": [
             {
-                "level": row.level,
-                "concurrency": row.concurrency,
+                "level": row.level["label"],
+                "concurrency": row.level["concurrency"],
                 "metric": row.metric.id,
                 "headline": row.metric.headline,
                 "base": row.base,

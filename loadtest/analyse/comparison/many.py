@@ -7,10 +7,9 @@ where nothing differs one such table in a hundred says that something does.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, islice
 
 from loadtest.analyse.comparison import traits
@@ -59,37 +58,28 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class PairChange:
-    """A figure of a level from one run to another. `change.verdict` is of the second run."""
-
-    level: LevelData  # of the first run
-    change: Change
-    chance: float | None = None  # of so large a change where nothing differs, adjusted for all that are judged (Holm)
-
-
-@dataclass(frozen=True, slots=True)
 class Pair:
-    """What changes from one run to another."""
+    """What changes from one run to another; the verdicts are of the second run."""
 
     first: Entry
     second: Entry
-    rows: tuple[PairChange, ...]
+    rows: tuple[Change, ...]
     trouble: str = ""  # why nothing of them could be compared
 
     @property
     def name(self) -> str:
         return f"{self.first.letter} → {self.second.letter}"
 
-    def row(self, level: LevelData | None, metric: Metric) -> PairChange | None:
+    def row(self, level: LevelData | None, metric: Metric) -> Change | None:
         """Return a figure's change at a level of the first run; None where there is none."""
-        return next((row for row in self.rows if row.level is level and row.change.metric is metric), None)
+        return next((row for row in self.rows if row.level is level and row.metric is metric), None)
 
     def overall(self, metric: Metric) -> float | None:
         """Return the geometric mean of a figure's changes over the levels that were judged.
 
         None for fewer than two, and where no level differs: the mean of changes that were not seen is noise.
         """
-        judged = [row.change for row in self.rows if row.change.metric is metric and row.chance is not None]
+        judged = [row for row in self.rows if row.metric is metric and row.chance is not None]
         ratios = [change.ratio for change in judged if change.ratio]
         if len(ratios) < 2 or all(change.verdict == SAME for change in judged):
             return None
@@ -151,43 +141,40 @@ def compare_many(
         except RunFolderError:
             pairs.append(Pair(one, other, (), "no level in common (same concurrency, lengths and rate)"))
     judged = iter(holm([row for pair in pairs for row in pair.rows], tolerance + run_noise))
-    pairs = [dataclasses.replace(pair, rows=tuple(islice(judged, len(pair.rows)))) for pair in pairs]
+    pairs = [replace(pair, rows=tuple(islice(judged, len(pair.rows)))) for pair in pairs]
     tests = sum(row.chance is not None for pair in pairs for row in pair.rows)
     return Many(entries, named, metrics, tuple(pairs), tests, tolerance, run_noise)
 
 
 def _tested(
     one: Entry, other: Entry, metrics: Sequence[Metric], across: frozenset[str], run_noise: float
-) -> Iterator[PairChange]:
+) -> Iterator[Change]:
     """Yield the headline figures of a pair of runs, level by level, with their chances before they are adjusted."""
     levels, _ = compare_part(((one.analysis,), (other.analysis,)), across, metrics, steps=False)
     for level in levels:
-        first = level.base[0]
         void = [entry.letter for entry, side in ((one, level.base), (other, level.new)) if side[0].is_void]
-        for both in level.figures:
-            reason = both.reason if not void or level.refused else f"void in {' and '.join(void)}"
-            row = dataclasses.replace(both.plain_change(), verdict=NOT_COMPARABLE, reason=reason)
-            p = None
-            if both.error_known:
-                p = chance(both.base[0], both.new[0], noise=run_noise, scatter=both.scatter)
-            yield PairChange(first, row, p)
+        for row in level.figures:
+            reason, p = row.reason if not void or level.refused else f"void in {' and '.join(void)}", None
+            if row.error_known:
+                (base,), (new,) = row.sides
+                p = chance(base, new, noise=run_noise, scatter=row.scatter)
+            yield replace(row, verdict=NOT_COMPARABLE, reason=reason, chance=p)
         if level.some_failed:
-            row, p = level.failures()
-            row = dataclasses.replace(row, verdict=NOT_COMPARABLE, reason=level.refused)
-            yield PairChange(first, row, None if level.refused else p)
+            row = replace(level.failures(), verdict=NOT_COMPARABLE, reason=level.refused)
+            yield replace(row, chance=None) if level.refused else row
 
 
-def holm(tested: Sequence[PairChange], least: float) -> list[PairChange]:
+def holm(tested: Sequence[Change], least: float) -> list[Change]:
     """Return each figure with its chance adjusted for all that are tested, and its verdict; step down from the least chance.
 
     A change of no more than `least` is not said, but of the share of failures.
     """
-    order = sorted((i for i, one in enumerate(tested) if one.chance is not None), key=lambda i: tested[i].chance or 0.0)
+    order = sorted((i for i, row in enumerate(tested) if row.chance is not None), key=lambda i: tested[i].chance or 0.0)
     judged, most = list(tested), 0.0
     for place, i in enumerate(order):
-        most = max(most, min(1.0, (len(order) - place) * (tested[i].chance or 0.0)))
-        change = tested[i].change
-        far = abs(change.worsening) > (0.0 if change.metric is FAILED else least)
-        verdict = verdict_on(change.worsening, seen=most < FAMILY_ERROR and far)
-        judged[i] = PairChange(tested[i].level, dataclasses.replace(change, verdict=verdict, reason=""), most)
+        row = tested[i]
+        most = max(most, min(1.0, (len(order) - place) * (row.chance or 0.0)))
+        far = abs(row.worsening) > (0.0 if row.metric is FAILED else least)
+        verdict = verdict_on(row.worsening, seen=most < FAMILY_ERROR and far)
+        judged[i] = replace(row, verdict=verdict, reason="", chance=most)
     return judged

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE
+from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change
 from loadtest.analyse.comparison.compare_report import change_text
 from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, Estimate, Metric, note_on_rates
-from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
+from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.run.levels import LevelData, shared_parts
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
+from loadtest.templates import render
 from loadtest.text import UNKNOWN, counted, instant, joined, listed, percent, signed
 
 NOT_SEEN = "~"  # as benchstat writes it
@@ -34,13 +35,12 @@ def short_run_lines(many: Many) -> Iterator[str]:
 
 def run_lines(many: Many) -> list[str]:
     """Name every run: its name in the table, server and model, folder; simulated ones as such."""
-    said = []
-    for entry in many.entries:
-        one = entry.analysis
-        mark, started = simulated_mark(one.summary), one.summary["started"]
-        facts = (measured_on(one.summary), mark, instant(started) if started else "start unknown", str(one.run.path))
-        said.append(f"{entry.letter}  {entry.name}: " + ", ".join(filter(None, facts)))
-    return said
+    every = [(entry, entry.analysis.summary) for entry in many.entries]
+    return [
+        f"{entry.letter}  {entry.name}: "
+        + joined(", ", measured_on(run), simulated_mark(run), instant(run["started"]), entry.analysis.run.path)
+        for entry, run in every
+    ]
 
 
 def runs_by_level(many: Many) -> list[tuple[str, list[tuple[Entry, LevelData]]]]:
@@ -93,11 +93,11 @@ def _best(many: Many, load: Sequence[tuple[Entry, LevelData]], metric: Metric) -
     what = f"{'lowest' if metric.lower_is_better else 'most'} {metric.name}"
     pair = many.between(first, second)
     row = pair.row(next(level for entry, level in load if entry is pair.first), metric)
-    if row is None or row.chance is None or row.change.ratio is None:
+    if row is None or row.chance is None or row.ratio is None:
         return f"At {at}, {_named(first)} has the {what} ({amount}); whether {_named(second)} differs was not judged."
-    if row.change.verdict == SAME:
+    if row.verdict == SAME:
         return f"At {at}, {_named(first)} has the {what} ({amount}), but no difference from {_named(second)} was seen."
-    ratio = row.change.ratio if pair.second is first else 1 / row.change.ratio
+    ratio = row.ratio if pair.second is first else 1 / row.ratio
     return f"At {at}, {_named(first)} has the {what}: {amount}, {signed(ratio - 1)} against {_named(second)}, the next."
 
 
@@ -142,7 +142,7 @@ def pair_table(many: Many, pairs: Iterable[Pair]) -> Grid:
     _, names = level_names(many)
     metrics = [
         *many.metrics,
-        *([FAILED] if any(row.change.metric is FAILED for pair in many.pairs for row in pair.rows) else []),
+        *([FAILED] if any(row.metric is FAILED for pair in many.pairs for row in pair.rows) else []),
     ]
     rows = []
     for pair in pairs:
@@ -160,14 +160,14 @@ def pair_table(many: Many, pairs: Iterable[Pair]) -> Grid:
     return Grid(("pair", "level", *(metric.name for metric in metrics)), tuple(rows), names=2)
 
 
-def change_cell(row: PairChange | None) -> str:
+def change_cell(row: Change | None) -> str:
     """Return "−48.0 % (p=0.002)", "~ (p=0.410)", "too few" or a dash."""
     if row is None:
         return UNKNOWN
     if row.chance is None:
-        return "too few" if row.change.reason == TOO_FEW else UNKNOWN
+        return "too few" if row.reason == TOO_FEW else UNKNOWN
     chance = "p<0.001" if row.chance < 0.001 else f"p={min(row.chance, 1):.3f}"
-    return f"{NOT_SEEN if row.change.verdict == SAME else change_text(row.change)} ({chance})"
+    return f"{NOT_SEEN if row.verdict == SAME else change_text(row)} ({chance})"
 
 
 def unjudged(many: Many) -> list[str]:
@@ -187,7 +187,7 @@ def unjudged(many: Many) -> list[str]:
         if pair.trouble:
             reasons.setdefault((pair.trouble, ""), []).append(pair.name)
         for row in pair.rows:
-            reason, judged = row.change.reason, row.chance is not None
+            reason, judged = row.reason, row.chance is not None
             if reason and not judged and reason != TOO_FEW and not reason.startswith("void in"):
                 at = "" if reason.startswith("the runs differ in") else own[row.level.as_asked.label]
                 names = reasons.setdefault((reason, at), [])
@@ -218,22 +218,22 @@ def method(many: Many) -> str:
 def markdown(many: Many, picture: str | None) -> str:
     """Return compare.md; it names the PNG beside it."""
     shared, _ = level_names(many)
-    lines = [f"# {listed([entry.name for entry in many.entries])}", ""]
-    marks = {entry.letter: simulated_mark(entry.analysis.summary) for entry in many.entries}
-    if simulated := [letter for letter, mark in marks.items() if mark]:
-        who = "all of these runs" if len(simulated) == len(marks) else f"run {listed(simulated)}"
-        lines += [
-            f"> **SIMULATED**: {who} measured a simulated server; its figures describe a model of a server, not a server.",
-            "",
-        ]
-    lines += [f"- {escaped(said)}" for said in (*outcome(many), *many.named.sentences(many.letters), *run_lines(many))]
-    lines += ["", f"![The runs over each other: throughput, TTFT, trade-off, ITL]({picture})", ""] if picture else [""]
-    lines += [f"## Levels{f': {escaped(shared)}' if shared else ''}", "", *level_table(many).markdown(), ""]
-    for metric in many.metrics:
-        lines += [f"## {metric.name}", "", *against_first(many, metric).markdown(), ""]
-    lines += ["## Every pair", "", *pair_table(many, many.pairs).markdown(), ""]
-    lines += [*(f"- {escaped(said)}" for said in unjudged(many)), "", method(many), ""]
-    return "\n".join(lines)
+    simulated = [entry.letter for entry in many.entries if simulated_mark(entry.analysis.summary)]
+    who = "all of these runs" if len(simulated) == len(many.entries) else f"run {listed(simulated)}"
+    return render(
+        "side-by-side.md",
+        names=listed([entry.name for entry in many.entries]),
+        simulated=who if simulated else None,
+        lines=(*outcome(many), *many.named.sentences(many.letters), *run_lines(many)),
+        picture=picture,
+        tables=[
+            (f"Levels{f': {escaped(shared)}' if shared else ''}", level_table(many)),
+            *((metric.name, against_first(many, metric)) for metric in many.metrics),
+            ("Every pair", pair_table(many, many.pairs)),
+        ],
+        unjudged=unjudged(many),
+        method=method(many),
+    )
 
 
 def against_first(many: Many, metric: Metric) -> Grid:
@@ -308,17 +308,16 @@ def _figure_dict(entry: Entry, level: LevelData, metric: Metric) -> dict[str, An
     return None if found is None else {"value": found.value, "ci95_share": half_width(found)}
 
 
-def _pair_row(row: PairChange) -> dict[str, Any]:
-    change = row.change
+def _pair_row(row: Change) -> dict[str, Any]:
     return {
         "level": row.level.as_asked.label,
-        "metric": change.metric.id,
-        "first": change.base,
-        "second": change.new,
-        "ratio": change.ratio,
+        "metric": row.metric.id,
+        "first": row.base,
+        "second": row.new,
+        "ratio": row.ratio,
         "p": row.chance,
-        "verdict": change.verdict,
-        "reason": change.reason or None,
+        "verdict": row.verdict,
+        "reason": row.reason or None,
     }
 
 
@@ -328,10 +327,10 @@ CHANGE_STYLES = {BETTER: "green", WORSE: "bold red", SAME: "", NOT_COMPARABLE: "
 def styles(many: Many) -> dict[str, str]:
     """Return the terminal's style of each cell of `pair_table`."""
     return {
-        change_cell(row): CHANGE_STYLES[row.change.verdict or SAME]
+        change_cell(row): CHANGE_STYLES[row.verdict or SAME]
         for pair in many.pairs
         for row in pair.rows
-        if row.change.verdict in (BETTER, WORSE)
+        if row.verdict in (BETTER, WORSE)
     }
 
 

@@ -266,8 +266,7 @@ def why_unclear(level: LevelData) -> str:
         return said
     if not level["little"]["growing"]:
         return "" if level["little"].get("steady", True) else TOO_FEW
-    before, after = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
-    grew = "" if before is None or after is None else f" from {before:.1f} to {after:.1f} requests"
+    grew = " from {in_flight_first:.1f} to {in_flight_last:.1f} requests".format(**level["little"])
     if _answered_fewer(level, _came(level)):
         return f"the queue grew{grew}, as {_came(level):.3g} a second happened to come"
     return f"the queue grew{grew}, and as many were answered as came"
@@ -322,8 +321,9 @@ def _rate_kept(level: LevelData) -> str:
 
 
 def _steady(level: LevelData) -> str:
-    """Return how many requests were in flight early and late; runs of older versions say only that there were no more."""
-    ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
-    if None in ends:
-        return "no more requests were in flight at its end than at its start"
-    return f"{ends[0]:.1f} requests in flight in the first third of {part_looked_at(level['little'].get('filled_s'))}, {ends[1]:.1f} in the last"
+    """Return how many requests were in flight early and late."""
+    law = level["little"]
+    return (
+        f"{law['in_flight_first']:.1f} requests in flight in the first third of {part_looked_at(law.get('filled_s'))}, "
+        f"{law['in_flight_last']:.1f} in the last"
+    )

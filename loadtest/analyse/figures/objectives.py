@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -136,22 +135,6 @@ def _all_sent(judged: Judged, level: dict[str, Any]) -> Judged:
 # -- goodput ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Goodput:
-    """The requests of a level that met every objective that applies to a single request."""
-
-    good: int
-    requests: int  # measured ones, including failed ones and without those that loadtest cancelled
-    per_second: float | None  # None where the level has no rate
-
-    @property
-    def share(self) -> float:
-        return self.good / self.requests
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"good": self.good, "requests": self.requests, "share": self.share, "requests_per_s": self.per_second}
-
-
 def goodput(
     run: RunData,
     level: int,
@@ -159,8 +142,8 @@ def goodput(
     *,
     requests_per_s: float | None,
     flow: Flow | None = None,
-) -> Goodput | None:
-    """Return a level's goodput: how many requests meet every objective, and the part of `requests_per_s` that does.
+) -> dict[str, Any] | None:
+    """Return a level's goodput in summary.json: how many requests meet every objective, and the part of `requests_per_s` that does.
 
     A failed request meets none. Where a figure has several limits (at p50 and p95) a request is held against the widest,
     because the others are about the median and not about each request. ITL of a request is the statistic asked for over its
@@ -183,11 +166,11 @@ def goodput(
             return None
         # A request without the figure (tokens/s of an answer of one token) does not miss the objective.
         met &= np.isnan(values) | (values <= objective.limit if objective.at_most else values >= objective.limit)
-    good = int(met.sum())
+    good, requests = int(met.sum()), int(rows.sum())
     shares = flow.shares if flow is not None else ok.astype(np.float64)
     inside = float(shares[ok].sum())
     rate = None if requests_per_s is None or inside <= 0 else requests_per_s * float(shares[met].sum()) / inside
-    return Goodput(good, int(rows.sum()), rate)
+    return {"good": good, "requests": requests, "share": good / requests, "requests_per_s": rate}
 
 
 def widest(objectives: Iterable[Objective]) -> tuple[Objective, ...]:

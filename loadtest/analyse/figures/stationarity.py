@@ -76,46 +76,11 @@ def part_looked_at(filled_s: float | None) -> str:
     return "the level" if filled_s is None else f"the level after the {seconds(filled_s)} in which it filled up"
 
 
-@dataclass(frozen=True, slots=True)
-class Little:
-    """Little's law over the steady window: L = λW holds in a stationary state."""
-
-    in_flight: float  # L: mean number of requests in flight
-    per_second: float  # λ: ends per second
-    sojourn_s: float  # W: mean time from send to end of the requests that ended
-    allowed: float  # by which the ratio may differ from 1: 10 %, or W / window length if that is more
-    growth: Growth | None  # None: too few requests
-
-    @property
-    def ratio(self) -> float:
-        """L / λW: 1 in a stationary state, above 1 where requests pile up."""
-        return self.in_flight / (self.per_second * self.sojourn_s)
-
-    @property
-    def holds(self) -> bool:
-        return abs(self.ratio - 1) <= self.allowed
-
-    def to_dict(self) -> dict[str, Any]:
-        grown = self.growth
-        return {
-            "in_flight": self.in_flight,
-            "ends_per_s": self.per_second,
-            "sojourn_s": self.sojourn_s,
-            "ratio": self.ratio,
-            "holds": self.holds,
-            "growing": grown and grown.growing,
-            "growth_per_s": grown and grown.per_s,
-            "in_flight_first": grown and grown.before,
-            "in_flight_last": grown and grown.after,
-            "steady": grown and grown.steady,
-            **({"filled_s": grown.filled_s} if grown and grown.filled_s is not None else {}),
-        }
-
-
-def little(run: RunData, level: int, flow: Flow | None) -> Little | None:
-    """Apply Little's law to a level, warm-ups and failures included; None where nothing ended in the window of its `flow`.
+def little(run: RunData, level: int, flow: Flow | None) -> dict[str, Any] | None:
+    """Apply Little's law, L = λW, to a level, warm-ups and failures included; None where nothing ended in its `flow`'s window.
 
     Each request counts by its share of the window, as in rates: counted by whole ends, λ would be off by up to a round.
+    The ratio L / λW is 1 in a stationary state, above 1 where requests pile up.
     """
     if flow is None or not flow.shares.any():
         return None
@@ -125,14 +90,23 @@ def little(run: RunData, level: int, flow: Flow | None) -> Little | None:
     sojourn = float((shares * (end - send)).sum() / shares.sum())
     if sojourn <= 0:
         return None
+    in_flight, per_second = float(inside.sum()) / window.seconds, float(shares.sum()) / window.seconds
+    ratio = in_flight / (per_second * sojourn)
     everyone = run.of_level(level) & np.isfinite(run.column("send"))
-    return Little(
-        in_flight=float(inside.sum()) / window.seconds,
-        per_second=float(shares.sum()) / window.seconds,
-        sojourn_s=sojourn,
-        allowed=max(LITTLE_TOLERANCE, sojourn / window.seconds),
-        growth=growth(*(run.column(name)[everyone] for name in ("send", "end", "first_token"))),
-    )
+    grown = growth(*(run.column(name)[everyone] for name in ("send", "end", "first_token")))
+    return {
+        "in_flight": in_flight,
+        "ends_per_s": per_second,
+        "sojourn_s": sojourn,
+        "ratio": ratio,
+        "holds": abs(ratio - 1) <= max(LITTLE_TOLERANCE, sojourn / window.seconds),
+        "growing": grown and grown.growing,
+        "growth_per_s": grown and grown.per_s,
+        "in_flight_first": grown and grown.before,
+        "in_flight_last": grown and grown.after,
+        "steady": grown and grown.steady,
+        **({"filled_s": grown.filled_s} if grown and grown.filled_s is not None else {}),
+    }
 
 
 def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -> Growth | None:

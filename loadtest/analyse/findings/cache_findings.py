@@ -9,9 +9,7 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.arrays import BoolArray, grouped
 from loadtest.analyse.run.levels import LevelData
-from loadtest.analyse.server.prompt_cache import cache_replay
-from loadtest.analyse.server.prompt_cache.cache import CacheUse
-from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
+from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse, is_paged
 from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
 from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, percent, seconds
@@ -167,7 +165,7 @@ def _evidence(
         told = _by_people([(level, share) for level, share in alone if share is not None])
         if told:
             said += f" Slots that each keep their last conversation, replayed with these requests, keep {told}."
-    if cache_replay.is_paged(analysis.run):
+    if is_paged(analysis.run):
         said += " vLLM keeps prompts in pages of one cache and not by slot; that is not modelled."
     elif replayed is None:
         said += " How many slots the server has is not known, so nothing is said of how many conversations it can keep."

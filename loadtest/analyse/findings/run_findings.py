@@ -5,7 +5,7 @@ No finding quotes a figure of a void level: such a level is named as void.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
@@ -14,16 +14,14 @@ from loadtest.analyse.findings import (
     cache_findings,
     data_findings,
     energy_findings,
-    leaving_findings,
     machine_findings,
-    prompt_findings,
     step_findings,
 )
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
-from loadtest.analyse.findings.waiting_findings import batching, queueing, void_above
+from loadtest.analyse.findings.waiting_findings import batching, leaving_findings, queueing, void_above
 from loadtest.analyse.run import groups
-from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of
+from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
@@ -37,30 +35,31 @@ MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
-    several, levels = bool(analysis.groups), analysis.levels
+    run, levels = analysis.run, analysis.levels
     found: list[str | Finding | None] = [
-        outcome_rules.end_sentence(analysis.run),
-        _found_max(analysis.run.facts.get("find_max") or {}),
-        *memory.context_sentences(analysis.run),
-        *data_findings.batch_findings(analysis.run, levels),
+        outcome_rules.end_sentence(run),
+        _found_max(run.facts.get("find_max") or {}),
+        *memory.context_sentences(run),
+        *data_findings.batch_findings(run, levels),
         *_shared_servers(analysis),
+        *(_each_servers_findings(analysis) if analysis.groups else _server_findings(analysis)),
+        _prediction(analysis.summary),
+        client_capacity.capacity_sentence(levels),
+        *memory_comparison.difference_sentences(analysis.memory),
+        *energy_findings.energy_findings(analysis.summary),
+        *data_findings.length_findings(run, analysis.believed),
+        data_findings.counting_finding(run, levels),
+        *machine_findings.machine_findings(run),
+        *outcome_rules.answer_notes(run),
     ]
+    return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
+
+
+def _each_servers_findings(analysis: Analysis) -> Iterator[Finding]:
     for group, one in analysis.groups:
         who = f"{group.name}, beside {listed(group.beside)}" if group.beside else group.name
-        mine = _server_findings(one)
-        found += [Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who) for each in mine]
-    if not several:
-        found += _server_findings(analysis)
-    found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
-    if not several:
-        found += memory_comparison.difference_sentences(analysis.memory)
-    found += [*energy_findings.energy_findings(analysis.summary)]
-    found += [
-        *data_findings.length_findings(analysis.run, analysis.believed),
-        data_findings.counting_finding(analysis.run, levels),
-    ]
-    found += [*machine_findings.machine_findings(analysis.run), *outcome_rules.answer_notes(analysis.run)]
-    return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
+        for each in _server_findings(one):
+            yield Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who)
 
 
 def _prediction(summary: dict[str, Any]) -> Finding | None:
@@ -118,35 +117,36 @@ def _in_step(analysis: Analysis) -> list[str]:
 
 def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
-    summary = analysis.summary
-    found: list[str | None] = [data_findings.clock_finding(analysis.run), *cold_loads(analysis)]
-    if not summary["levels"]:
-        found.append("No request was recorded.")
-    elif has_tokens(*summary["levels"]):
-        found.append(slots_finding(analysis))
-    found += [
+    run, levels, every = analysis.run, analysis.levels, analysis.series
+    told = every if len(every) <= MOST_TOLD else [every[0], every[-1]]  # the tables have the rest
+    found: list[str | Finding | None] = [
+        data_findings.clock_finding(run),
+        *cold_loads(analysis),
+        None if levels else "No request was recorded.",
+        slots_finding(analysis) if levels and has_tokens(*levels) else None,
         *behind_the_url(analysis),
         *cache_findings.cache_findings(analysis),
         *step_findings.steps_findings(analysis),
         *longer_prompts(analysis),
+        *(each.about(one.label if len(every) > 1 else "") for one in told for each in _of_series(analysis, one)),
+        *leaving_findings(levels),
+        *unsteady(levels)[:MOST_TOLD],
+        *rates.drained(believed(levels)),
     ]
-    every = series_of(summary["levels"])
-    for series in every if len(every) <= MOST_TOLD else [every[0], every[-1]]:  # the tables have the rest
-        who = series.label if len(every) > 1 else ""
-        for each in (
-            queueing(analysis, series),
-            batching(analysis, series),
-            prompt_findings.reading_together(analysis.run, series),
-            None if analysis.steps.apart else prompt_findings.stalling(analysis.run, series),
-            saturation(series),
-            range_of_ttft(series),
-            range_of_e2e(series),
-        ):
-            if each:
-                found.append(each.about(who))
-    found += leaving_findings.leaving_findings(summary["levels"])
-    found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(believed(summary["levels"]))]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
+
+
+def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
+    found = (
+        queueing(analysis, series),
+        batching(analysis, series),
+        step_findings.reading_together(analysis.run, series),
+        None if analysis.steps.apart else step_findings.stalling(analysis.run, series),
+        saturation(series),
+        range_of_ttft(series),
+        range_of_e2e(series),
+    )
+    yield from filter(None, found)
 
 
 def cold_loads(analysis: Analysis) -> list[str]:

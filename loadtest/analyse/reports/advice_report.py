@@ -15,7 +15,8 @@ from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model.predict import Prediction
-from loadtest.grid import Grid, escaped
+from loadtest.grid import Grid
+from loadtest.templates import render
 from loadtest.text import (
     UNKNOWN,
     capitalised,
@@ -312,24 +313,19 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     """Return advice.md."""
     summary = analysis.summary
     whom = joined(" · ", summary["name"], summary.get("group"))
-    lines = [f"# {escaped(f'Advice for {whom}: {measured_on(summary)}')}", ""]
-    if mark := simulated_mark(summary):
-        lines += [f"> **SIMULATED SERVER** ({escaped(mark)}): this is advice for a model of a server.", ""]
-    if doubt := void_sentence(advice):
-        lines += [f"> **{escaped(doubt)}**", ""]
-    lines += [f"- {escaped(sentence)}" for sentence in sentences(advice)] + [""]
-    if picture:
-        lines += [f"![Figures by slots and streams]({picture})", ""]
-    lines += [f"## By slots{f' · {advice.label}' if advice.label else ''}", ""]
-    lines += [*slots_table(advice, advice.loads).markdown(), ""]
-    lines += [f"- {escaped(note)}" for note in notes(advice)] + [""]
-    lines += [
-        f"## Other levers, at {counted(advice.load, 'stream')}",
-        "",
-        *lever_table(advice).markdown(),
-        "",
-    ]
-    return "\n".join(lines)
+    return render(
+        "advice.md",
+        title=f"Advice for {whom}: {measured_on(summary)}",
+        simulated=simulated_mark(summary),
+        doubt=void_sentence(advice),
+        sentences=sentences(advice),
+        picture=picture,
+        label=advice.label,
+        by_slots=slots_table(advice, advice.loads),
+        notes=notes(advice),
+        streams=counted(advice.load, "stream"),
+        levers=lever_table(advice),
+    )
 
 
 def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
-from loadtest.analyse.reports import answers, run_table, score_report, tables
+from loadtest.analyse.reports import answers, run_table, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.levels import has_tokens
 from loadtest.analyse.summary import Analysis
-from loadtest.grid import Grid, escaped
+from loadtest.grid import Grid
 from loadtest.records import Outcome
 from loadtest.templates import render
 
@@ -50,7 +51,7 @@ CAPTIONS = {
 }
 
 
-def _sorted_pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Path], list[list[Path]]]:
+def _sorted_pictures(analysis: Analysis, pictures: Sequence[Path]) -> tuple[list[Path], list[list[Path]]]:
     """Return the charts of the whole run, and those of each model and server."""
     folders = [groups.chart_folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
     own = [[path for path in pictures if path.parent.name == folder] for folder in folders]
@@ -74,80 +75,25 @@ def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     return [(named.removeprefix(": "), answers.tiles(one)) for named, one in told]
 
 
-def markdown(
-    analysis: Analysis, findings: Sequence[Finding], pictures: list[Path], predicted: Grid | None = None
+def _page(
+    template: str,
+    analysis: Analysis,
+    findings: Sequence[Finding],
+    pictures: Sequence[Path],
+    more: Sequence[tuple[str, Grid]] = (),
 ) -> str:
-    """Return report.md; it names the PNGs beside it. `predicted` has the figures of the prediction chart."""
-    summary = analysis.summary
-    mark = simulated_mark(summary)
-    lines = [f"# {escaped(summary['name'])}: {escaped(measured_on(summary))}", ""]
-    lines += [f"{escaped(run_table.measured(analysis))}", ""]
-    if mark:
-        lines += [
-            f"> **{simulated_badge(summary)}** ({escaped(mark.removeprefix('simulated: '))}): {simulated_warning(summary)}",
-            "",
-        ]
-    lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
-    lines += [*_markdown_answers(analysis), "## What it shows", ""]
-    for finding in findings:
-        lines.append(f"- {escaped(finding)}")
-        lines += [f"    - How we know: {escaped(finding.evidence)}"] if finding.evidence else []
-    if judged := tables.objectives_table(summary):
-        lines += ["", "## Objectives", "", *judged.markdown()]
-    lines += ["", "## Levels", "", *tables.overview(summary).markdown(), ""]
-    lines += ["### More of each level", "", *tables.rest_of_levels(summary).markdown(), ""]
-    shared, own = _sorted_pictures(analysis, pictures)
-    lines += ["## Charts", ""] if pictures else []
-    lines += [line for picture in shared for line in (_markdown_picture(picture, picture.name), "")]
-    for (named, one), drawn in zip(tables.sections(analysis), own, strict=True):
-        lines += [said, ""] if (said := left_out(one, drawn or shared)) else []
-        for picture in drawn:
-            lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
-        for level in one.levels:
-            lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level, one.summary).markdown(), ""]
-        for heading, grid in _server_tables(named, one):
-            lines += [f"## {escaped(heading)}", "", *grid.markdown(), ""]
-    for heading, grid in _run_tables(analysis, predicted):
-        lines += [f"## {heading}", "", *grid.markdown(), ""]
-    lines += ["## Words", "", *(f"- **{word}**: {escaped(said)}" for word, said in GLOSSARY), ""]
-    return "\n".join(lines)
+    """Return report.md, which names the PNGs beside it, or report.html: one file, pictures inside, nothing fetched.
 
-
-def _markdown_answers(analysis: Analysis) -> Iterator[str]:
-    """Yield the verdict, its reasons with what to do, and the four figures."""
-    summary = analysis.summary
-    yield f"Verdict: **{summary['verdict']}**. {escaped(answers.verdict_in_words(summary))}"
-    yield ""
-    for todo in answers.to_do(summary["levels"]):
-        yield f"- What to do: {escaped(todo.advice)}"
-        for reason in todo.reasons:
-            yield f"    - **{escaped(reason.wrong)}** {escaped(reason.where)}."
-            yield from (f"        - {escaped(str(seen))}" for seen in reason.seen)
-    yield ""
-    for name, row in tile_rows(analysis):
-        yield from ([f"**{escaped(name)}**", ""] if name else [])
-        yield from Grid(
-            tuple(tile.name for tile in row),
-            (tuple(tile.value or "not known" for tile in row), tuple(tile.note for tile in row)),
-            names=len(row),
-        ).markdown()
-        yield ""
-
-
-def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
-    return f"![{escaped(captioned(picture, named)[0])}]({path})"
-
-
-def html(analysis: Analysis, findings: Sequence[Finding], pictures: list[Path], predicted: Grid | None = None) -> str:
-    """Return report.html: one file, pictures inside, nothing fetched."""
+    `more` are tables of what is not of the run alone, under their headings.
+    """
     summary = analysis.summary
     shared, own = _sorted_pictures(analysis, pictures)
     return render(
-        "report.html",
+        template,
         title=f"{summary['name']}: {measured_on(summary)}",
         measured=run_table.measured(analysis),
         run=shlex.quote(str(analysis.run.path)),
-        simulated=simulated_mark(summary),
+        simulated=(simulated_mark(summary) or "").removeprefix("simulated: "),
         simulated_badge=simulated_badge(summary),
         simulated_warning=simulated_warning(summary),
         summary=summary,
@@ -160,6 +106,7 @@ def html(analysis: Analysis, findings: Sequence[Finding], pictures: list[Path], 
         priced=any(name.startswith("cost_by") for level in summary["levels"] for name in level),
         levels=tables.overview(summary),
         more=tables.rest_of_levels(summary),
+        drawn=bool(pictures),
         pictures=[captioned(path) for path in shared],
         sections=[
             {
@@ -171,9 +118,12 @@ def html(analysis: Analysis, findings: Sequence[Finding], pictures: list[Path], 
             }
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)
         ],
-        tables=_run_tables(analysis, predicted),
+        tables=[*more, *_run_tables(analysis)],
         glossary=GLOSSARY,
     )
+
+
+markdown, html = partial(_page, "report.md"), partial(_page, "report.html")
 
 
 def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
@@ -184,23 +134,25 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
         yield f"Memory{named}", tables.memory_table(one.memory)
 
 
-def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, Grid]]:
-    scored = score_report.kept_table(analysis.summary)
-    return [
-        *([("Predicted", predicted)] if predicted else []),
-        *([("Prediction, scored", scored)] if scored else []),
-        *([("Energy and cost", energy)] if (energy := run_table.energy_table(analysis.summary)) else []),
-        *([("Failed requests", failures)] if (failures := tables.failures_table(analysis.summary)) else []),
-        ("Client and tokens", tables.client_table(analysis.summary)),
-        ("The run", run_table.facts_table(analysis)),
-    ]
+def _run_tables(analysis: Analysis) -> Iterator[tuple[str, Grid]]:
+    summary = analysis.summary
+    if energy := run_table.energy_table(summary):
+        yield "Energy and cost", energy
+    if failures := tables.failures_table(summary):
+        yield "Failed requests", failures
+    yield "Client and tokens", tables.client_table(summary)
+    yield "The run", run_table.facts_table(analysis)
 
 
-def captioned(path: Path, named: str = "") -> tuple[str, str, bytes]:
-    """Return what a chart says and what kind of chart it is, that alone, and its bytes."""
+def captioned(path: Path, named: str = "") -> tuple[str, str, bytes, str]:
+    """Return what a chart says and what kind of chart it is, that alone, its bytes, and where it lies beside the page.
+
+    Charts of a model or server, which are `named` after it, have a folder of their own.
+    """
     from PIL import Image  # matplotlib's own; without charts nobody needs it
 
     data, kind = path.read_bytes(), f"{CAPTIONS.get(path.name, path.stem)}{named}"
     with Image.open(path) as png:
         said = str(png.info.get("Title", ""))
-    return (f"{said}. {kind}" if said and said not in kind else kind), kind, data
+    place = f"{path.parent.name}/{path.name}" if named else path.name
+    return (f"{said}. {kind}" if said and said not in kind else kind), kind, data, place

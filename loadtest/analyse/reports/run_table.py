@@ -83,7 +83,7 @@ def facts_table(analysis: Analysis) -> Grid:
 
 def measured(analysis: Analysis) -> str:
     """Say in a line what was sent, when and for how long."""
-    levels, started = analysis.levels, str(analysis.summary["started"] or "")
+    levels = analysis.levels
     if not levels:
         return ""
     shared, names = shared_parts([level["label"] for level in levels])
@@ -91,7 +91,7 @@ def measured(analysis: Analysis) -> str:
     sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, shared)}"
     lost = f"{sum(level.failed for level in levels) or 'none'} failed"
     took = _took(analysis.run.facts).partition(" from")[0]
-    return joined("; ", f"{sent}, {lost}", instant(started) if started else "start unknown", took)
+    return joined("; ", f"{sent}, {lost}", instant(analysis.summary["started"]), took)
 
 
 def _slots(one: Analysis) -> str:

@@ -253,12 +253,6 @@ def table(figures: Sequence[ScoredFigure]) -> Grid:
     return found.without("case") if all(each.case == AS_KNOWN for each in figures) else found
 
 
-def kept_table(summary: Mapping[str, Any]) -> Grid | None:
-    """Return the score that add_score put into a summary; None where there is none."""
-    figures = (summary.get("prediction") or {}).get("figures")
-    return table([ScoredFigure.of(each) for each in figures]) if figures else None
-
-
 def heading(found: Score) -> str:
     """Say of which prediction the table is."""
     when = f"kept before the first request, {instant(found.before)}" if found.before else "the run did not keep it"
@@ -318,12 +312,14 @@ def kept_before(analysis: Analysis, file: bytes) -> str | None:
     return str(analysis.run.fact("prediction", "kept") or "") or None if same else None
 
 
-def add_score(analysis: Analysis) -> None:
-    """Put the score of the prediction that a run kept into its summary, or why there is none."""
+def add_score(analysis: Analysis) -> Grid | None:
+    """Put the score of the prediction that a run kept into its summary, or why there is none; return its table."""
     try:
         found = kept_score(analysis)
     except LoadTestError as error:
         analysis.summary["prediction"] = {"reason": str(error)}
-        return
-    if found is not None:
-        analysis.summary["prediction"] = found.to_dict() | {"sentence": sentence(found)}
+        return None
+    if found is None:
+        return None
+    analysis.summary["prediction"] = found.to_dict() | {"sentence": sentence(found)}
+    return table(found.figures) if found.figures else None

@@ -199,15 +199,15 @@ def step_time_table(analysis: Analysis) -> Grid:
     two = any(len(entry.kinds) > 1 for entry in times)
     rows = []
     for entry in times:
-        kinds = [f"{_in_ms(kind.centre_s)} ({percent(kind.share)})" for kind in entry.kinds]
+        kinds = [f"{_in_unit(kind.centre_s, 1e3)} ({percent(kind.share)})" for kind in entry.kinds]
         measured = (entry.mean_s, entry.median_s, entry.p10_s, entry.p90_s)
         rows.append(
             (
                 str(entry.streams),
                 str(entry.n),
-                *(_in_ms(value) for value in measured),
+                *(_in_unit(value, 1e3) for value in measured),
                 *([" and ".join(kinds) if len(kinds) > 1 else "one kind"] if two else []),
-                *([_in_ms(law.at(entry.streams))] if law else []),
+                *([_in_unit(law.at(entry.streams), 1e3)] if law else []),
             )
         )
     heads = (
@@ -217,7 +217,7 @@ def step_time_table(analysis: Analysis) -> Grid:
         *(["two kinds of step, median ms"] if two else []),
         *(
             [
-                f"by the line {_in_ms(law.base_s)} + {_in_ms(law.per_stream_s)} n{'' if law.fits else ', which does not fit'}"
+                f"by the line {_in_unit(law.base_s, 1e3)} + {_in_unit(law.per_stream_s, 1e3)} n{'' if law.fits else ', which does not fit'}"
             ]
             if law
             else []
@@ -309,10 +309,6 @@ def _beside(value: float | None, limit: float | None) -> str:
 def _untold(described: dict[str, Any], part: str) -> str | None:
     """Say how many values a percentile would take that is not told; None where it is."""
     return f"needs {needed(PERCENTILES[part])}" if described[part] is None and part in PERCENTILES else None
-
-
-def _in_ms(value: float) -> str:
-    return number(value * 1e3)
 
 
 def _in_unit(value: float | None, factor: float) -> str:

@@ -22,60 +22,32 @@ NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew
 
 
 @dataclass(frozen=True, slots=True)
-class PromptLengthPoint:
-    """The figures of one input length; unknown ones are None."""
-
-    level: int  # its index
-    asked: int  # input tokens
-    tokens: float  # median prompt tokens by the server's count, else those asked for
-    ttft_s: float | None  # p50
-    ttft_p95_s: float | None
-    prefill_per_s: float | None  # p50 of prompt tokens a second
-    n: int  # requests that TTFT is from
-    memory: float | None  # the most bytes in use while the level ran
-
-
-@dataclass(frozen=True, slots=True)
 class PromptLengthSeries:
     """Levels that differ only in input length, in ascending order of it."""
 
     label: str  # what they share, e.g. "1 stream · 64 out"
-    points: tuple[PromptLengthPoint, ...]
+    points: tuple[dict[str, Any], ...]  # the figures of each length as in summary.json; unknown ones are None
     memory_of: str | None  # which memory was sampled, e.g. "GPU memory"
-    speed_of: str = "Prefill"  # what prefill_per_s is: of a server that gives no prefill time TOKENS_OVER_TTFT
+    speed_of: str = "Prefill"  # what prefill_tokens_per_s is: of a server that gives no prefill time TOKENS_OVER_TTFT
 
     def known(self, figure: str) -> list[tuple[float, float]]:
-        """Return prompt tokens and one figure of the points that have it, by the name of its field."""
-        found = [(point.tokens, getattr(point, figure)) for point in self.points]
-        return [pair for pair in found if pair[1] is not None]
+        """Return prompt tokens and one figure of the points that have it."""
+        return [(point["prompt_tokens"], point[figure]) for point in self.points if point[figure] is not None]
 
     @property
     def ttft_per_token_s(self) -> float | None:
         """Growth of TTFT p50 per prompt token, between the shortest and the longest prompt; seconds."""
-        known = self.known("ttft_s")
+        known = self.known("ttft_p50_s")
         if len(known) < FEWEST_LENGTHS or known[-1][0] <= known[0][0]:
             return None
         return (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0])
 
     def to_dict(self) -> dict[str, Any]:
-        points = [
-            {
-                "level": point.level,
-                "input_tokens": point.asked,
-                "prompt_tokens": point.tokens,
-                "ttft_p50_s": point.ttft_s,
-                "ttft_p95_s": point.ttft_p95_s,
-                "prefill_tokens_per_s": point.prefill_per_s,
-                "n": point.n,
-                "memory_bytes": point.memory,
-            }
-            for point in self.points
-        ]
         return {
             "label": self.label,
             "ttft_s_per_token": self.ttft_per_token_s,
             "memory_of": self.memory_of,
-            "points": points,
+            "points": list(self.points),
         }
 
 
@@ -113,27 +85,28 @@ def _series(run: RunData, group: list[dict[str, Any]]) -> PromptLengthSeries:
     shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
     name, at, held = _sampled_memory(run)
     points = tuple(_point_of(run, level, at, held) for level in group)
-    known = any(point.memory is not None for point in points)
+    known = any(point["memory_bytes"] is not None for point in points)
     return PromptLengthSeries(
         " · ".join(shared), points, name if known else None, "Prefill" if _says_prefill(run) else TOKENS_OVER_TTFT
     )
 
 
-def _point_of(run: RunData, level: dict[str, Any], at: FloatArray, held: FloatArray) -> PromptLengthPoint:
+def _point_of(run: RunData, level: dict[str, Any], at: FloatArray, held: FloatArray) -> dict[str, Any]:
+    """Return the figures of one input length: p50 of prompt tokens by the server's count, else those asked for, and of speeds."""
     prompts = finite(run.column("prompt_tokens")[run.good(level["index"])])
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
     rows = run.requests[run.of_level(level["index"])]
     during = held[(at >= rows["send"].min()) & (at <= rows["end"].max())]
-    return PromptLengthPoint(
-        level=level["index"],
-        asked=level["input_tokens"],
-        tokens=float(np.median(prompts)) if len(prompts) else float(level["input_tokens"]),
-        ttft_s=ttft.get("p50"),
-        ttft_p95_s=ttft.get("p95"),
-        prefill_per_s=speed.get("p50"),
-        n=ttft.get("n", 0),
-        memory=float(during.max()) if len(during) else None,
-    )
+    return {
+        "level": level["index"],
+        "input_tokens": level["input_tokens"],
+        "prompt_tokens": float(np.median(prompts)) if len(prompts) else float(level["input_tokens"]),
+        "ttft_p50_s": ttft.get("p50"),
+        "ttft_p95_s": ttft.get("p95"),
+        "prefill_tokens_per_s": speed.get("p50"),
+        "n": ttft.get("n", 0),
+        "memory_bytes": float(during.max()) if len(during) else None,  # the most while the level ran
+    }
 
 
 def _sampled_memory(run: RunData) -> tuple[str, FloatArray, FloatArray]:
@@ -168,7 +141,7 @@ def prompt_length_sentences(series: PromptLengthSeries) -> list[str]:
 
 def _prefill_sentence(series: PromptLengthSeries) -> str | None:
     """Say how the speed of reading prompts changes with their length; None with fewer than two speeds."""
-    known = series.known("prefill_per_s")
+    known = series.known("prefill_tokens_per_s")
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]
@@ -189,9 +162,9 @@ def _ttft_sentence(series: PromptLengthSeries) -> str | None:
     slope = series.ttft_per_token_s
     if slope is None:
         return None
-    known = series.known("ttft_s")
+    known = series.known("ttft_p50_s")
     (low, first), (high, last) = known[0], known[-1]
-    counts = sorted({point.n for point in series.points if point.ttft_s is not None})
+    counts = sorted({point["n"] for point in series.points if point["ttft_p50_s"] is not None})
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"TTFT p50 went from {seconds(first)} at {tokens(low)} to {seconds(last)} at "
@@ -201,7 +174,7 @@ def _ttft_sentence(series: PromptLengthSeries) -> str | None:
 
 def _memory_sentence(series: PromptLengthSeries) -> str | None:
     """Say whether memory in use follows the prompts' length; None where it was sampled at fewer than two lengths."""
-    known = series.known("memory")
+    known = series.known("memory_bytes")
     if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]

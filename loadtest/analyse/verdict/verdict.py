@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -33,27 +32,11 @@ RELOAD_FACTOR = 10  # a reload takes so many times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25 ms, a tiny one reloads in 280 ms
 
 
-@dataclass(frozen=True, slots=True)
-class JudgedLevel:
-    """A level's doubts, those for void first, each with its cause: the key of RULES and REMEDIES that raised it."""
-
-    doubts: tuple[tuple[str, Doubt], ...]
-
-    @property
-    def verdict(self) -> str:
-        """The gravest of the doubts; valid without any."""
-        return self.doubts[0][1].severity if self.doubts else VALID
-
-    @property
-    def reasons(self) -> list[str]:
-        return [doubt.reason for _, doubt in self.doubts]
-
-
-def judge(run: RunData, level: LevelData) -> JudgedLevel:
-    """Hold a level against every rule."""
+def doubts_of(run: RunData, level: LevelData) -> list[tuple[str, Doubt]]:
+    """Hold a level against every rule; return its doubts, those for void first, each behind its cause in RULES and REMEDIES."""
     evidence = Evidence.of(run, level)
     doubts = [(cause, doubt) for cause, rule in RULES.items() for doubt in rule(evidence)]
-    return JudgedLevel(tuple(sorted(doubts, key=lambda each: each[1].severity != VOID)))
+    return sorted(doubts, key=lambda each: each[1].severity != VOID)
 
 
 def worst(verdicts: list[str]) -> str:

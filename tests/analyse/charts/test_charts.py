@@ -19,26 +19,15 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from support.drawn import labels_apart, one_request
-from support.made_runs import MS, Made, closed_loop, grid, make, recorded, unanswered, write
+from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse import charts
-from loadtest.analyse.charts import (
-    distributions,
-    drift,
-    machine,
-    percentiles,
-    style,
-    throughput,
-    timeline,
-    tradeoff,
-    ttft,
-)
+from loadtest.analyse.charts import against_load, distributions, drift, machine, style, timeline, ttft
 from loadtest.analyse.charts.lettering import drawable, wrapped
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.metrics import VOID
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -175,7 +164,7 @@ def nothing_overlaps(figure: Figure) -> None:
 
 def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
     assert ttft.split_title(four_slots).startswith("Past 4 streams requests queue: at 8 streams 81 % of the mean TTFT")
-    assert throughput.title(four_slots).startswith("Output stops growing at 4 streams")
+    assert against_load.rates_title(four_slots).startswith("Output stops growing at 4 streams")
     level = timeline.pick(four_slots)
     assert level is not None
     assert level["concurrency"] == 8
@@ -201,7 +190,7 @@ def test_without_a_queue_no_title_speaks_of_one(tmp_path: Path) -> None:
     analysis = analyse(tmp_path / "run")
     assert ttft.split_title(analysis).startswith("At 4 streams, waiting is ")
     assert machine.streams_title(analysis) == "Up to 4 streams decode at once; no limit was seen"
-    assert throughput.title(analysis).startswith("Output still grows")
+    assert against_load.rates_title(analysis).startswith("Output still grows")
 
 
 def test_the_timeline_never_shows_more_than_the_slots_decoding(four_slots: Analysis, axes: Axes) -> None:
@@ -269,9 +258,9 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
         ttft.split_title(analysis),
         distributions.ttft_title(analysis),
         distributions.itl_title(analysis),
-        throughput.title(analysis),
-        tradeoff.title(analysis),
-        percentiles.title(analysis),
+        against_load.rates_title(analysis),
+        against_load.tradeoff_title(analysis),
+        against_load.percentiles_title(analysis),
         distributions.itl_tail_title(analysis),
         drift.title(analysis),
     )
@@ -287,7 +276,14 @@ def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize(
     "chart",
-    [ttft.ttft_parts, distributions.ttft, percentiles.ttft, percentiles.e2e, distributions.itl, distributions.itl_tail],
+    [
+        ttft.ttft_parts,
+        distributions.ttft,
+        against_load.ttft_percentiles,
+        against_load.e2e_percentiles,
+        distributions.itl,
+        distributions.itl_tail,
+    ],
 )
 def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, chart: Any) -> None:
     analysis, levels = of_many_levels, of_many_levels.summary["levels"]
@@ -310,7 +306,10 @@ def test_each_point_of_the_tradeoff_has_its_load_beside_it_or_is_counted_as_left
     analysis = analyse(tmp_path / "run")
     figure, panels = style.page(2, columns=2, share_y=False)
     found = series_of(analysis.summary["levels"])
-    names = [draw(axes, analysis, found) for draw, axes in zip((tradeoff.ttft, tradeoff.speed), panels, strict=True)]
+    names = [
+        draw(axes, analysis, found)
+        for draw, axes in zip((against_load.wait_by_output, against_load.speed_by_output), panels, strict=True)
+    ]
     figure.draw_without_rendering()
     for each, axes in zip(names, panels, strict=True):
         left = each.write()
@@ -346,42 +345,6 @@ def test_an_answer_without_text_is_no_point_of_the_distribution_of_ttft(tmp_path
     assert level["outcomes"]["ok"] == level["ttft_s"]["n"] + 1
     assert axes.get_legend_handles_labels()[1] == [f"4 streams (n = {level['ttft_s']['n']})"]
     assert float(np.asarray(axes.lines[0].get_ydata())[-1]) == 1.0
-
-
-def test_a_drift_is_named_and_a_steady_run_is_not(tmp_path: Path) -> None:
-    make(tmp_path / "steady", Made(), users=(4,), each=12)
-    assert "does not drift" in drift.title(analyse(tmp_path / "steady"))
-    levels, truth = grid(Made(), (4,), each=12)
-    slower = [
-        dataclasses.replace(record, t_first_token=record.t_first_token + record.id * 20_000_000)
-        for record in truth.records
-        if record.t_first_token is not None
-    ]
-    assert "the median TTFT goes from" in drift.title(analyse(write(tmp_path / "drifting", slower, levels)))
-
-
-def test_where_one_of_two_users_waits_the_medians_of_thirds_do_not_jump(tmp_path: Path, axes: Axes) -> None:
-    """Thirds of five or six of 16 requests had medians of 182, 128 and 235 ms below "No drift"."""
-    levels, truth = grid(Made(), (2,), each=8)
-    known = sorted((one for one in truth.records if one.t_send is not None), key=lambda one: one.t_send or 0)
-    apart = [
-        dataclasses.replace(one, t_first_token=(one.t_first_token or 0) + place % 2 * 100 * MS)
-        for place, one in enumerate(known)
-    ]
-    drift.over_time(axes, analyse(write(tmp_path / "run", apart, levels)))
-    medians = [float(np.asarray(path.vertices)[0, 1]) for lines in axes.collections for path in lines.get_paths()]
-    assert len(medians) == 3
-    assert max(medians) < 1.05 * min(medians)
-
-
-def test_no_drift_is_claimed_of_levels_with_too_few_requests(tmp_path: Path) -> None:
-    """One level of forty was judged, and the title said that TTFT does not drift."""
-    played = play(STEADY, [Load(users=4, requests=60), Load(users=40, requests=40)], slots=4)
-    found = analyse(played.write(tmp_path / "run"))
-    assert drift.title(found) == "No drift of the median TTFT in 1 level; 1 more has too few requests to tell"
-    for level in found.summary["levels"]:
-        level["verdict"] = VOID
-    assert drift.title(found).endswith("too few in each level that is not void to tell a drift")
 
 
 def test_gaps_of_a_very_fast_server_are_told_apart(tmp_path: Path, axes: Axes) -> None:

@@ -13,17 +13,7 @@ from matplotlib.text import Text
 from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 
-from loadtest.analyse.charts import (
-    distributions,
-    drift,
-    machine,
-    percentiles,
-    style,
-    throughput,
-    timeline,
-    tradeoff,
-    ttft,
-)
+from loadtest.analyse.charts import against_load, distributions, drift, machine, style, timeline, ttft
 from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import SUSPECT
@@ -46,7 +36,7 @@ def of_two_lengths(path: Path) -> Analysis:
     return analyse(write(path, records, levels))
 
 
-@pytest.mark.parametrize("chart", [percentiles.ttft, distributions.itl_tail])
+@pytest.mark.parametrize("chart", [against_load.ttft_percentiles, distributions.itl_tail])
 @pytest.mark.parametrize("turned", [False, True])
 def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: Any, *, turned: bool) -> None:
     analysis = of_two_lengths(tmp_path / "run")
@@ -133,9 +123,9 @@ def test_a_long_model_leaves_the_footer_legible(tmp_path: Path) -> None:
 def test_levels_without_a_p95_are_counted(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(1, 2, 4))
     levels = analyse(tmp_path / "run").summary["levels"]
-    assert tradeoff.without_p95(levels) == "2 of 3 levels have no TTFT p95, which needs 20 requests"
-    assert tradeoff.without_p95(levels[:2]) == ""
-    assert tradeoff.without_p95(levels[2:]) == ""
+    assert against_load.without_p95(levels) == "2 of 3 levels have no TTFT p95, which needs 20 requests"
+    assert against_load.without_p95(levels[:2]) == ""
+    assert against_load.without_p95(levels[2:]) == ""
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3])
@@ -159,7 +149,7 @@ def test_figures_stand_clear_of_the_slots(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(gap_ms=1, tokens=40), users=(1, 4, 8, 16))
     analysis = analyse(tmp_path / "run")
     figure, panels = style.page(2, columns=2, share_y=False)
-    throughput.a_stream(panels[0], analysis, series_of(analysis.summary["levels"]))
+    against_load.a_stream(panels[0], analysis, series_of(analysis.summary["levels"]))
     figure.draw_without_rendering()
     (slots,) = [text for text in panels[0].texts if "slots" in text.get_text()]
     others = [text for text in panels[0].texts if text is not slots]

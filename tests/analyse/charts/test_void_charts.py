@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import drift, percentiles, prediction, style, throughput, timeline, tradeoff, ttft
+from loadtest.analyse.charts import against_load, drift, prediction, style, timeline, ttft
 from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, or_void
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.levels import series_of
@@ -52,7 +52,12 @@ def lines(axes: Axes) -> dict[str, list[list[float]]]:
 
 @pytest.mark.parametrize(
     ("chart", "of_all"),
-    [(throughput.a_stream, True), (throughput.all_streams, True), (percentiles.ttft, False), (percentiles.e2e, False)],
+    [
+        (against_load.a_stream, True),
+        (against_load.all_streams, True),
+        (against_load.ttft_percentiles, False),
+        (against_load.e2e_percentiles, False),
+    ],
 )
 def test_no_line_goes_through_a_void_level(found: Analysis, chart: Callable[..., object], *, of_all: bool) -> None:
     series = series_of(found.summary["levels"])
@@ -63,7 +68,7 @@ def test_no_line_goes_through_a_void_level(found: Analysis, chart: Callable[...,
 
 
 def test_the_trade_off_has_a_cross_for_it(found: Analysis) -> None:
-    (void,) = lines(drawn(tradeoff.ttft, found, series_of(found.summary["levels"])))["void"]
+    (void,) = lines(drawn(against_load.wait_by_output, found, series_of(found.summary["levels"])))["void"]
     assert void == [found.summary["levels"][2]["output_tokens_per_s"]]
 
 
@@ -111,7 +116,7 @@ def test_a_prediction_past_the_slots_of_a_void_level_names_them(tmp_path: Path) 
     assert ", if the server has slots for as many, and not the 4 that void levels show" in prediction.title(one, curve)
 
 
-@pytest.mark.parametrize("chart", [throughput.a_stream, tradeoff.speed])
+@pytest.mark.parametrize("chart", [against_load.a_stream, against_load.speed_by_output])
 def test_an_absurd_figure_of_a_void_level_does_not_set_the_scale(found: Analysis, chart: Callable[..., object]) -> None:
     """Of 40 levels under load, one had 55,000 tokens/s a stream: those to be quoted lay on the axis, all as if 0."""
     before = drawn(chart, found, series_of(found.summary["levels"])).get_ylim()[1]

@@ -121,7 +121,7 @@ def test_one_command_run_twice_is_comparable_with_itself(folder: Folder) -> None
     widths = {
         row.metric.id: (row.interval[1] / row.interval[0])
         for row in found.headline
-        if row.interval and row.concurrency == 8
+        if row.interval and row.level["concurrency"] == 8
     }
     assert widths["ttft_s.mean"] > widths["stream_tokens_per_s.mean"] * 1.05
     said = json.loads((new / "run.json").read_text())

@@ -20,6 +20,7 @@ from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TO
 from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
 from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS
 from loadtest.analyse.comparison.many import compare_many
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.records import Outcome, Record
@@ -29,7 +30,7 @@ def test_ratios_are_new_over_base_and_each_metric_knows_its_better_side(folder: 
     found = compare(analyse(folder("base")), analyse(folder("new", slower=-0.2, seed=1)))
     assert found.verdict == BETTER
     assert not found.regressions
-    rows = {(row.concurrency, row.metric.id): row for row in found.headline}
+    rows = {(row.level["concurrency"], row.metric.id): row for row in found.headline}
     assert rows[8, "ttft_s.mean"].ratio == pytest.approx(0.8, rel=0.02)
     assert rows[8, "stream_tokens_per_s.mean"].ratio == pytest.approx(1.25, rel=0.02)
     assert rows[8, "output_tokens_per_s"].ratio == pytest.approx(1.25, rel=0.02)
@@ -80,7 +81,7 @@ def test_the_chart_shows_the_verdict_in_colour(folder: Folder) -> None:
     found = compare(analyse(folder("base")), analyse(folder("new", slower=0.2, seed=1)))
     rows = [row for row in found.headline if row.metric.id == "output_tokens_per_s"]
     axes = Figure().subplots()
-    changes_panel(axes, rows[0].metric, rows, [row.level for row in rows], found.tolerance)
+    changes_panel(axes, rows[0].metric, rows, [row.level["label"] for row in rows], found.tolerance)
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert {line.get_color() for line in points} == {style.VERMILLION}
     assert [float(np.asarray(line.get_xdata())[0]) for line in points] == pytest.approx(
@@ -106,7 +107,7 @@ def test_simulated_runs_are_labelled_everywhere(folder: Folder) -> None:
 
 def test_levels_are_matched_by_what_they_ask_for(folder: Folder) -> None:
     found = compare(analyse(folder("base", users=(2, 4))), analyse(folder("new", users=(4, 8), seed=1)))
-    assert {row.concurrency for row in found.rows} == {4}
+    assert {row.level["concurrency"] for row in found.rows} == {4}
     assert any(note.startswith("Only BASE has 2 streams") for note in found.notes)
     assert any(note.startswith("Only NEW has 8 streams") for note in found.notes)
 
@@ -180,7 +181,7 @@ def test_a_server_whose_levels_went_at_other_paces_may_do_so_between_runs(folder
 
 
 def test_an_interval_without_a_bound_on_either_side_is_not_written_as_one() -> None:
-    row = Change("", 1, METRICS[0], 1.0, 1.0, 1.0, interval=(1e-5, 1e5))
+    row = Change(LevelData(), METRICS[0], 1.0, 1.0, 1.0, interval=(1e-5, 1e5))
     assert interval_text(row) == "any"
     assert interval_text(dataclasses.replace(row, interval=(0.5, 20.0))) == "−50.0 % or more"
 

@@ -22,7 +22,7 @@ from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
 from loadtest.analyse.comparison.differences import chance, estimate_of
-from loadtest.analyse.comparison.many import Many, Pair, PairChange, compare_many
+from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
@@ -76,9 +76,7 @@ def run(command: str, *args: str | Path) -> Result:
 
 def verdict(found: Many, pair: str, key: str, streams: int = 8) -> str | None:
     (one,) = (one for one in found.pairs if one.name == pair)
-    return next(
-        row.change.verdict for row in one.rows if row.change.metric.id == key and row.change.concurrency == streams
-    )
+    return next(row.verdict for row in one.rows if row.metric.id == key and row.level["concurrency"] == streams)
 
 
 def test_every_pair_gets_a_verdict_and_the_legend_is_what_differs(folder: Folder) -> None:
@@ -114,7 +112,7 @@ def test_settings_name_runs_and_other_work_gets_no_verdict(folder: Folder) -> No
     assert verdict(found, "A → B", "output_tokens_per_s") == WORSE
     runs = folder("made"), folder("data", asked={"prompt": "data"}, slower=0.5, seed=1)
     other = many(*runs)
-    assert {row.change.verdict for row in other.pairs[0].rows} == {NOT_COMPARABLE}
+    assert {row.verdict for row in other.pairs[0].rows} == {NOT_COMPARABLE}
     assert any("--across prompt compares all the same" in said for said in other.named.sentences(other.letters))
     assert any("the runs differ in prompt (made up → data)" in said for said in many_report.unjudged(other))
     assert verdict(many(*runs, across=frozenset(["prompt"])), "A → B", "output_tokens_per_s") == WORSE
@@ -124,12 +122,12 @@ def test_runs_that_differ_in_nothing_have_their_own_names(folder: Folder) -> Non
     found = many(folder("monday"), folder("tuesday", seed=1), folder("friday", seed=2))
     assert [entry.name for entry in found.entries] == ["monday", "tuesday", "friday"]
     assert next(found.named.sentences(found.letters)).startswith("Nothing that run.json says")
-    assert {row.change.verdict for pair in found.pairs for row in pair.rows if row.chance is not None} == {SAME}
+    assert {row.verdict for pair in found.pairs for row in pair.rows if row.chance is not None} == {SAME}
 
 
 def test_a_void_level_is_not_compared_and_the_reason_is_said(folder: Folder) -> None:
     found = many(folder("a"), folder("b", seed=1, slower=0.9, client={"clock_steps": [1]}), folder("c", seed=2))
-    reasons = {row.change.reason for pair in found.pairs[:1] for row in pair.rows}
+    reasons = {row.reason for pair in found.pairs[:1] for row in pair.rows}
     assert reasons == {"void in B"}
     assert many_report.unjudged(found)[0].startswith(
         "B is void at 2 and 8 streams and not compared there: a clock of the client jumped 1 time"
@@ -141,9 +139,7 @@ def test_a_void_level_is_not_compared_and_the_reason_is_said(folder: Folder) -> 
 def test_a_simulated_run_is_named_and_never_judged_against_a_real_one(folder: Folder, tmp_path: Path) -> None:
     runs = [folder("real"), folder("real too", seed=1), folder("made", simulated=QUICK, slower=0.9, seed=2)]
     found = many(*runs)
-    assert {row.change.verdict for pair in found.pairs if pair.second.letter == "C" for row in pair.rows} == {
-        NOT_COMPARABLE
-    }
+    assert {row.verdict for pair in found.pairs if pair.second.letter == "C" for row in pair.rows} == {NOT_COMPARABLE}
     said = run("compare", *runs, "-o", tmp_path / "out").output
     words = " ".join(said.split())
     assert "C simulated quick at 1×: " in words
@@ -182,7 +178,7 @@ def test_one_entry_of_the_legend_explains_the_crosses_of_all_lines(folder: Folde
     found = compare_many(analyses)
     _, _, throughput = chart._panels(found)[0]
     throughput(axes, chart.styled_series(found))
-    assert list(style._Legend.of(figure).named) == ["A a", "B b", "C c: void, not compared", "void, not compared"]
+    assert list(style._legend(figure)[0]) == ["A a", "B b", "C c: void, not compared", "void, not compared"]
 
 
 def test_a_line_of_output_against_wait_says_at_its_ends_which_loads_they_are(folder: Folder) -> None:
@@ -198,7 +194,7 @@ def test_a_legend_of_long_names_takes_as_many_columns_as_fit_side_by_side() -> N
     figure, (axes,) = style.page(1)
     for name in ("A " + "x" * 60, "B " + "x" * 60, "C " + "x" * 30, "D " + "x" * 30):
         axes.plot([1, 2], [1, 2], label=name)
-    assert style._Legend.of(figure).columns == 2
+    assert style._legend(figure)[1] == 2
 
 
 def test_values_that_differ_from_run_to_run_are_counted_and_not_listed(folder: Folder, tmp_path: Path) -> None:
@@ -257,13 +253,10 @@ def test_the_models_of_one_run_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_chances_are_adjusted_step_by_step() -> None:
     """Holm: the smallest of m chances counts m times, the next m − 1 times, and none less than the one before."""
-    tested = [
-        PairChange(LevelData(), Change("", 1, many_runs.OF_TOKENS[0], 1.0, 2.0, 2.0), p)
-        for p in (0.004, 0.001, 0.5, None)
-    ]
+    tested = [Change(LevelData(), many_runs.OF_TOKENS[0], 1.0, 2.0, 2.0, chance=p) for p in (0.004, 0.001, 0.5, None)]
     found = many_runs.holm(tested, 0.05)
     assert [row.chance for row in found] == [pytest.approx(0.008), pytest.approx(0.003), 0.5, None]
-    assert [row.change.verdict for row in found] == [WORSE, WORSE, SAME, None]
+    assert [row.verdict for row in found] == [WORSE, WORSE, SAME, None]
 
 
 def test_the_mean_of_changes_that_were_not_seen_is_not_shown() -> None:
@@ -271,10 +264,7 @@ def test_the_mean_of_changes_that_were_not_seen_is_not_shown() -> None:
     metric = many_runs.OF_TOKENS[0]
 
     def pair(*verdicts: str) -> Pair:
-        rows = [
-            PairChange(LevelData(), Change("", streams, metric, 1.0, 0.5, 0.5, verdict=verdict), 0.1)
-            for streams, verdict in enumerate(verdicts)
-        ]
+        rows = [Change(LevelData(), metric, 1.0, 0.5, 0.5, verdict=verdict, chance=0.1) for verdict in verdicts]
         return Pair(None, None, tuple(rows))  # type: ignore[arg-type]
 
     assert pair(SAME, SAME).overall(metric) is None

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.findings import leaving_findings, slot_findings, step_findings, waiting_findings
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings import slot_findings, step_findings, waiting_findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series, believed
 from loadtest.analyse.server.queue.slots import Slots
@@ -365,7 +365,7 @@ def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said:
 def test_that_a_server_stops_for_who_left_takes_a_few_of_them(users: int, worked_on: bool | None, said: str) -> None:
     left = {"users": users, "share": 0.1, "waiting": 0, "in_answer": users, "worked_on": worked_on, "worked_on_s": 0.0}
     left |= {"worked_on_each_s": 0.0, "handover_s": 0.003, "handovers": 61}
-    assert leaving_findings.leaving_findings([LevelData(level(), left=left, verdict="valid")])[1] == said
+    assert waiting_findings.leaving_findings([LevelData(level(), left=left, verdict="valid")])[1] == said
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import distributions, percentiles
+from loadtest.analyse.charts import against_load, distributions
 from loadtest.analyse.figures import stats
-from loadtest.analyse.findings import prompt_findings
+from loadtest.analyse.findings import step_findings
 from loadtest.analyse.findings.measured_on import simulated_warning
 from loadtest.analyse.reports import pages, prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
@@ -111,7 +111,7 @@ def run_of(**columns: list[float]) -> RunData:
 def test_a_loss_that_a_few_have_is_not_said_of_all(stalls: list[float], said: str) -> None:
     means = {"stall_s": float(np.mean(stalls)), "e2e_s": 2.0, "ttft_s": 1.0}
     one = level(**{name: {"mean": mean} for name, mean in means.items()})
-    found = prompt_findings.stalling(run_of(stall_s=stalls), Series("", (one,)))
+    found = step_findings.stalling(run_of(stall_s=stalls), Series("", (one,)))
     assert found is not None
     assert found.startswith(f"At 8 streams, {said}")
     assert ("the mean over all answers" in found) == ("of the answers lose" in said)
@@ -146,11 +146,11 @@ def test_long_gaps_are_counted(gaps: list[float], title: str, tail: str, monkeyp
 def test_titles_say_one_thing_where_figures_are_the_same(tmp_path: Path) -> None:
     make(tmp_path / "same", Made(), users=(1,), each=30)
     same = analyse(tmp_path / "same")
-    assert percentiles.title(same).endswith(": p50 and p95 of TTFT are both 52.0 ms")
+    assert against_load.percentiles_title(same).endswith(": p50 and p95 of TTFT are both 52.0 ms")
     assert distributions.ttft_title(same).endswith(": every first token comes after 52.0 ms")
     make(tmp_path / "apart", Made(jitter_ms=lambda i: 30 * (i % 3)), users=(1,), each=30)
     apart = analyse(tmp_path / "apart")
-    assert "the median TTFT is 82.0 ms, p95 112 ms" in percentiles.title(apart)
+    assert "the median TTFT is 82.0 ms, p95 112 ms" in against_load.percentiles_title(apart)
     assert distributions.ttft_title(apart).endswith(
         "first tokens come after 52.0 ms to 112 ms, half of them within 82.0 ms"
     )
@@ -159,21 +159,21 @@ def test_titles_say_one_thing_where_figures_are_the_same(tmp_path: Path) -> None
 def test_prompts_that_are_read_together_are_said(tmp_path: Path) -> None:
     played = play(TIMING, [Load(users=1, requests=10), Load(users=4, requests=40)], slots=4)
     found = analyse(played.write(tmp_path / "four"))
-    said = prompt_findings.reading_together(found.run, series_of(found.summary["levels"])[0])
+    said = step_findings.reading_together(found.run, series_of(found.summary["levels"])[0])
     assert said is not None
     assert re.match(
         r"At 4 streams, prompts are read together, up to [34] at once: the median prefill is 1[67]\d ms, against", said
     )
     slowed = found.run.requests["level"] == 1
     found.run.requests.loc[slowed, "prefill_s"] *= 3.0  # four prompts at once take four times as long at most
-    assert prompt_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None
+    assert step_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None
     played = play(TIMING, [Load(users=1, requests=10), Load(users=4, requests=40)], slots=1)
     found = analyse(played.write(tmp_path / "one"))
-    assert prompt_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None
+    assert step_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None
     played = play(TIMING, [Load(requests=10), Load(users=4, requests=40, prompt=(300, 300))], slots=4)
     found = analyse(played.write(tmp_path / "longer"))  # a longer prompt takes longer alone, too
     both = Series("", tuple(found.summary["levels"]))
-    assert prompt_findings.reading_together(found.run, both) is None
+    assert step_findings.reading_together(found.run, both) is None
 
 
 def test_a_run_of_a_simulated_server_says_how_to_bring_it_back(tmp_path: Path) -> None:

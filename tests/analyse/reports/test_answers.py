@@ -15,7 +15,7 @@ from support import report_pages
 from support.made_runs import Made, grid, make, write
 from support.places import ROOT
 
-from loadtest.analyse.charts import machine, throughput, tradeoff, ttft
+from loadtest.analyse.charts import against_load, machine, ttft
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
@@ -61,7 +61,7 @@ def slots_drawn(analysis: Analysis) -> bool:
     levels, drawn = Series("", tuple(analysis.summary["levels"])), set()
     draws: tuple[Callable[[Axes], None], ...] = (
         lambda axes: ttft.ttft_parts(axes, analysis, levels),
-        lambda axes: throughput.all_streams(axes, analysis, [levels]),
+        lambda axes: against_load.all_streams(axes, analysis, [levels]),
         lambda axes: machine.streams(axes, analysis),
     )
     for draw in draws:
@@ -114,16 +114,17 @@ def test_streams_that_only_a_void_level_had_are_said_to_be_its(tmp_path: Path) -
 def test_the_most_is_not_called_so_without_the_void_levels_above(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
     analysis = analyse(tmp_path / "run")
-    assert "void" not in answers.tiles(analysis)[0].note + tradeoff.title(analysis)
+    assert "void" not in answers.tiles(analysis)[0].note + against_load.tradeoff_title(analysis)
     for level in analysis.summary["levels"][1:]:
         level["verdict"] = "void"
     assert answers.tiles(analysis)[0].note == "at 1 stream; the 3 levels above it are void"
-    assert tradeoff.title(analysis).endswith("; the 3 levels above it are void")
+    assert against_load.tradeoff_title(analysis).endswith("; the 3 levels above it are void")
 
 
 def test_a_void_rate_is_not_passed_over() -> None:
     """Was "the highest rate measured", although a higher one was, and is void."""
-    steady = LevelData(index=0, rate=4.0, concurrency=None, little={"growing": False, "growth_per_s": 0.0})
+    kept = {"growing": False, "growth_per_s": 0.0, "in_flight_first": 1.0, "in_flight_last": 1.0}
+    steady = LevelData(index=0, rate=4.0, concurrency=None, little=kept)
     void = LevelData(index=1, rate=8.0, concurrency=None, little=None, verdict="void")
     tile, _ = answers._levels_off(Series("", (steady, void)))
     assert str(tile) == "Kept up with: 4 requests/s (the highest rate measured; the level above it is void)"
@@ -261,7 +262,8 @@ def test_of_answers_without_text_lag_is_held_against_e2e(tmp_path: Path) -> None
     run.requests["schedule_lag_s"] = 1.0
     limits = {}
     for of in ("TTFT", "E2E"):
-        (reason,) = [said for said in verdict.judge(run, run.levels[0]).reasons if said.startswith("schedule lag")]
+        doubts = [doubt.reason for _, doubt in verdict.doubts_of(run, run.levels[0])]
+        (reason,) = [said for said in doubts if said.startswith("schedule lag")]
         assert f"1 % of median {of} or 5 ms" in reason
         limits[of] = Evidence.of(run, run.levels[0]).lag_limit
         run.requests["ttft_s"] = float("nan")

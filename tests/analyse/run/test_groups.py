@@ -161,6 +161,7 @@ def test_a_run_of_a_real_and_a_simulated_server_names_the_simulated_one(tmp_path
     mark = "other alone is simulated: profile quick at 1× speed"
     page = pages.markdown(one, [])
     assert f"> **PARTLY SIMULATED** ({mark})" in page
+    assert f"</strong> ({mark})" in pages.html(one, [])  # stood as "other alone is profile quick at 1× speed"
     assert "SIMULATED SERVER" not in page + pages.html(one, [])
     assert "the server is simulated" not in page
     assert mark in (report.console_table(one.summary, 100).title or "")

@@ -18,7 +18,7 @@ from support import made_runs
 from support.made_runs import Made, closed_loop, write
 from support.made_samples import add
 
-from loadtest.analyse.charts import cold_load as chart
+from loadtest.analyse.charts import machine as chart
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.summary import Analysis, analyse
@@ -223,7 +223,7 @@ def test_loads_are_described_and_void_nothing(tmp_path: Path) -> None:
     assert (cold["n"], cold["first_s"], cold["later_p50_s"]) == pytest.approx((3, 42.0, 40.5))
     assert cold["load_s"]["p50"] == pytest.approx(41.0)
     assert findings.all_findings(analysis)[0] == "Loading took 41.0 s (p50 of 3 loads): 40 GB at 976 MB/s."
-    assert verdict.judge(analysis.run, analysis.run.levels[0]).doubts == ()
+    assert verdict.doubts_of(analysis.run, analysis.run.levels[0]) == []
     assert cold["page_cache_reason"].startswith("no samples of the server's machine")
 
 
@@ -232,7 +232,7 @@ def test_a_run_that_did_not_ask_for_loads_says_nothing_of_them_and_is_void(tmp_p
     analysis = made(tmp_path / "run", (0.002, 0.002, 40.0), **asked)
     assert "cold_load" not in analysis.summary["levels"][0]
     assert analysis.summary["levels"][0]["verdict"] == "void"
-    assert chart.draw(tmp_path / "load.png", analysis) is None
+    assert chart.draw_loads(tmp_path / "load.png", analysis) is None
 
 
 def test_page_cache_of_the_first_load_and_later_ones_out_of_it(tmp_path: Path) -> None:
@@ -302,14 +302,14 @@ def test_a_model_of_unknown_size_and_no_load_at_all(tmp_path: Path) -> None:
     none = analyse(write(tmp_path / "none", records, unsized.run.levels, scenario=unsized.run.facts["scenario"]))
     assert cold_of(none)["n"] == 0
     assert "No load was seen" in findings.all_findings(none)[0]
-    assert chart.draw(tmp_path / "load.png", none) is None
+    assert chart.draw_loads(tmp_path / "load.png", none) is None
 
 
 def test_the_chart_has_a_panel_for_each_memory_that_was_sampled(tmp_path: Path) -> None:
     made(tmp_path / "run", (40.0, 10.0, 10.0))
-    plain = chart.draw(tmp_path / "plain.png", analyse(tmp_path / "run"))
+    plain = chart.draw_loads(tmp_path / "plain.png", analyse(tmp_path / "run"))
     watched(tmp_path / "run", "gpu", per_s=(GB, GB, GB))
-    rich = chart.draw(tmp_path / "rich.png", watched(tmp_path / "run", "page_cache", per_s=(GB, 0, 0)))
+    rich = chart.draw_loads(tmp_path / "rich.png", watched(tmp_path / "run", "page_cache", per_s=(GB, 0, 0)))
     assert plain is not None
     assert rich is not None
     assert rich.stat().st_size > plain.stat().st_size

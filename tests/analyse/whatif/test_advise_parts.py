@@ -63,7 +63,7 @@ def test_slots_that_nobody_would_take_are_no_reason_for_fewer(tmp_path: Path) ->
     """A llama.cpp of 6 slots with 3 streams: "Try --parallel 3", for the model had the 3 streams 10 % slower than measured."""
     server = {"kind": "llama.cpp", "version": "1", "context": CONTEXT, "slots_said": 6, "facts": {}}
     loads = [Load(users=users, requests=24, output=(16, 16)) for users in (1, 3)]
-    advice = _advice_of(analyse(play(tmp_path / "run", loads, slots=6, server=server)), (), None)
+    advice = _advice_of(analyse(play(tmp_path / "run", loads, slots=6, server=server)), (), None, print)
     assert advice.now == 6
     slower = {
         **advice.predicted_now.figures,
@@ -183,7 +183,7 @@ def test_a_load_whose_p95_took_too_few_requests_decides_nothing(tmp_path: Path, 
 def test_slots_that_gain_next_to_nothing_are_not_tried(tmp_path: Path, most: float, best: int) -> None:
     """For 2 % within a band of 30 % it said "Try": the slots as measured gave 94 % of the best output, the next ones 96 %."""
     loads = [Load(users=users, requests=24, output=(16, 16)) for users in (2, 8)]
-    advice = _advice_of(analyse(play(tmp_path / "run", loads)), (), None)
+    advice = _advice_of(analyse(play(tmp_path / "run", loads)), (), None, print)
     now = advice.predicted_now.figure("output_tokens_per_s", "mean")
 
     def output_of(slots: int) -> float:

@@ -14,10 +14,9 @@ from loadtest.analyse.charts import prediction
 from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif.model import ways
-from loadtest.analyse.whatif.model.fit import levels_used
+from loadtest.analyse.whatif.model import fit
+from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
-from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, Case
@@ -60,9 +59,9 @@ def test_a_model_of_short_prompts_predicts_nothing_of_a_long_one(tmp_path: Path)
     ("timing", "slots", "named"),
     [
         (shared(SLICED), 4, {SLICED_WAY}),
-        (shared(BEFORE), 4, {ways.BEFORE_WAY, SLICED_WAY}),  # a prompt in few slices stalls others as long
-        (shared(BESIDE), 4, {ways.BESIDE_WAY, ways.CLOCKS_WAY}),
-        (CLOCKS, 4, {ways.CLOCKS_WAY}),
+        (shared(BEFORE), 4, {fit.BEFORE_WAY, SLICED_WAY}),  # a prompt in few slices stalls others as long
+        (shared(BESIDE), 4, {fit.BESIDE_WAY, fit.CLOCKS_WAY}),
+        (CLOCKS, 4, {fit.CLOCKS_WAY}),
     ],
     ids=["sliced", "before", "beside", "clocks"],
 )

@@ -118,9 +118,9 @@ def prompts_read_while_full(requests: RequestInstants, ttft: UnwaitedTtft, slots
     late = free > arrived
     if late.sum() < FEWEST_WAITS:
         return False
-    long = tokens[late]
-    if long.max() >= LEAST_LENGTH_RATIO * long.min():
-        explained = np.corrcoef(long, (first - arrived)[late])[0, 1]
+    long, ttft_s = tokens[late], (first - arrived)[late]
+    if long.max() >= LEAST_LENGTH_RATIO * long.min() and np.ptp(long) > 0 and np.ptp(ttft_s) > 0:
+        explained = np.corrcoef(long, ttft_s)[0, 1]
         if explained > 0 and explained**2 > EXPLAINED_BY_LENGTH:
             return True
     slow = late & (own > SCATTER_S)

@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -83,28 +82,27 @@ def _from_durations(
         & (tokens > 0)
         & (gaps.requests.first > gaps.requests.started)
     )
-    group = _prompt_groups(gaps, rows)
-    alone = group.size == 1
-    beside = gaps.decoding_at(group.start + gaps.requests.edge_s).astype(np.float64)
+    rows, head, size, start, end = _prompt_groups(gaps, rows)
+    alone = size == 1
+    beside = gaps.decoding_at(start + gaps.requests.edge_s).astype(np.float64)
     evaluated, looks = (
-        np.add.reduceat(each[group.rows], group.head) if len(group.head) else np.zeros(0)
-        for each in (tokens, pairs(tokens))
+        np.add.reduceat(each[rows], head) if len(head) else np.zeros(0) for each in (tokens, pairs(tokens))
     )
     possible = possible_slices(gaps, tokens)
-    n_batch = slice_tokens(gaps, possible, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
+    n_batch = slice_tokens(gaps, possible, evaluated[alone], beside[alone], start[alone], end[alone])
     few = alone.sum() < FEWEST_TO_SPLIT
     taken = alone | (few & (evaluated <= room(n_batch) - beside))
     if taken.sum() < FEWEST_PROMPTS:
         return None, f"too few prompts were prefilled while no other was ({int(taken.sum())}) to tell the speed"
-    evaluated, beside, size = evaluated[taken], beside[taken], group.size[taken].astype(np.float64)
+    evaluated, beside, together = evaluated[taken], beside[taken], size[taken].astype(np.float64)
     looks = looks[taken] if grows else np.zeros(len(evaluated))
     batches = np.ones(len(evaluated)) if n_batch is None else np.ceil(evaluated / np.maximum(n_batch - beside, 1))
     shared, least = np.zeros(len(evaluated)), np.zeros(len(evaluated))
     if step is not None:
         shared = np.where(beside > 0, batches * step(np.maximum(beside, 1.0)), 0.0)
-        least = step(np.maximum(beside, 0.0) + size)
+        least = step(np.maximum(beside, 0.0) + together)
     method = f"prompts prefilled {'alone or together, no other meanwhile' if few else 'while no other was'}"
-    spent = group.end[taken] - group.start[taken]
+    spent = end[taken] - start[taken]
     found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch, looks)
     lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
     if lone.sum() < FEWEST_PROMPTS:
@@ -114,30 +112,23 @@ def _from_durations(
     return replace(found, holds=bool(found.holds and abs(float(np.median(off))) <= HOLDS)), None
 
 
-class _PromptGroups(NamedTuple):
-    """Groups of prompts that were evaluated together and beside no other; one entry per group, except `rows`."""
-
-    rows: IntArray  # rows of the requests, group after group
-    head: IntArray  # index into `rows` of each group's first request
-    size: IntArray
-    start: FloatArray
-    end: FloatArray
-
-
-def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> _PromptGroups:
+def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> tuple[IntArray, IntArray, IntArray, FloatArray, FloatArray]:
+    """Return the rows of prompts that were evaluated together and beside no other, group after group; and of each group
+    the place of its first request there, its size, start and end.
+    """
     near = max(gaps.requests.edge_s, NEAR_S)
     rows = rows[np.argsort(gaps.requests.first[rows], kind="stable")]
     start, end = gaps.requests.started[rows], gaps.requests.first[rows]
     head = np.flatnonzero(np.diff(end, prepend=-np.inf) > near)
     if not len(head):
-        return _PromptGroups(rows, head, head, start, end)
+        return rows, head, head, start, end
     size = np.diff(head, append=len(rows))
     first, last = np.minimum.reduceat(start, head), np.maximum.reduceat(start, head)
     ends = np.maximum.reduceat(end, head)
     whole = (open_within(start, end, first + near, ends - near) == size) & (last - first <= near)
     kept = np.repeat(whole, size)
     size = size[whole]
-    return _PromptGroups(rows[kept], np.cumsum(size) - size, size, first[whole], ends[whole])
+    return rows[kept], np.cumsum(size) - size, size, first[whole], ends[whole]
 
 
 def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime, n_batch: Slice) -> Prefill | None:

@@ -4,30 +4,44 @@ They rest on levels of one length, at most numbers of users or rates.
 
 Slots are taken as the run shows them, else as they are known otherwise; where their limit is not known there is a model for
 each case. Every model is the first way of working that gives back the levels of the run.
+
+A server takes prompts into its steps in slices, evaluates them before the next step, or beside the steps; its streams share
+steps, or have a clock each; and either slots or tokens limit what is worked on at once. The usual way, slices in shared
+steps behind slots, is tried first and kept where it gives back the run. Where none does, nothing is predicted.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import series_of
+from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
+from loadtest.analyse.server.queue import admission
+from loadtest.analyse.server.queue.at_work import RequestInstants
+from loadtest.analyse.server.queue.kept_out import UnwaitedTtft, kv_budget
 from loadtest.analyse.server.queue.slots import Slots, known_slots
-from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.whatif.model import sessions
-from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.sessions import Sessions
-from loadtest.analyse.whatif.model.ways import NoWayError, fitted_way
+from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
+from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_number
+from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
+from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
+from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 from loadtest.text import joined
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ClosedLoopSeries:
     """Levels of a closed loop that differ only in concurrency."""
 
@@ -65,7 +79,7 @@ def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str
     return [level for level, each in zip(steady, lengths, strict=True) if each == most]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """The models of a run that give its levels back."""
 
@@ -102,7 +116,7 @@ def fit_models(
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
-        cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
+        cases = {NO_LIMIT: slots, LIMIT_SEEN: replace(slots, limit=True)}
     models: dict[str, ServerModel] = {}
     missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
@@ -126,7 +140,164 @@ def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, 
         return {name: None}
     if model.sessions is None:
         return {name: None}
-    found = sessions.cache_cases(model.sessions, run, model.slots, measure_cache(run, slots, steps))
+    found = cache_cases(model.sessions, run, model.slots, measure_cache(run, slots, steps))
     return {
         named if name == AS_KNOWN and named else joined(" and ", name, named): each for named, each in found.items()
     }
+
+
+BEFORE_WAY = "streams share steps, and wait while a prompt is evaluated"
+BESIDE_WAY = "streams share steps, and prompts are evaluated beside them"
+CLOCKS_WAY = "each stream has a clock of its own, and prompts are evaluated beside it"
+MOST_JITTER = 0.5  # of a prompt's time, as a share of it
+
+
+class NoWayError(PredictionError):
+    """No way of working gives back the run; `missed` says by what the usual one misses it."""
+
+    def __init__(self, missed: str) -> None:
+        self.missed = missed
+        super().__init__(
+            f"the model fitted to this run does not give back what it measured: {missed}; none of the other ways of working "
+            "that it could be held against does either"
+        )
+
+
+def fitted_way(
+    run: RunData,
+    slots: Slots,
+    steps: Steps,
+    used: Sequence[Mapping[str, Any]],
+    sessions: Sessions | None = None,
+    foretold: Mapping[int, Prediction] | None = None,
+    tell: Callable[[str], object] = lambda _: None,
+) -> ServerModel:
+    """Return the model of the first way that gives back the levels used; with `sessions` people hold these conversations.
+
+    `foretold`, by index of a level, is what the usual way's model says of it, where that was asked before; `tell` is told the way
+    that is tried next. Raises
+    NoWayError where no way gives the levels back, and PredictionError where the run says too little.
+    """
+    require_tokens(run)
+    missed = ""
+    try:
+        for way, model in _ways(run, slots, steps):
+            if sessions is not None and way.startswith(CLOCKS_WAY):
+                continue  # no cache of prompts is known of such servers
+            tell(f"Trying whether the server works so: {way}")
+            holding = model if sessions is None else replace(model, sessions=sessions)
+            mine = with_likely_lengths(holding, run, [level["index"] for level in used])
+            known = foretold if foretold and way == SLICED_WAY else {}
+            wrong = self_check.misread(mine, run) or self_check.worst_miss(
+                functools.partial(_said, mine, run, known), used
+            )
+            if wrong is None:
+                return replace(mine, way=way)
+            missed = missed or wrong
+    except PredictionError:
+        if not missed:
+            raise
+    raise NoWayError(missed)
+
+
+def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], level: Mapping[str, Any]) -> Prediction:
+    return known.get(level["index"]) or own_level(model, run, level)
+
+
+def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
+    """Return what a model says of a level of its run, for the lengths and at the pace of steps that this level had."""
+    mine = replace(with_lengths_of(model, run, [level["index"]]), redrawn=False, pace_error=0.0)
+    if pace := dict(model.paces).get(level["index"]):
+        mine = _worked(mine, step=mine.timing.step.scaled(pace))  # its slots are those measured
+    if level["concurrency"]:
+        return mine.closed(int(level["concurrency"]))
+    return mine.open(level["rate"], requests=int(level["requests"]))
+
+
+def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, ServerModel]]:
+    """Yield each way with its model, the usual one first; those of shared steps only where step times are known."""
+    refused = None
+    try:
+        usual = ServerModel.of(run, slots, steps)
+    except PredictionError as error:
+        usual, refused = None, error
+    limits: list[tuple[int | None, str]] = [(None, "")]
+    if not slots.limit and (budget := kv_budget(run)):
+        limits.append((budget, f"; {budget} tokens of prompts and answers are held at most"))
+    if usual is not None:
+        for held, limit in limits:
+            for way, name in ((SLICED, SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
+                yield name + limit, _worked(usual, prefill_way=way, kv_tokens=held)
+    clocks = _of_own_clocks(run, slots, steps)
+    if clocks is not None:
+        for held, limit in limits:
+            yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=held)
+    if refused is not None:
+        raise refused
+
+
+def _worked(model: ServerModel, **how: Any) -> ServerModel:
+    return replace(model, timing=replace(model.timing, **how), other_slots=replace(model.other_slots, **how))
+
+
+def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | None:
+    """Return the model of a server whose streams have a clock each; None where too little was seen of them."""
+    found = own_clocks(run)
+    if found is None:
+        return None
+    timing, times = found
+    prompts, outputs = admission.request_lengths(run)
+    return ServerModel(
+        timing=timing,
+        other_slots=timing,
+        slots=slots.number,
+        prompts=prompts,
+        outputs=outputs,
+        streams=max(entry.streams for entry in times),
+        simulated=run.simulated is not None,
+        pattern=admission.load_pattern(run, slots),
+        step_errors={entry.streams: entry.error_s / entry.mean_s for entry in times},
+        prefill_error=0.02,
+        in_flight=max([*(int(level.get("concurrency") or 0) for level in run.levels), 1]),
+        slope_known=len(times) > 1,
+        pace_error=steps.pace_error,
+        guess=None,
+        assumed=assumed(run),
+    )
+
+
+def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
+    """Return the timing of a server without steps, and the time to the next token by requests at work; None where these were too few.
+
+    Such servers are emulators, gateways that spread requests over machines, and servers that give each request a worker. How
+    long a stream waits for its next token depends on how many requests are at work, and not on when the others get theirs.
+    """
+    requests = RequestInstants.of(run)
+    peak = requests.peak()
+    if not peak:
+        return None
+    ttft = UnwaitedTtft.of(run, requests, peak)
+    seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
+    begun = ttft.begun(requests)[seen]
+    work = Depth.of(begun, np.maximum(requests.last[seen], begun))
+    gaps, right = excerpts.events(run).gaps()
+    known = np.isfinite(right) & (gaps >= 0)
+    right, gaps = right[known], gaps[known]
+    beside = work.at(right - gaps / 2).astype(np.int64)
+    shown = beside > 0
+    times = times_by_number(beside[shown], gaps[shown], right[shown], FEWEST_STEPS)
+    if not times:
+        return None
+    middle = float(np.median(ttft.seconds[seen]))
+    timing = Timing(
+        step=StepLaw(table=step_table(times, growth_per_stream(times), neighbours=False)),
+        prefill_s=ttft.per_token_s,
+        prompt_s=ttft.fixed_s,
+        prompt_jitter=min(0.5 * 1.48 * ttft.scatter_s / max(middle, 1e-9), MOST_JITTER),
+        prefill_way=BESIDE,
+        own_clocks=True,
+        beside_s=ttft.beside_s,
+        handling_s=0.0,
+        handover_s=0.0,
+    )
+    return timing, times

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,27 +24,15 @@ See = Callable[[Emission], None]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLog:
-    """Every token of a simulated run: the id of its request, and its instant in nanoseconds."""
-
-    owners: list[int] = field(default_factory=list)
-    instants: list[int] = field(default_factory=list)
-
-    def see(self, emission: Emission) -> None:
-        self.owners.append(emission.stream.request.id)
-        self.instants.append(emission.at)
-
-
-@dataclass(frozen=True, slots=True)
 class Played:
     """One simulated run: its requests in the order sent, their tokens, and which of them count."""
 
     streams: list[Stream]
-    log: TokenLog
+    tokens: list[Emission]
     measured: BoolArray
 
 
-def counted_turns(turns: list[PlayedTurn], log: TokenLog, requests: int, users: int, *, warm: bool) -> Played:
+def counted_turns(turns: list[PlayedTurn], tokens: list[Emission], requests: int, users: int, *, warm: bool) -> Played:
     """Return the first `requests` turns sent once each person's first conversation is over (`warm`), or from the start on."""
     begin = 0
     first = {one.user: one.session for one in reversed(turns)}
@@ -53,7 +41,7 @@ def counted_turns(turns: list[PlayedTurn], log: TokenLog, requests: int, users: 
     order = sorted(turns, key=lambda one: one.stream.arrived)
     arrived = np.array([one.stream.arrived for one in order])
     last = int(np.searchsorted(arrived, begin)) + requests
-    return Played([one.stream for one in order[:last]], log, np.asarray(arrived[:last] >= begin, dtype=np.bool_))
+    return Played([one.stream for one in order[:last]], tokens, np.asarray(arrived[:last] >= begin, dtype=np.bool_))
 
 
 def draw_lengths(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[tuple[int, int]]:
@@ -77,7 +65,7 @@ def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tup
 
     `sessions`: they are turns of conversations, which a prefix cache may hold.
     """
-    streams, log, measured = played.streams, played.log, played.measured
+    streams, measured = played.streams, played.measured
     arrived, scheduled, won, start, first, last = (
         np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS_PER_S
         for name in ("arrived", "scheduled", "slot_won", "prefill_start", "first", "last")
@@ -98,8 +86,8 @@ def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tup
         "stream_tokens_per_s": speed,
     }
     figures = {name: _with_rank_errors(each[measured]) for name, each in values.items()}
-    owners = np.array(log.owners)
-    instants = np.array(log.instants, dtype=np.float64) / NS_PER_S
+    owners = np.array([each.stream.request.id for each in played.tokens])
+    instants = np.array([each.at for each in played.tokens], dtype=np.float64) / NS_PER_S
     kept = np.zeros(int(owners.max()) + 1, dtype=np.bool_)
     kept[[stream.request.id for stream, keep in zip(streams, measured, strict=True) if keep]] = True
     order = np.lexsort((instants, owners))

@@ -38,7 +38,6 @@ from loadtest.analyse.whatif.model.play import (
     CONTEXT,
     Played,
     See,
-    TokenLog,
     cold_requests,
     counted_turns,
     draw_lengths,
@@ -49,7 +48,7 @@ from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.engine import Engine
-from loadtest.simulate.model.stream import EngineRequest, Stream
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import Timing
 from loadtest.simulate.model.virtual import closed_loop, open_loop
 from loadtest.text import some_of
@@ -249,19 +248,19 @@ class ServerModel:
         return self._predict(load)
 
     def _play(self, load: Load, engine: Engine, requests: int, draw: random.Random) -> Played:
-        log = TokenLog()
+        tokens: list[Emission] = []
         if load.sessions is not None and load.concurrency is not None:
             users, sessions = load.concurrency, load.sessions
             turns = sum(map(len, sessions.scripts)) / len(sessions.scripts)
             # One conversation a person to warm up, and one so that nobody is idle while the last requests count.
             plan = sessions.draw(requests + round((2 if sessions.warm else 1) * users * turns), users, draw)
-            played = sessions.play(engine, plan, users, log.see)
-            return counted_turns(played, log, requests, users, warm=sessions.warm)
+            played = sessions.play(engine, plan, users, tokens.append)
+            return counted_turns(played, tokens, requests, users, warm=sessions.warm)
         lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
         if load.seeded is not None:
             lengths = load.seeded.lengths(lengths, warmups=load.warmups)
-        streams = self._send(load, engine, cold_requests(lengths), draw, log.see)
-        return Played(streams, log, np.arange(len(streams)) >= load.warmups)
+        streams = self._send(load, engine, cold_requests(lengths), draw, tokens.append)
+        return Played(streams, tokens, np.arange(len(streams)) >= load.warmups)
 
     def _send(
         self, load: Load, engine: Engine, requests: list[EngineRequest], draw: random.Random, see: See

@@ -21,10 +21,9 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
-from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, fit_models, longest_series
+from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, NoWayError, fit_models, longest_series, own_level
 from loadtest.analyse.whatif.model.lengths import with_likely_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.analyse.whatif.model.ways import NoWayError, own_level
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN
 from loadtest.errors import PredictionError
 

@@ -69,21 +69,6 @@ class ScoredFigure:
             "textbook_errors": self.others,
         }
 
-    @classmethod
-    def of(cls, found: Mapping[str, Any]) -> ScoredFigure:
-        """Return what to_dict wrote."""
-        low, high = found["band"]
-        return cls(
-            load=found["load"],
-            case=found["case"],
-            figure=found["figure"],
-            said=found["predicted"],
-            band=(low, high),
-            measured=found["measured"],
-            interval=found["measured_ci95"] and tuple(found["measured_ci95"]),
-            others=found["textbook_errors"],
-        )
-
 
 def winkler_score(band: Interval, value: float) -> float:
     """Return the width of a band, and 2/α times the distance by which the value lies outside of it: less is better.

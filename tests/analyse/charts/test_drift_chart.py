@@ -1,0 +1,54 @@
+"""The chart of drift: a drift is named, a steady run has none, and where requests are too few none is claimed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from support.made_runs import MS, Made, grid, make, write
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.charts import drift
+from loadtest.analyse.summary import analyse
+from loadtest.metrics import VOID
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+STEADY = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
+
+
+def test_a_drift_is_named_and_a_steady_run_is_not(tmp_path: Path) -> None:
+    make(tmp_path / "steady", Made(), users=(4,), each=12)
+    assert "does not drift" in drift.title(analyse(tmp_path / "steady"))
+    levels, truth = grid(Made(), (4,), each=12)
+    slower = [
+        dataclasses.replace(record, t_first_token=record.t_first_token + record.id * 20_000_000)
+        for record in truth.records
+        if record.t_first_token is not None
+    ]
+    assert "the median TTFT goes from" in drift.title(analyse(write(tmp_path / "drifting", slower, levels)))
+
+
+def test_where_one_of_two_users_waits_the_medians_of_thirds_do_not_jump(tmp_path: Path, axes: Axes) -> None:
+    """Thirds of five or six of 16 requests had medians of 182, 128 and 235 ms below "No drift"."""
+    levels, truth = grid(Made(), (2,), each=8)
+    known = sorted((one for one in truth.records if one.t_send is not None), key=lambda one: one.t_send or 0)
+    apart = [
+        dataclasses.replace(one, t_first_token=(one.t_first_token or 0) + place % 2 * 100 * MS)
+        for place, one in enumerate(known)
+    ]
+    drift.over_time(axes, analyse(write(tmp_path / "run", apart, levels)))
+    medians = [float(np.asarray(path.vertices)[0, 1]) for lines in axes.collections for path in lines.get_paths()]
+    assert len(medians) == 3
+    assert max(medians) < 1.05 * min(medians)
+
+
+def test_no_drift_is_claimed_of_levels_with_too_few_requests(tmp_path: Path) -> None:
+    """One level of forty was judged, and the title said that TTFT does not drift."""
+    played = play(STEADY, [Load(users=4, requests=60), Load(users=40, requests=40)], slots=4)
+    found = analyse(played.write(tmp_path / "run"))
+    assert drift.title(found) == "No drift of the median TTFT in 1 level; 1 more has too few requests to tell"
+    for level in found.summary["levels"]:
+        level["verdict"] = VOID
+    assert drift.title(found).endswith("too few in each level that is not void to tell a drift")
