@@ -17,6 +17,7 @@ from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, m
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.cli.output.progress_line import at_work
 from loadtest.dialects import Dialect
+from loadtest.dialects.answers.errors.error_words import SIGN_IN
 from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
 from loadtest.errors import TargetError, refuse
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
@@ -238,7 +239,7 @@ def _missing(attempt: Attempt, url: str) -> str:
     words = attempt.record.error or ""
     if wanted_header(attempt.record.status, words) is not None:
         return ": the header that it names is missing"  # the sentence says how to give it
-    if attempt.of_the_key:
+    if attempt.of_the_key and SIGN_IN not in words:
         of_key = _of_a_key(attempt.dialect, url)
         return f": {of_key}, or give a header of the gateway's with --header '{key_header(words) or 'Name'}: ${{VARIABLE}}'"
     if attempt.is_compressed:

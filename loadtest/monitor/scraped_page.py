@@ -84,8 +84,9 @@ class ScrapedPage:
             SourceError,
         )
         refuse(received.status != 200, f"{self.url} answers {received.status}: {_meaning(received)}.", SourceError)
-        if (packed := received.headers.get("content-encoding", "identity").strip().lower()) != "identity":
-            raise SourceError(f"{self.url} is compressed ({shown(packed)[:40]}), though it was asked for as it is.")
+        if received.packed is not None:
+            packed = shown(received.packed)[:40]
+            raise SourceError(f"{self.url} is compressed ({packed}), though it was asked for as it is.")
         refuse(
             received.size > PAGE_LIMIT_BYTES,
             f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.",

@@ -198,7 +198,8 @@ def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
         listed = listed_models(ask(client, target.server.url, "/api/ps").json()) or []
     except TargetError:
         return None  # the server is gone: the records say how it ended
-    found = next((row for row in listed if row["name"] == target.model.name), None)
+    name = target.model.name.removesuffix(":latest")
+    found = next((row for row in listed if row["name"].removesuffix(":latest") == name), None)
     if found is None:
         return None
     facts = {**as_mapping(as_plain(found)), **{key: as_count(found.get(key)) for key in _COUNTS_OF_PS}}

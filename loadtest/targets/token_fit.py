@@ -7,6 +7,7 @@ from collections.abc import Callable
 import httpx
 
 from loadtest import credentials
+from loadtest.dialects.answers.errors.error_words import SIGN_IN
 from loadtest.dialects.answers.errors.refusals import NO_CHAT, refused_key
 from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
@@ -166,7 +167,8 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
         return
     where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
     if record.status in (401, 403):
-        does = "" if " --" in (record.error or "") else f"; {_of_a_key(target, record.status)}"
+        is_said = any(what in (record.error or "") for what in (" --", SIGN_IN))
+        does = "" if is_said else f"; {_of_a_key(target, record.status)}"
         raise TargetError(f"{where} refuses us with status {record.status} ({record.error}){does}.")
     if record.status in (None, 400) and (instead := _https_instead(wire, target)):
         raise TargetError(instead)

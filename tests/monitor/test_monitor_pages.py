@@ -109,6 +109,8 @@ def test_labels_that_change_all_the_time_are_not_kept(exporter: Exporter, monkey
     [
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na 1\r\n1\r\n\n\r\n0\r\n\r\n", "a 1\n"),
         ("HTTP/1.0 200 OK\r\n\r\na 1\n", "a 1\n"),
+        ("HTTP/1.0 200 OK\r\nContent-Encoding: none, identity\r\n\r\na 1\n", "a 1\n"),
+        ("HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\na 1\n", "is compressed"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na 1\n", "inside the body of the answer"),
         ("HTTP/1.1 200 OK\r\nContent-Le", "inside the headers of the answer"),
         ("SSH-2.0-OpenSSH_9.2\r\n", "cannot be read"),

@@ -49,6 +49,7 @@ LISTS: dict[str, tuple[Any, list[str] | None]] = {
     "no list, but counts": ({"data": {"total": 5, "page": 1}}, None),
     "no list, but a message": ({"data": {"message": "hello"}}, None),
     "no list, but an error within data": ({"data": {"error": {"message": "no"}}}, None),
+    "no list, but a refusal (new-api)": ({"success": False, "message": "no token provided", "data": None}, None),
     "a word (KoboldCpp)": ({"result": "KoboldCpp", "version": "1.9"}, None),
     "an error with status 200 (lmstudio-ai/lmstudio-bug-tracker#2085)": (
         {"error": "Unexpected endpoint or method."},

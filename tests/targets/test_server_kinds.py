@@ -92,6 +92,13 @@ def test_ids_that_are_numbers_are_names_and_names_may_be_missing_in_tags() -> No
     assert [(model.name, model.loaded, model.context) for model in found.models] == [("x", True, 4096)]
 
 
+def test_a_model_is_not_unloaded_where_that_is_not_said() -> None:
+    ollama = {"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS}
+    of_others = {"models": [{"name": "a"}]}  # who leave out a name's :latest
+    for ps, loaded in ((refuse(500), None), ({"models": None}, False), (of_others, True)):
+        assert [model.loaded for model in look({**ollama, "/api/ps": ps}).models] == [loaded]
+
+
 @pytest.mark.parametrize("status", [204, 301, 401, 403, 404, 405, 429, 500, 501, 502])
 def test_what_the_user_says_needs_no_witness(loadtest: Call, tmp_path: Path, status: int) -> None:
     with made({"/v1/chat/completions": OPENAI_STREAM}, default=refuse(status)) as server:
@@ -311,3 +318,13 @@ def test_connection_options_hold_wherever_something_connects(loadtest: Call, tmp
         code, _, err = loadtest(*command)
         assert code == 2
         assert "cannot read certificates" in err
+
+
+def test_a_cloud_model_of_an_ollama_asks_to_sign_in_and_for_no_key(loadtest: Call) -> None:
+    refused = refuse(401, {"error": "unauthorized", "signin_url": "https://ollama.com/connect?name=x&key=y"})
+    with made({"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS, "/api/chat": refused}) as server:
+        _, _, ran = loadtest("run", "--url", server.url, *SHORT)
+        _, tried, _ = loadtest("check", "--try", server.url)
+    for said in (ran, tried):
+        assert "sign its machine in with `ollama signin`" in said
+        assert "API_KEY" not in said

@@ -26,6 +26,7 @@ UNTIDY = {
     "line feeds": (OK + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + LISTED,
     "early hints": b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n" + OK + LENGTH + b"\r\n" + LISTED,
     "old, to the end": b"HTTP/1.0 200 OK\r\n\r\n" + LISTED,
+    "a coding that is not used": OK + b"Content-Encoding: gzip\r\n" + LENGTH + b"\r\n" + LISTED,
     "a large header": OK + b"X: " + b"a" * 150_000 + b"\r\n" + LENGTH + b"\r\n" + LISTED,
 }
 

@@ -108,7 +108,11 @@ class _Transport(httpx.BaseTransport):
         self._wire.fetch(Order.of(request, received, origin=request.extensions["origin"]))
         if received.status is None or received.failure is not None:
             raise httpx.RemoteProtocolError(received.failure or "the answer is empty")
-        return httpx.Response(received.status, headers=received.headers, content=received.body())
+        try:
+            return httpx.Response(received.status, headers=received.headers, content=received.body())
+        except httpx.DecodingError:  # some servers name a coding that they do not use
+            headers = [(name, value) for name, value in received.header_lines if name.lower() != b"content-encoding"]
+            return httpx.Response(received.status, headers=headers, content=received.body())
 
     def close(self) -> None:
         self._wire.close()

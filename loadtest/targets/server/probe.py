@@ -188,15 +188,18 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
 
 
 def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[ServedModel, ...]:
-    running = {row["name"]: row for row in listed_models(ask(client, url, "/api/ps").json()) or []}
+    said = listed_models(ask(client, url, "/api/ps").json())
+    running = {row["name"].removesuffix(":latest"): row for row in said or []}
     models = []
     for row in listed:
-        live = running.get(row["name"], {})
+        name = row["name"].removesuffix(":latest")
+        live = running.get(name, {})
         size = as_positive(row.get("size"))
         models.append(
             ServedModel(
                 row["name"],
-                loaded=None if row.get("remote_host") else row["name"] in running,  # another machine's
+                # another machine's, or not said
+                loaded=None if said is None or row.get("remote_host") else name in running,
                 context=as_positive(live.get("context_length")),
                 size=as_positive(live.get("size")),
                 size_vram=as_count(live.get("size_vram")),

@@ -254,7 +254,7 @@ class AnswerParser:
         said = _framing_values(headers)
         codings = [coding.partition(b";")[0].strip(b' \t"') for coding in said[b"transfer-encoding"]]
         codings = [coding for coding in codings if coding not in (b"", b"identity", b"none")]
-        packing = [coding for coding in said[b"content-encoding"] if coding not in (b"", b"identity")]
+        packing = [coding for coding in said[b"content-encoding"] if coding not in (b"", b"identity", b"none")]
         self.chunked = codings[-1:] == [b"chunked"]
         packing += [coding for coding in codings if coding != b"chunked"]
         self.packed = b", ".join(packing).decode("latin-1") or None

@@ -29,6 +29,7 @@ _SAYS_NO_MORE = re.compile(
     re.IGNORECASE,
 )
 _TRACEBACK = "Traceback (most recent call last)"
+SIGN_IN = "sign its machine in with `ollama signin`"  # what an Ollama's signin_url is for
 
 
 def one_spelling(row: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def _has_objects(value: Any) -> bool:
 
 def _with_more(said: str, error: dict[str, Any], name: str, depth: int) -> str:
     """Return words with what stands beside them: frameworks say "Bad Request" and the cause under another name."""
-    beside = [error.get("metadata")]  # OpenRouter's: what its provider said
+    # OpenRouter's: what its provider said
+    beside = [SIGN_IN if "signinurl" in error else None, error.get("metadata")]
     if name == "error" and isinstance(error[name], str):
         beside += [error.get(other) for other in WORDS]
     if _SAYS_NO_MORE.fullmatch(said):
