@@ -129,7 +129,8 @@ def is_alert(words: str) -> bool:
 _OF_A_CACHE = re.compile(
     rb"(?=.*cache)(?!(?:.*-)?(?:control|lookup|kv|prefix|prompt|tokens?|key|ttl|tags?)(?:-|$))[a-z0-9-]+"
 )
-_HIT = re.compile(rb"(?:^|[^a-z]|refresh)hit(?:$|[^a-z=])")
+# nginx's and Cloudflare's words for an old answer, too; one with a = before it says why the server was asked
+_HIT = re.compile(rb"(?:^|[^a-z=]|refresh)(?:hit|stale|updating|revalidated)(?:$|[^a-z=])")
 _COUNTED = re.compile(rb"(?:true|yes|[1-9]\d*)\b")
 
 

@@ -149,6 +149,9 @@ def test_an_error_status_says_why_and_has_no_tokens() -> None:
         ("x-portkey-cache-status: SEMANTIC HIT", "cache on the way", None),
         ("Cache-Status: Souin; hit; ttl=299", "cache on the way", None),
         ("X-Cache-Hits: 3", "cache on the way", None),
+        ("X-Cache-Status: STALE", "cache on the way", None),
+        ("CF-Cache-Status: UPDATING", "cache on the way", None),
+        ("cf-aig-step: 1", "fell back to another model or server (cf-aig-step: 1)", None),
         ("x-litellm-cache-key: 1fc51fa0", "(x-litellm-cache-key: 1fc51fa0)", None),
         (
             "x-litellm-attempted-fallbacks: 1",
@@ -164,6 +167,8 @@ def test_an_error_status_says_why_and_has_no_tokens() -> None:
         ("X-Cache: MISS from squid", None, None),
         ("X-Cache-Lookup: HIT from squid:3128", None, None),
         ("Cache-Status: Souin; fwd=uri-miss; stored", None, None),
+        ("Cache-Status: Souin; fwd=stale; fwd-status=200", None, None),
+        ("cf-aig-step: 0", None, None),
         ("Cache-Control: max-age=60, hit", None, None),
         ("X-Prefix-Cache: hit", None, None),
         ("X-Cache-Hits: 0", None, None),

@@ -211,6 +211,14 @@ ERRORS = {
         **FAILED,
         error=SAID,
     ),
+    "in the details of a last token (DJL)": Stream(
+        V1,
+        ndjson({"token": {"text": "a"}}, {"token": {"text": ""}, "details": {"finish_reason": "error"}}),
+        "a",
+        **FAILED,
+        odd=("another API",),
+        error="finish_reason 'error'",
+    ),
     "a message in capitals, its code a word (SageMaker)": Stream(
         V1, json.dumps({"ErrorCode": "CLIENT_ERROR", "Message": SAID}), "", **FAILED, error=SAID
     ),

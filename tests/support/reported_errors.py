@@ -268,6 +268,18 @@ OTHER_SHAPES: dict[str, Shape] = {
         {"Retry-After": "Fri, 31 Dec 2027 23:59:59 GMT", "Date": "Fri, 31 Dec 2027 23:59:29 GMT"},
         f"{SAID} (retry after 30 s)",
     ),
+    "a wait as seconds since 1970": (
+        429,
+        {"error": SAID},
+        {"Retry-After": "1830297599"},
+        f"{SAID} (says when to retry)",
+    ),
+    "a place to sign in (Ollama's cloud models)": (
+        401,
+        {"error": "unauthorized", "signin_url": "https://ollama.com/connect?name=x&key=y"},
+        {},
+        "unauthorized: sign its machine in with `ollama signin`",
+    ),
     "escapes in a title": (
         500,
         b"<html><title>\x1b]0;x\x07</title>",

@@ -13,7 +13,7 @@ _TRIED_AGAIN = {  # headers that count tries, and the count of a request that we
     b"x-litellm-attempted-retries": 0,
     b"x-portkey-retry-attempt-count": 0,
 }
-_FELL_BACK = {b"x-litellm-attempted-fallbacks": 0}
+_FELL_BACK = {b"x-litellm-attempted-fallbacks": 0, b"cf-aig-step": 0}
 
 
 def remark(ending: Ending, headers: Headers) -> None:

@@ -16,6 +16,7 @@ _CHALLENGE = re.compile(r'\berror(?:_description)?="([^"]{1,300})"', re.IGNORECA
 _WAIT = re.compile(
     r"\+?(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,12}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds)?)?", re.IGNORECASE
 )
+SINCE_1970_S = 1e9  # what is no less is no wait but an instant
 _LOGIN = re.compile(
     r"(?:^|[/._-])(?:log[-_]?[io]n|sign[-_]?[io]n|auth(?:n|elia|entik|orize|entication)?|oauth2?|oidc|openid(?:-connect)?"
     r"|sso|saml2?|cas|idp|keycloak|microsoftonline)(?=$|[/._?-])",
@@ -44,7 +45,7 @@ def when_to_retry(said: Mapping[str, str]) -> str:
     in_ms = next((said[name].strip() for name in ("retry-after-ms", "x-ms-retry-after-ms") if name in said), "")
     if (known := _wait_s(wait)) is None and in_ms:
         known = _wait_s(f"{in_ms}ms")
-    if known is not None:
+    if known is not None and known < SINCE_1970_S:
         return f" (retry after {known:.10g} s)"
     try:
         seconds = (parsedate_to_datetime(wait) - parsedate_to_datetime(said.get("date", ""))).total_seconds()

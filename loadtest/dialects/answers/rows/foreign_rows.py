@@ -130,9 +130,8 @@ class NativeRows(Rows):
         answer, token = self._answer, row.get("token")
         if isinstance(token, dict):
             answer.add(("" if token.get("special") is True else token["text"], ""))
-            details = row.get("details")
-            if isinstance(row.get("generated_text"), str):
-                details = details if isinstance(details, dict) else {}
+            details = row["details"] if isinstance(row.get("details"), dict) else {}
+            if isinstance(row.get("generated_text"), str) or details.get("finish_reason"):
                 self._last(details.get("finish_reason"), None, details.get("generated_tokens"))
         else:
             answer.add((row["content"], ""))
