@@ -36,6 +36,7 @@ IN_TOML = "; a scenario is written in TOML, like concurrency = [1, 2]"
 REMEDIES = (  # of what tomllib says; what to do
     ("hex value|escape", "write a path with / or in single quotes"),
     ("overwrite|twice|mutate", "give it once"),
+    ("Invalid value", "write a text in quotes, and true or false in small letters"),
     (r"character '\\n'|Unterminated|end of document", "close the quotes or brackets that it opens"),
 )
 MOST_TOML = 4 << 20  # bytes of a scenario file

@@ -147,6 +147,7 @@ WRONG = [
         ["--concurrency", "1", "2", "4"],
         "'2' is neither a scenario file nor a URL; several values of an option have commas",
     ),
+    (["8000"], "blanks: --concurrency 1,2,4. A port of this machine is written :8000."),
     (["--slo", "ttft_p95=2", "errors=0"], "'errors=0' is neither a scenario file nor a URL"),
     (["\u2013concurrency", "4"], "begins with a dash that is not the keyboard's; write --concurrency."),
     (["\u2014slo=ttft_p95=2"], "begins with a dash that is not the keyboard's; write --slo=ttft_p95=2."),

@@ -18,6 +18,7 @@ from loadtest.scenario.files import record_format
         (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave out the quotes."),
         (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
         (b"a = 1\na = 2\n", "Cannot overwrite a value (at line 2, column 6); give it once."),
+        (b"model = llama3\n", "write a text in quotes, and true or false in small letters."),
         (b'[data]\ndata = "C:\\Users\\x\\new.jsonl"\n', "write a path with / or in single quotes."),
         (b'name = "abc\n', "close the quotes or brackets that it opens."),
         (b"concurrency: 1\n", "; a scenario is written in TOML, like concurrency = [1, 2]."),

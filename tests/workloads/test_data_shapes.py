@@ -320,6 +320,8 @@ def har(body: Any) -> str:
         ("sides.jsonl", [{"question": [[ONE], [TWO]]}], "line 1, has a list in message 1 of question, not an object; give texts"),
         ("one.jsonl", [{"messages": {"n": 1}}], "line 1, has an object under messages, not a list of messages."),
         ("stem.jsonl", [{"question": {"stem": "one", "choices": []}}], "not a text: name what is in it, like --data-column question.stem."),
+        ("split.json", '{"columns": ["prompt"], "data": [["one"]]}', "line 1, holds columns, not rows; write an object for"),
+        ("batch.jsonl", [{"custom_id": "a", "response": {"body": {}}}], "line 1, is an answer of a batch, not a request; give"),
         ("frame.json", '{"prompt": {"0": "one", "1": "two"}}', "line 1, holds columns, not rows; write an object for"),
         ("eng.dev", '"one," he added.\n', 'twice, as "". (A file with a prompt a line has a name in .txt; one text for every'),
         ("wiki.tokens", " \n = one = \n", "is blank; let the first line name the columns. (A file with a prompt a line has"),

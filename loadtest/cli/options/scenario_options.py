@@ -122,9 +122,10 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
     urls = [text for text in given if is_url(text)]
     files = [text for text in given if not is_url(text)]
     if stray := next((text for text in files if _VALUES.fullmatch(text) and not Path(text).exists()), None):
+        port = f" A port of this machine is written :{stray}." if stray.isdecimal() and len(stray) > 3 else ""
         raise ScenarioError(
             f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
-            "blanks: --concurrency 1,2,4."
+            f"blanks: --concurrency 1,2,4.{port}"
         )
     if word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None):
         raise ScenarioError(

@@ -15,7 +15,7 @@ from loadtest.scenario import short_repr
 from loadtest.text import listed
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, RowError, loads, usual_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_head
-from loadtest.workloads.files.data_row import ONE_MESSAGE, names_of, read_row
+from loadtest.workloads.files.data_row import HOLDS_COLUMNS, ONE_MESSAGE, names_of, read_row
 from loadtest.workloads.files.trace import is_trace_row
 
 DEPTH, LOOKED_AT, MOST_FOUND = (
@@ -65,6 +65,10 @@ def without_prompt(value: Mapping[Any, Any], column: str | None, *, each: str) -
         return ONE_MESSAGE
     if is_trace_row(value):
         return TRACE_ROW
+    if "custom_id" in value and not value.keys().isdisjoint(("response", "result")):
+        return "is an answer of a batch, not a request; give the file that the batch was made of"
+    if {"columns", "data"} <= value.keys():  # a table as pandas splits it
+        return HOLDS_COLUMNS
     columns = f"{NO_COLUMN} {names_of(value)}"
     found = list(itertools.islice(_rows_in(value), MOST_FOUND))
     if found and not re.fullmatch(r"[.\w]+", found[0]):
