@@ -38,6 +38,7 @@ PADDING = 2  # columns between two columns
 GIVING = {"model": 10, "run": 12}  # columns that may be narrower than their text -> the least width
 STYLES = {VALID: "green", SUSPECT: "yellow", VOID: "bold red", NO_REPORT: "dim"}
 LOADS_SHOWN = 12  # characters of a list of loads; a longer one is given by its ends
+MOST_LOAD = 1e9  # users, or requests/s
 DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # a file that is JSON, but not as it was written
 
 
@@ -154,6 +155,8 @@ def _of_run(path: Path, facts: dict[str, Any]) -> Headline:
 def _headline(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]]) -> Headline:
     rates = [level["rate"] for level in levels if level.get("rate") is not None]
     users = [level["concurrency"] for level in levels if level.get("concurrency") is not None]
+    if max(map(abs, (*rates, *users)), default=0) > MOST_LOAD:
+        raise ValueError
     targets = facts.get("targets") or [facts.get("target") or {}]
     models = [str(one["model"]) for one in targets if one.get("model")]
     open_loop = bool(rates) or any(level.get("trace") for level in levels)

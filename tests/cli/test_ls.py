@@ -163,3 +163,13 @@ def test_short_names_leave_room_for_the_verdict(loadtest: Call) -> None:
     assert line_of(out, "one").endswith("no report")
     assert "2026-01-01" in line_of(out, "two")
     assert "tokens/s" in out
+
+
+def test_a_load_beyond_all_bounds_is_damage(loadtest: Call) -> None:
+    make(Path("runs/a"), Made(), users=(1, 2))
+    loadtest("report", "runs/a")
+    file = Path("runs/a/summary.json")
+    file.write_bytes(file.read_bytes().replace(b'"concurrency": 2,', b'"concurrency": 1180591620717411303424,'))
+    code, out, _ = loadtest("ls", "--json")
+    (found,) = orjson.loads(out)["runs"]
+    assert (code, found["trouble"]) == (0, "is damaged; `loadtest report` says how.")
