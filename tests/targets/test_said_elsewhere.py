@@ -200,7 +200,7 @@ SERVERS: dict[str, tuple[dict[str, Any], str, dict[str, Said], int | None]] = {
             "/v1/models": listed("m", owner="library"),
         },
         "ollama",
-        {"m": (False, None, None)},
+        {"m": (None, None, None)},
         None,
     ),
     "models beside a page (Open WebUI)": (
