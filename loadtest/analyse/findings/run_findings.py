@@ -43,6 +43,9 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         *data_findings.batch_findings(run, levels),
         *_shared_servers(analysis),
         *(_each_servers_findings(analysis) if analysis.groups else _server_findings(analysis)),
+        None
+        if analysis.groups
+        else step_findings.pause_finding(analysis),  # of several, one may have worked for another
         _prediction(analysis.summary),
         client_capacity.capacity_sentence(levels),
         *memory_comparison.difference_sentences(analysis.memory),

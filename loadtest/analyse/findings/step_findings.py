@@ -12,6 +12,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import SERIES_KEYS, LevelData, Series, believed
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
+from loadtest.analyse.server.timing.pauses import find_pauses
 from loadtest.analyse.server.timing.prefill import NEAR_S
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.step_law import well_seen
@@ -132,6 +133,26 @@ def _ranges(values: list[int]) -> str:
         return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
     text = listed([run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs])
     return f"{text} {'stream' if values == [1] else 'streams'}"
+
+
+def pause_finding(analysis: Analysis) -> Finding | None:
+    """Say when no token came to answers that had begun, and no prompt of the run explains it."""
+    labels = {level["index"]: level.load for level in believed(analysis.levels)}
+    pauses = [pause for pause in find_pauses(analysis.run, analysis.steps.prefill) if pause.level in labels]
+    if not pauses:
+        return None
+    longest = max(pauses, key=lambda pause: pause.seconds)
+    one = longest.answers == 1
+    to = "the answer that had begun" if one else f"any of the {longest.answers} answers that had begun"
+    more = ""
+    if len(pauses) > 1:
+        more = f"; with {counted(len(pauses) - 1, 'shorter such pause')} it is {seconds(sum(each.seconds for each in pauses))} in all"
+    return Finding(
+        f"At {labels[longest.level]}, no token came for {seconds(longest.seconds)} to {to}, from {seconds(longest.begin)} of the "
+        f"run on{more}.",
+        "No prompt of this run takes so long to read, and this client was awake. A paused process or machine, swapping, a way to "
+        "the server that was down, and others' requests do that. The figures of the level hold what it cost.",
+    )
 
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
