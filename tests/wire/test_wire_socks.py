@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,18 @@ from support.wire_server import STREAM, Peer, say, serving
 
 from loadtest import reach
 from loadtest.scenario import ConnectionKeys
+from loadtest.wire import kernel_stamping
 
 Call = Callable[..., tuple[int, str, str]]
 
 LOGIN = "me:s@cret"
+
+
+@pytest.fixture(autouse=True)
+def stamping() -> Iterator[None]:
+    """Keep the kernel's stamping on, as a run does: a socket that asks for it first gets none for some milliseconds."""
+    with kernel_stamping():
+        yield
 
 
 def by(proxy: str) -> dict[str, Any]:

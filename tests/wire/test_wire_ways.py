@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from support.wire_server import STREAM, Peer, say, serving
 from loadtest.errors import ScenarioError
 from loadtest.reach import Proxy
 from loadtest.scenario import ConnectionKeys
-from loadtest.wire import Origin
+from loadtest.wire import Origin, kernel_stamping
 
 LOGIN = b"Basic " + base64.b64encode(b"me:s@cret")
+
+
+@pytest.fixture(autouse=True)
+def stamping() -> Iterator[None]:
+    """Keep the kernel's stamping on, as a run does: a socket that asks for it first gets none for some milliseconds."""
+    with kernel_stamping():
+        yield
 
 
 def by(url: str, **keys: Any) -> dict[str, Any]:
