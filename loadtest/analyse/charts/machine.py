@@ -18,7 +18,7 @@ from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.files.samples import SERVERS, Machine
-from loadtest.analyse.run.overlaps import Depth
+from loadtest.analyse.run.overlaps import Depth, peak_at_once
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory.cold_load import Sampled
 from loadtest.analyse.summary import Analysis
@@ -63,7 +63,11 @@ def streams_title(analysis: Analysis) -> str:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
     most = max((level["peak_decoding"] for level in levels), default=0)
     if (limit := believed_slots(analysis).number) is not None:
-        ever = "never" if most <= limit else "hardly ever"  # a delayed last token is no other slot
+        # A last token that came late is drawn as it came, though it held no slot any more.
+        first, last = (analysis.run.column(name) for name in ("first_token", "last"))
+        seen = np.isfinite(first) & np.isfinite(last)
+        drawn = peak_at_once(first[seen], last[seen])
+        ever = "never" if drawn <= limit else "hardly ever"
         return f"Decoding {ever} rises above {counted(limit, 'stream')}, however many wait"
     if slots.estimate is None:
         return "No stream was seen decoding"
