@@ -1,48 +1,24 @@
-"""What each sentence of a report needs to have seen; without it the sentence is not said."""
+"""What sentences on slots, waits and rates need to have seen; without it they are not said."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
+from support.bare_analysis import LIMIT, NO_LIMIT, Run, of
 
 from loadtest.analyse.figures import knee
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.findings import slot_findings, step_findings, waiting_findings
+from loadtest.analyse.findings import slot_findings, waiting_findings
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData, Series, believed
+from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.prefill_law import fit_prefill
-from loadtest.analyse.server.timing.step_law import Law
-from loadtest.analyse.server.timing.steps import Steps
-
-LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
-
 
 NO_RUN = cast(
     "RunData", SimpleNamespace(of_level=lambda _: np.zeros(0, dtype=np.bool_), column=lambda _: np.zeros(0))
 )  # of which only levels are known
-
-
-class Run(SimpleNamespace):
-    """Stands in for a run of which little is known."""
-
-    fact = RunData.fact
-
-
-def of(slots: Slots, *levels: LevelData, **more: Any) -> Any:
-    """Stand in for an analysis with these slots, and of a valid level where none is given."""
-    every = levels or (LevelData(index=0, label="8 streams", verdict="valid"),)
-    steps = SimpleNamespace(apart=False, handover_s=0.0)
-    bare = {
-        "run": Run(facts={}, requests={"status": []}),
-        "levels": every,
-        "believed": believed(every),
-        "steps": steps,
-    }
-    return SimpleNamespace(slots=slots, **{**bare, **more})
 
 
 def level(**figures: float | None) -> LevelData:
@@ -234,30 +210,6 @@ def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...
     assert said in found.sentence
 
 
-def steps_of(*, fits: bool, reason: str | None, per_stream_s: float = 0.002) -> Any:
-    law = Law(0.010, (0.009, 0.011), per_stream_s, (0.001, 0.003), 0.01, fits=fits)
-    times = [SimpleNamespace(streams=number, kinds=(), n=n) for number, n in ((1, 80), (2, 80), (3, 16), (4, 80))]
-    return cast(
-        "Steps",
-        SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None, apart=False, change=None, paces={}),
-    )
-
-
-def test_a_law_is_said_where_it_fits() -> None:
-    assert step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
-        "A step of the server takes 10.0 ms, and 2.00 ms more for each stream"
-    )
-    (flat, *_) = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None, per_stream_s=1e-9)))
-    assert flat == "A step of the server takes 10.0 ms, however many streams decode."  # was "and 0 ms more"
-    # was "at 1-4 streams; the line is off by at most 1 %" beside a table with three streams 9 % off
-    assert (
-        flat.evidence
-        == "Steps were seen at 1-2 and 4 streams (too few to count at 3 streams); the line is off by at most 1 %."
-    )
-    said = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
-    assert said == ["The step time is no line."]
-
-
 def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
     """Was "although no request waits for a slot" where one had waited for most of its TTFT."""
     one = level(ttft_s=1.0, slot_wait_s=0.03, batch_wait_s=0.4)
@@ -265,60 +217,6 @@ def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
     found = waiting_findings.batching(of(LIMIT, run=NO_RUN), Series("", (one,)))
     assert found is not None
     assert found.startswith("At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, and 3 % slot wait: a prompt")
-
-
-@pytest.mark.parametrize(
-    ("least", "speeds", "said"),
-    [
-        (False, [500.0] * 4, "Prefill runs at 1000 prompt tokens/s."),
-        (True, [500.0] * 4, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
-        (True, [500.0] * 2, None),
-    ],
-)
-def test_the_least_speed_of_prefill_is_said_as_the_least(*, least: bool, speeds: list[float], said: str | None) -> None:
-    steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=least, method="stated", holds=True)
-    run = SimpleNamespace(column=lambda _: np.array(speeds))
-    found = [each for each in step_findings.steps_findings(of(LIMIT, steps=steps, run=run)) if "Prefill" in each]
-    assert found == ([said] if said else [])
-
-
-def test_a_speed_that_is_not_known_is_not_said() -> None:
-    """Was "Prefill runs at 4,994,196 prompt tokens/s" where streams have a clock each, within 0 and twice as much."""
-    steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=2e-7, ci95=(0.0, 4e-7), least=False, method="stated", holds=True)
-    assert not [said for said in step_findings.steps_findings(of(LIMIT, steps=steps)) if "Prefill" in said]
-
-
-@pytest.mark.parametrize(("interference", "said"), [(None, False), (0.0, False), (0.0008, True)])
-def test_that_prompts_shared_steps_is_seen_where_none_was_alone(interference: float | None, *, said: bool) -> None:
-    """Was half as fast again where streams have a clock each: the steps that they did not share were taken off."""
-    steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=False, method="stated", holds=None)
-    steps.interference_s = interference
-    assert any("Prefill" in each for each in step_findings.steps_findings(of(LIMIT, steps=steps))) is said
-
-
-@pytest.mark.parametrize(
-    ("spent_ms", "holds"),
-    [
-        # a real llama.cpp on a machine that others used: was "Prefill runs at 603 prompt tokens/s", and 6026 a minute later
-        ((7.5, 7.5, 8.3, 8.3, 8.7, 8.7, 9.9, 28, 43, 51, 56, 56, 60, 65, 66, 81, 85), False),
-        ((7.5, 7.5, 8.3, 8.3, 8.7, 8.7, 9.9, 10, 11, 11, 11, 9, 8, 9, 66, 81, 85), True),
-    ],
-)
-def test_a_speed_is_that_of_most_prompts(spent_ms: tuple[float, ...], *, holds: bool) -> None:
-    spent, nothing = np.array(spent_ms) / 1e3, np.zeros(len(spent_ms))
-    assert fit_prefill(np.full(len(spent), 38.0), spent, nothing, nothing, "", None).holds is holds
-
-
-@pytest.mark.parametrize(("n", "said"), [(12 * 4, False), (12 * 40, True)])
-def test_steps_are_of_two_kinds_where_many_were_seen(n: int, *, said: bool) -> None:
-    """Was said of four steps, which each of 12 streams saw as a gap."""
-    steps = steps_of(fits=True, reason=None)
-    kinds = (SimpleNamespace(centre_s=0.3, share=0.25), SimpleNamespace(centre_s=0.4, share=0.75))
-    steps.times = [SimpleNamespace(streams=12, n=n, kinds=kinds)]
-    assert any("of two kinds" in each for each in step_findings.steps_findings(of(LIMIT, steps=steps))) is said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""What stands in for an analysis of which little is known: a sentence is given just what it needs to have seen."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import LevelData, believed
+from loadtest.analyse.server.queue.slots import Slots
+
+LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
+
+
+class Run(SimpleNamespace):
+    """Stands in for a run of which little is known."""
+
+    fact = RunData.fact
+
+
+def of(slots: Slots, *levels: LevelData, **more: Any) -> Any:
+    """Stand in for an analysis with these slots, and of a valid level where none is given."""
+    every = levels or (LevelData(index=0, label="8 streams", verdict="valid"),)
+    steps = SimpleNamespace(apart=False, handover_s=0.0)
+    bare = {
+        "run": Run(facts={}, requests={"status": []}),
+        "levels": every,
+        "believed": believed(every),
+        "steps": steps,
+    }
+    return SimpleNamespace(slots=slots, **{**bare, **more})
