@@ -142,16 +142,16 @@ def pause_finding(analysis: Analysis) -> Finding | None:
     if not pauses:
         return None
     longest = max(pauses, key=lambda pause: pause.seconds)
-    one = longest.answers == 1
-    to = "the answer that had begun" if one else f"any of the {longest.answers} answers that had begun"
     more = ""
     if len(pauses) > 1:
-        more = f"; with {counted(len(pauses) - 1, 'shorter such pause')} it is {seconds(sum(each.seconds for each in pauses))} in all"
+        in_all = seconds(sum(each.seconds for each in pauses))
+        more = f"; with {counted(len(pauses) - 1, 'shorter such pause')} it is {in_all} in all"
     return Finding(
-        f"At {labels[longest.level]}, no token came for {seconds(longest.seconds)} to {to}, from {seconds(longest.begin)} of the "
-        f"run on{more}.",
-        "No prompt of this run takes so long to read, and this client was awake. A paused process or machine, swapping, a way to "
-        "the server that was down, and others' requests do that. The figures of the level hold what it cost.",
+        f"At {labels[longest.level]}, no token came for {seconds(longest.seconds)}, and {counted(longest.answers, 'answer')} that "
+        f"had begun stood still, from {seconds(longest.begin)} of the run on{more}.",
+        "Prompts of this run that may have been read then take less than half so long, and this client was awake. A paused process "
+        "or machine, swapping, a way to the server that was down, and others' requests do that. The figures of the level hold what "
+        "it cost.",
     )
 
 

@@ -32,8 +32,16 @@ def paused(records: Iterable[Record], at: int, seconds: float) -> list[Record]:
     return found
 
 
-def said(path: Path, records: Iterable[Record], levels: list[dict[str, Any]], **more: Any) -> list[str]:
-    found = all_findings(analyse(write(path, records, levels, **more)))
+def said(
+    path: Path, records: list[Record], levels: list[dict[str, Any]], *, sampled: bool = True, asleep_until: int = -1
+) -> list[str]:
+    """Return what is said of pauses; the client may have taken no samples, or slept for 10 s until this second."""
+    sample = {"level": 1, "in_flight": 4, "decoding": 4, "waiting": 0, "cpu": 0.1}
+    seconds = range(max(each.t_end for each in records) // (1000 * MS) if sampled else 0)
+    samples = [
+        {**sample, "t": t * 1000 * MS, "loop_gap_us": 10_000_000 if t == asleep_until else 1000} for t in seconds
+    ]
+    found = all_findings(analyse(write(path, records, levels, samples=samples)))
     return [each for each in found if "no token came" in each]
 
 
@@ -42,7 +50,7 @@ def test_a_pause_is_told_with_when_and_how_long(tmp_path: Path) -> None:
     at = levels[1]["started_ns"] + 1_000 * MS
     (sentence,) = said(tmp_path / "run", paused(truth.records, at, 10), levels)
     assert sentence.startswith(
-        f"At 4 streams, no token came for 10.0 s to any of the 4 answers that had begun, from {at / 1e9:.1f} s"
+        f"At 4 streams, no token came for 10.0 s, and 4 answers that had begun stood still, from {at / 1e9:.1f} s"
     )
     assert said(tmp_path / "twice", paused(paused(truth.records, at, 10), at + 12_000 * MS, 5), levels)[0].endswith(
         "with 1 shorter such pause it is 15.0 s in all."
@@ -50,25 +58,22 @@ def test_a_pause_is_told_with_when_and_how_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["nothing", "a short one", "a prompt", "an unknown prompt", "the client", "every token"]
+    "why", ["nothing", "a short one", "a prompt", "an unknown prompt", "the client", "no samples", "every token"]
 )
 def test_what_the_run_explains_is_no_pause(tmp_path: Path, why: str) -> None:
     levels, truth = grid(MADE, (1, 4))
     at = levels[1]["started_ns"] + 1_000 * MS
     records = paused(truth.records, at, {"nothing": 0, "a short one": 0.9, "every token": 0}.get(why, 10))
-    more: dict[str, Any] = {}
+    asleep_until = at // (1000 * MS) + 11 if why == "the client" else -1
     after = min((r for r in records if (r.t_first_token or 0) > at), key=lambda r: r.t_first_token or 0)
     if why in ("a prompt", "an unknown prompt"):  # read from the pause's beginning to its end
         length: dict[str, Any] = {"prompt_tokens": 20_000 if why == "a prompt" else None, "asked_input": None}
         chunks = [10_020_000 + i * 10_000 for i in range(MADE.tokens)]
         changed = arriving(dataclasses.replace(after, **length, t_sched=at - 10 * MS, t_send=at - 10 * MS), chunks)
         records = [changed if r is after else r for r in records]
-    if why == "the client":
-        sample = {"t": at + 10_200 * MS, "level": 1, "in_flight": 4, "decoding": 4, "waiting": 0}
-        more["samples"] = [{**sample, "loop_gap_us": 10_000_000, "cpu": 0.1}]
     if why == "every token":  # comes in a flush every 1.5 s
         records = [arriving(r, [_flushed((r.t_send or 0) // 1000, chunk) for chunk in r.chunks]) for r in records]
-    assert said(tmp_path / "run", records, levels, **more) == []
+    assert said(tmp_path / "run", records, levels, sampled=why != "no samples", asleep_until=asleep_until) == []
 
 
 def arriving(record: Record, chunks: list[int]) -> Record:

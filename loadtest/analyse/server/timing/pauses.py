@@ -20,6 +20,7 @@ UNUSUAL = 5.0  # times the gap between tokens of any stream, in which or in shor
 USUAL_TIME = 0.5
 FAR_LONGER = 2.0  # times what the prompts that may have been read in it take
 CLIENT_ASLEEP = 0.5  # of a pause: the client was not awake for it either
+SAMPLED_S = 1.0  # between two samples of the client
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def _of_level(run: RunData, level: int, prefill: Prefill | None) -> list[Pause]:
     for place in np.flatnonzero(gaps >= max(LEAST_S, UNUSUAL * usual)):
         begin, end = float(every[place]), float(every[place + 1])
         answers = int(((begun <= begin) & (went_on >= end)).sum())
-        if answers and _unexplained(run, begin, end, usual, prefill) and not _client_slept(run, begin, end):
+        if answers and _unexplained(run, begin, end, usual, prefill) and _client_was_awake(run, begin, end):
             found.append(Pause(level, begin, end - begin, answers))
     return found
 
@@ -81,9 +82,9 @@ def _unexplained(run: RunData, begin: float, end: float, usual: float, prefill: 
     return bool(end - begin > FAR_LONGER * float(prefill.seconds(tokens).sum()))  # not where a length is unknown
 
 
-def _client_slept(run: RunData, begin: float, end: float) -> bool:
-    samples = run.samples
-    gap = samples["loop_gap_us"].to_numpy(dtype=np.float64) * S_PER_US
-    t = samples["t"].to_numpy(dtype=np.float64)
-    slept: BoolArray = (gap >= CLIENT_ASLEEP * (end - begin)) & (t >= begin) & (t - gap <= end)
-    return bool(slept.any())
+def _client_was_awake(run: RunData, begin: float, end: float) -> bool:
+    """Whether samples of that time show the client awake; without any it is not known."""
+    gap = run.samples["loop_gap_us"].to_numpy(dtype=np.float64) * S_PER_US
+    t = run.samples["t"].to_numpy(dtype=np.float64)
+    meanwhile: BoolArray = (t >= begin) & (t - np.maximum(gap, SAMPLED_S) <= end)
+    return bool(meanwhile.any() and (gap[meanwhile] < CLIENT_ASLEEP * (end - begin)).all())
