@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import struct
+from collections import Counter
 from itertools import combinations, pairwise
 
 import pytest
@@ -228,7 +229,7 @@ ALIKE = EndMarks((b"[DONE]",), lambda line: End.MARK if line == b"[DONE]" else N
 PIECE = b'{"text":"a"}\n'
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST_WAITING, MOST_WAITING + 1, 3 * MOST_WAITING + 5])
+@pytest.mark.parametrize("count", [1, 2, *MOST_WAITING, 3 * max(MOST_WAITING) + 5])
 @pytest.mark.parametrize("given_up", [True, False])
 @pytest.mark.parametrize("head", [CHUNKED, OK + b"\r\n"], ids=["chunked", "until the connection ends"])
 def test_reads_that_wait_for_their_framing_are_not_lost_when_the_answer_breaks_off(
@@ -248,7 +249,7 @@ def test_reads_that_wait_for_their_framing_are_not_lost_when_the_answer_breaks_o
     assert received.complete == (head is not CHUNKED and not given_up)
 
 
-@pytest.mark.parametrize("count", [3, MOST_WAITING + 9])
+@pytest.mark.parametrize("count", [3, max(MOST_WAITING) + 9])
 def test_an_answer_of_known_length_is_over_with_a_last_read_like_any_other(count: int) -> None:
     received = Received(Reader(ends=ALIKE))
     received.add(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (count * len(PIECE)), [], 0)
@@ -268,6 +269,19 @@ def test_framing_that_breaks_among_reads_that_wait_fails_the_answer_and_keeps_wh
     assert received.look()
     assert "is no length of a chunk" in (received.failure or "")
     assert received.reads().body == PIECE * 20
+
+
+def test_answers_that_begin_together_are_not_all_taken_out_of_their_framing_in_the_same_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = Counter[int]()
+    unframe = Received._unframe
+    monkeypatch.setattr(Received, "_unframe", lambda self: (taken.update([self.read_count]), unframe(self))[1])
+    answers = [Received(Reader(ends=ALIKE)) for _ in range(340)]
+    for received in answers:
+        for data in (CHUNKED, *[chunk(PIECE)] * (max(MOST_WAITING) + 9)):
+            received.add(data, [], 0)
+    assert 0 < max(count for at, count in taken.items() if at > min(MOST_WAITING)) <= len(answers) // 10
 
 
 def test_reads_wait_whatever_text_their_lines_end_with_and_an_end_among_them_is_found_at_once() -> None:
