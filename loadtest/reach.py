@@ -123,15 +123,15 @@ _COUNTED = re.compile(rb"(?:true|yes|[1-9]\d*)\b")
 def cached_by(headers: Headers) -> str | None:
     """Return the header by which an answer came out of a cache on the way; None where none says so."""
     for name, value in headers:
-        low, said = name.lower(), value.strip().lower()
+        low, content = name.lower(), value.strip().lower()
         if low == b"age":
-            hit = said.isdigit() and int(said[:9]) > 0
+            hit = content.isdigit() and int(content[:9]) > 0
         elif low == b"x-varnish":  # a second number is that of the request whose answer is given again
-            hit = len(said.split()) > 1
+            hit = len(content.split()) > 1
         elif low == b"x-litellm-cache-key":  # sent with answers out of its cache alone
-            hit = bool(said)
+            hit = bool(content)
         elif b"cache" in low and _OF_A_CACHE.fullmatch(low):
-            hit = _HIT.search(said) is not None or (b"hit" in low and _COUNTED.match(said) is not None)
+            hit = _HIT.search(content) is not None or (b"hit" in low and _COUNTED.match(content) is not None)
         else:
             continue
         if hit:

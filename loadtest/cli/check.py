@@ -175,9 +175,9 @@ def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[Slo
 
 def _model_details(model: ServedModel) -> str:
     parts = [
-        shown(str(said))
+        shown(str(value))
         for key in ("parameter_size", "quantization_level")
-        if (said := model.details.get(key)) and said != "unknown"
+        if (value := model.details.get(key)) and value != "unknown"
     ]
     return f"({', '.join(parts)})" if parts else ""
 

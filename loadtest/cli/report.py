@@ -165,8 +165,8 @@ def _published(reports: Sequence[Report], folder: Path, *, text: bool) -> None:
     analyses = [report.analysis for report in reports]
     for one in analyses:
         refuse_groups(one.run, [group for group, _ in one.groups], "the comparison with published figures")
-    said = set_beside(*analyses).markdown()
+    markdown = set_beside(*analyses).markdown()
     path = folder / "published.md"
-    path.write_text(said, encoding="utf-8")
+    path.write_text(markdown, encoding="utf-8")
     if text:
-        print(f"\n{said}\nwrote {path}")
+        print(f"\n{markdown}\nwrote {path}")

@@ -291,8 +291,8 @@ class Request:
             known = with_server_words(known, ending.error if received.success else None)
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
-            said = http_sentence(received.status, reads.body, received.headers)
-            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, said))
+            sentence = http_sentence(received.status, reads.body, received.headers)
+            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, sentence))
         wrong = ending.error
         readable = ending.done and wrong is None  # some servers name a coding that they do not use
         if received.packed is not None and not readable:

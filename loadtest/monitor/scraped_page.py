@@ -93,8 +93,8 @@ class ScrapedPage:
             SourceError,
         )
         refuse(
-            (said := cached_by(received.header_lines)),
-            f"{self.url} comes out of a cache on the way ({said}), so it tells of another moment; give its address behind "
+            (header := cached_by(received.header_lines)),
+            f"{self.url} comes out of a cache on the way ({header}), so it tells of another moment; give its address behind "
             "that cache.",
             SourceError,
         )

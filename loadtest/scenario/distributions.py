@@ -237,12 +237,12 @@ def _distribution(text: str, of: Quantity) -> Mixture:
 
 def _part(text: str, whole: str, of: Quantity) -> MixturePart:
     """Return one part of a mixture; its share is 0 where it has none."""
-    body, at, said = text.strip().rpartition("@")
+    body, at, share_text = text.strip().rpartition("@")
     share = 0.0
-    if not at or not said.rstrip().endswith("%"):
+    if not at or not share_text.rstrip().endswith("%"):
         body = text.strip()
     else:
-        share = _number(said.strip().rstrip("%"), "share", SHARES, whole, of) / 100
+        share = _number(share_text.strip().rstrip("%"), "share", SHARES, whole, of) / 100
     name, bracket, rest = body.partition("(")
     name = name.strip().lower()
     if not bracket:

@@ -113,9 +113,9 @@ class Key:
             self.valid(value)
 
 
-def key(help_text: str, default: Any, **said: Any) -> Any:
-    """Return the dataclass field of a key; `said` are further fields of `Key`. A default list becomes a tuple."""
-    metadata = {"key": Key(help=help_text, **said)}
+def key(help_text: str, default: Any, **fields: Any) -> Any:
+    """Return the dataclass field of a key; `fields` are further fields of `Key`. A default list becomes a tuple."""
+    metadata = {"key": Key(help=help_text, **fields)}
     return field(default=tuple(default) if isinstance(default, list) else default, metadata=metadata)
 
 

@@ -91,10 +91,12 @@ def _each_located(scenario: Scenario) -> Scenario:
     found = [located(scenario.replace(url=url)) for url in scenario.urls]
     asked = {(one.api, one.endpoint, one.path) for one in found}
     if len(asked) > 1:
-        said = " and ".join(
+        asked_for = " and ".join(
             sorted(f"--api {api} --endpoint {name}" + (f" --path {path}" if path else "") for api, name, path in asked)
         )
-        raise ScenarioError(f"the URLs ask for {said}, and a run has one of them; give base URLs, without an endpoint.")
+        raise ScenarioError(
+            f"the URLs ask for {asked_for}, and a run has one of them; give base URLs, without an endpoint."
+        )
     return found[0].replace(url=" ".join(str(one.url) for one in found))
 
 
@@ -120,8 +122,8 @@ def find_targets(
     for (_, server), share in zip(asked, shares, strict=True):
         left = [shown(one.name or "") for one in scenario.models if one not in share]
         if left and len(left) < len(scenario.models):
-            said = ", ".join(shown(one.name or "") for one in share)
-            say(f"{server.url} does not list {', '.join(left)}: its users ask for {said} alone.")
+            present = ", ".join(shown(one.name or "") for one in share)
+            say(f"{server.url} does not list {', '.join(left)}: its users ask for {present} alone.")
     weights = even_weights([[one.weight for one in share] for share in shares])
     targets = [
         _target_at(client, scenario.replace(url=url, model=one.name), server)
@@ -217,4 +219,8 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
     refuse(
         answer.failure is not None, f"{url} does not answer when asked to unload {name}: {answer.failure}.", TargetError
     )
-    refuse(not answer.ok, f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?", TargetError)
+    refuse(
+        not answer.ok,
+        f"{url} does not unload {name}: it answers with {answer.described}; is it an Ollama?",
+        TargetError,
+    )

@@ -128,8 +128,10 @@ def first_answer(wire: SyncWire, target: Target, job: Job) -> int:
     try:
         wire.fetch(request.order)
     except httpx.HTTPError as error:
-        said = f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
-        raise TargetError(_https_instead(wire, target) or said) from None
+        sentence = (
+            f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
+        )
+        raise TargetError(_https_instead(wire, target) or sentence) from None
     record = request.finish()
     _accept(record, wire, target)
     return record.prompt_tokens or 0
@@ -148,15 +150,15 @@ def _of_a_key(target: Target, status: int) -> str:
     return f"set {credentials.variables_for(url, api, key_env=key_env)[0]} to a key that it accepts"
 
 
-def _around(target: Target, record: Record, said: str) -> str:
+def _around(target: Target, record: Record, words: str) -> str:
     """Say how to find out more about a request that was refused, with a blank before it; "" where it is said."""
     server, name = target.server, target.model.name
-    if record.status not in TRIED_ON or " --" in said:
+    if record.status not in TRIED_ON or " --" in words:
         return ""
     if server.models and not lists_model(server, name) and server.kind != "llama.cpp":
         present = models_named([shown(model.name) for model in server.models])
         return f" The server does not list {shown(name)}; it lists: {present}. Choose one with --model."
-    if NO_CHAT.search(said) and target.dialect.streams:
+    if NO_CHAT.search(words) and target.dialect.streams:
         return " An embedding model is measured with --endpoint embeddings; `loadtest check --try` finds out what else it answers."
     return " `loadtest check --try` finds out what it answers."
 
@@ -167,13 +169,13 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
         return
     where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
     if record.status in (401, 403):
-        is_said = any(what in (record.error or "") for what in (" --", SIGN_IN))
-        does = "" if is_said else f"; {_of_a_key(target, record.status)}"
+        is_advised = any(what in (record.error or "") for what in (" --", SIGN_IN))
+        does = "" if is_advised else f"; {_of_a_key(target, record.status)}"
         raise TargetError(f"{where} refuses us with status {record.status} ({record.error}){does}.")
     if record.status in (None, 400) and (instead := _https_instead(wire, target)):
         raise TargetError(instead)
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
-    said = record.error or record.outcome
-    around = _around(target, record, said)
-    raise TargetError(f"{where} does not answer a first request: {status}{said.rstrip('.')}.{around}")
+    words = record.error or record.outcome
+    around = _around(target, record, words)
+    raise TargetError(f"{where} does not answer a first request: {status}{words.rstrip('.')}.{around}")

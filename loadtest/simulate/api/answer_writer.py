@@ -239,8 +239,8 @@ class AnswerWriter:
             self._ended()
             self.connection.abort(reset=fault.kind is FaultKind.RESET)
         else:
-            if fault.kind is FaultKind.ERROR_LINE and (said := self.answer_format.broken()):
-                self._chunk(said)
+            if fault.kind is FaultKind.ERROR_LINE and (line := self.answer_format.broken()):
+                self._chunk(line)
             self._finish(LAST_CHUNK)
         return True
 

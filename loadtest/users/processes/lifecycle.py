@@ -37,7 +37,7 @@ def listen_to(events: Events) -> None:
     hooks.test_stop.add_listener(_settle)  # before listeners of the locustfile, which then see all requests
     hooks.user_error.add_listener(_end_at_misuse)
     # Locust would print a traceback for each user whose on_start fails.
-    logging.getLogger("locust.user.users").addFilter(lambda said: not any(map(misuse, said.args or ())))
+    logging.getLogger("locust.user.users").addFilter(lambda record: not any(map(misuse, record.args or ())))
 
 
 def _settle(**_: Any) -> None:

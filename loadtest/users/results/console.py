@@ -59,7 +59,7 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         return
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"
-    verdict, reasons, said_of_cost = verdict_reasons_and_cost(run)
+    verdict, reasons, cost = verdict_reasons_and_cost(run)
     total = board.total()
     if not reasons and not total.requests + total.warmup + total.cancelled:
         # there was no user, or no worker that could record
@@ -67,7 +67,7 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
     if verdict is not None:
         yield f"Verdict: {verdict}"
         yield from (f"  {reason}" for reason in reasons)
-    yield from said_of_cost
+    yield from cost
     if environment.process_exit_code != MISTAKE and (failure or verdict == VOID):
         environment.process_exit_code = NOT_TO_BE_BELIEVED
 
@@ -86,6 +86,6 @@ def verdict_reasons_and_cost(run: RunFolder) -> tuple[str | None, list[str], lis
         return None, [str(error)], []
     summary, prices = one.summary, Prices.of_run(one.run.facts)
     add_cost(summary, prices)
-    said = [] if prices == NO_PRICES else [str(each) for each in energy_findings(summary)]
+    cost = [] if prices == NO_PRICES else [str(each) for each in energy_findings(summary)]
     levels = [level for level in summary["levels"] if level["verdict"] != VALID]
-    return summary["verdict"], [f"{level['label']}: {reason}" for level in levels for reason in level["reasons"]], said
+    return summary["verdict"], [f"{level['label']}: {reason}" for level in levels for reason in level["reasons"]], cost

@@ -40,12 +40,12 @@ def simulated_profile(facts: dict[str, Any]) -> str | None:
 
     Beside real servers those that are simulated are named.
     """
-    said = (facts.get("server") or {}).get("simulated")
+    simulated = (facts.get("server") or {}).get("simulated")
     servers = {one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()}
     profiles = {url: profile for url, profile in servers.items() if profile}
     if len(profiles) < len(servers):
         return "; ".join(f"{url} alone, {profile_at_speed(profile)}" for url, profile in profiles.items()) or None
-    first = said or next(iter(profiles.values()), None)
+    first = simulated or next(iter(profiles.values()), None)
     return profile_at_speed(first) if first else None
 
 
@@ -90,8 +90,8 @@ def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
     heads = " |".join([" " * names, *(f"{group:>{width}}" for group, _, width in spans)]) + " |"
     rule = "-|".join(["-" * names, *("-" * width for _, _, width in spans)]) + "-|--------"
     *own, total = map(line, table.rows)
-    said = "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else "")
-    return [said, heads, line(table.heads), rule, *own, rule, total, *notes(rows)]
+    title = "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else "")
+    return [title, heads, line(table.heads), rule, *own, rule, total, *notes(rows)]
 
 
 def _left_out(total: dict[str, Any]) -> str:
