@@ -8,8 +8,8 @@ from typing import Any
 from locust import FastHttpUser, HttpUser, User
 
 from loadtest.errors import ScenarioError, refuse
+from loadtest.reach import located
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
-from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.answer import say_once
 from loadtest.users.client import Client

@@ -14,12 +14,13 @@ from support import llamacpp
 from support.simulated import PROFILE
 
 from loadtest.cli.demo import simulated_server
+from loadtest.reach import located
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.targets.server.control import control_client
 from loadtest.targets.slot_probe import SlotProbe, probe_slots, seen_in
-from loadtest.targets.target import find_targets, located
+from loadtest.targets.target import find_targets
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 

@@ -63,7 +63,6 @@ def columns_of(rows: BoardRows) -> Groups:
 
 
 def board_grid(rows: BoardRows) -> Grid:
-    """Return the rows of a board as a table."""
     shown = columns_of(rows)
     columns = [column for _, group in shown for column in group]
     return Grid(
@@ -137,6 +136,5 @@ def cost_note(rows: BoardRows, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def folder_note(run: RunFolder | None) -> Iterator[str]:
-    """Yield where the run is kept, and the command that reports it."""
     if run is not None:
         yield f"Run folder: {run.path} (charts and report: loadtest report {shlex.quote(str(run.path))})"
