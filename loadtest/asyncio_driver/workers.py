@@ -73,7 +73,6 @@ class WorkerProcess:
         return self.phase < Phase.ENDED
 
     def note_idle(self) -> None:
-        """Note that nothing of this worker's is in flight."""
         if self.progress is not None:
             self.progress = dataclasses.replace(self.progress, in_flight=0, decoding=0, eta=None)
 

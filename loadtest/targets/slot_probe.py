@@ -66,7 +66,6 @@ class SlotProbe:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all prompts and answers."""
         return sum((record.prompt_tokens or 0) + (record.output_tokens or 0) for record in self.records)
 
     @property
@@ -125,7 +124,7 @@ class _Probing:
             most = 1
             for size in BURSTS:
                 await wire.prepare(self._target.server.url, size)
-                found = await self._told(wire, size, idle)
+                found = await self._telling_burst(wire, size, idle)
                 most = max(most, found.at_work)
                 if found.limit is not None:
                     agreed = await self._agreed(wire, found, idle)
@@ -141,7 +140,7 @@ class _Probing:
         took = (now() - self._begun) * S_PER_NS
         return SlotProbe(limit, most, how, tuple(self._witnesses), took, tuple(self._records), self._clock)
 
-    async def _told(self, wire: AsyncWire, size: int, idle: float) -> BurstSeen:
+    async def _telling_burst(self, wire: AsyncWire, size: int, idle: float) -> BurstSeen:
         """Send a burst, and again with the longest answers where it does not tell."""
         found = BurstSeen(size, 0, None, "", tells=False)
         for tokens in (self._tokens(size, idle), LONGEST_ANSWER, LONGEST_ANSWER):

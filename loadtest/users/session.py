@@ -78,10 +78,9 @@ class UserSession:
         return self._session.fitting(self._script.any_turn(self._sent)) if self._endless else self._session.peek()
 
     def _own(self, text: str) -> Turn:
-        """Return a turn that says a text of the user's."""
         made_up = self._script.any_turn(self._sent)
         if not self._sent:
             text = behind_nonce(text, self._scenario, made_up.seed)
-        tokens = self._channel.counted(text) + MESSAGE_TOKENS
+        tokens = self._channel.count_tokens(text) + MESSAGE_TOKENS
         seed = seed_from(made_up.seed, "own words")
         return Turn(text, tokens, 0, seed, None, made_up.output_tokens, recorded=made_up.recorded)

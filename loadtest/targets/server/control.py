@@ -140,7 +140,6 @@ def control_client(scenario: Scenario) -> ControlClient:
 
 
 def keys_of_client(client: httpx.Client) -> ConnectionKeys:
-    """Return by which way a client asks."""
     return client.keys if isinstance(client, ControlClient) else ConnectionKeys()
 
 

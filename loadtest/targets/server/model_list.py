@@ -143,7 +143,7 @@ def _by_number(fields: dict[str, Any]) -> str | None:
     return None if page is None or pages is None or page >= pages else f"page={page + 1}"
 
 
-def loaded(row: dict[str, Any]) -> bool | None:
+def says_loaded(row: dict[str, Any]) -> bool | None:
     """Return whether a row says that its model is loaded; None where it does not say."""
     is_loaded = row.get("loaded")
     if isinstance(is_loaded, bool):
@@ -156,7 +156,6 @@ def loaded(row: dict[str, Any]) -> bool | None:
 
 
 def instances(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a model's loaded instances, where its row lists them."""
     return [as_mapping(one) for one in as_items(row.get("loaded_instances"))]
 
 
@@ -177,7 +176,7 @@ def contexts(row: dict[str, Any]) -> tuple[int | None, int | None]:
     for one in instances(row):
         fields |= one_spelling(as_mapping(one.get("config")))
     has, could = (_first_of(fields, names) for names in (_CONTEXTS, _TRAINED))
-    return (None, has or could) if loaded(row) is False else (has, could)
+    return (None, has or could) if says_loaded(row) is False else (has, could)
 
 
 def _first_of(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
@@ -235,16 +234,16 @@ def _joined(row: Row, found: dict[str, Row], loaded_alone: bool) -> Row:
     more = found.get(row["name"])
     if more is None:
         return {**row, "loaded": False} if loaded_alone else row
-    is_loaded = loaded(more)
+    is_loaded = says_loaded(more)
     known = True if is_loaded is None and loaded_alone else is_loaded
     return {**row, **more, "name": row["name"], "loaded": known}
 
 
 def _says(row: Row) -> bool:
-    return loaded(row) is not None or contexts(row) != (None, None)
+    return says_loaded(row) is not None or contexts(row) != (None, None)
 
 
 def _slots(found: dict[str, Row]) -> int | None:
     """Return the slots of the one loaded model; of several they do not add up."""
-    slots = {id(row): slots_of(row) for row in found.values() if loaded(row) is not False}
+    slots = {id(row): slots_of(row) for row in found.values() if says_loaded(row) is not False}
     return next(iter(slots.values())) if len(slots) == 1 else None

@@ -31,8 +31,8 @@ from loadtest.targets.server.model_list import (
     MOST_PAGES,
     contexts,
     listed_models,
-    loaded,
     next_page,
+    says_loaded,
     slots_listed,
     with_more,
 )
@@ -44,7 +44,6 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 OLLAMA_GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
-NOT_FOUND = 404
 _ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
@@ -131,7 +130,7 @@ def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
     listing = ask(client, url, "/v1/models")
     beside = "" if path is None else _ENDPOINTS.sub("/models", path)
     if beside in ("", path):
-        beside = "/models" if listing.status == NOT_FOUND or listing.is_page else ""
+        beside = "/models" if listing.status == 404 or listing.is_page else ""
     if not beside or listed_models(listing.json()) is not None:
         return listing
     other = ask(client, url, beside)
@@ -227,8 +226,8 @@ def _openai(client: httpx.Client, url: str, listed: list[dict[str, Any]], props:
 def _llama_cpp(client: httpx.Client, url: str, listed: list[dict[str, Any]], props: dict[str, Any]) -> Server:
     """Return llama.cpp's server: of one model, or a router, whose /props and /slots are asked for the loaded model."""
     version, of_model = as_printable(props.get("build_info")), ""
-    routes = any(loaded(row) is not None for row in listed)
-    if routes and len(running := [row["name"] for row in listed if loaded(row)]) == 1:
+    routes = any(says_loaded(row) is not None for row in listed)
+    if routes and len(running := [row["name"] for row in listed if says_loaded(row)]) == 1:
         of_model = f"?model={quote(running[0], safe='')}"
         props = as_mapping(ask(client, url, f"/props{of_model}").json())
     slots = as_positive(props.get("total_slots"))
@@ -243,7 +242,7 @@ def _llama_cpp(client: httpx.Client, url: str, listed: list[dict[str, Any]], pro
 
 def _served(row: dict[str, Any], *, loaded_unsaid: bool | None, context: int | None = None) -> ServedModel:
     """Return the model of a row of a list: what the row does not say of its loading and its context is taken from elsewhere."""
-    is_loaded = loaded(row)
+    is_loaded = says_loaded(row)
     has, could = contexts(row)
     return ServedModel(
         row["name"],
@@ -301,7 +300,6 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
 
 
 def lists_model(server: Server, name: str) -> bool:
-    """Whether the server says that it has a model of this name."""
     return any(_is_called(model, name) for model in server.models)
 
 
