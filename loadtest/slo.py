@@ -290,7 +290,6 @@ def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, b
 
 
 def least_requests(objectives: Sequence[Objective]) -> int:
-    """Return how many requests a level needs for all objectives to be judged."""
     return max((each.requests for each in objectives), default=0)
 
 

@@ -262,7 +262,6 @@ def _kept_capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
 
 
 def _result_dict(driver: str, stamps: str, done: dict[str, ClientLimit], path: Path | None) -> dict[str, Any]:
-    """Return what `calibrate --json` prints."""
     return {
         "driver": driver,
         "stamps": stamps,

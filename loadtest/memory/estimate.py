@@ -73,8 +73,6 @@ class KVCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """The facts of a model that an estimate is made from."""
-
     name: str
     weights: int  # bytes
     weights_from: str  # the source of that figure, in words

@@ -56,8 +56,6 @@ class ClientState:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What is known of a run so far."""
-
     run: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty while there is none
     figures: Mapping[str, Figures] = field(default_factory=dict)  # by the value of the label `name`

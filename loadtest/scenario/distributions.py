@@ -164,7 +164,6 @@ class Mixture:
         return tuple(part.file for part in self.parts if part.file is not None)
 
     def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
-        """Return one length; `place`, from 0 to 1, chooses among those of a file."""
         return self._one_part(rng).draw(rng, place, observed)
 
     def seconds(self, rng: random.Random) -> float:
@@ -216,7 +215,6 @@ def distribution_text(key: str, value: str, of: Quantity = LENGTHS) -> str:
 
 
 def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
-    """Return those lengths that are numbers."""
     return tuple(value for value in values if isinstance(value, int))
 
 

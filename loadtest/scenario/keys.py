@@ -51,7 +51,6 @@ class Key:
 
     @property
     def listed(self) -> bool:
-        """Whether its value is a list."""
         return typing.get_origin(self.hint) in (Sequence, tuple)
 
     @property

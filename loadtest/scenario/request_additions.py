@@ -164,7 +164,6 @@ def query_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_path(path: str) -> None:
-    """Raise ScenarioError for a path that cannot stand behind the URL."""
     refuse("?" in path, "path holds a query (?…); give it with --query.")
     refuse(
         not _PATH.fullmatch(path),
@@ -174,7 +173,6 @@ def check_path(path: str) -> None:
 
 
 def check_keep_alive(text: str) -> None:
-    """Raise ScenarioError for what Ollama does not read as a time."""
     refuse(
         not _DURATION.fullmatch(text),
         f"keep_alive must be a time like 10m, 0 or -1 (for ever), not {short_repr(text)}.",

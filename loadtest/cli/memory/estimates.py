@@ -40,8 +40,6 @@ DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """An estimate, and what is shown beside it."""
-
     plan: MemoryPlan
     measured: LoadedMemory | None
     notes: tuple[str, ...]
@@ -64,7 +62,6 @@ def asked_estimates(asked: SimpleNamespace) -> list[MemoryEstimate]:
 
 
 def _with_options(asked: SimpleNamespace, found: MemoryEstimate) -> MemoryEstimate:
-    """Return an estimate with what the options say of context, slots, cache and buffers."""
     plan = replace(
         found.plan,
         context=asked.context or min(found.plan.context, found.plan.facts.trained or found.plan.context),

@@ -85,7 +85,6 @@ class OllamaFormat(AnswerFormat):
         return self._final(orjson.dumps(text), streams[0], wall_ns, total_ns)
 
     def broken(self) -> bytes:
-        """Return the line that ends a stream whose engine died."""
         return orjson.dumps({"error": KILLED_SENTENCE}) + b"\n"
 
     def _final(self, text: bytes, stream: Stream, wall_ns: int, total_ns: int) -> bytes:

@@ -137,7 +137,6 @@ class AnswerWriter:
         self._body(status, content_type, body)
 
     def drop(self) -> None:
-        """Take note that the client is gone."""
         self.outcome = "cancelled" if self.outcome == "ok" else self.outcome
         self._ended()
 

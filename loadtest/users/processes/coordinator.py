@@ -150,7 +150,6 @@ class Coordinator:
                 on_hopeless=lambda why: self._end_early(why, failed=False),
                 on_misuse=None if runner is None else self._misused,
             )
-        if not isinstance(runner, MasterRunner):
             atexit.register(self._end_at_exit)
         if runner is None:
             run.levels.reached(1)

@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 
 class LocustWorker:
-    """The listeners of a worker process."""
-
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment = environment
         self._runner = runner
