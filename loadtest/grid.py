@@ -45,7 +45,6 @@ class Grid:
         return dataclasses.replace(self, heads=tuple(self.heads[i] for i in columns), rows=rows)
 
     def without(self, *heads: str) -> Grid:
-        """Return the grid without the columns under these heads."""
         return self.only([i for i, head in enumerate(self.heads) if head not in heads])
 
     def without_unknown(self) -> Grid:

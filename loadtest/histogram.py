@@ -42,7 +42,6 @@ class Histogram:
         self.max = max(self.max, *known)
 
     def merge(self, other: Histogram) -> None:
-        """Add what `other` holds, as if every value of it had been added here."""
         for index, count in other._buckets.items():
             self._buckets[index] = self._buckets.get(index, 0) + count
         self._zeros += other._zeros

@@ -191,8 +191,8 @@ class Figures:
         """Yield the reasons to doubt these figures, by the limits and in the words of a report: did the client keep up?"""
         if not self.measured:
             if self.requests:
-                ends = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if count)
-                yield Doubt(VOID, f"no request ended well ({ends})")
+                outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if count)
+                yield Doubt(VOID, f"no request ended well ({outcomes})")
             return
         waited_for = "TTFT" if self.histograms["ttft_s"].count else "E2E"  # of embeddings
         limit = metrics.schedule_lag_limit(self.histograms[f"{waited_for.lower()}_s"].percentile(0.5) or 0.0)

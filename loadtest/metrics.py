@@ -113,13 +113,13 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     usage = server.get("usage")
     cached = _cached_tokens(usage) if isinstance(usage, dict) else math.nan
     if isinstance(timings, dict) and not _LLAMACPP_TIMINGS.isdisjoint(timings):
-        reused = _said_number(timings.get("cache_n"))
-        prefill, decode = (_said_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
+        reused = _server_number(timings.get("cache_n"))
+        prefill, decode = (_server_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
-    load, prefill = (_said_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
+    load, prefill = (_server_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
     if math.isnan(cached):
-        cached = _said_number(server.get("prompt_eval_cached_count"))
-    return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
+        cached = _server_number(server.get("prompt_eval_cached_count"))
+    return ServerSaid(load, prefill, cached, False, _server_number(server.get("eval_duration")) * S_PER_NS)
 
 
 # By which llama.cpp's timings are known; others have an object of that name, too.
@@ -134,14 +134,14 @@ CACHED_PLACES = ("prompt_tokens_details", "prompt_token_details", "input_tokens_
 def _cached_tokens(usage: dict[str, Any]) -> float:
     """Return how many tokens of the prompt a usage says were in the cache."""
     places = [place for place in (*map(usage.get, CACHED_PLACES), usage) if isinstance(place, dict)]
-    known = (_said_number(place.get(name)) for place in places for name in CACHED_NAMES)
+    known = (_server_number(place.get(name)) for place in places for name in CACHED_NAMES)
     return next((number for number in known if not math.isnan(number)), math.nan)
 
 
-def _said_number(said: Any) -> float:
+def _server_number(value: Any) -> float:
     """Return a value of the server as a number; nan where it is not one or negative."""
-    known = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < math.inf
-    return float(said) if known else math.nan
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return float(value) if known else math.nan
 
 
 def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: ServerSaid) -> float:

@@ -1,4 +1,4 @@
-"""How a server is reached: what is trusted over https, and a proxy as the first hop. No sockets here.
+"""How a server is reached: by which URL, what is trusted over https, and a proxy as the first hop. No sockets here.
 
 Through an HTTP proxy a request to an http server has the server's whole URL in its first line; an https server is reached by
 a tunnel, which CONNECT opens. A proxy may itself speak https: all of that then goes inside TLS. A SOCKS proxy opens a tunnel
@@ -13,13 +13,14 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError, TargetError, refuse
-from loadtest.scenario import ConnectionKeys, Scenario, hosts_without_proxy
+from loadtest.scenario import ONE_API, ConnectionKeys, Scenario, hosts_without_proxy
+from loadtest.scenario.request_additions import templates_of
 from loadtest.text import shown
-from loadtest.urls import origin, parse_url
+from loadtest.urls import default_url, origin, parse_url
 
 PROXY_PORT = 3128  # of the examples in sentences
 SOCKS = ("socks5", "socks5h")  # one and the same here: the proxy resolves the server's name
@@ -123,15 +124,15 @@ _COUNTED = re.compile(rb"(?:true|yes|[1-9]\d*)\b")
 def cached_by(headers: Headers) -> str | None:
     """Return the header by which an answer came out of a cache on the way; None where none says so."""
     for name, value in headers:
-        low, said = name.lower(), value.strip().lower()
+        low, content = name.lower(), value.strip().lower()
         if low == b"age":
-            hit = said.isdigit() and int(said[:9]) > 0
+            hit = content.isdigit() and int(content[:9]) > 0
         elif low == b"x-varnish":  # a second number is that of the request whose answer is given again
-            hit = len(said.split()) > 1
+            hit = len(content.split()) > 1
         elif low == b"x-litellm-cache-key":  # sent with answers out of its cache alone
-            hit = bool(said)
+            hit = bool(content)
         elif b"cache" in low and _OF_A_CACHE.fullmatch(low):
-            hit = _HIT.search(said) is not None or (b"hit" in low and _COUNTED.match(said) is not None)
+            hit = _HIT.search(content) is not None or (b"hit" in low and _COUNTED.match(content) is not None)
         else:
             continue
         if hit:
@@ -142,6 +143,53 @@ def cached_by(headers: Headers) -> str | None:
 def header_quoted(name: bytes, value: bytes) -> str:
     """Return a header to be shown: short, and without our keys."""
     return shown(credentials.redacted(f"{name.decode('latin-1')}: {value.decode('latin-1').strip()}"))[:80]
+
+
+def located(scenario: Scenario) -> Scenario:
+    """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
+
+    What is secret in the URL, the proxy's URL, headers, query and body goes into the environment, where child processes find it:
+    call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
+    contradicts api or endpoint, or a header, query or body needs a variable that is not set.
+    """
+    scenario = secrets_apart(scenario)
+    if len(scenario.urls) > 1:
+        return _each_located(scenario)
+    given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
+    address = parse_url(given)
+    credentials.keep_apart(address)
+    api, endpoint = address.asks
+    changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
+    changes |= templates_of(scenario.header, scenario.query, scenario.body)
+    if api is not None and endpoint is not None:
+        fits = scenario.api in ("auto", api) or endpoint in ONE_API
+        refuse(
+            not fits or scenario.endpoint not in ("chat", endpoint),
+            f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
+            f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}.",
+        )
+        refuse(
+            address.path is not None and scenario.path not in (None, address.path),
+            f"the URL ends in {address.path}, and --path {scenario.path} was asked for; give the base URL "
+            f"{address.base}, or leave out --path.",
+        )
+        named = {} if address.path is None else {"path": address.path}
+        changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint, **named}
+    return scenario.replace(**changes) if changes else scenario
+
+
+def _each_located(scenario: Scenario) -> Scenario:
+    """Return the scenario with each of its URLs taken apart; they must name the same API and endpoint, and no server twice."""
+    found = [located(scenario.replace(url=url)) for url in scenario.urls]
+    asked = {(one.api, one.endpoint, one.path) for one in found}
+    if len(asked) > 1:
+        asked_for = " and ".join(
+            sorted(f"--api {api} --endpoint {name}" + (f" --path {path}" if path else "") for api, name, path in asked)
+        )
+        raise ScenarioError(
+            f"the URLs ask for {asked_for}, and a run has one of them; give base URLs, without an endpoint."
+        )
+    return found[0].replace(url=" ".join(str(one.url) for one in found))
 
 
 def secrets_apart(scenario: Scenario) -> Scenario:

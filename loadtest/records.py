@@ -190,7 +190,6 @@ class FileHeader:
 
 
 def newer(schema: object) -> bool:
-    """Return whether a file's schema is newer than this version knows."""
     return isinstance(schema, int) and schema > SCHEMA
 
 

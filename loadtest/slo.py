@@ -154,8 +154,8 @@ class Judged:
         """The outcome in words: "met", "missed", "met, but not surely", "missed, but not surely" or "not judged"."""
         if self.unjudged is not None:
             return "not judged"
-        said = "met" if self.met else "missed"
-        return said if self.sure or math.isinf(self.value) else f"{said}, but not surely"
+        outcome = "met" if self.met else "missed"
+        return outcome if self.sure or math.isinf(self.value) else f"{outcome}, but not surely"
 
     def __str__(self) -> str:
         return f"{self.found}: {self.word}"
@@ -290,7 +290,6 @@ def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, b
 
 
 def least_requests(objectives: Sequence[Objective]) -> int:
-    """Return how many requests a level needs for all objectives to be judged."""
     return max((each.requests for each in objectives), default=0)
 
 

@@ -31,5 +31,4 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text that a template makes of `values`."""
     return _environment().get_template(template).render(values)

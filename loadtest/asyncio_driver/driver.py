@@ -44,7 +44,7 @@ class InStep:
     """How one of several processes keeps step with the others."""
 
     agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
-    counted: Callable[[int], object]  # told when this process's first counted request was released
+    counting_began: Callable[[int], object]  # told when this process's first counted request was released
     hopeless: Callable[[str], object]  # told why this process gave the level up
     warm: Callable[[], object]  # told when this process's users have ended their first sessions
 
@@ -221,7 +221,6 @@ class Driver:
 
     @property
     def _limit(self) -> int | None:
-        """This process's part of max_in_flight."""
         limit = self._scenario.max_in_flight
         return None if limit is None else self._share.part(limit)
 
@@ -324,7 +323,7 @@ class Driver:
     def _note_counted(self, t: int) -> None:
         """Note that a counted request is released at `t`: a level by duration lasts from its first one on."""
         if self._tally is not None and self._tally.count_from(t) and self._in_step is not None:
-            self._in_step.counted(t)
+            self._in_step.counting_began(t)
 
     def counted_elsewhere(self, t: int) -> None:
         """Take another process's first counted request: a level by duration lasts from the first one of all on."""

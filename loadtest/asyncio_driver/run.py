@@ -24,13 +24,14 @@ from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
 from loadtest.measure.progress import LevelSpan, Progress
+from loadtest.reach import located
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.run_facts import at_end, initial_facts, level_facts
 from loadtest.targets.server.control import control_client
-from loadtest.targets.target import Target, ask_to_unload, loaded_facts, located
+from loadtest.targets.target import Target, ask_to_unload, loaded_facts
 from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload, check_files
 
@@ -41,9 +42,10 @@ UNLOAD_POLL_S = 0.05  # between two questions at the least
 Choose = Callable[[Path, Sequence[Level]], Level | None]
 # Given the run folder and the servers' URLs: what samples into the folder while it is entered.
 Beside = Callable[[Path, Sequence[str]], AbstractContextManager[object]]
-# Called when the target is ready: finds out what is to be known beforehand. What it returns is given the run folder before
-# the first request of a level: it keeps something in there, and returns what run.json says of that.
-Keep = Callable[[Target, Workload], Callable[[Path], dict[str, Any]]]
+# Given the run folder before the first request of a level: keeps something in there, and returns what run.json says of it.
+KeepIn = Callable[[Path], dict[str, Any]]
+# Called when the target is ready, before the folder is made: finds out what is to be known beforehand.
+Beforehand = Callable[[Target, Workload], KeepIn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def measure(
     say: Callable[[str], None],
     choose: Choose | None = None,
     beside: Beside | None = None,
-    keep: Keep | None = None,
+    beforehand: Beforehand | None = None,
     stopping: Callable[[Stoppable], Stopping] = Stopping,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
@@ -83,8 +85,7 @@ def measure(
     ):
         scenario, ready = prepare_targets(control, scenario, say)
         targets = [one.target for one in ready]
-        kept = keep(ready[0].target, ready[0].workload) if keep is not None else lambda _: {}
-        folder, facts = _begun(path, scenario, ready, kept)
+        folder, facts = _begun(path, scenario, ready, beforehand)
         urls = list(dict.fromkeys(target.server.url for target in targets))
         with (
             _closed_in_the_end(folder, facts, control, targets),
@@ -107,13 +108,14 @@ def measure(
 
 
 def _begun(
-    path: Path, scenario: Scenario, ready: Sequence[ReadyTarget], kept: Callable[[Path], dict[str, Any]]
+    path: Path, scenario: Scenario, ready: Sequence[ReadyTarget], beforehand: Beforehand | None
 ) -> tuple[RunFolder, dict[str, Any]]:
-    """Make the folder; return it, and what run.json says from the start."""
+    """Find out what is to be known beforehand, make the folder; return it, and what run.json says from the start."""
+    keep_in = beforehand(ready[0].target, ready[0].workload) if beforehand is not None else lambda _: {}
     loop = loop_factory().__module__.partition(".")[0]
     facts = initial_facts(scenario, ready, driver="asyncio", loop=loop)
     folder = RunFolder.create(path)
-    facts |= kept(path)
+    facts |= keep_in(path)
     folder.write_run({**facts, "state": "running"})
     return folder, facts
 

@@ -141,7 +141,6 @@ async def driver_of(
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return uvloop's loop where it is installed, else asyncio's own."""
     try:
         import uvloop
     except ImportError:
@@ -166,7 +165,7 @@ async def _serve_parent(sock: socket.socket) -> None:
     parent = _Parent(writer)
     in_step = InStep(
         agree=parent.agree,
-        counted=lambda t: send_message(writer, CountingBegan(t)),
+        counting_began=lambda t: send_message(writer, CountingBegan(t)),
         hopeless=lambda why: send_message(writer, Hopeless(why)),
         warm=lambda: send_message(writer, Word.WARM),
     )

@@ -73,7 +73,6 @@ class WorkerProcess:
         return self.phase < Phase.ENDED
 
     def note_idle(self) -> None:
-        """Note that nothing of this worker's is in flight."""
         if self.progress is not None:
             self.progress = dataclasses.replace(self.progress, in_flight=0, decoding=0, eta=None)
 
@@ -116,8 +115,8 @@ class Workers:
 
     @property
     def failure(self) -> str | None:
-        said = [f"worker {one.share.worker}: {one.failure}" for one in self._workers if one.failure is not None]
-        return " ".join(said) or None
+        reasons = [f"worker {one.share.worker}: {one.failure}" for one in self._workers if one.failure is not None]
+        return " ".join(reasons) or None
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -241,10 +240,10 @@ class Workers:
     async def _show(self, levels: int) -> None:
         while True:
             await asyncio.sleep(1 / TICKS_PER_SAMPLE)
-            said = [worker.progress for worker in self._workers if worker.progress is not None]
+            parts = [worker.progress for worker in self._workers if worker.progress is not None]
             silent = any(worker.progress is None and worker.phase < Phase.PASSED for worker in self._workers)
-            if said and not silent:
-                self._on_progress(Progress.together(said, levels=levels))
+            if parts and not silent:
+                self._on_progress(Progress.together(parts, levels=levels))
 
 
 @contextmanager

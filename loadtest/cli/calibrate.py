@@ -122,13 +122,13 @@ def _locust(search: CapacitySearch, url: str, folder: Path) -> bool:
         out = folder / f"run-{search.arrivals}-{len(search.tried)}"
         users = ["-u", str(streams), "-r", str(streams), "-t", str(LOCUST_S)]
         command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary", *users]
-        said = subprocess.run(
+        locust = subprocess.run(
             [*command, "--host", url, "--out", str(out), *lengths], check=False, capture_output=True, text=True
         )
         try:
             folder_of = RunFolder.open(out)
         except RunFolderError:
-            last = (said.stderr.strip().splitlines() or ["it said nothing."])[-1]
+            last = (locust.stderr.strip().splitlines() or ["it said nothing."])[-1]
             raise TargetError(f"Locust measured nothing: {last}") from None
         if folder_of.read_run().get("state") != "done":
             return False
@@ -262,7 +262,6 @@ def _kept_capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
 
 
 def _result_dict(driver: str, stamps: str, done: dict[str, ClientLimit], path: Path | None) -> dict[str, Any]:
-    """Return what `calibrate --json` prints."""
     return {
         "driver": driver,
         "stamps": stamps,

@@ -25,7 +25,7 @@ from loadtest.targets.server.control import control_client
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
-from loadtest.targets.target import check_num_ctx, located, reread, target_of
+from loadtest.targets.target import check_num_ctx, reread, target_of
 from loadtest.targets.trials import COMPRESSED, PAGE, TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import base_url, default_url, has_own_root, is_socket
@@ -67,7 +67,7 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     refuse(given is not None and len(urls_in(given)) > 1, "check looks at one server; give one URL.")
     given = credentials.withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
-    asked = located(make_scenario(None, {**values, "url": given}))
+    asked = reach.located(make_scenario(None, {**values, "url": given}))
     with control_client(asked) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
     probed = None
@@ -122,7 +122,6 @@ def _look(
 def _server_dict(
     server: Server, chosen: ServedModel | None, warnings: list[str], probed: SlotProbe | None
 ) -> dict[str, Any]:
-    """Return what `check --json` prints."""
     return {
         "url": server.url,
         "kind": server.kind,
@@ -147,7 +146,7 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     unnamed = "not listed by this server" if server.unlisted else "none" if server.kind == "ollama" else "none listed"
     rows.append(("models", names or unnamed))
     if chosen is not None:
-        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _model_details(chosen)]))))
+        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _size_and_quantisation(chosen)]))))
         rows.append(("context", _context_text(chosen)))
     unsaid = "not reported by this server; --slots looks for them, or a run with more streams than slots"
     if probed is not None:
@@ -173,11 +172,11 @@ def _probed(server: Server, model: ServedModel, scenario: Scenario) -> tuple[Slo
     return found, target.server, target.model
 
 
-def _model_details(model: ServedModel) -> str:
+def _size_and_quantisation(model: ServedModel) -> str:
     parts = [
-        shown(str(said))
+        shown(str(value))
         for key in ("parameter_size", "quantization_level")
-        if (said := model.details.get(key)) and said != "unknown"
+        if (value := model.details.get(key)) and value != "unknown"
     ]
     return f"({', '.join(parts)})" if parts else ""
 

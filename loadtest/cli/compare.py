@@ -196,8 +196,7 @@ def compare(
         as_json=as_json,
     )
     if found.verdict == NOT_COMPARABLE:
-        said = compare_report.outcome(found)
-        raise LoadTestError(f"nothing was judged. {said}.")
+        raise LoadTestError(f"nothing was judged. {compare_report.outcome(found)}.")
     return 1 if found.regressions else 0
 
 
@@ -205,8 +204,8 @@ def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:
     """Return the keys that --across names; raise ScenarioError, with the nearest key, for one that no run has."""
     known = {*ACROSS, *ASKED.values()}
     for run in runs:
-        said = RunFolder.open(run).read_run().get("comparability")
-        known |= {str(key) for key in said} if isinstance(said, dict) else set()
+        comparability = RunFolder.open(run).read_run().get("comparability")
+        known |= {str(key) for key in comparability} if isinstance(comparability, dict) else set()
     keys = frozenset(key.strip() for key in across.split(",") if key.strip())
     for key in sorted(keys - known):
         near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)

@@ -48,14 +48,14 @@ def simulated_server(*options: str, apart: bool = False) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            said = server.stdout.readline()
+            line = server.stdout.readline()
             refuse(
-                "http://" not in said,
+                "http://" not in line,
                 "the simulated server did not start; try `loadtest serve` to see why.",
                 TargetError,
             )
             with _cores_apart(server.pid) if apart else contextlib.nullcontext():
-                yield said.split()[-1]
+                yield line.split()[-1]
         finally:
             server.terminate()
 

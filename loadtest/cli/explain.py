@@ -168,8 +168,8 @@ def _lines(rows: list[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", no_wrap=True, min_width=10)
     table.add_column()
-    for duration, said in rows:
-        table.add_row(Text(duration), Text(said))
+    for duration, sentence in rows:
+        table.add_row(Text(duration), Text(sentence))
     return table
 
 

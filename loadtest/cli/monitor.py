@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from loadtest.cli.options import Gives, together
+from loadtest.cli.options import Decorator, together
 from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.param_types import seconds_param
 from loadtest.cli.options.scenario_options import CONNECTION, connection_of, connection_options
@@ -30,8 +30,7 @@ SOURCE_HELP = (
 )
 
 
-def _every(flag: str, words: str) -> Gives:
-    """Return the option of how often to sample."""
+def _every(flag: str, words: str) -> Decorator:
     seconds = seconds_param(SHORTEST_EVERY_S, 86_400)
     return click.option(flag, type=seconds, default=1.0, show_default=True, help=words)
 

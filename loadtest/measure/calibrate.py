@@ -230,11 +230,11 @@ class ClientLimit:
             return f"not even one stream × {tokens_per_s:g} tokens/s is true: {who}; is the machine busy?"
         streams = self.best.errors.streams
         least = "" if self.limit == "client" else "at least "
-        said = f"this client measures {least}{counted(streams, 'stream')} × {tokens_per_s:g} tokens/s"
+        claim = f"this client measures {least}{counted(streams, 'stream')} × {tokens_per_s:g} tokens/s"
         if self.failed is None:
-            return f"{said}; more were not tried"
+            return f"{claim}; more were not tried"
         failed = self.failed.errors.streams
         busy = " (so few: is the machine busy?)" if failed <= FIRST else ""
         if self.limit == "server":
-            return f"{said}; at {failed} the server is the limit{busy}"
-        return f"{said}; at {failed} its figures are off by more than 1 ms or 1 %{busy}"
+            return f"{claim}; at {failed} the server is the limit{busy}"
+        return f"{claim}; at {failed} its figures are off by more than 1 ms or 1 %{busy}"

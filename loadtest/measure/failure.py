@@ -56,22 +56,22 @@ def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> 
         case Exception():
             return bug(error)
     thrown = error.thrown if isinstance(error, GivenUpError) else error
-    said = f"{type(thrown).__name__}: {thrown}".rstrip(": ")
-    return Failure(Outcome.CANCELLED, f"given up by the test's own code ({said})")
+    words = f"{type(thrown).__name__}: {thrown}".rstrip(": ")
+    return Failure(Outcome.CANCELLED, f"given up by the test's own code ({words})")
 
 
-def with_server_words(known: Failure, said: str | None) -> Failure:
-    """Return a failure; of a time limit that passed, what the server had `said` was wrong before it fell silent."""
-    if known.outcome is not Outcome.TIMEOUT or said is None or is_ours(said):
+def with_server_words(known: Failure, server_words: str | None) -> Failure:
+    """Return a failure; a time limit that passed gives way to `server_words` on what was wrong before the silence."""
+    if known.outcome is not Outcome.TIMEOUT or server_words is None or is_ours(server_words):
         return known
-    return Failure(Outcome.STREAM_ERROR, said)
+    return Failure(Outcome.STREAM_ERROR, server_words)
 
 
 def bug(error: Exception) -> Failure:
     """Return the failure of a request that loadtest itself failed over; the log gets the traceback."""
     logger.error("loadtest failed over a request", exc_info=error)
-    said = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
-    return Failure(Outcome.CLIENT_ERROR, f"loadtest itself failed over this request ({said})")
+    words = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+    return Failure(Outcome.CLIENT_ERROR, f"loadtest itself failed over this request ({words})")
 
 
 class FailedInARow:

@@ -28,8 +28,6 @@ class NothingRecorded(KeyboardInterrupt):
 
 
 class Stoppable(Protocol):
-    """What a signal stops."""
-
     def stop(self) -> None: ...
 
 

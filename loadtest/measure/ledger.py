@@ -77,7 +77,6 @@ class Ledger:
         return f"{self.broken}{lost}."
 
     def begin(self, request: Request, name: str = "") -> None:
-        """Take a request that is about to be sent."""
         self._active[request] = name
         self.peak = max(self.peak, len(self._active))
         self.backlog.released(now())

@@ -7,13 +7,13 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 from loadtest import metrics
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Level
 
-_SAID = ("level", "done", "failed", "planned", "released", "shed", "left", "textless")  # as a tally has them
+_OF_TALLY = ("level", "done", "failed", "planned", "released", "shed", "left", "textless")  # as a tally has them
 _SUMMED = (  # what several processes say of the same level adds up
     *("done", "failed", "planned", "in_flight", "decoding", "released", "shed", "left"),
     *("tokens_per_s", "input_tokens_per_s"),
@@ -65,7 +65,6 @@ class Progress:
     def together(cls, parts: Sequence[Self], *, levels: int) -> Self:
         """Add up what several processes say of the same level; at least one part."""
         etas = [part.eta for part in parts if part.eta is not None]
-        sums: dict[str, Any] = {name: sum(getattr(part, name) for part in parts) for name in _SUMMED}
         return replace(
             parts[0],
             levels=levels,
@@ -74,7 +73,7 @@ class Progress:
             elapsed=max(part.elapsed for part in parts),
             eta=max(etas, default=None),
             due=None if parts[0].due is None else sum(part.due or 0 for part in parts),
-            **sums,
+            **{name: sum(getattr(part, name) for part in parts) for name in _SUMMED},
         )
 
 
@@ -133,9 +132,8 @@ class Tally:
             eta = max(0.0, duration - counted)
         elif self.done:
             eta = max(0.0, elapsed / self.done * (self.planned - self.done))  # people end their conversations
-        same: dict[str, Any] = {name: getattr(self, name) for name in _SAID}
         return Progress(
-            **same,
+            **{name: getattr(self, name) for name in _OF_TALLY},
             levels=levels,
             in_flight=in_flight,
             decoding=decoding,

@@ -16,7 +16,6 @@ from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, with_server_words
-from loadtest.measure.leaving import STAYS, Stay
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.request_additions import merged
@@ -29,6 +28,18 @@ from loadtest.workloads.source import Answered, Session
 IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
 # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
 SHORT_ANSWER = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """How long one user stays with one request."""
+
+    patience_s: float | None = None  # for the first token; None: for ever
+    pieces: int | None = None  # of the answer, after which the user hangs up; None: to its end
+    of: int = 0  # tokens that were expected
+
+
+STAYS = Stay()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +150,6 @@ class Request:
 
     @property
     def left(self) -> bool:
-        """Whether the user has hung up."""
         known = self.failure
         return known is not None and known.outcome is Outcome.LEFT and self.received.marked is None
 
@@ -291,8 +301,8 @@ class Request:
             known = with_server_words(known, ending.error if received.success else None)
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
-            said = http_sentence(received.status, reads.body, received.headers)
-            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, said))
+            sentence = http_sentence(received.status, reads.body, received.headers)
+            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, sentence))
         wrong = ending.error
         readable = ending.done and wrong is None  # some servers name a coding that they do not use
         if received.packed is not None and not readable:

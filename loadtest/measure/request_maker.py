@@ -1,18 +1,18 @@
-"""Makes requests of jobs, for both drivers."""
+"""Makes requests of jobs, for both drivers, and says of each when its user hangs up."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 from loadtest.dialects import Dialect
-from loadtest.measure.leaving import stay_of
-from loadtest.measure.request import Request
+from loadtest.measure.request import STAYS, Request, Stay
 from loadtest.records import Clock
-from loadtest.scenario import Scenario
+from loadtest.scenario import Scenario, times_of
 from loadtest.wire import Heartbeat, Posts
 from loadtest.workloads.conversations import Conversation
 from loadtest.workloads.job import Job
-from loadtest.workloads.source import Session
+from loadtest.workloads.source import Session, seed_from
 from loadtest.workloads.tokens import Counter
 
 
@@ -69,3 +69,19 @@ class RequestMaker:
         if isinstance(session, Conversation):
             request.remark = session.passed
         return None if job is None else self.request(job, session)
+
+
+def stay_of(scenario: Scenario, job: Job) -> Stay:
+    """Return how long the user of a job stays, by the seed and the job's place in the plan alone.
+
+    Warm-ups stay to the end, for they show nothing.
+    """
+    patience, share = scenario.patience, scenario.leave or 0.0
+    if job.warmup or (patience is None and not share):
+        return STAYS
+    place = job.session if job.session is not None else job.id
+    rng = random.Random(seed_from(scenario.seed, "stay", job.level, place, job.turn))
+    patience_s = None if patience is None else times_of(patience).seconds(rng)
+    expected = job.output_tokens or 0
+    leaves = rng.random() < share and expected > 0
+    return Stay(patience_s, rng.randint(1, max(expected - 1, 1)) if leaves else None, expected)

@@ -88,9 +88,9 @@ def _probable(tried: Sequence[TriedLevel]) -> tuple[int, int | None]:
 
     More load never makes a server faster, so nothing above the lowest miss can count as met.
     """
-    said = {one.concurrency: one.probably for one in tried if not (one.void and one.met is None)}
-    missed = min((at for at, met in said.items() if not met), default=None)
-    return max((at for at, met in said.items() if met and (missed is None or at < missed)), default=0), missed
+    by_load = {one.concurrency: one.probably for one in tried if not (one.void and one.met is None)}
+    missed = min((at for at, met in by_load.items() if not met), default=None)
+    return max((at for at, met in by_load.items() if met and (missed is None or at < missed)), default=0), missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,10 @@ class SearchResult:
     @classmethod
     def of(cls, tried: Sequence[TriedLevel]) -> SearchResult:
         """Sum up the levels tried; of several measurements of one load the last, largest one counts."""
-        said = {one.concurrency: one.met for one in tried}
-        missed = min((at for at, met in said.items() if met is False), default=None)
-        below = [at for at in said if missed is None or at < missed]
-        met = max((at for at in below if said[at]), default=None)
+        by_load = {one.concurrency: one.met for one in tried}
+        missed = min((at for at, met in by_load.items() if met is False), default=None)
+        below = [at for at in by_load if missed is None or at < missed]
+        met = max((at for at in below if by_load[at]), default=None)
         void = tried[-1].concurrency if tried and tried[-1].void else None
         answer, beyond = _probable(tried)
         return cls(met, missed, void, answer or None, beyond)

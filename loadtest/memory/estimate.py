@@ -73,8 +73,6 @@ class KVCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """The facts of a model that an estimate is made from."""
-
     name: str
     weights: int  # bytes
     weights_from: str  # the source of that figure, in words
@@ -130,11 +128,11 @@ class MemoryPlan:
             return self.buffers
         if not facts.width:
             return UNKNOWN_COMPUTE
-        ends = facts.width + (facts.vocabulary or 0)
+        outer = facts.width + (facts.vocabulary or 0)
         if not self.flash and facts.heads:
-            return 4 * BATCH * max(ends, 1 + 4 * facts.width + self.context * self.slots * (1 + facts.heads))
+            return 4 * BATCH * max(outer, 1 + 4 * facts.width + self.context * self.slots * (1 + facts.heads))
         middle = 2 * (facts.feed_forward or 4 * facts.width) + 8 * facts.width
-        return 4 * BATCH * max(ends, middle) + 2 * BATCH * self.context
+        return 4 * BATCH * max(outer, middle) + 2 * BATCH * self.context
 
     @property
     def driver(self) -> int:
@@ -212,10 +210,10 @@ class LoadedMemory:
         }
 
 
-def loaded_memory(said: Mapping[str, Any] | None) -> LoadedMemory | None:
+def loaded_memory(row: Mapping[str, Any] | None) -> LoadedMemory | None:
     """Return the sizes in a row of /api/ps; None without a row or a size."""
-    size = (said or {}).get("size")
-    return LoadedMemory(int(size), (said or {}).get("size_vram")) if size else None
+    size = (row or {}).get("size")
+    return LoadedMemory(int(size), (row or {}).get("size_vram")) if size else None
 
 
 def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:

@@ -103,7 +103,6 @@ class GgufHeader:
 
     @property
     def weights(self) -> int:
-        """Bytes of all tensors."""
         return sum(item.bytes for item in self.tensors)
 
     def facts(self) -> dict[str, Any]:

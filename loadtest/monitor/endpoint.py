@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 from typing import Any
 
 from loadtest.errors import ScenarioError
@@ -34,27 +35,6 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = SCRAPER_TIMEOUT_S
-    collect: Callable[[], Iterable[object]]
-    choose_encoder: Callable[[str], tuple[Callable[[object], bytes], str]]
-
-    def do_GET(self) -> None:
-        if self.path.partition("?")[0] != PATH:
-            self.send_error(404)
-            return
-        encode, kind = self.choose_encoder(self.headers.get("Accept", ""))
-        page = encode(self)  # the encoder calls `collect` of the registry that it is given: this handler
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(page)))
-        self.end_headers()
-        self.wfile.write(page)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 class _MetricsServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
@@ -71,8 +51,27 @@ def serve_metrics(listener: socket.socket, collect: Callable[[], Iterable[object
     # imported now, for it takes a while, and later requests may be in flight
     from prometheus_client.exposition import choose_encoder
 
-    own = {"collect": staticmethod(collect), "choose_encoder": staticmethod(choose_encoder)}
-    server = _MetricsServer(listener.getsockname(), type("Handler", (_Handler,), own), bind_and_activate=False)
+    registry: Any = SimpleNamespace(collect=collect)
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = SCRAPER_TIMEOUT_S
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != PATH:
+                self.send_error(404)
+                return
+            encode, kind = choose_encoder(self.headers.get("Accept", ""))
+            page = encode(registry)
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = _MetricsServer(listener.getsockname(), Handler, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -16,6 +16,7 @@ from prometheus_client.utils import floatToGoString
 from loadtest.live import Figures
 from loadtest.metrics import FORMULAS
 from loadtest.records import Outcome
+from loadtest.text import profile_at_speed
 from loadtest.urls import userinfo_apart
 
 _R10 = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
@@ -55,8 +56,6 @@ class ClientState:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What is known of a run so far."""
-
     run: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty while there is none
     figures: Mapping[str, Figures] = field(default_factory=dict)  # by the value of the label `name`
@@ -82,14 +81,14 @@ def families(seen: RunState) -> Iterator[Metric]:
 
 
 def _info(seen: RunState) -> dict[str, str]:
-    target, said = seen.facts.get("target") or {}, (seen.facts.get("server") or {}).get("simulated")
+    target, simulated = seen.facts.get("target") or {}, (seen.facts.get("server") or {}).get("simulated")
     return {
         "run": seen.run,
         "model": str(target.get("model") or ""),
         "url": userinfo_apart(str(target.get("url") or ""))[0],
         "dialect": str(target.get("dialect") or ""),
         "driver": str(seen.facts.get("driver") or ""),
-        "simulated": f"{said['profile']} at {float(said['speed']):g}× speed" if said else "",
+        "simulated": profile_at_speed(simulated).removeprefix("profile ") if simulated else "",
     }
 
 

@@ -30,8 +30,6 @@ _WHY = {
 
 
 class Nvidia:
-    """Samples every NVIDIA GPU of this machine."""
-
     name = "nvidia"
 
     def __init__(self) -> None:

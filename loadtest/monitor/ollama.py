@@ -13,8 +13,6 @@ _MODEL_KEYS = ("name", "digest", "size", "size_vram", "context_length", "expires
 
 
 class Ollama:
-    """Samples the loaded models of an Ollama by its page /api/ps."""
-
     name = "ollama"
 
     def __init__(self, page: ScrapedPage) -> None:

@@ -13,8 +13,6 @@ COUNTED_ZONES = ("package", "dram")  # cores and built-in graphics lie in their 
 
 
 class Rapl:
-    """Samples the joules that all processor packages and their memory used since the source was opened."""
-
     name = "rapl"
 
     def __init__(self, place: Path = POWERCAP) -> None:

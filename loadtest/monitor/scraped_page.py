@@ -56,7 +56,9 @@ class ScrapedPage:
         received, limit = Received(), PAGE_LIMIT_S
         limits = Timeouts(connect=limit, first_token=limit, idle=limit, total=limit)
         try:
-            self._wire = self._wire or self._new_wire()
+            if self._wire is None:
+                verify = trust(self._keys) if self._order.origin.scheme == "https" else None
+                self._wire = SyncWire(verify=verify, proxy=Proxy.of(self._keys))
             self._wire.fetch(replace(self._order, received=received, limits=limits))
         except LoadTestError as error:
             raise SourceError(str(error)) from None
@@ -69,10 +71,6 @@ class ScrapedPage:
         self._check(received)
         self.simulated = received.headers.get("loadtest-simulated")
         return received.body()
-
-    def _new_wire(self) -> SyncWire:
-        verify = trust(self._keys) if self._order.origin.scheme == "https" else None
-        return SyncWire(verify=verify, proxy=Proxy.of(self._keys))
 
     def _check(self, received: Received) -> None:
         """Raise SourceError for an answer that is no page of this moment."""
@@ -93,14 +91,13 @@ class ScrapedPage:
             SourceError,
         )
         refuse(
-            (said := cached_by(received.header_lines)),
-            f"{self.url} comes out of a cache on the way ({said}), so it tells of another moment; give its address behind "
+            (header := cached_by(received.header_lines)),
+            f"{self.url} comes out of a cache on the way ({header}), so it tells of another moment; give its address behind "
             "that cache.",
             SourceError,
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return the URL, and what a simulated server says of itself there."""
         return {"url": self.url, **({"simulated": self.simulated} if self.simulated else {})}
 
     def close(self) -> None:

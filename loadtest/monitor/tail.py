@@ -91,8 +91,6 @@ class Tail:
 
 
 class _Requests:
-    """One requests file and how far it has been read."""
-
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0

@@ -164,7 +164,6 @@ class Mixture:
         return tuple(part.file for part in self.parts if part.file is not None)
 
     def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
-        """Return one length; `place`, from 0 to 1, chooses among those of a file."""
         return self._one_part(rng).draw(rng, place, observed)
 
     def seconds(self, rng: random.Random) -> float:
@@ -216,7 +215,6 @@ def distribution_text(key: str, value: str, of: Quantity = LENGTHS) -> str:
 
 
 def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
-    """Return those lengths that are numbers."""
     return tuple(value for value in values if isinstance(value, int))
 
 
@@ -237,12 +235,12 @@ def _distribution(text: str, of: Quantity) -> Mixture:
 
 def _part(text: str, whole: str, of: Quantity) -> MixturePart:
     """Return one part of a mixture; its share is 0 where it has none."""
-    body, at, said = text.strip().rpartition("@")
+    body, at, share_text = text.strip().rpartition("@")
     share = 0.0
-    if not at or not said.rstrip().endswith("%"):
+    if not at or not share_text.rstrip().endswith("%"):
         body = text.strip()
     else:
-        share = _number(said.strip().rstrip("%"), "share", SHARES, whole, of) / 100
+        share = _number(share_text.strip().rstrip("%"), "share", SHARES, whole, of) / 100
     name, bracket, rest = body.partition("(")
     name = name.strip().lower()
     if not bracket:

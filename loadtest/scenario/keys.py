@@ -51,7 +51,6 @@ class Key:
 
     @property
     def listed(self) -> bool:
-        """Whether its value is a list."""
         return typing.get_origin(self.hint) in (Sequence, tuple)
 
     @property
@@ -113,9 +112,9 @@ class Key:
             self.valid(value)
 
 
-def key(help_text: str, default: Any, **said: Any) -> Any:
-    """Return the dataclass field of a key; `said` are further fields of `Key`. A default list becomes a tuple."""
-    metadata = {"key": Key(help=help_text, **said)}
+def key(help_text: str, default: Any, **fields: Any) -> Any:
+    """Return the dataclass field of a key; `fields` are further fields of `Key`. A default list becomes a tuple."""
+    metadata = {"key": Key(help=help_text, **fields)}
     return field(default=tuple(default) if isinstance(default, list) else default, metadata=metadata)
 
 

@@ -164,7 +164,6 @@ def query_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_path(path: str) -> None:
-    """Raise ScenarioError for a path that cannot stand behind the URL."""
     refuse("?" in path, "path holds a query (?…); give it with --query.")
     refuse(
         not _PATH.fullmatch(path),
@@ -174,7 +173,6 @@ def check_path(path: str) -> None:
 
 
 def check_keep_alive(text: str) -> None:
-    """Raise ScenarioError for what Ollama does not read as a time."""
     refuse(
         not _DURATION.fullmatch(text),
         f"keep_alive must be a time like 10m, 0 or -1 (for ever), not {short_repr(text)}.",
@@ -204,14 +202,14 @@ def body_text(value: Any) -> Any:
         raise ScenarioError(f"{where} holds tables or lists nested hundreds deep; make it flatter.") from None
 
 
-def check_body(text: str, said: Sequence[str]) -> None:
+def check_body(text: str, given: Sequence[str]) -> None:
     """Raise ScenarioError for a key that decides what is measured, naming the option that sets it, and for a stray ${.
 
-    `said` are the keys of the scenario that requests say: a body may not set one of them again.
+    `given` are the keys of the scenario that requests say: a body may not set one of them again.
     """
     body = orjson.loads(text)
     _with_texts(body, _checked_text)
-    again = {one.removeprefix("sampling_"): f"--{one.replace('_', '-')}" for one in said}
+    again = {one.removeprefix("sampling_"): f"--{one.replace('_', '-')}" for one in given}
     for key, option in (_SET_BY | again).items():
         refuse(key in body, f"body sets {key}, which is set by {option}; take it out of --body.")
     if "options" in body and not isinstance(options := body["options"], dict):

@@ -184,6 +184,16 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         """Return a copy with `changes`, checked like any other."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def sends_nothing_first(self) -> bool:
+        """Whether no request is sent before the first level: where loads are measured, and all texts are the user's own.
+
+        The first load may then read the file from disk, where a model that was loaded to fit lengths leaves it in the page
+        cache.
+        """
+        own_texts = self.literal or self.data is not None
+        return self.unload and own_texts and self.system_tokens is None
+
     def grid(self) -> tuple[Sequence[Any], ...]:
         """Return the values that levels are made of: words, input lengths, output lengths, loads."""
         inputs = () if self.literal or self.data is not None else self.input_tokens
@@ -219,7 +229,6 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
 
 
 def _check_together(scenario: Scenario) -> None:
-    """Raise ScenarioError where keys of several parts make no sense together."""
     made_up = not (scenario.literal or scenario.trace or scenario.data)
     refuse(
         scenario.data is not None and scenario.literal, "data and prompt (or prompt_file) exclude each other; give one."
@@ -271,7 +280,6 @@ def _check_together(scenario: Scenario) -> None:
 
 
 def _check_sessions(scenario: Scenario) -> None:
-    """Raise ScenarioError for conversations that cannot be held."""
     if scenario.turns is None:
         for name, stray in (("answers", scenario.data is None), ("follow_up_tokens", True)):
             refuse(

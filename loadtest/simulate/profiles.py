@@ -23,8 +23,6 @@ from loadtest.simulate.model.timing import StepLaw, Timing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What the control plane says of the model."""
-
     name: str
     family: str = "llama"
     parameters: int

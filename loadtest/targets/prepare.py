@@ -1,6 +1,7 @@
 """From a scenario to what is ready to be measured: the servers found, their models loaded, the prompts' lengths fitted.
 
-All of it is synchronous: nothing is being measured yet, and both drivers use it.
+The lengths are fitted by requests that are sent before the clock: they load the model, and show how the server counts tokens
+and which context it granted. All of it is synchronous: nothing is being measured yet, and both drivers use it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,29 @@ from dataclasses import dataclass
 import httpx
 
 from loadtest import credentials
-from loadtest.errors import refuse
+from loadtest.dialects.answers.errors.error_words import SIGN_IN
+from loadtest.dialects.answers.errors.refusals import NO_CHAT, refused_key
+from loadtest.dialects.answers.errors.server_errors import shorten
+from loadtest.errors import TargetError, refuse
+from loadtest.measure.request import Request
 from loadtest.reach import note_on_trust
-from loadtest.scenario import Scenario, rotation
-from loadtest.targets.context import check_lengths, context_of, not_granted
+from loadtest.records import Clock, Outcome, Record
+from loadtest.scenario import Scenario, rotation, whole_lengths
+from loadtest.targets.context import check_lengths, context_of, lengths_left_out, lengths_within, not_granted
+from loadtest.targets.server.not_reached import https_instead
+from loadtest.targets.server.probe import lists_model, models_named
 from loadtest.targets.target import Target, find_targets, reread
-from loadtest.targets.token_fit import fit_to_context, fit_token_counts
 from loadtest.text import counted, listed, shown
-from loadtest.workloads.tokens import Counter, TokenFit, load_counter
-from loadtest.workloads.workload import Workload
+from loadtest.urls import endpoint_url
+from loadtest.wire import Origin, SyncWire, now
+from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
+from loadtest.workloads.job import Job
+from loadtest.workloads.tokens import Counter, TokenFit, load_counter, uncut
+from loadtest.workloads.workload import FIT_SHORT, Workload
+
+TRIED_ON = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
+ONE_MORE = "One more such request, for the context may have cut the longest prompt."
+SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +67,9 @@ def prepare_targets(
     return scenario, ready
 
 
-def sends_nothing_first(scenario: Scenario) -> bool:
-    """Whether no request is sent before the first level: where loads are measured, and all texts are the user's own.
-
-    The first load may then read the file from disk, where a model that was loaded to fit lengths leaves it in the page cache.
-    """
-    own_texts = scenario.literal or scenario.data is not None
-    return scenario.unload and own_texts and scenario.system_tokens is None
-
-
 def _prepared(
     client: httpx.Client, scenario: Scenario, found: Sequence[tuple[Target, int]], say: Callable[[str], object]
 ) -> tuple[ReadyTarget, ...]:
-    """Load every model and fit the prompts' lengths to each server's counts."""
     counters = []
     for target, _ in found:
         say(target.described)
@@ -77,7 +82,7 @@ def _prepared(
             say(warning)
         counters.append(load_counter(target.model.name, fetch=target.server.simulated is None))
     targets = [target for target, _ in found]
-    _say_counters(targets, counters, say, corrected=not sends_nothing_first(scenario))
+    _say_counters(targets, counters, say, corrected=not scenario.sends_nothing_first)
     if scenario.up_to_context:
         pairs = zip(targets, counters, strict=True)
         fitted = [fit_to_context(client, scenario, target, counter, say) for target, counter in pairs]
@@ -112,7 +117,7 @@ def _fitted(
     client: httpx.Client, target: Target, workload: Workload, weight: int, say: Callable[[str], object]
 ) -> ReadyTarget:
     scenario, fit = workload.scenario, TokenFit()
-    loaded = not sends_nothing_first(scenario)
+    loaded = not scenario.sends_nothing_first
     if loaded:
         fit, target = fit_token_counts(client, target, workload, say)
         if sentence := not_granted(scenario, target.model):
@@ -129,7 +134,6 @@ def _fitted(
 
 
 def _spread(found: Sequence[tuple[Target, int]]) -> str:
-    """Say how users are spread over targets."""
     total = sum(weight for _, weight in found)
     parts = [f"{weight} for {shown(target.model.name)} at {target.server.url}" for target, weight in found]
     return f"Of every {total} users: {', '.join(parts)}."
@@ -149,3 +153,152 @@ def _without_users(scenario: Scenario, ready: Sequence[ReadyTarget]) -> list[str
         if left:
             sentences.append(f"{counted(users, 'user')}: none is left for {listed(left)} in that level.")
     return sentences
+
+
+def fit_to_context(
+    client: httpx.Client, scenario: Scenario, target: Target, counter: Counter, say: Callable[[str], object]
+) -> tuple[Scenario, Target]:
+    """Return the scenario with the prompt lengths that fit the model's context, and the target as it is once loaded.
+
+    A short request is sent first: a server knows the context of loaded models only, and this request may load the model
+    with another context than it had. Raises TargetError where the server does not say the context, and ScenarioError where
+    no prompt fits.
+    """
+    seed = (scenario.seed or 0) + 1  # another text than the later jobs': a cached prompt may be counted short
+    job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
+    loading = "; it loads the model" if first_request_loads(target) else ""
+    say(f"Learning the context of {shown(target.model.name)}: one request first, which does not count{loading}.")
+    with SyncWire.of(scenario) as wire:
+        first_answer(wire, target, job)
+    target = reread(client, target)
+    context = target.model.context or scenario.num_ctx
+    if context is None:
+        raise TargetError(
+            f"{target.server.url} does not say the context of {shown(target.model.name)}; leave up_to_context away and name "
+            "lengths that fit with --input-tokens."
+        )
+    lengths, answer = whole_lengths(scenario.input_tokens), max(whole_lengths(scenario.output_tokens), default=0)
+    fitted = lengths_within(context, lengths, answer)  # no answer to embeddings
+    refuse(
+        not fitted,
+        f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
+        f"leave no room in for a prompt; ask for fewer with --output-tokens or {LARGER_CONTEXT}.",
+    )
+    if sentence := lengths_left_out(shown(target.model.name), context, lengths, fitted):
+        say(sentence)
+    return scenario.replace(input_tokens=fitted), target
+
+
+def fit_token_counts(
+    client: httpx.Client, target: Target, workload: Workload, say: Callable[[str], object]
+) -> tuple[TokenFit, Target]:
+    """Send requests one by one, fit our token counts to the server's, and return the fit and the target once loaded.
+
+    The first request loads the model and proves that it answers: raises TargetError when it does not. A later request
+    that fails is left out. Where the context cut a long prompt, prompts half as long follow until one is whole.
+    """
+    points: list[tuple[int, int]] = []
+    jobs = workload.fit_jobs()
+    longest = max(ours for _, ours in jobs)
+    say(_announced(target, len(jobs)))
+    with SyncWire.of(workload.scenario) as wire:
+
+        def measure(job: Job, ours: int) -> None:
+            try:
+                points.append((ours, first_answer(wire, target, job)))
+            except TargetError:
+                if not points:
+                    raise
+
+        for job, ours in jobs:
+            measure(job, ours)
+        target = reread(client, target)
+        context = target.model.context
+        if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
+            say(ONE_MORE)
+            measure(*workload.fit_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
+        number, counts = len(jobs) + 1, any(server for _, server in points)
+        while (
+            counts
+            and longest > 2 * FIT_SHORT
+            and max((ours for ours, _ in uncut(points, context)), default=0) < longest
+        ):
+            longest //= 2
+            if all(ours != longest for ours, _ in points):
+                say(ONE_MORE)
+                measure(*workload.fit_job(number, longest))
+                number += 1
+    return TokenFit.fit(points, context), target
+
+
+def _announced(target: Target, requests: int) -> str:
+    """Say what is sent before the first level: with a slow server it takes a while, and nothing else shows."""
+    loading = "; the first of them loads the model" if first_request_loads(target) else ""
+    sent = counted(requests, "request")
+    return f"Learning how {shown(target.model.name)} counts tokens: {sent} first, which do not count{loading}."
+
+
+def first_request_loads(target: Target) -> bool:
+    """Return whether the first request loads the model: it is not loaded, or is with another context than is asked for."""
+    model, asked = target.model, getattr(target.dialect, "num_ctx", None)
+    if model.loaded is False or not asked or model.context is None:
+        return model.loaded is False
+    return bool(min(asked, model.trained_context or asked) != model.context)
+
+
+def first_answer(wire: SyncWire, target: Target, job: Job) -> int:
+    """Send one short request and return the server's prompt_tokens, 0 where it says none; raise TargetError if it fails."""
+    request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
+    try:
+        wire.fetch(request.order)
+    except httpx.HTTPError as error:
+        sentence = (
+            f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
+        )
+        raise TargetError(_https_instead(wire, target) or sentence) from None
+    record = request.finish()
+    _accept(record, wire, target)
+    return record.prompt_tokens or 0
+
+
+def _https_instead(wire: SyncWire, target: Target) -> str | None:
+    """Return a sentence where the server's port speaks https; a server behind a proxy is not asked past it."""
+    return None if wire.proxy_to(Origin.of(target.server.url)) is not None else https_instead(target.server.url)
+
+
+def _of_a_key(target: Target, status: int) -> str:
+    """Say what to do about the key where a request is refused."""
+    url, api, key_env = target.server.url, target.dialect.api, target.dialect.key_env
+    if (name := credentials.key_variable(url, api, key_env=key_env)) is not None:
+        return refused_key(name, status)
+    return f"set {credentials.variables_for(url, api, key_env=key_env)[0]} to a key that it accepts"
+
+
+def _around(target: Target, record: Record, words: str) -> str:
+    """Say how to find out more about a request that was refused, with a blank before it; "" where it is said."""
+    server, name = target.server, target.model.name
+    if record.status not in TRIED_ON or " --" in words:
+        return ""
+    if server.models and not lists_model(server, name) and server.kind != "llama.cpp":
+        present = models_named([shown(model.name) for model in server.models])
+        return f" The server does not list {shown(name)}; it lists: {present}. Choose one with --model."
+    if NO_CHAT.search(words) and target.dialect.streams:
+        return " An embedding model is measured with --endpoint embeddings; `loadtest check --try` finds out what else it answers."
+    return " `loadtest check --try` finds out what it answers."
+
+
+def _accept(record: Record, wire: SyncWire, target: Target) -> None:
+    if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
+        return
+    where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
+    if record.status in (401, 403):
+        is_advised = any(what in (record.error or "") for what in (" --", SIGN_IN))
+        does = "" if is_advised else f"; {_of_a_key(target, record.status)}"
+        raise TargetError(f"{where} refuses us with status {record.status} ({record.error}){does}.")
+    if record.status in (None, 400) and (instead := _https_instead(wire, target)):
+        raise TargetError(instead)
+    failed = record.status is not None and not 200 <= record.status < 300
+    status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
+    words = record.error or record.outcome
+    around = _around(target, record, words)
+    raise TargetError(f"{where} does not answer a first request: {status}{words.rstrip('.')}.{around}")

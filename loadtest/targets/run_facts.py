@@ -12,7 +12,7 @@ from loadtest import reach
 from loadtest.measure import capacity_file
 from loadtest.run_folder import utc_now
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.prepare import ReadyTarget, sends_nothing_first
+from loadtest.targets.prepare import ReadyTarget
 from loadtest.text import shown
 
 
@@ -51,7 +51,7 @@ def target_entry(scenario: Scenario, ready: ReadyTarget) -> dict[str, Any]:
     """Return an entry of run.json's `targets`: a server and model, what is known of them, and what comparing needs."""
     target, workload, server = ready.target, ready.workload, ready.target.server
     # The context that a model was loaded with for others says nothing of the next load.
-    granted = None if sends_nothing_first(scenario) else target.model.context
+    granted = None if scenario.sends_nothing_first else target.model.context
     context = granted or scenario.num_ctx or target.model.context
     return {
         **target.facts,

@@ -48,7 +48,7 @@ class BurstSeen:
     sent: int
     at_work: int
     limit: int | None  # None: nobody was passed over, or the burst does not tell
-    said: str
+    sentence: str
     tells: bool = True  # False: longer answers would be needed
 
 
@@ -66,7 +66,6 @@ class SlotProbe:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all prompts and answers."""
         return sum((record.prompt_tokens or 0) + (record.output_tokens or 0) for record in self.records)
 
     @property
@@ -125,7 +124,7 @@ class _Probing:
             most = 1
             for size in BURSTS:
                 await wire.prepare(self._target.server.url, size)
-                found = await self._told(wire, size, idle)
+                found = await self._telling_burst(wire, size, idle)
                 most = max(most, found.at_work)
                 if found.limit is not None:
                     agreed = await self._agreed(wire, found, idle)
@@ -134,19 +133,19 @@ class _Probing:
                     doubt = f"The limit was not found: bursts of {size} do not agree on one."
                     return self._over(found.limit if agreed else None, most, how if agreed else doubt)
                 if not found.tells or found.at_work < size:
-                    return self._over(None, most, f"The limit was not found: {found.said}.")
+                    return self._over(None, most, f"The limit was not found: {found.sentence}.")
         return self._over(None, most, f"No limit seen up to {counted(most, 'request')} at once.")
 
     def _over(self, limit: int | None, most: int, how: str) -> SlotProbe:
         took = (now() - self._begun) * S_PER_NS
         return SlotProbe(limit, most, how, tuple(self._witnesses), took, tuple(self._records), self._clock)
 
-    async def _told(self, wire: AsyncWire, size: int, idle: float) -> BurstSeen:
+    async def _telling_burst(self, wire: AsyncWire, size: int, idle: float) -> BurstSeen:
         """Send a burst, and again with the longest answers where it does not tell."""
         found = BurstSeen(size, 0, None, "", tells=False)
         for tokens in (self._tokens(size, idle), LONGEST_ANSWER, LONGEST_ANSWER):
             found = seen_in(await self._send(wire, size, tokens), idle)
-            self._witnesses.append(found.said)
+            self._witnesses.append(found.sentence)
             if found.tells:
                 break
         return found
@@ -167,7 +166,7 @@ class _Probing:
             if again.limit == found.limit:
                 self._witnesses.append(f"another {found.sent} requests sent together showed the same")
                 return True
-            self._witnesses.append(again.said)
+            self._witnesses.append(again.sentence)
         return False
 
     async def _send(self, wire: AsyncWire, size: int, tokens: int) -> list[Record]:
@@ -209,8 +208,7 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
         why = shown(redacted(shorten(failed[0].error or str(failed[0].outcome))))
         return BurstSeen(sent, 0, None, f"{len(failed)} of {sent} failed ({why})", tells=False)
     begun = sorted((record.t_first_token or 0) * S_PER_NS for record in answered)
-    ends = [_last(record) for record in answered]
-    first_end = min(ends)
+    first_end = min(map(_last, answered))
     early = [at for at in begun if at < first_end]
     at_work = len(early)
     shortest = min(map(_decode_s, answered))
@@ -225,17 +223,17 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
     if not at_work:
         told = f"of {sent} requests sent together, none is known to have begun before the first one ended"
         return BurstSeen(sent, 0, None, f"{told}: answers are too short to tell", tells=False)
-    said = _passed_over(sent, at_work)
+    passed_over = _passed_over(sent, at_work)
     if quiet < QUIET * usual:
         return BurstSeen(
             sent,
             at_work,
             None,
-            f"{said}, but answers last {seconds(shortest)}, which is too short beside {seconds(usual)} that a "
+            f"{passed_over}, but answers last {seconds(shortest)}, which is too short beside {seconds(usual)} that a "
             "request takes to begin",
             tells=False,
         )
-    return BurstSeen(sent, at_work, at_work, f"{said}, and so waited {seconds(quiet)} or more")
+    return BurstSeen(sent, at_work, at_work, f"{passed_over}, and so waited {seconds(quiet)} or more")
 
 
 def _passed_over(sent: int, at_work: int) -> str:

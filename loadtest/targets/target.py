@@ -8,16 +8,15 @@ from typing import Any
 
 import httpx
 
-from loadtest import credentials, reach
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError, refuse
 from loadtest.scenario import ONE_API, ModelShare, Scenario, even_weights
-from loadtest.scenario.request_additions import filled_query, templates_of
+from loadtest.scenario.request_additions import filled_query
 from loadtest.targets.server.control import as_count, as_mapping, as_plain, ask
 from loadtest.targets.server.model_list import listed_models
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, lists_model, probe, with_details
 from loadtest.text import shown
-from loadtest.urls import base_url, default_url, parse_url
+from loadtest.urls import base_url, default_url
 from loadtest.wire import Posts
 
 _COUNTS_OF_PS = ("size", "size_vram", "context_length")  # of /api/ps: as_plain would keep any value of them
@@ -38,7 +37,6 @@ class Target:
 
     @property
     def posts(self) -> Posts:
-        """What makes requests ready to be sent there."""
         return Posts(self.server.url, self.headers, filled_query(self.dialect.query))
 
     @property
@@ -51,51 +49,6 @@ class Target:
     def described(self) -> str:
         """Server, model and dialect in one line."""
         return f"{self.server.url}: {self.server.described}, model {shown(self.model.name)}, {self.dialect.name}"
-
-
-def located(scenario: Scenario) -> Scenario:
-    """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
-
-    What is secret in the URL, the proxy's URL, headers, query and body goes into the environment, where child processes find it:
-    call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
-    contradicts api or endpoint, or a header, query or body needs a variable that is not set.
-    """
-    scenario = reach.secrets_apart(scenario)
-    if len(scenario.urls) > 1:
-        return _each_located(scenario)
-    given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
-    address = parse_url(given)
-    credentials.keep_apart(address)
-    api, endpoint = address.asks
-    changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
-    changes |= templates_of(scenario.header, scenario.query, scenario.body)
-    if api is not None and endpoint is not None:
-        fits = scenario.api in ("auto", api) or endpoint in ONE_API
-        refuse(
-            not fits or scenario.endpoint not in ("chat", endpoint),
-            f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
-            f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}.",
-        )
-        refuse(
-            address.path is not None and scenario.path not in (None, address.path),
-            f"the URL ends in {address.path}, and --path {scenario.path} was asked for; give the base URL "
-            f"{address.base}, or leave out --path.",
-        )
-        named = {} if address.path is None else {"path": address.path}
-        changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint, **named}
-    return scenario.replace(**changes) if changes else scenario
-
-
-def _each_located(scenario: Scenario) -> Scenario:
-    """Return the scenario with each of its URLs taken apart; they must name the same API and endpoint, and no server twice."""
-    found = [located(scenario.replace(url=url)) for url in scenario.urls]
-    asked = {(one.api, one.endpoint, one.path) for one in found}
-    if len(asked) > 1:
-        said = " and ".join(
-            sorted(f"--api {api} --endpoint {name}" + (f" --path {path}" if path else "") for api, name, path in asked)
-        )
-        raise ScenarioError(f"the URLs ask for {said}, and a run has one of them; give base URLs, without an endpoint.")
-    return found[0].replace(url=" ".join(str(one.url) for one in found))
 
 
 def find_targets(
@@ -120,8 +73,8 @@ def find_targets(
     for (_, server), share in zip(asked, shares, strict=True):
         left = [shown(one.name or "") for one in scenario.models if one not in share]
         if left and len(left) < len(scenario.models):
-            said = ", ".join(shown(one.name or "") for one in share)
-            say(f"{server.url} does not list {', '.join(left)}: its users ask for {said} alone.")
+            present = ", ".join(shown(one.name or "") for one in share)
+            say(f"{server.url} does not list {', '.join(left)}: its users ask for {present} alone.")
     weights = even_weights([[one.weight for one in share] for share in shares])
     targets = [
         _target_at(client, scenario.replace(url=url, model=one.name), server)
@@ -217,4 +170,8 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
     refuse(
         answer.failure is not None, f"{url} does not answer when asked to unload {name}: {answer.failure}.", TargetError
     )
-    refuse(not answer.ok, f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?", TargetError)
+    refuse(
+        not answer.ok,
+        f"{url} does not unload {name}: it answers with {answer.described}; is it an Ollama?",
+        TargetError,
+    )

@@ -184,18 +184,18 @@ def following(tried: Sequence[Attempt], server: Server, model: ServedModel) -> S
     if tried[-1].works or tried[0].hopeless or len(tried) >= MOST_ATTEMPTS:
         return None
     own_root = has_own_root(server.url)
-    sent = [_said(one.dialect, own_root=own_root) for one in tried]
+    sent = [_identity(one.dialect, own_root=own_root) for one in tried]
     for scenario in _candidates(tried, server.api(tried[0].scenario.api)):
         try:
             dialect = target_of(server, model, scenario).dialect
         except ScenarioError:
             continue
-        if _said(dialect, own_root=own_root) not in sent:
+        if _identity(dialect, own_root=own_root) not in sent:
             return scenario
     return None
 
 
-def _said(dialect: Dialect, *, own_root: bool) -> tuple[Any, ...]:
+def _identity(dialect: Dialect, *, own_root: bool) -> tuple[Any, ...]:
     """Return what tells two requests apart; below a root of its own the API has no /v1."""
     path = dialect.posted_to.removeprefix("/v1") if own_root else dialect.posted_to
     return path, dialect.name, dialect.fields(1)

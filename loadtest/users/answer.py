@@ -125,7 +125,6 @@ class Answer:
         return self.status or 0
 
     def success(self) -> None:
-        """Count the request as a success, however it ended; in a with block."""
         self._judge(True)
 
     def failure(self, why: Exception | str) -> None:

@@ -40,8 +40,6 @@ GREETING_LIMITS = Timeouts(connect=5.0, first_token=5.0, idle=5.0)
 
 @dataclass(frozen=True, slots=True)
 class RequestKind:
-    """What a user wants sent."""
-
     endpoint: Endpoint
     input_tokens: int | str | None  # of a made-up prompt; a text is a distribution
     output_tokens: int | str | None
@@ -143,12 +141,11 @@ class Channel:
         source = ConversationSource(scenario, counter, fit, lengths, behind_prefix(scenario, counter, fit))
         return source.session(scenario.levels()[0], next(self._numbers)), source
 
-    def counted(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
         """Return about how many tokens a text adds to a prompt, by the server's count."""
         return round(self._asked.fit.ratio * self._counter.count(text))
 
     def maker(self, endpoint: Endpoint) -> RequestMaker:
-        """Return what makes the requests to an endpoint."""
         if endpoint not in self._makers:
             asked, target = self._asked, self._asked.target
             if endpoint != self.endpoint:

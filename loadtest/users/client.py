@@ -163,7 +163,7 @@ class Client:
     ) -> Answer:
         self._raise_pending()
         embedded = endpoint == EMBEDDINGS
-        said: str | Sequence[Any] | None = (
+        checked: str | Sequence[Any] | None = (
             checked_texts(prompt)
             if embedded and not isinstance(prompt, str | None)
             else checked_prompt(prompt, messages_allowed=not embedded and endpoint != "generate")
@@ -174,11 +174,11 @@ class Client:
             endpoint,
             checked_length("input_tokens", input_tokens),
             checked_length("output_tokens", output_tokens, answered=not embedded),
-            said if isinstance(said, str) else None,
+            checked if isinstance(checked, str) else None,
         )
         request = (
-            self._channel.as_given(kind, said)
-            if isinstance(said, list)
+            self._channel.as_given(kind, checked)
+            if isinstance(checked, list)
             else self._take(kind, in_session=t_sched is None)
         )
         if in_turn := due is None:
@@ -194,7 +194,7 @@ class Client:
             turn = maker.following(turn)
         if turn is not None:
             self._turn = kind, turn
-        if said is None and turn is None:
+        if checked is None and turn is None:
             self._recorder.backlog.add(lambda: self._channel.restock(kind, self._recorder.ledger.peak))
         self._take_end(answer, over=turn is None, catch_response=catch_response)
         return answer

@@ -219,8 +219,8 @@ class Settings:
             for these in (KEY_OPTIONS, TEST_OPTIONS)
         )
         given.update(keys | others)
-        said = {option.key: keys[option.key] for option in KEY_OPTIONS if keys[option.key] != option.default}
-        return cls(keys=said, **others)
+        asked = {option.key: keys[option.key] for option in KEY_OPTIONS if keys[option.key] != option.default}
+        return cls(keys=asked, **others)
 
 
 def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:

@@ -43,7 +43,7 @@ class UserSession:
         self._session, source = channel.conversation_of(self._scenario)
         self._script = source.script(self._scenario.levels()[0], self._session.number, warmup=False)
         self._failed = False
-        self._said = 0
+        self._sent = 0
         self._coming = self._next()
 
     @property
@@ -61,7 +61,7 @@ class UserSession:
         if turn is None or self._failed:
             raise ScenarioError("the conversation is over: begin another one with self.client.session().")
         request = self._channel.maker(self._endpoint).request(self._session.say(turn), self._session)
-        self._said += 1
+        self._sent += 1
         answer, heard = self._client.send_turn(request, self._scenario, name)
         self._failed = heard is None
         if heard is not None:
@@ -75,13 +75,12 @@ class UserSession:
 
     def _next(self) -> Turn | None:
         """Return the made-up turn to come."""
-        return self._session.fitting(self._script.any_turn(self._said)) if self._endless else self._session.peek()
+        return self._session.fitting(self._script.any_turn(self._sent)) if self._endless else self._session.peek()
 
     def _own(self, text: str) -> Turn:
-        """Return a turn that says a text of the user's."""
-        made_up = self._script.any_turn(self._said)
-        if not self._said:
+        made_up = self._script.any_turn(self._sent)
+        if not self._sent:
             text = behind_nonce(text, self._scenario, made_up.seed)
-        tokens = self._channel.counted(text) + MESSAGE_TOKENS
+        tokens = self._channel.count_tokens(text) + MESSAGE_TOKENS
         seed = seed_from(made_up.seed, "own words")
         return Turn(text, tokens, 0, seed, None, made_up.output_tokens, recorded=made_up.recorded)

@@ -8,8 +8,8 @@ from typing import Any
 from locust import FastHttpUser, HttpUser, User
 
 from loadtest.errors import ScenarioError, refuse
+from loadtest.reach import located
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
-from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.answer import say_once
 from loadtest.users.client import Client
@@ -90,10 +90,10 @@ class ModelUser(User):
 
         Raises ScenarioError or TargetError where the attributes and options make no sense.
         """
-        said_api = settings.keys.get("api", "auto")
+        asked_api = settings.keys.get("api", "auto")
         refuse(
-            cls.api != "auto" and said_api not in ("auto", cls.api),
-            f"{cls.__name__} speaks the {cls.api} API only; leave --api {said_api} out.",
+            cls.api != "auto" and asked_api not in ("auto", cls.api),
+            f"{cls.__name__} speaks the {cls.api} API only; leave --api {asked_api} out.",
         )
         where = f"user class {cls.__name__}"
         over = f"the command line, laid over {where},"

@@ -26,7 +26,7 @@ from loadtest.reach import alert_words
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys
-from loadtest.targets import token_fit
+from loadtest.targets import prepare
 from loadtest.targets.server.control import ControlClient, ask
 from loadtest.targets.server.not_reached import not_reached
 
@@ -126,7 +126,7 @@ def test_an_interrupt_before_anything_counted_says_that_nothing_was_recorded(
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt("SIGINT")
 
-    monkeypatch.setattr(token_fit, "first_answer", interrupt)
+    monkeypatch.setattr(prepare, "first_answer", interrupt)
     code, _, err = loadtest("run", simulated_url, "--out", tmp_path / "run")
     assert code == 130
     said = "loadtest: interrupted before the first request counted; nothing was recorded."

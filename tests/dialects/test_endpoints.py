@@ -21,8 +21,8 @@ from loadtest.dialects import (
 )
 from loadtest.dialects.answers.event_streams import EventDecoder, numbered
 from loadtest.errors import ScenarioError
+from loadtest.reach import located
 from loadtest.scenario import Level, Scenario
-from loadtest.targets.target import located
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import TokenFit, load_counter
 from loadtest.workloads.workload import Workload

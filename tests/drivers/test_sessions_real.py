@@ -43,7 +43,7 @@ def talked(url: str, place: Path, **keys: Any) -> tuple[list[Record], float]:
     asked = {"turns": 4, "input_tokens": (80,), "follow_up_tokens": 25, "output_tokens": (12,), "concurrency": (4,)}
     load = {"requests": 16, "warmup": 0, "think_time": "uniform(0.02, 0.1)", "seed": 5, "url": url}
     scenario = Scenario(**{**asked, **load, **keys})
-    done = measure(scenario, place / "run", on_progress=lambda _: None, say=lambda _: None, keep=keep)
+    done = measure(scenario, place / "run", on_progress=lambda _: None, say=lambda _: None, beforehand=keep)
     assert done.state == "done"
     return list(RunFolder.open(done.folder).records()), totals(url) - before[0]
 

@@ -19,13 +19,12 @@ from loadtest.analyse.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.targets import prepare, token_fit
+from loadtest.targets import prepare
 from loadtest.targets.context import check_lengths, not_granted
-from loadtest.targets.prepare import ReadyTarget
+from loadtest.targets.prepare import ReadyTarget, first_request_loads, fit_token_counts
 from loadtest.targets.run_facts import initial_facts
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target, check_num_ctx
-from loadtest.targets.token_fit import fit_token_counts, loads
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload
 
@@ -42,9 +41,9 @@ def served(monkeypatch: pytest.MonkeyPatch, context: int | None, *, cut_to: int)
         sent.append(counter.count(job.prompt))
         return min(OVERHEAD + RATIO * sent[-1], cut_to)
 
-    monkeypatch.setattr(token_fit, "first_answer", answer)
+    monkeypatch.setattr(prepare, "first_answer", answer)
     monkeypatch.setattr(
-        token_fit, "reread", lambda _, one: dataclasses.replace(one, model=ServedModel("m", context=context))
+        prepare, "reread", lambda _, one: dataclasses.replace(one, model=ServedModel("m", context=context))
     )
     return sent
 
@@ -68,14 +67,14 @@ def test_requests_beyond_those_are_said_as_well(monkeypatch: pytest.MonkeyPatch)
     sent = served(monkeypatch, None, cut_to=2048)
     calibrated(Scenario(input_tokens=(512, 2008)), said.append)
     first = int(said[0].partition(": ")[2].split()[0])
-    assert len(sent) == first + said.count(token_fit.ONE_MORE) > first
+    assert len(sent) == first + said.count(prepare.ONE_MORE) > first
 
 
 def test_a_server_that_counts_nothing_is_not_said_to_have_cut_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     served(monkeypatch, None, cut_to=0)
     calibrated(Scenario(input_tokens=(128,)), said.append)
-    assert token_fit.ONE_MORE not in said
+    assert prepare.ONE_MORE not in said
 
 
 @pytest.mark.parametrize("said", [2048, None])
@@ -143,7 +142,7 @@ def test_another_context_than_the_loaded_one_is_a_load(
 ) -> None:
     model = ServedModel("m", loaded=loaded, context=context, trained_context=32768)
     target = Target(SERVER, model, OllamaChat("m", num_ctx=asked))
-    assert loads(target) is loading
+    assert first_request_loads(target) is loading
 
 
 def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:

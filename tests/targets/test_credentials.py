@@ -18,9 +18,10 @@ from loadtest.dialects import dialect_for
 from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
+from loadtest.reach import located
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.target import Target, located
+from loadtest.targets.target import Target
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -14,12 +14,13 @@ from support import llamacpp
 from support.simulated import PROFILE
 
 from loadtest.cli.demo import simulated_server
+from loadtest.reach import located
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.targets.server.control import control_client
 from loadtest.targets.slot_probe import SlotProbe, probe_slots, seen_in
-from loadtest.targets.target import find_targets, located
+from loadtest.targets.target import find_targets
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 
@@ -105,25 +106,25 @@ def test_who_begins_only_when_another_ends_was_passed_over() -> None:
 
 
 def test_what_a_burst_shows_is_said_in_plain_words() -> None:
-    assert seen_in(burst((10, 400), (410, 800)), idle=0.010).said == (
+    assert seen_in(burst((10, 400), (410, 800)), idle=0.010).sentence == (
         "of 2 requests sent together, 1 got its first token; the other got none until that answer ended, and so waited "
         "390 ms or more"
     )
-    assert seen_in(burst((10, 400), (12, 402), (410, 800), (412, 802)), idle=0.010).said == (
+    assert seen_in(burst((10, 400), (12, 402), (410, 800), (412, 802)), idle=0.010).sentence == (
         "of 4 requests sent together, 2 got their first token; the other 2 got none until the first of these answers "
         "ended, and so waited 388 ms or more"
     )
-    short = seen_in(burst((10, 40), (50, 90)), idle=0.030).said
+    short = seen_in(burst((10, 40), (50, 90)), idle=0.030).sentence
     assert short.startswith(
         "of 2 requests sent together, 1 got its first token; the other got none until that answer ended"
     )
     assert short.endswith(", but answers last 30.0 ms, which is too short beside 30.0 ms that a request takes to begin")
     both = "requests sent together got their first token before the first answer ended"
-    assert seen_in(burst((10, 400), (12, 402)), idle=0.010).said == f"both {both}"
-    assert seen_in(burst((10, 400), (12, 402), (14, 404)), idle=0.010).said == f"all 3 {both}"
+    assert seen_in(burst((10, 400), (12, 402)), idle=0.010).sentence == f"both {both}"
+    assert seen_in(burst((10, 400), (12, 402), (14, 404)), idle=0.010).sentence == f"all 3 {both}"
     found = seen_in(burst((400, 400), (402, 402)), idle=0.010)
     assert (found.at_work, found.tells) == (0, False)
-    assert found.said == (
+    assert found.sentence == (
         "of 2 requests sent together, none is known to have begun before the first one ended: answers are too short to tell"
     )
 
@@ -138,7 +139,7 @@ def test_prompts_read_one_after_another_are_no_limit() -> None:
     found = seen_in(burst((100, 350), (200, 450), (300, 550), (400, 650)), idle=0.100)
     assert found.limit is None
     assert not found.tells
-    assert "too short" in found.said
+    assert "too short" in found.sentence
 
 
 def test_answers_in_one_piece_tell_nothing() -> None:
@@ -156,15 +157,15 @@ def test_a_server_that_turns_requests_away_ends_it() -> None:
     refused = record(1, 2, outcome=Outcome.HTTP_ERROR, status=429, chunks=[], t_first_token=None)
     found = seen_in([*burst((10, 400), (12, 402)), refused], idle=0.010)
     assert (found.limit, found.tells) == (None, False)
-    assert "1 of 3 sent together were turned away with status 429, and 2 answered" in found.said
+    assert "1 of 3 sent together were turned away with status 429, and 2 answered" in found.sentence
 
 
 def test_other_failures_end_it_too() -> None:
     failed = record(1, 2, outcome=Outcome.STREAM_ERROR, error="out of memory\x1b[2J", chunks=[], t_first_token=None)
     found = seen_in([*burst((10, 400)), failed], idle=0.010)
     assert (found.limit, found.tells) == (None, False)
-    assert "1 of 2 failed (out of memory" in found.said
-    assert "\x1b" not in found.said
+    assert "1 of 2 failed (out of memory" in found.sentence
+    assert "\x1b" not in found.sentence
 
 
 def test_check_says_the_slots_and_what_it_cost(loadtest: Command) -> None:

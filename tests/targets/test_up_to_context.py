@@ -112,11 +112,11 @@ def test_a_run_reaches_the_context_and_cuts_no_prompt(
 def test_a_server_that_does_not_say_its_context_is_one_sentence(
     loadtest: Call, small_context: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadtest.targets import target, token_fit
+    from loadtest.targets import prepare, target
 
     blind = target.reread
     monkeypatch.setattr(
-        token_fit,
+        prepare,
         "reread",
         lambda client, at: dataclasses.replace(
             blind(client, at), model=dataclasses.replace(at.model, context=None, trained_context=None)

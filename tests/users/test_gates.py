@@ -25,7 +25,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.live import Figures
     from loadtest.users.options import Settings
-    from loadtest.users.results import gates, live_figures, locust_files, tables
+    from loadtest.users.results import console, live_figures, locust_files, tables
     from loadtest.users.results.live_figures import Board
 
 ZERO = WALL / 1e9
@@ -77,7 +77,7 @@ def total_of(records: list[Record]) -> Figures:
     ],
 )
 def test_a_gate_judges_what_was_measured(asked: dict[str, float], records: list[Record], passed: bool) -> None:
-    (gate,) = gates.judge_gates(Settings(**asked), total_of(records))  # type: ignore[arg-type]
+    (gate,) = console.judge_gates(Settings(**asked), total_of(records))  # type: ignore[arg-type]
     assert gate.passed == passed
     assert str(gate).startswith("gate --" + next(iter(asked)).replace("_", "-"))
     assert (": passed, " in str(gate)) == passed
@@ -85,9 +85,9 @@ def test_a_gate_judges_what_was_measured(asked: dict[str, float], records: list[
 
 def test_a_gate_that_cannot_be_judged_says_so() -> None:
     asked = Settings(max_failure_ratio=0.5, max_ttft_p95=1.0, min_tokens_per_s=1.0)
-    said = [str(gate) for gate in gates.judge_gates(asked, total_of([]))]
+    said = [str(gate) for gate in console.judge_gates(asked, total_of([]))]
     assert all(": NOT JUDGED, " in line for line in said), said
-    assert str(next(gates.judge_gates(Settings(max_ttft_p95=9.0), total_of(streams(16))))) == (
+    assert str(next(console.judge_gates(Settings(max_ttft_p95=9.0), total_of(streams(16))))) == (
         "gate --max-ttft-p95 9: NOT JUDGED, TTFT p95 needs 20 requests, and 16 were measured"
     )
 
@@ -118,9 +118,9 @@ def test_rejected_answers_were_measured_all_the_same() -> None:
 
 
 def test_every_gate_asked_for_says_its_line_and_no_other() -> None:
-    assert list(gates.judge_gates(Settings(), total_of(streams()))) == []
+    assert list(console.judge_gates(Settings(), total_of(streams()))) == []
     asked = Settings(max_failure_ratio=0.0, max_ttft_p95=0.1, min_tokens_per_s=50.0)
-    assert [gate.passed for gate in gates.judge_gates(asked, total_of(streams()))] == [True, False, True]
+    assert [gate.passed for gate in console.judge_gates(asked, total_of(streams()))] == [True, False, True]
 
 
 class _Runner:
@@ -152,13 +152,13 @@ def test_gates_set_the_exit_code_unless_worse_happened(
     board = Board()
     for record in streams(8) + failed(2):
         board.add("chat", record, ZERO)
-    monkeypatch.setattr(gates, "board", board)
+    monkeypatch.setattr(console, "board", board)
     monkeypatch.setattr(log, "unhandled_greenlet_exception", crashed)
     asked = argparse.Namespace(max_failure_ratio="" if limit is None else str(limit))  # as the web form gives it
     environment = Environment(parsed_options=asked)
     environment.runner = _Runner(exceptions=exceptions)  # type: ignore[assignment]
     environment.process_exit_code = before
-    gates.apply_gates(environment)
+    console.apply_gates(environment)
     assert environment.process_exit_code == after
 
 

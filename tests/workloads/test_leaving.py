@@ -12,8 +12,9 @@ from loadtest.analyse.figures.stats import describe_waits
 from loadtest.errors import ScenarioError
 from loadtest.live import Figures
 from loadtest.measure.failure import FailedInARow
-from loadtest.measure.leaving import STAYS, stay_of
 from loadtest.measure.progress import Tally
+from loadtest.measure.request import STAYS
+from loadtest.measure.request_maker import stay_of
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import failed_and_sent, judge_by_figures, parse_objectives

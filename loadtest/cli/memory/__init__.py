@@ -113,7 +113,6 @@ def memory(**options: Any) -> None:
 
 
 def _refuse_idle(options: Mapping[str, Any]) -> None:
-    """Raise ScenarioError for an option that would change nothing in what is asked for."""
     if options["url"] is None:
         refuse_idle(SERVER_OPTIONS, "without --url")
     if options["parameters"] is None and options["config"] is None:

@@ -40,8 +40,6 @@ DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """An estimate, and what is shown beside it."""
-
     plan: MemoryPlan
     measured: LoadedMemory | None
     notes: tuple[str, ...]
@@ -64,7 +62,6 @@ def asked_estimates(asked: SimpleNamespace) -> list[MemoryEstimate]:
 
 
 def _with_options(asked: SimpleNamespace, found: MemoryEstimate) -> MemoryEstimate:
-    """Return an estimate with what the options say of context, slots, cache and buffers."""
     plan = replace(
         found.plan,
         context=asked.context or min(found.plan.context, found.plan.facts.trained or found.plan.context),
@@ -193,13 +190,13 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
 
     known = slots.known_slots(run, slots.estimate_slots(run))
     plan = plan_of_run(run, known)
-    said = loaded_memory(run.facts.get("server_at_end"))
+    measured = loaded_memory(run.facts.get("server_at_end"))
     notes = []
     if not (run.facts.get("server") or {}).get("slots_said"):
         notes.append(f"Slots: {'' if known.limit else 'at least '}{plan.slots} ({known.method}).")
-    if said is None:
+    if measured is None:
         notes.append("Nothing to compare with: at the run's end the server did not say what the loaded model takes.")
-    return MemoryEstimate(plan, said, tuple(notes), simulated=run.simulated is not None)
+    return MemoryEstimate(plan, measured, tuple(notes), simulated=run.simulated is not None)
 
 
 def _estimate_of_server(asked: SimpleNamespace, url: str) -> MemoryEstimate:
@@ -226,7 +223,7 @@ def _estimate_of_server(asked: SimpleNamespace, url: str) -> MemoryEstimate:
         notes.append(
             f"{plan.context} tokens of context are assumed, because the model is not loaded; give the server's own with --context."
         )
-    said = LoadedMemory(model.size, model.size_vram) if model.size else None
-    if said is None:
+    measured = LoadedMemory(model.size, model.size_vram) if model.size else None
+    if measured is None:
         notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")
-    return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
+    return MemoryEstimate(plan, measured, tuple(notes), simulated=server.simulated is not None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Gives = Callable[[Callable[..., Any]], Callable[..., Any]]  # what gives a command an option, or several
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]  # of a command: gives it an option, or several
 
 
-def together(*options: Gives) -> Gives:
+def together(*options: Decorator) -> Decorator:
     """Return what gives a command all of these options, in this order."""
 
     def give(command: Callable[..., Any]) -> Callable[..., Any]:

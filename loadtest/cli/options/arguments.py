@@ -27,7 +27,7 @@ def check_typed(args: Sequence[str]) -> None:
     """
     for before, arg in zip(("", *args), args, strict=False):
         option, equals, value = arg.partition("=")
-        named, said = (option, value) if equals and option.startswith("--") else (before, arg)
+        named, given = (option, value) if equals and option.startswith("--") else (before, arg)
         what = named if named.startswith("-") else "an argument"
         refuse(
             not encodable(what + arg),
@@ -47,10 +47,10 @@ def check_typed(args: Sequence[str]) -> None:
         if found := _DASHED.match(arg):
             right = ("-" if len(arg) - found.end() == 1 else "--") + arg[found.end() :]
             raise ScenarioError(f"{arg[:60]!r} begins with a dash that is not the keyboard's; write {right[:60]}.")
-        if said and (said[0] in QUOTES or said[-1] in QUOTES):
-            plain = said.strip(QUOTES)
+        if given and (given[0] in QUOTES or given[-1] in QUOTES):
+            plain = given.strip(QUOTES)
             raise ScenarioError(
-                f"{said[:60]!r} has typographic quotes, which the shell takes for letters; write straight ones: '{plain[:60]}'."
+                f"{given[:60]!r} has typographic quotes, which the shell takes for letters; write straight ones: '{plain[:60]}'."
             )
 
 

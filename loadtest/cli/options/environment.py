@@ -71,7 +71,6 @@ class _TextPerLine(click.types.StringParamType):
 
 
 def is_from_environment(name: str | None) -> bool:
-    """Whether the running command has this option from the environment."""
     return click.get_current_context().get_parameter_source(name or "") is ParameterSource.ENVIRONMENT
 
 

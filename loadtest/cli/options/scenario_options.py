@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from loadtest.cli.options import Gives, together
+from loadtest.cli.options import Decorator, together
 from loadtest.cli.options.param_types import (
     LISTS_OF,
     PARAM_TYPES,
@@ -43,7 +43,7 @@ _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
-def option_of(key: Key) -> Gives:
+def option_of(key: Key) -> Decorator:
     kind, default = key.kind, key.default
     text = key.help + (f" [{key.unit}]" if key.unit not in ("", "s") else "")  # of seconds the metavar speaks
     if key.listed:
@@ -86,8 +86,7 @@ def _given_again(
     return (given if between is None else between.join(given)) or None
 
 
-def key_options(*names: str) -> Gives:
-    """Return what gives a command the options of these keys, in this order."""
+def key_options(*names: str) -> Decorator:
     return together(*(option_of(SCENARIO_KEYS[name]) for name in names))
 
 

@@ -130,13 +130,13 @@ class LiveLine:
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
-        self._said: tuple[int, int] = (-1, -1)
+        self._shown_at: tuple[int, int] = (-1, -1)
 
     def show(self, at: Progress) -> None:
         if self._live:
             self.renew(live_sentence(at, _width()))
-        elif self._said != (key := (at.level.index, int(at.elapsed // 10))):
-            self._said = key
+        elif self._shown_at != (key := (at.level.index, int(at.elapsed // 10))):
+            self._shown_at = key
             print(live_sentence(at), file=sys.stderr, flush=True)
 
     def renew(self, text: str) -> None:

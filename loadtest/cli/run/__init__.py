@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from loadtest.asyncio_driver.run import Beside, Choose, Finished, Keep, measure
+from loadtest.asyncio_driver.run import Beforehand, Beside, Choose, Finished, measure
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
-from loadtest.cli.output.printing import LiveLine
+from loadtest.cli.output.printing import LiveLine, NoLine
 from loadtest.cli.report import slo_option
-from loadtest.cli.run.beforehand import as_predicted, kept_beforehand, question
+from loadtest.cli.run.beforehand import as_predicted, beforehand_of, question
 from loadtest.cli.run.find_max import Finder, check_find_max
 from loadtest.cli.run.how_long import say_how_long, search_sentence, with_enough_requests
 from loadtest.cli.run.results import Showing, show_ended, showing_options
@@ -75,7 +75,7 @@ def run_scenario(
     line: LiveLine | None = None,
     choose: Choose | None = None,
     beside: Beside | None = None,
-    keep: Keep | None = None,
+    beforehand: Beforehand | None = None,
     watch: Callable[[Progress], object] = lambda _: None,
 ) -> Finished:
     """Measure `scenario` with the progress line on stderr; `watch` sees the same progress."""
@@ -86,7 +86,9 @@ def run_scenario(
         line.show(at)
 
     try:
-        return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside, keep=keep)
+        return measure(
+            scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside, beforehand=beforehand
+        )
     finally:
         line.close()
 
@@ -192,9 +194,11 @@ def run(
     if find_max is None and (scenario.requests or scenario.duration or scenario.trace):
         refuse_idle(("requests_per_stream",), "where requests, duration, rate or trace say when a level ends")
     asked = question(slo, find_max, scenario)
-    keep = kept_beforehand(scenario, prediction, asked, probe_slots=probe_slots)
-    line = showing.progress_line()
-    measured = functools.partial(run_scenario, out=out, line=line, beside=beside_run(scenario, **monitored), keep=keep)
+    beforehand = beforehand_of(scenario, prediction, asked, probe_slots=probe_slots)
+    line = NoLine() if showing.quiet else LiveLine()
+    measured = functools.partial(
+        run_scenario, out=out, line=line, beside=beside_run(scenario, **monitored), beforehand=beforehand
+    )
     if find_max is not None:
         finder = Finder(scenario, objectives, find_max, line.say)
         first = finder.first()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loadtest.asyncio_driver.run import Keep
+from loadtest.asyncio_driver.run import Beforehand, KeepIn
 from loadtest.cli.output.printing import at_work
 from loadtest.errors import PredictionError, os_error_as, refuse
 from loadtest.run_folder import RunFolder, utc_now
@@ -15,10 +14,10 @@ from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
 from loadtest.targets.target import Target
 from loadtest.workloads.workload import Workload
 
-Kept = Callable[[Path], dict[str, Any]]  # keeps something in the run folder, and returns what run.json says of it
 
-
-def kept_beforehand(scenario: Scenario, prediction: Path | None, asked: dict[str, Any], *, probe_slots: bool) -> Keep:
+def beforehand_of(
+    scenario: Scenario, prediction: Path | None, asked: dict[str, Any], *, probe_slots: bool
+) -> Beforehand:
     """Return what keeps a prediction, which is read and checked now, and what it finds when it probes the slots.
 
     `asked` goes into run.json beside them.
@@ -34,14 +33,14 @@ def kept_beforehand(scenario: Scenario, prediction: Path | None, asked: dict[str
     )
     keeps = [] if prediction is None else [kept_prediction(prediction)]
 
-    def keep(target: Target, workload: Workload) -> Kept:
+    def find_out(target: Target, workload: Workload) -> KeepIn:
         mine = [*keeps, *([probed(target, workload)] if probe_slots else [])]
         return lambda folder: {key: value for each in mine for key, value in each(folder).items()} | asked
 
-    return keep
+    return find_out
 
 
-def kept_prediction(file: Path) -> Kept:
+def kept_prediction(file: Path) -> KeepIn:
     """Return what copies a prediction into the run folder; it is read and checked now, before anything is sent."""
     from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME, file_digest, parse_document
 
@@ -79,7 +78,7 @@ def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
     return scenario.replace(seed=plan.seed, requests=plan.requests, duration=None)
 
 
-def probed(target: Target, workload: Workload) -> Kept:
+def probed(target: Target, workload: Workload) -> KeepIn:
     """Probe the slots, say what came of it, and return what keeps the records of it."""
     from loadtest.targets.slot_probe import probe_slots
 

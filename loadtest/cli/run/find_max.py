@@ -23,7 +23,6 @@ FIRST_PEOPLE = 4  # with whom a search begins where people think: one alone woul
 
 
 def check_find_max(most: int | None, objectives: Sequence[Objective], values: dict[str, Any]) -> None:
-    """Raise ScenarioError where --find-max is given and makes no sense with the other options."""
     if most is None:
         return
     refuse(not objectives, "--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")

@@ -84,9 +84,9 @@ def people_sentence(scenario: Scenario, turns: float, whole: str = "the whole ru
 def search_sentence(scenario: Scenario) -> str:
     """Say how long a search is whose first level `scenario` has: its levels, and of people what each takes."""
     (level,) = scenario.levels()
-    said = f"The search measures some 4 to 12 levels of {level.requests} requests or more, one after another."
+    levels = f"The search measures some 4 to 12 levels of {level.requests} requests or more, one after another."
     people = people_sentence(scenario, mean_turns(as_files_say(scenario)), "the first")
-    return joined(" ", said, people)
+    return joined(" ", levels, people)
 
 
 def say_how_long(
@@ -95,8 +95,8 @@ def say_how_long(
     """Say what will be sent and how long it takes, as far as that is known; return what says the rest once answers come."""
     scenario = as_files_say(scenario)
     turns = mean_turns(scenario)
-    for said in filter(None, (requests_sentence(scenario, objectives), people_sentence(scenario, turns))):
-        say(said)
+    for sentence in filter(None, (requests_sentence(scenario, objectives), people_sentence(scenario, turns))):
+        say(sentence)
     return TimeNotice(scenario, say, turns)
 
 
@@ -107,13 +107,13 @@ class TimeNotice:
         """`turns` is how many a warm-up session has, in the mean."""
         self._levels = scenario.levels()
         self._warmup, self._say = scenario.warmup * turns, say
-        self._said = scenario.open_loop or scenario.duration is not None
+        self._told = scenario.open_loop or scenario.duration is not None
 
     def __call__(self, at: Progress) -> None:
         first = self._levels[0]
-        if self._said or at.level.index or not first.concurrency or at.done < max(first.concurrency, 2):
+        if self._told or at.level.index or not first.concurrency or at.done < max(first.concurrency, 2):
             return
-        self._said = True
+        self._told = True
         low, high = self._between(at.done / at.elapsed, first)
         waits = f" in all if streams do not slow each other down, {_time(high)} if they wait for each other"
         self._say(f"At the pace of the first answers this takes {_time(low)}{waits if len(self._levels) > 1 else ''}.")

@@ -12,9 +12,8 @@ import click
 from loadtest.asyncio_driver.run import Finished
 from loadtest.cli.options import together
 from loadtest.cli.options.environment import is_from_environment
-from loadtest.cli.output.gates import GateFiles, gate_options
-from loadtest.cli.output.printing import LiveLine, NoLine, json_option, print_json, print_wrapped
-from loadtest.cli.report import any_records_lost, exit_code, report_dict, show_report
+from loadtest.cli.output.printing import json_option, print_json, print_wrapped
+from loadtest.cli.report import GateFiles, any_records_lost, exit_code, gate_options, report_dict, show_report
 from loadtest.errors import LoadTestError, refuse
 from loadtest.measure.search import SearchResult
 from loadtest.metrics import VOID
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Showing:
-    """How a run's results come out."""
-
     charts: bool = True
     text: bool = True  # tables, findings and objectives
     quiet: bool = False  # no progress, no notes; of the results the folder alone
@@ -45,9 +42,6 @@ class Showing:
             "--report and --no-report exclude each other; a report is written without either.",
         )
         return cls(report or not no_report, not (quiet or as_json), quiet, as_json, gates)
-
-    def progress_line(self) -> LiveLine:
-        return NoLine() if self.quiet else LiveLine()
 
 
 # gives a command the options that `Showing.taken` takes

@@ -82,7 +82,6 @@ class DataKeys:
 
 
 def check_data(data: DataKeys) -> None:
-    """Raise ScenarioError for keys that need another, or exclude each other."""
     for name in ("data_column", "data_once"):
         refuse(getattr(data, name) and data.data is None, f"{name} says how data is read, and there is none; add data.")
     if data.system is not None and not data.system.startswith("@"):

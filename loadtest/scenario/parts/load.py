@@ -136,7 +136,6 @@ class LoadKeys:
 
 
 def check_load(load: LoadKeys) -> None:
-    """Raise ScenarioError for keys that exclude each other, or that the load's loop cannot have."""
     refuse(not load.concurrency and not load.open_loop, "concurrency is empty: name at least one number of streams.")
     refuse(
         load.requests is not None and load.duration is not None, "requests and duration exclude each other; give one."

@@ -113,7 +113,6 @@ class SessionKeys:
 
 
 def check_prompts(prompts: PromptKeys) -> None:
-    """Raise ScenarioError for two prompts, or where {words} and its values do not meet."""
     refuse(
         prompts.prompt is not None and prompts.prompt_file is not None,
         "prompt and prompt_file exclude each other; give one.",

@@ -183,8 +183,8 @@ class RequestKeys:
 def check_request(request: RequestKeys) -> None:
     """Raise ScenarioError for an endpoint that the API does not have, and for what a body may not say."""
     if request.body is not None:
-        said = [one for one in SAID_KEYS if (value := getattr(request, one)) is not False and value not in (None, ())]
-        check_body(request.body, said)
+        given = [one for one in SAID_KEYS if (value := getattr(request, one)) is not False and value not in (None, ())]
+        check_body(request.body, given)
     api, endpoint = request.api, request.endpoint
     other = {("ollama", "completions"): "generate", ("openai", "generate"): "completions"}.get((api, endpoint))
     refuse(other is not None, f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")

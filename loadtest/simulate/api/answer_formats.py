@@ -85,7 +85,6 @@ class OllamaFormat(AnswerFormat):
         return self._final(orjson.dumps(text), streams[0], wall_ns, total_ns)
 
     def broken(self) -> bytes:
-        """Return the line that ends a stream whose engine died."""
         return orjson.dumps({"error": KILLED_SENTENCE}) + b"\n"
 
     def _final(self, text: bytes, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
@@ -158,8 +157,8 @@ class OpenAIFormat(AnswerFormat):
     def _frame(self, choices: list[dict[str, Any]], second: int, *, streamed: bool) -> dict[str, Any]:
         kind = "text_completion" if not self._chat else "chat.completion.chunk" if streamed else "chat.completion"
         head = {"id": self._id, "object": kind, "created": second}
-        said, model = {"choices": choices}, {"model": self._request.model, "system_fingerprint": "fp_ollama"}
-        return head | model | said if self._chat else head | said | model
+        body, model = {"choices": choices}, {"model": self._request.model, "system_fingerprint": "fp_ollama"}
+        return head | model | body if self._chat else head | body | model
 
 
 class EmbeddingsFormat(AnswerFormat):
@@ -174,11 +173,11 @@ class EmbeddingsFormat(AnswerFormat):
         tokens = sum(stream.prompt_tokens for stream in streams)
         vectors = [vector(one) for one in self._request.inputs]
         if self._request.endpoint == "embed":
-            said: dict[str, Any] = {"model": self._request.model, "embeddings": vectors}
+            answer: dict[str, Any] = {"model": self._request.model, "embeddings": vectors}
             if vectors:
                 load = max(stream.load_ns for stream in streams)
-                said |= {"total_duration": total_ns, "load_duration": load, "prompt_eval_count": tokens}
-            return orjson.dumps(said)
+                answer |= {"total_duration": total_ns, "load_duration": load, "prompt_eval_count": tokens}
+            return orjson.dumps(answer)
         data = [
             {"object": "embedding", "embedding": _packed(one) if self._request.packed else one, "index": i}
             for i, one in enumerate(vectors)
@@ -188,9 +187,9 @@ class EmbeddingsFormat(AnswerFormat):
 
 
 @functools.lru_cache(maxsize=256)
-def vector(said: str) -> tuple[float, ...]:
+def vector(text: str) -> tuple[float, ...]:
     """Return the made-up embedding of a text, of length one."""
-    rng = random.Random(said)
+    rng = random.Random(text)
     values = [rng.gauss(0, 1) for _ in range(DIMENSIONS)]
     length = math.sqrt(sum(value * value for value in values))
     return tuple(round(value / length, 9) for value in values)

@@ -137,7 +137,6 @@ class AnswerWriter:
         self._body(status, content_type, body)
 
     def drop(self) -> None:
-        """Take note that the client is gone."""
         self.outcome = "cancelled" if self.outcome == "ok" else self.outcome
         self._ended()
 
@@ -239,8 +238,8 @@ class AnswerWriter:
             self._ended()
             self.connection.abort(reset=fault.kind is FaultKind.RESET)
         else:
-            if fault.kind is FaultKind.ERROR_LINE and (said := self.answer_format.broken()):
-                self._chunk(said)
+            if fault.kind is FaultKind.ERROR_LINE and (line := self.answer_format.broken()):
+                self._chunk(line)
             self._finish(LAST_CHUNK)
         return True
 

@@ -73,8 +73,8 @@ class ResponsesFormat(AnswerFormat):
             )
         )
 
-    def _event(self, kind: str, said: dict[str, Any]) -> bytes:
-        row = orjson.dumps({**said, "type": kind, "sequence_number": self._number}, option=SORTED)
+    def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
+        row = orjson.dumps({**fields, "type": kind, "sequence_number": self._number}, option=SORTED)
         self._number += 1
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), row)
 
@@ -154,8 +154,8 @@ class MessagesFormat(AnswerFormat):
     def whole(self, text: str, streams: Sequence[Stream], _wall_ns: int, _total_ns: int) -> bytes:
         stream = streams[0]
         usage = {"input_tokens": stream.prompt_tokens, "output_tokens": stream.tokens}
-        said = {"content": [{"type": "text", "text": text}], "stop_reason": _stop_reason(stream), "usage": usage}
-        return orjson.dumps({**self._head(), **said}) + b"\n"
+        answer = {"content": [{"type": "text", "text": text}], "stop_reason": _stop_reason(stream), "usage": usage}
+        return orjson.dumps({**self._head(), **answer}) + b"\n"
 
     def _start(self) -> bytes:
         """Return what comes before the first token, with a guess of the prompt's tokens, as Ollama makes it."""

@@ -122,13 +122,13 @@ def read_ollama_request(
     raw = bool(fields.get("raw"))
     if endpoint == "chat":
         messages = _messages(fields.get("messages") or [])
-        prompt, said = text.chat_pieces(messages), _last_user_message(messages)
+        prompt, question = text.chat_pieces(messages), _last_user_message(messages)
         empty = not messages
     else:
-        said = str(fields.get("prompt") or "")
+        question = str(fields.get("prompt") or "")
         system = str(fields.get("system") or "")
-        chat = [("system", system), ("user", said)] if system else [("user", said)]
-        prompt, empty = (text.pieces(said) if raw else text.chat_pieces(chat)), not said
+        chat = [("system", system), ("user", question)] if system else [("user", question)]
+        prompt, empty = (text.pieces(question) if raw else text.chat_pieces(chat)), not question
         if raw and (fields.get("template") or system or fields.get("context")):
             raise RefusedError(400, "raw mode does not support template, system, or context")
     num_ctx = int(options.get("num_ctx") or profile.num_ctx)
@@ -136,10 +136,10 @@ def read_ollama_request(
     return GenerationRequest(
         endpoint=endpoint,
         model=model,
-        opening=said[:80],
+        opening=question[:80],
         prompt=prompt,
         limit=_token_limit(asked, num_ctx),
-        natural=_natural(asked, said, rng),
+        natural=_natural(asked, question, rng),
         num_ctx=num_ctx,
         stream=fields.get("stream") is not False,
         context=endpoint == "generate" and not raw,
@@ -173,14 +173,14 @@ def read_openai_request(
             400, "json: cannot unmarshal string into Go struct field ChatCompletionRequest.max_tokens of type int"
         )
     options = fields.get("stream_options") or {}
-    said = _last_user_message(messages)
+    question = _last_user_message(messages)
     return GenerationRequest(
         endpoint=endpoint,
         model=model,
-        opening=said[:80],
+        opening=question[:80],
         prompt=text.chat_pieces(messages),
         limit=_token_limit(asked, profile.num_ctx),
-        natural=_natural(asked, said, rng),
+        natural=_natural(asked, question, rng),
         num_ctx=profile.num_ctx,
         stream=bool(fields.get("stream")),
         usage=bool(options.get("include_usage")),
@@ -238,8 +238,8 @@ def _token_limit(asked: int, num_ctx: int) -> int:
     return asked if 0 < asked <= 10 * num_ctx else 10 * num_ctx
 
 
-def _natural(asked: int, said: str, rng: random.Random) -> int | None:
+def _natural(asked: int, question: str, rng: random.Random) -> int | None:
     """Return after how many tokens the answer ends by itself; None where a length is asked for, unless in words by the text."""
-    if asked > 0 and not text.WORDS_ASKED.search(said):
+    if asked > 0 and not text.WORDS_ASKED.search(question):
         return None
-    return text.natural_length(said, rng)
+    return text.natural_length(question, rng)

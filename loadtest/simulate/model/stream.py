@@ -79,8 +79,8 @@ class Stream:
         self.stage, self.last, self.tokens = Stage.DECODE, at, self.tokens + 1
         if self.first is None:
             self.first = at
-        ends = self.request.natural is not None and self.tokens > self.request.natural
-        return Emission(self, at, not ends, ends or self.tokens >= self.request.limit)
+        by_itself = self.request.natural is not None and self.tokens > self.request.natural
+        return Emission(self, at, not by_itself, by_itself or self.tokens >= self.request.limit)
 
 
 class Emission(NamedTuple):

@@ -32,8 +32,6 @@ Due = TypeVar("Due", bound=tuple[Any, ...])
 
 
 class PlayedTurn(NamedTuple):
-    """A turn as the engine answered it."""
-
     stream: Stream
     user: int
     session: int

@@ -73,7 +73,7 @@ class ControlAnswer:
         return (self.header("content-type") or "").lower().startswith("text/html")
 
     @property
-    def said(self) -> str:
+    def described(self) -> str:
         """What came, in a few words that can follow "GET /path: "."""
         if self.failure is not None:
             return self.failure
@@ -140,7 +140,6 @@ def control_client(scenario: Scenario) -> ControlClient:
 
 
 def keys_of_client(client: httpx.Client) -> ConnectionKeys:
-    """Return by which way a client asks."""
     return client.keys if isinstance(client, ControlClient) else ConnectionKeys()
 
 
@@ -170,7 +169,7 @@ def _ask_once(client: httpx.Client, url: str, path: str, body: dict[str, Any] | 
     if content is not None:
         headers["Content-Type"] = "application/json"
     try:
-        answer = client.request(
+        response = client.request(
             "GET" if body is None else "POST",
             with_keys(endpoint_url(url, path)).url,
             headers=headers,
@@ -187,11 +186,11 @@ def _ask_once(client: httpx.Client, url: str, path: str, body: dict[str, Any] | 
             raise TargetError(not_reached(url, str(error), None)) from None
         why = shorten(str(error) or type(error).__name__, 120)
         return ControlAnswer(path, failure=f"no answer that can be read ({why})")
-    said = ControlAnswer(path, answer.status_code, answer.headers, answer.content)
-    if said.status == 407 and proxy is not None:
+    answer = ControlAnswer(path, response.status_code, response.headers, response.content)
+    if answer.status == 407 and proxy is not None:
         does = reach.to_log_in(given=bool(credentials.proxy_auth(proxy)))
-        raise TargetError(f"the proxy {proxy} does not let us through to {url}: {said.said}; {does}.")
-    return said
+        raise TargetError(f"the proxy {proxy} does not let us through to {url}: {answer.described}; {does}.")
+    return answer
 
 
 def as_text(value: Any) -> str | None:
@@ -208,8 +207,8 @@ def as_text(value: Any) -> str | None:
 
 def as_printable(value: Any) -> str | None:
     """Return a short text to print, with escapes made visible; None where there is none."""
-    said = as_text(value)
-    return None if said is None else shown(credentials.redacted(said))[:LONGEST_TEXT]
+    text = as_text(value)
+    return None if text is None else shown(credentials.redacted(text))[:LONGEST_TEXT]
 
 
 def as_count(value: Any) -> int | None:

@@ -111,8 +111,8 @@ def _name_of(row: dict[str, Any]) -> str | None:
     ours = isinstance(row.get("id"), str) and not _OWN_ID.search(row["id"])
     names = [row.get(key) for key in _NAMES[1:]]
     tags = as_items(row.get("tags"))[:1]
-    said = [row.get("id"), *names] if ours else [*names, *tags, row.get("id")]
-    return next((name for one in said if (name := as_text(one))), None)
+    candidates = [row.get("id"), *names] if ours else [*names, *tags, row.get("id")]
+    return next((name for one in candidates if (name := as_text(one))), None)
 
 
 def next_page(body: Any, link: str | None = None) -> str | None:
@@ -125,29 +125,29 @@ def next_page(body: Any, link: str | None = None) -> str | None:
         return None
     if (found := _LINK_TO_NEXT.search(link or "")) is not None:
         return urlsplit(found[1]).query or None
-    said = as_mapping(body)
-    if said.get("has_more") is True:
-        last = as_text(said.get("last_id")) or as_text(as_mapping(listed[-1]).get("id"))
+    fields = as_mapping(body)
+    if fields.get("has_more") is True:
+        last = as_text(fields.get("last_id")) or as_text(as_mapping(listed[-1]).get("id"))
         return None if last is None else f"after_id={quote(last, safe='')}"
-    if (token := as_text(said.get("nextPageToken"))) is not None:
+    if (token := as_text(fields.get("nextPageToken"))) is not None:
         return f"pageToken={quote(token, safe='')}"
-    parts = (said, *(as_mapping(said.get(place)) for place in _PAGES))
+    parts = (fields, *(as_mapping(fields.get(place)) for place in _PAGES))
     if (url := next((url for part in parts if (url := as_text(part.get("next")))), None)) is not None:
         return urlsplit(url).query or None
     return next((query for part in parts if (query := _by_number(one_spelling(part)))), None)
 
 
-def _by_number(said: dict[str, Any]) -> str | None:
+def _by_number(fields: dict[str, Any]) -> str | None:
     """Return the query for the next page of numbered ones, where an object says which this is, and how many there are."""
-    page, pages = as_positive(said.get("page")), _first_of(said, _PAGE_COUNTS)
+    page, pages = as_positive(fields.get("page")), _first_of(fields, _PAGE_COUNTS)
     return None if page is None or pages is None or page >= pages else f"page={page + 1}"
 
 
-def loaded(row: dict[str, Any]) -> bool | None:
+def says_loaded(row: dict[str, Any]) -> bool | None:
     """Return whether a row says that its model is loaded; None where it does not say."""
-    said = row.get("loaded")
-    if isinstance(said, bool):
-        return said
+    is_loaded = row.get("loaded")
+    if isinstance(is_loaded, bool):
+        return is_loaded
     for state in (row.get("status"), row.get("state")):
         word = as_mapping(state).get("value", state)
         if isinstance(word, str) and word.lower() in _STATES:
@@ -156,30 +156,31 @@ def loaded(row: dict[str, Any]) -> bool | None:
 
 
 def instances(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a model's loaded instances, where its row lists them."""
     return [as_mapping(one) for one in as_items(row.get("loaded_instances"))]
 
 
 def slots_of(row: dict[str, Any]) -> int | None:
     """Return how many requests a row says that its one loaded instance handles in parallel."""
     configs = [as_mapping(one.get("config")) for one in instances(row)]
-    said = [one_spelling(part) for part in (*configs, as_mapping(row.get("parameters")))]
-    return _first_of({key: value for part in said for key, value in part.items()}, _SLOTS) if len(configs) < 2 else None
+    parts = [one_spelling(part) for part in (*configs, as_mapping(row.get("parameters")))]
+    return (
+        _first_of({key: value for part in parts for key, value in part.items()}, _SLOTS) if len(configs) < 2 else None
+    )
 
 
 def contexts(row: dict[str, Any]) -> tuple[int | None, int | None]:
     """Return the context that a row says its model has, and the largest that it could have, in tokens."""
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for part in (*(as_mapping(row.get(place)) for place in reversed(_PLACES)), row):
-        said |= one_spelling(as_mapping(part.get("limits"))) | one_spelling(part)
+        fields |= one_spelling(as_mapping(part.get("limits"))) | one_spelling(part)
     for one in instances(row):
-        said |= one_spelling(as_mapping(one.get("config")))
-    has, could = (_first_of(said, names) for names in (_CONTEXTS, _TRAINED))
-    return (None, has or could) if loaded(row) is False else (has, could)
+        fields |= one_spelling(as_mapping(one.get("config")))
+    has, could = (_first_of(fields, names) for names in (_CONTEXTS, _TRAINED))
+    return (None, has or could) if says_loaded(row) is False else (has, could)
 
 
-def _first_of(said: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    return next((count for name in names if (count := as_positive(_number(said.get(name))))), None)
+def _first_of(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((count for name in names if (count := as_positive(_number(fields.get(name))))), None)
 
 
 def _number(value: Any) -> Any:
@@ -215,9 +216,11 @@ def _models_in(body: Any, loaded_alone: bool) -> list[Row]:
     """Return the models of an answer; none of a list that a server gives at any path."""
     if not loaded_alone:
         return [row for row in listed_models(body) or [] if _says(row)]
-    said = as_mapping(body)
-    alone = [] if {"data", "models"} & said.keys() else [said]
-    return listed_models(next((said[key] for key in _LISTS_OF_LOADED if isinstance(said.get(key), list)), alone)) or []
+    fields = as_mapping(body)
+    alone = [] if {"data", "models"} & fields.keys() else [fields]
+    return (
+        listed_models(next((fields[key] for key in _LISTS_OF_LOADED if isinstance(fields.get(key), list)), alone)) or []
+    )
 
 
 def _names(row: Row) -> Iterator[str]:
@@ -231,16 +234,16 @@ def _joined(row: Row, found: dict[str, Row], loaded_alone: bool) -> Row:
     more = found.get(row["name"])
     if more is None:
         return {**row, "loaded": False} if loaded_alone else row
-    is_loaded = loaded(more)
+    is_loaded = says_loaded(more)
     known = True if is_loaded is None and loaded_alone else is_loaded
     return {**row, **more, "name": row["name"], "loaded": known}
 
 
 def _says(row: Row) -> bool:
-    return loaded(row) is not None or contexts(row) != (None, None)
+    return says_loaded(row) is not None or contexts(row) != (None, None)
 
 
 def _slots(found: dict[str, Row]) -> int | None:
     """Return the slots of the one loaded model; of several they do not add up."""
-    said = {id(row): slots_of(row) for row in found.values() if loaded(row) is not False}
-    return next(iter(said.values())) if len(said) == 1 else None
+    slots = {id(row): slots_of(row) for row in found.values() if says_loaded(row) is not False}
+    return next(iter(slots.values())) if len(slots) == 1 else None

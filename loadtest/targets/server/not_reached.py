@@ -28,26 +28,26 @@ _OTHERS_URL = re.compile("(BASE_URL|API_BASE|ENDPOINT|_HOST)$")  # variables of 
 
 def not_reached(url: str, why: str, proxy: str | None) -> str:
     """Return the sentence on a connection to `url` that was not made, by a proxy where one is named; `why` are the wire's words."""
-    said = shorten(_OF_OUR_WIRE.sub("", why).removeprefix("TLS failed: "))
+    reason = shorten(_OF_OUR_WIRE.sub("", why).removeprefix("TLS failed: "))
     who, given = _of_tls(url, proxy)
-    if "is not valid for" in said:
-        return f"{who} has a certificate for another name: {said}; give the URL with a name that it holds."
-    if "WRONG_VERSION_NUMBER" in said:
+    if "is not valid for" in reason:
+        return f"{who} has a certificate for another name: {reason}; give the URL with a name that it holds."
+    if "WRONG_VERSION_NUMBER" in reason:
         return f"{who} speaks http, not https: give {given}."
-    if _HANDSHAKE.search(said):
+    if _HANDSHAKE.search(reason):
         return f"{who} does not answer as a server of TLS does, in time: see whether it speaks http, and give {given} then."
-    if reach.is_alert(said):
-        return f"cannot measure {url}: {said}."
-    if _CERTIFICATE.search(said):
+    if reach.is_alert(reason):
+        return f"cannot measure {url}: {reason}."
+    if _CERTIFICATE.search(reason):
         return (
-            f"{who} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
+            f"{who} has a certificate that is not trusted here: {reason}; give its authority with --ca-file, or trust it unseen "
             "with --insecure."
         )
-    if said.startswith("the proxy "):
-        return f"cannot reach {url}: {said}."
+    if reason.startswith("the proxy "):
+        return f"cannot reach {url}: {reason}."
     if proxy is not None:
-        return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
-    return f"cannot reach {url}: {_what_to_do(url, said)}."
+        return f"cannot reach the proxy {proxy}, or {url} by it: {reason}."
+    return f"cannot reach {url}: {_what_to_do(url, reason)}."
 
 
 def _of_tls(url: str, proxy: str | None) -> tuple[str, str]:
@@ -61,19 +61,19 @@ def _of_tls(url: str, proxy: str | None) -> tuple[str, str]:
     return f"the proxy {proxy}", plain_proxy
 
 
-def _what_to_do(url: str, said: str) -> str:
-    if _REFUSED in said:
+def _what_to_do(url: str, reason: str) -> str:
+    if _REFUSED in reason:
         if url in LOCAL_OLLAMA:
             named = ", ".join(name for name, value in os.environ.items() if _OTHERS_URL.search(name) and "://" in value)
             unread = f" ({named} in the environment: not read)" if named else ""
             return f"nothing listens there, where Ollama is by default; start `ollama serve`, or give the server's URL{unread}"
         return "nothing listens there; start the server, or give another URL"
-    if _NO_FILE in said:
+    if _NO_FILE in reason:
         return "there is no such socket; start the server, or give another path"
-    if _NO_NAME.search(said):
+    if _NO_NAME.search(reason):
         bare = "." not in url and url.endswith(f":{OLLAMA_PORT}")  # a name alone, as people write models
         return f"no host of that name is known here; correct the URL{', or give a model with --model' if bare else ''}"
-    return f"{said}; see whether the server runs, the URL is right and no firewall is between"
+    return f"{reason}; see whether the server runs, the URL is right and no firewall is between"
 
 
 def https_instead(url: str) -> str | None:
@@ -98,13 +98,13 @@ def _client_hello(host: str | None) -> bytes:
     """Return how a client begins TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing but the first bytes is looked at
-    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
-        context.wrap_bio(heard, said, server_hostname=host).do_handshake()
-    return said.read()
+        context.wrap_bio(incoming, outgoing, server_hostname=host).do_handshake()
+    return outgoing.read()
 
 
-def _first_bytes(url: str, said: bytes, size: int) -> bytes:
+def _first_bytes(url: str, greeting: bytes, size: int) -> bytes:
     """Say these bytes to the port of a plain http URL; return up to `size` bytes of the answer, none where none comes."""
     parts, heard = urlsplit(url), b""
     if parts.scheme != "http" or not parts.hostname:
@@ -113,7 +113,7 @@ def _first_bytes(url: str, said: bytes, size: int) -> bytes:
         contextlib.suppress(OSError, ValueError),
         socket.create_connection((parts.hostname, parts.port or 80), timeout=HANDSHAKE_S) as sock,
     ):
-        sock.sendall(said)
+        sock.sendall(greeting)
         while len(heard) < size and (part := sock.recv(size - len(heard))):
             heard += part
     return heard

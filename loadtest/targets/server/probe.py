@@ -31,8 +31,8 @@ from loadtest.targets.server.model_list import (
     MOST_PAGES,
     contexts,
     listed_models,
-    loaded,
     next_page,
+    says_loaded,
     slots_listed,
     with_more,
 )
@@ -44,7 +44,6 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 OLLAMA_GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
-NOT_FOUND = 404
 _ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
@@ -103,9 +102,9 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
     if has_own_root(url):  # an OpenAI API, whose models may have no list
         return _openai_server(client, url, ControlAnswer("/api/version"), ask(client, url, "/v1/models"))
     version = ask(client, url, "/api/version")
-    said = as_printable(as_mapping(version.json()).get("version"))
-    ours = _OLLAMA_VERSION.fullmatch(said or "") is not None
-    if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
+    version_text = as_printable(as_mapping(version.json()).get("version"))
+    ours = _OLLAMA_VERSION.fullmatch(version_text or "") is not None
+    if (ours or api == "ollama") and (server := _ollama(client, url, version, version_text, api)):
         return server
     listing = _listing(client, url, path)
     refuse(
@@ -115,14 +114,14 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
     )
     listed = listed_models(listing.json())
     may_be_one = not ours and (listed is None or any(row.get("owned_by") == "library" for row in listed))
-    if may_be_one and api == "auto" and (server := _ollama(client, url, version, said, api)):
+    if may_be_one and api == "auto" and (server := _ollama(client, url, version, version_text, api)):
         return server
     if listed is None and api == "auto":
         raise unclear_error(client, url, version, listing)
     server = _openai_server(client, url, version, listing)
     if api == "ollama" and server.kind == "openai":
-        unlisted = server.unlisted or f"GET /api/tags: {ask(client, url, '/api/tags').said}; GET /v1/models does"
-        server = replace(server, kind="ollama", version=said, unlisted=unlisted)
+        unlisted = server.unlisted or f"GET /api/tags: {ask(client, url, '/api/tags').described}; GET /v1/models does"
+        server = replace(server, kind="ollama", version=version_text, unlisted=unlisted)
     return server
 
 
@@ -131,7 +130,7 @@ def _listing(client: httpx.Client, url: str, path: str | None) -> ControlAnswer:
     listing = ask(client, url, "/v1/models")
     beside = "" if path is None else _ENDPOINTS.sub("/models", path)
     if beside in ("", path):
-        beside = "/models" if listing.status == NOT_FOUND or listing.is_page else ""
+        beside = "/models" if listing.status == 404 or listing.is_page else ""
     if not beside or listed_models(listing.json()) is not None:
         return listing
     other = ask(client, url, beside)
@@ -142,7 +141,7 @@ def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listi
     """Return the server as one that speaks OpenAI's API; `listing` answered the question for its models."""
     listed = _every_page(client, url, listing)
     path = f"…{listing.path.removeprefix('/v1')}" if has_own_root(url) else listing.path
-    unlisted = None if listed is not None else f"GET {path}: {listing.said}"
+    unlisted = None if listed is not None else f"GET {path}: {listing.described}"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     return replace(
         _openai(client, url, listed or [], props),
@@ -167,13 +166,15 @@ def _every_page(client: httpx.Client, url: str, listing: ControlAnswer) -> list[
     return None if listed is None else list(known.values())
 
 
-def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
+def _ollama(
+    client: httpx.Client, url: str, version: ControlAnswer, version_text: str | None, api: str
+) -> Server | None:
     """Return the server as an Ollama, None where too few signs say so; raise TargetError where it refuses our credentials."""
     tags = ask(client, url, "/api/tags")
     body = tags.json()
     listed = listed_models(body) if isinstance(body, dict) and body.get("models") is not None else None
     needed = 1 if api == "ollama" else 2
-    signs = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
+    signs = (_OLLAMA_VERSION.fullmatch(version_text or "") is not None) + (listed is not None)
     if signs < needed:
         greeting = ask(client, url, "/")
         signs += greeting.ok and OLLAMA_GREETING in greeting.body[:1000]
@@ -181,15 +182,15 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
         return None
     if api == "auto" and tags.refused:
         raise refused_error(client, url, tags)
-    unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
+    unlisted = None if listed is not None else f"GET /api/tags: {tags.described}"
     simulated = _simulated_facts(version) or _simulated_facts(tags)
     models, cache = _ollama_models(client, url, listed or []), version.cached or tags.cached
-    return Server(url, "ollama", said, models, None, simulated, unlisted, cache)
+    return Server(url, "ollama", version_text, models, None, simulated, unlisted, cache)
 
 
 def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[ServedModel, ...]:
-    said = listed_models(ask(client, url, "/api/ps").json())
-    running = {row["name"].removesuffix(":latest"): row for row in said or []}
+    running_rows = listed_models(ask(client, url, "/api/ps").json())
+    running = {row["name"].removesuffix(":latest"): row for row in running_rows or []}
     models = []
     for row in listed:
         name = row["name"].removesuffix(":latest")
@@ -199,7 +200,7 @@ def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]])
             ServedModel(
                 row["name"],
                 # another machine's, or not said
-                loaded=None if said is None or row.get("remote_host") else name in running,
+                loaded=None if running_rows is None or row.get("remote_host") else name in running,
                 context=as_positive(live.get("context_length")),
                 size=as_positive(live.get("size")),
                 size_vram=as_count(live.get("size_vram")),
@@ -211,10 +212,10 @@ def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]])
 
 def _openai(client: httpx.Client, url: str, listed: list[dict[str, Any]], props: ControlAnswer) -> Server:
     """Tell servers of the OpenAI API apart, each kind by something that only this kind says."""
-    said = as_mapping(props.json())
+    facts = as_mapping(props.json())
     owners = {as_text(row.get("owned_by")) for row in listed}
-    if "llamacpp" in owners or "total_slots" in said or "default_generation_settings" in said:
-        return _llama_cpp(client, url, listed, said)
+    if "llamacpp" in owners or "total_slots" in facts or "default_generation_settings" in facts:
+        return _llama_cpp(client, url, listed, facts)
     vllm = "vllm" in owners
     rows, slots = (listed, None) if vllm or has_own_root(url) else with_more(client, url, listed)
     models = tuple(_served(row, loaded_unsaid=vllm or None) for row in rows)
@@ -225,8 +226,8 @@ def _openai(client: httpx.Client, url: str, listed: list[dict[str, Any]], props:
 def _llama_cpp(client: httpx.Client, url: str, listed: list[dict[str, Any]], props: dict[str, Any]) -> Server:
     """Return llama.cpp's server: of one model, or a router, whose /props and /slots are asked for the loaded model."""
     version, of_model = as_printable(props.get("build_info")), ""
-    routes = any(loaded(row) is not None for row in listed)
-    if routes and len(running := [row["name"] for row in listed if loaded(row)]) == 1:
+    routes = any(says_loaded(row) is not None for row in listed)
+    if routes and len(running := [row["name"] for row in listed if says_loaded(row)]) == 1:
         of_model = f"?model={quote(running[0], safe='')}"
         props = as_mapping(ask(client, url, f"/props{of_model}").json())
     slots = as_positive(props.get("total_slots"))
@@ -241,12 +242,12 @@ def _llama_cpp(client: httpx.Client, url: str, listed: list[dict[str, Any]], pro
 
 def _served(row: dict[str, Any], *, loaded_unsaid: bool | None, context: int | None = None) -> ServedModel:
     """Return the model of a row of a list: what the row does not say of its loading and its context is taken from elsewhere."""
-    said = loaded(row)
+    is_loaded = says_loaded(row)
     has, could = contexts(row)
     return ServedModel(
         row["name"],
-        loaded_unsaid if said is None else said,
-        context if said is not False and context else has,
+        loaded_unsaid if is_loaded is None else is_loaded,
+        context if is_loaded is not False and context else has,
         could,
     )
 
@@ -299,7 +300,6 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
 
 
 def lists_model(server: Server, name: str) -> bool:
-    """Whether the server says that it has a model of this name."""
     return any(_is_called(model, name) for model in server.models)
 
 
@@ -318,20 +318,20 @@ def with_details(client: httpx.Client, server: Server, model: ServedModel) -> Se
     if server.kind != "ollama":
         return model
     try:
-        said = as_mapping(ask(client, server.url, "/api/show", {"model": model.name}).json())
+        facts = as_mapping(ask(client, server.url, "/api/show", {"model": model.name}).json())
     except TargetError:
         return model
-    if not said:
+    if not facts:
         return model
-    info = {as_text(key) or "": value for key, value in as_mapping(said.get("model_info")).items()}
+    info = {as_text(key) or "": value for key, value in as_mapping(facts.get("model_info")).items()}
     trained = next((as_positive(value) for key, value in info.items() if key.endswith(".context_length")), None)
-    details = {**model.details, **_model_details(said.get("details")), "architecture": _architecture(info)}
+    details = {**model.details, **_model_details(facts.get("details")), "architecture": _architecture(info)}
     return replace(model, trained_context=trained, details=details)
 
 
-def _model_details(said: Any) -> dict[str, Any]:
+def _model_details(details: Any) -> dict[str, Any]:
     """Return a model's details; what should be a text is made one."""
-    found = {key: value for key, value in as_mapping(as_plain(said)).items() if value is not None}
+    found = {key: value for key, value in as_mapping(as_plain(details)).items() if value is not None}
     for key in ("parameter_size", "quantization_level", "family", "format", "parent_model"):
         if key in found and (value := as_text(found.pop(key))) is not None:
             found[key] = value
@@ -376,10 +376,10 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
 
 def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:
     """Read "profile=NAME; speed=N" of the simulated server's header."""
-    said = answer.header(SIMULATED_HEADER)
-    if said is None:
+    header = answer.header(SIMULATED_HEADER)
+    if header is None:
         return None
-    pairs = dict(part.strip().partition("=")[::2] for part in said.split(";"))
+    pairs = dict(part.strip().partition("=")[::2] for part in header.split(";"))
     try:
         speed = float(pairs.get("speed", "1"))
     except ValueError:

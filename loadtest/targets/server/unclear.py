@@ -47,11 +47,11 @@ def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listin
     if straight and (instead := https_instead(url) or (version.status + listing.status == 0 and http2_instead(url))):
         return TargetError(instead)
     key = _what_to_do(url, listing, keys)
-    said = version.said if own is None else f"version {own}, which many servers have"
+    words = version.described if own is None else f"version {own}, which many servers have"
     if (nearer := _nearer_one(client, url)) is not None:
         return TargetError(f"{url} does not say that it is a model server, and {nearer} does: give that URL.")
     return TargetError(
-        f"{url} does not say that it is a model server (GET /api/version: {said}; GET /v1/models: {listing.said})."
+        f"{url} does not say that it is a model server (GET /api/version: {words}; GET /v1/models: {listing.described})."
         f"{key} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME, and "
         "`loadtest check --try` with these finds out how to ask it."
     )
@@ -79,20 +79,20 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
         return f" The proxy {proxy} may have answered in its place."
     if 300 <= listing.status < 400 and (place := listing.header("location")):
         return f" {redirect_advice(endpoint_url(url, listing.path), place, listing.path)}"
-    if (header := wanted_header(listing.status, listing.said)) is not None:
+    if (header := wanted_header(listing.status, listing.described)) is not None:
         return f" It asks for a header: {give_header(header)}."
     if listing.status == NETWORK_LOGIN:
         return " The network wants you to log in first: open any http page in a browser."
     if listing.status == 407:
         return " A proxy on the way wants to know who asks: give it with --proxy http://USER:PASSWORD@HOST:PORT."
-    is_gateways = listing.is_page or _UPSTREAM.search(listing.said) is not None
+    is_gateways = listing.is_page or _UPSTREAM.search(listing.described) is not None
     if listing.status in _NO_SERVER or (listing.status == 503 and is_gateways):
         return (
             " A gateway answers there, and no server behind it: see whether that one runs and the gateway reaches it."
         )
     if listing.status in _LATER:
         return " It answers no questions now: wait until its model is loaded, or until it takes more requests, and ask again."
-    if listing.status == 500 or _ASKS_FOR_A_KEY.search(listing.said):
+    if listing.status == 500 or _ASKS_FOR_A_KEY.search(listing.described):
         return _of_a_key(url, keys)
     if listing.status == 404:
         return (
@@ -115,14 +115,14 @@ def refused_error(client: httpx.Client, url: str, answer: ControlAnswer) -> Targ
     proxy = reach.proxy_to(keys, url)
     by = "" if proxy is None or url.startswith("https:") else f" (or the proxy {proxy} does)"
     return TargetError(
-        f"{url} refuses us{by} with {answer.said}: {_to_be_let_in(url, answer, keys)}; if only its list of models is closed, "
+        f"{url} refuses us{by} with {answer.described}: {_to_be_let_in(url, answer, keys)}; if only its list of models is closed, "
         "add --api openai --model NAME."
     )
 
 
 def _to_be_let_in(url: str, answer: ControlAnswer, keys: ConnectionKeys) -> str:
     """Return what to do to be let in: by the words of the refusal, by the schemes that it names, and by what was sent."""
-    if (header := wanted_header(answer.status, answer.said)) is not None:
+    if (header := wanted_header(answer.status, answer.described)) is not None:
         return f"it asks for a header: {give_header(header)}"
     schemes = _SCHEMES.findall(_IN_QUOTES.sub("", answer.header("www-authenticate") or ""))
     known = {scheme.lower() for scheme in schemes}
@@ -149,7 +149,7 @@ def _to_be_let_in(url: str, answer: ControlAnswer, keys: ConnectionKeys) -> str:
             else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
         )
         does = f"{key} to a key that it accepts"
-    if (header := key_header(answer.said)) is not None:
+    if (header := key_header(answer.described)) is not None:
         does += f", or give it in the header that it names, with --header '{header}: ${{VARIABLE}}'"
     if answer.status == 403 and not answer.body.strip():  # Ollama's to a Host that is not its machine's
         does += ", or, if it is an Ollama behind a proxy or another name, --header 'Host: localhost'"

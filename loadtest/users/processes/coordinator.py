@@ -150,7 +150,6 @@ class Coordinator:
                 on_hopeless=lambda why: self._end_early(why, failed=False),
                 on_misuse=None if runner is None else self._misused,
             )
-        if not isinstance(runner, MasterRunner):
             atexit.register(self._end_at_exit)
         if runner is None:
             run.levels.reached(1)
@@ -253,14 +252,14 @@ class Coordinator:
         self._tell(runner, run)
         for client in runner.clients.all:
             share = [self._shares.index(client.id), len(self._shares)] if client.id in self._shares else None
-            said = {
+            message = {
                 "id": run.clock.wall_ns,
                 "level": run.levels.index(self._announced),
                 "steady": steady,
                 "start_ns": start,
                 "share": share,
             }
-            runner.send_message(LEVEL, said, client.id)
+            runner.send_message(LEVEL, message, client.id)
 
     def _at_work(self) -> list[str]:
         """Return the workers that have users, in the order of their shares."""
@@ -285,16 +284,16 @@ class Coordinator:
             setattr(options, RUN, _run_message(runner, run))
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
-        said = msg.data
-        board.merge(said["figures"], msg.node_id)
-        if self._last is None or self._watch is None or said["id"] != self._last.clock.wall_ns:
+        report = msg.data
+        board.merge(report["figures"], msg.node_id)
+        if self._last is None or self._watch is None or report["id"] != self._last.clock.wall_ns:
             return
-        if failure := said.get("failure"):
+        if failure := report.get("failure"):
             self._last.failure = f"worker {self._watch.index(msg.node_id)}: {failure}"
         self._watch.ended.add(msg.node_id)
         self._watch.take_back(msg.node_id)
         self._last.add_seen(
-            {(level, key, value) for level, key, value in said.get("seen", ())}, said.get("clock_steps", 0)
+            {(level, key, value) for level, key, value in report.get("seen", ())}, report.get("clock_steps", 0)
         )
 
     def _quitting(self, **_: Any) -> None:

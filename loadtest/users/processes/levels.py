@@ -43,7 +43,6 @@ class ReachedLevels:
         self.seen: Seen = set()
 
     def index(self, users: int) -> int:
-        """Return the level of a user count."""
         return self._index.setdefault(users, len(self._index))
 
     def ramp(self) -> None:
@@ -59,7 +58,6 @@ class ReachedLevels:
         self._since = self.index(users), now()
 
     def give_up(self, users: int, why: str) -> None:
-        """Note that a level was ended early, and why."""
         self._more[self.index(users)].setdefault("stopped", why)
 
     def miss(self, users: int, gone: int) -> None:

@@ -1,28 +1,41 @@
-"""Connects each Locust process to its part: a master or process alone to a Coordinator, a worker to a LocustWorker."""
+"""Connects each Locust process to its part, a master or process alone to a Coordinator, a worker to a LocustWorker.
+
+Signals end a test early: the first ends it in order, the second at once, neither with a traceback. Locust itself answers
+SIGTERM only in some of its states (not while a LoadTestShape runs headless, nor while a master waits for workers), never
+answers SIGHUP and SIGQUIT, and raises SIGINT wherever Python happens to be, inside a user too.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any
 
+import gevent
+import psutil
 from gevent.event import Event
 from locust.env import Environment
 from locust.event import Events
 from locust.exception import StopUser
 from locust.runners import Runner, WorkerRunner
 
+from loadtest.errors import INTERRUPTED
+from loadtest.measure.interruption import heeded_signals
 from loadtest.users.client import misuse, place_in_test
 from loadtest.users.options import add_options
 from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import Coordinator
 from loadtest.users.processes.gevent_hub import kill_put_off
 from loadtest.users.processes.run import withhold_passwords
-from loadtest.users.processes.signals import Signals
 from loadtest.users.processes.worker import LocustWorker
 
 INIT_S = 60.0  # how long a worker that joins a running test may take to its init event
+
+logger = logging.getLogger(__name__)
 
 
 def listen_to(events: Events) -> None:
@@ -37,7 +50,7 @@ def listen_to(events: Events) -> None:
     hooks.test_stop.add_listener(_settle)  # before listeners of the locustfile, which then see all requests
     hooks.user_error.add_listener(_end_at_misuse)
     # Locust would print a traceback for each user whose on_start fails.
-    logging.getLogger("locust.user.users").addFilter(lambda said: not any(map(misuse, said.args or ())))
+    logging.getLogger("locust.user.users").addFilter(lambda record: not any(map(misuse, record.args or ())))
 
 
 def _settle(**_: Any) -> None:
@@ -83,3 +96,67 @@ def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
         assert runner is not None
         Signals(environment, runner, begun=coordinator.has_begun, interrupt=coordinator.interrupt).listen()
     coordinator.listen()
+
+
+class Signals:
+    """The signal handlers of a process that Locust's command line runs."""
+
+    def __init__(
+        self, environment: Environment, runner: Runner, *, begun: Callable[[], bool], interrupt: Callable[[], object]
+    ) -> None:
+        """`begun` says whether a test has begun (or need not), `interrupt` notes that the test ends early.
+
+        `interrupt` is called again before the process ends at once.
+        """
+        self._environment = environment
+        self._runner = runner
+        self._begun, self._interrupt = begun, interrupt
+        self._heeded: list[signal.Signals] = []
+        self._ending = False
+
+    def listen(self) -> None:
+        self._heeded = heeded_signals()
+        for number in self._heeded:
+            gevent.signal_handler(number, self._first, number)
+        events: Any = self._environment.events
+        events.quitting.add_listener(self._quitting)
+
+    def _first(self, number: signal.Signals) -> None:
+        if self._ending:
+            self._again(number)
+        self._ending = True
+        for other in self._heeded:  # by Python itself: gevent's hub may be busy
+            signal.signal(other, self._again)
+        if not self._begun():
+            logger.error("interrupted by %s before the test had begun", number.name)
+            self._runner.quit()
+            _throw(SystemExit(INTERRUPTED))
+            return
+        self._interrupt()
+        if number != signal.SIGTERM or self._shaped():  # Locust answers SIGTERM itself
+            _throw(KeyboardInterrupt())
+
+    def _shaped(self) -> bool:
+        """Whether Locust's main waits for a LoadTestShape to end."""
+        shape, options = self._runner.shape_greenlet, self._environment.parsed_options
+        return shape is not None and not shape.ready() and bool(getattr(options, "headless", False))
+
+    def _quitting(self, **_: Any) -> None:
+        """Let any further signal end the process at once, because the results are being written."""
+        self._ending = True
+
+    def _again(self, number: int, _: object = None) -> None:
+        """End the process at once, without waiting for anything, even a log's lock."""
+        for other in self._heeded:
+            signal.signal(other, signal.SIG_IGN)
+        self._interrupt()
+        os.write(2, f"interrupted again, by {signal.Signals(number).name}: ending at once\n".encode())
+        if getattr(self._environment.parsed_options, "processes", None) and not isinstance(self._runner, WorkerRunner):
+            for child in psutil.Process().children():  # Locust's workers would wait a minute for their master
+                child.send_signal(signal.SIGINT)
+        os._exit(INTERRUPTED)
+
+
+def _throw(error: BaseException) -> None:
+    hub: Any = gevent.get_hub()
+    hub.handle_system_error(type(error), error)

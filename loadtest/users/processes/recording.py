@@ -73,7 +73,6 @@ current_test = CurrentTest()
 
 
 def live() -> InFlight:
-    """Return what of this process's requests is in flight now."""
     return current_test.recorder.ledger.by_name() if current_test.recorder is not None else {}
 
 
@@ -198,7 +197,6 @@ class Recorder:
             listener(name, record)
 
     def channel(self, class_name: str) -> Channel:
-        """Return what users of a class send through."""
         if (channel := self._by_class.get(class_name)) is None:
             raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.")
         return channel

@@ -40,7 +40,6 @@ class UserTarget:
         return load_counter(self.target.model.name, fetch=False)
 
     def ready(self) -> ReadyTarget:
-        """Return it as what run.json tells of."""
         return ReadyTarget(self.target, Workload(self.scenario, self.counter(), self.fit))
 
     def to_json(self) -> dict[str, Any]:

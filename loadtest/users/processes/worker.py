@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 
 class LocustWorker:
-    """The listeners of a worker process."""
-
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment = environment
         self._runner = runner
@@ -57,11 +55,11 @@ class LocustWorker:
         self._told = msg.data
 
     def _take_level(self, msg: Message, **_: Any) -> None:
-        said = msg.data
-        self._level = said["id"], CurrentLevel(said["level"], steady=said["steady"])
+        data = msg.data
+        self._level = data["id"], CurrentLevel(data["level"], steady=data["steady"])
         self._spawned = self._runner.last_received_spawn_timestamp
-        if said["steady"] and said["share"] is not None:
-            recording.current_test.share = recording.ScheduleShare(said["start_ns"], PlanShare(*said["share"]))
+        if data["steady"] and data["share"] is not None:
+            recording.current_test.share = recording.ScheduleShare(data["start_ns"], PlanShare(*data["share"]))
 
     def _current_level(self) -> CurrentLevel:
         """Return the current level; a spawn message after the master's last message means that users are changing."""
@@ -147,14 +145,14 @@ class LocustWorker:
             return
         assert self._told is not None
         self._over = self._told["id"]
-        said = {
+        message = {
             "id": self._over,
             "seen": list(closed.seen),
             "clock_steps": len(closed.heartbeat.wall.steps),
             "failure": closed.ledger.failure,
             "figures": board.take_delta(),
         }
-        self._runner.send_message(ENDED, said)
+        self._runner.send_message(ENDED, message)
 
 
 def _records_folder(told: str | None) -> RunFolder | None:

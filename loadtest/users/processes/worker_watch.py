@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerWatch:
-    """Watches the workers of one test."""
-
     def __init__(self, runner: MasterRunner, run: LocustRun) -> None:
         self._runner = runner
         self._run = run

@@ -29,7 +29,6 @@ def begin(environment: Environment) -> None:
 
 
 def run_so_far(shown: Board) -> RunState:
-    """Return what a board shows of the run so far."""
     folder, facts, clients = recording.current_test.folder, recording.current_test.facts, shown.clients()
     decoding, waiting = recording.total_in_flight(shown.in_flight())
     client = ClientState(

@@ -159,7 +159,6 @@ class Board:
         return [one for one in every if one is not None]
 
     def total(self) -> Figures:
-        """Return the figures of all names together."""
         total = Figures()
         for figures in self._figures.values():
             total.merge(figures)
@@ -229,7 +228,6 @@ class Board:
             self._points.pop(second, None)
 
     def _present(self) -> list[WorkerReport]:
-        """Return the workers that have reported within MISSING_S."""
         now = time.monotonic()
         return [worker for worker in self._workers.values() if now - worker.heard < MISSING_S]
 

@@ -40,12 +40,12 @@ def simulated_profile(facts: dict[str, Any]) -> str | None:
 
     Beside real servers those that are simulated are named.
     """
-    said = (facts.get("server") or {}).get("simulated")
+    simulated = (facts.get("server") or {}).get("simulated")
     servers = {one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()}
     profiles = {url: profile for url, profile in servers.items() if profile}
     if len(profiles) < len(servers):
         return "; ".join(f"{url} alone, {profile_at_speed(profile)}" for url, profile in profiles.items()) or None
-    first = said or next(iter(profiles.values()), None)
+    first = simulated or next(iter(profiles.values()), None)
     return profile_at_speed(first) if first else None
 
 
@@ -63,7 +63,6 @@ def columns_of(rows: BoardRows) -> Groups:
 
 
 def board_grid(rows: BoardRows) -> Grid:
-    """Return the rows of a board as a table."""
     shown = columns_of(rows)
     columns = [column for _, group in shown for column in group]
     return Grid(
@@ -90,8 +89,8 @@ def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
     heads = " |".join([" " * names, *(f"{group:>{width}}" for group, _, width in spans)]) + " |"
     rule = "-|".join(["-" * names, *("-" * width for _, _, width in spans)]) + "-|--------"
     *own, total = map(line, table.rows)
-    said = "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else "")
-    return [said, heads, line(table.heads), rule, *own, rule, total, *notes(rows)]
+    title = "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else "")
+    return [title, heads, line(table.heads), rule, *own, rule, total, *notes(rows)]
 
 
 def _left_out(total: dict[str, Any]) -> str:
@@ -137,6 +136,5 @@ def cost_note(rows: BoardRows, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def folder_note(run: RunFolder | None) -> Iterator[str]:
-    """Yield where the run is kept, and the command that reports it."""
     if run is not None:
         yield f"Run folder: {run.path} (charts and report: loadtest report {shlex.quote(str(run.path))})"

@@ -86,8 +86,8 @@ def _routes(app: Flask, web_ui: WebUI, shown: Board, test: CurrentTest) -> Bluep
     @routes.route("/loadtest/figures")
     @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
     def figures() -> Response:
-        said = snapshot(shown, test, web_ui, history=request.args.get("history") != "0")
-        return _fresh(Response(orjson.dumps(said), mimetype="application/json"))
+        body = snapshot(shown, test, web_ui, history=request.args.get("history") != "0")
+        return _fresh(Response(orjson.dumps(body), mimetype="application/json"))
 
     @routes.route("/loadtest/streams.csv")
     @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
@@ -114,13 +114,13 @@ def _amended(web_ui: WebUI, shown: Board, test: CurrentTest, answer: Response) -
         answer.set_data(locust_files.page_with(answer.get_data(as_text=True), section))
     elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
         withhold_passwords(web_ui.environment)
-        said = orjson.loads(answer.get_data())
-        if isinstance(said.get("host"), str):
-            said["host"] = without_secrets(said["host"])
-        answer.set_data(orjson.dumps(said))
+        body = orjson.loads(answer.get_data())
+        if isinstance(body.get("host"), str):
+            body["host"] = without_secrets(body["host"])
+        answer.set_data(orjson.dumps(body))
     elif request.endpoint == "locust.request_stats":
-        said = orjson.loads(answer.get_data())  # a new answer, because Locust caches its own for 2 s
-        return Response(orjson.dumps({**said, "state": test_state(web_ui, test)}), mimetype="application/json")
+        body = orjson.loads(answer.get_data())  # a new answer, because Locust caches its own for 2 s
+        return Response(orjson.dumps({**body, "state": test_state(web_ui, test)}), mimetype="application/json")
     return answer
 
 
