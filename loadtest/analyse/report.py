@@ -74,7 +74,7 @@ def write_report(
     `charts=False` writes summary.json alone; `objectives` put goodput into it, `prices` (else those of run.json) what
     tokens cost. Raises RunFolderError when the folder holds no run.
     """
-    one, place = analyse(folder, objectives, foretell=charts), out or folder
+    one, place = analyse(folder, objectives), out or folder
     place.mkdir(parents=True, exist_ok=True)
     scored = score_report.add_score(one)
     cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))

@@ -15,10 +15,9 @@ from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.run.levels import LevelData, users_axis
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.model.fit import ClosedLoopSeries
+from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
-from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Case, Document, PredictedLoad
 from loadtest.text import counted, joined, number, percent, seconds
 
