@@ -163,8 +163,7 @@ def chunks(run: RunData) -> pd.DataFrame:
     since_send = run.chunks.flat * S_PER_US
     gaps = np.diff(since_send, prepend=np.nan)
     gaps[run.chunks.starts[:-1][counts > 0]] = np.nan
-    sent = run.column("output_tokens") - run.column("unsent_tokens")
-    each = np.where(sent == counts, 1.0, np.nan)
+    each = np.where(run.column("output_tokens") - run.column("unsent_tokens") == counts, 1.0, np.nan)
     return pd.DataFrame(
         {
             "request_id": run.requests["id"].to_numpy()[owner],

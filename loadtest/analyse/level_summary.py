@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.figures import client_capacity, objectives, rates, stationarity, stats
-from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.arrays import BoolArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server import prompt_length
@@ -20,7 +19,7 @@ from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.queue import leavers, slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.verdict import outcome_rules, verdict
-from loadtest.metrics import VALID
+from loadtest.metrics import FEW_TOKENS, LENGTH_SHARE, VALID
 from loadtest.records import NO_FAILURES
 from loadtest.slo import Objective
 
@@ -74,7 +73,7 @@ def level_summary(
     throughput = rates.level_rates(run, flow, good)
     found: dict[str, Any] = {
         "index": index,
-        "label": offered_load.label(level, run.column("prompt_tokens")[good]),
+        "label": level_label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
         **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
@@ -108,6 +107,21 @@ def level_summary(
     if asked:
         found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
     return LevelData(found)
+
+
+def level_label(level: LevelData, prompt_tokens: FloatArray) -> str:
+    """Return a level's label, with the real prompt length where it is not as asked: "4 streams · 1513 in (512 asked)"."""
+    named = str(level.get("label") or level.as_asked.label)
+    known, asked = finite(prompt_tokens), level.get("input_tokens")
+    if not len(known) or not asked or level.get("sessions"):  # later turns hold what was said before
+        return named
+    shared = level.get("system_tokens") or 0
+    got, whole = float(known.mean()) / (level.get("inputs") or 1), shared + asked
+    if abs(got - whole) <= max(FEW_TOKENS, LENGTH_SHARE * whole):
+        return named
+    # Which part of a prompt came out longer is not known.
+    said = f"{asked} in ({got:.0f} in all, {whole} asked)" if shared else f"{got:.0f} in ({asked} asked)"
+    return named.replace(f"{asked} in", said, 1)
 
 
 def outcome_counts(requests: pd.DataFrame) -> dict[str, int]:
@@ -158,20 +172,18 @@ def _goodput_of(
     if not asked:
         return {}
     found = objectives.goodput(run, index, asked, requests_per_s=rate, flow=flow)
-    why = "no objective is one that a single request can meet or miss here"
-    return or_reason("goodput", found, why)
+    return or_reason("goodput", found, "no objective is one that a single request can meet or miss here")
 
 
 def _offered(run: RunData, level: LevelData) -> dict[str, Any]:
     """Return what an open-loop level adds: rate_to, trace, requests due a second, and how many were shed."""
     if not level.is_open:
         return {}
-    index = level["index"]
     return {
         "rate_to": level.get("rate_to"),
         "trace": level.get("trace"),
-        "offered_per_s": offered_load.per_second(run, index),
-        "shed": offered_load.shed_requests(run, index),
+        "offered_per_s": run.due_per_s(level["index"]),
+        "shed": run.shed(level["index"]),
     }
 
 
@@ -179,14 +191,13 @@ def _token_totals(run: RunData, rows: BoolArray, good: BoolArray) -> dict[str, A
     requests = run.requests[good]
     rest = run.requests[rows & ~good]
     asked = requests[["asked", "output_tokens"]].dropna()
-    sources = requests["token_source"].dropna().unique()
     return {
         "prompt": _total(requests["prompt_tokens"]),
         "output": _total(requests["output_tokens"]),
         "asked": _total(asked["asked"]),
         "achieved": float(asked["output_tokens"].sum() / asked["asked"].sum()) if asked["asked"].any() else None,
         "partial": _total(rest["output_tokens"]) or 0,
-        "source": ", ".join(sorted(str(source) for source in sources)) or None,
+        "source": ", ".join(sorted(map(str, requests["token_source"].dropna().unique()))) or None,
     }
 
 

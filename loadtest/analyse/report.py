@@ -74,7 +74,7 @@ def write_report(
     `charts=False` writes summary.json alone; `objectives` put goodput into it, `prices` (else those of run.json) what
     tokens cost. Raises RunFolderError when the folder holds no run.
     """
-    one, place = analyse(folder, objectives, foretell=charts), out or folder
+    one, place = analyse(folder, objectives), out or folder
     place.mkdir(parents=True, exist_ok=True)
     scored = score_report.add_score(one)
     cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))
@@ -192,8 +192,8 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     title = marked(joined(" · ", summary["name"], measured_on(summary), shared), summary)
     figures = [tables.headline(level, tokens=has_tokens(*levels)) for level in levels]
     rows = tuple(
-        (name, _ok_and_failed(level), *each.values(), level["verdict"])
-        for name, level, each in zip(names, levels, figures, strict=True)
+        (names[level["label"]], _ok_and_failed(level), *each.values(), level["verdict"])
+        for level, each in zip(levels, figures, strict=True)
     )
     heads = [head for each in figures[:1] for head in each]
     grid = Grid(("level", "ok / failed", *heads, "verdict"), rows).without_unknown()

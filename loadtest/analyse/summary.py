@@ -27,8 +27,8 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead, PredictedCurve
-from loadtest.errors import PredictionError
+from loadtest.analyse.whatif.model.fit import PredictedCurve, predicted_curve
+from loadtest.errors import PredictionError, refuse
 from loadtest.records import SCHEMA
 from loadtest.slo import Objective
 
@@ -58,7 +58,6 @@ class Analysis:
     alternating: tuple[AlternatingModels, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
     replayed: CacheReplay | None = None  # of conversations, what slots alone would have kept of them
-    ahead: CurveAhead | None = None  # of one model at one server, what is predicted of it
 
     @property
     def levels(self) -> list[LevelData]:
@@ -81,18 +80,17 @@ class Analysis:
 
         It rests on no request of a void level.
         """
-        if self.ahead is None or not has_tokens(*self.levels) or any(level.get("beside") for level in self.levels):
+        if self.groups or not has_tokens(*self.levels) or any(level.get("beside") for level in self.levels):
             return None
         some_void = "group" not in self.summary and 0 < len(self.believed) < len(self.levels)
         one = without_void(self) if some_void else self
-        return one.ahead.result(self.levels) if one.ahead else None
+        return predicted_curve(one.run, one.slots, one.steps, self.levels)
 
 
-def analyse(path: Path, asked: Sequence[Objective] = (), *, foretell: bool = False) -> Analysis:
+def analyse(path: Path, asked: Sequence[Objective] = ()) -> Analysis:
     """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
 
-    A run of several models or servers is worked out for each of them by itself. `foretell` begins the curve of a long run
-    of one in a second process, while it is summed up.
+    A run of several models or servers is worked out for each of them by itself.
     """
     run = frames.load(path)
     parts = groups.groups_of(run)
@@ -100,7 +98,7 @@ def analyse(path: Path, asked: Sequence[Objective] = (), *, foretell: bool = Fal
         lost = alternating_models.mark_loads(run, parts)
         found = _analysed_together(run, [(part, _analysed(part.run, asked, part)) for part in parts], lost)
     else:
-        found = _analysed(run, asked, foretell=foretell)
+        found = _analysed(run, asked)
     for one in (found, *(one for _, one in found.groups)):
         one.summary["hardware"] = list(run.machine.hardware)
     energy.add_energy(run, found.summary)
@@ -115,19 +113,19 @@ def without_void(one: Analysis) -> Analysis:
     void = {level["index"] for level in one.levels if level.is_void}
     if not void:
         return one
-    if len(void) == len(one.levels):
-        raise PredictionError(
-            f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
-        )
+    refuse(
+        len(void) == len(one.levels),
+        f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why.",
+        PredictionError,
+    )
     return _analysed(one.run.without_levels(void), ())
 
 
-def _analysed(
-    run: RunData, asked: Sequence[Objective], group: Group | None = None, *, foretell: bool = False
-) -> Analysis:
+def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = None) -> Analysis:
     """Work out what one model at one server shows."""
     found = slots.estimate_slots(run)
-    own = group is None or not group.shares_slots
+    # Only Ollama is known to give each model slots of its own.
+    own = group is None or not group.beside or run.fact("server", "kind") == "ollama"
     if group is not None and not own and found.limit:
         why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
         found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
@@ -144,7 +142,6 @@ def _analysed(
         why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
         measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
     run.requests["stall_s"] = measured.stall_s
-    ahead = CurveAhead(run, found, measured, apart=None if foretell else False)
     memory = compare_memory(run, found)
     cached = cache.measure_cache(run, found, measured)
     replayed = None if cached is None else cache.replay(run, found, cached)
@@ -152,7 +149,7 @@ def _analysed(
     if group is not None:
         summary = {"group": group.name, **summary}
     compared = None if isinstance(memory, str) else memory
-    return Analysis(run, found, measured, summary, compared, cache=cached, replayed=replayed, ahead=ahead)
+    return Analysis(run, found, measured, summary, compared, cache=cached, replayed=replayed)
 
 
 def _analysed_together(
@@ -214,7 +211,6 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
 
 
 def _about(run: RunData) -> dict[str, Any]:
-    """Return what summary.json says of any run."""
     said = {key: run.facts.get(key) for key in ("driver", "started", "state")}
     return {"schema": SCHEMA, "name": run.name, **said, "trouble": run.trouble}
 

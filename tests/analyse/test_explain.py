@@ -227,7 +227,7 @@ def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_b
     )  # then nothing rules a request out
     nothing = dataclasses.replace(found, without=())
     for one in slowed, untold, nothing:
-        assert words.notes(one)[0] == "It took about as long as the others of its level."
+        assert next(words.notes(one)) == "It took about as long as the others of its level."
     assert "is not said" in words.without(nothing)  # was "No single request made it slower"
 
 

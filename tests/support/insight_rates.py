@@ -24,7 +24,6 @@ from loadtest.analyse.figures.objectives import goodput
 from loadtest.analyse.figures.rates import flow, weighted_rate
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import load as read
-from loadtest.analyse.run.offered_load import per_second
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, Played, play
 
@@ -110,8 +109,8 @@ def measured(shape: Shape, seed: int, limit_s: float) -> Rates:
     if not shape.exact:  # of the lengths that this run drew
         requests *= float(run.column("output_tokens").mean()) / (sum(shape.load.output) / 2)
     if kept_up(shape):
-        requests /= per_second(run, 0) or 1.0
-        tokens /= (per_second(run, 0) or 1.0) * sum(shape.load.output) / 2
+        requests /= run.due_per_s(0) or 1.0
+        tokens /= (run.due_per_s(0) or 1.0) * sum(shape.load.output) / 2
     good = goodput(run, 0, slo.parse_objectives(f"ttft_p95={limit_s}"), requests_per_s=requests, flow=found)
     return Rates(requests, tokens, good["requests_per_s"] or 0.0 if good else float("nan"))
 

@@ -13,7 +13,7 @@ import pytest
 from support.made_runs import Made, grid, write
 
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.run import offered_load
+from loadtest.analyse.level_summary import level_label
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
@@ -190,7 +190,7 @@ def test_a_level_is_named_by_the_length_that_its_prompts_had(tmp_path: Path) -> 
 )
 def test_of_a_shared_prompt_of_another_length_the_whole_is_said(counted: int, said: str) -> None:
     level = LevelData(index=0, concurrency=1, system_tokens=300, input_tokens=40, output_tokens=20)
-    assert offered_load.label(level, np.full(5, float(counted))) == said
+    assert level_label(level, np.full(5, float(counted))) == said
 
 
 @pytest.mark.parametrize(

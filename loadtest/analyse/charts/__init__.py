@@ -22,15 +22,12 @@ from loadtest.analyse.charts import (
     timeline,
     ttft,
 )
-from loadtest.analyse.charts.void_levels import or_void
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.arrays import evenly
 from loadtest.analyse.run.levels import Series, axis_of, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
 
-RunChart = Callable[[Axes, Analysis], None]
-SeriesChart = Callable[[Axes, Analysis, Series], None]
 GUIDES = "lines from point to point only guide the eye; bars: 95 % intervals"
 
 
@@ -41,7 +38,7 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
     """
     with mpl.rc_context(style.RC):
         if analysis.groups:
-            drawn = [_depth(out / "streams.png", analysis), machine.draw(out / "machine.png", analysis)]
+            drawn = [_streams(out, analysis), machine.draw(out / "machine.png", analysis)]
             for number, (group, one) in enumerate(analysis.groups, 1):
                 drawn += draw_all(one, out / groups.chart_folder(number, group.name))
         elif has_tokens(*analysis.levels):
@@ -82,20 +79,19 @@ def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
             drift.title(analysis),
             "a point a request, coloured by its level's load",
         ),
-        _depth(out / "streams.png", analysis),
+        _streams(out, analysis),
         prediction.draw(out / "prediction.png", analysis, analysis.curve) if analysis.curve else None,
-        _machine(out / "machine.png", analysis),
+        machine.draw(out / "machine.png", analysis),
     ]
 
 
 def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
-    """Draw the charts of a run whose answers have no text."""
     rates = against_load.e2e, against_load.input_rate
     return [
         _side_by_side(out / "e2e.png", analysis, rates, analysis.series, against_load.rates_title(analysis)),
         _by_series(out / "e2e-distribution.png", analysis, distributions.e2e, "Time to the whole answer"),
         _timeline(out / "timeline.png", analysis),
-        _machine(out / "machine.png", analysis),
+        machine.draw(out / "machine.png", analysis),
     ]
 
 
@@ -107,7 +103,9 @@ def _save(figure: Figure, path: Path, *said: Any, **more: Any) -> Path | None:
     return None
 
 
-def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path | None:
+def _by_series(
+    path: Path, analysis: Analysis, chart: Callable[[Axes, Analysis, Series], None], title: str
+) -> Path | None:
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
     found = analysis.series or [Series("", ())]
     shown = [found[place] for place in evenly(len(found), style.MOST_PANELS)]
@@ -150,22 +148,22 @@ def _timeline(path: Path, analysis: Analysis) -> Path | None:
     if level is None:
         return None
     rows, title = partial(timeline.request_rows, level=level), timeline.title(analysis, level)
-    return _of_run(path, analysis, rows, title, or_void(level["label"], level), height=6.4)
+    return _of_run(path, analysis, rows, title, style.or_void(level["label"], level), height=6.4)
 
 
-def _depth(path: Path, analysis: Analysis) -> Path | None:
-    return _of_run(path, analysis, machine.streams, machine.streams_title(analysis))
+def _streams(out: Path, analysis: Analysis) -> Path | None:
+    return _of_run(out / "streams.png", analysis, machine.streams, machine.streams_title(analysis))
 
 
 def _of_run(
-    path: Path, analysis: Analysis, chart: RunChart, title: str, subtitle: str = "", *, height: float = 4.8
+    path: Path,
+    analysis: Analysis,
+    chart: Callable[[Axes, Analysis], None],
+    title: str,
+    subtitle: str = "",
+    *,
+    height: float = 4.8,
 ) -> Path | None:
-    """Draw one panel."""
     figure, (axes,) = style.page(1, height=height)
     chart(axes, analysis)
     return _save(figure, path, analysis, title, subtitle)
-
-
-def _machine(path: Path, analysis: Analysis) -> Path | None:
-    """Draw what the machine did; of a part of a run that is drawn once, for all parts."""
-    return None if "group" in analysis.summary else machine.draw(path, analysis)

@@ -112,6 +112,4 @@ def _cell_text(value: float, key: str) -> str:
     """Return a value in at most five characters."""
     if not np.isfinite(value):
         return "–"
-    if key.endswith("per_s"):
-        return number(value)
-    return seconds(float(value)).replace(" ms", "ms").replace(" s", "s")
+    return number(value) if key.endswith("per_s") else seconds(float(value)).replace(" ms", "ms").replace(" s", "s")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import apart
 from loadtest.analyse.charts.point_names import PointNames
-from loadtest.analyse.charts.void_levels import crosses, edge_of
+from loadtest.analyse.charts.style import crosses, edge_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import as_title, heaviest, range_of_e2e, saturation
 from loadtest.analyse.findings.slot_findings import believed_slots
@@ -131,7 +132,6 @@ def rates_title(analysis: Analysis) -> str:
 
 
 def _draw_percentiles(axes: Axes, analysis: Analysis, series: Series, *, name: str, called: str) -> None:
-    """Draw percentiles of a duration on a logarithmic axis."""
     levels = [level for level in series.levels if level.figure(name, "p50") is not None and level.amount]
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
@@ -179,25 +179,29 @@ def percentiles_title(analysis: Analysis) -> str:
 
 
 def wait_by_output(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> PointNames:
-    """Draw TTFT p95 over the output of all streams; return the loads, to be written beside the points."""
+    """Draw TTFT p95 over the output of all streams."""
     factor, unit = style.scale(max((level.figure("ttft_s", "p95") or 0.0 for level in analysis.levels), default=0.0))
-    names = _draw_by_output(axes, all_series, "ttft_s", "p95", factor, side=-1)
-    if axes.axison:
-        axes.set(title="how long users wait: lower right is better", ylabel=f"TTFT p95 ({unit})")
-    return names
+    look = {"title": "how long users wait: lower right is better", "ylabel": f"TTFT p95 ({unit})"}
+    return _draw_by_output(axes, all_series, "ttft_s", "p95", factor, side=-1, look=look)
 
 
 def speed_by_output(axes: Axes, _: Analysis, all_series: Sequence[Series]) -> PointNames:
-    """Draw the median decode speed of one user over the output of all streams; return the loads likewise."""
-    names = _draw_by_output(axes, all_series, "stream_tokens_per_s", "p50", 1.0, side=1)
-    if axes.axison:
-        axes.set(title="how fast they read: upper right is better", ylabel="tokens/s a stream (median)")
-    return names
+    """Draw the median decode speed of one user over the output of all streams."""
+    look = {"title": "how fast they read: upper right is better", "ylabel": "tokens/s a stream (median)"}
+    return _draw_by_output(axes, all_series, "stream_tokens_per_s", "p50", 1.0, side=1, look=look)
 
 
 def _draw_by_output(
-    axes: Axes, all_series: Sequence[Series], name: str, part: str, factor: float, *, side: int
+    axes: Axes,
+    all_series: Sequence[Series],
+    name: str,
+    part: str,
+    factor: float,
+    *,
+    side: int,
+    look: dict[str, Any],
 ) -> PointNames:
+    """Draw a figure over the output of all streams; return the loads, to be written beside the points."""
     names = PointNames(axes, side)
     every = [
         [(level, point) for level in series.levels if (point := _by_output(level, name, part, factor))]
@@ -207,13 +211,12 @@ def _draw_by_output(
     for i, (series, known) in enumerate(zip(all_series, every, strict=True)):
         if not known:
             continue
-        good = [point for level, point in known if not level.is_void]
-        look = style.line_look(i)
-        if good:
-            axes.plot(*zip(*good, strict=True), label=_label(series, all_series), **look)
+        line = style.line_look(i)
+        if good := [point for level, point in known if not level.is_void]:
+            axes.plot(*zip(*good, strict=True), label=_label(series, all_series), **line)
         crosses(axes, [point for level, point in known if level.is_void], edge)
         loads = [f"{level.amount:.4g}" for level, _ in known]
-        names.add([(x, min(y, edge)) for _, (x, y) in known], loads, look["color"])
+        names.add([(x, min(y, edge)) for _, (x, y) in known], loads, line["color"])
     if not names.points:
         style.empty(
             axes, f"No level has {'enough requests for a TTFT p95' if part == 'p95' else 'a decode speed'} and a rate."
@@ -223,7 +226,7 @@ def _draw_by_output(
     style.plain(axes.xaxis)
     style.plain(axes.yaxis)
     axes.grid(visible=True, axis="x")
-    axes.set(xlabel="output tokens/s, all streams")
+    axes.set(xlabel="output tokens/s, all streams", **look)
     return names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from loadtest.analyse.comparison.many import Entry, Many
 from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run.levels import Series, axis_of, believed, series_of
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import counted, joined
 
 VERDICT_LOOKS = {
@@ -49,20 +50,18 @@ def draw(comparison: Comparison, path: Path) -> Path:
             rows = [row for row in comparison.headline if row.metric is metric and row.level["label"] in levels]
             changes_panel(axes, metric, rows, levels, comparison.tolerance)
             axes.set_yticks(range(len(levels)), [own[level] for level in levels])
-        confidence = f"{comparison.confidence * 100:.5g} %"
-        said = f"{shared}; " if shared else ""
-        said += f"change from BASE to NEW; bars: {confidence} intervals, all {comparison.tests} together 99 %; "
-        said += "shaded: a regression"
-        if known and unknown:
-            said += f"; {', '.join(unknown)}: {TOO_FEW}"
-        if len(every) > len(levels):
-            said += f"; {len(every) - len(levels)} more levels are in compare.md"
-        title = compare_report.outcome(comparison)
-        return style.save(figure, path, _framed(comparison), title, said if known else shared)
+        said = (
+            "change from BASE to NEW",
+            f"bars: {comparison.confidence * 100:.5g} % intervals, all {comparison.tests} together 99 %",
+            "shaded: a regression",
+            f"{', '.join(unknown)}: {TOO_FEW}" if unknown else "",
+            f"{len(every) - len(levels)} more levels are in compare.md" if len(every) > len(levels) else "",
+        )
+        subtitle = joined("; ", shared, *(said if known else ()))
+        return style.save(figure, path, _framed(comparison), compare_report.outcome(comparison), subtitle)
 
 
 def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[str], tolerance: float) -> None:
-    """Draw a figure's change at every level, with interval and verdict."""
     ends = [abs(end - 1) for row in rows for end in (*(row.interval or ()), row.ratio or 1.0)]
     half = min(max([1.12 * end for end in ends if math.isfinite(end)], default=NARROWEST), WIDEST)
     half = max(half, NARROWEST, 1.5 * tolerance)
@@ -92,17 +91,15 @@ def _change_mark(axes: Axes, row: Change, place: int, half: float) -> None:
         axes.plot([low, high], [place, place], color=colour, linewidth=2.6, solid_capstyle="butt", label=verdict)
     axes.plot([at], [place], marker=marker, color=colour, markersize=7, linestyle="none")
     side = "left" if at < -0.5 * half else "right" if at > 0.5 * half else "center"
-    bold = "bold" if verdict != SAME else "normal"
-    text = compare_report.change_text(row)
     axes.annotate(
-        text,
+        compare_report.change_text(row),
         (at, place),
         xytext=(0, 6),
         textcoords="offset points",
         ha=side,
         fontsize=9,
         color=colour,
-        fontweight=bold,
+        fontweight="normal" if verdict == SAME else "bold",
         bbox=BOX,
     )
 
@@ -112,7 +109,14 @@ def _framed(comparison: Comparison) -> Analysis:
     sides = [[one.summary for one in side] for side in (comparison.bases, comparison.news)]
     names = [side[0]["name"] + (f" and {len(side) - 1} more" if side[1:] else "") for side in sides]
     simulated = sides[1][0]["simulated"] or sides[0][0]["simulated"]
-    return style.framed(comparison.news[0], [*sides[0], *sides[1]], " → ".join(names), simulated=simulated)
+    return _of_several(comparison.news[0], [*sides[0], *sides[1]], name=" → ".join(names), simulated=simulated)
+
+
+def _of_several(one: Analysis, summaries: Sequence[dict[str, Any]], **said: Any) -> Analysis:
+    """Return an analysis for the frame of a chart of several runs: with the levels of all, and the gravest verdict."""
+    levels = [level for each in summaries for level in each["levels"]]
+    verdict = worst([level["verdict"] for level in levels])
+    return replace(one, summary={**one.summary, "levels": levels, "verdict": verdict, **said})
 
 
 VOID_CROSS = "void, not compared"
@@ -281,10 +285,10 @@ def _logarithmic_y(axes: Axes) -> None:
 def _subtitle(many: Many, *, bars: bool = True) -> str:
     shared, _ = many_report.level_names(many)
     differ = next(many.named.sentences(many.letters)).rstrip(".")
-    said = [shared, f"{differ[:1].lower()}{differ[1:]}"] if shared else [differ]
-    if (more := len(styled_series(many)) - MOST_SERIES) > 0:
-        said.append(f"{more} more lines are in compare.md")
-    return "; ".join([*said, *(["bars: 95 % intervals"] if bars else [])])
+    differ = f"{differ[:1].lower()}{differ[1:]}" if shared else differ
+    more = len(styled_series(many)) - MOST_SERIES
+    lines = f"{more} more lines are in compare.md" if more > 0 else ""
+    return joined("; ", shared, differ, lines, "bars: 95 % intervals" if bars else "")
 
 
 def _servers(many: Many) -> str:
@@ -302,10 +306,10 @@ def _framed_many(many: Many) -> Analysis:
     named = [
         {"name": entry.letter, "server": {"simulated": entry.analysis.summary["simulated"]}} for entry in many.entries
     ]
-    return style.framed(
+    return _of_several(
         many.entries[0].analysis,
         summaries,
-        _servers(many),
+        name=_servers(many),
         server={},  # the name has it
         measured_on="",  # the name has it, too
         target=target,

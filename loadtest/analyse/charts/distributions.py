@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import or_void
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings.run_findings import heaviest
@@ -32,11 +32,6 @@ def ttft(axes: Axes, analysis: Analysis, series: Series) -> None:
             axes.axhline(mark, color=style.GREY, linewidth=0.8, linestyle=":")
 
 
-def e2e(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw the distribution of the time to the whole answer."""
-    _draw(axes, analysis, series, "e2e_s", "E2E")
-
-
 def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: str) -> None:
     run, colours = analysis.run, style.shades(analysis)
     for level in style.drawn_levels(series.levels):
@@ -53,13 +48,16 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
             marker="o" if len(values) <= FEW else "",
             markersize=3.5,
             linewidth=1.6,
-            label=f"{or_void(level.load, level)} (n = {len(values)}{f', {left} left' if left else ''})",
+            label=f"{style.or_void(level.load, level)} (n = {len(values)}{f', {left} left' if left else ''})",
         )
     if not axes.lines:
         style.empty(axes, f"No request ended well, so there is no {called} to show.")
         return
     style.share_over_log(axes)
     axes.set(xlabel=f"{called}, logarithmic", ylabel="share of requests at or below")
+
+
+e2e = partial(_draw, column="e2e_s", called="E2E")
 
 
 def ttft_title(analysis: Analysis) -> str:
@@ -86,13 +84,12 @@ SHORTEST_S = 0.0001  # gaps below are of tokens that came in one read
 
 
 def itl(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw the cumulative distribution of ITL, a line a level."""
     every = list(_gaps_of_levels(analysis, series, fewest=1))
     shortest = _shortest(every)
     for level, gaps, look in every:
         at = evenly(len(gaps), MOST_POINTS)
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = or_void(level.load, level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
+        label = style.or_void(level.load, level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
         axes.plot([max(gaps[rank], shortest) for rank in at], (at + 1) / len(gaps), label=label, **look)
     if not every:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
@@ -109,7 +106,7 @@ def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         # Even steps of the logarithm: the last ranks are the ones that matter.
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
         x = [max(gaps[len(gaps) - count], shortest) for count in beyond]
-        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", label=or_void(level.load, level), **look)
+        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", label=style.or_void(level.load, level), **look)
     if not every:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return

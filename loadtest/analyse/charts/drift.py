@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.void_levels import VOID_LABEL
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
@@ -29,7 +28,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     for level in analysis.levels:
         sent, waited = _requests(analysis, level)
         if level.is_void and len(sent):
-            look: dict[str, Any] = {"color": style.VERMILLION, "label": VOID_LABEL}
+            look: dict[str, Any] = {"color": style.VERMILLION, "label": style.VOID_LABEL}
             axes.plot(sent[::step], waited[::step], "x", markersize=4, alpha=0.55, **look)
         if level.is_void or not len(sent):
             continue

@@ -29,22 +29,18 @@ def draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanatio
     total = found.parts.total_s
     low, high = found.begin_s - MARGIN * total, found.begin_s + (1 + 2 * MARGIN) * total
     told = found.told
-    if told is not None and told.cause is not None:
-        began = float(timeline.send[told.cause.row])
-        low = min(low, max(began - MARGIN * total, found.begin_s - MOST_BEFORE * total))
-    causes = [each.row for part in found.parts.first for each in part.causes]
     main = told.cause.row if told is not None and told.cause is not None else None  # whom the subtitle names
+    if main is not None:
+        low = min(low, max(float(timeline.send[main]) - MARGIN * total, found.begin_s - MOST_BEFORE * total))
+    causes = [each.row for part in found.parts.first for each in part.causes]
     rows = _lanes(timeline, low, high, [found.row, *([main] if main is not None else []), *causes])
     with mpl.rc_context(style.RC):
         figure, (axes, *_) = style.page(1, height=max(3.2, 1.9 + 0.2 * len(rows)))
         _lanes_drawn(axes, run, timeline, rows, (low, high), found)
-        labels = axes.get_yticklabels()
-        for label, row in zip(labels, rows, strict=True):
-            if row == found.row:
-                label.set_fontweight("bold")
-            elif row == main:
+        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if row in (found.row, main) else "normal")
+            if row == main:
                 label.set_color(style.VERMILLION)
-                label.set_fontweight("bold")
         subtitle = words.without(found) if told is not None else ""
         return style.save(figure, path, analysis, words.heading(found), subtitle)
 

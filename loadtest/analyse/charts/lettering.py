@@ -51,7 +51,6 @@ def drawable(text: str) -> str:
 
 
 def width_in_inches(text: str, points: float) -> float:
-    """Return how wide a text is in letters of a size."""
     width, _, _ = text_to_path.get_text_width_height_descent(
         drawable(text), FontProperties(family=FONT, size=points), ismath=False
     )
@@ -74,11 +73,9 @@ class RoundDurations(Locator):
         self.apart = apart
 
     def __call__(self) -> Any:
-        """Return the ticks of the axis as it is now."""
         return self.tick_values(*self.axis.get_view_interval()) if self.axis is not None else []
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
-        """Return the ticks between two values."""
         low, high = sorted((vmin, vmax))
         if not 0 < low < high:
             return []

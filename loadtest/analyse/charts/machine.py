@@ -57,7 +57,6 @@ def streams(axes: Axes, analysis: Analysis) -> None:
 
 
 def streams_title(analysis: Analysis) -> str:
-    """Say what the depth of the stack shows."""
     slots, levels = analysis.slots, analysis.levels
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
@@ -80,9 +79,12 @@ TitledPanel = tuple[str, Callable[[Axes], None]]
 
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
-    """Draw machine.png; None, and nothing written, where no monitor sampled beside the run."""
+    """Draw machine.png; None, and nothing written, where no monitor sampled beside the run.
+
+    None of a part of a run: the machine is drawn once, for all parts.
+    """
     seen = analysis.run.machine
-    if seen.empty or not len(analysis.run.requests):
+    if seen.empty or not len(analysis.run.requests) or "group" in analysis.summary:
         return None
     panels: list[TitledPanel] = [
         ("streams", partial(streams, analysis=analysis)),
@@ -94,13 +96,12 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     for axes, (label, panel) in zip(every, panels, strict=True):
         panel(axes)
         axes.set(ylabel=label, xlabel="" if axes is not every[-1] else style.TIME_OF_LEVELS)
-    simulated = f"simulated: {', '.join(sorted(seen.simulated))}"
-    said = simulated if seen.simulated else "a line is broken where samples are missing"
+    simulated = f"simulated: {', '.join(sorted(seen.simulated))}" if seen.simulated else ""
+    said = simulated or "a line is broken where samples are missing"
     return style.save(figure, path, analysis, title(analysis), said)
 
 
 def title(analysis: Analysis) -> str:
-    """Return the first sentence that the samples say, or what the chart shows."""
     said = machine_findings.machine_findings(analysis.run)
     return said[0].rstrip(".") if said else "What the machine did beside the streams"
 
@@ -132,8 +133,7 @@ def tokens_panel(axes: Axes, analysis: Analysis) -> None:
     run = analysis.run
     counts, send = run.chunks.counts, run.column("send")
     weight = np.nan_to_num(run.column("output_tokens") / np.maximum(counts, 1), nan=1.0)
-    end = float(np.nanmax(run.column("end")))
-    edges = np.linspace(0.0, max(end, 1e-3), 121)
+    edges = np.linspace(0.0, max(float(np.nanmax(run.column("end"))), 1e-3), 121)
     made = np.zeros(len(edges) - 1)
     for low, high in blocks(run.chunks.starts):
         owner = np.repeat(np.arange(low, high), counts[low:high])
@@ -144,7 +144,6 @@ def tokens_panel(axes: Axes, analysis: Analysis) -> None:
 
 
 def cores_panel(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw the busiest core, the mean of all, and the server's and the client's own use."""
     lines = (
         ("busiest", "busiest core", style.VERMILLION),
         ("mean", "mean of all cores", style.GREY),
@@ -176,7 +175,6 @@ def metric_panel(axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def counts_panel(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw requests running and waiting as the server counts them."""
     for column, colour in (("running", style.BLUE), ("waiting", style.ORANGE)):
         if column in frame:
             axes.step(frame["t"], frame[column], where="post", color=colour, label=f"{column}, as the server says")
@@ -217,12 +215,9 @@ def draw_loads(path: Path, analysis: Analysis) -> Path | None:
     panels[-1].set_xlabel("time since the first request was sent (s)")
     of = "" if seen else "; add --monitor host,nvidia to see what memory does meanwhile"
     subtitle = f"shaded: a model is being loaded; before each request it was unloaded{of}"
-    return style.save(figure, path, analysis, loads_title(levels[0]["cold_load"]), subtitle)
-
-
-def loads_title(cold: dict[str, Any]) -> str:
-    """Say what the loads took; why later ones were faster is a finding's to say, and the page cache's panel shows it."""
-    return cold_load.loading(cold).rstrip(".").partition(", for ")[0]
+    # Why later loads were faster is a finding's to say, and the page cache's panel shows it.
+    title = cold_load.loading(levels[0]["cold_load"]).rstrip(".").partition(", for ")[0]
+    return style.save(figure, path, analysis, title, subtitle)
 
 
 def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -> float:
@@ -250,7 +245,6 @@ def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -
 
 
 def memory_over_time(axes: Axes, one: Sampled, every: Sequence[dict[str, Any]], zero: float, colour: str) -> None:
-    """Draw one memory over time, GB, with the loads shaded."""
     for each in every:
         axes.axvspan(
             each["start_s"] - zero, each["start_s"] + each["load_s"] - zero, color=style.PURPLE, alpha=0.12, lw=0

@@ -10,6 +10,8 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.path import Path
+from matplotlib.transforms import Bbox
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.run.arrays import evenly
@@ -24,51 +26,19 @@ ANGLES = (45, 90, 15, 135, 0, 165, 180, -45, -90, -15, -135, -165)  # degrees, f
 At = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle; it says what it overlaps."""
-
-    left: float
-    low: float
-    right: float
-    high: float
-
-    @classmethod
-    def around(cls, middle: At, width: float, height: float) -> Box:
-        x, y = middle
-        return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-
-    def inside(self, other: Box) -> bool:
-        return (
-            self.left >= other.left and self.right <= other.right and self.low >= other.low and self.high <= other.high
-        )
-
-    def meets(self, other: Box) -> bool:
-        return self.left < other.right and other.left < self.right and self.low < other.high and other.low < self.high
-
-    def crossed(self, line: tuple[At, At]) -> bool:
-        """Whether a straight line from one point to another goes through it."""
-        (x, y), (to_x, to_y) = line
-        enters, leaves = 0.0, 1.0
-        for at, step, low, high in ((x, to_x - x, self.left, self.right), (y, to_y - y, self.low, self.high)):
-            if step == 0:
-                if not low < at < high:
-                    return False
-                continue
-            first, last = sorted(((low - at) / step, (high - at) / step))
-            enters, leaves = max(enters, first), min(leaves, last)
-        return enters < leaves
+def _around(middle: At, width: float, height: float) -> Bbox:
+    x, y = middle
+    return Bbox.from_extents(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
 @dataclass(slots=True)
 class Placing:
     """Finds a place for one name after another, in units of 1/72 inch."""
 
-    room: Box
-    points: Sequence[At]
-    lines: Sequence[tuple[At, At]]
-    boxes: list[Box] = field(default_factory=list)  # of names that have their place
-    leads: list[tuple[At, At]] = field(default_factory=list)
+    room: Bbox
+    lines: list[Path]  # of the chart, and those that lead to names
+    taken: list[Bbox]  # by the points' signs …
+    names: list[Bbox]  # … and by names
 
     def place(self, at: At, text: str, side: int) -> At | None:
         """Return the middle of a name, relative to its point; None where there is no room."""
@@ -76,21 +46,21 @@ class Placing:
         for ring, angle in itertools.product(RINGS, ANGLES):
             x, y = side * math.cos(math.radians(angle)), math.sin(math.radians(angle))
             reach = ring + abs(x) * width / 2 + abs(y) * height / 2
-            middle = (at[0] + reach * x, at[1] + reach * y)
-            box, lead = Box.around(middle, width, height), (at, (at[0] + ring * x, at[1] + ring * y))
-            if self._free(box, lead if ring > NAME_DISTANCE else None):
-                self.boxes.append(box)
-                self.leads += [lead] * (ring > NAME_DISTANCE)
-                return middle[0] - at[0], middle[1] - at[1]
+            box = _around((at[0] + reach * x, at[1] + reach * y), width, height)
+            lead = [Path([at, (at[0] + ring * x, at[1] + ring * y)])] if ring > NAME_DISTANCE else []
+            if self._free(box, lead):
+                self.names.append(box)
+                self.lines += lead
+                return reach * x, reach * y
         return None
 
-    def _free(self, box: Box, lead: tuple[At, At] | None) -> bool:
+    def _free(self, box: Bbox, lead: list[Path]) -> bool:
         return (
-            box.inside(self.room)
-            and not any(box.meets(Box.around(point, 2 * POINT, 2 * POINT)) for point in self.points)
-            and not any(box.meets(other) for other in self.boxes)
-            and not any(box.crossed(line) for line in (*self.lines, *self.leads))
-            and not (lead is not None and any(other.crossed(lead) for other in self.boxes))
+            self.room.contains(*box.min)
+            and self.room.contains(*box.max)
+            and not box.count_overlaps([*self.taken, *self.names])
+            and not any(line.intersects_bbox(box, filled=False) for line in self.lines)
+            and not any(line.intersects_bbox(name, filled=False) for line in lead for name in self.names)
         )
 
 
@@ -104,7 +74,6 @@ class PointNames:
     lines: list[list[At]] = field(default_factory=list)
 
     def add(self, at: Sequence[At], names: Sequence[str], colour: str) -> None:
-        """Add the points of a line, in its order."""
         self.points += [(point, name, colour) for point, name in zip(at, names, strict=True)]
         self.lines.append(list(at))
 
@@ -113,10 +82,9 @@ class PointNames:
         if not self.points:
             return 0
         places = self._where([at for at, _, _ in self.points])
-        lines = [pair for line in self.lines for pair in itertools.pairwise(self._where(line))]
-        box, scale = self.axes.get_window_extent(), 72 / self.axes.figure.dpi
-        edge = Box(box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
-        placing = Placing(edge, places, lines, [self._note(edge)])
+        edge = Bbox(self.axes.get_window_extent().get_points() * 72 / self.axes.figure.dpi)
+        signs = [_around(at, 2 * POINT, 2 * POINT) for at in places]
+        placing = Placing(edge, [Path(self._where(line)) for line in self.lines], signs, [self._note(edge)])
         left = 0
         for i in _first_and_last_first(len(places)):
             found = placing.place(places[i], self.points[i][1], self.side)
@@ -155,12 +123,10 @@ class PointNames:
         scale = 72 / self.axes.figure.dpi
         return [(float(x) * scale, float(y) * scale) for x, y in self.axes.transData.transform(list(at))]
 
-    def _note(self, edge: Box) -> Box:
+    def _note(self, edge: Bbox) -> Bbox:
         """Return the corner that is kept free to say how many have no name; nothing of it where few points are."""
         wide, high = (150.0, 24.0) if len(self.points) > style.MOST_LINES else (0.0, 0.0)
-        if self.side < 0:
-            return Box(edge.left, edge.high - high, edge.left + wide, edge.high)
-        return Box(edge.left, edge.low, edge.left + wide, edge.low + high)
+        return Bbox.from_bounds(edge.x0, edge.y1 - high if self.side < 0 else edge.y0, wide, high)
 
 
 def _first_and_last_first(count: int) -> list[int]:

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.findings.slot_findings import believed_slots
+from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.run.levels import LevelData, users_axis
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.model.fit import ClosedLoopSeries
+from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
-from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
-from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Document
+from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Case, Document, PredictedLoad
 from loadtest.text import counted, joined, number, percent, seconds
 
 PANELS = (  # (title, figure, part)
@@ -30,7 +30,6 @@ PANELS = (  # (title, figure, part)
 
 
 def draw(path: Path, analysis: Analysis, found: PredictedCurve) -> Path:
-    """Draw the curve and its band over concurrency, beside what was measured."""
     way = found.model.way if found.model is not None and found.model.way != SLICED_WAY else ""
     drawn = (
         "dots are measured; bars: 95 %"
@@ -90,18 +89,19 @@ def _loads_panel(
 
 def _said_by_case(document: Document, name: str, *, rates: bool) -> dict[str, list[tuple[float, float, Interval]]]:
     """Return (load, figure, its band) of each case, by what the legend calls it."""
-    said: dict[str, list[tuple[float, float, Interval]]] = {}
-    for load in document.loads:
-        at = load.rate if rates else load.concurrency
-        if at is None:
-            continue
-        for case in load.cases:
-            if name in case.figures:
-                several = sum(one.slots == case.slots for one in load.cases) > 1
-                label = counted(case.slots, "slot") if case.slots else case.name
-                label = f"{label}, {case.name}" if case.slots and several else label
-                said.setdefault(label, []).append((at, case.figures[name], case.bands[name]))
-    return said
+    return grouped(
+        (_case_label(case, load), (at, case.figures[name], case.bands[name]))
+        for load in document.loads
+        if (at := load.rate if rates else load.concurrency) is not None
+        for case in load.cases
+        if name in case.figures
+    )
+
+
+def _case_label(case: Case, load: PredictedLoad) -> str:
+    several = sum(one.slots == case.slots for one in load.cases) > 1
+    slots = counted(case.slots, "slot") if case.slots else ""
+    return joined(", ", slots, case.name if several or not slots else "")
 
 
 def _loads_title(document: Document) -> str:

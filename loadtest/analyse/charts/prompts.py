@@ -84,7 +84,6 @@ def turns_title(levels: Sequence[LevelData]) -> str:
 
 
 def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[LevelData]) -> None:
-    """Draw TTFT p50 by turn, a line a level, and p95 where it is known."""
     colours = style.shades(analysis)
     known = [turn["ttft_p50_s"] for level in levels for turn in level["cache"]["turns"] if turn["ttft_p50_s"]]
     if not known:
@@ -176,15 +175,10 @@ def draw_lengths(path: Path, analysis: Analysis) -> Path | None:
     for panel in axes:
         if panel.axison:
             _tokens_axis(panel, found)
+    title = next(iter(prompt_length.prompt_length_sentences(found[0])), "What a longer prompt costs").rstrip(".")
     shared = found[0].label if len(found) == 1 else "a line for each number of streams"
     said = f"{shared}; dots: single requests, lines: medians"
-    return style.save(figure, path, analysis, lengths_title(found), said, at_last=[names.write])
-
-
-def lengths_title(found: Sequence[PromptLengthSeries]) -> str:
-    """Return the most telling sentence about the first line."""
-    said = prompt_length.prompt_length_sentences(found[0])
-    return said[0].rstrip(".") if said else "What a longer prompt costs"
+    return style.save(figure, path, analysis, title, said, at_last=[names.write])
 
 
 def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> PointNames:
@@ -207,7 +201,6 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSerie
 
 
 def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
-    """Draw prompt tokens read a second against prompt tokens."""
     if not any(line.known("prefill_tokens_per_s") for line in found):
         style.empty(axes, "No prompt had the server to itself, so its speed is not known: measure one stream.")
         return

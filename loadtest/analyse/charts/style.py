@@ -1,10 +1,10 @@
-"""One look for every chart: colours, the frame with title and footer, and what to draw when there is nothing."""
+"""One look for every chart: colours, the frame with title and footer, what is void, and what to draw when there is nothing."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, 
 from loadtest.analyse.run.arrays import evenly, finite
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import counted, joined, percent, seconds
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
@@ -66,6 +65,9 @@ BAR_MOST = 2.0  # times the highest figure that an axis shows of its intervals
 TIME_OF_LEVELS = "time since the run began (s); dotted: a level begins, with its load"
 HALO = (withStroke(linewidth=2.5, foreground="white"),)  # around figures that stand on lines
 MOST_LINES = 9  # levels that a chart of one line a level draws
+VOID_LABEL = "void: do not quote"
+BEYOND = "void, and above the axis"
+MOST_TIMES = 5.0  # the highest point that may be quoted: so high are points of void levels drawn
 RC: dict[Any, Any] = {
     "font.family": FONT,
     "font.size": 10,
@@ -97,8 +99,7 @@ def page(
     across = min(panels, columns)
     down = -(-panels // across)
     figure = Figure(figsize=(WIDTH, height + (down - 1) * 2.9), dpi=DPI, layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False, sharey=share_y)
-    axes = [panel for row in grid for panel in row]
+    axes = list(figure.subplots(down, across, squeeze=False, sharey=share_y).flat)
     for spare in axes[panels:]:
         spare.remove()
     return figure, axes[:panels]
@@ -169,13 +170,6 @@ def _fitting(names: Iterable[str], columns: int) -> int:
     """Return a number of columns of a legend where they fit beside each other, each as wide as its widest entry; else 0."""
     inches = np.array([width_in_inches(name, 9) + 0.65 for name in names])  # of an entry, with its sign
     return columns if sum(part.max() for part in np.array_split(inches, columns)) <= WIDTH - 0.3 else 0
-
-
-def framed(one: Analysis, summaries: Sequence[dict[str, Any]], name: str, **said: Any) -> Analysis:
-    """Return an analysis of which `save` says what holds of several runs: a name, and the gravest verdict."""
-    levels = [level for each in summaries for level in each["levels"]]
-    verdict = worst([level["verdict"] for level in levels])
-    return replace(one, summary={**one.summary, "name": name, "levels": levels, "verdict": verdict, **said})
 
 
 def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
@@ -372,3 +366,32 @@ def slots_line(axes: Axes, x: float, slots: int) -> None:
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
         zorder=4,
     )
+
+
+# -- void levels: what was seen of them is drawn, and no line goes through it ---------------------------------------------
+
+
+def crosses(axes: Axes, points: Sequence[tuple[float, float]], edge: float = math.inf) -> None:
+    """Draw points of void levels; what is higher than `edge` stands there as an arrow."""
+    look: dict[str, Any] = {"color": VERMILLION, "markersize": 9, "linestyle": "", "zorder": 4}
+    if inside := [point for point in points if point[1] <= edge]:
+        axes.plot(*zip(*inside, strict=True), marker="x", label=VOID_LABEL, **look)
+    if beyond := [at for at, value in points if value > edge]:
+        axes.plot(beyond, [edge] * len(beyond), marker="^", fillstyle="none", label=BEYOND, **look)
+
+
+def edge_of(quoted: Iterable[float]) -> float:
+    """Return how high points of void levels are drawn: without it, one absurd figure flattens all that may be quoted."""
+    return MOST_TIMES * max(quoted, default=0.0) or math.inf
+
+
+def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) -> None:
+    """Cover bars of void levels."""
+    if at:
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "xx", "linewidth": 0.8}
+        axes.bar(at, tops, width, label=VOID_LABEL, zorder=2.5, **look)
+
+
+def or_void(name: str, level: LevelData) -> str:
+    """Return what a level is called in a legend or under a title; of a void one that says so."""
+    return f"{name}, void" if level.is_void else name

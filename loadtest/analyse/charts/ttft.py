@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
-from loadtest.analyse.charts.void_levels import hatch
 from loadtest.analyse.findings.run_findings import as_title, range_of_ttft
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.findings.waiting_findings import queueing
@@ -39,13 +38,12 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     _stack(axes, levels, factor)
     x = np.arange(len(levels))
     void = [i for i, level in enumerate(levels) if level.is_void]
-    hatch(axes, void, [(levels[i].mean_ttft or 0.0) * factor for i in void], BAR)
+    style.hatch(axes, void, [(levels[i].mean_ttft or 0.0) * factor for i in void], BAR)
     crowded = axes.figure is not None and len(axes.figure.axes) > 1
     place = axes.get_subplotspec()
     room = BAR * 72 * (style.WIDTH - 1.2) / (1 if place is None else place.get_gridspec().ncols) / len(levels)
     for name, mark, size in (("p50", "_", min(18.0, room)), ("p95", "^", min(6.0, room))):  # none reaches the next bar
-        known = [(i, value * factor) for i, level in enumerate(levels) if (value := level.figure("ttft_s", name))]
-        if known:
+        if known := [(i, value * factor) for i, level in enumerate(levels) if (value := level.figure("ttft_s", name))]:
             axes.plot(
                 *zip(*known, strict=True),
                 mark,
@@ -138,18 +136,13 @@ def parts_of(level: LevelData) -> dict[str, float]:
     A wait is what load and prefill leave of a request's TTFT, and no less than nothing: where a request left late, the rest of
     its TTFT is less than that, and the mean wait by as much too long.
     """
-    parts = {name: _part_of(level, name) for name, _, _ in style.REQUEST_STATES}
+    parts = {name: level.figure(name) or 0.0 for name, _, _ in style.REQUEST_STATES}
+    parts["unsplit_wait_s"] = 0.0 if level.get("slot_wait_s") else level.figure("queue_wait_s") or 0.0
     excess = max(sum(parts.values()) - (level.mean_ttft or math.inf), 0.0)
     for name in WAITS:
         cut = min(excess, parts[name])
         parts[name], excess = parts[name] - cut, excess - cut
     return parts
-
-
-def _part_of(level: LevelData, name: str) -> float:
-    if name == "unsplit_wait_s":
-        return 0.0 if level.get("slot_wait_s") else level.figure("queue_wait_s") or 0.0
-    return level.figure(name) or 0.0
 
 
 def split_title(analysis: Analysis) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import Analysis
-from loadtest.errors import RunFolderError
+from loadtest.errors import RunFolderError, refuse
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
 from loadtest.text import counted, percent
 
@@ -60,12 +60,13 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
         for levels in zip(mine, *(other.get(what, []) for other in others), strict=False)
     ]
     found.sort(key=lambda levels: int(levels[0]["index"]))
-    if not found:
-        names = [str(one.run.path) for one in runs]
-        raise RunFolderError(
-            f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
-            f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
-        )
+    names = [str(one.run.path) for one in runs]
+    refuse(
+        not found,
+        f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
+        f"measure {'both' if len(names) == 2 else 'all'} with the same scenario.",
+        RunFolderError,
+    )
     return found
 
 
@@ -85,9 +86,8 @@ def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[PartO
         known = [one for one in alike if one is not None]
         if len(known) == len(runs):
             found.append((part.summary.get("group") or key[0], tuple(known[: len(base)]), tuple(known[len(base) :])))
-    if not found:
-        names = " and ".join(dict.fromkeys(str(one.run.path) for one in runs))
-        raise RunFolderError(f"{names} have no model in common: measure the same models in both.")
+    names = " and ".join(dict.fromkeys(str(one.run.path) for one in runs))
+    refuse(not found, f"{names} have no model in common: measure the same models in both.", RunFolderError)
     compared = {id(one) for _, ours, theirs in found for one in (*ours, *theirs)}
     alone = grouped(
         (name, part.summary.get("group") or key[0])
@@ -134,7 +134,6 @@ def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> l
 
 
 def _left_out(alone: Mapping[str, Iterable[str]], separator: str) -> list[str]:
-    """Say what only one side has."""
     return [f"Only {side} has {separator.join(dict.fromkeys(names))}: left out." for side, names in alone.items()]
 
 
@@ -146,11 +145,12 @@ def differing_keys(base: Sequence[RunData], new: Sequence[RunData], across: froz
     for name, side in (("BASE", base), ("NEW", new)):
         for one in side[1:]:
             refused, _ = differing_facts(asked_facts(side[0]), asked_facts(one), frozenset())
-            if refused:
-                raise RunFolderError(
-                    f"the runs of {name} differ among themselves: {side[0].path} and {one.path} in {', '.join(refused)}; "
-                    "give runs of one command on each side."
-                )
+            refuse(
+                refused,
+                f"the runs of {name} differ among themselves: {side[0].path} and {one.path} in {', '.join(refused)}; "
+                "give runs of one command on each side.",
+                RunFolderError,
+            )
     refused, notes = differing_facts(asked_facts(base[0]), asked_facts(new[0]), across)
     return (f"the runs differ in {', '.join(refused)}" if refused else ""), notes
 
@@ -184,7 +184,6 @@ def asked_facts(run: RunData) -> dict[str, Any]:
 
 
 def value_text(key: str, value: Any) -> str:
-    """Return a comparability key's value as people read it."""
     if key == "simulated" and isinstance(value, dict):
         return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
     text = "none" if value is None else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -192,14 +191,12 @@ def value_text(key: str, value: Any) -> str:
 
 
 def void_sides(base: Levels, new: Levels) -> str:
-    """Say on which side a level is void."""
     sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one.is_void for one in levels)]
     return f"void in {' and '.join(sides)}" if sides else ""
 
 
-def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
+def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> Iterator[str]:
     """Say why levels are not judged: of a void one, what makes it void. Of many alike the first ones are named."""
-    said = []
     for ours, theirs, reason in reasons[:MOST_EXPLAINED]:
         whys = {
             name: levels[0]["reasons"][0]
@@ -207,10 +204,9 @@ def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
             if (levels := [one for one in side if one.is_void and one["reasons"]])
         }
         why = "; ".join(f"{name}: {said}" if len(whys) > 1 else said for name, said in whys.items())
-        said.append(f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else "."))
+        yield f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else ".")
     if (more := len(reasons) - MOST_EXPLAINED) > 0:
-        said.append(f"{counted(more, 'more level')} without a verdict: compare.md has the reason of each.")
-    return said
+        yield f"{counted(more, 'more level')} without a verdict: compare.md has the reason of each."
 
 
 def requests_a_user(

@@ -102,8 +102,6 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One or several runs a side, figure by figure."""
-
     bases: tuple[Analysis, ...]
     news: tuple[Analysis, ...]
     rows: tuple[Change, ...]
@@ -155,8 +153,6 @@ JUDGED = (BETTER, WORSE, SAME)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a change must pass to be said."""
-
     confidence: float
     tolerance: float
     run_noise: float

@@ -36,20 +36,15 @@ def interval_text(row: Change) -> str:
 
 
 def amount_text(row: Change, amount: float | None) -> str:
-    if amount is None:
-        return UNKNOWN
-    return row.metric.written(amount) + ("/s" if row.metric.unit == "1/s" else "")
+    return UNKNOWN if amount is None else row.metric.written(amount) + ("/s" if row.metric.unit == "1/s" else "")
 
 
 def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:
     """Return what all levels share (lengths), and each level's name without it."""
-    levels = list(dict.fromkeys(row.level["label"] for row in comparison.headline))
-    shared, own = shared_parts(levels)
-    return shared, dict(zip(levels, own, strict=True))
+    return shared_parts(list(dict.fromkeys(row.level["label"] for row in comparison.headline)))
 
 
 def verdict_text(row: Change, tolerance: float) -> str:
-    """Return a row's verdict with what qualifies it."""
     if row.verdict == NOT_COMPARABLE:
         return f"{NOT_COMPARABLE}: {row.reason}"
     if row.verdict == WORSE and not row.regression:
@@ -68,7 +63,7 @@ def outcome(comparison: Comparison) -> str:
         count = sum(row.interval is not None for row in comparison.judged(SAME))
         if not count or comparison.visible is None:
             return f"No difference seen{within}"
-        seen = f"where a difference of {_visible(comparison)} shows nine times in ten"
+        seen = f"where a difference of {_in_percent(comparison.visible)} shows nine times in ten"
         untold = len(comparison.judged(NOT_COMPARABLE))
         rest = f"; {untold} more {'was' if untold == 1 else 'were'} not judged" if untold else ""
         return f"No difference seen in {counted(count, 'headline figure')}{within}, {seen}{rest}"
@@ -82,15 +77,11 @@ def outcome(comparison: Comparison) -> str:
     return said
 
 
-def _visible(comparison: Comparison) -> str:
-    """Return the smallest changes that the headline figures show nine times in ten, "9 %" or "9 to 14 %"."""
-    if comparison.visible is None:
-        return UNKNOWN
-    ends = [
-        f"{end * 100:.0f}" if end < LARGEST_CHANGE else f"more than {LARGEST_CHANGE * 100:.0f}"
-        for end in comparison.visible
-    ]
-    return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
+def _in_percent(changes: tuple[float, float]) -> str:
+    """Return "9 %" or "9 to 14 %"."""
+    most = f"more than {LARGEST_CHANGE * 100:.0f}"
+    ends = dict.fromkeys(f"{change * 100:.0f}" if change < LARGEST_CHANGE else most for change in changes)
+    return f"{' to '.join(ends)} %"
 
 
 def _level_name(row: Change, comparison: Comparison) -> str:
@@ -100,7 +91,6 @@ def _level_name(row: Change, comparison: Comparison) -> str:
 
 
 def simulated_sides(comparison: Comparison) -> str | None:
-    """Say that a side is simulated, and which."""
     said = [
         "; ".join(dict.fromkeys(filter(None, (simulated_mark(one.summary) for one in side))))
         for side in (comparison.bases, comparison.news)
@@ -111,7 +101,6 @@ def simulated_sides(comparison: Comparison) -> str | None:
 
 
 def run_lines(comparison: Comparison) -> list[str]:
-    """Name every run: folder, server, model."""
     return [
         f"{name}: {side.summary['name']} ({side.run.path}), {measured_on(side.summary)}, "
         f"{instant(side.summary['started'])}"
@@ -121,7 +110,6 @@ def run_lines(comparison: Comparison) -> list[str]:
 
 
 def method(comparison: Comparison) -> str:
-    """Say how the verdicts came about."""
     confidence, noise = f"{comparison.confidence * 100:.5g}", percent(comparison.run_noise)
     if comparison.single:
         how = (
@@ -134,8 +122,8 @@ def method(comparison: Comparison) -> str:
             f"with {noise} ({NOISE_FROM}) taken for it where that is narrower."
         )
     more = "; several runs a side (A1 A2 A3 --against B1 B2 B3) show smaller ones" if comparison.single else ""
-    seen = f" The smallest change that shows in nine of ten such comparisons is {_visible(comparison)}{more}."
-    smallest = seen if comparison.visible else ""
+    seen = _in_percent(comparison.visible) if comparison.visible else ""
+    smallest = f" The smallest change that shows in nine of ten such comparisons is {seen}{more}." if seen else ""
     rates = note_on_rates((*comparison.bases, *comparison.news))
     held = (
         f"Each interval holds with {confidence} %, so that all {comparison.tests} hold together with 99 % (Bonferroni)."

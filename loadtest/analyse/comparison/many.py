@@ -88,8 +88,6 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """Runs side by side."""
-
     entries: tuple[Entry, ...]
     named: traits.Names
     metrics: tuple[Metric, ...]
@@ -136,8 +134,7 @@ def compare_many(
     pairs = []
     for one, other in combinations(entries, 2):
         try:
-            rows = tuple(_tested(one, other, metrics, across | traits.ON_PURPOSE, run_noise))
-            pairs.append(Pair(one, other, rows))
+            pairs.append(Pair(one, other, tuple(_tested(one, other, metrics, across | traits.ON_PURPOSE, run_noise))))
         except RunFolderError:
             pairs.append(Pair(one, other, (), "no level in common (same concurrency, lengths and rate)"))
     judged = iter(holm([row for pair in pairs for row in pair.rows], tolerance + run_noise))

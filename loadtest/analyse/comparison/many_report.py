@@ -56,9 +56,7 @@ def _place(level: LevelData) -> tuple[float, ...]:
 
 def level_names(many: Many) -> tuple[str, dict[str, str]]:
     """Return what all levels share, such as lengths, and each level's name without it."""
-    names = [name for name, _ in runs_by_level(many)]
-    shared, own = shared_parts(names)
-    return shared, dict(zip(names, own, strict=True))
+    return shared_parts([name for name, _ in runs_by_level(many)])
 
 
 def outcome(many: Many) -> list[str]:
@@ -144,20 +142,22 @@ def pair_table(many: Many, pairs: Iterable[Pair]) -> Grid:
         *many.metrics,
         *([FAILED] if any(row.metric is FAILED for pair in many.pairs for row in pair.rows) else []),
     ]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for pair in pairs:
-        levels = list({id(row.level): row.level for row in pair.rows}.values())
-        begun = False
-        for level in levels:
-            cells = [change_cell(pair.row(level, metric)) for metric in metrics]
-            if all(cell == UNKNOWN for cell in cells):
-                continue  # why stands below
-            rows.append(("" if begun else pair.name, names[level.as_asked.label], *cells))
-            begun = True
-        means = [pair.overall(metric) for metric in metrics]
-        if begun and any(mean is not None for mean in means):
-            rows.append(("", "geomean", *(UNKNOWN if mean is None else signed(mean - 1) for mean in means)))
+        levels = {id(row.level): row.level for row in pair.rows}.values()
+        told = [
+            (names[level.as_asked.label], *(change_cell(pair.row(level, metric)) for metric in metrics))
+            for level in levels
+        ]
+        told.append(("geomean", *_means(pair, metrics)))
+        known = [cells for cells in told if set(cells[1:]) != {UNKNOWN}]  # why others are not stands below
+        rows += [("" if place else pair.name, *cells) for place, cells in enumerate(known)]
     return Grid(("pair", "level", *(metric.name for metric in metrics)), tuple(rows), names=2)
+
+
+def _means(pair: Pair, metrics: Iterable[Metric]) -> list[str]:
+    means = (pair.overall(metric) for metric in metrics)
+    return [UNKNOWN if mean is None else signed(mean - 1) for mean in means]
 
 
 def change_cell(row: Change | None) -> str:
@@ -200,7 +200,6 @@ def unjudged(many: Many) -> list[str]:
 
 
 def method(many: Many) -> str:
-    """Say how the verdicts came about."""
     rates = note_on_rates(entry.analysis for entry in many.entries)
     if not many.tests:
         return f"No figure was judged: the reasons stand above.{rates}"
@@ -248,14 +247,11 @@ def against_first(many: Many, metric: Metric) -> Grid:
             row = many.between(first, entry).row(here.get(first.letter), metric)
             cells += [_figure_cell(entry, here.get(entry.letter), metric), change_cell(row)]
         rows.append((names[name], *cells))
-    means = [many.between(first, entry).overall(metric) for entry in others]
-    if any(mean is not None for mean in means):
-        rest = [cell for mean in means for cell in (UNKNOWN, UNKNOWN if mean is None else signed(mean - 1))]
-        rows.append(("geomean", UNKNOWN, *rest))
-    heads = [f"{first.letter} {first.name}"]
-    for entry in others:
-        heads += [f"{entry.letter} {entry.name}", f"vs {first.letter}"]
-    return Grid(("level", *heads), tuple(rows))
+    means = [mean for entry in others for mean in _means(many.between(first, entry), [metric])]
+    if set(means) - {UNKNOWN}:
+        rows.append(("geomean", UNKNOWN, *(cell for mean in means for cell in (UNKNOWN, mean))))
+    heads = [head for entry in others for head in (f"{entry.letter} {entry.name}", f"vs {first.letter}")]
+    return Grid(("level", f"{first.letter} {first.name}", *heads), tuple(rows))
 
 
 def to_dict(many: Many) -> dict[str, Any]:
@@ -276,7 +272,19 @@ def to_dict(many: Many) -> dict[str, Any]:
                 "first": pair.first.letter,
                 "second": pair.second.letter,
                 "trouble": pair.trouble or None,
-                "rows": [_pair_row(row) for row in pair.rows],
+                "rows": [
+                    {
+                        "level": row.level.as_asked.label,
+                        "metric": row.metric.id,
+                        "first": row.base,
+                        "second": row.new,
+                        "ratio": row.ratio,
+                        "p": row.chance,
+                        "verdict": row.verdict,
+                        "reason": row.reason or None,
+                    }
+                    for row in pair.rows
+                ],
             }
             for pair in many.pairs
         ],
@@ -285,39 +293,24 @@ def to_dict(many: Many) -> dict[str, Any]:
 
 def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
     summary = entry.analysis.summary
-    traits = {trait.key: trait.values[place] for trait in (*many.named.legend, *many.named.besides)}
     return {
         "letter": entry.letter,
         "name": entry.name,
         "path": str(entry.analysis.run.path),
         **{key: summary[key] for key in ("started", "server", "target", "simulated")},
-        "traits": traits,
+        "traits": {trait.key: trait.values[place] for trait in (*many.named.legend, *many.named.besides)},
         "levels": [
             {
                 **{key: level[key] for key in ("label", "concurrency", "rate", "verdict", "reasons")},
                 "failed": level.failed,
-                "figures": {metric.id: _figure_dict(entry, level, metric) for metric in many.metrics},
+                "figures": {
+                    metric.id: (found := entry.estimate(level, metric))
+                    and {"value": found.value, "ci95_share": half_width(found)}
+                    for metric in many.metrics
+                },
             }
             for level in entry.levels
         ],
-    }
-
-
-def _figure_dict(entry: Entry, level: LevelData, metric: Metric) -> dict[str, Any] | None:
-    found = entry.estimate(level, metric)
-    return None if found is None else {"value": found.value, "ci95_share": half_width(found)}
-
-
-def _pair_row(row: Change) -> dict[str, Any]:
-    return {
-        "level": row.level.as_asked.label,
-        "metric": row.metric.id,
-        "first": row.base,
-        "second": row.new,
-        "ratio": row.ratio,
-        "p": row.chance,
-        "verdict": row.verdict,
-        "reason": row.reason or None,
     }
 
 
@@ -335,7 +328,6 @@ def styles(many: Many) -> dict[str, str]:
 
 
 def first_unjudged(many: Many) -> Iterator[str]:
-    """Yield what the terminal says of levels and pairs without a verdict."""
     said = unjudged(many)
     yield from said[:MOST_SAID]
     if len(said) > MOST_SAID:

@@ -84,10 +84,9 @@ def names_of(runs: Sequence[Analysis], across: frozenset[str] = frozenset()) -> 
         legend.remove(spare)
     names = [joined(" · ", *(_short(trait.key, trait.values[i]) for trait in legend)) for i in range(len(runs))]
     if len(set(names)) < len(names) or not all(names):
-        own = _own_names(runs)
         names = [
-            joined(" · ", name, mine) if not name or names.count(name) > 1 else name
-            for name, mine in zip(names, own, strict=True)
+            joined(" · ", name, own) if not name or names.count(name) > 1 else name
+            for name, own in zip(names, _own_names(runs), strict=True)
         ]
     return Names(tuple(names), tuple(legend), tuple(trait for trait in differing if trait not in legend))
 
@@ -146,8 +145,7 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     real = [value == "none" for value in profiles]
     yield Trait(SIMULATED, tuple(REAL if value == "none" else value for value in profiles), any(real) and not all(real))
     done = {"model", "quantization", "server", "context", SIMULATED}
-    rest = sorted({key for each in facts for key in each} - done, key=lambda key: (key not in ON_PURPOSE, key))
-    for key in rest:
+    for key in sorted({key for each in facts for key in each} - done, key=lambda key: (key not in ON_PURPOSE, key)):
         yield Trait(key, asked(key), key not in ON_PURPOSE | across)
     yield known("machine", lambda one: _hardware(one, of_machine=True))
     yield known("host", _host)
@@ -176,8 +174,7 @@ def _cached(one: Analysis) -> float | None:
 
 def _hardware(one: Analysis, *, of_machine: bool) -> str:
     """Return the machine, whose description names its cores, or the GPUs in it."""
-    said = one.summary.get("hardware") or ()
-    return "; ".join(each for each in said if bool(CORES.search(each)) == of_machine)
+    return "; ".join(each for each in one.summary.get("hardware") or () if bool(CORES.search(each)) == of_machine)
 
 
 def _host(one: Analysis) -> str | None:

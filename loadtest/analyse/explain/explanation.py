@@ -15,7 +15,7 @@ from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.arrays import FloatArray, IntArray, finite
+from loadtest.analyse.run.arrays import FloatArray, IntArray, finite, grouped
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.queue.slots import Slots, known_slots
@@ -322,16 +322,13 @@ def blame(parts: Parts, slots: int) -> dict[int, Cause]:
 
     Of a wait behind all the slots, the holder of one has caused its share.
     """
-    total: dict[int, float] = {}
-    cause: dict[int, Cause] = {}
-    for part in parts.first:
-        if part.name == time_parts.REREAD:
-            continue
-        for each in part.causes:
-            share = 1 / slots if each.how == time_parts.SLOT else 1.0
-            total[each.row] = total.get(each.row, 0.0) + each.seconds * share
-            cause.setdefault(each.row, each)
-    return {row: replace(cause[row], seconds=total[row]) for row in sorted(total, key=lambda each: -total[each])}
+    share = {time_parts.SLOT: 1 / slots}
+    causes = (each for part in parts.first if part.name != time_parts.REREAD for each in part.causes)
+    found = [
+        replace(mine[0], seconds=sum(each.seconds * share.get(each.how, 1.0) for each in mine))
+        for mine in grouped((each.row, each) for each in causes).values()
+    ]
+    return {each.row: each for each in sorted(found, key=lambda each: -each.seconds)}
 
 
 # -- which request --------------------------------------------------------------------------------------------------
@@ -361,8 +358,7 @@ def at_percentile(rows: IntArray, share: float) -> int:
 
 def busiest(levels: Sequence[LevelData]) -> LevelData:
     """Return the level with the highest load among those of a summary that have an answer."""
-    known = [level for level in levels if level["outcomes"].get("ok")]
-    return max(known or levels, key=lambda level: level.amount)
+    return max([level for level in levels if level["outcomes"].get("ok")] or levels, key=lambda level: level.amount)
 
 
 def find_level(levels: Sequence[LevelData], asked: str) -> LevelData:

@@ -67,8 +67,6 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """What is left out of a replay."""
-
     without: int | None = None  # a row
     cached: Mapping[int, int] = field(default_factory=dict)  # by row: prompt tokens that the cache would have held
     loads: bool = False  # the loads of models
@@ -154,18 +152,15 @@ class LevelReplay:
 
         What the replay misses of a long wait says nothing of the little that is left without its cause.
         """
-        shares, misses = [], []
-        for seed in range(SEEDS):
-            before, after = self.base[seed].get(self.row), self._play(change, seed).get(self.row)
-            if before and after is not None:
-                shares.append(after / before)
-                misses.append(before / self.ttft_s - 1)
-        if len(shares) < SEEDS:
+        played = [(self.base[seed].get(self.row), self._play(change, seed).get(self.row)) for seed in range(SEEDS)]
+        if not all(before and after is not None for before, after in played):
             return None
+        before, after = np.array(played, dtype=np.float64).T
+        shares, miss = after / before, float(np.mean(before / self.ttft_s - 1))
         share = float(np.mean(shares))
         half = t_quantile(SEEDS - 1) * float(np.std(shares, ddof=1)) * math.sqrt(1 + 1 / SEEDS)
-        half = math.hypot(half, ENGINE_ERROR * share, float(np.mean(misses)) * (1 - share))
-        likely = self.ttft_s * share * (1 + float(np.mean(misses))) ** (1 - share)
+        half = math.hypot(half, ENGINE_ERROR * share, miss * (1 - share))
+        likely = self.ttft_s * share * (1 + miss) ** (1 - share)
         return likely, (max(likely - half * self.ttft_s, 0.0), likely + half * self.ttft_s)
 
     def _play(self, change: Omission, seed: int) -> dict[int, float]:

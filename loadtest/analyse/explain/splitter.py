@@ -45,8 +45,6 @@ BIG_PROMPT = 2.0  # times the median prompt, from which on a prompt that was rea
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """What splitting the time of any request of a run rests on."""
-
     run: RunData
     slots: Slots
     steps: Steps
@@ -153,10 +151,9 @@ class Splitter:
     def _read_meanwhile(self, row: int, low: float, high: float) -> list[Cause]:
         """Return the long prompts that were read while a request waited for a slot: they held up those who held one."""
         usual = float(np.nanmedian(self.timeline.tokens)) if np.isfinite(self.timeline.tokens).any() else math.inf
-        windows = prompt_windows(self.timeline, self.steps, self._near(row, low, high))
         found = {
             each.row: min(each.end, high) - max(each.start, low)
-            for each in windows
+            for each in prompt_windows(self.timeline, self.steps, self._near(row, low, high))
             if self.timeline.tokens[each.row] >= BIG_PROMPT * usual
         }
         return list(self._causes(found, time_parts.PROMPTS))
@@ -326,11 +323,11 @@ class Splitter:
                 int(each)
                 for each in np.flatnonzero((timeline.won > timeline.won[newcomer]) & (timeline.won < timeline.won[row]))
             ]
-        lost = {each: self._lost_cache(each) for each in rows}
         return {
-            each: one.tokens
-            for each, one in lost.items()
-            if one is not None and (each == row or newcomer in [root.row for root in one.newcomers])
+            each: lost.tokens
+            for each in rows
+            if (lost := self._lost_cache(each)) is not None
+            and (each == row or newcomer in [root.row for root in lost.newcomers])
         }
 
     def earlier(self, row: int, most: int) -> list[Cause]:
@@ -354,7 +351,6 @@ class Splitter:
         return [self._cause(int(each), 0.0, time_parts.QUEUE) for each in largest]
 
     def _decode(self, row: int) -> tuple[TimePart, ...]:
-        """Return the parts of the time from the first token to the last."""
         timeline = self.timeline
         total = float(timeline.last[row] - timeline.first[row])
         gaps = self.gaps.of_row(self.run, row)

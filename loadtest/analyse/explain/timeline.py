@@ -57,8 +57,7 @@ class Timeline:
         guessed = np.full(len(send), np.nan)
         if steps.prefill is not None:
             guessed = np.maximum(won, first - np.maximum(steps.prefill.seconds(tokens), 1e-6))
-        asked = run.column("asked_input")
-        prompt = np.where(np.isfinite(run.column("prompt_tokens")), run.column("prompt_tokens"), asked)
+        prompt = run.column("prompt_tokens")
         return cls(
             ids=run.requests["id"].to_numpy(dtype=np.int64),
             level=run.requests["level"].to_numpy(dtype=np.int64),
@@ -72,7 +71,7 @@ class Timeline:
             freed=left_slot(run),
             end=end,
             tokens=tokens,
-            prompt=prompt,
+            prompt=np.where(np.isfinite(prompt), prompt, run.column("asked_input")),
             told=told,
             silent=np.isfinite(send) & ~np.isfinite(first) & ~run.one_of("outcome", Outcome.OK, *NEVER_SERVED),
         )
@@ -122,12 +121,12 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
     known, cost = steps.interference_s, steps.prefill.per_token_s if steps.prefill else math.nan
     if known is not None and known < HOLDS_UP * cost:
         return []
-    found = []
-    for row in rows:
-        start, end, tokens = float(timeline.read_from[row]), float(timeline.first[row]), float(timeline.tokens[row])
-        if end > start and tokens > 0 and (timeline.told[row] or known is not None):
-            found.append(WorkWindow(int(row), start, end, tokens / (end - start)))
-    return found
+    reading, tokens = timeline.first[rows] - timeline.read_from[rows], timeline.tokens[rows]
+    shown = (reading > 0) & (tokens > 0) & (timeline.told[rows] | (known is not None))
+    return [
+        WorkWindow(int(row), float(timeline.read_from[row]), float(timeline.first[row]), float(rate))
+        for row, rate in zip(rows[shown], tokens[shown] / reading[shown], strict=True)
+    ]
 
 
 def step_time(steps: Steps, streams: float) -> float:

@@ -48,8 +48,7 @@ def peak_events(run: RunData, index: int) -> int:
     run = run.entire
     rows = run.of_level(index) & np.isfinite(run.column("send")) & (run.chunks.counts > 0)
     sources = run.requests["source"].to_numpy()
-    peaks = [_peak_of_process(run, rows & (sources == source)) for source in np.unique(sources[rows])]
-    return max(peaks, default=0)
+    return max((_peak_of_process(run, rows & (sources == source)) for source in np.unique(sources[rows])), default=0)
 
 
 def _peak_of_process(run: RunData, rows: BoolArray) -> int:
@@ -71,23 +70,10 @@ def capacity_used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
     if capacity is None:
         return {}
     events = peak_events(run, index)
-    share = events / capacity["chunks_per_s"]
-    return {"busiest_chunks_per_s": events, "capacity_share": share, "capacity": capacity}
-
-
-def capacity_doubt(run: RunData, index: int, stamps: str) -> str | None:
-    """Return a sentence where more events came than this client can measure truthfully; None otherwise."""
-    used = capacity_used(run, index, stamps)
-    if not used or used["capacity"]["at_least"] or used["capacity_share"] <= 1:
-        return None
-    return (
-        f"{used['busiest_chunks_per_s']} content events came in the busiest second, {percent(used['capacity_share'])} of the "
-        f"{used['capacity']['chunks_per_s']:.0f} that this client measures truthfully (loadtest calibrate)"
-    )
+    return {"busiest_chunks_per_s": events, "capacity_share": events / capacity["chunks_per_s"], "capacity": capacity}
 
 
 def capacity_cell(client: dict[str, Any]) -> str:
-    """Return the share of a level as a table cell."""
     share = client.get("capacity_share")
     return "–" if share is None else ("≤ " if client["capacity"]["at_least"] else "") + percent(share)
 

@@ -321,7 +321,6 @@ def _rate_kept(level: LevelData) -> str:
 
 
 def _steady(level: LevelData) -> str:
-    """Return how many requests were in flight early and late."""
     law = level["little"]
     return (
         f"{law['in_flight_first']:.1f} requests in flight in the first third of {part_looked_at(law.get('filled_s'))}, "

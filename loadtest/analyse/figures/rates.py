@@ -173,8 +173,7 @@ def spread_of(run: RunData, found: Flow, weights: FloatArray) -> Spread | None:
 
 def round_edges(ends: FloatArray, window: Window, users: int) -> FloatArray:
     """Return the borders of a closed loop's rounds, every n-th of many: each `users`-th end in the window is one."""
-    inside = np.sort(ends[(ends > window.start) & (ends <= window.end)])
-    every = inside[users - 1 :: users]
+    every = np.sort(ends[(ends > window.start) & (ends <= window.end)])[users - 1 :: users]
     apart = -(-len(every) // MOST_CUTS) or 1
     return np.concatenate(([window.start], every[apart - 1 :: apart]))
 

@@ -68,7 +68,6 @@ def title(advice: Advice) -> str:
 
 
 def promise_sentence(advice: Advice, path: str, command: str | None) -> str:
-    """Say where the promise is kept, and how a run scores it."""
     setting = f"With {advice.knob} {advice.trial}" if advice.trial != advice.now else "With the slots as they are"
     file = shlex.quote(path)
     again = f"{command} --prediction {file}" if command else f"the same test, and `loadtest score {file} RUN`"
@@ -221,28 +220,25 @@ def notes(advice: Advice) -> list[str]:
 
 
 def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
-    """Return a row for each number of slots at each of these loads."""
-    heads = ["slots", "streams", *(head for head, _, _ in TABLE_FIGURES)]
-    heads += ["SLO"] if advice.objectives else []
-    heads += ["memory"] if isinstance(advice.memory, MemoryBySlots) else []
-    rows = []
-    for load in loads:
-        for slots in advice.slots:
-            cell = advice.cells[slots, load]
-            row = [_mark(advice, slots, load), f"{load}{'' if load in advice.measured else ' (not measured)'}"]
-            row += _row(cell, beyond=advice.extrapolated(slots, load))
-            if advice.objectives:
-                row.append(
-                    "not known" if advice.untold(slots, load) else "met" if advice.met(slots, load) else "missed"
-                )
-            if isinstance(advice.memory, MemoryBySlots):
-                row.append(size(advice.memory.at(slots)) + (TOO_MUCH if advice.fits(slots) is False else ""))
-            rows.append(tuple(row))
-    return Grid(tuple(heads), tuple(rows), names=2)
+    rows = [_slots_row(advice, slots, load) for load in loads for slots in advice.slots]
+    return Grid(tuple(rows[0]), tuple(tuple(row.values()) for row in rows), names=2)
+
+
+def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
+    row = {
+        "slots": _mark(advice, slots, load),
+        "streams": f"{load}{'' if load in advice.measured else ' (not measured)'}",
+    }
+    figures = _row(advice.cells[slots, load], beyond=advice.extrapolated(slots, load))
+    row |= {head: figure for (head, _, _), figure in zip(TABLE_FIGURES, figures, strict=True)}
+    if advice.objectives:
+        row["SLO"] = "not known" if advice.untold(slots, load) else "met" if advice.met(slots, load) else "missed"
+    if isinstance(advice.memory, MemoryBySlots):
+        row["memory"] = size(advice.memory.at(slots)) + (TOO_MUCH if advice.fits(slots) is False else "")
+    return row
 
 
 def heading(advice: Advice, analysis: Analysis) -> str:
-    """Return the title of the console's table."""
     summary = analysis.summary
     title = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
     return f"{marked(title, summary)}: at {counted(advice.load, 'stream')}"
@@ -277,9 +273,7 @@ def _mark(advice: Advice, slots: int, load: int) -> str:
 def predicted_text(prediction: Prediction, figure: str, statistic: str, *, beyond: bool = False) -> str:
     """Return a predicted figure as text, marked where it is extrapolated."""
     value = prediction.figure(figure, statistic)
-    if math.isnan(value):
-        return UNKNOWN
-    return writer_of(figure)(value) + (EXTRAPOLATED if beyond else "")
+    return UNKNOWN if math.isnan(value) else writer_of(figure)(value) + (EXTRAPOLATED if beyond else "")
 
 
 def lever_table(advice: Advice) -> Grid:
@@ -292,12 +286,11 @@ def lever_table(advice: Advice) -> Grid:
     best = advice.trial
     if best is not None and best != advice.now:
         cell = advice.cells[best, advice.load]
-        beyond = advice.extrapolated(best, advice.load)
         rows.insert(
             2,
             (
                 counted(best, "slot"),
-                *_row(cell, beyond=beyond),
+                *_row(cell, beyond=advice.extrapolated(best, advice.load)),
                 signed(gain(objective, now, cell)),
                 f"{advice.knob} = {best}",
             ),
@@ -310,7 +303,6 @@ def _row(prediction: Prediction, *, beyond: bool = False) -> list[str]:
 
 
 def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
-    """Return advice.md."""
     summary = analysis.summary
     whom = joined(" · ", summary["name"], summary.get("group"))
     return render(
@@ -329,7 +321,6 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
 
 
 def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
-    """Return advice.json."""
     memory = advice.memory
     return {
         "run": analysis.summary["name"],
@@ -358,13 +349,12 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
 
 def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
     for (slots, load), cell in sorted(advice.cells.items()):
-        memory = advice.memory.at(slots) if isinstance(advice.memory, MemoryBySlots) else None
         yield {
             "measured_load": load in advice.measured,
             "measured": advice.is_measured(slots, load),
             "extrapolated": advice.extrapolated(slots, load),
             "slo_met": None if advice.untold(slots, load) else advice.met(slots, load),
-            "memory_bytes": memory,
+            "memory_bytes": advice.memory.at(slots) if isinstance(advice.memory, MemoryBySlots) else None,
             "fits": advice.fits(slots),
             **cell.to_dict(),
         }

@@ -62,7 +62,7 @@ class Seen:
     level: LevelData
     verdict: str
     reason: str
-    name: str = ""  # of the level; empty: its label
+    name: str  # of the level
 
     def __str__(self) -> str:
         if self.besides:
@@ -72,9 +72,8 @@ class Seen:
     @property
     def called(self) -> str:
         """The level's name, with its model where several share a server and the name does not begin with it."""
-        label = self.name or str(self.level["label"])
         model = self.level.get("model") if "beside" in self.level else None
-        return label if not model or f"{label} ".startswith(f"{model} ") else f"{model} · {label}"
+        return self.name if not model or f"{self.name} ".startswith(f"{model} ") else f"{model} · {self.name}"
 
     @property
     def besides(self) -> bool:
@@ -147,9 +146,10 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
 def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
     """Return what there is to do, each advice once, for void levels first."""
     found: dict[str, dict[str, list[Seen]]] = {}
-    _, names = shared_parts([level["label"] for level in levels])
+    labels = [level["label"] for level in levels]
+    _, own = shared_parts(labels)
     # A search measures some loads again: of levels with one name the number tells which.
-    names = [f"{name} (level {i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+    names = [own[each] + (f" (level {i})" if labels.count(each) > 1 else "") for i, each in enumerate(labels, 1)]
     seen = [
         (each["cause"], Seen(level, each["verdict"], reason, name))
         for level, name in zip(levels, names, strict=True)
@@ -166,29 +166,22 @@ def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
 
 def tiles(analysis: Analysis) -> list[Tile]:
     """Return the four figures: the most output, where it levels off, TTFT p95 there, and slots; of embeddings their like."""
-    levels = analysis.levels
-    if levels:  # what all levels share, such as their lengths, stands in the report's second line
-        _, names = shared_parts([level["label"] for level in levels])
-        levels = [LevelData(level, label=name) for level, name in zip(levels, names, strict=True)]
+    # What all levels share, such as their lengths, stands in the report's second line.
+    _, own = shared_parts([level["label"] for level in analysis.levels])
+    levels = [LevelData(level, label=own[level["label"]]) for level in analysis.levels]
     if levels and not has_tokens(*levels):
         return _without_tokens(levels)
     best = with_most(levels, "output_tokens_per_s")
-    missing = (
-        "no request was recorded"
-        if not levels
-        else "no level has a steady rate of output"
-        if believed(levels)
-        else ALL_VOID
-    )
     if best is None:
-        off, at = Tile("Levels off at", "", missing), None
-        most = Tile("Most output tokens/s", "", missing)
-    else:
-        series = series_with(levels, best)
-        where = f"at {best['label']}{void_above(series, best)}"
-        most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), where)
-        off, at = _levels_off(series, named=len(series_of(levels)) > 1)
-    return [most, off, _ttft(at, best, missing), _slots(analysis)]
+        unsteady = "no level has a steady rate of output" if believed(levels) else ALL_VOID
+        names = ("Most output tokens/s", "Levels off at", "TTFT p95 at the most output")
+        missing = [Tile(name, "", unsteady if levels else "no request was recorded") for name in names]
+        return [*missing, _slots(analysis)]
+    series = series_with(levels, best)
+    where = f"at {best['label']}{void_above(series, best)}"
+    most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), where)
+    off, at = _levels_off(series, named=len(series_of(levels)) > 1)
+    return [most, off, _ttft(at, best), _slots(analysis)]
 
 
 def _without_tokens(levels: Sequence[LevelData]) -> list[Tile]:
@@ -285,18 +278,14 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
     more = "measure longer, or with more load" if len(believed(levels)) == len(levels) else "measure void levels again"
     unseen = f"{slots_told(analysis) or 'its limit was not seen'}: {more}"
-    why = f"{only_void(levels)} the limit" if analysis.slots.limit else unseen
-    return Tile(name, f"≥ {slots.estimate}", why)
+    return Tile(name, f"≥ {slots.estimate}", f"{only_void(levels)} the limit" if analysis.slots.limit else unseen)
 
 
-def _ttft(at: LevelData | None, best: LevelData | None, missing: str) -> Tile:
+def _ttft(at: LevelData | None, best: LevelData) -> Tile:
     """Say TTFT p95 where output levels off, or else where it is the most."""
     level = at or best
     name = "TTFT p95 there" if at is not None else "TTFT p95 at the most output"
-    if level is None:
-        return Tile(name, "", missing)
-    value = level.figure("ttft_s", "p95")
-    if value is not None:
+    if level.figure("ttft_s", "p95") is not None:
         ends = list(map(seconds, level.interval("ttft_s", "p95") or ()))
         between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "no 95 % interval, "
         return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.explanation import CACHE, LOAD, NOBODY, Explanation, Without
@@ -34,10 +34,17 @@ SHORT_NAMES = {
     time_parts.REST: "unexplained",
 }
 EXPENDABLE = ("E2E", "by", "TTFT without")
+PLAIN_WORDS = {  # of parts that are always said alike
+    time_parts.CLIENT: "before the client sent it, although it was due",
+    time_parts.CONNECT: "opening a connection",
+    time_parts.HANDLING: "before the server queued it",
+    time_parts.TURN: "until its model's turn came: answers of another model, and the load",
+    time_parts.WAIT: "waiting for a slot or a running step: which of the two is not known",
+    time_parts.SLOW: "longer than such prompts take here, which no request of the run explains",
+}
 
 
 def heading(found: Explanation) -> str:
-    """Say which request, and how long it took beside the others of its level."""
     who = f"Request {found.id} of {found.level['label']}"
     if not math.isfinite(found.ttft_s):
         ended = "stopped" if found.outcome == Outcome.CANCELLED else found.outcome.replace("_", " ")
@@ -71,21 +78,13 @@ def _duration(value: float) -> str:
 def _words(part: TimePart, found: Explanation) -> str:
     who, inferred = part.causes, " (inferred)" if part.inferred else ""
     match part.name:
-        case time_parts.CLIENT:
-            return "before the client sent it, although it was due"
-        case time_parts.CONNECT:
-            return "opening a connection"
-        case time_parts.HANDLING:
-            return "before the server queued it"
+        case name if name in PLAIN_WORDS:
+            return PLAIN_WORDS[name]
         case time_parts.LOAD:
             asked = f", which #{who[0].id} had asked for first" if who else ""
             return f"while its model was loaded{asked}"
-        case time_parts.TURN:
-            return "until its model's turn came: answers of another model, and the load"
         case time_parts.SLOT:
             return _slot_words(part, found) + inferred
-        case time_parts.WAIT:
-            return "waiting for a slot or a running step: which of the two is not known"
         case time_parts.PROMPTS | time_parts.STALL:
             return f"while {_prompts_read(who, part, found)}{inferred}"
         case time_parts.SILENT:
@@ -101,8 +100,6 @@ def _words(part: TimePart, found: Explanation) -> str:
             tokens = f"its own {_tokens(part.tokens)}" if part.tokens is not None else "its own prompt"
             beside = f", beside {counted(part.streams, 'stream')} that decoded" if part.streams else ""
             return f"reading {tokens}{beside}{inferred}"
-        case time_parts.SLOW:
-            return "longer than such prompts take here, which no request of the run explains"
         case time_parts.STEPS:
             return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
         case time_parts.SHARED:
@@ -217,30 +214,25 @@ def _size(cause: Cause, found: Explanation) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def notes(found: Explanation) -> list[str]:
-    """Return what a reader has to know beside it."""
-    said = []
+def notes(found: Explanation) -> Iterator[str]:
     if found.usual:
         nothing = found.slow is None and found.told is None and found.no_replay is None and found.without
         load = ": this is the level's load rather than one request" if nothing else ""
-        said.append(f"It took about as long as the others of its level{load}.")
+        yield f"It took about as long as the others of its level{load}."
     if found.slow is not None:
-        said.append(
+        yield (
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
             f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server, or the way from it, down."
         )
     if found.dropped:
         ids = listed([f"#{each}" for each in found.dropped])
-        said.append(
-            f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
-        )
+        yield f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
     if found.beside:
-        said.append(f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here.")
+        yield f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here."
     if found.level["verdict"] == VOID:
-        said.append("Its level is void, so these times may not be the server's; `loadtest report` says why.")
+        yield "Its level is void, so these times may not be the server's; `loadtest report` says why."
     if found.warmup:
-        said.append("It was a warm-up request, and is in no figure of its level.")
-    return said
+        yield "It was a warm-up request, and is in no figure of its level."
 
 
 # -- a table of several ---------------------------------------------------------------------------------------------

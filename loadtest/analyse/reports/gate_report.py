@@ -20,8 +20,6 @@ ERROR, FAILURE = "error", "failure"  # JUnit's words: it could not be tested; it
 
 @dataclass(frozen=True, slots=True)
 class GateCase:
-    """One thing that was tested."""
-
     level: str
     name: str
     said: str

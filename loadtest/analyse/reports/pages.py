@@ -71,8 +71,7 @@ def left_out(one: Analysis, pictures: Sequence[Path]) -> str:
 
 def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     """Return the four tiles, of several models or servers those of each of the first ones, with its name."""
-    told = tables.sections(analysis)[:MOST_GROUPS]
-    return [(named.removeprefix(": "), answers.tiles(one)) for named, one in told]
+    return [(named.removeprefix(": "), answers.tiles(one)) for named, one in tables.sections(analysis)[:MOST_GROUPS]]
 
 
 def _page(

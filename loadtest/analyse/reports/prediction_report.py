@@ -9,10 +9,10 @@ from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.run.arrays import grouped
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.model.fit import PredictedCurve
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
-from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.grid import Grid
 from loadtest.text import UNKNOWN, joined, listed, writer_of
@@ -32,7 +32,6 @@ EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 
 def heading(document: Document, analysis: Analysis) -> str:
-    """Say what is predicted, of which server."""
     return marked(f"Predicted from {document.run['name']} · {measured_on(analysis.summary)}", analysis.summary)
 
 

@@ -50,7 +50,6 @@ COSTS = (
 
 
 def facts_table(analysis: Analysis) -> Grid:
-    """Return what was measured, from where and how."""
     summary, run = analysis.summary, analysis.run.facts
     machine, server = run.get("client") or {}, summary["server"]
     context = (run.get("server_at_end") or {}).get("context_length") or server.get("context")
@@ -86,7 +85,8 @@ def measured(analysis: Analysis) -> str:
     levels = analysis.levels
     if not levels:
         return ""
-    shared, names = shared_parts([level["label"] for level in levels])
+    shared, own = shared_parts([level["label"] for level in levels])
+    names = [own[level["label"]] for level in levels]
     loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
     sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, shared)}"
     lost = f"{sum(level.failed for level in levels) or 'none'} failed"
@@ -236,7 +236,6 @@ def _cost_head(levels: list[dict[str, Any]], key: str, price: str, head: str) ->
 
 
 def energy_fact(summary: dict[str, Any]) -> str:
-    """Return whether energy was measured, and of what."""
     measured = [level["energy"] for level in summary["levels"] if level.get("energy")]
     if measured:
         mark = "simulated; " if measured[0]["simulated"] else ""

@@ -28,7 +28,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
 )
 from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.analyse.whatif.predictions.textbook import ERLANG, LINE, SEGMENTS, USL
-from loadtest.errors import LoadTestError, PredictionError
+from loadtest.errors import LoadTestError, PredictionError, refuse
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.records import Outcome
@@ -43,8 +43,6 @@ EXPENDABLE = ("Winkler", *reversed(MODELS), "case")
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How a prediction fared in a run."""
-
     made: str
     before: str | None  # when the run kept it, before its first request; None: it did not
     figures: tuple[ScoredFigure, ...]
@@ -63,12 +61,15 @@ class Score:
 
 
 def score(document: Document, analysis: Analysis, before: str | None = None) -> Score:
-    """Hold a prediction against every level that it was made for."""
     run = analysis.run
     refused, said = _may_be_compared(document, analysis)
     figures: list[ScoredFigure] = []
     for level in analysis.levels if not refused else ():
-        loads = [each for each in document.loads if _same_load(each, level)]
+        loads = [
+            each
+            for each in document.loads
+            if each.concurrency == level["concurrency"] and (each.concurrency or each.rate == level["rate"])
+        ]
         if not loads:
             said.append(f"{level['label']}: not predicted.")
         elif document.plan is not None and (why := _other_requests(document, document.plan, analysis, level)):
@@ -108,12 +109,6 @@ def _may_be_compared(document: Document, analysis: Analysis) -> tuple[list[str],
     if all(urls) and urls[0] != urls[1]:
         notes.append(f"Differs: url ({' → '.join(map(str, urls))}): a prediction is for one machine.")
     return [], notes
-
-
-def _same_load(load: PredictedLoad, level: Mapping[str, Any]) -> bool:
-    if load.concurrency is not None:
-        return bool(level["concurrency"] == load.concurrency)
-    return bool(level["concurrency"] is None and level["rate"] == load.rate)
 
 
 def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str:
@@ -158,9 +153,7 @@ def _drawn_for_plan(known: dict[str, Any], asked: float | None, *, answers: bool
     if asked is None or before is None:
         return known
     more = known["mean"] - before
-    if answers and abs(more) > comparable.SAME_LENGTH_SHARE * before:
-        return known
-    return {**known, "mean": asked + more}
+    return known if answers and abs(more) > comparable.SAME_LENGTH_SHARE * before else {**known, "mean": asked + more}
 
 
 def _asked_alike(document: Document, level: Mapping[str, Any]) -> bool:
@@ -254,7 +247,6 @@ def table(figures: Sequence[ScoredFigure]) -> Grid:
 
 
 def heading(found: Score) -> str:
-    """Say of which prediction the table is."""
     when = f"kept before the first request, {instant(found.before)}" if found.before else "the run did not keep it"
     return f"Prediction of {instant(found.made)}, scored ({when})"
 
@@ -298,11 +290,12 @@ def kept_score(analysis: Analysis) -> Score | None:
         body = path.read_bytes()
     except OSError:
         raise PredictionError(f"the prediction that {analysis.run.path} kept is not there any more ({path}).") from None
-    if file_digest(body) != named:
-        raise PredictionError(
-            f"{path} is not the prediction that the run kept before its first request: run.json names another sha256, "
-            "so it is not scored."
-        )
+    refuse(
+        file_digest(body) != named,
+        f"{path} is not the prediction that the run kept before its first request: run.json names another sha256, "
+        "so it is not scored.",
+        PredictionError,
+    )
     return score(parse_document(body, str(path)), analysis, kept_before(analysis, body))
 
 

@@ -77,7 +77,6 @@ def overview(summary: dict[str, Any]) -> Grid:
     of_all = (
         ("queue wait p50", "tokens/s a stream p50", "output tokens/s") if tokens else ("requests/s", "input tokens/s")
     )
-    first = "TTFT p50" if tokens else "E2E p50"
     heads = (
         "level",
         "verdict",
@@ -85,7 +84,7 @@ def overview(summary: dict[str, Any]) -> Grid:
         "failed",
         "left",
         "not sent",
-        first,
+        "TTFT p50" if tokens else "E2E p50",
         "p95 (95 % interval)",
         "p99",
         "p95 from t_sched",
@@ -189,8 +188,7 @@ def level_table(level: LevelData, summary: dict[str, Any]) -> Grid:
 def _formula_of(key: str, who: str) -> str:
     """Return a figure's formula; where it differs from server to server the one of `who`, or all."""
     formula = FORMULAS.get(key, "")
-    by_server = dict(part.split(": ", 1) for part in formula.split("; ") if ": " in part)
-    return by_server.get(who, formula)
+    return dict(part.split(": ", 1) for part in formula.split("; ") if ": " in part).get(who, formula)
 
 
 def step_time_table(analysis: Analysis) -> Grid:
@@ -200,12 +198,11 @@ def step_time_table(analysis: Analysis) -> Grid:
     rows = []
     for entry in times:
         kinds = [f"{_in_unit(kind.centre_s, 1e3)} ({percent(kind.share)})" for kind in entry.kinds]
-        measured = (entry.mean_s, entry.median_s, entry.p10_s, entry.p90_s)
         rows.append(
             (
                 str(entry.streams),
                 str(entry.n),
-                *(_in_unit(value, 1e3) for value in measured),
+                *(_in_unit(value, 1e3) for value in (entry.mean_s, entry.median_s, entry.p10_s, entry.p90_s)),
                 *([" and ".join(kinds) if len(kinds) > 1 else "one kind"] if two else []),
                 *([_in_unit(law.at(entry.streams), 1e3)] if law else []),
             )
@@ -234,7 +231,6 @@ def memory_table(found: memory_comparison.MemoryComparison) -> Grid:
 
 
 def client_table(summary: dict[str, Any]) -> Grid:
-    """Return how well the client kept up, a row a level."""
     calibrated = any("capacity_share" in level["client"] for level in summary["levels"])
     rows = []
     for level in summary["levels"]:

@@ -45,7 +45,6 @@ class Ragged:
         )
 
     def only(self, rows: BoolArray) -> Ragged:
-        """Return the rows that are marked."""
         return Ragged.flattened(self.flat[np.repeat(rows, self.counts)], self.counts[rows])
 
     def take(self, order: IntArray) -> Ragged:

@@ -21,7 +21,7 @@ from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import peak_at_once
-from loadtest.records import FileHeader, Outcome, read_lines
+from loadtest.records import NOT_SENT, FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted
 
@@ -123,7 +123,6 @@ class RunData:
         return found
 
     def column(self, name: str) -> FloatArray:
-        """Return a column of `requests` as floats."""
         return self.requests[name].to_numpy(dtype=np.float64)
 
     def flag(self, name: str) -> BoolArray:
@@ -158,8 +157,18 @@ class RunData:
         """Mark the requests that figures come from: measured ones that ended well."""
         return self.measured(level) & self.flag("ok")
 
+    def shed(self, level: int) -> int:
+        """Return how many requests of a level were not sent because of --max-in-flight."""
+        stopped = self.requests["error"][self.measured(level) & self.one_of("outcome", Outcome.CANCELLED)]
+        return sum(str(error).startswith(NOT_SENT) for error in stopped)
+
+    def due_per_s(self, level: int) -> float | None:
+        """Return the rate at which measured requests of a level were due; None for fewer than two."""
+        due = self.column("sched")[self.measured(level)]
+        seconds = float(np.ptp(due)) if len(due) > 1 else 0.0
+        return (len(due) - 1) / seconds if seconds > 0 else None
+
     def only(self, rows: BoolArray) -> RunData:
-        """Return the run with these of its requests alone."""
         chunks, server_chunks = self.chunks.only(rows), self.server_chunks.only(rows)
         return dataclasses.replace(
             self,
@@ -336,8 +345,7 @@ def _never_read(facts: dict[str, Any], columns: Columns, files: int) -> int:
 def _all_levels(facts: dict[str, Any], columns: Columns) -> list[LevelData]:
     """Return the levels of run.json, and one made from the records for each level missing there (a run cut off)."""
     levels = [LevelData(level) for level in facts["levels"]]
-    named = {level["index"] for level in levels}
-    for index in sorted({int(value) for value in columns["level"]} - named):
+    for index in sorted({int(value) for value in columns["level"]} - {level["index"] for level in levels}):
         mine = columns["level"] == index
         levels.append(
             LevelData(

@@ -18,7 +18,7 @@ from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData, join_levels
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import open_within, peak_at_once
-from loadtest.errors import LoadTestError
+from loadtest.errors import LoadTestError, refuse
 from loadtest.scenario import rotation
 
 OF_TARGET = ("server_at_end", "tokens", "comparability")  # keys of run.json that each entry of `targets` has for itself
@@ -38,11 +38,6 @@ class Group:
     rows: BoolArray  # marks its requests in the whole run
     run: RunData  # its requests alone; column `accompanied` marks those beside another group's at the same server
     beside: tuple[str, ...]  # names of the groups that loaded the same server at the same time
-
-    @property
-    def shares_slots(self) -> bool:
-        """Whether it may share slots with other groups; only Ollama is known to give each model its own."""
-        return bool(self.beside) and self.run.fact("server", "kind") != "ollama"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of summary.json's `groups` without its figures."""
@@ -106,12 +101,12 @@ def groups_of(run: RunData) -> list[Group]:
 
 def refuse_groups(run: RunData, groups: Sequence[Group], what: str) -> None:
     """Raise LoadTestError where a run has groups, for a command that needs one model at one server."""
-    if groups:
-        names = ", ".join(group.name for group in groups)
-        raise LoadTestError(
-            f"{run.path} holds requests to {len(groups)} models or servers ({names}), and {what} works on one: measure each "
-            f"in a run of its own."
-        )
+    refuse(
+        groups,
+        f"{run.path} holds requests to {len(groups)} models or servers ({', '.join(group.name for group in groups)}), and {what} "
+        "works on one: measure each in a run of its own.",
+        LoadTestError,
+    )
 
 
 def chart_folder(number: int, name: str) -> str:

@@ -95,9 +95,7 @@ class LevelData(dict[str, Any]):
     def wait_in_words(self, name: str, part: str) -> str:
         """Return a wait for people: "> 10 s" where users left before its end."""
         value = self.figure(name, part)
-        if value is None:
-            return UNKNOWN
-        return ("> " if part in self[name].get("at_least", ()) else "") + seconds(value)
+        return UNKNOWN if value is None else ("> " if part in self[name].get("at_least", ()) else "") + seconds(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,6 @@ class Series:
 
     @property
     def believed(self) -> list[LevelData]:
-        """Those that are not void."""
         return believed(self.levels)
 
     @property
@@ -153,7 +150,6 @@ def has_tokens(*levels: Mapping[str, Any]) -> bool:
 
 
 def axis_of(levels: Iterable[LevelData]) -> str:
-    """Return the name of the axis that these levels lie on."""
     known = list(levels)
     kinds = {level.is_open for level in known}
     if kinds == {True}:
@@ -165,22 +161,18 @@ def axis_of(levels: Iterable[LevelData]) -> str:
 
 
 def users_axis(*, people: bool) -> str:
-    """Return the name of the axis of a closed loop's users."""
     return "concurrency (people)" if people else "concurrency (streams at once)"
 
 
-def shared_parts(labels: Sequence[str]) -> tuple[str, list[str]]:
+def shared_parts(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return the parts that all labels share, such as lengths, and each label without them; of one label all but the load."""
-    parts = [label.split(" · ") for label in labels]
-    first = parts[0] if parts else []
-    common = [part for part in first[len(parts) == 1 :] if all(part in other for other in parts)]
-    return " · ".join(common), [
-        " · ".join(part for part in own if part not in common) or label
-        for own, label in zip(parts, labels, strict=True)
-    ]
+    parts = {label: label.split(" · ") for label in labels}
+    first = next(iter(parts.values()), [])
+    common = [part for part in first[len(labels) == 1 :] if all(part in other for other in parts.values())]
+    own = {label: " · ".join(part for part in mine if part not in common) or label for label, mine in parts.items()}
+    return " · ".join(common), own
 
 
 def name_among(level: LevelData, levels: Sequence[LevelData]) -> str:
     """Return the label of one of these levels without what all of them share, which charts say under their title."""
-    _, names = shared_parts([one["label"] for one in levels])
-    return next(name for one, name in zip(levels, names, strict=True) if one is level)
+    return shared_parts([one["label"] for one in levels])[1][level["label"]]

@@ -55,7 +55,6 @@ def open_within(starts: FloatArray, ends: FloatArray, since: FloatArray, until: 
 
 
 def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
-    """Return the most intervals open at once."""
     return int(Depth.of(starts, ends).depth.max(initial=0))
 
 

@@ -58,8 +58,6 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Mean watts, and what they rest on."""
-
     watts: float
     readings: int
     covered_s: float
@@ -231,7 +229,6 @@ def level_energy(meters: Meters, level: dict[str, Any]) -> dict[str, Any] | str:
 
 
 def _per_token_and_request(level: dict[str, Any], watts: float, idle: float | None) -> dict[str, Any]:
-    """Return joules a token and a request, and tokens/s a watt."""
     above = None if idle is None or watts <= idle else watts - idle
     tokens = level.get("output_tokens_per_s")
     # input tokens only where there are no others, since nothing tells apart what each kind takes

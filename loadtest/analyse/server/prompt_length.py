@@ -19,6 +19,7 @@ TOKENS_OVER_TTFT = "Prompt tokens over TTFT"  # a way of 100 ms is in it: short 
 FEWEST_LENGTHS = 2  # input lengths in a series
 CHANGED = 0.05  # of a figure; a smaller change counts as none
 NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
+KnownFigures = list[tuple[float, float]]  # prompt tokens and a figure, in order of length
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class PromptLengthSeries:
     memory_of: str | None  # which memory was sampled, e.g. "GPU memory"
     speed_of: str = "Prefill"  # what prefill_tokens_per_s is: of a server that gives no prefill time TOKENS_OVER_TTFT
 
-    def known(self, figure: str) -> list[tuple[float, float]]:
+    def known(self, figure: str) -> KnownFigures:
         """Return prompt tokens and one figure of the points that have it."""
         return [(point["prompt_tokens"], point[figure]) for point in self.points if point[figure] is not None]
 
@@ -134,16 +135,17 @@ def _sampled_memory(run: RunData) -> tuple[str, FloatArray, FloatArray]:
 
 
 def prompt_length_sentences(series: PromptLengthSeries) -> list[str]:
-    """Say what a longer prompt costs, with figures."""
-    said = (_prefill_sentence(series), _ttft_sentence(series), _memory_sentence(series))
-    return [sentence for sentence in said if sentence is not None]
+    """Say what a longer prompt costs, by each figure that two lengths or more have."""
+    told = (
+        ("prefill_tokens_per_s", _prefill_sentence),
+        ("ttft_p50_s", _ttft_sentence),
+        ("memory_bytes", _memory_sentence),
+    )
+    known = [(sentence, series.known(figure)) for figure, sentence in told]
+    return list(filter(None, (sentence(series, each) for sentence, each in known if len(each) >= FEWEST_LENGTHS)))
 
 
-def _prefill_sentence(series: PromptLengthSeries) -> str | None:
-    """Say how the speed of reading prompts changes with their length; None with fewer than two speeds."""
-    known = series.known("prefill_tokens_per_s")
-    if len(known) < FEWEST_LENGTHS:
-        return None
+def _prefill_sentence(series: PromptLengthSeries, known: KnownFigures) -> str:
     (low, first), (high, last) = known[0], known[-1]
     at, best = max(known, key=lambda entry: entry[1])
     if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
@@ -157,12 +159,10 @@ def _prefill_sentence(series: PromptLengthSeries) -> str | None:
     return f"{series.speed_of} went from {number(first)} to {number(last)} tokens/s {between}."
 
 
-def _ttft_sentence(series: PromptLengthSeries) -> str | None:
-    """Say what TTFT costs a further prompt token; None with fewer than two lengths."""
+def _ttft_sentence(series: PromptLengthSeries, known: KnownFigures) -> str:
     slope = series.ttft_per_token_s
     if slope is None:
-        return None
-    known = series.known("ttft_p50_s")
+        return ""
     (low, first), (high, last) = known[0], known[-1]
     counts = sorted({point["n"] for point in series.points if point["ttft_p50_s"] is not None})
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -172,11 +172,7 @@ def _ttft_sentence(series: PromptLengthSeries) -> str | None:
     )
 
 
-def _memory_sentence(series: PromptLengthSeries) -> str | None:
-    """Say whether memory in use follows the prompts' length; None where it was sampled at fewer than two lengths."""
-    known = series.known("memory_bytes")
-    if len(known) < FEWEST_LENGTHS:
-        return None
+def _memory_sentence(series: PromptLengthSeries, known: KnownFigures) -> str:
     (low, first), (high, last) = known[0], known[-1]
     most = max(value for _, value in known)
     if most - min(value for _, value in known) < 0.02 * most:

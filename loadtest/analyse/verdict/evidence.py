@@ -8,27 +8,23 @@ import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
+from loadtest.analyse.run.arrays import FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One level of a run."""
-
     run: RunData
     level: LevelData
-    rows: BoolArray  # measured requests of the level
-    good: BoolArray  # those that ended well
-    requests: pd.DataFrame  # the good ones
-    everyone: pd.DataFrame  # every request of the level, warm-up and failures included
+    requests: pd.DataFrame  # measured ones that ended well
+    measured: pd.DataFrame  # all measured ones, however they ended
+    everyone: pd.DataFrame  # warm-ups too
 
     @classmethod
     def of(cls, run: RunData, level: LevelData) -> Evidence:
-        index = level["index"]
-        rows, good = run.measured(index), run.good(index)
-        return cls(run, level, rows, good, run.requests[good], run.requests[run.requests["level"] == index])
+        rows = (select(level["index"]) for select in (run.good, run.measured, run.of_level))
+        return cls(run, level, *(run.requests[marked] for marked in rows))
 
     def values(self, name: str) -> FloatArray:
         """Return the known values of a column for the requests that ended well."""
@@ -43,8 +39,3 @@ class Evidence:
     def waited_for(self) -> str:
         """What users wait for: "TTFT", or of answers without text, such as embeddings, "E2E"."""
         return "TTFT" if len(self.values("ttft_s")) or not len(self.values("e2e_s")) else "E2E"
-
-    @property
-    def measured(self) -> pd.DataFrame:
-        """All measured requests of the level, however they ended."""
-        return self.run.requests[self.rows]

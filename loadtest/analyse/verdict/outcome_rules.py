@@ -96,8 +96,7 @@ def answer_notes(run: RunData) -> list[str]:
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in counted["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
     lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
-    named = counted[counted["said_model"].notna()]
-    for (asked, name), mine in named.groupby(["model", "said_model"]):
+    for (asked, name), mine in counted.groupby(["model", "said_model"]):
         lines.append(
             f"{len(mine)} of {len(counted)} requests were answered by the model {shown(str(name))}, by its answers' word; "
             f"{shown(str(asked))} was asked for."
@@ -117,10 +116,10 @@ def _ended_by_itself(e: Evidence) -> pd.DataFrame:
 def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
     if len(e.requests):
         return
-    if not e.rows.any() and e.run.facts.get("state") != "done":
+    if not len(e.measured) and e.run.facts.get("state") != "done":
         yield Doubt(VOID, "the run ended before a request of this level counted")
         return
-    if len(e.everyone) and not e.rows.any():
+    if len(e.everyone) and not len(e.measured):
         return  # _only_warmups says it
     if len(_left_waiting(e)) >= max(metrics.FAILED_SHARE * len(_ended_by_itself(e)), 1):
         return  # which users do where the server is too slow for them: that was measured
@@ -129,7 +128,7 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
 
 def _only_warmups(e: Evidence) -> Iterator[Doubt]:
     """Doubt a level whose requests were all warm-ups; under Locust those are all until every user has started."""
-    if not len(e.everyone) or e.rows.any() or e.run.facts.get("state") != "done":
+    if not len(e.everyone) or len(e.measured) or e.run.facts.get("state") != "done":
         return
     why = ""
     if e.run.facts.get("driver") == "locust":
@@ -239,9 +238,8 @@ def _without_text(e: Evidence) -> Iterator[Doubt]:
             f"each on average, and loadtest understood no text of them{_finish_reason(unread)}",
         )
     if len(empty) > metrics.EMPTY_SHARE * len(ended):
-        void = len(empty) >= metrics.EMPTY_VOID_SHARE * len(ended)
         yield Doubt(
-            VOID if void else SUSPECT,
+            VOID if len(empty) >= metrics.EMPTY_VOID_SHARE * len(ended) else SUSPECT,
             f"{len(empty)} of {len(ended)} answers ended well without any text{_finish_reason(empty)}: TTFT and speeds are of the others",
         )
 

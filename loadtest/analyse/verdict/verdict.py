@@ -11,7 +11,6 @@ import pandas as pd
 from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stationarity import growth
-from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
@@ -91,8 +90,7 @@ def _stood_still(e: Evidence) -> Iterator[Doubt]:
 def _unstamped(e: Evidence) -> Iterator[Doubt]:
     arrivals, stamped = int(e.requests["arrivals"].sum()), int(e.requests["stamped"].sum())
     if arrivals:
-        p99 = float(np.quantile(e.values("lag_s"), 0.99))
-        yield from metrics.doubt_stamps(arrivals, stamped, p99, e.lag_limit)
+        yield from metrics.doubt_stamps(arrivals, stamped, float(np.quantile(e.values("lag_s"), 0.99)), e.lag_limit)
 
 
 def _clock_gap(e: Evidence) -> Iterator[Doubt]:
@@ -140,7 +138,7 @@ def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
 def _reload(e: Evidence) -> Iterator[Doubt]:
     if e.run.scenario.get("unload"):
         return  # a cold-load run measures its loads
-    slow = reloaded(e.run, e.good)
+    slow = reloaded(e.run, e.run.good(e.level["index"]))
     if "loaded_in_turn" in slow:
         slow = slow[~slow["loaded_in_turn"]]  # loads in turn with another model of the run are what was measured
     if not len(slow):
@@ -149,8 +147,7 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
     usual = float(np.median(loads))
     longest, count = float(slow["load_s"].max()), len(slow)
     figures = f"{count} of {len(loads)} requests waited up to {seconds(longest)} for a load, where {seconds(usual)} is the median"
-    first_answer = float(e.run.requests["first_token"].min())
-    if (slow["send"] > first_answer).any():
+    if (slow["send"] > e.run.requests["first_token"].min()).any():
         yield Doubt(VOID, f"the model was reloaded in mid-run: {figures}")
     else:
         yield Doubt(SUSPECT, f"the model was loaded inside the measurement: {figures}")
@@ -180,8 +177,13 @@ def _client_busy(e: Evidence) -> Iterator[Doubt]:
 
 
 def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
-    if (reason := client_capacity.capacity_doubt(e.run, e.level["index"], stamps_of(e.requests))) is not None:
-        yield Doubt(SUSPECT, reason)
+    used = client_capacity.capacity_used(e.run, e.level["index"], stamps_of(e.requests))
+    if used and not used["capacity"]["at_least"] and used["capacity_share"] > 1:
+        yield Doubt(
+            SUSPECT,
+            f"{used['busiest_chunks_per_s']} content events came in the busiest second, {percent(used['capacity_share'])} of the "
+            f"{used['capacity']['chunks_per_s']:.0f} that this client measures truthfully (loadtest calibrate)",
+        )
 
 
 def client_cpu(run: RunData, level: int) -> float | None:
@@ -209,11 +211,10 @@ def _records_lost(e: Evidence) -> Iterator[Doubt]:
 
 
 def _not_sent(e: Evidence) -> Iterator[Doubt]:
-    count = offered_load.shed_requests(e.run, e.level["index"])
-    if count:
+    if count := e.run.shed(e.level["index"]):
         yield Doubt(
             SUSPECT,
-            f"{count} of {int(e.rows.sum())} requests were not sent (--max-in-flight): the figures leave out what these "
+            f"{count} of {len(e.measured)} requests were not sent (--max-in-flight): the figures leave out what these "
             "would have waited",
         )
 
@@ -227,7 +228,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
         if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
-        few = offered_load.FEW_TOKENS * int(e.run.scenario.get("inputs_per_request") or 1) if said == "input" else 0
+        few = metrics.FEW_TOKENS * int(e.run.scenario.get("inputs_per_request") or 1) if said == "input" else 0
         if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
             yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import against_load, drift, prediction, style, timeline, ttft
-from loadtest.analyse.charts.void_levels import BEYOND, VOID_LABEL, or_void
+from loadtest.analyse.charts.style import BEYOND, VOID_LABEL, or_void
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.server.queue.slots import Slots

@@ -24,7 +24,7 @@ from loadtest.analyse.reports.run_table import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.model.fit import predicted_curve
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
@@ -222,7 +222,7 @@ def test_a_chart_keeps_its_title_as_text(tmp_path: Path, title: str) -> None:
 def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(tmp_path: Path) -> None:
     play(TIMING, [Load(users=1, requests=20), Load(users=4, requests=80)], slots=4).write(tmp_path / "run")
     found = analyse(tmp_path / "run")
-    curve = CurveAhead(found.run, found.slots, found.steps).result(found.summary["levels"])
+    curve = predicted_curve(found.run, found.slots, found.steps, found.summary["levels"])
     assert curve is not None
     grid = prediction_report.curve_table(found, curve)
     assert grid is not None

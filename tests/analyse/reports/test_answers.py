@@ -143,7 +143,7 @@ def test_a_void_rate_is_not_passed_over() -> None:
     ],
 )
 def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
-    seen = answers.Seen(LevelData(model="m", beside=[], label=label, verdict="suspect"), "suspect", "")
+    seen = answers.Seen(LevelData(model="m", beside=[], label=label, verdict="suspect"), "suspect", "", label)
     assert seen.called == said
     assert answers.Reason("", (seen,)).where == f"{said} is suspect"  # was "M is suspect": a model's name is as it is
 
@@ -199,11 +199,11 @@ def test_a_load_that_a_search_measured_again_is_told_from_the_first(tmp_path: Pa
 
 def test_two_reasons_of_one_level_are_not_two_levels() -> None:
     level = LevelData(label="2 streams", verdict="suspect")
-    seen = [answers.Seen(level, "suspect", "answers are short"), answers.Seen(level, "suspect", "prompts are long")]
+    seen = [answers.Seen(level, "suspect", why, "2 streams") for why in ("answers are short", "prompts are long")]
     assert answers.Reason("Lengths.", tuple(seen)).example == (
         "2 streams is suspect: answers are short; prompts are long."
     )
-    other = answers.Seen(LevelData(label="4 streams", verdict="suspect"), "suspect", "answers are short")
+    other = answers.Seen(LevelData(label="4 streams", verdict="suspect"), "suspect", "answers are short", "4 streams")
     assert answers.Reason("Lengths.", (*seen, other)).example == (
         "2 and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
     )
@@ -211,8 +211,8 @@ def test_two_reasons_of_one_level_are_not_two_levels() -> None:
 
 def test_a_level_is_never_void_and_suspect_at_once() -> None:
     void, fine = LevelData(label="2 streams", verdict="void"), LevelData(label="4 streams", verdict="suspect")
-    seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
-    reason = answers.Reason("Lengths.", seen)
+    seen = [answers.Seen(level, "suspect", "answers are short", level["label"]) for level in (void, fine)]
+    reason = answers.Reason("Lengths.", tuple(seen))
     assert reason.where == "4 streams is suspect; also at 2 streams"
     assert reason.example == f"{reason.where}. At 2 streams: answers are short."
 
@@ -220,7 +220,7 @@ def test_a_level_is_never_void_and_suspect_at_once() -> None:
 def test_no_more_levels_are_called_void_than_are() -> None:
     """Was "2 streams is void: …. 2 more levels likewise", where one of the two was suspect."""
     seen = tuple(
-        answers.Seen(LevelData(label=label, verdict=verdict), verdict, "tokens were read late")
+        answers.Seen(LevelData(label=label, verdict=verdict), verdict, "tokens were read late", label)
         for label, verdict in (("2 streams", "void"), ("4 streams", "void"), ("1 stream", "suspect"))
     )
     assert answers.Reason("Late.", seen).example == (

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +17,6 @@ from loadtest.analyse.server.queue import slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import prefill, steps, token_gaps
 from loadtest.analyse.server.timing.steps import Steps
-from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.predictions import prediction_chart
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)
@@ -129,39 +124,3 @@ def stats_values(found: object) -> list[float]:
     assert isinstance(found, dict)
     values = (value for each in found.values() for value in (each if isinstance(each, list) else [each]))
     return [np.nan if value is None else float(value) for value in values]
-
-
-def test_a_curve_predicted_in_another_process_is_the_same(tmp_path: Path) -> None:
-    loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
-    analysis = analyse(play(TIMING, loads, slots=2).write(tmp_path / "run"))
-    levels = analysis.summary["levels"]
-    there = CurveAhead(analysis.run, analysis.slots, analysis.steps, apart=True)
-    here = CurveAhead(analysis.run, analysis.slots, analysis.steps, apart=False).result(levels)
-    assert here is not None
-    assert here.predictions
-    assert there.result(levels) == here
-
-
-def test_a_curve_is_predicted_here_where_the_other_process_dies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
-    analysis = analyse(play(TIMING, loads, slots=2).write(tmp_path / "run"))
-    here, curve = os.getpid(), prediction_chart.predict_curve
-    monkeypatch.setattr(prediction_chart, "predict_curve", Elsewhere(here))
-    there = CurveAhead(analysis.run, analysis.slots, analysis.steps, apart=True)
-    monkeypatch.setattr(prediction_chart, "predict_curve", curve)
-    found = there.result(analysis.summary["levels"])
-    assert found is not None
-    assert found.predictions
-
-
-class Elsewhere:
-    """What ends any process but the one named."""
-
-    def __init__(self, here: int) -> None:
-        self.here = here
-
-    def __call__(self, *_: object) -> None:
-        if os.getpid() != self.here:
-            os._exit(9)

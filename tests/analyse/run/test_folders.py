@@ -118,4 +118,4 @@ def test_a_finished_run_whose_file_was_cut_between_lines_lacks_records(old: Path
 
 
 def test_no_levels_have_no_parts_in_common() -> None:
-    assert shared_parts([]) == ("", [])
+    assert shared_parts([]) == ("", {})

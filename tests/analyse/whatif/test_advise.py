@@ -25,10 +25,9 @@ from loadtest.analyse.whatif.advice import slot_advice as work
 from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.analyse.whatif.model import predict, self_check
-from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, longest_series
+from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve, longest_series, predict_curve
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_spread_lengths
 from loadtest.analyse.whatif.model.predict import ServerModel
-from loadtest.analyse.whatif.predictions.prediction_chart import PredictedCurve, predict_curve
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import parse_objectives

@@ -27,7 +27,7 @@ def spread(model: ServerModel) -> float:
 
 def test_answers_in_a_spell_of_slow_steps_are_slow_as_a_whole(tmp_path: Path) -> None:
     analysis = analyse(play(TIMING, LOADS, slots=1, says="llamacpp").write(tmp_path / "run"))
-    _, model = fit_models(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"]).likeliest
+    model, *_ = fit_models(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"]).models.values()
     step = dataclasses.replace(model.timing.step, in_order=False)
     evened = dataclasses.replace(model, timing=dataclasses.replace(model.timing, step=step))
     truth = analyse(play(TIMING, [dataclasses.replace(LOADS[0], users=2)], slots=1, seed=3).write(tmp_path / "later"))
@@ -81,7 +81,7 @@ def test_lengths_are_drawn_from_what_was_asked_for(tmp_path: Path) -> None:
     for path, levels in (("seen", played.levels), ("asked", asked)):
         played.levels = levels
         analysis = analyse(played.write(tmp_path / path))
-        _, model = fit_models(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"]).likeliest
+        model, *_ = fit_models(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"]).models.values()
         assert model.lengths_known == (path == "asked")
     assert len(set(model.prompts)) > 300
     assert np.mean(model.prompts) == pytest.approx(250, rel=0.03)

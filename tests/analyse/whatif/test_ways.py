@@ -15,10 +15,9 @@ from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import fit
-from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, levels_used
+from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, levels_used, predicted_curve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
-from loadtest.analyse.whatif.predictions.prediction_chart import CurveAhead
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, Case
 from loadtest.cli import cli
 from loadtest.errors import PredictionError
@@ -92,7 +91,7 @@ def test_chart_and_explanation_rest_on_the_way_that_predict_does(tmp_path: Path)
     folder = play(shared(BESIDE), loads(1, 2, 4, 8), slots=4, says=None).write(tmp_path / "run")
     analysis = analyse(folder)
     levels = analysis.summary["levels"]
-    curve = CurveAhead(analysis.run, analysis.slots, analysis.steps).result(levels)
+    curve = predicted_curve(analysis.run, analysis.slots, analysis.steps, levels)
     assert curve is not None
     assert curve.model is not None
     assert curve.model.way != SLICED_WAY
@@ -130,7 +129,7 @@ def test_no_way_is_an_answer(tmp_path: Path) -> None:
     with pytest.raises(NoWayError, match="none of the other ways of working that it could be held against does"):
         fitted(analysis)
     levels = analysis.summary["levels"]
-    curve = CurveAhead(analysis.run, analysis.slots, analysis.steps).result(levels)
+    curve = predicted_curve(analysis.run, analysis.slots, analysis.steps, levels)
     assert curve is not None
     assert not curve.predictions
     assert prediction.title(analysis, curve) == f"No prediction: {curve.missed}"
@@ -158,7 +157,7 @@ def test_answers_that_a_proxy_held_back_show_no_way(tmp_path: Path) -> None:
     analysis = analyse(write(tmp_path / "run", whole, played.levels))
     with pytest.raises(PredictionError, match="no steps between tokens were seen"):
         fitted(analysis)
-    curve = CurveAhead(analysis.run, analysis.slots, analysis.steps).result(analysis.summary["levels"])
+    curve = predicted_curve(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"])
     assert curve is None or not curve.predictions
 
 

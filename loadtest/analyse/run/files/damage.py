@@ -85,8 +85,6 @@ OUTCOMES = frozenset(Outcome)
 
 @dataclass(slots=True)
 class Damage:
-    """Counts of what is wrong with the lines of a file."""
-
     unread: int = 0  # lines with something on them that is not a JSON object
     records: Counter[str] = field(default_factory=Counter)  # records left out, by reason
     values: Counter[str] = field(default_factory=Counter)  # values that became unknown, by name
@@ -154,8 +152,7 @@ def _mend(row: dict[str, Any], damage: Damage) -> bool:
     wrong = [name for name, kind in RECORD_KINDS.items() if not _column_fits([row], name, kind)]
     spoilt = next((name for name in INDISPENSABLE if name in wrong), None)
     if spoilt is not None:
-        absent = row.get(spoilt) is None
-        damage.records[f"no {spoilt}" if absent else f"impossible {spoilt}"] += 1
+        damage.records[f"{'no' if row.get(spoilt) is None else 'impossible'} {spoilt}"] += 1
         return False
     for name in wrong:
         del row[name]

@@ -248,7 +248,6 @@ def _shortened(said: list[str]) -> Iterator[str]:
 
 
 def _distinct_levels(levels: list[dict[str, Any]], said: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the first level of each index."""
     seen: set[int] = set()
     for level in levels:
         if level["index"] in seen:

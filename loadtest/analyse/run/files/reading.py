@@ -99,8 +99,6 @@ class RequestColumns:
 
 @dataclass(frozen=True, slots=True)
 class RequestsRead:
-    """What a folder's requests files hold."""
-
     headers: list[FileHeader]  # one per file
     lines: RequestColumns
     sources: IntArray  # index of the file that each record is from

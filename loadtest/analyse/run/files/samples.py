@@ -104,7 +104,6 @@ class Machine:
 
     @classmethod
     def of(cls, files: Sequence[SamplesFile]) -> Machine:
-        """Put together what these files hold."""
         hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
         by_driver = (file for file in files if file.source == "nvidia" and file.samples)
         by_exporter = (file for file in files if any("DCGM_" in metric_name(key) for key in _metrics(file)))
@@ -359,7 +358,6 @@ def mixed_counter(samples: Sequence[tuple[float, dict[str, Any]]]) -> str | None
 
 
 def metric_name(key: str) -> str:
-    """Return the name of a metric without its labels."""
     return key.partition("{")[0]
 
 

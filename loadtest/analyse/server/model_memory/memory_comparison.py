@@ -51,8 +51,6 @@ class MemoryReading:
 
 @dataclass(frozen=True, slots=True)
 class MemoryComparison:
-    """The estimate for the model of a run, and what was measured."""
-
     plan: MemoryPlan
     slots_from: str  # "server", "inferred", or "assumed" where the run saw no limit
     readings: tuple[MemoryReading, ...]  # the server's first

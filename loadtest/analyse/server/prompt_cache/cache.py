@@ -85,15 +85,18 @@ def _history(run: RunData) -> tuple[FloatArray, FloatArray]:
 
     0 for a first turn, nan unknown.
     """
-    frame = session_keys(run)
-    frame["answer"] = run.column("output_tokens") - 1  # the last token was never evaluated
-    frame["held"] = run.column("prompt_tokens") + frame["answer"]
-    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "session", "turn"])
-    joined = frame.drop(columns=["held", "answer"]).merge(before, how="left", on=["level", "session", "turn"])
-    held = np.minimum(joined["held"].to_numpy(dtype=np.float64), run.column("prompt_tokens"))
-    answer = np.minimum(joined["answer"].to_numpy(dtype=np.float64), held)
+    prompt, answer = run.column("prompt_tokens"), run.column("output_tokens") - 1  # the last token was never evaluated
+    held = np.minimum(of_turn_before(run, prompt + answer), prompt)
+    answer = np.minimum(of_turn_before(run, answer), held)
     later = run.column("turn") > 0
     return np.where(later, held, 0.0), np.where(later, answer, 0.0)
+
+
+def of_turn_before(run: RunData, values: FloatArray) -> FloatArray:
+    """Return for each request the value of the turn before it in its conversation; nan where there is none."""
+    keys, same = session_keys(run), ["level", "session", "turn"]
+    before = keys.assign(turn=keys["turn"] + 1, value=values).drop_duplicates(same)
+    return keys.merge(before, how="left", on=same)["value"].to_numpy(dtype=np.float64)
 
 
 def session_keys(run: RunData) -> pd.DataFrame:

@@ -36,7 +36,6 @@ class LoadPattern:
 
 
 def load_pattern(run: RunData, slots: Slots) -> LoadPattern:
-    """Read from the records how the run sent its requests."""
     warm = run.flag("warmup")
     levels = run.requests["level"].to_numpy()
     send, last = run.column("send"), run.column("last")
@@ -101,7 +100,6 @@ class Admission(NamedTuple):
 
 
 def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
-    """Read from the records how waiting streams got into batches."""
     gaps = read_gaps(run, slots)
     if not gaps.requests.told.any():
         return Admission(0.0, 0.0)

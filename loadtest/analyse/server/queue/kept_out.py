@@ -89,11 +89,11 @@ def at_work_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, peak: i
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     if seen.sum() < FEWEST_WAITS:
         return None
-    found = []
-    for share in SHARES_TRIED if ttft.longer.any() else SHARES_TRIED[:1]:
-        reading = _reading(requests, seen, ttft.begun(requests, share)[seen], ttft.scatter_s, peak)
-        if reading is not None:
-            found.append((*reading, float(np.median((ttft.seconds - (1 - share) * ttft.longer)[seen]))))
+    found = [
+        (*reading, float(np.median((ttft.seconds - (1 - share) * ttft.longer)[seen])))
+        for share in (SHARES_TRIED if ttft.longer.any() else SHARES_TRIED[:1])
+        if (reading := _reading(requests, seen, ttft.begun(requests, share)[seen], ttft.scatter_s, peak)) is not None
+    ]
     if not found:
         return None
     exact, above, slots, spent_s = max(found, key=lambda one: (one[1] <= MOST_TIME_ABOVE, one[0]))
@@ -327,6 +327,4 @@ def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedT
             here = float(tokens[working].sum())
             following = float(tokens[waiting][np.argmin(begun[waiting])])
             rows.append((float(working.sum()), here, here + following, float(length)))
-    if not rows:
-        return None
-    return np.array(rows).T
+    return np.array(rows).T if rows else None

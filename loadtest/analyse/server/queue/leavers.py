@@ -145,9 +145,7 @@ def _rest_tokens(run: RunData, rows: BoolArray) -> float:
     got = delivered(run)
     ok, left = run.flag("ok"), run.flag("left")
     whole = got[rows & ok & np.isfinite(got)]
-    if not len(whole):
-        return 0.0
-    return float(np.maximum(np.median(whole) - np.nan_to_num(got[rows & left]), 0.0).sum())
+    return float(np.maximum(np.median(whole) - np.nan_to_num(got[rows & left]), 0.0).sum()) if len(whole) else 0.0
 
 
 def _empty_slots(work: Depth, waiting: Depth, limit: int) -> tuple[FloatArray, FloatArray]:

@@ -54,8 +54,6 @@ class Witness:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """The estimate of the server's parallel slots."""
-
     estimate: int | None  # None: no stream was seen decoding
     limit: bool  # True: requests were kept out, so this is the server's limit; False: a lower bound
     method: str

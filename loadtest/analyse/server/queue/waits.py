@@ -208,8 +208,7 @@ def more_in_flight(send: FloatArray, end: FloatArray, admitted: FloatArray, slot
     sends, ends = np.sort(send[sent]), np.sort(end[sent])
     in_flight = np.arange(1, len(sends) + 1) - np.searchsorted(ends, sends, side="right")
     crowded = sends[in_flight > slots]
-    nearest = np.append(crowded, np.inf)[np.searchsorted(crowded, send, side="left")]
-    return nearest < admitted
+    return np.append(crowded, np.inf)[np.searchsorted(crowded, send, side="left")] < admitted
 
 
 # -- batch waits that are none ----------------------------------------------------------------------------------------

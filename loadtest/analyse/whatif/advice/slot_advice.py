@@ -19,7 +19,7 @@ from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import ClosedLoopSeries
 from loadtest.analyse.whatif.model.lengths import with_spread_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.errors import PredictionError
+from loadtest.errors import PredictionError, refuse
 from loadtest.slo import Objective
 from loadtest.text import counted
 
@@ -50,8 +50,6 @@ class Lever:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """Predictions by slots and load, the slots to choose, and what else would help."""
-
     model: ServerModel
     label: str
     knob: str  # what the server calls its slots
@@ -169,7 +167,6 @@ def advise_slots(
     model = with_spread_lengths(model)
     loads = loads_for(series.concurrencies)
     slots = tuple(sorted({*TRIED_SLOTS, model.slots or max(TRIED_SLOTS[-1], series.concurrencies[-1])}))
-    cells = _predict_table(model, slots, loads, {int(level["concurrency"]): level for level in known}, tell)
     advice = Advice(
         model=model,
         label=series.label,
@@ -177,7 +174,7 @@ def advise_slots(
         measured=series.concurrencies,
         loads=loads,
         slots=slots,
-        cells=cells,
+        cells=_predict_table(model, slots, loads, {int(level["concurrency"]): level for level in known}, tell),
         objectives=tuple(objectives),
         memory=memory,
         gpu_bytes=gpu_bytes,
@@ -222,8 +219,7 @@ def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
     shown = set(measured)
     if len(shown) > MOST_SHOWN_LOADS - 1:
         shown = {measured[round(i * (len(measured) - 1) / (MOST_SHOWN_LOADS - 2))] for i in range(MOST_SHOWN_LOADS - 1)}
-    others = [2 * top, *(2**power for power in range(int(math.log2(top)), -1, -1))]
-    for other in others:
+    for other in [2 * top, *(2**power for power in range(int(math.log2(top)), -1, -1))]:
         if len(shown) < MOST_SHOWN_LOADS:
             shown.add(other)
     return tuple(sorted(shown))
@@ -232,11 +228,11 @@ def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
 def require_slots(slots: Slots, series: ClosedLoopSeries) -> None:
     """Raise PredictionError where a run shows neither the limit of the slots nor that no request waited for one."""
     top = series.concurrencies[-1]
-    if slots.limit or (slots.estimate or 0) >= AT_WORK_SHARE * top:
-        return
-    raise PredictionError(
+    refuse(
+        not slots.limit and (slots.estimate or 0) < AT_WORK_SHARE * top,
         f"No advice: with {top} streams at once no more than {slots.estimate or 0} were seen at work, and the run does not "
-        "show whether the others waited for a slot. Measure more streams, with answers of one length (--output-tokens)."
+        "show whether the others waited for a slot. Measure more streams, with answers of one length (--output-tokens).",
+        PredictionError,
     )
 
 

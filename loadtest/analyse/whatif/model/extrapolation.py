@@ -72,8 +72,7 @@ def _growth_error(model: ServerModel) -> float:
     if len(known) < 2:
         return 0.0  # then the growth itself is drawn at random
     first, last = known[0], known[-1]
-    off = math.hypot(*(model.step_errors[each] * _mean(model, each) for each in (first, last)))
-    return off / (last - first)
+    return math.hypot(*(model.step_errors[each] * _mean(model, each) for each in (first, last))) / (last - first)
 
 
 def _words(said: Prediction, model: ServerModel, shorter: float, longer: float) -> str | None:

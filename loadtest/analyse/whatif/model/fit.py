@@ -12,9 +12,10 @@ steps behind slots, is tried first and kept where it gives back the run. Where n
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,12 @@ from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_number
 from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
 from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
-from loadtest.errors import PredictionError
+from loadtest.errors import PredictionError, refuse
 from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 from loadtest.text import joined
@@ -71,10 +73,11 @@ def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str
         return [level for level in levels if level["index"] in series.levels]
     steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
     lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
-    if not lengths:
-        raise PredictionError(
-            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
-        )
+    refuse(
+        not lengths,
+        f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4.",
+        PredictionError,
+    )
     most = max(dict.fromkeys(lengths), key=lengths.count)
     return [level for level, each in zip(steady, lengths, strict=True) if each == most]
 
@@ -87,31 +90,23 @@ class Fitted:
     models: dict[str, ServerModel]  # by case, AS_KNOWN alone where the limit is known; the first is the likeliest
     ruled_out: tuple[str, ...]  # a sentence for each case that the run itself rules out
 
-    @property
-    def likeliest(self) -> tuple[str, ServerModel]:
-        return next(iter(self.models.items()))
-
 
 def fit_models(
     run: RunData,
     found: Slots,
     steps: Steps,
     levels: Sequence[dict[str, Any]],
-    foretold: Mapping[int, Prediction] | None = None,
 ) -> Fitted:
-    """Return a model for each case that the run leaves open.
-
-    Args:
-        levels: of summary.json.
-        foretold: what the likeliest model of the usual way says of each level, by index, where that is known already.
+    """Return a model for each case that the run leaves open; `levels` are those of summary.json.
 
     Raises NoWayError where no way of working gives back the run, and PredictionError where the run says too little.
     """
     used = levels_used(run, levels)
-    if all(level["verdict"] == VOID for level in used):
-        raise PredictionError(
-            f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
-        )
+    refuse(
+        all(level["verdict"] == VOID for level in used),
+        f"No prediction: every level of {run.path} is void; measure again, and see the report for why.",
+        PredictionError,
+    )
     slots = known_slots(run, found)
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
@@ -122,10 +117,9 @@ def fit_models(
     for name, each in cases.items():
         for named, with_cache in _by_cache(name, run, each, steps).items():
             try:
-                models[named] = fitted_way(run, each, steps, used, with_cache, foretold)
+                models[named] = fitted_way(run, each, steps, used, with_cache)
             except NoWayError as error:
                 missed[named] = error
-            foretold = None
     if not models:
         raise next(iter(missed.values()))
     ruled_out = [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
@@ -169,14 +163,12 @@ def fitted_way(
     steps: Steps,
     used: Sequence[Mapping[str, Any]],
     sessions: Sessions | None = None,
-    foretold: Mapping[int, Prediction] | None = None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> ServerModel:
     """Return the model of the first way that gives back the levels used; with `sessions` people hold these conversations.
 
-    `foretold`, by index of a level, is what the usual way's model says of it, where that was asked before; `tell` is told the way
-    that is tried next. Raises
-    NoWayError where no way gives the levels back, and PredictionError where the run says too little.
+    `tell` is told the way that is tried next. Raises NoWayError where no way gives the levels back, and PredictionError where the
+    run says too little.
     """
     require_tokens(run)
     missed = ""
@@ -187,10 +179,7 @@ def fitted_way(
             tell(f"Trying whether the server works so: {way}")
             holding = model if sessions is None else replace(model, sessions=sessions)
             mine = with_likely_lengths(holding, run, [level["index"] for level in used])
-            known = foretold if foretold and way == SLICED_WAY else {}
-            wrong = self_check.misread(mine, run) or self_check.worst_miss(
-                functools.partial(_said, mine, run, known), used
-            )
+            wrong = self_check.misread(mine, run) or self_check.worst_miss(partial(own_level, mine, run), used)
             if wrong is None:
                 return replace(mine, way=way)
             missed = missed or wrong
@@ -198,10 +187,6 @@ def fitted_way(
         if not missed:
             raise
     raise NoWayError(missed)
-
-
-def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], level: Mapping[str, Any]) -> Prediction:
-    return known.get(level["index"]) or own_level(model, run, level)
 
 
 def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
@@ -301,3 +286,44 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
         handover_s=0.0,
     )
     return timing, times
+
+
+# -- the report's curve ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedCurve:
+    """Levels of a closed loop, and what the model predicts for their concurrencies, those between and twice the highest."""
+
+    series: ClosedLoopSeries
+    predictions: tuple[Prediction, ...]  # none where no way of working gives back the run
+    missed: str | None = None  # then, what the usual one misses
+    model: ServerModel | None = None
+    case: str = AS_KNOWN  # of prediction.json, where the run leaves several open: the one that is drawn
+
+
+def predicted_curve(
+    run: RunData, slots: Slots, steps: Steps, levels: Sequence[dict[str, Any]]
+) -> PredictedCurve | None:
+    """Return the curve; None where the run holds no closed loop of two concurrencies or says too little to predict.
+
+    `levels` are those of summary.json, which the model must give back.
+    """
+    series = longest_series(run)
+    if series is None or len(series.concurrencies) < 2:
+        return None
+    try:
+        case, model = next(iter(fit_models(run, slots, steps, levels).models.items()))
+    except NoWayError as error:
+        return PredictedCurve(series, (), error.missed)
+    except PredictionError:
+        return None
+    return PredictedCurve(series, predict_curve(model, series.concurrencies), model=model, case=case)
+
+
+def predict_curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]:
+    """Predict the concurrencies of the prediction chart: measured ones, those between, and up to twice the highest."""
+    top = 2 * max(measured)
+    between = {load for power in range(math.ceil(math.log2(top)) + 1) for load in (2**power, 3 * 2**power // 2)}
+    loads = [load for load in sorted({*measured, *between, top}) if load <= top]
+    return tuple(allowing_for_growth(model, model.closed(load)) for load in loads)

@@ -46,7 +46,7 @@ from loadtest.analyse.whatif.model.play import (
 )
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
-from loadtest.errors import PredictionError
+from loadtest.errors import PredictionError, refuse
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import Timing
@@ -131,10 +131,11 @@ class Load:
 
 def require_tokens(run: RunData) -> None:
     """Raise PredictionError where answers are embeddings, which have no steps to predict from, however many there are."""
-    if str(run.fact("target", "dialect")).endswith("embeddings"):
-        raise PredictionError(
-            f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint."
-        )
+    refuse(
+        str(run.fact("target", "dialect")).endswith("embeddings"),
+        f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint.",
+        PredictionError,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +168,11 @@ class ServerModel:
     def of(cls, run: RunData, slots: Slots, steps: Steps) -> ServerModel:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
         require_tokens(run)
-        if not steps.times:
-            raise PredictionError("No prediction: no steps between tokens were seen; measure answers of more tokens.")
+        refuse(
+            not steps.times,
+            "No prediction: no steps between tokens were seen; measure answers of more tokens.",
+            PredictionError,
+        )
         if steps.prefill is None:
             raise PredictionError(f"No prediction: {steps.prefill_reason}.")
         prompts, outputs = admission.request_lengths(run)
@@ -358,8 +362,7 @@ class ServerModel:
         if load.rate is not None:
             most, budget = MOST_OPEN_SEEDS, OPEN_TIMES * TOKENS_SIMULATED
         requests = min(load.requests, max(int(budget / FEWEST_SEEDS / tokens) - load.warmups, fewest))
-        seeds = int(budget / tokens / (requests + load.warmups))
-        return requests, max(FEWEST_SEEDS, min(most, seeds))
+        return requests, max(FEWEST_SEEDS, min(most, int(budget / tokens / (requests + load.warmups))))
 
     def drawn(self, slots: int | None, draw: random.Random) -> Timing:
         """Return the timing for so many slots, each measured part of it drawn anew within its standard error."""

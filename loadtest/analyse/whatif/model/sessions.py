@@ -137,11 +137,7 @@ def _answers_kept(run: RunData, use: CacheUse) -> bool:
     rows = (use.kept == 1) & (use.history > 0)
     if not rows.any():
         return True
-    frame = session_keys(run)
-    frame["output"] = run.column("output_tokens")
-    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "session", "turn"])
-    joined = frame.drop(columns="output").merge(before, how="left", on=["level", "session", "turn"])
-    answer = joined["output"].to_numpy(dtype=np.float64)[rows]
+    answer = cache.of_turn_before(run, run.column("output_tokens"))[rows]
     lacking = (use.history - use.cached)[rows]
     return bool(np.nanmedian(lacking / np.maximum(answer, 1.0)) < 0.5)
 
@@ -149,9 +145,7 @@ def _answers_kept(run: RunData, use: CacheUse) -> bool:
 def likeliest(run: RunData, slots: Slots, use: CacheUse | None) -> Sessions | None:
     """Return a run's sessions with the host cache that it shows, and without any where it shows none; None without sessions."""
     found = sessions_of(run, use)
-    if found is None:
-        return None
-    return next(iter(cache_cases(found, run, slots.number, use).values()))
+    return None if found is None else next(iter(cache_cases(found, run, slots.number, use).values()))
 
 
 def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheUse | None) -> dict[str, Sessions]:

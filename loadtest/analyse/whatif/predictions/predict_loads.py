@@ -284,7 +284,8 @@ def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str,
 
 def levels_in_words(labels: Sequence[str]) -> str:
     """Name levels, what all of them share once, and of many the first and the last."""
-    shared, own = shared_parts(labels)
+    shared, names = shared_parts(labels)
+    own = [names[label] for label in labels]
     said = listed(own) if len(own) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
     return said + (f" ({shared})" if shared else "")
 

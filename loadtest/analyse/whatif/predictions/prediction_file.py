@@ -20,7 +20,7 @@ from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.predictions.textbook import FigureValues
 from loadtest.credentials import scrubber
-from loadtest.errors import PredictionError
+from loadtest.errors import PredictionError, refuse
 from loadtest.records import newer
 from loadtest.text import counted, rated
 
@@ -50,8 +50,6 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class PredictedLoad:
-    """What is said of one load."""
-
     concurrency: int | None
     rate: float | None  # requests/s, Poisson
     slots_asked: int | None
@@ -124,12 +122,13 @@ def parse_document(body: bytes, name: str) -> Document:
         raise PredictionError(f"{name} does not parse as JSON; make it anew with `loadtest predict`.") from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise PredictionError(f"{name} is not a prediction; give the prediction.json that `loadtest predict` wrote.")
-    if newer(found.get("schema")):
-        raise PredictionError(f"{name} was written by a newer loadtest (schema {found['schema']}); update.")
-    if found.get("sha256") != _digest(found):
-        raise PredictionError(
-            f"{name} was changed after it was made (its sha256 does not fit), so it cannot be scored; make it anew."
-        )
+    schema = found.get("schema")
+    refuse(newer(schema), f"{name} was written by a newer loadtest (schema {schema}); update.", PredictionError)
+    refuse(
+        found.get("sha256") != _digest(found),
+        f"{name} was changed after it was made (its sha256 does not fit), so it cannot be scored; make it anew.",
+        PredictionError,
+    )
     try:
         return Document(
             made=found["made"],

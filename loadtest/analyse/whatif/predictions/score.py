@@ -84,29 +84,22 @@ def score_case(
 ) -> list[ScoredFigure]:
     """Return the score of every figure of a case that a level of summary.json shows with enough requests."""
     seen = as_measured(level, None)
-    found = []
-    for figure in SCORED:
-        name, statistic = figure.split(".")
-        measured = seen.figure(name, statistic)
-        if (
-            figure not in case.figures
-            or not measured > 0
-            or not metrics.enough_for(QUANTILES[statistic], seen.requests)
-        ):
-            continue
-        found.append(
-            ScoredFigure(
-                load=load,
-                case=case.name,
-                figure=figure,
-                said=case.figures[figure],
-                band=case.bands[figure],
-                measured=measured,
-                interval=seen.bands.get(figure),
-                others={model: said[figure] / measured - 1 for model, said in textbook.items() if figure in said},
-            )
+    return [
+        ScoredFigure(
+            load=load,
+            case=case.name,
+            figure=figure,
+            said=case.figures[figure],
+            band=case.bands[figure],
+            measured=measured,
+            interval=seen.bands.get(figure),
+            others={model: said[figure] / measured - 1 for model, said in textbook.items() if figure in said},
         )
-    return found
+        for figure in SCORED
+        if figure in case.figures
+        and (measured := seen.figure(*figure.split("."))) > 0
+        and metrics.enough_for(QUANTILES[figure.rpartition(".")[2]], seen.requests)
+    ]
 
 
 def median_error(figures: Sequence[ScoredFigure], model: str | None = None) -> float | None:
