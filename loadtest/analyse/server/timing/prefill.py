@@ -134,7 +134,7 @@ def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> tuple[IntArray, IntArray,
 def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime, n_batch: Slice) -> Prefill | None:
     """Take the cost from gaps of running streams that whole prompts fell into."""
     seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0))
-    if not len(seen) or not len(gaps.right):
+    if not len(seen) or not len(gaps.right) or gaps.gathered:
         return None
     seen = seen[np.argsort(gaps.requests.first[seen])]
     firsts, beside = gaps.requests.first[seen], gaps.streams.astype(np.float64)
@@ -188,9 +188,9 @@ def _from_idle(
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
     found = fit_prefill(evaluated[idle], spent, nothing, least, method, n_batch)
-    if not tells_fixed(evaluated[idle & (sizes == 1)]):
-        found = replace(found, least=True)  # what it takes besides its tokens is in it
-    return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
+    # Where no fixed part was told, what it takes besides its tokens is in the speed; else that is handling, which steps.py measures.
+    told = found.fixed_s > 0 and tells_fixed(evaluated[idle & (sizes == 1)])
+    return replace(found, fixed_s=0.0, least=found.least or not told)
 
 
 def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
