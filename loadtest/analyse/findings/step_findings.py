@@ -22,7 +22,8 @@ from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 NOTHING = 1e-4  # of a step: a stream that adds less adds nothing
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
-WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
+WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed …
+WIDE = 0.1  # … and from here on it is said in place of the speed
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
 PACE_EVIDENCE = (
     "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both, so step times and "
@@ -79,6 +80,8 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
             )
     elif 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
         speed = number(1 / prefill.per_token_s)
+        if (prefill.ci95[1] - prefill.ci95[0]) > WIDE * prefill.per_token_s:
+            speed = f"{number(1 / prefill.ci95[1])} to {number(1 / prefill.ci95[0])}"
         said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
     return said
 

@@ -44,7 +44,7 @@ def test_a_law_is_said_where_it_fits() -> None:
 @pytest.mark.parametrize(
     ("least", "speeds", "said"),
     [
-        (False, [500.0] * 4, "Prefill runs at 1000 prompt tokens/s."),
+        (False, [500.0] * 4, "Prefill runs at 909 to 1111 prompt tokens/s."),  # was 1000, of steps that scatter by 30 %
         (True, [500.0] * 4, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
         (True, [500.0] * 2, None),
     ],
