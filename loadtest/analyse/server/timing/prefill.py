@@ -37,6 +37,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
+FAR_SLOWER = 2.0  # times a prompt token's time by pauses: where an idle server takes longer, the two do not agree
 HOLDS = 0.2  # logarithm of the factor by which the law may miss the prompts that had the server to themselves
 Slice = int | None  # None: any prompt whole
 SLICES: tuple[Slice, ...] = (512, 2048, 1024, 4096, None, 256, 128)  # that are tried, the likeliest first
@@ -65,8 +66,13 @@ def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[P
         return found, reason
     size = possible_slices(gaps, tokens)[0]
     found = _from_stalls(gaps, tokens, step, size) if step else None
+    idle = _from_idle(run, gaps, tokens, step, size)
     if found is None or found.ci95[1] - found.ci95[0] > WIDEST_INTERVAL * found.per_token_s:
-        found = _from_idle(run, gaps, tokens, step, size) or found
+        found = idle or found
+    elif idle is not None and idle.per_token_s > FAR_SLOWER * (
+        found.per_token_s + found.fixed_s / float(np.nanmedian(tokens))
+    ):
+        found = replace(found, holds=False)  # streams may have paused for the last slice of prompts alone
     if found is not None:
         return found, None
     return None, "this server gives no durations, and no request found it idle: measure a level with one stream"
