@@ -23,6 +23,7 @@ LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
 CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
 NAMED_SCATTER = 0.01  # of prompt length, from there on said
 CACHED_APART = 0.05  # of prompt tokens, by which the shares that a prefix cache had must differ to be named
+NOT_COUNTED = "the server does not say how many it had cached"
 MOST_EXPLAINED = 6  # levels without a verdict whose reason is a note
 
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
@@ -283,18 +284,27 @@ def cached_share(run: RunData, level: LevelData) -> float | None:
 
 
 def cache_notes(base: Sequence[RunData], new: Sequence[RunData], pairs: Iterable[Levels]) -> list[str]:
-    """Say where the prefix cache had another share of the prompts on either side: a TTFT without reading them is other work."""
+    """Say where the prefix cache had another share of the prompts on either side, or may have had, and why that is not known.
+
+    A TTFT without reading them is other work.
+    """
     apart: list[tuple[str, str]] = []
     for levels in pairs:
         shares = [cached_share(run, level) for run, level in zip((*base, *new), levels, strict=True)]
         sides = [[share for share in side if share is not None] for side in (shares[: len(base)], shares[len(base) :])]
         ours, theirs = (sum(side) / len(side) if side else None for side in sides)
         if abs((theirs or 0.0) - (ours or 0.0)) > CACHED_APART:
-            said = ["not known" if share is None else percent(share) for share in (ours, theirs)]
-            apart.append((" → ".join(said), levels[0]["label"]))
-    found = [f"{said} at {label}" for said, label in apart[:MOST_EXPLAINED]]
-    found += [f"and in {counted(more, 'more level')}"] if (more := len(apart) - MOST_EXPLAINED) > 0 else []
-    return [f"Differs: prompt tokens that the prefix cache had ({'; '.join(found)})."] if found else []
+            said = " → ".join("not known" if share is None else percent(share) for share in (ours, theirs))
+            unknown = [level for level, share in zip(levels, shares, strict=True) if share is None]
+            why = "" if None not in (ours, theirs) else unknown[0].get("cached_share_reason") or NOT_COUNTED
+            apart.append((why, f"{said} at {levels[0]['label']}"))
+    notes = []
+    for why, places in grouped(apart).items():
+        told = list(places[:MOST_EXPLAINED])
+        told += [f"and in {counted(more, 'more level')}"] if (more := len(places) - MOST_EXPLAINED) > 0 else []
+        how, because = ("May differ", f"; {why}") if why else ("Differs", "")
+        notes.append(f"{how}: prompt tokens that the prefix cache had ({'; '.join(told)}{because}).")
+    return notes
 
 
 def _calibrated_anew(runs: Sequence[RunData], level: LevelData, values: tuple[float, float]) -> bool:

@@ -101,7 +101,7 @@ def _described_values(known: FloatArray, ordered: Ordered, block: int, starts: I
             found[name] = percentile_interval(sample, ordered, share) if described[name] is not None else None
     for name in ("mean", *PERCENTILES):
         interval = found.get(name)
-        if interval and ordered[0] >= 0:  # no value is negative, so no end of an interval is
-            interval = max(interval[0], 0.0), interval[1]
+        if interval and name == "mean":  # of values like those seen
+            interval = max(interval[0], float(ordered[0])), min(interval[1], float(ordered[-1]))
         described[f"ci95_{name}"] = list(interval) if interval else None
     return described

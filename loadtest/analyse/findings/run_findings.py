@@ -140,11 +140,14 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 
 
 def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
+    changed = step_findings.pace_findings(
+        analysis.steps, analysis.believed
+    )  # then no step time tells a stall from a step
     found = (
         queueing(analysis, series),
         batching(analysis, series),
         step_findings.reading_together(analysis.run, series),
-        None if analysis.steps.apart else step_findings.stalling(analysis.run, series),
+        None if analysis.steps.apart or changed else step_findings.stalling(analysis.run, series),
         saturation(series),
         range_of_ttft(series),
         range_of_e2e(series),

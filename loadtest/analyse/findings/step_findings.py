@@ -22,11 +22,15 @@ from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 NOTHING = 1e-4  # of a step: a stream that adds less adds nothing
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
-WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed
+WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed …
+WIDE = 0.1  # … and from here on it is said in place of the speed
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
 PACE_EVIDENCE = (
-    "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both."
+    "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both, so step times and "
+    "prefill are not said."
 )
+GATHERED = "Tokens come several at once, so what a step takes is not known. "
+TWO_KINDS = "A server that splits its batches has steps of two lengths; a proxy that lets tokens out at intervals makes such gaps as well."
 MOST_RANGES = 4  # of consecutive numbers in one sentence
 
 
@@ -39,21 +43,29 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     doubt = (
         " Void levels are part of that: measure them again before you rely on it." if len(good) < len(levels) else ""
     )
-    said = [*(changed := pace_findings(steps, good))]
-    average = " on average over the run" if changed else ""
+    if changed := pace_findings(steps, good):
+        return changed
+    said: list[Finding] = []
     law = steps.law
     if law is not None and law.fits:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
         more = more if law.per_stream_s > NOTHING * law.base_s else ", however many streams decode"
+        what = "Each token of a stream" if steps.gathered else "A step of the server"
         said.append(
-            Finding(f"A step of the server takes {seconds(law.base_s)}{more}{average}.", f"{_seen_at(steps)}.{doubt}")
+            Finding(
+                f"{what} takes {seconds(law.base_s)}{more}.", f"{GATHERED * steps.gathered}{_seen_at(steps)}.{doubt}"
+            )
         )
-    elif law is not None and steps.law_reason:
+    elif law is not None and steps.law_reason and not steps.gathered:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
-    for entry in steps.times if (law is None or law.fits) and not (steps.apart or changed) else ():
+    for entry in steps.times if (law is None or law.fits) and not (steps.apart or steps.gathered) else ():
         if len(entry.kinds) == 2 and entry.n >= FEWEST_OF_KINDS * entry.streams:  # every stream sees each step
             kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
-            said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
+            said.append(
+                Finding(
+                    f"Gaps between tokens at {counted(entry.streams, 'stream')} are of two kinds: {kinds}.", TWO_KINDS
+                )
+            )
     prefill = steps.prefill
     if prefill is None or not _holds(steps, prefill) or (steps.apart and not prefill.least):
         return said
@@ -68,9 +80,9 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
             )
     elif 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
         speed = number(1 / prefill.per_token_s)
-        said.append(
-            Finding(f"Prefill runs at {speed} prompt tokens/s{average}.", f"Measured from {prefill.method}.{doubt}")
-        )
+        if (prefill.ci95[1] - prefill.ci95[0]) > WIDE * prefill.per_token_s:
+            speed = f"{number(1 / prefill.ci95[1])} to {number(1 / prefill.ci95[0])}"
+        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
     return said
 
 
@@ -95,11 +107,10 @@ def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Findin
         return [Finding(f"The server's pace changed between levels: the same steps took {times}.", PACE_EVIDENCE)]
     if change is None:
         return []
-    slower, places = change.factor > 1, ("last", "first")
-    late, early = places if slower else places[::-1]
-    said = f"the same steps took {within:.1f} times as long in its {late} third as in its {early}"
-    became = "slower" if slower else "faster"
-    return [Finding(f"The server became {became} within the level at {labels[change.level]}: {said}.", PACE_EVIDENCE)]
+    slower = change.factor > 1
+    said = f"the same steps took {within:.1f} times as long {'from then on as before' if slower else 'before as from then on'}"
+    became = f"{'slower' if slower else 'faster'} within the level at {labels[change.level]}, after about {seconds(change.after_s)}"
+    return [Finding(f"The server became {became}: {said}.", PACE_EVIDENCE)]
 
 
 def _holds(steps: Steps, prefill: Prefill) -> bool:
@@ -118,7 +129,7 @@ def _seen_at(steps: Steps) -> str:
     seldom = [entry.streams for entry in steps.times if entry.streams not in numbers]
     few = f" (too few to count at {_ranges(seldom)})" if seldom else ""
     off = f"; the line is off by at most {percent(max(law.residual, 0.001))}" if law and len(numbers) > 2 else ""
-    return f"Steps were seen at {_ranges(numbers)}{few}{off}"
+    return f"{'Tokens' if steps.gathered else 'Steps'} were seen at {_ranges(numbers)}{few}{off}"
 
 
 def _ranges(values: list[int]) -> str:

@@ -286,8 +286,8 @@ def _ttft(at: LevelData | None, best: LevelData) -> Tile:
     level = at or best
     name = "TTFT p95 there" if at is not None else "TTFT p95 at the most output"
     if level.figure("ttft_s", "p95") is not None:
-        ends = list(map(seconds, level.interval("ttft_s", "p95") or ()))
-        between = f"95 % interval {ends[0]} to {ends[1]}, " if ends else "no 95 % interval, "
+        ends = level.interval_in_words("ttft_s", "p95")
+        between = f"95 % interval {ends}, " if ends else "no 95 % interval, "
         return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 needs {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity
@@ -62,8 +63,8 @@ def _told_or_needed(level: LevelData, *, tokens: bool) -> list[str]:
         described = level.get(f"{name}{kind}_s")
         if described and _untold(described, part):
             cells[place] = f"too few ({described['n']} of {needed(PERCENTILES[part])})"
-        elif part == "p95" and (ends := level.interval(f"{name}{kind}_s", part)):
-            cells[place] += f" ({' to '.join(map(seconds, ends))})"
+        elif part == "p95" and (ends := level.interval_in_words(f"{name}{kind}_s", part)):
+            cells[place] += f" ({ends})"
     return cells
 
 
@@ -169,10 +170,8 @@ def level_table(level: LevelData, summary: dict[str, Any]) -> Grid:
             or ("> " if part in described.get("at_least", ()) else "") + _in_unit(described[part], factor)
             for part in STATISTIC_HEADS
         ]
-        between = [
-            " to ".join(_in_unit(end, factor) for end in described[f"ci95_{part}"] or ()) or UNKNOWN
-            for part in WITH_INTERVAL
-        ]
+        write = partial(_in_unit, factor=factor)
+        between = [level.interval_in_words(key, part, write) or UNKNOWN for part in WITH_INTERVAL]
         rows.append((name, unit, str(described["n"]), *cells, *between, formula))
     heads = (
         "figure",
@@ -211,7 +210,7 @@ def step_time_table(analysis: Analysis) -> Grid:
         "streams decoding",
         "gaps between tokens",
         *("step, mean ms", "median", "p10", "p90"),
-        *(["two kinds of step, median ms"] if two else []),
+        *(["two kinds of gap, median ms"] if two else []),
         *(
             [
                 f"by the line {_in_unit(law.base_s, 1e3)} + {_in_unit(law.per_stream_s, 1e3)} n{'' if law.fits else ', which does not fit'}"

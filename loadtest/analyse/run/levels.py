@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +88,23 @@ class LevelData(dict[str, Any]):
         return value
 
     def interval(self, name: str, part: str = "mean") -> tuple[float, float] | None:
-        """Return the 95 % interval of such a figure, None where there is none."""
+        """Return the 95 % interval of such a figure, up to the largest value seen; None where there is none."""
         described = self.get(name)
-        bounds = described.get(f"ci95_{part}") if isinstance(described, Mapping) else self.get(f"{name}_ci95")
-        return (bounds[0], bounds[1]) if bounds else None
+        if not isinstance(described, Mapping):
+            bounds = self.get(f"{name}_ci95")
+            return (bounds[0], bounds[1]) if bounds else None
+        bounds = described.get(f"ci95_{part}")
+        return (bounds[0], min(bounds[1], described.get("max", math.inf))) if bounds else None
+
+    def interval_in_words(self, name: str, part: str, write: Callable[[float], str] = seconds) -> str:
+        """Return "102 ms to 327 ms", or "102 ms to over 327 ms" where its end is not known; empty without an interval.
+
+        A percentile of few values may lie past the largest of them, and then nothing seen bounds it.
+        """
+        if (ends := self.interval(name, part)) is None:
+            return ""
+        over = "over " if ends[1] < self[name][f"ci95_{part}"][1] else ""
+        return f"{write(ends[0])} to {over}{write(ends[1])}"
 
     def wait_in_words(self, name: str, part: str) -> str:
         """Return a wait for people: "> 10 s" where users left before its end."""

@@ -158,6 +158,11 @@ def test_a_prefix_cache_on_one_side_alone_is_said(tmp_path: Path, cached: int | 
     paths = [write(tmp_path / f"run{i}", with_cached(count), levels) for i, count in enumerate((0, cached, 0))]
     notes = [note for note in compare(*map(analyse, paths[:2])).notes if "prefix cache" in note]
     assert said in notes[0] if said else not notes, notes
+    if cached == 90:
+        unsaid = write(tmp_path / "unsaid", with_cached(None), levels)
+        (note,) = (each for each in compare(analyse(paths[1]), analyse(unsaid)).notes if "prefix cache" in each)
+        assert note.startswith("May differ: prompt tokens that the prefix cache had (90 % → not known at ")
+        assert note.endswith("; the server does not say how many it had cached).")
     many = list(compare_many([analyse(path) for path in paths]).named.sentences("ABC"))
     assert any("prompt tokens from the prefix cache (A, C: 0 %; B: 90 %)" in each for each in many) is bool(said)
 

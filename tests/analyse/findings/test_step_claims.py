@@ -20,7 +20,9 @@ def steps_of(*, fits: bool, reason: str | None, per_stream_s: float = 0.002) -> 
     times = [SimpleNamespace(streams=number, kinds=(), n=n) for number, n in ((1, 80), (2, 80), (3, 16), (4, 80))]
     return cast(
         "Steps",
-        SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None, apart=False, change=None, paces={}),
+        SimpleNamespace(
+            law=law, law_reason=reason, times=times, prefill=None, apart=False, change=None, paces={}, gathered=False
+        ),
     )
 
 
@@ -42,7 +44,7 @@ def test_a_law_is_said_where_it_fits() -> None:
 @pytest.mark.parametrize(
     ("least", "speeds", "said"),
     [
-        (False, [500.0] * 4, "Prefill runs at 1000 prompt tokens/s."),
+        (False, [500.0] * 4, "Prefill runs at 909 to 1111 prompt tokens/s."),  # was 1000, of steps that scatter by 30 %
         (True, [500.0] * 4, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
         (True, [500.0] * 2, None),
     ],
@@ -82,6 +84,13 @@ def test_that_prompts_shared_steps_is_seen_where_none_was_alone(interference: fl
 def test_a_speed_is_that_of_most_prompts(spent_ms: tuple[float, ...], *, holds: bool) -> None:
     spent, nothing = np.array(spent_ms) / 1e3, np.zeros(len(spent_ms))
     assert fit_prefill(np.full(len(spent), 38.0), spent, nothing, nothing, "", None).holds is holds
+
+
+def test_a_long_way_is_no_reading_of_prompts() -> None:
+    """Was 3,054 prompt tokens/s behind a gateway that takes 0.3 s, of a server that reads 5,000."""
+    tokens, nothing = np.linspace(100.0, 300.0, 24), np.zeros(24)
+    found = fit_prefill(tokens, 0.3 + tokens / 5000, nothing, nothing, "", None)
+    assert (found.per_token_s, found.fixed_s) == pytest.approx((1 / 5000, 0.3), rel=0.02)
 
 
 @pytest.mark.parametrize(("n", "said"), [(12 * 4, False), (12 * 40, True)])

@@ -26,7 +26,6 @@ from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
-from loadtest.text import seconds
 
 ALONE = "every request of this level was a warm-up"
 
@@ -52,8 +51,8 @@ def test_the_tile_of_ttft_has_its_interval(tmp_path: Path) -> None:
     levels = analyse(tmp_path / "run").summary["levels"]
     (note,) = (tile.note for name, tile in told(tmp_path / "run").items() if name.startswith("TTFT p95"))
     there = next(level for level in levels if note.endswith(level["label"].partition(" · ")[0]))
-    low, high = there["ttft_s"]["ci95_p95"]
-    assert note.startswith(f"95 % interval {seconds(low)} to {seconds(high)}, at ")
+    assert there["ttft_s"]["ci95_p95"]
+    assert note.startswith(f"95 % interval {there.interval_in_words('ttft_s', 'p95')}, at ")
 
 
 def slots_drawn(analysis: Analysis) -> bool:

@@ -18,6 +18,7 @@ from support.made_runs import MS, Made, grid, make, unanswered, write
 
 from loadtest.analyse import report
 from loadtest.analyse.reports import tables
+from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import Outcome, Record
@@ -175,6 +176,14 @@ def test_several_runs_get_a_folder_each() -> None:
     assert report.places(folders, out) == [out / "0-run", out / "1-run", out / "other"]
 
 
+@pytest.mark.parametrize(("most", "said"), [(2.0, "102 ms to 1.05 s"), (0.327, "102 ms to over 327 ms")])
+def test_no_interval_is_said_to_end_past_all_that_was_seen(most: float, said: str) -> None:
+    """Was "102 ms to 1.05 s", of answers of which none took more than 327 ms."""
+    level = LevelData(stall_s={"p95": 0.3, "ci95_p95": [0.102, 1.05], "max": most})
+    assert level.interval_in_words("stall_s", "p95") == said
+    assert level.interval("stall_s", "p95") == (0.102, min(1.05, most))
+
+
 def test_tables_show_how_sure_p95_is_and_the_lag_that_the_verdict_judges(tmp_path: Path) -> None:
     """The tile had an interval of p95 and the tables none; the lag in the table was the longest, and the limit that of p99."""
     path = tmp_path / "run"
@@ -183,12 +192,13 @@ def test_tables_show_how_sure_p95_is_and_the_lag_that_the_verdict_judges(tmp_pat
     at = iter(lag_ms)
     records = [each if each.warmup else sent_late(each, next(at)) for each in truth.records]
     level = (summary := analyse(write(path, records, levels)).summary)["levels"][0]
-    low, high = level["ttft_s"]["ci95_p95"]
+    low, most = level["ttft_s"]["ci95_p95"][0], level["ttft_s"]["max"]
     (row,) = tables.overview(summary).rows
-    assert f"({seconds(low)} to {seconds(high)})" in row[5]
+    assert f"({seconds(low)} to over {seconds(most)})" in row[5]
     figures = tables.level_table(level, summary)
     assert (
-        figures.rows[0][figures.heads.index("95 % interval of p95")] == f"{number(low * 1e3)} to {number(high * 1e3)}"
+        figures.rows[0][figures.heads.index("95 % interval of p95")]
+        == f"{number(low * 1e3)} to over {number(most * 1e3)}"
     )
     (judged,) = [each for each in level["reasons"] if each.startswith("schedule lag p99 is ")]
     client = tables.client_table(summary)

@@ -205,7 +205,7 @@ def test_real_ollama_on_four_slots_has_two_kinds_of_step_at_two_streams(tmp_path
     assert found.law is not None
     assert not found.law.fits
     assert found.law_reason is not None
-    assert "two kinds of step, 22.9 ms and 40.5 ms" in found.law_reason
+    assert "two kinds of gap between tokens, 22.9 ms and 40.5 ms" in found.law_reason
     assert found.prefill is not None
     assert found.prefill.per_token_s == pytest.approx(0.0028, rel=0.05)
 

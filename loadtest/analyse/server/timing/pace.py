@@ -7,7 +7,7 @@ shows it by its levels: each was measured at a time of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,13 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their mean counts: few are a choice of moments
-LEAST_CHANGE = 1.2  # times as long, or as short, as which steps take late in a level, for its pace to have changed
-FEWEST_OF_A_THIRD = 32  # steps of one number of streams in a third of a level
-LONGER = 1.25  # times the prompts of a level's first third: with so much more context, or less, steps are not the same
+PARTS = 16  # of a level, at whose borders, the outermost apart, a change is looked for
+LEAST_CHANGE = 1.2  # times as long, or as short, as steps take behind a border, for the pace to have changed there
+FEWEST_OF_A_SIDE = 32  # steps of one number of streams before a border, and behind it
+LONGER = 1.25  # times the prompts before a border: with so much more context, or less, steps are not the same
 LEAST_ERROR = 0.02  # of a mean step: the blocks may agree by chance
 SURELY = 4.0  # standard errors that a change is more than none
-BLOCKS = 8  # of consecutive steps in a third of a level, whose means give the error of its mean
+BLOCKS = 8  # of consecutive steps on a side, whose means give the error of its mean
 LEAST_FREEDOM = 3  # of Student's t: a spread seen in two levels is a spread, and no bound
 
 
@@ -97,10 +98,11 @@ def _steps(run: RunData, gaps: TokenGaps) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class PaceChange:
-    """By what factor the same steps took longer in the last third of a level than in its first."""
+    """By what factor the same steps took longer from an instant of a level on, in seconds since its first step, than before."""
 
     level: int
     factor: float
+    after_s: float
 
 
 def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
@@ -109,37 +111,44 @@ def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
     Where its prompts grew or shrank meanwhile, as in conversations, steps took another time for their context.
     """
     found: list[PaceChange] = []
-    every = _steps(run, gaps)
+    every = _steps(run, gaps).sort_values("at", kind="stable")
     for level in np.unique(every["level"]).tolist():
         steps = every[every["level"] == level]
-        edges = np.quantile((steps["at"].min(), steps["at"].max()), (1 / 3, 2 / 3))
-        early, late = (steps["prompt"][part].mean() for part in (steps["at"] <= edges[0], steps["at"] >= edges[1]))
-        if max(early, late) > LONGER * min(early, late):
-            continue
-        cells = []
-        for number in np.unique(steps["streams"]).tolist():
-            mine = steps[steps["streams"] == number]
-            first = _log_mean(mine[mine["at"] <= edges[0]], number)
-            last = _log_mean(mine[mine["at"] >= edges[1]], number)
-            if first and last:
-                cells.append((last[0] - first[0], math.hypot(first[1], last[1])))
-        if not cells:
-            continue
-        weights = [1 / max(error, LEAST_ERROR) ** 2 for _, error in cells]
-        log = sum(weight * change for weight, (change, _) in zip(weights, cells, strict=True)) / sum(weights)
-        if abs(log) > max(math.log(LEAST_CHANGE), SURELY / math.sqrt(sum(weights))):
-            found.append(PaceChange(level, math.exp(log)))
+        at = steps["at"].to_numpy()
+        of_each = [(number, steps[steps["streams"] == number]) for number in np.unique(steps["streams"]).tolist()]
+        for border in np.linspace(at[0], at[-1], PARTS + 1)[2:-2]:
+            place = int(np.searchsorted(at, border))
+            early, late = steps["prompt"].iloc[:place].mean(), steps["prompt"].iloc[place:].mean()
+            if max(early, late) > LONGER * min(early, late):
+                continue
+            if factor := _change_at(border, of_each):
+                found.append(PaceChange(level, factor, float(border - at[0])))
     return max(found, key=lambda one: abs(math.log(one.factor)), default=None)
 
 
+def _change_at(border: float, of_each: Sequence[tuple[int, pd.DataFrame]]) -> float | None:
+    """Return by what factor steps of the same numbers of streams took longer from an instant on; None where not surely."""
+    changes, weights = [], []
+    for number, steps in of_each:
+        place = int(np.searchsorted(steps["at"], border))
+        before, behind = _log_mean(steps.iloc[:place], number), _log_mean(steps.iloc[place:], number)
+        if before and behind:
+            changes.append(behind[0] - before[0])
+            weights.append(1 / max(math.hypot(before[1], behind[1]), LEAST_ERROR) ** 2)
+    if not changes:
+        return None
+    log = float(np.average(changes, weights=weights))
+    return math.exp(log) if abs(log) > max(math.log(LEAST_CHANGE), SURELY / math.sqrt(sum(weights))) else None
+
+
 def _log_mean(steps: pd.DataFrame, streams: int) -> tuple[float, float] | None:
-    """Return the logarithm of the mean step and its standard error; None where steps or requests are few.
+    """Return the logarithm of the mean step, in order of time, and its standard error; None where steps or requests are few.
 
     A step grows with the context of its streams, so one request a stream would show that in place of the server's pace.
     """
-    if len(steps) < FEWEST_OF_A_THIRD or steps["row"].nunique() < streams + 2:
+    if len(steps) < FEWEST_OF_A_SIDE or steps["row"].nunique() < streams + 2:
         return None
-    step_s = steps.sort_values("at", kind="stable")["step_s"].to_numpy()
+    step_s = steps["step_s"].to_numpy()
     means = np.array([block.mean() for block in np.array_split(step_s, BLOCKS)])
     middle = float(step_s.mean())
     return math.log(middle), float(means.std(ddof=1)) / math.sqrt(BLOCKS) / middle

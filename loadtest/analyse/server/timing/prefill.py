@@ -37,6 +37,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
+FAR_SLOWER = 2.0  # times a prompt token's time by pauses: where an idle server takes longer, the two do not agree
 HOLDS = 0.2  # logarithm of the factor by which the law may miss the prompts that had the server to themselves
 Slice = int | None  # None: any prompt whole
 SLICES: tuple[Slice, ...] = (512, 2048, 1024, 4096, None, 256, 128)  # that are tried, the likeliest first
@@ -65,8 +66,13 @@ def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[P
         return found, reason
     size = possible_slices(gaps, tokens)[0]
     found = _from_stalls(gaps, tokens, step, size) if step else None
+    idle = _from_idle(run, gaps, tokens, step, size)
     if found is None or found.ci95[1] - found.ci95[0] > WIDEST_INTERVAL * found.per_token_s:
-        found = _from_idle(run, gaps, tokens, step, size) or found
+        found = idle or found
+    elif idle is not None and idle.per_token_s > FAR_SLOWER * (
+        found.per_token_s + found.fixed_s / float(np.nanmedian(tokens))
+    ):
+        found = replace(found, holds=False)  # streams may have paused for the last slice of prompts alone
     if found is not None:
         return found, None
     return None, "this server gives no durations, and no request found it idle: measure a level with one stream"
@@ -134,7 +140,7 @@ def _prompt_groups(gaps: TokenGaps, rows: IntArray) -> tuple[IntArray, IntArray,
 def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime, n_batch: Slice) -> Prefill | None:
     """Take the cost from gaps of running streams that whole prompts fell into."""
     seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0))
-    if not len(seen) or not len(gaps.right):
+    if not len(seen) or not len(gaps.right) or gaps.gathered:
         return None
     seen = seen[np.argsort(gaps.requests.first[seen])]
     firsts, beside = gaps.requests.first[seen], gaps.streams.astype(np.float64)
@@ -188,9 +194,9 @@ def _from_idle(
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
     found = fit_prefill(evaluated[idle], spent, nothing, least, method, n_batch)
-    if not tells_fixed(evaluated[idle & (sizes == 1)]):
-        found = replace(found, least=True)  # what it takes besides its tokens is in it
-    return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
+    # Where no fixed part was told, what it takes besides its tokens is in the speed; else that is handling, which steps.py measures.
+    told = found.fixed_s > 0 and tells_fixed(evaluated[idle & (sizes == 1)])
+    return replace(found, fixed_s=0.0, least=found.least or not told)
 
 
 def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:

@@ -29,6 +29,7 @@ HOLDS_FACTOR, HOLDS_SHARE = 1.5, 2 / 3  # a law holds that gives back the times 
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
+NARROWED = 3  # times that a further part of the law is searched for between the neighbours of the best value so far
 LEAST_GAIN = 20.0  # F of a further part of the law, which has to improve the fit by more
 FEWEST_FACTORS, MOST_FACTORS = 8, 400  # prompts that show how times scatter, and factors that are kept, evenly by rank
 FARTHEST = 1.1  # logarithm of a factor: prompts count as taking a third to three times of what the law says, at most
@@ -109,7 +110,7 @@ class _Prompts:
     def best_fixed(self) -> float:
         """Return what a prompt takes besides its tokens, where that is worth a part of the law."""
         usual = float(np.median(self.spent - self.shared))
-        tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
+        tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.95, 18), 0.98])
         return self._worth_having(lambda fixed: self.best_slope(fixed)[1], tries, partial(np.linspace, num=9))
 
     def best_growth(self, looks: FloatArray) -> float:
@@ -123,15 +124,17 @@ class _Prompts:
     def _worth_having(
         self, loss: Callable[[float], float], tries: FloatArray, between: Callable[[float, float], FloatArray]
     ) -> float:
-        """Return the value of a further part with the least loss: the best of `tries`, then of those `between` its neighbours.
+        """Return the value of a further part with the least loss: of `tries`, then of those `between` the best one's neighbours.
 
         0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN.
         """
         if not tells_fixed(self.tokens):
             return 0.0
-        index = int(np.argmin([loss(value) for value in tries.tolist()]))
-        tries = between(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)])
         losses = [loss(value) for value in tries.tolist()]
+        for _ in range(NARROWED):
+            index = int(np.argmin(losses))
+            tries = between(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)])
+            losses = [loss(value) for value in tries.tolist()]
         index = int(np.argmin(losses))
         gained = loss(0.0) - losses[index]
         return float(tries[index]) if gained > LEAST_GAIN * losses[index] / max(len(self.tokens) - 2, 1) else 0.0
@@ -196,7 +199,8 @@ def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bo
     """Return the 95 % interval of the seconds per token; `shares`: of each prompt's time, what its tokens account for."""
     error = max(spread, 1e-4) / math.sqrt(float((shares**2).sum())) * slope
     error = math.hypot(error * (2.0 if with_fixed else 1.0), LEAST_PREFILL_ERROR * slope)
-    half = t_quantile(len(shares) - 1) * error
+    # Times that scatter by a share have a mean logarithm that is too low, and the law is fitted to logarithms.
+    half = t_quantile(len(shares) - 1) * error + spread**2 / 2 / float(shares.mean()) * slope
     return max(slope - half, 0.0), slope + half
 
 

@@ -139,7 +139,7 @@ def weighted_line(streams: FloatArray, means: FloatArray, errors: FloatArray) ->
 def _why_no_line(entry: StepTimes, residual: float, law: Law) -> str:
     two = ""
     if len(entry.kinds) == 2:
-        two = ": two kinds of step, " + " and ".join(seconds(kind.centre_s) for kind in entry.kinds)
+        two = ": two kinds of gap between tokens, " + " and ".join(seconds(kind.centre_s) for kind in entry.kinds)
     few = f" on average, as a few took far longer than {seconds(entry.median_s)}" if entry.mean_s > entry.p90_s else ""
     return (
         f"step times do not follow a straight line: with {counted(entry.streams, 'stream')} a step takes "

@@ -66,6 +66,7 @@ class Steps:
     paces: Mapping[int, float] = field(default_factory=dict)
     change: PaceChange | None = None  # of the pace within a level
     out_of_step: float | None = None  # share of the pairs of streams that share no steps; None: unknown
+    gathered: bool = False  # whether tokens come several at once, so that no single step was seen
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
 
     @property
@@ -164,6 +165,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         paces=paces,
         change=pace_change(run, found) if times else None,
         out_of_step=out_of_step,
+        gathered=found.gathered,
         read_from=found.said,
     )
 

@@ -63,6 +63,11 @@ class TokenGaps:
         return (self.streams > 0) & ~self.held & (self.step_s > 0)
 
     @property
+    def gathered(self) -> bool:
+        """Whether tokens come several at once, as of a proxy that gathers them, or of steps that make several."""
+        return bool(len(self.left)) and float((self.right - self.left < self.step_s / 2).mean()) > MOST_GATHERED
+
+    @property
     def around_held(self) -> BoolArray:
         """Mark the held gaps and the one on each side of them in the same stream.
 
