@@ -26,11 +26,11 @@ FORMULAS: dict[str, str] = {
     "e2e_sched_s": "t_last_content − t_sched",
     "stream_tokens_per_s": "1 / TPOT: the decode speed that a user sees",
     "e2e_tokens_per_s": "output tokens / E2E: the older convention, waiting included",
-    "queue_wait_s": "Ollama: TTFT − load − prompt eval; llama.cpp: t_headers − t_send",
+    "queue_wait_s": "Ollama: TTFT − load − prompt eval; llama.cpp: t_headers − t_send; vLLM: TTFT − prefill",
     "slot_wait_s": "the part of queue wait while all slots are taken",
     "batch_wait_s": "the rest of queue wait, beside other requests: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",
-    "prefill_s": "Ollama: prompt_eval_duration; llama.cpp: timings.prompt_ms",
+    "prefill_s": "Ollama: prompt_eval_duration; llama.cpp: timings.prompt_ms; vLLM: metrics.time_to_first_token_ms",
     "prefill_tokens_per_s": "uncached prompt tokens / prefill (TTFT where no prefill is said), of prompts alone on the server",
     "stall_s": "what a decode lost to others' prompts: its gaps above the step time, while prompts were worked on",
     "delivery_delay_s": "arrival − created_at, less its smallest value in the run",
@@ -116,6 +116,12 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         reused = _server_number(timings.get("cache_n"))
         prefill, decode = (_server_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
+    own = server.get("metrics")
+    if isinstance(own, dict) and not VLLM_METRICS.isdisjoint(own):  # what it serves is loaded
+        prefill, decode = (
+            _server_number(own.get(name)) / 1e3 for name in ("time_to_first_token_ms", "generation_time_ms")
+        )
+        return ServerSaid(0.0, prefill, cached, False, decode)
     load, prefill = (_server_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
     if math.isnan(cached):
         cached = _server_number(server.get("prompt_eval_cached_count"))
@@ -124,6 +130,9 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
 
 # By which llama.cpp's timings are known; others have an object of that name, too.
 _LLAMACPP_TIMINGS = frozenset(("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n"))
+
+# Of vLLM started with --enable-per-request-metrics. Its time to first token counts from when it took the request up.
+VLLM_METRICS = frozenset(("queue_time_ms", "time_to_first_token_ms", "generation_time_ms"))
 
 # Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's, Mistral's; all are part of the prompt's count.
 # Whether Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loadtest.credentials import redacted
+from loadtest.dialects import Dialect
 from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.errors import TargetError, refuse
 from loadtest.measure.failure import failure_of
@@ -38,6 +39,7 @@ PROMPT_TOKENS = 8
 FEWEST_TOKENS, LONGEST_ANSWER = 16, 64  # of an answer
 QUIET = 2  # times the usual time between two beginnings: so long nobody began before the first end
 ALONE = 3  # requests to an idle server; the quickest to begin tells what a busy machine did not spoil
+WITHOUT_TEXT = "the answer has no token"
 MOST_REPEATS = 2  # of a burst that shows a limit, at most, until one shows the same
 
 
@@ -107,6 +109,7 @@ class _Probing:
 
     def __init__(self, target: Target, workload: Workload) -> None:
         self._target = target
+        self._dialect = full_length(target)
         self._workload = workload
         self._clock = Clock.now()
         self._records: list[Record] = []
@@ -188,8 +191,14 @@ class _Probing:
     def _request(self, wire: AsyncWire, number: int, tokens: int) -> Request:
         job, _ = self._workload.fit_job(number + 1000, PROMPT_TOKENS)  # other texts than those that fit the tokens
         job = replace(job, id=number, level=-1, output_tokens=tokens)
-        dialect, posts = self._target.dialect, self._target.posts
-        return Request(job, dialect, self._clock, 0, posts=posts, heartbeat=wire.heartbeat)
+        return Request(job, self._dialect, self._clock, 0, posts=self._target.posts, heartbeat=wire.heartbeat)
+
+
+def full_length(target: Target) -> Dialect:
+    """Return the wire format of the bursts: answers that the model ends early tell nothing, so vLLM and llama.cpp go on."""
+    says = target.dialect.says.get("ignore_eos")
+    asked = says(True, target.server.kind) if says else None
+    return replace(target.dialect, options={**target.dialect.options, **(asked or {})})
 
 
 def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
@@ -205,8 +214,10 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
             tells=False,
         )
     if failed := [record for record in records if record not in answered]:
-        why = shown(redacted(shorten(failed[0].error or str(failed[0].outcome))))
-        return BurstSeen(sent, 0, None, f"{len(failed)} of {sent} failed ({why})", tells=False)
+        why = failed[0].error or (WITHOUT_TEXT if failed[0].outcome is Outcome.OK else str(failed[0].outcome))
+        return BurstSeen(
+            sent, 0, None, f"{len(failed)} of {sent} failed ({shown(redacted(shorten(why)))})", tells=False
+        )
     begun = sorted((record.t_first_token or 0) * S_PER_NS for record in answered)
     first_end = min(map(_last, answered))
     early = [at for at in begun if at < first_end]
@@ -248,7 +259,7 @@ def _passed_over(sent: int, at_work: int) -> str:
 
 def _accept(record: Record, target: Target) -> None:
     if record.outcome is not Outcome.OK or not record.chunks:
-        why = shown(redacted(shorten(record.error or "the answer has no token")))
+        why = shown(redacted(shorten(record.error or WITHOUT_TEXT)))
         raise TargetError(f"{target.server.url} did not answer a request of the slot probe: {why}.")
 
 

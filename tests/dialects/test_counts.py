@@ -195,6 +195,16 @@ def test_timings_of_another_servers_are_not_llamacpps() -> None:
     assert metrics.server_said({"timings": {"prompt_n": 3}}).starts_with_headers
 
 
+def test_vllm_says_how_long_it_took_where_it_is_started_so() -> None:
+    """--enable-per-request-metrics (0.32): a request of a real one that waited 1.5 s for one of four places."""
+    sent = {"queue_time_ms": 1512.5, "time_to_first_token_ms": 62.5, "generation_time_ms": 700.0, "mean_itl_ms": 10.0}
+    ending = v1(A, STOP, {"choices": [], "usage": USAGE, "metrics": sent})
+    said = V1.server_said(ending.server)
+    assert (said.load_s, said.prefill_s, said.decode_s) == (0.0, 0.0625, 0.7)
+    assert metrics.queue_wait(0, 1, 1_600_000_000, said) == pytest.approx(1.5375)
+    assert "metrics" not in v1(A, STOP, {"choices": [], "usage": USAGE, "metrics": {"cost": 1}}).server
+
+
 def test_timings_say_what_they_hold() -> None:
     said = metrics.server_said({"timings": {"predicted_n": 3}})
     assert said.starts_with_headers
@@ -213,6 +223,7 @@ def test_no_shape_of_a_record_breaks_the_reading_of_durations(odd: Any) -> None:
         {"usage": {"prompt_tokens_details": odd}},
         {"timings": {"prompt_ms": odd, "cache_n": odd}},
         {"load_duration": odd, "prompt_eval_duration": odd},
+        {"metrics": odd},
     ):
         assert all(map(math.isnan, metrics.server_said(server)[:3]))
 

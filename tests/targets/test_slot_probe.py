@@ -14,13 +14,15 @@ from support import llamacpp
 from support.simulated import PROFILE
 
 from loadtest.cli.demo import simulated_server
+from loadtest.dialects.openai import OpenAIChat
 from loadtest.reach import located
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.targets.server.control import control_client
-from loadtest.targets.slot_probe import SlotProbe, probe_slots, seen_in
-from loadtest.targets.target import find_targets
+from loadtest.targets.server.probe import ServedModel, Server
+from loadtest.targets.slot_probe import SlotProbe, full_length, probe_slots, seen_in
+from loadtest.targets.target import Target, find_targets
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 
@@ -166,6 +168,19 @@ def test_other_failures_end_it_too() -> None:
     assert (found.limit, found.tells) == (None, False)
     assert "1 of 2 failed (out of memory" in found.sentence
     assert "\x1b" not in found.sentence
+
+
+def test_an_answer_without_text_is_not_said_to_have_failed_because_it_is_ok() -> None:
+    """Of a real vLLM, whose model ended at once: "1 of 8 failed (ok)"."""
+    empty = record(1, 2, chunks=[], t_first_token=None)
+    assert seen_in([*burst((10, 400)), empty], idle=0.010).sentence == "1 of 2 failed (the answer has no token)"
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("vllm", {"ignore_eos": True}), ("openai", {})])
+def test_where_it_can_a_burst_asks_for_answers_of_full_length(kind: str, asked: dict[str, bool]) -> None:
+    """A model that answers in ten tokens ends before the others begin: "too short beside"."""
+    target = Target(Server("http://h", kind, None, (), None), ServedModel("m"), OpenAIChat("m", {"seed": 1}))
+    assert full_length(target).options == {"seed": 1, **asked}
 
 
 def test_check_says_the_slots_and_what_it_cost(loadtest: Command) -> None:

@@ -23,6 +23,7 @@ FEW_MEANS = 9  # … and those of one chart that have room for "mean"
 TICKS, FEW_TICKS = 20, 8
 WAITS = ("batch_wait_s", "unsplit_wait_s", "slot_wait_s")  # which of them is cut first
 REST = "rest: neither a wait for others, load nor prefill"
+UNTOLD = "rest: prefill, and what else this server does not tell"
 HEIGHT_OF_MEAN = 0.1  # of the highest bar or mark: what a figure on a bar takes, with some room
 BAR = 0.62  # of a bar's place: its width
 
@@ -126,7 +127,8 @@ def _stack(axes: Axes, levels: list[LevelData], factor: float) -> None:
             thin = part
     rest = np.maximum(whole - bottom, 0.0)
     if (rest > THINNEST_PART * whole.max()).any():
-        label = REST if bottom.any() else "TTFT (this server does not say what it is made of)"
+        told = REST if any(level.figure("prefill_s") is not None for level in levels) else UNTOLD
+        label = told if bottom.any() else "TTFT (this server does not say what it is made of)"
         axes.bar(x, rest, BAR, bottom=bottom, color=style.WAITING, label=label)
 
 

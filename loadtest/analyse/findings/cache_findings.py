@@ -30,7 +30,8 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     if not (np.nan_to_num(run.column("turn")) > 0).any():
         return _of_single_requests(analysis, use)
     if use.source == UNKNOWN:
-        return [Finding(f"How much of each conversation the server had cached is not known ({use.method}).")]
+        how = "vLLM says it where it is started with --enable-prompt-tokens-details." if is_paged(run) else ""
+        return [Finding(f"How much of each conversation the server had cached is not known ({use.method}).", how)]
     shown = _kept_shares(analysis, use)
     if not shown:
         return []

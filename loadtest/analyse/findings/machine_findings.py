@@ -12,7 +12,7 @@ import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.arrays import FloatArray, finite
-from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap
+from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, grown
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
@@ -22,6 +22,7 @@ from loadtest.text import counted, number, percent, seconds, size
 LATE_S = 2.0  # a gap that begins sooner was there from the start
 RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
 FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
+LEAST_CACHED = 0.1  # of the prompt tokens, from which on a share is worth a sentence
 OTHERS_SHARE = 0.2  # of the machine's cores, from which on what other programs use is told
 
 
@@ -41,6 +42,10 @@ class LoadPeriod:
         for start, end in self.parts:
             inside |= (t >= start) & (t <= end)
         return finite(frame[column].to_numpy(dtype=np.float64)[inside])
+
+    def growth(self, frame: pd.DataFrame, column: str) -> float:
+        """Return by how much a counter grew inside the period; 0 where that is not known."""
+        return float(np.nansum([grown(frame, column, start, end) for start, end in self.parts]))
 
 
 def load_periods(run: RunData) -> list[LoadPeriod]:
@@ -67,7 +72,10 @@ def machine_findings(run: RunData) -> list[str]:
         if machine.gpus is not None:
             said += [_gpu_memory(machine, machine.gpus, found), _gpu_use(machine, machine.gpus, found)]
         if machine.server is not None:
-            said += [_kv_cache(machine, machine.server, found), _queue(machine, machine.server, found)]
+            said += [_kv_cache(machine, machine.server, found), _preempted(machine, machine.server, found)]
+            said.append(_queue(machine, machine.server, found))
+            if not run.requests["cached_tokens"].notna().any():  # else the answers say it, request by request
+                said.append(_cached(machine, machine.server, found))
         said.append(_split_sentence(machine))
         said += [_host_memory(host, frame, run) for host, frame in machine.hosts.items()]
     if not cold_load.is_cold(run):  # there each one is told as what it is
@@ -148,6 +156,33 @@ def _kv_cache(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) ->
             )
     period, values = max(seen, key=lambda entry: float(entry[1].max()))
     return f"The KV cache{mark} was at most {percent(float(values.max()))} full when it was sampled, at {period.name}."
+
+
+def _preempted(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
+    most, at = max(((period.growth(frame, "preemptions"), period) for period in found), key=lambda one: one[0])
+    if not most:
+        return None
+    return Finding(
+        f"The KV cache{machine.mark(*SERVERS)} is too small for what runs at once: the server itself counted "
+        f"{counted(round(most), 'preemption')} at {at.name}. It takes the cache from a request that runs, which waits, and reads its "
+        "prompt and what it has written again.",
+        "More memory for the cache, shorter prompts and answers, or fewer at once (vLLM: --max-num-seqs) avoid that.",
+    )
+
+
+def _cached(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
+    """Say how much the server's own counters say came from its prefix cache, at the load with the largest share."""
+    sums = [(period, period.growth(frame, "cached"), period.growth(frame, "looked_up")) for period in found]
+    share, at = max(
+        ((hits / asked, period) for period, hits, asked in sums if asked), default=(0.0, None), key=lambda one: one[0]
+    )
+    if at is None or share < LEAST_CACHED:
+        return None
+    return Finding(
+        f"The server itself{machine.mark(*SERVERS)} counted {percent(share)} of the prompt tokens as cached at {at.name}: it did not "
+        "read these again.",
+        "Its counters are of all requests together; answers say it where vLLM is started with --enable-prompt-tokens-details.",
+    )
 
 
 def _queue(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:

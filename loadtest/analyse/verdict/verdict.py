@@ -12,6 +12,7 @@ from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stationarity import growth
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.files.samples import grown
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.alternating_models import work_spans
@@ -257,6 +258,14 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
             f"the prefix cache answered unasked: in {said} of {len(e.requests)} requests the server took "
             f"{float(cached.max()):.0f} prompt tokens or fewer from it",
         )
+    elif e.run.machine.server is not None and not cached.notna().any():
+        span = float(e.measured["sched"].min()), float(e.measured["end"].max())
+        hits, asked = (grown(e.run.machine.server, column, *span) for column in ("cached", "looked_up"))
+        if hits - CACHED_TOKENS * len(e.measured) > HIT_SHARE * asked:
+            yield Doubt(
+                SUSPECT,
+                f"the prefix cache answered unasked: the server itself counted {hits:.0f} of {asked:.0f} prompt tokens as cached",
+            )
     collapsed, usual = _collapsed_prefill(e)
     if collapsed > HIT_SHARE * len(e.requests):
         yield Doubt(

@@ -11,6 +11,7 @@ from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.counts import Usage, kept
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
+from loadtest.metrics import VLLM_METRICS
 
 # so many may have no text: marks of turns; the frame of a tool call or of thoughts
 SILENT_TOKENS, FRAME_TOKENS = 16, 64
@@ -199,6 +200,11 @@ class Decoded:
         """Take a usage in OpenAI's words; anything else is none."""
         if isinstance(said, dict) and self.usage.take(said, self.note, self.doubt, pieces=len(self.events)):
             self.ending.server["usage"] = said
+
+    def take_metrics(self, said: Any) -> None:
+        """Take vLLM's durations of this answer; metrics of another shape are none."""
+        if isinstance(said, dict) and not VLLM_METRICS.isdisjoint(said):
+            self.ending.server["metrics"] = said
 
     def take_final_usage(self) -> None:
         """Take the counts of the whole answer's usage."""

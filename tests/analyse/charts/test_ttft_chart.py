@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
-from support.made_runs import Made, make
+from support.made_runs import Made, grid, make, write
 
 from loadtest.analyse.charts import ttft
 from loadtest.analyse.run.levels import Series, series_of
@@ -55,6 +56,15 @@ def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> Non
     assert {"slot wait", "batch wait", "prefill"} <= set(labels)
     assert "rest" not in labels
     assert "4 slots" in [text.get_text() for text in axes.texts]
+
+
+def test_the_rest_holds_the_prefill_where_the_server_does_not_say_it(tmp_path: Path, axes: Axes) -> None:
+    """Of vLLM the grey part, which was nearly all prefill, was "neither a wait for others, load nor prefill"."""
+    levels, truth = grid(Made(), (1, 4, 8))
+    records = [dataclasses.replace(one, server=None, server_us=None, dialect="openai-chat") for one in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
+    assert {"slot wait", ttft.UNTOLD} <= set(axes.get_legend_handles_labels()[1])
 
 
 def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: Axes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,24 @@ def test_the_servers_own_count_and_a_full_kv_cache(run: Path, prefix: str) -> No
     assert "the server itself counted up to 4 requests running, and up to 4 waiting at 8 streams." in said(run)
     add(run, prefix, beats(run, values=values(0.5)))
     assert "The KV cache was at most 50 % full when it was sampled, at 8 streams." in said(run)
+
+
+def test_the_servers_own_counters_are_said(run: Path) -> None:
+    """A vLLM whose KV cache was too small preempted, and had half of the prompts cached: nothing said either."""
+    counts = {
+        "vllm:num_preemptions_total": 3,
+        "vllm:prefix_cache_queries_total": 200,
+        "vllm:prefix_cache_hits_total": 90,
+    }
+    lines = beats(run, values={"vllm:num_requests_running": 1})
+    rising = [{**line, "values": {name: i * each for name, each in counts.items()}} for i, line in enumerate(lines)]
+    add(run, "vllm", rising)
+    assert re.search(
+        r"the server itself counted \d+ preemptions at 8 streams\. It takes the cache from a request", said(run)
+    )
+    assert "The server itself counted 45 % of the prompt tokens as cached at 1 stream" in said(run)
+    add(run, "vllm", [{**line, "values": dict.fromkeys(counts, 7)} for line in lines])
+    assert said(run) == ""
 
 
 def test_a_model_that_was_reloaded_is_said_with_its_time(run: Path) -> None:

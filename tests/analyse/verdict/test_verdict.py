@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.judged import Spoil, failed, judged, nothing, without_answer
 from support.made_runs import CLOCK, MS, Made, grid, loading, recorded, write
+from support.made_samples import add
 from support.places import RECORDED_RUNS
 from support.virtual_runs import Load, play
 
@@ -273,6 +274,20 @@ def test_cached_prompt_tokens_are_suspect_unless_asked_for(tmp_path: Path) -> No
     warm = Scenario(name="warm", warm_cache=True).to_dict()
     spoil: Spoil = lambda _: {"server": cached}  # noqa: E731
     assert judged(tmp_path / "warm", spoil, scenario=warm) == ("valid", [])
+
+
+def test_a_cache_that_the_servers_own_counters_show_is_suspect(tmp_path: Path) -> None:
+    """Answers of vLLM count no cached tokens unless it is told to: a second run with one --seed was valid."""
+    path = tmp_path / "run"
+    judged(path, lambda _: {"server": {"usage": {}}, "dialect": "openai-chat"})
+    for hits, verdict in ((10_000, "suspect"), (10, "valid")):
+        counts = {"vllm:prefix_cache_queries_total": 20_000, "vllm:prefix_cache_hits_total": hits}
+        add(path, "vllm", [{"t": t, "values": {name: t * each for name, each in counts.items()}} for t in range(9)])
+        level = analyse(path).summary["levels"][0]
+        assert level["verdict"] == verdict, level["reasons"]
+        assert any(
+            "the prefix cache answered unasked: the server itself counted" in each for each in level["reasons"]
+        ) == (verdict == "suspect")
 
 
 def test_long_prompts_after_a_short_one_are_not_cached(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def _trusted_durations(row: dict[str, Any], damage: Damage) -> metrics.ServerSai
         server = row.get("server") or {}
         said = dialects.said_by_server(row.get("dialect"), server)
         right = [isinstance(server.get(name), int | float) or name not in server for name in DURATION_FIELDS]
-        right += [isinstance(server.get(name), dict) or name not in server for name in ("usage", "timings")]
+        right += [isinstance(server.get(name), dict) or name not in server for name in ("usage", "timings", "metrics")]
         within = (value == 0 or LEAST_S <= value < MOST_S for value in said if not math.isnan(value))
         if all(within) and all(right) and all(server.get(name, 0) >= 0 for name in DURATION_FIELDS):
             return said

@@ -42,6 +42,9 @@ SERVER_METRICS = {
     "vllm:num_requests_waiting": "waiting",
     "vllm:kv_cache_usage_perc": "kv_use",  # a share, despite its name
     "vllm:gpu_cache_usage_perc": "kv_use",
+    "vllm:num_preemptions_total": "preemptions",
+    "vllm:prefix_cache_queries_total": "looked_up",  # tokens; older versions count blocks, by names with gpu_
+    "vllm:prefix_cache_hits_total": "cached",
     "llamacpp:requests_processing": "running",
     "llamacpp:requests_deferred": "waiting",
     "llamacpp:kv_cache_usage_ratio": "kv_use",
@@ -94,7 +97,8 @@ class Machine:
     gpus: pd.DataFrame | None  # all GPUs together: memory_used (bytes), utilisation (mean share), power (W), energy (J)
     processors: dict[str, pd.DataFrame]  # by host name: energy of all processor packages and their memory (J)
     gpu_count: int
-    server: pd.DataFrame | None  # the server's own metrics: running, waiting, kv_use (share)
+    # the server's own metrics: running, waiting, kv_use (share), and counters: preemptions, tokens looked_up and cached
+    server: pd.DataFrame | None
     loaded: dict[str, Models]  # by URL what an Ollama has loaded, sample by sample
     named: dict[str, pd.DataFrame]  # metrics that the user named: t, value
     gaps: list[SamplingGap]
@@ -191,6 +195,15 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
     t, values = (frame[name].to_numpy(dtype=np.float64) for name in ("t", column))
     there = np.isfinite(values)
     return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
+
+
+def grown(frame: pd.DataFrame, column: str, start: float, end: float) -> float:
+    """Return by how much a counter grew between two instants, as sampled; a restart takes nothing off. nan unknown."""
+    if column not in frame:
+        return np.nan
+    t, values = known_values(frame, column)
+    inside = values[(t >= start) & (t <= end)]
+    return float(np.maximum(np.diff(inside), 0.0).sum()) if len(inside) > 1 else np.nan
 
 
 def _loaded_models(files: Sequence[SamplesFile]) -> dict[str, Models]:

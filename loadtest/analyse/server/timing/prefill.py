@@ -36,6 +36,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
+WENT_ON = 20  # tokens of each of the other streams inside a gap, from which on they did not wait for a prompt
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 FAR_SLOWER = 2.0  # times a prompt token's time by pauses: where an idle server takes longer, the two do not agree
 HOLDS = 0.2  # logarithm of the factor by which the law may miss the prompts that had the server to themselves
@@ -203,19 +204,23 @@ def stalls(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[FloatA
     """Return each request's stall (nan unknown), and the stall per prompt token of others or why that is unknown.
 
     A stall is the sum over a request's gaps, while another's prompt was evaluated and beside those, of gap − step time of as
-    many streams. Not single gaps but the sum is bounded by zero: where gaps scatter, only the shorter half would be cut.
+    many streams. Not single gaps but the sum is bounded by zero: where gaps scatter, only the shorter half would be cut. A
+    prompt holds up all streams alike: one that stood still while the others went on was preempted (vLLM), not stalled.
     """
     rows = len(gaps.requests.first)
     if step is None:
         return np.full(rows, np.nan), None, "no step time is known to hold pauses against"
     work_before = _work_before(gaps, run.uncached_tokens)
     most = int(np.isfinite(gaps.requests.first).sum())  # no more streams than this can have decoded at once
+    instants, edge_s = np.sort(gaps.right), gaps.requests.edge_s
 
     def read(made: Callable[[], TokenGaps]) -> tuple[slice, FloatArray, float, float]:
         block = made()
         beside = np.maximum(block.streams, block.begun)
         times = step(np.maximum(np.arange(min(int(beside.max(initial=0)), most) + 1, dtype=np.float64), 1.0))
-        excess = np.where(block.around_held, block.right - block.left - times[np.maximum(beside, 0)], 0.0)
+        inside = np.searchsorted(instants, block.right - edge_s) - np.searchsorted(instants, block.left + edge_s)
+        stalled = block.around_held & (inside <= WENT_ON * beside)
+        excess = np.where(stalled, block.right - block.left - times[np.maximum(beside, 0)], 0.0)
         low = int(block.row[0]) if len(block.row) else 0
         summed = np.asarray(np.bincount(block.row - low, weights=excess), dtype=np.float64)
         worked = work_before(block.right[block.held]) - work_before(block.left[block.held])

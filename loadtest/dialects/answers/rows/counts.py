@@ -219,11 +219,11 @@ def _detail(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ..
 
 
 def without_durations(server: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a server said of an answer, but for how long anything took: Ollama's durations, llama.cpp's timings."""
+    """Return what a server said of an answer, but for how long anything took: durations of Ollama, llama.cpp and vLLM."""
     return {
         key: {name: one for name, one in said.items() if name.endswith("_n")} if key == "timings" else said
         for key, said in server.items()
-        if not key.endswith("_duration")
+        if not key.endswith("_duration") and key != "metrics"
     }
 
 

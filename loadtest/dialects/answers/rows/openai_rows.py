@@ -250,6 +250,7 @@ class OpenAIRows(Rows):
             self._answer.take_usage(usage_in(usage))
         if isinstance(timings := row.get("timings"), dict):
             self._answer.ending.server["timings"] = timings
+        self._answer.take_metrics(row.get("metrics"))
         if "prompt_tokens" in row or "completion_tokens" in row:
             self._answer.take_usage(row)
 

@@ -100,6 +100,7 @@ class ResponsesRows(Rows):
             answer.add((seen, "" if answer.events else hidden))
         if usage := response.get("usage"):
             answer.take_usage(usage)
+        answer.take_metrics(response.get("metrics"))
         answer.marked = answer.over = True
         answer.ending.model = as_name(response.get("model"))
         details = response.get("incomplete_details")
