@@ -15,6 +15,7 @@ from loadtest.errors import refuse
 from loadtest.reach import note_on_trust
 from loadtest.scenario import Scenario, rotation
 from loadtest.targets.context import check_lengths, context_of, not_granted
+from loadtest.targets.server.hazards import not_listed
 from loadtest.targets.target import Target, find_targets, reread
 from loadtest.targets.token_fit import fit_to_context, fit_token_counts
 from loadtest.text import counted, listed, shown
@@ -72,6 +73,7 @@ def _prepared(
         warnings = (
             credentials.in_the_clear(url, target.dialect.api, key_env=scenario.key_env),
             note_on_trust(scenario, url),
+            not_listed(target.server, target.model.name),
         )
         for warning in filter(None, warnings):
             say(warning)
