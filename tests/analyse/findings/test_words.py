@@ -111,7 +111,7 @@ def run_of(**columns: list[float]) -> RunData:
 def test_a_loss_that_a_few_have_is_not_said_of_all(stalls: list[float], said: str) -> None:
     means = {"stall_s": float(np.mean(stalls)), "e2e_s": 2.0, "ttft_s": 1.0}
     one = level(**{name: {"mean": mean} for name, mean in means.items()})
-    begun = list(range(len(stalls)))
+    begun = [float(i) for i in range(len(stalls))]
     run = run_of(stall_s=stalls, first_token=begun, last=[at + 1.5 for at in begun])
     found = step_findings.stalling(run, Series("", (one,)))
     assert found is not None
